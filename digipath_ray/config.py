@@ -1,0 +1,463 @@
+"""What a run does, as frozen dataclasses whose defaults are the paper's values.
+
+A run is described by one :class:`RunConfig`. It is built from a preset, a TOML file and
+command-line overrides, merged in this order (:func:`load_config`), and checked at
+construction: a wrong value raises ``ValueError`` naming the field and the value.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, cast, get_args, get_type_hints
+
+Edge = Literal["white", "reflect"]
+TissueMethod = Literal["otsu", "camelyon", "paip", "all"]
+Blend = Literal["mean", "linear", "gaussian"]
+Transform = Literal["identity", "rot90", "rot180", "rot270", "hflip", "vflip"]
+Pools = Literal["shared", "per-member"]
+Precision = Literal["auto", "float32", "float16", "bfloat16"]
+
+TRANSFORMS: tuple[str, ...] = get_args(Transform)
+PRESETS = ("camelyon16", "camelyon17", "paip2019", "digestpath2019", "glas", "demo")
+
+
+def _option(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
+def _check(ok: bool, name: str, value: object, want: str) -> None:
+    if not ok:
+        raise ValueError(f"{name} = {value!r}: {want}")
+
+
+def _check_choice(name: str, value: object, literal: Any) -> None:
+    choices = get_args(literal)
+    _check(value in choices, name, value, "choose from " + ", ".join(choices))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlideSpec:
+    """How slides are read."""
+
+    slide_mpp: float | None = _option(
+        None, "um/px of level 0 assumed for slides that state none"
+    )
+    allow_upsampling: bool = _option(
+        False, "read slides coarser than the model's mpp by interpolation (flagged)"
+    )
+    edge: Edge = _option("white", "what lies beyond a slide's edge")
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        ok = self.slide_mpp is None or 0.01 <= self.slide_mpp <= 100
+        _check(ok, "slide.slide_mpp", self.slide_mpp, "um/px between 0.01 and 100")
+        _check_choice("slide.edge", self.edge, Edge)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TissueSpec:
+    """How tissue is found, in physical units so one spec serves every scanner."""
+
+    tissue: TissueMethod = _option("otsu", "how tissue is found; all: no glass at all")
+    mask_mpp: float = _option(8.0, "um per mask px")
+    close_um: float = _option(160.0, "gaps up to this width are closed")
+    open_um: float = _option(40.0, "specks up to this width are removed")
+    dilate_um: float = _option(
+        240.0, "the sampling mask reaches this far beyond tissue"
+    )
+    min_saturation: float = _option(0.05, "HSV saturation below which all is glass")
+    min_tissue_mm2: float = _option(0.05, "a smaller tissue area is no tissue")
+    exclude_ink: bool = _option(True, "drawn ink is not tissue")
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        _check_choice("tissue.tissue", self.tissue, TissueMethod)
+        _check(
+            0.5 <= self.mask_mpp <= 64, "tissue.mask_mpp", self.mask_mpp, "0.5 to 64"
+        )
+        for name in ("close_um", "open_um", "dilate_um", "min_tissue_mm2"):
+            value = getattr(self, name)
+            _check(value >= 0, f"tissue.{name}", value, "must not be negative")
+        ok = 0 <= self.min_saturation < 1
+        _check(ok, "tissue.min_saturation", self.min_saturation, "0 to 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridSpec:
+    """The lattice of patches and the heatmap's scale."""
+
+    mpp: float = _option(0.25, "um per model px")
+    patch_px: int = _option(1024, "side of a patch, model px")
+    stride_px: int = _option(512, "step between neighboring patches, model px")
+    downsample: int = _option(16, "model px per heatmap px")
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        _check(0.05 <= self.mpp <= 100, "grid.mpp", self.mpp, "um/px from 0.05 to 100")
+        _check(self.patch_px >= 32, "grid.patch_px", self.patch_px, "at least 32")
+        ok = 1 <= self.stride_px <= self.patch_px
+        _check(ok, "grid.stride_px", self.stride_px, f"1 to patch_px ({self.patch_px})")
+        ok = 1 <= self.downsample <= 32
+        _check(ok, "grid.downsample", self.downsample, "1 to 32")
+        for name in ("patch_px", "stride_px"):
+            value = getattr(self, name)
+            ok = value % self.downsample == 0
+            want = f"must be a multiple of downsample ({self.downsample})"
+            _check(ok, f"grid.{name}", value, want)
+
+    @property
+    def blocks_per_side(self) -> int:
+        """Stride-sized blocks that one patch covers along a side."""
+        return -(-self.patch_px // self.stride_px)
+
+    @property
+    def hm_patch(self) -> int:
+        """Side of a patch in heatmap px."""
+        return self.patch_px // self.downsample
+
+    @property
+    def hm_stride(self) -> int:
+        """Step between patches in heatmap px."""
+        return self.stride_px // self.downsample
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemberSpec:
+    """One network of the ensemble.
+
+    ``weights`` is a safetensors file, ``"random"`` or ``"imagenet"``. ``mean`` and
+    ``std`` are on the 0..1 scale of a pixel; None takes the encoder's own, or
+    (x - 128) / 128 for random weights. ``options`` go to the network's constructor.
+    """
+
+    name: str
+    architecture: str
+    encoder: str | None = None
+    weights: str | None = None
+    digest: str | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    seed: int = 0
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        ok = bool(self.name) and all(c.isalnum() or c in "-_." for c in self.name)
+        _check(ok, "members.name", self.name, "letters, digits, '-', '_' and '.' only")
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            if value is not None:
+                _check(len(value) == 3, f"members.{name}", value, "three numbers")
+        ok = self.std is None or all(s > 0 for s in self.std)
+        _check(ok, "members.std", self.std, "must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnsembleSpec:
+    """How members' answers become one heatmap."""
+
+    tta: tuple[Transform, ...] = _option(
+        ("identity",),
+        "test-time augmentations, comma-separated; more than one gives "
+        "the aleatoric map",
+    )
+    blend: Blend = _option("mean", "weight of a patch's pixels where patches overlap")
+    keep_members: bool = _option(False, "also write each member's map")
+    threshold: float = _option(0.5, "probability from which a pixel counts as tumor")
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        _check(len(self.tta) > 0, "ensemble.tta", self.tta, "name at least identity")
+        for transform in self.tta:
+            _check_choice("ensemble.tta", transform, Transform)
+        ok = len(set(self.tta)) == len(self.tta)
+        _check(ok, "ensemble.tta", self.tta, "name each transform once")
+        _check_choice("ensemble.blend", self.blend, Blend)
+        ok = 0 < self.threshold < 1
+        _check(ok, "ensemble.threshold", self.threshold, "between 0 and 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeSpec:
+    """Where and how fast; nothing here changes a heatmap beyond its precision."""
+
+    batch_size: int = _option(8, "patches a network sees at once")
+    chunk_cells: int = _option(64, "patches read together, a multiple of batch_size")
+    pools: Pools = _option(
+        "shared", "one pool of actors holding all members, or a pool per member"
+    )
+    actors: int | None = _option(None, "actors per pool; default: one per GPU, or CPUs")
+    gpus_per_actor: float | None = _option(None, "GPU share of an actor")
+    readers: int | None = _option(None, "slide-reading tasks at once")
+    precision: Precision = _option("auto", "auto: float16 on a GPU, float32 on a CPU")
+    compile_networks: bool = _option(
+        False, "torch.compile the networks (about a minute each, then faster)"
+    )
+    read_timeout_s: float = _option(
+        600.0, "a reader without progress for this long is ended"
+    )
+    attempts: int = _option(3, "tries before a slide that kills its reader is given up")
+    finishers: int = _option(2, "slides being stitched and written at once")
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        for name in ("batch_size", "chunk_cells", "attempts", "finishers"):
+            value = getattr(self, name)
+            _check(value >= 1, f"compute.{name}", value, "must be at least 1")
+        ok = self.chunk_cells % self.batch_size == 0
+        want = f"must be a multiple of batch_size ({self.batch_size})"
+        _check(ok, "compute.chunk_cells", self.chunk_cells, want)
+        for name in ("actors", "readers"):
+            value = getattr(self, name)
+            _check(value is None or value >= 1, f"compute.{name}", value, "at least 1")
+        ok = self.gpus_per_actor is None or self.gpus_per_actor >= 0
+        _check(ok, "compute.gpus_per_actor", self.gpus_per_actor, "not negative")
+        ok = self.read_timeout_s > 0
+        _check(ok, "compute.read_timeout_s", self.read_timeout_s, "must be positive")
+        _check_choice("compute.pools", self.pools, Pools)
+        _check_choice("compute.precision", self.precision, Precision)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything a run does; equal configs give equal heatmaps."""
+
+    slide: SlideSpec = field(default_factory=SlideSpec)
+    tissue: TissueSpec = field(default_factory=TissueSpec)
+    grid: GridSpec = field(default_factory=GridSpec)
+    ensemble: EnsembleSpec = field(default_factory=EnsembleSpec)
+    members: tuple[MemberSpec, ...] = ()
+    compute: ComputeSpec = field(default_factory=ComputeSpec)
+
+    def __post_init__(self) -> None:
+        """Check what only the whole can tell."""
+        names = [m.name for m in self.members]
+        _check(len(set(names)) == len(names), "members.name", names, "must be unique")
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Names of the heatmap's channels, those not estimated left out."""
+        names = ["probability"]
+        if len(self.ensemble.tta) > 1:
+            names.append("aleatoric")
+        if len(self.members) > 1:
+            names.append("epistemic")
+        if self.ensemble.keep_members:
+            names += [f"member:{m.name}" for m in self.members]
+        return tuple(names)
+
+
+SECTIONS: dict[str, type[Any]] = {
+    "slide": SlideSpec,
+    "tissue": TissueSpec,
+    "grid": GridSpec,
+    "ensemble": EnsembleSpec,
+    "compute": ComputeSpec,
+}
+
+Tree = dict[str, Any]
+"""A config as TOML reads it: section -> field -> value, and ``members``: a list."""
+
+
+def option_fields() -> dict[str, tuple[str, Any, Any]]:
+    """Every overridable field: name -> (section, dataclass field, resolved type)."""
+    found: dict[str, tuple[str, Any, Any]] = {}
+    for section, spec in SECTIONS.items():
+        hints = get_type_hints(spec)
+        for f in fields(spec):
+            found[f.name] = (section, f, hints[f.name])
+    return found
+
+
+def read_toml(path: Path) -> Tree:
+    """The config tree of a TOML file, its ``preset`` key merged underneath.
+
+    Raises:
+        ValueError: the file is missing, no TOML, or names an unknown section or field.
+    """
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as e:
+        raise ValueError(f"config {path}: no such file") from e
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise ValueError(f"config {path}: not valid TOML: {e}") from e
+    preset = tree.pop("preset", None)
+    try:
+        check_tree(tree)
+        return merge(read_preset(preset), tree) if preset is not None else tree
+    except ValueError as e:
+        raise ValueError(f"config {path}: {e}") from e
+
+
+def read_preset(name: str) -> Tree:
+    """The config tree of a preset shipped with the package."""
+    if name not in PRESETS:
+        known = ", ".join(PRESETS)
+        raise ValueError(f"preset {name!r} is unknown: choose from {known}")
+    text = resources.files("digipath_ray.presets").joinpath(f"{name}.toml").read_text()
+    tree = tomllib.loads(text)
+    check_tree(tree)
+    return tree
+
+
+def check_tree(tree: Mapping[str, Any]) -> None:
+    """Refuse unknown sections and fields, naming the closest known ones."""
+    for section, body in tree.items():
+        if section == "members":
+            known = {f.name for f in fields(MemberSpec)}
+            rows = body if isinstance(body, list) else [body]
+            keys = {key for row in rows for key in row}
+        elif section in SECTIONS:
+            known = {f.name for f in fields(SECTIONS[section])}
+            keys = set(body)
+        else:
+            raise ValueError(
+                f"unknown section [{section}]: known are "
+                + ", ".join([*SECTIONS, "members"])
+            )
+        for key in sorted(keys - known):
+            raise ValueError(
+                f"unknown field {key!r} in [{section}]: known are "
+                + ", ".join(sorted(known))
+            )
+
+
+def merge(*trees: Mapping[str, Any]) -> Tree:
+    """Trees laid over each other, the last one winning; ``members`` go as a whole."""
+    merged: Tree = {}
+    for tree in trees:
+        for section, body in tree.items():
+            if section == "members":
+                merged["members"] = body
+            else:
+                merged[section] = {**merged.get(section, {}), **body}
+    return merged
+
+
+def _coerce(section: str, name: str, value: Any, hint: Any) -> Any:
+    """TOML value to field value: int to float, list to tuple; wrong types refused."""
+    numbers = {"float": (int, float), "int": (int,), "bool": (bool,), "str": (str,)}
+    text = str(hint)
+    if isinstance(value, list):
+        return tuple(value)
+    if isinstance(value, bool):
+        ok = hint is bool
+    elif isinstance(value, (int, float)):
+        ok = hint in (int, float) or "int" in text or "float" in text
+        ok = ok and not (isinstance(value, float) and "float" not in text)
+        value = float(value) if "float" in text else value
+    else:
+        ok = hint not in (int, float, bool) and "int |" not in text
+    if not ok:
+        wanted = next((k for k in numbers if k in text), text)
+        raise ValueError(f"{section}.{name} = {value!r}: must be of type {wanted}")
+    return value
+
+
+def _member_values(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A [[members]] table's values; wrong types refused."""
+    hints = get_type_hints(MemberSpec)
+    values: dict[str, Any] = {}
+    for key, value in row.items():
+        wanted = {"seed": int, "options": dict, "mean": list, "std": list}.get(key, str)
+        kinds = (list, tuple) if wanted is list else wanted
+        if not isinstance(value, kinds):
+            raise ValueError(f"members.{key} = {value!r}: must be of type {hints[key]}")
+        values[key] = tuple(value) if wanted is list else value
+    return values
+
+
+def from_tree(tree: Mapping[str, Any]) -> RunConfig:
+    """The checked config of a tree.
+
+    Raises:
+        ValueError: naming the field and the value.
+    """
+    check_tree(tree)
+    specs: dict[str, Any] = {}
+    for section, spec in SECTIONS.items():
+        hints = get_type_hints(spec)
+        body = tree.get(section, {})
+        values = {k: _coerce(section, k, v, hints[k]) for k, v in body.items()}
+        specs[section] = spec(**values)
+    members = []
+    for row in tree.get("members", []):
+        required = [
+            f.name
+            for f in fields(MemberSpec)
+            if f.default is MISSING and f.default_factory is MISSING
+        ]
+        for name in required:
+            if name not in row:
+                raise ValueError(f"[[members]] {row!r}: field {name!r} is missing")
+        members.append(MemberSpec(**_member_values(row)))
+    return RunConfig(members=tuple(members), **specs)
+
+
+def to_tree(config: RunConfig) -> Tree:
+    """The config as a TOML-ready tree; fields that are None are left out."""
+
+    def clean(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: clean(v) for k, v in value.items() if v is not None}
+        if isinstance(value, (list, tuple)):
+            return [clean(v) for v in value]
+        return value
+
+    return cast(Tree, clean(asdict(config)))
+
+
+def load_config(
+    *,
+    preset: str | None = None,
+    path: Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Tree:
+    """Preset, then file, then overrides, merged into one tree of what was SAID.
+
+    Kept a tree, so that what nobody said can still come from a member's card
+    (:func:`digipath_ray.networks.resolve`).
+    """
+    trees: list[Tree] = []
+    if preset is not None:
+        trees.append(read_preset(preset))
+    if path is not None:
+        trees.append(read_toml(path))
+    if overrides:
+        check_tree(overrides)
+        trees.append(dict(overrides))
+    return merge(*trees)
+
+
+def _flat_member(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A member's fields by full name; a file is its digest, wherever it lies."""
+    kept = {k: v for k, v in row.items() if k != "weights" or "digest" not in row}
+    return {f"members.{row['name']}.{k}": v for k, v in kept.items()}
+
+
+def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Lines naming each field whose value changes a heatmap and is not the same.
+
+    ``[compute]`` is left out, but for the precision: where and how fast a run goes
+    does not change what it finds.
+    """
+
+    def flat(tree: Mapping[str, Any]) -> dict[str, Any]:
+        out: dict[str, Any] = {}
+        for section, body in tree.items():
+            if section == "members":
+                for row in body:
+                    out.update(_flat_member(row))
+            elif section != "compute":
+                out.update({f"{section}.{k}": v for k, v in body.items()})
+        out["compute.precision"] = tree.get("compute", {}).get("precision")
+        return out
+
+    a, b = flat(old), flat(new)
+    return [
+        f"{key}: {a.get(key, 'not set')} -> {b.get(key, 'not set')}"
+        for key in sorted(a.keys() | b.keys())
+        if a.get(key) != b.get(key)
+    ]

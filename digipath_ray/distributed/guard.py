@@ -1,0 +1,103 @@
+"""The per-slide guard: errors become failure rows, and tries are bounded.
+
+Ray starts a task anew for ever when its worker dies and tells it no attempt number. So
+a try leaves a marker in the run directory before it begins and takes it away when it
+ends; and a try that hangs ends its own process.
+"""
+
+import contextlib
+import faulthandler
+import shutil
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from digipath_ray.rundir import Failure, explain_os_error
+from digipath_ray.slide import SlideError
+
+
+class TooManyAttempts(RuntimeError):  # noqa: N818 - says what is wrong, not "Error"
+    """The work killed its worker as often as it may."""
+
+    def __init__(self, attempts: int) -> None:
+        super().__init__(f"the reading process crashed or hung {attempts} times")
+        self.attempts = attempts
+
+    def __reduce__(self) -> tuple[type["TooManyAttempts"], tuple[int]]:
+        return (TooManyAttempts, (self.attempts,))
+
+
+HINT = (
+    "the file crashes or blocks its decoder: copy it again, convert it, or raise "
+    "--read-timeout-s if the storage is slow"
+)
+
+
+@contextlib.contextmanager
+def counted(markers: Path, *, limit: int) -> Iterator[None]:
+    """Count this try in the folder ``markers``; a clean exit forgets all tries.
+
+    Raises:
+        TooManyAttempts: ``limit`` earlier tries left their markers behind.
+    """
+    markers.mkdir(parents=True, exist_ok=True)
+    earlier = len(list(markers.iterdir()))
+    if earlier >= limit:
+        raise TooManyAttempts(earlier)
+    (markers / uuid.uuid4().hex).touch()
+    try:
+        yield
+    finally:  # an exception is an answer too; only a crash leaves the marker
+        shutil.rmtree(markers, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def watched(seconds: float) -> Iterator[Callable[[], None]]:
+    """End this process if neither exit nor a call of the yielded function comes.
+
+    The watcher is a C thread: it also ends a process whose decoder hangs holding the
+    interpreter's lock, after writing every thread's stack to the worker's log.
+    """
+
+    def rewind() -> None:
+        log_file = sys.__stderr__ or sys.stderr
+        faulthandler.dump_traceback_later(seconds, exit=True, file=log_file)
+
+    rewind()
+    try:
+        yield rewind
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def explain(error: BaseException, slide: dict[str, Any], step: str) -> Failure:
+    """An error as the slide's row of the FAILURES table.
+
+    Args:
+        error: what was raised.
+        slide: has ``slide_id``, ``path`` and ``patient_id``.
+        step: prepare, read, predict or finish.
+    """
+    attempt = 1
+    if isinstance(error, SlideError):
+        hint = error.hint
+    elif isinstance(error, TooManyAttempts):
+        hint, attempt = HINT, error.attempts
+    elif isinstance(error, OSError):
+        hint = explain_os_error(error)
+    elif isinstance(error, MemoryError):
+        hint = "out of memory: fewer --readers, or a higher --downsample"
+    else:
+        hint = "run again; if it fails the same way, report it with the slide"
+    message = str(error) if isinstance(error, ValueError) else repr(error)
+    return Failure(
+        slide_id=slide["slide_id"],
+        path=slide["path"],
+        patient_id=slide.get("patient_id"),
+        step=step,
+        attempt=attempt,
+        error=message,
+        hint=hint,
+    )

@@ -1,0 +1,193 @@
+"""A cohort from slides to heatmaps in one call, resumable at every point."""
+
+import logging
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+from digipath_ray import __version__, schema
+from digipath_ray.cohort import SlideRow
+from digipath_ray.config import RunConfig, to_tree
+from digipath_ray.distributed.cluster import Share, connect, divide, fit_chunks
+from digipath_ray.distributed.inference import Tally, segment_cohort
+from digipath_ray.distributed.prepare import prepare_cohort
+from digipath_ray.rundir import Failure, RunDirectory, RunError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watcher:
+    """Whoever wants to see a run's progress."""
+
+    prepared: Callable[[int, int], None] = lambda done, total: None
+    planned: Callable[[int, int], None] = lambda slides, patches: None
+    tallied: Callable[[Tally], None] = lambda tally: None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """How a run ended."""
+
+    run: RunDirectory
+    slides: int
+    skipped: int
+    outcomes: list[dict[str, Any]]
+    failures: list[Failure] = field(default_factory=list)
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+
+def run_cohort(
+    run: RunDirectory,
+    rows: Sequence[SlideRow],
+    config: RunConfig,
+    *,
+    overwrite: bool = False,
+    predict: bool = True,
+    watcher: Watcher | None = None,
+) -> Summary:
+    """Prepare and segment every slide of a cohort that is not finished yet.
+
+    Args:
+        run: the directory of the run.
+        rows: the cohort.
+        config: what to do, resolved (:func:`digipath_ray.networks.resolve`).
+        overwrite: make again what an earlier start finished.
+        predict: False stops after tissue masks and patch tables.
+        watcher: told of the progress.
+
+    Raises:
+        RunError: the directory is in use, not writable, or of another config.
+    """
+    watcher = watcher or Watcher()
+    with run.lock():
+        run.create()
+        run.agree(to_tree(config), overwrite=overwrite)
+        done = run.read_done()
+        check_same_slides(rows, done)
+        pending = [r for r in rows if r.slide_id not in done]
+        metrics: dict[str, Any] = {}
+        failures: list[Failure] = []
+        if pending:
+            failures, metrics = _work(run, pending, config, watcher, predict, done)
+        ids = [r.slide_id for r in rows]
+        run.compact(ids, failures)
+        done = run.read_done()
+        return Summary(
+            run=run,
+            slides=len(rows),
+            skipped=len(rows) - len(pending),
+            outcomes=[done[i]["outcome"] for i in ids if i in done],
+            failures=failures,
+            metrics=metrics,
+        )
+
+
+def check_same_slides(
+    rows: Sequence[SlideRow], done: dict[str, dict[str, Any]]
+) -> None:
+    """Refuse a cohort in which a finished slide_id now names another file or mpp."""
+    for row in rows:
+        record = done.get(row.slide_id)
+        if record is None:
+            continue
+        before = (record["slide"]["path"], record["slide_mpp"])
+        if before != (row.path, row.mpp):
+            raise RunError(
+                f"{row.slide_id} was finished from {before[0]} (mpp {before[1]}) and "
+                f"is now {row.path} (mpp {row.mpp}): choose another --out, or "
+                "--overwrite"
+            )
+
+
+def _work(
+    run: RunDirectory,
+    pending: Sequence[SlideRow],
+    config: RunConfig,
+    watcher: Watcher,
+    predict: bool,
+    done: dict[str, dict[str, Any]],
+) -> tuple[list[Failure], dict[str, Any]]:
+    """Prepare and segment the pending slides; their failures and the metrics."""
+    started = time.time()
+    connect()
+    share = divide(config)
+    config = fit_chunks(config, share)
+    slides, failures = prepare_cohort(
+        run, pending, config, report=lambda n: watcher.prepared(n, len(pending))
+    )
+    known = [record["slide"] for record in done.values()]
+    run.write_table(run.slides, known + [s.row for s in slides], schema.SLIDES)
+    prepare_seconds = time.time() - started
+    if not (predict and slides):
+        return failures, {}
+    watcher.planned(len(slides), sum(s.row["patches"] for s in slides))
+    tally, lost = segment_cohort(run, slides, config, share, report=watcher.tallied)
+    metrics = measure(tally, config, share, prepare_seconds=prepare_seconds)
+    run.write_json(run.metrics, metrics)
+    return failures + lost, metrics
+
+
+def measure(
+    tally: Tally, config: RunConfig, share: Share, *, prepare_seconds: float
+) -> dict[str, Any]:
+    """Throughput per stage, and which stage the others waited for.
+
+    A stage's ``busy`` is the time its workers worked over the time they were there,
+    from the first patch predicted on.
+    """
+    now = time.time()
+    begun = tally.first_patch or now
+    steady = max(now - begun, 1e-9)
+    pools = len(config.members) if config.compute.pools == "per-member" else 1
+    read_busy = tally.read_seconds / (steady * share.readers)
+    predict_busy = tally.predict_seconds / (steady * share.actors * pools)
+    return {
+        "slides": tally.slides,
+        "failed": tally.failed,
+        "patches": tally.patches,
+        "prepare_s": prepare_seconds,
+        "start_s": begun - tally.started,
+        "segment_s": now - tally.started,
+        "patches_per_s": tally.patches / steady,
+        "batch_fill": tally.patches / max(tally.batch_slots, 1),
+        "open_slides_max": tally.open_slides_max,
+        "first_slide_s": _since(tally.started, tally.first_slide),
+        "patches_at_first_slide": tally.patches_at_first_slide,
+        "read": {
+            "workers": share.readers,
+            "seconds": tally.read_seconds,
+            "busy": min(read_busy, 1.0),
+            "mpx_per_s": tally.read_px / 1e6 / max(tally.read_seconds, 1e-9),
+        },
+        "predict": {
+            "workers": share.actors * pools,
+            "on": "gpu" if share.actor_gpus > 0 else "cpu",
+            "seconds": tally.predict_seconds,
+            "busy": min(predict_busy, 1.0),
+        },
+        "finish": {"seconds": tally.finish_seconds},
+        "bottleneck": bottleneck(min(read_busy, 1.0), min(predict_busy, 1.0)),
+        "machine": {
+            "node": platform.node(),
+            "python": platform.python_version(),
+            "digipath_ray": __version__,
+            **{name: version(name) for name in ("ray", "torch")},
+        },
+    }
+
+
+def _since(start: float, moment: float | None) -> float | None:
+    return None if moment is None else moment - start
+
+
+def bottleneck(read_busy: float, predict_busy: float) -> str:
+    """What to add to go faster, in words."""
+    if predict_busy >= 0.85:
+        return "predict: the networks were never idle; more or faster GPUs would help"
+    if read_busy >= predict_busy:
+        return "read: the networks waited for pixels; more --readers would help"
+    return "neither: the run was too short to fill the pipeline"

@@ -1,0 +1,128 @@
+"""Frames and units: the only file that converts between them.
+
+Four frames, each with its prefix: ``l0_`` level-0 pixels, ``lv_`` pixels of the level
+that is read, ``md_`` model pixels (what the network sees, at the EFFECTIVE mpp) and
+``hm_`` heatmap pixels (``md_ // downsample``). Physical ones end in ``_um``, ``_mm``.
+Level-0 px count from the scanned bounds, as in QuPath.
+"""
+
+import math
+from dataclasses import dataclass
+
+MPP_TOLERANCE = 0.05
+"""Relative difference of mpp within which a level is read as it is."""
+
+
+class NoLevelFineEnough(ValueError):  # noqa: N818 - says what is wrong, not "Error"
+    """The slide's finest level is coarser than the mpp the network asks for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """The model frame of one slide: which level is read, and how it is scaled.
+
+    Attributes:
+        level: pyramid level that is read, 0 = finest.
+        lv_per_md_x, lv_per_md_y: level px per model px; exactly 1.0 when native.
+        l0_per_md_x, l0_per_md_y: level-0 px per model px.
+        mpp_x, mpp_y: EFFECTIVE um per model px; everything physical comes from these.
+        upsampled: no level was fine enough, pixels are interpolated.
+    """
+
+    level: int
+    lv_per_md_x: float
+    lv_per_md_y: float
+    l0_per_md_x: float
+    l0_per_md_y: float
+    mpp_x: float
+    mpp_y: float
+    upsampled: bool = False
+
+    @property
+    def native(self) -> bool:
+        """Whether stored pixels are handed on without resampling."""
+        return self.lv_per_md_x == 1.0 and self.lv_per_md_y == 1.0
+
+    def md_size(self, l0_width: int, l0_height: int) -> tuple[int, int]:
+        """Width and height of the slide in model px, the last pixel cut off or part."""
+        # Rounded first: 2048 / (0.5 / 0.25) must not become 1025 by a float's tail.
+        return (
+            max(1, math.ceil(round(l0_width / self.l0_per_md_x, 3))),
+            max(1, math.ceil(round(l0_height / self.l0_per_md_y, 3))),
+        )
+
+    def l0_position(self, md_x: int, md_y: int) -> tuple[int, int]:
+        """The nearest level-0 px of a model px."""
+        return round(md_x * self.l0_per_md_x), round(md_y * self.l0_per_md_y)
+
+
+def mpp_from_magnification(magnification: float) -> float:
+    """Um per px of an objective: 40x is 0.25, 20x is 0.5 (the field's convention)."""
+    if not magnification > 0:
+        raise ValueError(f"magnification must be positive, not {magnification}")
+    return 10.0 / magnification
+
+
+def model_frame(
+    *,
+    level_downsamples: tuple[float, ...],
+    mpp_x: float,
+    mpp_y: float,
+    mpp: float,
+    allow_upsampling: bool = False,
+) -> Frame:
+    """How to read a slide of ``mpp_x``, ``mpp_y`` (um per level-0 px) at ``mpp``.
+
+    A level within 5 % of ``mpp`` on both axes is read as it is (the effective mpp is
+    then the level's own); else the nearest finer level is resampled to ``mpp``.
+
+    Raises:
+        NoLevelFineEnough: every level is coarser and ``allow_upsampling`` is False.
+    """
+
+    def off(downsample: float) -> float:
+        return max(abs(m * downsample / mpp - 1) for m in (mpp_x, mpp_y))
+
+    nearest = min(
+        range(len(level_downsamples)), key=lambda i: off(level_downsamples[i])
+    )
+    if off(level_downsamples[nearest]) <= MPP_TOLERANCE:
+        d = level_downsamples[nearest]
+        return Frame(
+            level=nearest,
+            lv_per_md_x=1.0,
+            lv_per_md_y=1.0,
+            l0_per_md_x=d,
+            l0_per_md_y=d,
+            mpp_x=mpp_x * d,
+            mpp_y=mpp_y * d,
+        )
+    finer = [i for i, d in enumerate(level_downsamples) if max(mpp_x, mpp_y) * d <= mpp]
+    if not finer and not allow_upsampling:
+        raise NoLevelFineEnough(
+            f"the finest level has {max(mpp_x, mpp_y):.4g} um/px, coarser than the "
+            f"{mpp:g} um/px asked for: give --mpp {max(mpp_x, mpp_y):.3g} with weights "
+            "trained at that mpp, or --allow-upsampling"
+        )
+    level = max(finer, key=lambda i: level_downsamples[i]) if finer else 0
+    d = level_downsamples[level]
+    return Frame(
+        level=level,
+        lv_per_md_x=mpp / (mpp_x * d),
+        lv_per_md_y=mpp / (mpp_y * d),
+        l0_per_md_x=mpp / mpp_x,
+        l0_per_md_y=mpp / mpp_y,
+        mpp_x=mpp,
+        mpp_y=mpp,
+        upsampled=not finer,
+    )
+
+
+def top_left_from_center(center: tuple[int, int], patch_px: int) -> tuple[int, int]:
+    """The paper's patch center (Fig. 4) as our top-left corner, in the same frame."""
+    return center[0] - patch_px // 2, center[1] - patch_px // 2
+
+
+def center_from_top_left(corner: tuple[int, int], patch_px: int) -> tuple[int, int]:
+    """Our top-left corner as the paper's patch center, in the same frame."""
+    return corner[0] + patch_px // 2, corner[1] + patch_px // 2

@@ -1,0 +1,237 @@
+"""The grid of patches over a slide, the cells kept, and the chunks they are read in.
+
+The grid starts at the slide's corner and overhangs the far edge, never shifts. Every
+cell has a core: the stride-sized middle of its patch, at the slide's edges widened to
+them, so that the cores part the slide among the cells. A cell is kept if its core holds
+any pixel of the sampling mask; so every tissue pixel lies in at least one patch.
+
+A chunk is up to 64 neighboring kept cells that are read together as stride-sized
+blocks, each block once however many patches share it.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from digipath_ray.config import Edge, GridSpec
+from digipath_ray.geometry import Frame
+from digipath_ray.mask import Mask
+from digipath_ray.schema import PATCHES
+from digipath_ray.slide import Pixels, Slide, SlideInfo
+
+Cells = NDArray[np.int32]
+"""Grid cells [n, 2]: row, col."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """The lattice of patches over one slide; sizes in model px."""
+
+    spec: GridSpec
+    frame: Frame
+    md_width: int
+    md_height: int
+
+    @property
+    def rows(self) -> int:
+        """Cells down the slide."""
+        return self._cells_along(self.md_height)
+
+    @property
+    def cols(self) -> int:
+        """Cells across the slide."""
+        return self._cells_along(self.md_width)
+
+    def _cells_along(self, length: int) -> int:
+        beyond = max(0, length - self.spec.patch_px)
+        return math.ceil(beyond / self.spec.stride_px) + 1
+
+    @property
+    def hm_width(self) -> int:
+        """Width of the heatmap, px."""
+        return math.ceil(self.md_width / self.spec.downsample)
+
+    @property
+    def hm_height(self) -> int:
+        """Height of the heatmap, px."""
+        return math.ceil(self.md_height / self.spec.downsample)
+
+    @property
+    def hm_mpp(self) -> tuple[float, float]:
+        """EFFECTIVE um per heatmap px in x and y."""
+        d = self.spec.downsample
+        return self.frame.mpp_x * d, self.frame.mpp_y * d
+
+    def core_edges(self, length: int) -> NDArray[np.int64]:
+        """Where the cores along a side of ``length`` px begin, and its end."""
+        margin = (self.spec.patch_px - self.spec.stride_px) // 2
+        starts = np.arange(self._cells_along(length)) * self.spec.stride_px + margin
+        starts[0] = 0
+        return np.append(starts, length)
+
+
+def lay_grid(info: SlideInfo, frame: Frame, spec: GridSpec) -> Grid:
+    """The grid over a slide read in ``frame``."""
+    md_width, md_height = frame.md_size(info.width, info.height)
+    return Grid(spec=spec, frame=frame, md_width=md_width, md_height=md_height)
+
+
+def keep_cells(grid: Grid, sampling: Mask) -> Cells:
+    """The cells [n, 2] whose core holds any pixel of the sampling mask, row by row."""
+    frame = grid.frame
+    x = grid.core_edges(grid.md_width) * frame.mpp_x / sampling.mpp_x
+    y = grid.core_edges(grid.md_height) * frame.mpp_y / sampling.mpp_y
+    held = _count(sampling.array, x[:-1], y[:-1], x[1:], y[1:]) > 0
+    return np.argwhere(held).astype(np.int32)
+
+
+def _count(
+    mask: NDArray[np.bool_],
+    x0: NDArray[np.float64],
+    y0: NDArray[np.float64],
+    x1: NDArray[np.float64],
+    y1: NDArray[np.float64],
+) -> NDArray[np.int64]:
+    """Mask px [rows, cols] that boxes (half-open, mask px) touch, by summed areas."""
+    height, width = mask.shape
+    total = np.zeros((height + 1, width + 1), np.int64)
+    total[1:, 1:] = mask.cumsum(0, dtype=np.int64).cumsum(1)
+    # A hair inside, so that a border computed as 16.0000001 touches no further px.
+    left = np.clip(np.floor(x0 + 1e-6), 0, width).astype(int)
+    right = np.clip(np.ceil(x1 - 1e-6), 0, width).astype(int)
+    top = np.clip(np.floor(y0 + 1e-6), 0, height).astype(int)
+    bottom = np.clip(np.ceil(y1 - 1e-6), 0, height).astype(int)
+    return (
+        total[np.ix_(bottom, right)]
+        - total[np.ix_(top, right)]
+        - total[np.ix_(bottom, left)]
+        + total[np.ix_(top, left)]
+    )
+
+
+def cut_chunks(cells: Cells, *, chunk_cells: int) -> list[Cells]:
+    """Cells in serpentine order through bands of rows, cut into chunks.
+
+    The bands are as high as a chunk is wide when full, so that a chunk is about square
+    and shares most of its blocks; only the last chunk is short.
+    """
+    if len(cells) == 0:
+        return []
+    band_rows = max(1, math.isqrt(chunk_cells))
+    row, col = cells[:, 0], cells[:, 1]
+    band = row // band_rows
+    across = np.where(band % 2 == 0, col, -col)
+    down = np.where(col % 2 == 0, row, -row)
+    ordered = cells[np.lexsort((down, across, band))]
+    return [ordered[i : i + chunk_cells] for i in range(0, len(ordered), chunk_cells)]
+
+
+def share_blocks(cells: Cells, blocks_per_side: int) -> tuple[Cells, NDArray[np.int64]]:
+    """The blocks a chunk's patches cover, each once.
+
+    Returns:
+        Positions [nb, 2] (block row, block col) in row order, and for each cell the
+        numbers [n, k, k] of its blocks among them.
+    """
+    step = np.arange(blocks_per_side)
+    rows = cells[:, 0, None, None] + step[:, None]
+    cols = cells[:, 1, None, None] + step
+    pairs = np.stack(np.broadcast_arrays(rows, cols), axis=-1).reshape(-1, 2)
+    blocks, index = np.unique(pairs, axis=0, return_inverse=True)
+    shape = (len(cells), blocks_per_side, blocks_per_side)
+    return blocks.astype(np.int32), index.reshape(shape)
+
+
+def join_blocks(blocks: Cells) -> Iterator[tuple[int, int, int, int]]:
+    """Disjoint rectangles (row, col, rows, cols) that hold exactly these blocks.
+
+    Runs along each row, joined downward where the next row has the same run.
+    """
+    open_runs: dict[tuple[int, int], tuple[int, int]] = {}
+    for row in range(int(blocks[:, 0].min()), int(blocks[:, 0].max()) + 2):
+        runs = _runs(np.sort(blocks[blocks[:, 0] == row, 1]))
+        for run in [r for r in open_runs if r not in runs]:
+            top, height = open_runs.pop(run)
+            yield top, run[0], height, run[1] - run[0]
+        for run in runs:
+            top, height = open_runs.get(run, (row, 0))
+            open_runs[run] = (top, height + 1)
+
+
+def _runs(cols: NDArray[np.int32]) -> list[tuple[int, int]]:
+    """Half-open runs of consecutive numbers."""
+    if len(cols) == 0:
+        return []
+    parts = np.split(cols, np.flatnonzero(np.diff(cols) > 1) + 1)
+    return [(int(p[0]), int(p[-1]) + 1) for p in parts]
+
+
+def read_blocks(slide: Slide, grid: Grid, blocks: Cells, *, edge: Edge) -> Pixels:
+    """Pixels [nb, stride, stride, 3] of the blocks, each stored pixel decoded once."""
+    stride = grid.spec.stride_px
+    pixels: Pixels = np.empty((len(blocks), stride, stride, 3), np.uint8)
+    number = {(int(r), int(c)): i for i, (r, c) in enumerate(blocks)}
+    for row, col, rows, cols in join_blocks(blocks):
+        x, y = col * stride, row * stride
+        read = slide.read(
+            grid.frame, x, y, cols * stride, rows * stride, edge=edge
+        ).reshape(rows, stride, cols, stride, 3)
+        for r in range(rows):
+            for c in range(cols):
+                pixels[number[row + r, col + c]] = read[r, :, c]
+    return pixels
+
+
+def patch_table(
+    slide_id: str, grid: Grid, chunks: list[Cells], tissue: Mask
+) -> pa.Table:
+    """The PATCHES table of a slide."""
+    cells = np.concatenate(chunks) if chunks else np.empty((0, 2), np.int32)
+    sizes = [len(c) for c in chunks]
+    frame, spec = grid.frame, grid.spec
+    n = len(cells)
+    md_y, md_x = (cells.astype(np.int64) * spec.stride_px).T
+    columns = {
+        "slide_id": [slide_id] * n,
+        "chunk": np.repeat(np.arange(len(chunks), dtype=np.int32), sizes),
+        "row": cells[:, 0],
+        "col": cells[:, 1],
+        "x": np.rint(md_x * frame.l0_per_md_x).astype(np.int64),
+        "y": np.rint(md_y * frame.l0_per_md_y).astype(np.int64),
+        "level": np.full(n, frame.level, np.int32),
+        "read_px": np.full(n, round(spec.patch_px * frame.lv_per_md_x), np.int32),
+        "mpp_x": np.full(n, frame.mpp_x),
+        "mpp_y": np.full(n, frame.mpp_y),
+        "tissue": tissue_share(grid, cells, tissue),
+    }
+    return pa.table(columns, schema=PATCHES)
+
+
+def tissue_share(grid: Grid, cells: Cells, tissue: Mask) -> NDArray[np.float32]:
+    """Tissue as a fraction [n] of each patch, what overhangs the slide included."""
+    if len(cells) == 0:
+        return np.empty(0, np.float32)
+    frame, spec = grid.frame, grid.spec
+    x_scale = frame.mpp_x / tissue.mpp_x
+    y_scale = frame.mpp_y / tissue.mpp_y
+    x0 = np.arange(grid.cols) * spec.stride_px * x_scale
+    y0 = np.arange(grid.rows) * spec.stride_px * y_scale
+    width, height = spec.patch_px * x_scale, spec.patch_px * y_scale
+    counts = _count(tissue.array, x0, y0, x0 + width, y0 + height)
+    touched = np.ceil(x0 + width - 1e-6) - np.floor(x0 + 1e-6)
+    touched_y = np.ceil(y0 + height - 1e-6) - np.floor(y0 + 1e-6)
+    share = counts / (touched_y[:, None] * touched)
+    return share[cells[:, 0], cells[:, 1]].astype(np.float32)
+
+
+def patch_boxes(grid: Grid, cells: Cells, mask: Mask) -> NDArray[np.float64]:
+    """Boxes [n, 4] (x0, y0, x1, y1) of the cells' patches in mask px, to be drawn."""
+    frame, side = grid.frame, grid.spec.patch_px
+    y0, x0 = (cells * float(grid.spec.stride_px)).T
+    boxes = np.stack([x0, y0, x0 + side, y0 + side], axis=1)
+    x_scale, y_scale = frame.mpp_x / mask.mpp_x, frame.mpp_y / mask.mpp_y
+    return boxes * np.array([x_scale, y_scale, x_scale, y_scale])

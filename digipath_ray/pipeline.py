@@ -1,0 +1,59 @@
+"""The whole journey of one slide in one process, without Ray.
+
+``distributed/`` spreads these same steps over a cluster; here they are a loop.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from digipath_ray.chunk import Arrays, read_chunk, sum_chunk
+from digipath_ray.config import RunConfig
+from digipath_ray.heatmap import Heatmap
+from digipath_ray.outcome import stitch
+from digipath_ray.patches import cut_chunks, keep_cells
+from digipath_ray.prepared import (
+    check_heatmap_size,
+    find_slide_tissue,
+    grid_of,
+    open_cohort_slide,
+)
+from digipath_ray.slide import Pixels
+
+PredictChunk = Callable[[Pixels, NDArray[np.int64]], Arrays]
+"""Blocks [nb, stride, stride, 3] and index [n, k, k] -> channel -> [n, p, p]."""
+
+
+def segment_slide(
+    path: str | Path,
+    config: RunConfig,
+    predict: PredictChunk,
+    *,
+    slide_mpp: float | None = None,
+) -> Heatmap:
+    """The heatmap of one slide, made in this process.
+
+    Args:
+        path: file of the slide.
+        config: what to do; ``compute`` only gives the chunk size here.
+        predict: the ensemble, from :func:`digipath_ray.predict.load_ensemble`.
+        slide_mpp: um per level-0 px that overrides the file's.
+
+    Raises:
+        SlideError: the slide cannot be used.
+    """
+    with open_cohort_slide(str(path), slide_mpp, config) as slide:
+        grid = grid_of(slide, config)
+        check_heatmap_size(grid, len(config.channels))
+        _, tissue = find_slide_tissue(slide, config)
+        cells = keep_cells(grid, tissue.sampling)
+        sums = []
+        for number, chunk in enumerate(
+            cut_chunks(cells, chunk_cells=config.compute.chunk_cells)
+        ):
+            blocks, pixels, index = read_chunk(slide, grid, chunk, config)
+            values = predict(pixels, index)
+            sums.append(sum_chunk(values, blocks, index, number, config))
+        return stitch(grid, sums, config)

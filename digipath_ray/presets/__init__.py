@@ -1,0 +1,1 @@
+"""Settings of the public datasets, one TOML file each."""

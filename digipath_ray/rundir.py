@@ -1,0 +1,265 @@
+"""A run's directory: its files by name, how they become visible, and who may write.
+
+    run.toml  slides.parquet  shards.parquet  thumbnails/<id>.jpg  masks/<id>.png
+    patches/<id>.parquet  heatmaps/<id>.ome.tiff  overlays/<id>.png  done/<id>.json
+    outcomes.parquet  failures.parquet  metrics.json
+
+``done/<id>.json`` is written last: a slide is finished when it stands. The tables at
+the top are compactions that can be made again from the files of the slides.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import platform
+import shutil
+import tomllib
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import tomli_w
+from filelock import FileLock, Timeout
+
+from digipath_ray import schema
+from digipath_ray.config import Tree, difference
+
+FOLDERS = ("thumbnails", "masks", "patches", "heatmaps", "overlays", "done", "attempts")
+TEMPORARY = ".writing-"
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class RunError(ValueError):
+    """A run directory cannot be used as asked; the message says what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """A row of the FAILURES table."""
+
+    slide_id: str
+    path: str
+    patient_id: str | None
+    step: str
+    attempt: int
+    error: str
+    hint: str
+
+
+@contextlib.contextmanager
+def publish(path: Path) -> Iterator[Path]:
+    """A temporary path to write to; whole and visible under ``path`` on a clean exit.
+
+    Readers see the old file or the new one, never half of one.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}.{path.name}")
+    try:
+        yield temporary
+        with temporary.open("rb") as f:
+            os.fsync(f.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def explain_os_error(error: OSError) -> str:
+    """What a user can do about a failed write or read."""
+    if error.errno in DISK_FULL:
+        return "the disk is full: free space or move the run, then run again"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "not permitted: check the folder's owner and mode"
+    return "check the disk and the path, then run again"
+
+
+class RunDirectory:
+    """The directory of one run."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root).absolute()
+
+    def __repr__(self) -> str:
+        return f"RunDirectory({str(self.root)!r})"
+
+    @property
+    def settings(self) -> Path:
+        """The config this run was made with."""
+        return self.root / "run.toml"
+
+    @property
+    def slides(self) -> Path:
+        """SLIDES table."""
+        return self.root / "slides.parquet"
+
+    @property
+    def shards(self) -> Path:
+        """SHARDS table of what is still to be read."""
+        return self.root / "shards.parquet"
+
+    @property
+    def outcomes(self) -> Path:
+        """OUTCOMES table."""
+        return self.root / "outcomes.parquet"
+
+    @property
+    def failures(self) -> Path:
+        """FAILURES table."""
+        return self.root / "failures.parquet"
+
+    @property
+    def metrics(self) -> Path:
+        """Throughput per stage, as JSON."""
+        return self.root / "metrics.json"
+
+    def thumbnail(self, slide_id: str) -> Path:
+        """The slide at about 8 um/px."""
+        return self.root / "thumbnails" / f"{slide_id}.jpg"
+
+    def mask(self, slide_id: str) -> Path:
+        """Tissue mask."""
+        return self.root / "masks" / f"{slide_id}.png"
+
+    def mask_overlay(self, slide_id: str) -> Path:
+        """Tissue outline and grid points, for a person to check."""
+        return self.root / "masks" / f"{slide_id}_overlay.jpg"
+
+    def patches(self, slide_id: str) -> Path:
+        """PATCHES table of one slide."""
+        return self.root / "patches" / f"{slide_id}.parquet"
+
+    def heatmap(self, slide_id: str) -> Path:
+        """Heatmap and uncertainty maps."""
+        return self.root / "heatmaps" / f"{slide_id}.ome.tiff"
+
+    def overlay(self, slide_id: str) -> Path:
+        """Heatmaps drawn over the slide."""
+        return self.root / "overlays" / f"{slide_id}.png"
+
+    def done(self, slide_id: str) -> Path:
+        """Stands when the slide is finished."""
+        return self.root / "done" / f"{slide_id}.json"
+
+    def attempts(self, shard: str) -> Path:
+        """Folder holding one marker per try at a shard not yet read."""
+        return self.root / "attempts" / shard
+
+    def create(self) -> None:
+        """Make the folders.
+
+        Raises:
+            RunError: the place cannot be written.
+        """
+        try:
+            for folder in FOLDERS:
+                (self.root / folder).mkdir(parents=True, exist_ok=True)
+            with publish(self.root / "writable") as probe:
+                probe.write_bytes(bytes(1 << 20))
+            (self.root / "writable").unlink()
+        except OSError as e:
+            raise self._unwritable(e) from e
+        for left_over in self.root.rglob(f"{TEMPORARY}*"):
+            left_over.unlink(missing_ok=True)
+        shutil.rmtree(self.root / "attempts")
+        (self.root / "attempts").mkdir()
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the directory; the system lets go when the process ends, however.
+
+        Raises:
+            RunError: another run holds it.
+        """
+        holder = self.root / ".holder"
+        lock = FileLock(self.root / ".lock")
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
+        except Timeout as e:
+            who = holder.read_text() if holder.exists() else "another process"
+            raise RunError(
+                f"{self.root} is in use by {who}: wait for it, or choose another --out"
+            ) from e
+        except OSError as e:
+            raise self._unwritable(e) from e
+        try:
+            holder.write_text(f"process {os.getpid()} on {platform.node()}")
+            yield
+        finally:
+            holder.unlink(missing_ok=True)
+            lock.release()
+
+    def _unwritable(self, error: OSError) -> RunError:
+        hint = explain_os_error(error)
+        return RunError(f"cannot write to {self.root}: {error.strerror}; {hint}")
+
+    def agree(self, tree: Tree, *, overwrite: bool) -> None:
+        """Record the run's config, or hold it against the one recorded.
+
+        Raises:
+            RunError: the directory was made with another config and ``overwrite`` is
+                False; the difference is in the message.
+        """
+        if overwrite:
+            self.clear()
+        elif self.settings.exists():
+            old = tomllib.loads(self.settings.read_text(encoding="utf-8"))
+            changed = difference(old, tree)
+            if changed:
+                lines = "\n  ".join(changed)
+                raise RunError(
+                    f"{self.root} was made with another config:\n  {lines}\n"
+                    "choose another --out, or --overwrite to make its slides again"
+                )
+        with publish(self.settings) as path:
+            path.write_text(tomli_w.dumps(tree), encoding="utf-8")
+
+    def clear(self) -> None:
+        """Remove what was made, ``done`` records first."""
+        for folder in ("done", *FOLDERS):
+            shutil.rmtree(self.root / folder, ignore_errors=True)
+            (self.root / folder).mkdir()
+
+    def write_json(self, path: Path, value: Any) -> None:
+        """Publish a JSON file."""
+        with publish(path) as temporary:
+            temporary.write_text(json.dumps(value, indent=1), encoding="utf-8")
+
+    def read_done(self) -> dict[str, dict[str, Any]]:
+        """What stands in ``done/``: slide_id -> record; a damaged record is none."""
+        records: dict[str, dict[str, Any]] = {}
+        for path in sorted((self.root / "done").glob("*.json")):
+            try:
+                record = json.loads(path.read_text(encoding="utf-8"))
+            except ValueError:
+                continue
+            records[path.stem] = cast(dict[str, Any], record)
+        return records
+
+    def write_table(self, path: Path, rows: Sequence[Any], schema: pa.Schema) -> None:
+        """Publish rows (dicts) as a Parquet table of a schema."""
+        self.write_arrow(path, pa.Table.from_pylist(list(rows), schema=schema))
+
+    def write_arrow(self, path: Path, table: pa.Table) -> None:
+        """Publish a table as Parquet."""
+        with publish(path) as temporary:
+            pq.write_table(table, temporary)
+
+    def compact(self, slide_ids: Sequence[str], failures: Sequence[Failure]) -> None:
+        """Write outcomes.parquet and failures.parquet from what stands now."""
+        done = self.read_done()
+        rows = [done[s]["outcome"] for s in slide_ids if s in done]
+        self.write_table(self.outcomes, rows, schema.OUTCOMES)
+        failed = [vars(f) for f in failures]
+        self.write_table(self.failures, failed, schema.FAILURES)
+
+
+def free_disk_bytes(path: Path) -> int:
+    """Free space where ``path`` is or would be."""
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free

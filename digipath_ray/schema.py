@@ -1,0 +1,97 @@
+"""The pyarrow schema of every table a run writes, with the unit in each field."""
+
+import pyarrow as pa
+
+VERSION = 1
+
+
+def _field(name: str, kind: pa.DataType, doc: str, *, null: bool = False) -> pa.Field:
+    return pa.field(name, kind, nullable=null, metadata={"doc": doc})
+
+
+def _schema(*columns: pa.Field) -> pa.Schema:
+    return pa.schema(columns, metadata={"digipath_ray.schema": str(VERSION)})
+
+
+SLIDES = _schema(
+    _field("slide_id", pa.string(), "unique in the cohort"),
+    _field("path", pa.string(), "file of the slide"),
+    _field("patient_id", pa.string(), "patient the slide belongs to", null=True),
+    _field("node", pa.string(), "lymph node of the patient", null=True),
+    _field("label", pa.string(), "reference metastasis type", null=True),
+    _field("split", pa.string(), "train, validation or test", null=True),
+    _field("annotation", pa.string(), "file of the reference annotation", null=True),
+    _field("exhaustive", pa.bool_(), "all tumor is annotated", null=True),
+    _field("width", pa.int64(), "px at level 0"),
+    _field("height", pa.int64(), "px at level 0"),
+    _field("mpp_x", pa.float64(), "um per px at level 0"),
+    _field("mpp_y", pa.float64(), "um per px at level 0"),
+    _field("mpp_source", pa.string(), "where mpp came from"),
+    _field("level_downsamples", pa.list_(pa.float64()), "level-0 px per level px"),
+    _field("level", pa.int64(), "level that is read"),
+    _field("effective_mpp_x", pa.float64(), "um per model px"),
+    _field("effective_mpp_y", pa.float64(), "um per model px"),
+    _field("upsampled", pa.bool_(), "no level was fine enough"),
+    _field("patches", pa.int64(), "patches placed"),
+    _field("chunks", pa.int64(), "chunks they are read in"),
+    _field("tissue_mm2", pa.float64(), "area of the tissue mask, mm2"),
+    _field("ink", pa.float64(), "drawn ink, fraction of the slide"),
+    _field("ink_over_tissue", pa.float64(), "ink touching tissue, fraction of tissue"),
+    _field("blur", pa.float64(), "blurred part of the tissue, fraction"),
+    _field("black", pa.float64(), "black part of the slide, fraction"),
+    _field("blank", pa.float64(), "white part of the slide, fraction"),
+    _field("mpp_deviation", pa.float64(), "relative, effective against asked-for mpp"),
+    _field("qc", pa.list_(pa.string()), "quality flags raised"),
+)
+
+PATCHES = _schema(
+    _field("slide_id", pa.string(), "the slide"),
+    _field("chunk", pa.int32(), "chunk the patch is read in"),
+    _field("row", pa.int32(), "grid cell"),
+    _field("col", pa.int32(), "grid cell"),
+    _field("x", pa.int64(), "top-left corner, px at level 0"),
+    _field("y", pa.int64(), "top-left corner, px at level 0"),
+    _field("level", pa.int32(), "level that is read"),
+    _field("read_px", pa.int32(), "side of the patch in px of that level"),
+    _field("mpp_x", pa.float64(), "effective um per model px"),
+    _field("mpp_y", pa.float64(), "effective um per model px"),
+    _field("tissue", pa.float32(), "fraction of the patch that is tissue"),
+)
+
+SHARDS = _schema(
+    _field("slide_id", pa.string(), "the slide"),
+    _field("path", pa.string(), "file of the slide"),
+    _field("slide_mpp", pa.float64(), "um/px of level 0 to assume", null=True),
+    _field("shard", pa.int32(), "read task of the slide"),
+    _field("first_chunk", pa.int32(), "number of the shard's first chunk"),
+    _field("slide_chunks", pa.int32(), "chunks of the whole slide"),
+    _field(
+        "cells", pa.list_(pa.list_(pa.int32())), "per chunk: row, col, row, col ..."
+    ),
+)
+
+OUTCOMES = _schema(
+    _field("slide_id", pa.string(), "the slide"),
+    _field("patient_id", pa.string(), "patient the slide belongs to", null=True),
+    _field("tumor_mm2", pa.float64(), "area with probability >= threshold, mm2"),
+    _field("tissue_mm2", pa.float64(), "area of the tissue mask, mm2"),
+    _field("probability_max", pa.float64(), "highest probability over tissue"),
+    _field("aleatoric_mean", pa.float64(), "variance, mean over tissue", null=True),
+    _field("aleatoric_max", pa.float64(), "variance, maximum over tissue", null=True),
+    _field("epistemic_mean", pa.float64(), "variance, mean over tissue", null=True),
+    _field("epistemic_max", pa.float64(), "variance, maximum over tissue", null=True),
+    _field("upsampled", pa.bool_(), "read from a coarser level by interpolation"),
+    _field("qc", pa.list_(pa.string()), "quality flags raised"),
+    _field("patches", pa.int64(), "patches predicted"),
+    _field("seconds", pa.float64(), "reading, predicting and finishing, seconds"),
+)
+
+FAILURES = _schema(
+    _field("slide_id", pa.string(), "the slide"),
+    _field("path", pa.string(), "file of the slide"),
+    _field("patient_id", pa.string(), "patient the slide belongs to", null=True),
+    _field("step", pa.string(), "prepare, read, predict or finish"),
+    _field("attempt", pa.int32(), "how often it was tried"),
+    _field("error", pa.string(), "what went wrong"),
+    _field("hint", pa.string(), "what to do about it"),
+)

@@ -1,0 +1,112 @@
+import json
+from dataclasses import asdict, replace
+
+import pytest
+
+from digipath_ray.card import ModelCard, card_path, file_digest, read_card, write_card
+
+CARD = ModelCard(
+    name="light",
+    architecture="Unet",
+    encoder="resnet18",
+    options={"decoder_interpolation": "bilinear"},
+    mpp=0.25,
+    patch_px=512,
+    mean=(0.5, 0.5, 0.5),
+    std=(0.25, 0.25, 0.25),
+    training_slides=("tumor_001", "normal_001"),
+    training_patients=("patient_000",),
+    license="Apache-2.0",
+    digest="0" * 64,
+)
+
+
+def test_a_card_comes_back_as_it_was_written(tmp_path):
+    path = write_card(tmp_path / "light.v2.safetensors", CARD)
+    assert path == tmp_path / "light.v2.json"
+    assert read_card(tmp_path / "light.v2.safetensors") == CARD
+
+
+def test_a_card_is_json_that_a_person_can_read(tmp_path):
+    path = write_card(tmp_path / "light.safetensors", CARD)
+    values = json.loads(path.read_text())
+    assert values["classes"] == ["other", "tumor"]
+    assert values["mpp"] == 0.25
+    assert values["notes"] == ""
+
+
+def test_notes_may_be_left_out(tmp_path):
+    values = asdict(CARD)
+    del values["notes"]
+    card_path(tmp_path / "w.safetensors").write_text(json.dumps(values))
+    assert read_card(tmp_path / "w.safetensors") == CARD
+
+
+def test_a_missing_card_names_the_file_that_is_missing(tmp_path):
+    with pytest.raises(ValueError, match=r"no model card: .*w\.json is missing"):
+        read_card(tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize("text", ["{", "\x80", "[1, 2]", '"a card"'])
+def test_what_is_no_json_object_is_refused(tmp_path, text):
+    card_path(tmp_path / "w.safetensors").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"w\.json: (not valid JSON|must be a JSON)"):
+        read_card(tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize("key", sorted(asdict(CARD).keys() - {"notes", "classes"}))
+def test_a_missing_key_is_named(tmp_path, key):
+    values = asdict(CARD)
+    del values[key]
+    card_path(tmp_path / "w.safetensors").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=rf"w\.json: key '{key}' is missing"):
+        read_card(tmp_path / "w.safetensors")
+
+
+def test_an_unknown_key_is_named(tmp_path):
+    values = {**asdict(CARD), "magnification": 40}
+    card_path(tmp_path / "w.safetensors").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=r"w\.json: unknown key 'magnification'"):
+        read_card(tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("name", 3),
+        ("encoder", ["resnet18"]),
+        ("options", "bilinear"),
+        ("mpp", "0.25"),
+        ("mpp", 0),
+        ("mpp", True),
+        ("patch_px", 512.5),
+        ("mean", [0.5, 0.5]),
+        ("mean", 0.5),
+        ("std", [0.5, 0.0, 0.5]),
+        ("std", [0.5, None, 0.5]),
+        ("classes", ["tumor", "other"]),
+        ("training_slides", "tumor_001"),
+        ("training_patients", [1]),
+        ("license", None),
+        ("digest", "0" * 63),
+        ("digest", "G" * 64),
+        ("notes", 1),
+    ],
+)
+def test_a_value_of_the_wrong_kind_names_file_and_key(tmp_path, key, value):
+    values = {**asdict(CARD), key: value}
+    card_path(tmp_path / "w.safetensors").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=rf"w\.json: {key} = .*must be"):
+        read_card(tmp_path / "w.safetensors")
+
+
+def test_a_card_that_is_wrong_cannot_be_made():
+    with pytest.raises(ValueError, match="mpp = nan: must be a positive number"):
+        replace(CARD, mpp=float("nan"))
+
+
+def test_the_digest_is_sha256(tmp_path):
+    (tmp_path / "file").write_bytes(b"abc")
+    # FIPS 180-2, appendix B.1
+    want = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert file_digest(tmp_path / "file") == want

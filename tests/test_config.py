@@ -1,0 +1,156 @@
+"""Configs: merging, checking, comparing."""
+
+from pathlib import Path
+
+import pytest
+import tomli_w
+
+from digipath_ray.config import (
+    PRESETS,
+    GridSpec,
+    RunConfig,
+    check_tree,
+    difference,
+    from_tree,
+    load_config,
+    option_fields,
+    read_preset,
+    to_tree,
+)
+
+
+def test_defaults_are_the_papers() -> None:
+    grid = GridSpec()
+    assert (grid.mpp, grid.patch_px, grid.stride_px) == (0.25, 1024, 512)
+    assert grid.blocks_per_side == 2
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_loads(name: str) -> None:
+    config = from_tree(read_preset(name))
+    assert config.grid.stride_px * 2 == config.grid.patch_px
+
+
+def test_presets_of_flat_images_reflect_their_edges_and_keep_every_pixel() -> None:
+    for name in ("digestpath2019", "glas"):
+        config = from_tree(read_preset(name))
+        assert (config.slide.edge, config.grid.downsample) == ("reflect", 1)
+        assert config.slide.slide_mpp == config.grid.mpp
+
+
+def test_file_over_preset_and_option_over_file(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text('preset = "glas"\n[grid]\nmpp = 0.5\npatch_px = 256\n')
+    tree = load_config(path=path, overrides={"grid": {"patch_px": 128}})
+    assert tree["grid"] == {
+        "mpp": 0.5,
+        "patch_px": 128,
+        "stride_px": 256,
+        "downsample": 1,
+    }
+    assert tree["tissue"] == {"tissue": "all"}
+
+
+def test_tree_and_toml_round_trip(tmp_path: Path) -> None:
+    tree = {
+        "slide": {"slide_mpp": 0.5},
+        "members": [
+            {
+                "name": "a",
+                "architecture": "Unet",
+                "encoder": "resnet18",
+                "mean": [0.5, 0.5, 0.5],
+                "std": [0.5, 0.5, 0.5],
+                "options": {"decoder_channels": [64, 32]},
+            }
+        ],
+    }
+    config = from_tree(tree)
+    path = tmp_path / "run.toml"
+    path.write_text(tomli_w.dumps(to_tree(config)))
+    assert to_tree(from_tree(load_config(path=path))) == to_tree(config)
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        ({"grid": {"patchpx": 3}}, r"unknown field 'patchpx' in \[grid\]: known are"),
+        ({"gird": {}}, r"unknown section \[gird\]: known are slide, tissue, grid"),
+        ({"grid": {"patch_px": 100.5}}, "grid.patch_px = 100.5: must be of type int"),
+        ({"grid": {"mpp": "fine"}}, "grid.mpp = 'fine': must be of type float"),
+        ({"grid": {"patch_px": 1000}}, "grid.patch_px = 1000: must be a multiple"),
+        ({"grid": {"stride_px": 2048}}, "grid.stride_px = 2048"),
+        ({"grid": {"downsample": 64}}, "grid.downsample = 64: 1 to 32"),
+        ({"slide": {"edge": "black"}}, "slide.edge = 'black': choose from white"),
+        ({"slide": {"allow_upsampling": 1}}, "must be of type bool"),
+        ({"ensemble": {"tta": ["spin"]}}, "ensemble.tta = 'spin': choose from"),
+        ({"ensemble": {"tta": ["hflip", "hflip"]}}, "name each transform once"),
+        ({"compute": {"chunk_cells": 60}}, "must be a multiple of batch_size"),
+        ({"members": [{"name": "a"}]}, "field 'architecture' is missing"),
+        (
+            {"members": [{"name": "a/b", "architecture": "Unet"}]},
+            "members.name = 'a/b'",
+        ),
+        (
+            {
+                "members": [
+                    {"name": "a", "architecture": "Unet"},
+                    {"name": "a", "architecture": "Unet"},
+                ]
+            },
+            "must be unique",
+        ),
+    ],
+)
+def test_wrong_values_are_named(tree: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        from_tree(tree)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[grid", "not valid TOML"),
+        ("[grid]\nmppp = 1\n", "unknown field 'mppp'"),
+        ('preset = "camelyon"\n', "preset 'camelyon' is unknown: choose from"),
+    ],
+)
+def test_wrong_files_are_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=f"config .*c.toml: .*{message}"):
+        load_config(path=path)
+    with pytest.raises(ValueError, match="no such file"):
+        load_config(path=tmp_path / "none.toml")
+
+
+def test_difference_leaves_out_where_and_how_fast() -> None:
+    old = to_tree(from_tree({}))
+    new = to_tree(from_tree({"grid": {"stride_px": 256}, "compute": {"batch_size": 4}}))
+    assert difference(old, new) == ["grid.stride_px: 512 -> 256"]
+    half = to_tree(from_tree({"compute": {"precision": "bfloat16"}}))
+    assert difference(old, half) == ["compute.precision: auto -> bfloat16"]
+
+
+def test_channels_leave_out_what_is_not_estimated() -> None:
+    assert RunConfig().channels == ("probability",)
+    members = [{"name": n, "architecture": "Unet"} for n in "ab"]
+    tree = {
+        "members": members,
+        "ensemble": {"tta": ["identity", "hflip"], "keep_members": True},
+    }
+    assert from_tree(tree).channels == (
+        "probability",
+        "aleatoric",
+        "epistemic",
+        "member:a",
+        "member:b",
+    )
+    assert from_tree({"members": members}).channels == ("probability", "epistemic")
+
+
+def test_every_option_has_a_help_text_and_a_name_of_its_own() -> None:
+    options = option_fields()
+    assert all(f.metadata["help"] for _, f, _ in options.values())
+    with pytest.raises(ValueError, match="unknown"):
+        check_tree({"grid": {"nothing": 1}})

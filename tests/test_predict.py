@@ -1,0 +1,345 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from digipath_ray.config import (
+    TRANSFORMS,
+    ComputeSpec,
+    EnsembleSpec,
+    GridSpec,
+    MemberSpec,
+    RunConfig,
+)
+from digipath_ray.networks import Member
+from digipath_ray.predict import (
+    TRANSFORM_PAIRS,
+    EnsemblePredictor,
+    gather_patches,
+    load_ensemble,
+    predict_blocks,
+    predict_patches,
+)
+
+PLAIN = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+
+def directional(seed=0):
+    """A member whose answer changes with every turn and flip of its patch."""
+    convolution = nn.Conv2d(3, 2, 3, padding=1, bias=False)
+    weights = np.random.default_rng(seed).normal(size=(2, 3, 3, 3)) / 2
+    convolution.weight.data = torch.tensor(weights, dtype=torch.float32)
+    return Member(convolution, normalization=((0.5,) * 3, (0.25,) * 3))
+
+
+class Redness(nn.Module):
+    """Logits whose softmax is the red channel, exactly enough to read off."""
+
+    def forward(self, x):
+        red = x[:, :1].clamp(1e-6, 1 - 1e-6)
+        return torch.cat([torch.zeros_like(red), torch.logit(red)], dim=1)
+
+
+def redness():
+    return Member(Redness(), normalization=PLAIN)
+
+
+def random_patches(n, side, seed=0):
+    pixels = np.random.default_rng(seed).integers(0, 256, (n, 3, side, side), np.uint8)
+    return torch.from_numpy(pixels)
+
+
+# Written in numpy, apart from the code under test.
+NUMPY_TURNS = {
+    "identity": (lambda a: a, lambda a: a),
+    "rot90": (lambda a: np.rot90(a, 1, (-2, -1)), lambda a: np.rot90(a, 3, (-2, -1))),
+    "rot180": (lambda a: a[..., ::-1, ::-1], lambda a: a[..., ::-1, ::-1]),
+    "rot270": (lambda a: np.rot90(a, 3, (-2, -1)), lambda a: np.rot90(a, 1, (-2, -1))),
+    "hflip": (lambda a: a[..., ::-1], lambda a: a[..., ::-1]),
+    "vflip": (lambda a: a[..., ::-1, :], lambda a: a[..., ::-1, :]),
+}
+
+
+def oracle(member, patches, tta):
+    """Posteriors [t, n, H, W] of each transform applied to the original."""
+    answers = []
+    for name in tta:
+        apply, undo = NUMPY_TURNS[name]
+        turned = torch.from_numpy(apply(patches.numpy()).copy())
+        answers.append(undo(member(turned).numpy()))
+    return np.stack(answers)
+
+
+def test_every_transform_of_a_config_is_there():
+    assert tuple(TRANSFORM_PAIRS) == TRANSFORMS == tuple(NUMPY_TURNS)
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_a_transform_is_what_its_name_says_and_undone_exactly(name):
+    apply, undo = TRANSFORM_PAIRS[name]
+    patches = random_patches(2, 5)
+    want = NUMPY_TURNS[name][0](patches.numpy())
+    np.testing.assert_array_equal(apply(patches).numpy(), want)
+    assert torch.equal(undo(apply(patches)), patches)
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_each_transform_is_undone_on_the_posterior(name):
+    member, patches = directional(), random_patches(3, 16)
+    got, _ = predict_patches(member, patches, tta=[name], downsample=1, batch_size=3)
+    want = oracle(member, patches, [name])[0]
+    np.testing.assert_allclose(got.numpy(), want, atol=1e-6)
+    if name != "identity":  # else the network would not tell a wrong turn
+        plain = member(patches).numpy()
+        assert np.abs(want - plain).mean() > 0.1
+
+
+def test_compounding_transforms_would_give_another_mean():
+    # The original turns the already turned patch and undoes the last turn only.
+    member, patches = directional(), random_patches(2, 16)
+    tta = ["hflip", "rot90", "rot180"]
+    compounded, turned = [], patches.numpy()
+    for name in tta:
+        apply, undo = NUMPY_TURNS[name]
+        turned = apply(turned).copy()
+        compounded.append(undo(member(torch.from_numpy(turned)).numpy()))
+    got, _ = predict_patches(member, patches, tta=tta, downsample=1, batch_size=2)
+    assert np.abs(got.numpy() - np.mean(compounded, axis=0)).mean() > 0.05
+
+
+def test_equation_4_pixel_by_pixel():
+    member, patches = directional(), random_patches(3, 8)
+    mean, variance = predict_patches(
+        member, patches, tta=TRANSFORMS, downsample=1, batch_size=2
+    )
+    answers = oracle(member, patches, TRANSFORMS)
+    for n, i, j in np.ndindex(3, 8, 8):
+        values = [float(v) for v in answers[:, n, i, j]]
+        m = sum(values) / 6
+        assert mean[n, i, j].item() == pytest.approx(m, abs=1e-6)
+        want = sum((v - m) ** 2 for v in values) / 6
+        assert variance[n, i, j].item() == pytest.approx(want, abs=1e-6)
+
+
+def test_variance_is_of_heatmap_pixels():
+    # Averaged down first, then the variance: not the mean of the pixels' variances.
+    member, patches = directional(), random_patches(2, 8)
+    mean, variance = predict_patches(
+        member, patches, tta=("identity", "hflip"), downsample=4, batch_size=2
+    )
+    answers = oracle(member, patches, ("identity", "hflip"))
+    small = answers.reshape(2, 2, 2, 4, 2, 4).mean((3, 5))
+    np.testing.assert_allclose(mean.numpy(), small.mean(0), atol=1e-6)
+    np.testing.assert_allclose(variance.numpy(), small.var(0), atol=1e-6)
+
+
+def test_one_transform_estimates_no_variance():
+    _, variance = predict_patches(
+        redness(), random_patches(1, 8), tta=["identity"], downsample=1, batch_size=1
+    )
+    assert variance is None
+
+
+def test_heatmap_pixels_are_exact_area_means():
+    patch = torch.zeros((1, 3, 4, 4), dtype=torch.uint8)
+    patch[0, 0] = torch.tensor(
+        [[51, 102, 0, 0], [153, 204, 0, 0], [0, 0, 0, 0], [0, 0, 0, 255]]
+    )
+    mean, _ = predict_patches(
+        redness(), patch, tta=["identity"], downsample=2, batch_size=1
+    )
+    want = [[[0.5, 0.0], [0.0, 0.25]]]
+    np.testing.assert_allclose(mean.numpy(), want, atol=1e-5)
+
+
+class Recorder(nn.Module):
+    """Notes the shape of each batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.shapes = []
+
+    def forward(self, x):
+        self.shapes.append(tuple(x.shape))
+        return torch.cat([torch.zeros_like(x[:, :1]), x[:, :1]], dim=1)
+
+
+def test_batches_are_always_full_and_of_one_shape():
+    recorder = Recorder()
+    member = Member(recorder, normalization=PLAIN)
+    mean, _ = predict_patches(
+        member, random_patches(5, 8), tta=["identity"], downsample=2, batch_size=4
+    )
+    assert recorder.shapes == [(4, 3, 8, 8), (4, 3, 8, 8)]
+    assert mean.shape == (5, 4, 4)
+
+
+def test_padding_never_leaks():
+    member, patches = directional(), random_patches(6, 8)
+    run = {"tta": ("identity", "rot90"), "downsample": 2}
+    mean, variance = predict_patches(member, patches, batch_size=4, **run)
+    for i in range(6):
+        alone = predict_patches(member, patches[i : i + 1], batch_size=1, **run)
+        np.testing.assert_allclose(mean[i], alone[0][0], atol=1e-6)
+        np.testing.assert_allclose(variance[i], alone[1][0], atol=1e-6)
+
+
+def test_no_patch_is_no_error():
+    mean, variance = predict_patches(
+        redness(), random_patches(0, 8), tta=TRANSFORMS, downsample=4, batch_size=2
+    )
+    assert mean.shape == variance.shape == (0, 2, 2)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 8, 10), (1, 3, 10, 10)])
+def test_patches_that_do_not_divide_are_refused(shape):
+    with pytest.raises(ValueError, match="multiple of downsample"):
+        predict_patches(
+            redness(),
+            torch.zeros(shape, dtype=torch.uint8),
+            tta=["identity"],
+            downsample=4,
+            batch_size=1,
+        )
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    stride=st.integers(1, 6),
+    k=st.integers(1, 4),
+    cut=st.integers(0, 5),
+    rows=st.integers(1, 3),
+    cols=st.integers(1, 3),
+    seed=st.integers(0, 99),
+)
+def test_gathering_equals_slicing_the_image(stride, k, cut, rows, cols, seed):
+    patch_px = max(1, k * stride - min(cut, stride - 1))
+    high, wide = rows + k - 1, cols + k - 1  # in blocks
+    rng = np.random.default_rng(seed)
+    image = rng.integers(0, 256, (high * stride, wide * stride, 3), np.uint8)
+    order = rng.permutation(high * wide)
+    blocks = np.empty((high * wide, stride, stride, 3), np.uint8)
+    number = np.empty((high, wide), np.int64)
+    for place, (r, c) in zip(order, np.ndindex(high, wide), strict=True):
+        y, x = r * stride, c * stride
+        blocks[place] = image[y : y + stride, x : x + stride]
+        number[r, c] = place
+    cells = list(np.ndindex(rows, cols))
+    index = np.stack([number[r : r + k, c : c + k] for r, c in cells])
+    got = gather_patches(torch.from_numpy(blocks), torch.from_numpy(index), patch_px)
+    assert got.shape == (len(cells), 3, patch_px, patch_px)
+    for patch, (r, c) in zip(got.numpy(), cells, strict=True):
+        y, x = r * stride, c * stride
+        want = image[y : y + patch_px, x : x + patch_px].transpose(2, 0, 1)
+        np.testing.assert_array_equal(patch, want)
+
+
+def test_blocks_that_do_not_reach_are_refused():
+    blocks = torch.zeros((4, 8, 8, 3), dtype=torch.uint8)
+    index = torch.zeros((1, 2, 2), dtype=torch.long)
+    with pytest.raises(ValueError, match="patch_px = 17: 2 blocks reach only 16 px"):
+        gather_patches(blocks, index, 17)
+
+
+def chunk(n=5):
+    """Blocks and index of n patches of 8 px in a row, stride 4; read-only, as Ray's."""
+    blocks = np.random.default_rng(1).integers(0, 256, (2 * (n + 1), 4, 4, 3), np.uint8)
+    index = np.stack([[[i, i + 1], [n + 1 + i, n + 2 + i]] for i in range(n)])
+    blocks.flags.writeable = index.flags.writeable = False
+    return blocks, index
+
+
+def test_blocks_are_predicted_as_their_patches():
+    blocks, index = chunk()
+    run = {"tta": ("identity", "vflip"), "downsample": 2, "batch_size": 2}
+    mean, variance = predict_blocks(directional(), blocks, index, patch_px=8, **run)
+    patches = gather_patches(torch.tensor(blocks), torch.tensor(index), 8)
+    want_mean, want_variance = predict_patches(directional(), patches, **run)
+    assert mean.dtype == variance.dtype == np.float32
+    np.testing.assert_allclose(mean, want_mean, atol=1e-6)
+    np.testing.assert_allclose(variance, want_variance, atol=1e-6)
+
+
+def test_a_chunk_of_no_patches_is_no_error():
+    blocks, index = chunk()
+    mean, variance = predict_blocks(
+        redness(), blocks, index[:0], patch_px=8, tta=["identity"], downsample=2,
+        batch_size=2,
+    )  # fmt: skip
+    assert mean.shape == (0, 4, 4)
+    assert variance is None
+
+
+def small_run(tta=("identity", "hflip"), seeds=(0, 1)):
+    members = tuple(
+        MemberSpec(
+            name=f"m{seed}",
+            architecture="Unet",
+            encoder="tu-tf_efficientnet_lite0",
+            weights="random",
+            seed=seed,
+        )
+        for seed in seeds
+    )
+    return RunConfig(
+        grid=GridSpec(patch_px=64, stride_px=32, downsample=16),
+        ensemble=EnsembleSpec(tta=tta),
+        compute=ComputeSpec(batch_size=2, chunk_cells=2),
+        members=members,
+    )
+
+
+def test_an_ensemble_answers_for_each_member_then_for_all():
+    config = small_run()
+    blocks = np.random.default_rng(2).integers(0, 256, (6, 32, 32, 3), np.uint8)
+    index = np.array([[[0, 1], [3, 4]], [[1, 2], [4, 5]]])
+    predictor = EnsemblePredictor(config.members, config)
+    maps = predictor.predict(blocks, index)
+    assert predictor.columns == tuple(maps)
+    assert tuple(maps) == ("mean:m0", "aleatoric:m0", "mean:m1", "aleatoric:m1")
+    channels = load_ensemble(config)(blocks, index)
+    assert tuple(channels) == config.channels
+    want = (maps["mean:m0"] + maps["mean:m1"]) / 2
+    np.testing.assert_allclose(channels["probability"], want, atol=1e-6)
+    assert channels["probability"].shape == (2, 4, 4)
+    assert np.abs(maps["mean:m0"] - maps["mean:m1"]).max() > 1e-4
+
+
+def test_without_augmentation_there_is_no_aleatoric_column():
+    config = small_run(tta=("rot90",), seeds=(3,))
+    assert EnsemblePredictor(config.members, config).columns == ("mean:m3",)
+
+
+@pytest.mark.slow
+def test_a_lost_gpu_ends_the_process_and_other_errors_do_not():
+    script = (
+        "from digipath_ray.predict import EnsemblePredictor as E\n"
+        "E.end_process_if_device_is_lost(ValueError('CUDA error in a name'))\n"
+        "E.end_process_if_device_is_lost(RuntimeError('CUDA out of memory'))\n"
+        "print('alive', flush=True)\n"
+        "E.end_process_if_device_is_lost(RuntimeError('CUDA error: an illegal access'))"
+        "\nprint('never')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "alive\n"
+    assert done.returncode == 1
+    assert "the GPU is lost" in done.stderr
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_half_precision_on_a_gpu_is_near_float32_on_a_cpu():
+    config = small_run()
+    blocks = np.random.default_rng(2).integers(0, 256, (6, 32, 32, 3), np.uint8)
+    index = np.array([[[0, 1], [3, 4]], [[1, 2], [4, 5]]])
+    there = load_ensemble(config, device="cuda")(blocks, index)["probability"]
+    here = load_ensemble(config)(blocks, index)["probability"]
+    assert np.abs(there - here).max() < 0.01
+    assert np.abs(there - here).mean() < 0.001
