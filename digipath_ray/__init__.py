@@ -3,13 +3,21 @@
 slides -> tissue mask -> patch table -> member probabilities -> heatmap
 
 Khened et al. 2021, "A generalized deep learning framework for whole-slide image
-segmentation and analysis", and past it.
+segmentation and analysis", and past it. The names below are loaded when first used, so
+that a task which only reads slides does not wait for torch.
 """
 
-from digipath_ray.cohort import SlideRow, read_cohort
-from digipath_ray.config import RunConfig, from_tree, load_config
-from digipath_ray.heatmap import Heatmap, read_heatmap, write_heatmap
-from digipath_ray.slide import Slide, SlideError, SlideInfo, open_slide
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from digipath_ray.cohort import SlideRow, read_cohort
+    from digipath_ray.config import RunConfig, load_config
+    from digipath_ray.heatmap import Heatmap, read_heatmap, write_heatmap
+    from digipath_ray.networks import resolve
+    from digipath_ray.pipeline import segment_slide
+    from digipath_ray.predict import load_ensemble
+    from digipath_ray.slide import Slide, SlideError, open_slide
 
 __version__ = "0.1.0"
 
@@ -18,12 +26,30 @@ __all__ = [
     "RunConfig",
     "Slide",
     "SlideError",
-    "SlideInfo",
     "SlideRow",
-    "from_tree",
     "load_config",
+    "load_ensemble",
     "open_slide",
     "read_cohort",
     "read_heatmap",
+    "resolve",
+    "segment_slide",
     "write_heatmap",
 ]
+
+_HOME = {
+    "cohort": ("SlideRow", "read_cohort"),
+    "config": ("RunConfig", "load_config"),
+    "heatmap": ("Heatmap", "read_heatmap", "write_heatmap"),
+    "networks": ("resolve",),
+    "pipeline": ("segment_slide",),
+    "predict": ("load_ensemble",),
+    "slide": ("Slide", "SlideError", "open_slide"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOME.items():
+        if name in names:
+            return getattr(import_module(f"digipath_ray.{module}"), name)
+    raise AttributeError(f"module 'digipath_ray' has no attribute {name!r}")

@@ -1,5 +1,5 @@
 """The command line: ``digipath``."""
 
-from digipath_ray.cli.app import app, main
+from digipath_ray.cli.app import app, main, run_app
 
-__all__ = ["app", "main"]
+__all__ = ["app", "main", "run_app"]

@@ -1,0 +1,15 @@
+"""Only find tissue and place patches, to look at the masks before a night is spent.
+
+    python jobs/prepare.py SLIDES... --out RUN --preset camelyon17 --weights DIR
+    ray job submit --working-dir . -- python jobs/prepare.py SLIDES... --out RUN ...
+
+Takes every option of ``digipath prepare``. Exit status: 0 all done, 1 a slide failed and
+the others are done, 2 usage.
+"""
+
+import sys
+
+from digipath_ray.cli import run_app
+
+if __name__ == "__main__":
+    sys.exit(run_app(["prepare", *sys.argv[1:]]))

@@ -1,0 +1,84 @@
+"""Imports point one way, and heavy libraries stay in their place."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1] / "digipath_ray"
+ORDER = (
+    "geometry schema config slideinfo image slide manifest cohort mask quality tissue "
+    "patches card networks ensemble predict heatmap overlay compare rundir prepared "
+    "chunk outcome pipeline demo progress distributed cli"
+).split()
+ONLY_IN = {
+    "openslide": {"slide", "cli"},
+    "ray": {"distributed", "cli"},
+    "segmentation_models_pytorch": {"networks"},
+    "torch": {"networks", "predict", "demo", "cli"},
+}
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def rooms() -> dict[str, set[str]]:
+    """Top-level module -> everything that it imports."""
+    found: dict[str, set[str]] = {}
+    for path in PACKAGE.rglob("*.py"):
+        room = path.relative_to(PACKAGE).with_suffix("").parts[0]
+        found.setdefault(room, set()).update(imports(path))
+    return found
+
+
+def test_every_module_has_its_place_in_the_order() -> None:
+    assert set(rooms()) - {"__init__", "presets"} == set(ORDER)
+
+
+def test_imports_point_left() -> None:
+    wrong = [
+        f"{room} imports {name}"
+        for room, names in rooms().items()
+        for name in names
+        if room in ORDER and name.startswith("digipath_ray.")
+        for target in [name.split(".")[1]]
+        if target in ORDER and ORDER.index(target) > ORDER.index(room)
+    ]
+    # networks looks the demo's architectures up by name, late.
+    assert wrong == ["networks imports digipath_ray.demo.members.DEMO_ARCHITECTURES"]
+
+
+def test_heavy_libraries_stay_in_their_place() -> None:
+    wrong = [
+        f"{room} imports {name}"
+        for room, names in rooms().items()
+        for name in names
+        for library, places in ONLY_IN.items()
+        if name.split(".")[0] == library and room not in places
+    ]
+    assert wrong == []
+
+
+def test_a_cpu_task_does_without_torch_and_ray() -> None:
+    script = (
+        "import sys, digipath_ray.prepared, digipath_ray.outcome\n"
+        "print(sorted({'ray', 'torch'} & set(sys.modules)))"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert out.stdout.strip() == "[]"
+
+
+def test_every_public_name_is_there() -> None:
+    import digipath_ray
+
+    assert all(getattr(digipath_ray, name) for name in digipath_ray.__all__)
+    assert not hasattr(digipath_ray, "nothing_of_the_kind")
