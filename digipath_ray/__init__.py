@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from digipath_ray.cohort import SlideRow, read_cohort
     from digipath_ray.config import RunConfig, load_config
     from digipath_ray.heatmap import Heatmap, read_heatmap, write_heatmap
-    from digipath_ray.networks import resolve
+    from digipath_ray.members import resolve
     from digipath_ray.pipeline import segment_slide
     from digipath_ray.predict import load_ensemble
     from digipath_ray.slide import Slide, SlideError, open_slide
@@ -41,7 +41,7 @@ _HOME = {
     "cohort": ("SlideRow", "read_cohort"),
     "config": ("RunConfig", "load_config"),
     "heatmap": ("Heatmap", "read_heatmap", "write_heatmap"),
-    "networks": ("resolve",),
+    "members": ("resolve",),
     "pipeline": ("segment_slide",),
     "predict": ("load_ensemble",),
     "slide": ("Slide", "SlideError", "open_slide"),

@@ -356,13 +356,21 @@ def _coerce(section: str, name: str, value: Any, hint: Any) -> Any:
     return value
 
 
+_MEMBER_TYPES: dict[str, type] = {
+    "seed": int,
+    "options": dict,
+    "mean": list,
+    "std": list,
+}
+
+
 def _member_values(row: Mapping[str, Any]) -> dict[str, Any]:
     """A [[members]] table's values; wrong types refused."""
     hints = get_type_hints(MemberSpec)
     values: dict[str, Any] = {}
     for key, value in row.items():
-        wanted = {"seed": int, "options": dict, "mean": list, "std": list}.get(key, str)
-        kinds = (list, tuple) if wanted is list else wanted
+        wanted: type = _MEMBER_TYPES.get(key, str)
+        kinds = (list, tuple) if wanted is list else (wanted,)
         if not isinstance(value, kinds):
             raise ValueError(f"members.{key} = {value!r}: must be of type {hints[key]}")
         values[key] = tuple(value) if wanted is list else value

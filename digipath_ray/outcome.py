@@ -112,7 +112,8 @@ def draw_slide(
     config: RunConfig,
 ) -> None:
     """Publish the slide's overlay."""
-    thumbnail = np.asarray(Image.open(run.thumbnail(slide_id)).convert("RGB"))
+    with Image.open(run.thumbnail(slide_id)) as image:
+        thumbnail = np.asarray(image.convert("RGB"))
     height, width = thumbnail.shape[:2]
     row = prepared.row
     mpp = (row["width"] * row["mpp_x"] / width, row["height"] * row["mpp_y"] / height)

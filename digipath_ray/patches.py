@@ -12,6 +12,7 @@ blocks, each block once however many patches share it.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +26,7 @@ from digipath_ray.slide import Pixels, Slide, SlideInfo
 
 Cells = NDArray[np.int32]
 """Grid cells [n, 2]: row, col."""
+Floats = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,10 +93,10 @@ def keep_cells(grid: Grid, sampling: Mask) -> Cells:
 
 def _count(
     mask: NDArray[np.bool_],
-    x0: NDArray[np.float64],
-    y0: NDArray[np.float64],
-    x1: NDArray[np.float64],
-    y1: NDArray[np.float64],
+    x0: Floats,
+    y0: Floats,
+    x1: Floats,
+    y1: Floats,
 ) -> NDArray[np.int64]:
     """Mask px [rows, cols] that boxes (half-open, mask px) touch, by summed areas."""
     height, width = mask.shape

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from digipath_ray.config import MemberSpec, RunConfig, Transform
 from digipath_ray.ensemble import combine
-from digipath_ray.networks import Member, load_member
+from digipath_ray.networks import Member
+from digipath_ray.weights import load_member
 
 log = logging.getLogger(__name__)
 

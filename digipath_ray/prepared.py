@@ -148,7 +148,7 @@ def prepare_slide(row: SlideRow, config: RunConfig, run: RunDirectory) -> Prepar
         cells = keep_cells(grid, tissue.sampling)
         chunks = cut_chunks(cells, chunk_cells=config.compute.chunk_cells)
         boxes = patch_boxes(grid, cells, tissue.mask)
-        write_masks(run, row.slide_id, thumbnail, tissue, boxes)
+        write_masks(run, row.slide_id, slide, thumbnail, tissue, boxes)
         if len(cells) == 0:
             raise SlideError(
                 f"no tissue of at least {config.tissue.min_tissue_mm2} mm2 found",
@@ -217,21 +217,34 @@ def slide_record(
 def write_masks(
     run: RunDirectory,
     slide_id: str,
+    slide: Slide,
     thumbnail: Pixels,
     tissue: Tissue,
     boxes: NDArray[np.float64],
 ) -> None:
     """Publish the thumbnail, the tissue mask and the overlay a person can check."""
     with publish(run.thumbnail(slide_id)) as path:
-        image = Image.fromarray(thumbnail)
-        image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
-        image.save(path, quality=90)
+        Image.fromarray(overview(slide, thumbnail)).save(path, quality=90)
     with publish(run.mask(slide_id)) as path:
         write_mask(path, tissue.mask)
     with publish(run.mask_overlay(slide_id)) as path:
-        Image.fromarray(draw_tissue(thumbnail, tissue, boxes=boxes)).save(
-            path, quality=85
-        )
+        drawn = draw_tissue(thumbnail, tissue, boxes=boxes)
+        larger = max(1, THUMBNAIL_PX // 2 // max(drawn.shape[:2]))
+        drawn = drawn.repeat(larger, axis=0).repeat(larger, axis=1)
+        Image.fromarray(drawn).save(path, quality=85)
+
+
+def overview(slide: Slide, thumbnail: Pixels) -> Pixels:
+    """The slide at the scale overlays are drawn on; read again if that is finer."""
+    side = max(thumbnail.shape[:2])
+    if side >= THUMBNAIL_PX:
+        image = Image.fromarray(thumbnail)
+        image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+        return np.asarray(image)
+    info = slide.info
+    mpp_x, mpp_y = info.need_mpp()
+    longer_um = max(info.width * mpp_x, info.height * mpp_y)
+    return slide.thumbnail(max(longer_um / THUMBNAIL_PX, mpp_x, mpp_y))[0]
 
 
 def prepare_digest(config: RunConfig) -> str:

@@ -2,7 +2,7 @@
 
 import time
 from types import TracebackType
-from typing import Any, Self
+from typing import Protocol, Self
 
 from rich.console import Console
 from rich.progress import (
@@ -15,18 +15,29 @@ from rich.progress import (
 )
 
 LINE_EVERY_S = 10.0
+"""Seconds between the lines of a run that no terminal shows."""
+RATE_AFTER_S = 1.0
+"""Seconds of prediction before which a rate would be a guess."""
+
+
+class Counts(Protocol):
+    """What a run has done so far; ``first_patch`` is when it began to, time.time()."""
+
+    slides: int
+    failed: int
+    patches: int
+    first_patch: float | None
 
 
 class RunProgress:
-    """Bars for slides and patches. Use as a context manager."""
+    """Bars for slides and patches, or lines. Use as a context manager."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
-        self._totals = (0, 0)
-        self._started = time.monotonic()
-        self._last_line = 0.0
+        self._slides = self._patches = 0
+        self._next_line = 0.0
         if console.is_terminal:
             self._bars = Progress(
                 TextColumn("{task.description:>9}"),
@@ -52,43 +63,60 @@ class RunProgress:
             self._bars.stop()
 
     def prepared(self, done: int, total: int) -> None:
-        """A slide's patches have been placed."""
-        self._show("prepare", done, total, "slides")
-        self._line(f"prepare: {done}/{total} slides", last=done == total)
+        """Slides have their patches placed, or have failed to."""
+        self._bar("prepare", done, total, "slides")
+        self._line(f"prepare: {done}/{total} slides", always=done == total)
 
     def planned(self, slides: int, patches: int) -> None:
         """Prediction begins."""
-        self._totals = (slides, patches)
-        self._started = time.monotonic()
-        self._show("segment", 0, patches, "patches")
-        self._show("finish", 0, slides, "slides")
-        self._line(f"segment: {slides} slides, {patches} patches", last=True)
+        self._slides, self._patches = slides, patches
+        self._bar("segment", 0, patches, "patches")
+        self._bar("finish", 0, slides, "slides")
+        self._line(f"segment: {slides} slides, {patches} patches", always=True)
 
-    def tallied(self, tally: Any) -> None:
-        """Patches have been predicted or a slide has been finished."""
-        slides, patches = self._totals
-        seconds = max(time.time() - (tally.first_patch or time.time()), 1e-9)
-        rate = tally.patches / seconds if seconds > 1 else 0.0
-        ended = tally.slides + tally.failed
+    def tallied(self, tally: Counts) -> None:
+        """Patches have been predicted, or a slide has been finished or has failed."""
+        rate = patches_per_second(tally, now=time.time())
+        speed = "" if rate is None else f", {rate:.1f} patches/s"
         failed = f", {tally.failed} failed" if tally.failed else ""
-        self._show("segment", tally.patches, patches, f"{rate:.1f} patches/s")
-        self._show("finish", ended, slides, f"slides{failed}")
-        left = f"{(patches - tally.patches) / rate:.0f} s" if rate else "unknown"
+        ended = tally.slides + tally.failed
+        self._bar("segment", tally.patches, self._patches, f"patches{speed}")
+        self._bar("finish", ended, self._slides, f"slides{failed}")
+        left = "" if rate is None else self._say_left(tally.patches, rate)
         self._line(
-            f"segment: {tally.patches}/{patches} patches, {rate:.1f}/s, "
-            f"{ended}/{slides} slides{failed}, ETA {left}",
-            last=ended == slides,
+            f"segment: {tally.patches}/{self._patches} patches, "
+            f"{ended}/{self._slides} slides{failed}{speed}{left}",
+            always=ended == self._slides,
         )
 
-    def _show(self, name: str, done: int, total: int, note: str) -> None:
+    def _say_left(self, done: int, rate: float) -> str:
+        left = self._patches - done
+        return f", {duration(left / rate)} left" if left > 0 else ""
+
+    def _bar(self, name: str, done: int, total: int, note: str) -> None:
         if self._bars is None:
             return
         if name not in self._tasks:
             self._tasks[name] = self._bars.add_task(name, total=total, note=note)
         self._bars.update(self._tasks[name], completed=done, total=total, note=note)
 
-    def _line(self, text: str, *, last: bool) -> None:
+    def _line(self, text: str, *, always: bool) -> None:
+        """Print a line if it is time for one."""
         now = time.monotonic()
-        if self._bars is None and (last or now - self._last_line >= LINE_EVERY_S):
-            self._last_line = now
+        if self._bars is None and (always or now >= self._next_line):
+            self._next_line = now + LINE_EVERY_S
             self._console.print(text, highlight=False)
+
+
+def patches_per_second(tally: Counts, *, now: float) -> float | None:
+    """Patches per second since the first one; None while that would be a guess."""
+    if tally.first_patch is None or now - tally.first_patch < RATE_AFTER_S:
+        return None
+    return tally.patches / (now - tally.first_patch)
+
+
+def duration(seconds: float) -> str:
+    """``45 s``, ``12 min`` or ``7.3 h``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -3,8 +3,8 @@
     python jobs/prepare.py SLIDES... --out RUN --preset camelyon17 --weights DIR
     ray job submit --working-dir . -- python jobs/prepare.py SLIDES... --out RUN ...
 
-Takes every option of ``digipath prepare``. Exit status: 0 all done, 1 a slide failed and
-the others are done, 2 usage.
+Takes every option of ``digipath prepare``. Exit status: 0 all done, 1 a slide failed
+and the others are done, 2 usage.
 """
 
 import sys

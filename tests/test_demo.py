@@ -14,13 +14,12 @@ from skimage.measure import regionprops
 from digipath_ray.demo.anatomy import Label, lay_anatomy
 from digipath_ray.demo.cohort import (
     COLUMNS,
-    DemoSlide,
     build_demo_cohort,
     damage,
     demo_slides,
-    draw_slide,
     write_pyramid,
 )
+from digipath_ray.demo.drawing import DemoSlide, draw_slide
 from digipath_ray.demo.members import (
     DEMO_ARCHITECTURES,
     Blur,
@@ -89,7 +88,7 @@ def heatmap(rgb: Image8, tissue: Mask) -> NDArray[np.float32]:
                 patch = rgb[4 * row : 4 * row + 256, 4 * col : 4 * col + 256]
                 total[here] += np.mean([probability(m, patch) for m in members], (0, 1))
                 weight[here] += 1
-    return total / np.maximum(weight, 1)
+    return (total / np.maximum(weight, 1)).astype(np.float32)
 
 
 def dice(found: Mask, truth: Mask) -> float:
@@ -149,7 +148,7 @@ def test_same_pixels_give_the_same_file(
     assert (tmp_path / "a.tif").read_bytes() == (tmp_path / "b.tif").read_bytes()
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(
     ("label", "low", "high"),
     [("itc", 0.05, 0.15), ("micro", 0.5, 1.0), ("macro", 2.4, 3.0)],

@@ -6,16 +6,16 @@ import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "digipath_ray"
-ORDER = (
+ORDER = (  # noqa: SIM905 - a line to read from left to right
     "geometry schema config slideinfo image slide manifest cohort mask quality tissue "
-    "patches card networks ensemble predict heatmap overlay compare rundir prepared "
-    "chunk outcome pipeline demo progress distributed cli"
+    "patches rundir card networks weights members ensemble predict heatmap overlay "
+    "compare prepared chunk outcome pipeline demo progress distributed cli"
 ).split()
 ONLY_IN = {
     "openslide": {"slide", "cli"},
     "ray": {"distributed", "cli"},
     "segmentation_models_pytorch": {"networks"},
-    "torch": {"networks", "predict", "demo", "cli"},
+    "torch": {"networks", "weights", "members", "predict", "demo", "cli"},
 }
 
 

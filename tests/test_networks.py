@@ -12,17 +12,14 @@ from safetensors.torch import load_file, save_file
 from digipath_ray.card import ModelCard, file_digest, read_card, write_card
 from digipath_ray.config import MemberSpec, from_tree, to_tree
 from digipath_ray.demo.members import DEMO_ARCHITECTURES
+from digipath_ray.members import check_member, resolve
 from digipath_ray.networks import (
     PAPER_MEMBERS,
     Member,
     build_network,
-    check_member,
     default_normalization,
-    import_checkpoint,
-    load_member,
-    resolve,
-    save_weights,
 )
+from digipath_ray.weights import import_checkpoint, load_member, save_weights
 
 LIGHT = MemberSpec(
     name="light",
@@ -623,3 +620,26 @@ def test_demo_architectures_need_no_weights_and_take_plain_pixels():
 def test_demo_architectures_take_no_encoder():
     with pytest.raises(ValueError, match="takes no encoder"):
         build_network(replace(demo_spec(), encoder="resnet18"))
+
+
+def test_weights_at_a_uri_are_fetched_once_and_again_when_changed(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("digipath_ray.weights.CACHE", tmp_path / "cache")
+    source = tmp_path / "bucket"
+    source.mkdir()
+    write_member(source, LIGHT)
+    uri = f"file://{source}"
+    config = resolve({}, weights=uri)
+    (member,) = config.members
+    assert member.weights == f"{uri}/light.safetensors", "every node fetches its own"
+    load_member(member)
+    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 1
+    write_member(source, replace(LIGHT, seed=1))
+    with pytest.raises(ValueError, match="not the file the run was set up with"):
+        load_member(member)
+    assert resolve({}, weights=uri).members[0].digest != member.digest
+    with pytest.raises(ValueError, match="cannot be fetched"):
+        resolve({}, weights=f"{uri}/none.safetensors")
+    with pytest.raises(ValueError, match="cannot be listed"):
+        resolve({}, weights=f"file://{tmp_path}/nowhere")

@@ -66,7 +66,7 @@ def test_area_of_a_slide_whose_pixels_are_not_square(tmp_path: Path) -> None:
     heatmap = segment_slide(path, config, reading_color(config))
     assert heatmap.area_mm2(0.5) == pytest.approx(150e-3 * 80e-3, rel=0.02)
     config = config_of(mpp=0.5, patch_px=64, stride_px=32, downsample=2)
-    with pytest.raises(SlideError, match="finest level has 0.5 um/px") as caught:
+    with pytest.raises(SlideError, match=r"finest level has 0\.5 um/px") as caught:
         segment_slide(path, config_of(mpp=0.2), reading_color(config))
     assert "--allow-upsampling" in caught.value.hint
 

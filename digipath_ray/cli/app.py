@@ -1,15 +1,17 @@
 """The commands of ``digipath``; each ends in an exit code.
 
-0: all done. 1: a slide failed, all others are done. 2: wrong usage.
+0: all done. 1: a slide failed, all others are done. 2: it cannot be done as asked.
+130: interrupted.
 """
 
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import IO, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from digipath_ray import __version__
 from digipath_ray.cli.options import (
@@ -21,39 +23,78 @@ from digipath_ray.cli.options import (
     with_config,
 )
 from digipath_ray.config import Tree
+from digipath_ray.rundir import explain_os_error
 
+log = logging.getLogger(__name__)
+
+FILE_WIDTH = 200
+"""Columns of what is printed to a file or a pipe, where nothing says how many."""
+INTERRUPTED = 130
+RESUMABLE = ("run", "prepare", "segment")
 SETTINGS: dict[str, Any] = {
     "help_option_names": ["-h", "--help"],
     "token_normalize_func": lambda text: text.replace("_", "-"),
 }
+
+
+def exit_with(code: int | None, **_: Any) -> NoReturn:
+    """End the process with what the command returned."""
+    raise typer.Exit(code or 0)
+
+
 app = typer.Typer(
     name="digipath",
     help="Whole cohorts of slides into tumor heatmaps and uncertainty maps.",
+    epilog="Start with 'digipath doctor' and 'digipath demo'; "
+    "'digipath COMMAND --help' lists a command's options.",
     context_settings=SETTINGS,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    result_callback=exit_with,
 )
 
 
 def console() -> Console:
     """Where commands print."""
-    return Console(soft_wrap=True)
+    wide = None if sys.stdout.isatty() else FILE_WIDTH
+    return Console(soft_wrap=True, width=wide, highlight=False)
+
+
+class _Stderr(logging.StreamHandler[IO[str]]):
+    """Log lines to the stderr of the moment: live bars put their own in its place."""
+
+    @property
+    def stream(self) -> IO[str]:
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, value: IO[str]) -> None:
+        pass
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        console().print(f"digipath_ray {__version__}")
+        raise typer.Exit
 
 
 @app.callback()
 def digipath(
-    version: Annotated[bool, typer.Option("--version", help="print it")] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_print_version, help="print it"
+        ),
+    ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="log more")] = False,
 ) -> None:
     """Whole cohorts of slides into tumor heatmaps and uncertainty maps."""
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING,
         format="%(levelname)s %(name)s: %(message)s",
+        handlers=[_Stderr()],
     )
-    if version:
-        console().print(f"digipath_ray {__version__}")
-        raise typer.Exit
 
 
 @app.command()
@@ -106,7 +147,9 @@ def prepare(
 
 @app.command()
 def segment(
-    run_directory: Annotated[Path, typer.Argument(help="what 'prepare' has made")],
+    run_directory: Annotated[
+        Path, typer.Argument(metavar="RUN", help="what 'prepare' has made")
+    ],
 ) -> int:
     """Predict and stitch a prepared run, by the config it was prepared with."""
     from digipath_ray.cli.run import segment_prepared
@@ -127,11 +170,17 @@ def demo(
 
 @app.command()
 @with_config
-def info(*, slides: SlidesArgument, weights: WeightsOption = None, tree: Tree) -> int:
+def info(
+    *,
+    slides: SlidesArgument,
+    weights: WeightsOption = None,
+    force: ForceOption = False,
+    tree: Tree,
+) -> int:
     """What a slide file is, and what a run would do with it."""
     from digipath_ray.cli.info import show_slides
 
-    return show_slides(console(), slides, tree, weights=weights)
+    return show_slides(console(), slides, tree, weights=weights, force=force)
 
 
 @app.command()
@@ -139,28 +188,38 @@ def info(*, slides: SlidesArgument, weights: WeightsOption = None, tree: Tree) -
 def plan(
     *,
     slides: SlidesArgument,
+    out: OutOption = Path(),
     weights: WeightsOption = None,
+    force: ForceOption = False,
     rate: Annotated[
         float | None,
-        typer.Option(help="patches/s of one GPU with the whole ensemble and all TTA"),
+        typer.Option(
+            help="patches/s of one GPU with the whole ensemble and all TTA", min=1e-6
+        ),
     ] = None,
-    gpus: Annotated[int, typer.Option(help="GPUs of the night")] = 1,
+    gpus: Annotated[int, typer.Option(help="GPUs of the night", min=1)] = 1,
     measure: Annotated[
         bool, typer.Option("--measure", help="measure this machine's rate first")
     ] = False,
     tree: Tree,
 ) -> int:
-    """Patches, GPU hours, disk and memory of a cohort before a night is spent."""
-    from digipath_ray.cli.plan import plan_cohort
+    """Patches, GPU hours, disk and memory of a cohort before a night is spent.
 
+    Nothing is written: --out only says on which disk the run would lie.
+    """
+    from digipath_ray.cli.plan import Pace, plan_cohort
+
+    pace = Pace(rate=rate, gpus=gpus, measure=measure)
     return plan_cohort(
-        console(), slides, tree, weights=weights, rate=rate, gpus=gpus, measure=measure
+        console(), slides, out, tree, weights=weights, force=force, pace=pace
     )
 
 
 @app.command()
 def doctor(
-    out: Annotated[Path, typer.Option(help="where runs would be written")] = Path(),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="where runs would be written")
+    ] = Path(),
 ) -> int:
     """Look over this machine: what will bite."""
     from digipath_ray.cli.doctor import examine
@@ -173,9 +232,18 @@ def compare(
     first: Annotated[Path, typer.Argument(metavar="A", help="a run directory")],
     second: Annotated[Path, typer.Argument(metavar="B", help="another")],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="where the pictures go")
+        Path | None,
+        typer.Option("--out", "-o", help="where pictures and the table go"),
     ] = None,
-    threshold: Annotated[float, typer.Option(help="for Dice and areas")] = 0.5,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            help="probability from which a pixel counts for the Dice; default: the "
+            "runs' own",
+            min=0,
+            max=1,
+        ),
+    ] = None,
 ) -> int:
     """Two runs side by side: maps and tables."""
     from digipath_ray.cli.compare import show_comparison
@@ -191,21 +259,33 @@ def main() -> None:
 def run_app(arguments: list[str]) -> int:
     """Run a command line; its exit code. A user's mistake is one message, no trace."""
     try:
-        result = app(arguments, standalone_mode=False)
-    except typer.Abort:
-        return 130
-    except ValueError as e:
-        hint = getattr(e, "hint", None)
-        Console(stderr=True, soft_wrap=True).print(
-            f"[bold red]Error:[/] {_plain(e)}"
-            + (f"\n[bold]Fix:[/] {hint}" if hint else ""),
-            highlight=False,
-        )
+        app(arguments, prog_name="digipath")
+    except SystemExit as e:
+        code = e.code if isinstance(e.code, int) else 0
+    except (ValueError, OSError) as e:
+        log.info("raised here:", exc_info=e)  # shown by --verbose
+        _print_error(e)
         return 2
-    return int(result or 0)
+    if code == INTERRUPTED:
+        _print_interrupted(arguments)
+    return code
 
 
-def _plain(error: Exception) -> str:
-    from rich.markup import escape
+def _stderr() -> Console:
+    return Console(stderr=True, soft_wrap=True, highlight=False)
 
-    return escape(str(error))
+
+def _print_error(error: ValueError | OSError) -> None:
+    hint = getattr(error, "hint", None)
+    if isinstance(error, OSError):
+        hint = explain_os_error(error)
+    _stderr().print(
+        f"[bold red]Error:[/] {escape(str(error))}"
+        + (f"\n[bold]Fix:[/] {escape(hint)}" if hint else "")
+    )
+
+
+def _print_interrupted(arguments: list[str]) -> None:
+    resumes = any(word in RESUMABLE for word in arguments[:2])
+    more = ": the same command goes on from what is finished" if resumes else ""
+    _stderr().print(f"Interrupted{more}")

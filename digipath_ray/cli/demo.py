@@ -15,7 +15,7 @@ from digipath_ray.demo import build_demo_cohort
 from digipath_ray.distributed.night import Summary, run_cohort
 from digipath_ray.heatmap import Heatmap, read_heatmap
 from digipath_ray.mask import Mask, read_mask_image
-from digipath_ray.networks import resolve
+from digipath_ray.members import resolve
 from digipath_ray.outcome import on_heatmap
 from digipath_ray.progress import RunProgress
 from digipath_ray.rundir import RunDirectory

@@ -1,103 +1,127 @@
 """``digipath info``: what a slide is, and what a run would do with it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
 
-from digipath_ray.cohort import read_cohort
-from digipath_ray.config import RunConfig, Tree, from_tree
-from digipath_ray.networks import resolve
+from digipath_ray.cli.options import config_as_known
+from digipath_ray.cli.words import count
+from digipath_ray.cohort import SlideRow, read_cohort
+from digipath_ray.config import RunConfig, Tree
 from digipath_ray.patches import Grid, cut_chunks, keep_cells
-from digipath_ray.prepared import find_slide_tissue, grid_of, open_cohort_slide
-from digipath_ray.slide import Slide, SlideError
+from digipath_ray.prepared import (
+    check_heatmap_size,
+    find_slide_tissue,
+    grid_of,
+    open_cohort_slide,
+)
+from digipath_ray.slide import Slide, SlideError, SlideInfo
+
+Line = tuple[str, str]
+"""A name and what is said of it."""
 
 
 def show_slides(
-    console: Console, slides: Sequence[str], tree: Tree, *, weights: str | None
+    console: Console,
+    slides: Sequence[str],
+    tree: Tree,
+    *,
+    weights: str | None,
+    force: bool,
 ) -> int:
-    """Print a page per slide; 1 if any could not be used."""
-    config = resolve(tree, weights=weights) if weights else from_tree(tree)
+    """Print a page per slide; 1 if a run could not use one."""
+    rows = read_cohort(slides)
+    config = config_as_known(tree, weights=weights, force=force)
     code = 0
-    for row in read_cohort(slides):
-        console.print(f"[bold]{row.slide_id}[/]  {row.path}", highlight=False)
+    for row in rows:
+        console.print(f"[bold]{escape(row.slide_id)}[/]  {escape(row.path)}")
         try:
-            with open_cohort_slide(row.path, row.mpp, config) as slide:
-                console.print(file_table(slide))
-                console.print(run_table(slide, config, row.mask))
+            for name, value in describe(row, config):
+                console.print(f"  {name:<11}{escape(value)}")
         except SlideError as e:
-            console.print(f"  [red]cannot be used:[/] {e}\n  fix: {e.hint}")
+            console.print(f"  [red]{'unusable':<11}[/]{escape(str(e))}")
+            console.print(f"  {'fix':<11}{escape(e.hint)}")
             code = 1
     return code
 
 
-def _table(rows: Sequence[tuple[str, str]]) -> Table:
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2))
-    for name, value in rows:
-        table.add_row(f"  {name}", value)
-    return table
+def describe(row: SlideRow, config: RunConfig) -> Iterator[Line]:
+    """All that is known of a slide, line by line, as far as it can be read.
+
+    Raises:
+        SlideError: a run could not use the slide.
+    """
+    with open_cohort_slide(row.path, row.mpp, config) as slide:
+        yield from describe_file(slide.info)
+        yield from describe_run(slide, config, row.mask)
 
 
-def file_table(slide: Slide) -> Table:
+def describe_file(info: SlideInfo) -> Iterator[Line]:
     """What the file says."""
-    info = slide.info
-    mpp = "none" if info.mpp_x is None else f"{info.mpp_x:g} x {info.mpp_y:g} um/px"
-    levels = [
-        f"{i}: {w} x {h} px, 1/{d:g}"
-        + (f", {info.mpp_x * d:.4g} um/px" if info.mpp_x else "")
-        for i, ((w, h), d) in enumerate(
-            zip(info.level_dimensions, info.level_downsamples, strict=True)
-        )
-    ]
-    power = f"{info.objective_power:g}x" if info.objective_power else "not stated"
-    return _table(
-        [
-            ("format", info.format),
-            ("size", f"{info.width} x {info.height} px"),
-            ("mpp", f"{mpp} (from: {info.mpp_source})"),
-            ("objective", power),
-            ("levels", "\n".join(levels)),
-        ]
-    )
+    yield "format", info.format
+    yield "size", f"{info.width} x {info.height} px"
+    if info.mpp_x is None or info.mpp_y is None:
+        yield "mpp", "not stated"
+    else:
+        yield "mpp", f"{_um(info.mpp_x, info.mpp_y)}, from: {info.mpp_source}"
+    power = info.objective_power
+    yield "objective", f"{power:g}x" if power else "not stated"
+    levels = zip(info.level_dimensions, info.level_downsamples, strict=True)
+    for i, ((width, height), d) in enumerate(levels):
+        mpp = f", {info.mpp_x * d:.4g} um/px" if info.mpp_x else ""
+        yield f"level {i}", f"{width} x {height} px, 1:{d:.4g}{mpp}"
 
 
-def run_table(slide: Slide, config: RunConfig, mask: str | None) -> Table:
+def describe_run(
+    slide: Slide, config: RunConfig, mask: str | None = None
+) -> Iterator[Line]:
     """What a run would do with the slide.
 
     Raises:
         SlideError: nothing; it says how to mend that.
     """
     grid = grid_of(slide, config)
+    yield "read", how_read(grid)
+    yield "patches", f"{grid.spec.patch_px} px every {grid.spec.stride_px} px"
     _, tissue = find_slide_tissue(slide, config, mask)
+    quality = tissue.quality
+    source = "given mask" if mask else config.tissue.tissue
+    yield "tissue", f"{quality.tissue_mm2:.2f} mm2 ({source})"
+    yield "flags", ", ".join(quality.flags) or "none"
     cells = keep_cells(grid, tissue.sampling)
     chunks = cut_chunks(cells, chunk_cells=config.compute.chunk_cells)
-    quality = tissue.quality
-    return _table(
-        [
-            ("reads", how_read(grid)),
-            ("tissue", f"{quality.tissue_mm2:.2f} mm2 ({config.tissue.tissue})"),
-            ("flags", ", ".join(quality.flags) or "none"),
-            (
-                "patches",
-                f"{len(cells)} of {grid.rows * grid.cols}, {len(chunks)} chunks",
-            ),
-            (
-                "heatmap",
-                f"{grid.hm_width} x {grid.hm_height} px of {grid.hm_mpp[0]:.4g} x "
-                f"{grid.hm_mpp[1]:.4g} um: {', '.join(config.channels)}",
-            ),
-        ]
+    places = grid.rows * grid.cols
+    yield "to predict", f"{len(cells)} of {count(places, 'patch')}" + (
+        f", in {count(len(chunks), 'chunk')}" if chunks else ""
     )
+    if len(cells) == 0:
+        raise SlideError(
+            f"no tissue of at least {config.tissue.min_tissue_mm2:g} mm2 found",
+            "look at its masks with digipath prepare; lower --min-saturation, give a "
+            "mask in the manifest, or --tissue all",
+        )
+    yield "heatmap", describe_heatmap(grid, config)
+    check_heatmap_size(grid, len(config.channels))
 
 
 def how_read(grid: Grid) -> str:
     """The level and the scaling in words."""
-    frame, spec = grid.frame, grid.spec
+    frame = grid.frame
     how = "as it is" if frame.native else f"resampled 1:{frame.lv_per_md_x:.4g}"
     if frame.upsampled:
         how += " (UPSAMPLED)"
-    return (
-        f"level {frame.level} {how}: effective {frame.mpp_x:.4g} x {frame.mpp_y:.4g} "
-        f"um/px for {spec.mpp:g} asked; patches of {spec.patch_px} px every "
-        f"{spec.stride_px} px"
-    )
+    effective = _um(frame.mpp_x, frame.mpp_y)
+    return f"level {frame.level} {how}: {effective} for {grid.spec.mpp:g} asked"
+
+
+def describe_heatmap(grid: Grid, config: RunConfig) -> str:
+    """Size, scale and channels in words."""
+    channels = ", ".join(config.channels)
+    if not config.members:
+        channels += ", and epistemic with several members"
+    return f"{grid.hm_width} x {grid.hm_height} px of {_um(*grid.hm_mpp)}: {channels}"
+
+
+def _um(x: float, y: float) -> str:
+    return f"{x:.4g} um/px" if f"{x:.4g}" == f"{y:.4g}" else f"{x:.4g} x {y:.4g} um/px"

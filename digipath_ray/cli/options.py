@@ -3,20 +3,32 @@
 import functools
 import inspect
 from collections.abc import Callable
+from dataclasses import Field
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_origin
 
 import typer
+from rich.markup import escape
 
-from digipath_ray.config import PRESETS, TRANSFORMS, Tree, load_config, option_fields
+from digipath_ray.config import (
+    PRESETS,
+    TRANSFORMS,
+    RunConfig,
+    Tree,
+    from_tree,
+    load_config,
+    option_fields,
+)
 from digipath_ray.geometry import mpp_from_magnification
 
 Command = Callable[..., int]
+NO = "no-"
+"""What turns a flag off that a preset or config file turned on."""
 
 SlidesArgument = Annotated[
     list[str],
     typer.Argument(
-        metavar="SLIDES...",
+        metavar="SLIDES",
         help="slide files, folders, globs, or a cohort table (CSV, TSV, Parquet)",
         show_default=False,
     ),
@@ -37,23 +49,34 @@ WeightsOption = Annotated[
     ),
 ]
 ForceOption = Annotated[
-    bool, typer.Option("--force", help="accept an mpp that the weights' cards deny")
+    bool,
+    typer.Option(
+        "--force", help="accept an mpp, mean or std that the weights' cards deny"
+    ),
 ]
 
 
-def _parameter(name: str, hint: Any, panel: str, text: str) -> inspect.Parameter:
+def _parameter(
+    flag: str, hint: Any, panel: str, text: str, *, hidden: bool = False
+) -> inspect.Parameter:
+    """A keyword-only parameter of a command: the option ``--flag``, or None."""
     option = typer.Option(
-        f"--{name.replace('_', '-')}",
-        help=text,
-        rich_help_panel=panel,
+        f"--{flag}",
+        help=escape(text),
+        rich_help_panel=escape(panel),
         show_default=False,
+        hidden=hidden,
     )
     return inspect.Parameter(
-        name,
+        _name_of(flag),
         inspect.Parameter.KEYWORD_ONLY,
         default=None,
         annotation=Annotated[hint, option],
     )
+
+
+def _name_of(flag: str) -> str:
+    return flag.partition("/")[0].replace("-", "_")
 
 
 def _cli_type(hint: Any) -> Any:
@@ -64,33 +87,45 @@ def _cli_type(hint: Any) -> Any:
 
 
 def _config_parameters() -> list[inspect.Parameter]:
+    """An option per config field, the two other ways to say one, preset and file."""
     found = []
     for name, (section, f, hint) in option_fields().items():
-        default = "" if f.default is None else f" [default: {_show(f.default)}]"
-        text = f"{f.metadata['help']}{default}"
-        found.append(_parameter(name, _cli_type(hint), f"[{section}]", text))
+        panel = f"[{section}]"
+        found += _field_parameters(name.replace("_", "-"), f, hint, panel)
         if name == "mpp":
-            found.append(
-                _parameter(
-                    "magnification",
-                    float | None,
-                    "[grid]",
-                    "in place of --mpp: 40 is 0.25",
-                )
-            )
+            text = "in place of --mpp: 40 is 0.25, 20 is 0.5"
+            found.append(_parameter("magnification", float | None, panel, text))
         if name == "stride_px":
-            found.append(
-                _parameter(
-                    "overlap_px", int | None, "[grid]", "in place of --stride-px, px"
-                )
-            )
+            text = "in place of --stride-px: what neighboring patches share, model px"
+            found.append(_parameter("overlap-px", int | None, panel, text))
     preset = Literal[PRESETS]  # type: ignore[valid-type]
-    found.append(_parameter("preset", preset | None, "Config", "a dataset's settings"))
-    found.append(_parameter("config", Path | None, "Config", "a TOML file of settings"))
+    text = "a data set's settings; config file and options win over it"
+    found.append(_parameter("preset", preset | None, "Config", text))
+    text = "a TOML file of settings, in the sections shown here; options win over it"
+    found.append(_parameter("config", Path | None, "Config", text))
+    return found
+
+
+def _field_parameters(
+    flag: str, field: Field[Any], hint: Any, panel: str
+) -> list[inspect.Parameter]:
+    """A field's option; a flag's ``--no-`` is hidden where that is the default."""
+    text = field.metadata["help"]
+    if get_origin(hint) is tuple:
+        text += f"; of {', '.join(TRANSFORMS)}; or all"
+    if field.default is not None:
+        text += f" [default: {_show(field.default)}]"
+    names = f"{flag}/--{NO}{flag}" if field.default is True else flag
+    found = [_parameter(names, _cli_type(hint), panel, text)]
+    if field.default is False:
+        found.append(_parameter(f"{NO}{flag}", hint | None, panel, text, hidden=True))
     return found
 
 
 def _show(value: Any) -> str:
+    """A default as a user would type it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return ",".join(value) if isinstance(value, tuple) else str(value)
 
 
@@ -112,30 +147,63 @@ def with_config(command: Command) -> Command:
 
 
 def merged_tree(said: dict[str, Any]) -> Tree:
-    """Preset, file and options merged into one tree of what was said."""
+    """Preset, file and options merged into one tree of what was said.
+
+    Args:
+        said: value of every option of :func:`with_config`, None where not given.
+
+    Raises:
+        ValueError: one thing said in two ways, or what :func:`load_config` refuses.
+    """
+    said = dict(said)
     preset, path = said.pop("preset"), said.pop("config")
     magnification, overlap = said.pop("magnification"), said.pop("overlap_px")
+    overrides = _overrides(said)
+    grid = overrides.setdefault("grid", {})
+    if magnification is not None:
+        _refuse_both(grid, "mpp", "--mpp", "--magnification")
+        grid["mpp"] = mpp_from_magnification(magnification)
+    if overlap is not None:
+        _refuse_both(grid, "stride_px", "--stride-px", "--overlap-px")
+    tree = load_config(preset=preset, path=path, overrides=overrides)
+    if overlap is not None:
+        tree["grid"]["stride_px"] = _stride(tree["grid"].get("patch_px"), overlap)
+    return tree
+
+
+def _overrides(said: dict[str, Any]) -> Tree:
+    """The options that were given, by section."""
     overrides: Tree = {}
     options = option_fields()
     for name, value in said.items():
         if value is None:
             continue
+        if name not in options:  # the hidden --no- of a flag
+            name, value = name.removeprefix(_name_of(NO)), False
         section, _, hint = options[name]
         is_list = get_origin(hint) is tuple
         chosen = parse_transforms(value) if is_list else value
         overrides.setdefault(section, {})[name] = chosen
-    grid = overrides.setdefault("grid", {})
-    if magnification is not None:
-        if "mpp" in grid:
-            raise ValueError("give --mpp or --magnification, not both")
-        grid["mpp"] = mpp_from_magnification(magnification)
-    tree = load_config(preset=preset, path=path, overrides=overrides)
-    if overlap is not None:
-        if "stride_px" in grid:
-            raise ValueError("give --stride-px or --overlap-px, not both")
-        default = option_fields()["patch_px"][1].default
-        tree["grid"]["stride_px"] = tree["grid"].get("patch_px", default) - overlap
-    return tree
+    return overrides
+
+
+def _refuse_both(grid: Tree, name: str, option: str, other: str) -> None:
+    if name in grid:
+        raise ValueError(f"{option} and {other} say the same thing: give one of them")
+
+
+def _stride(patch_px: int | None, overlap_px: int) -> int:
+    if patch_px is None:
+        raise ValueError(
+            f"--overlap-px {overlap_px} needs to know the patch: give --patch-px too, "
+            "or --stride-px in its place"
+        )
+    if not 0 <= overlap_px < patch_px:
+        raise ValueError(
+            f"--overlap-px {overlap_px}: must be from 0 to less than the patch "
+            f"({patch_px} px)"
+        )
+    return patch_px - overlap_px
 
 
 def parse_transforms(text: str) -> list[str]:
@@ -145,3 +213,27 @@ def parse_transforms(text: str) -> list[str]:
     if text == "none":
         return ["identity"]
     return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def config_as_known(
+    tree: Tree, *, weights: str | None = None, force: bool = False
+) -> RunConfig:
+    """The config for a look at slides, for which no weights need be there.
+
+    Where weights are named it is the run's own
+    (:func:`digipath_ray.members.resolve`): their cards say the mpp. Else it is what
+    was said, a stride that nobody said being half the patch.
+
+    Raises:
+        ValueError: as ``resolve``.
+    """
+    named = {m.get("weights") for m in tree.get("members", [])}
+    if weights is not None or named - {None, "random", "imagenet"}:
+        # Imported late: torch takes seconds, which a look at a slide does not need.
+        from digipath_ray.members import resolve
+
+        return resolve(tree, weights=weights, force=force)
+    grid = dict(tree.get("grid", {}))
+    if isinstance(grid.get("patch_px"), int):
+        grid.setdefault("stride_px", grid["patch_px"] // 2)
+    return from_tree({**tree, "grid": grid})

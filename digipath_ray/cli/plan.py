@@ -3,110 +3,198 @@
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import psutil
 from rich.console import Console
+from rich.markup import escape
 
+from digipath_ray.cli.options import config_as_known
+from digipath_ray.cli.run import print_failure
+from digipath_ray.cli.words import count, size
 from digipath_ray.cohort import SlideRow, read_cohort
-from digipath_ray.config import RunConfig, Tree, from_tree
-from digipath_ray.distributed.cluster import connect
+from digipath_ray.config import RunConfig, Tree
+from digipath_ray.distributed.cluster import BLOCKS_PER_CELL, connect
 from digipath_ray.distributed.prepare import prepare_cohort
-from digipath_ray.networks import resolve
+from digipath_ray.members import resolve
+from digipath_ray.networks import PAPER_MEMBERS
+from digipath_ray.patches import Grid, share_blocks
 from digipath_ray.predict import load_ensemble
-from digipath_ray.prepared import PreparedSlide
-from digipath_ray.progress import RunProgress
+from digipath_ray.prepared import PreparedSlide, read_chunks
+from digipath_ray.progress import RunProgress, duration
 from digipath_ray.rundir import Failure, RunDirectory, free_disk_bytes
 
-COMPRESSED = 0.35
-"""Heatmap file bytes per raw byte at most: background compresses to nothing."""
+FILE_BYTES_PER_BYTE = 0.88
+"""Bytes of a heatmap file, pyramid and weight channel within, per float32 byte of the
+predicted pixels' value channels and their pyramid (4/3 of the finest level).
+
+Measured on real runs' files: 0.87 on CMU-1-Small-Region at downsample 1 and 2, 0.83 at
+4, 0.66 to 0.83 on GlaS images, 0.71 to 0.77 on the demo's slides. What was not
+predicted, and the weight, compress to nearly nothing.
+"""
 PYRAMID = 4 / 3
+SLIDE_BYTES = 3 << 20
+"""Overlay, masks, thumbnail and tables of a slide: measured 0.9 to 2 MB."""
+STITCH_COPIES = 3
+"""Canvas, its mean, and the chunks' sums are in memory at once."""
+DOWNSAMPLES = (1, 2, 4, 8, 16, 32)
+MEASURE_S = 20.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """How fast the night will go, as far as the user says."""
+
+    rate: float | None = None
+    gpus: int = 1
+    measure: bool = False
+    device: str = "GPU"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What a cohort asks for; bytes and patches."""
+    """What a cohort asks for.
+
+    Attributes:
+        slides: that can be used.
+        patches: over all slides.
+        tissue_mm2: over all slides.
+        heatmap_bytes: of all heatmap files.
+        largest_bytes: of the largest heatmap in memory.
+        chunk_bytes: pixels of a chunk, at most.
+    """
 
     slides: int
     patches: int
     tissue_mm2: float
-    disk_bytes: float
-    largest_heatmap_bytes: int
+    heatmap_bytes: float
+    largest_bytes: int
     chunk_bytes: float
+
+    @property
+    def disk_bytes(self) -> float:
+        """Of all that a run writes."""
+        return self.heatmap_bytes + self.slides * SLIDE_BYTES
 
 
 def plan_cohort(
     console: Console,
     slides: Sequence[str],
+    out: Path,
     tree: Tree,
     *,
     weights: str | None,
-    rate: float | None,
-    gpus: int,
-    measure: bool,
+    force: bool,
+    pace: Pace,
 ) -> int:
-    """Print the cohort's cost; 1 if a slide cannot be used."""
+    """Print the cohort's cost; 1 if a slide cannot be used or the results do not fit."""
     rows = read_cohort(slides)
-    config = resolve(tree, weights=weights) if weights or measure else from_tree(tree)
-    prepared, failures = count_patches(console, rows, config)
-    cost = add_up(prepared, config)
-    if measure:
-        rate = measure_rate(config)
-        console.print(f"measured here: {rate:.2f} patches/s with {_what(config)}")
-    print_cost(console, cost, failures, rate=rate, gpus=gpus)
-    return 1 if failures else 0
-
-
-def _what(config: RunConfig) -> str:
-    names = ", ".join(m.name for m in config.members)
-    return f"{names}, {len(config.ensemble.tta)} transform(s)"
+    if pace.measure:
+        config = resolve(tree, weights=weights, force=force)
+    else:
+        config = config_as_known(tree, weights=weights, force=force)
+    if not config.members:
+        config = replace(config, members=PAPER_MEMBERS)
+    cost, failures = count_patches(console, rows, config, out)
+    if pace.measure:
+        pace = measure_pace(console, config, pace)
+    for failure in failures:
+        print_failure(console, failure)
+    free = free_disk_bytes(out.absolute())
+    for name, value in describe(cost, config, pace, free_bytes=free):
+        console.print(f"{name:<10}{escape(value)}")
+    refusal = refuse_disk(cost, config, free_bytes=free)
+    if refusal is not None:
+        console.print(f"[red]does not fit[/]: {escape(refusal)}")
+    return 1 if failures or refusal else 0
 
 
 def count_patches(
-    console: Console, rows: Sequence[SlideRow], config: RunConfig
-) -> tuple[list[PreparedSlide], list[Failure]]:
+    console: Console, rows: Sequence[SlideRow], config: RunConfig, out: Path
+) -> tuple[Cost, list[Failure]]:
     """Place every slide's patches from its real mask, in a folder soon removed."""
     connect()
-    with tempfile.TemporaryDirectory() as folder, RunProgress(console) as progress:
+    # Beside the run, not in /tmp: on a cluster the workers must see it too.
+    with (
+        tempfile.TemporaryDirectory(prefix=".plan-", dir=_existing(out)) as folder,
+        RunProgress(console) as progress,
+    ):
         run = RunDirectory(folder)
         run.create()
-        return prepare_cohort(
+        prepared, failures = prepare_cohort(
             run, rows, config, report=lambda n: progress.prepared(n, len(rows))
         )
+        covered = [covered_px(run, slide, config) for slide in prepared]
+    return add_up(prepared, covered, config), failures
 
 
-def add_up(slides: Sequence[PreparedSlide], config: RunConfig) -> Cost:
-    """The cohort's cost from its prepared slides."""
-    channels = len(config.channels) + 1
-    sizes = [
-        grid.hm_width * grid.hm_height * 4 * channels
-        for grid in (s.grid(config.grid) for s in slides)
-    ]
+def _existing(path: Path) -> Path:
+    path = path.absolute()
+    return path if path.is_dir() else _existing(path.parent)
+
+
+def covered_px(run: RunDirectory, slide: PreparedSlide, config: RunConfig) -> int:
+    """Heatmap px that at least one patch of a prepared slide covers."""
+    cells = np.concatenate(read_chunks(run, slide.slide_id))
+    blocks, _ = share_blocks(cells, config.grid.blocks_per_side)
+    grid: Grid = slide.grid(config.grid)
+    side = config.grid.hm_stride
+    heights = np.clip(grid.hm_height - blocks[:, 0] * side, 0, side)
+    widths = np.clip(grid.hm_width - blocks[:, 1] * side, 0, side)
+    return int((heights.astype(np.int64) * widths).sum())
+
+
+def add_up(
+    slides: Sequence[PreparedSlide], covered: Sequence[int], config: RunConfig
+) -> Cost:
+    """The cohort's cost from its prepared slides and their covered heatmap px."""
+    channels = len(config.channels)
+    grids = [slide.grid(config.grid) for slide in slides]
+    in_memory = [g.hm_width * g.hm_height * 4 * (channels + 1) for g in grids]
+    values = sum(covered) * 4 * channels
     block = config.grid.stride_px**2 * 3
     return Cost(
         slides=len(slides),
         patches=sum(s.row["patches"] for s in slides),
         tissue_mm2=sum(s.row["tissue_mm2"] for s in slides),
-        disk_bytes=sum(sizes) * PYRAMID * COMPRESSED + 3e6 * len(slides),
-        largest_heatmap_bytes=max(sizes, default=0),
-        chunk_bytes=config.compute.chunk_cells * block * 1.3,
+        heatmap_bytes=values * PYRAMID * FILE_BYTES_PER_BYTE,
+        largest_bytes=max(in_memory, default=0),
+        chunk_bytes=config.compute.chunk_cells * block * BLOCKS_PER_CELL,
     )
 
 
-def measure_rate(config: RunConfig, *, seconds: float = 20.0) -> float:
-    """Patches per second of this machine's first GPU, or of its CPUs."""
+def measure_pace(console: Console, config: RunConfig, pace: Pace) -> Pace:
+    """The pace with this machine's rate: of its first GPU, or of its CPUs."""
     import torch
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    gpu = torch.cuda.is_available()
+    device = "GPU" if gpu else "CPU"
+    names = ", ".join(m.name for m in config.members)
+    transforms = count(len(config.ensemble.tta), "transform")
+    console.print(
+        f"measuring {escape(names)} with {transforms} on this machine's {device} ..."
+    )
+    if not gpu:  # a CPU gains nothing from large batches, and is slow to fill one
+        config = replace(
+            config, compute=replace(config.compute, batch_size=1, chunk_cells=1)
+        )
+    rate = measure_rate(config, device="cuda" if gpu else "cpu")
+    return replace(pace, rate=rate, device=device)
+
+
+def measure_rate(
+    config: RunConfig, *, device: str, seconds: float = MEASURE_S
+) -> float:
+    """Patches per second of the bare networks: whole ensemble, all transforms."""
     predict = load_ensemble(config, device=device)
     spec, batch = config.grid, config.compute.batch_size
     k = spec.blocks_per_side
     noise = np.random.default_rng(0)
     shape = (k * k, spec.stride_px, spec.stride_px, 3)
     blocks = noise.integers(0, 256, shape, np.uint8)
-    index = np.broadcast_to(np.arange(k * k).reshape(k, k), (batch, k, k))
+    index = np.tile(np.arange(k * k).reshape(1, k, k), (batch, 1, 1))
     predict(blocks, index)  # the first batch pays for memory and kernels
     started, patches = time.perf_counter(), 0
     while patches == 0 or time.perf_counter() - started < seconds:
@@ -115,40 +203,67 @@ def measure_rate(config: RunConfig, *, seconds: float = 20.0) -> float:
     return patches / (time.perf_counter() - started)
 
 
-def print_cost(
-    console: Console,
-    cost: Cost,
-    failures: Sequence[Failure],
-    *,
-    rate: float | None,
-    gpus: int,
-) -> None:
-    """Say what the night will take."""
-    for failure in failures:
-        console.print(f"[red]cannot be used[/] {failure.slide_id}: {failure.error}")
-        console.print(f"       fix: {failure.hint}")
-    console.print(
-        f"{cost.slides} slides, {cost.tissue_mm2:.1f} mm2 of tissue, "
-        f"{cost.patches} patches"
-    )
-    if rate is None:
-        console.print(
-            "GPU hours: give --rate (patches/s of one GPU with the whole ensemble and "
-            "all its transforms), or --measure it here"
-        )
-    else:
-        hours = cost.patches / rate / 3600
-        console.print(
-            f"time: {hours:.2f} GPU hours at {rate:g} patches/s, {hours / gpus:.2f} h "
-            f"on {gpus} GPU(s)"
-        )
-    console.print(f"disk: about {cost.disk_bytes / 2**30:.2f} GB for the results")
-    free = free_disk_bytes(Path.cwd())
-    if free < cost.disk_bytes:
-        console.print(f"[red]only {free / 2**30:.2f} GB are free here[/]")
+def describe(
+    cost: Cost, config: RunConfig, pace: Pace, *, free_bytes: int
+) -> list[tuple[str, str]]:
+    """What the night will take, line by line."""
+    spec = config.grid
     memory = psutil.virtual_memory().total
-    console.print(
-        f"memory: {3 * cost.largest_heatmap_bytes / 2**30:.2f} GB to stitch the "
-        f"largest slide, {cost.chunk_bytes / 2**20:.0f} MB per chunk in flight; this machine "
-        f"has {memory / 2**30:.0f} GB"
+    return [
+        ("slides", f"{cost.slides:,} with {cost.tissue_mm2:,.1f} mm2 of tissue"),
+        (
+            "patches",
+            f"{cost.patches:,} of {spec.patch_px} px every {spec.stride_px} px at "
+            f"{spec.mpp:g} um/px",
+        ),
+        ("time", say_time(cost.patches, pace)),
+        (
+            "disk",
+            f"about {size(cost.disk_bytes)} of results; {size(free_bytes)} are free",
+        ),
+        (
+            "memory",
+            f"{size(STITCH_COPIES * cost.largest_bytes)} to stitch the largest slide, "
+            f"up to {size(cost.chunk_bytes)} per chunk in flight; this machine has "
+            f"{size(memory)}",
+        ),
+    ]
+
+
+def say_time(patches: int, pace: Pace) -> str:
+    """How long the networks take, reading and stitching beside them."""
+    if pace.rate is None:
+        return (
+            "give --rate, the patches/s of one GPU with the whole ensemble and all "
+            "its transforms, or --measure it here"
+        )
+    seconds = patches / pace.rate
+    spread = ""
+    if pace.device == "GPU" and pace.gpus > 1:
+        spread = f", {duration(seconds / pace.gpus)} on {pace.gpus} GPUs"
+    return (
+        f"{seconds / 3600:.2f} {pace.device} hours at {pace.rate:.3g} patches/s"
+        f"{spread or f', that is {duration(seconds)}'}"
+    )
+
+
+def refuse_disk(cost: Cost, config: RunConfig, *, free_bytes: int) -> str | None:
+    """Why the results cannot be written, and what to do; None if they can."""
+    if cost.disk_bytes <= free_bytes:
+        return None
+    fix = "free space, or name another disk with --out"
+    now = config.grid.downsample
+    for downsample in DOWNSAMPLES:
+        divides = config.grid.stride_px % downsample == config.grid.patch_px % downsample
+        if downsample <= now or not divides or config.grid.stride_px % downsample:
+            continue
+        smaller = replace(
+            cost, heatmap_bytes=cost.heatmap_bytes * (now / downsample) ** 2
+        )
+        if smaller.disk_bytes <= free_bytes:
+            fix = f"--downsample {downsample} takes {size(smaller.disk_bytes)}; or {fix}"
+            break
+    return (
+        f"the results need about {size(cost.disk_bytes)} and {size(free_bytes)} are "
+        f"free: {fix}"
     )

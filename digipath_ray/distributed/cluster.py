@@ -9,6 +9,8 @@ import ray
 
 from digipath_ray.config import RunConfig
 
+log = logging.getLogger(__name__)
+
 BLOCKS_PER_CELL = 2.5
 """Blocks a chunk holds per cell at most; 1.3 on whole tissue, 2.4 on scattered."""
 
@@ -28,11 +30,15 @@ class Share:
 
 def connect() -> None:
     """Join the cluster that RAY_ADDRESS or a job names, else start Ray here."""
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    # Ray warns that its progress bars are off. They are: the run shows its own.
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray reports an error of its own doing for every actor pool (ray issue 57733).
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     ray.init(log_to_driver=False, include_dashboard=False, logging_level="ERROR")
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
 
 
 def divide(config: RunConfig) -> Share:
@@ -47,34 +53,52 @@ def divide(config: RunConfig) -> Share:
     pools = len(config.members) if compute.pools == "per-member" else 1
     actor_gpus = compute.gpus_per_actor
     if actor_gpus is None:
-        actor_gpus = 1.0 / pools if gpus >= 1 else 0.0
-    if compute.actors is not None:
-        actors = compute.actors
-    elif actor_gpus > 0:
-        actors = max(1, int(gpus / (actor_gpus * pools)))
-    else:
-        actors = max(1, int(cpus // 4))
+        actor_gpus = 1 / pools if gpus >= 1 else 0.0
+    actors = compute.actors or _actors(pools, actor_gpus, cpus=cpus, gpus=gpus)
+    if actors * pools > _places(actor_gpus, gpus):
+        log.warning(
+            "%d actors of %g GPUs each do not fit on the cluster's %g GPUs: unless it "
+            "grows, lower --actors or --gpus-per-actor, or take --pools shared",
+            actors * pools,
+            actor_gpus,
+            gpus,
+        )
     # Together never more than there is: a finish task that waits for the CPU of a
     # reader that waits for the driver that waits for the finish task waits for ever.
-    finish_cpus = _whole_cents(min(0.25, cpus / 8))
-    actor_cpus = _whole_cents(min(1.0, cpus / (4 * actors * pools)))
+    finish_cpus = _floor(min(0.25, cpus / (4 * compute.finishers)))
+    actor_cpus = _floor(min(1.0, cpus / (4 * actors * pools)))
     left = cpus - actors * pools * actor_cpus - compute.finishers * finish_cpus
     readers = compute.readers or max(1, int(left))
-    reader_cpus = _whole_cents(min(1.0, left / readers))
-    threads = max(1, int(cpus / (actors * pools)))
     return Share(
         actors=actors,
         actor_cpus=actor_cpus,
         actor_gpus=actor_gpus,
-        actor_threads=threads,
+        actor_threads=max(1, int(cpus / (actors * pools))),
         readers=readers,
-        reader_cpus=reader_cpus,
+        reader_cpus=_floor(min(1.0, left / readers)),
         finish_cpus=finish_cpus,
     )
 
 
-def _whole_cents(cpus: float) -> float:
-    return math.floor(max(cpus, 0.01) * 100) / 100
+def _actors(pools: int, actor_gpus: float, *, cpus: float, gpus: float) -> int:
+    """Actors per pool where nobody says how many."""
+    if actor_gpus > 0:
+        return max(1, int(_places(actor_gpus, gpus) / pools))
+    return max(1, int(cpus // 4))
+
+
+def _places(actor_gpus: float, gpus: float) -> float:
+    """How many actors the GPUs hold; a share of a GPU lies on one GPU."""
+    if actor_gpus == 0:
+        return math.inf
+    if actor_gpus < 1:
+        return int(gpus) * int(1 / actor_gpus + 1e-9)
+    return int(gpus / actor_gpus)
+
+
+def _floor(cpus: float) -> float:
+    """Whole hundredths, at least one."""
+    return max(1, math.floor(cpus * 100)) / 100
 
 
 def fit_chunks(config: RunConfig, share: Share) -> RunConfig:

@@ -7,14 +7,16 @@ ends; and a try that hangs ends its own process.
 
 import contextlib
 import faulthandler
+import json
 import shutil
 import sys
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from digipath_ray.rundir import Failure, explain_os_error
+from digipath_ray.rundir import Failure, RunDirectory, explain_os_error
 from digipath_ray.slide import SlideError
 
 
@@ -22,17 +24,22 @@ class TooManyAttempts(RuntimeError):  # noqa: N818 - says what is wrong, not "Er
     """The work killed its worker as often as it may."""
 
     def __init__(self, attempts: int) -> None:
-        super().__init__(f"the reading process crashed or hung {attempts} times")
+        super().__init__(f"the process at work on it crashed or hung {attempts} times")
         self.attempts = attempts
 
-    def __reduce__(self) -> tuple[type["TooManyAttempts"], tuple[int]]:
-        return (TooManyAttempts, (self.attempts,))
 
-
-HINT = (
+_READ_HINT = (
     "the file crashes or blocks its decoder: copy it again, convert it, or raise "
     "--read-timeout-s if the storage is slow"
 )
+_MEMORY_HINT = "most often memory ran out: "
+HINTS = {
+    "prepare": _READ_HINT,
+    "read": _READ_HINT,
+    "predict": _MEMORY_HINT + "lower --batch-size or --chunk-cells",
+    "finish": _MEMORY_HINT + "lower --finishers or raise --downsample",
+}
+"""Step -> what to do about a slide whose processes end at it."""
 
 
 @contextlib.contextmanager
@@ -72,6 +79,17 @@ def watched(seconds: float) -> Iterator[Callable[[], None]]:
         faulthandler.cancel_dump_traceback_later()
 
 
+def mark_failed(run: RunDirectory, failure: Failure) -> None:
+    """Tell the readers of a slide that it has failed."""
+    run.write_json(run.attempts(f"{failure.slide_id}.failed"), asdict(failure))
+
+
+def read_failed(run: RunDirectory, slide_id: str) -> Failure | None:
+    """Why the slide has failed, if it has."""
+    mark = run.attempts(f"{slide_id}.failed")
+    return Failure(**json.loads(mark.read_text())) if mark.exists() else None
+
+
 def explain(error: BaseException, slide: dict[str, Any], step: str) -> Failure:
     """An error as the slide's row of the FAILURES table.
 
@@ -84,7 +102,7 @@ def explain(error: BaseException, slide: dict[str, Any], step: str) -> Failure:
     if isinstance(error, SlideError):
         hint = error.hint
     elif isinstance(error, TooManyAttempts):
-        hint, attempt = HINT, error.attempts
+        hint, attempt = HINTS[step], error.attempts
     elif isinstance(error, OSError):
         hint = explain_os_error(error)
     elif isinstance(error, MemoryError):

@@ -12,7 +12,8 @@ from digipath_ray import __version__, schema
 from digipath_ray.cohort import SlideRow
 from digipath_ray.config import RunConfig, to_tree
 from digipath_ray.distributed.cluster import Share, connect, divide, fit_chunks
-from digipath_ray.distributed.inference import Tally, segment_cohort
+from digipath_ray.distributed.collector import Tally
+from digipath_ray.distributed.inference import segment_cohort
 from digipath_ray.distributed.prepare import prepare_cohort
 from digipath_ray.rundir import Failure, RunDirectory, RunError
 
@@ -60,7 +61,8 @@ def run_cohort(
         watcher: told of the progress.
 
     Raises:
-        RunError: the directory is in use, not writable, or of another config.
+        RunError: the directory is in use, not writable, or of another config; or what
+            ended the run was no slide's fault. What was finished stays.
     """
     watcher = watcher or Watcher()
     with run.lock():
@@ -71,10 +73,12 @@ def run_cohort(
         pending = [r for r in rows if r.slide_id not in done]
         metrics: dict[str, Any] = {}
         failures: list[Failure] = []
-        if pending:
-            failures, metrics = _work(run, pending, config, watcher, predict, done)
         ids = [r.slide_id for r in rows]
-        run.compact(ids, failures)
+        try:
+            if pending:
+                metrics = _work(run, pending, config, watcher, predict, done, failures)
+        finally:  # the tables say what stands, however this ends
+            run.compact(ids, failures)
         done = run.read_done()
         return Summary(
             run=run,
@@ -110,25 +114,27 @@ def _work(
     watcher: Watcher,
     predict: bool,
     done: dict[str, dict[str, Any]],
-) -> tuple[list[Failure], dict[str, Any]]:
-    """Prepare and segment the pending slides; their failures and the metrics."""
+    failures: list[Failure],
+) -> dict[str, Any]:
+    """Prepare and segment the pending slides, adding to ``failures``; the metrics."""
     started = time.time()
     connect()
     share = divide(config)
     config = fit_chunks(config, share)
-    slides, failures = prepare_cohort(
+    slides, lost = prepare_cohort(
         run, pending, config, report=lambda n: watcher.prepared(n, len(pending))
     )
+    failures += lost
     known = [record["slide"] for record in done.values()]
     run.write_table(run.slides, known + [s.row for s in slides], schema.SLIDES)
     prepare_seconds = time.time() - started
     if not (predict and slides):
-        return failures, {}
+        return {}
     watcher.planned(len(slides), sum(s.row["patches"] for s in slides))
-    tally, lost = segment_cohort(run, slides, config, share, report=watcher.tallied)
+    tally = segment_cohort(run, slides, config, share, failures, report=watcher.tallied)
     metrics = measure(tally, config, share, prepare_seconds=prepare_seconds)
     run.write_json(run.metrics, metrics)
-    return failures + lost, metrics
+    return metrics
 
 
 def measure(

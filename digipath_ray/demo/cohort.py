@@ -1,0 +1,151 @@
+"""Five synthetic slides of two patients, drawn from a seed.
+
+H&E-stained lymph nodes with planted metastases, written as tiled pyramids that
+OpenSlide opens, with a manifest and the true masks. One file is damaged on purpose.
+"""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import tifffile
+from PIL import Image
+
+from digipath_ray.demo.drawing import LEVEL_STEPS, DemoSlide, draw_slide
+from digipath_ray.demo.painting import Pixels
+
+DEMO_MPP = 1.0
+MANIFEST = "cohort.csv"
+COLUMNS = ("slide_id", "path", "patient_id", "node", "label", "annotation")
+TILE_PX = 256
+DAMAGED_SHARE = 0.4
+"""Share of the damaged file's pixels that are lost."""
+
+
+def demo_slides(seed: int = 7) -> tuple[DemoSlide, ...]:
+    """The demo's five slides: patient_1 is pN1, patient_2 pN1mi (one slide unreadable).
+
+    Every seed gives other nodes, lesions and stains of the same make-up.
+    """
+    seeds = np.random.SeedSequence(seed).generate_state(5).tolist()
+    return (
+        DemoSlide(
+            slide_id="patient_1_node_1",
+            patient_id="patient_1",
+            node=1,
+            label="macro",
+            seed=seeds[0],
+            width=4864,
+            tissue_mm=(3.7, 2.8),
+        ),
+        DemoSlide(
+            slide_id="patient_1_node_2",
+            patient_id="patient_1",
+            node=2,
+            label="negative",
+            seed=seeds[1],
+            fold=True,
+        ),
+        DemoSlide(
+            slide_id="patient_2_node_1",
+            patient_id="patient_2",
+            node=1,
+            label="micro",
+            seed=seeds[2],
+            ink="blue",
+        ),
+        DemoSlide(
+            slide_id="patient_2_node_2",
+            patient_id="patient_2",
+            node=2,
+            label="itc",
+            seed=seeds[3],
+        ),
+        DemoSlide(
+            slide_id="patient_2_node_3",
+            patient_id="patient_2",
+            node=3,
+            label="negative",
+            seed=seeds[4],
+            tissue_mm=(2.2, 1.7),
+            damaged=True,
+        ),
+    )
+
+
+def build_demo_cohort(folder: Path, *, seed: int = 7) -> Path:
+    """Draw the demo's slides into ``folder``; returns the manifest's path.
+
+    Writes ``slides/<slide_id>.tif``, ``truth/<slide_id>.png`` (255 = tumor, 4 um/px)
+    and ``cohort.csv``, whose paths are relative to it. A seed gives the same bytes.
+    """
+    for name in ("slides", "truth"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    slides = demo_slides(seed)
+    for slide in slides:
+        rgb, truth = draw_slide(slide)
+        path = folder / _slide_path(slide)
+        write_pyramid(path, rgb)
+        if slide.damaged:
+            damage(path)
+        mask = Image.fromarray(truth.astype(np.uint8) * 255)
+        mask.save(folder / _truth_path(slide), optimize=True)
+    return write_manifest(folder / MANIFEST, slides)
+
+
+def _slide_path(slide: DemoSlide) -> str:
+    return f"slides/{slide.slide_id}.tif"
+
+
+def _truth_path(slide: DemoSlide) -> str:
+    return f"truth/{slide.slide_id}.png"
+
+
+def write_manifest(path: Path, slides: tuple[DemoSlide, ...]) -> Path:
+    """The cohort's CSV: one row per slide, paths relative to the CSV."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(COLUMNS)
+        for s in slides:
+            row = (s.slide_id, _slide_path(s), s.patient_id, s.node, s.label)
+            rows.writerow((*row, _truth_path(s)))
+    return path
+
+
+def write_pyramid(path: Path, rgb: Pixels) -> None:
+    """Write a tiled JPEG pyramid (levels 1, 4, 16) with its mpp in the tags."""
+    per_cm = 10_000 / DEMO_MPP
+    with tifffile.TiffWriter(path) as tiff:
+        for step in LEVEL_STEPS:
+            tiff.write(
+                _shrink(rgb, step),
+                photometric="rgb",
+                tile=(TILE_PX, TILE_PX),
+                compression="jpeg",
+                compressionargs={"level": 88},
+                resolution=(per_cm / step, per_cm / step),
+                resolutionunit="CENTIMETER",
+                subfiletype=0 if step == 1 else 1,
+                software="digipath_ray demo",
+                metadata=None,
+            )
+
+
+def _shrink(rgb: Pixels, step: int) -> Pixels:
+    height, width = rgb.shape[:2]
+    return np.asarray(
+        Image.fromarray(rgb).resize(
+            (width // step, height // step), Image.Resampling.BOX
+        )
+    )
+
+
+def damage(path: Path) -> None:
+    """Overwrite the middle of a slide's finest level with zero bytes."""
+    with tifffile.TiffFile(path) as tiff:
+        page = tiff.pages.first
+        start, stop = page.dataoffsets[0], page.dataoffsets[-1]
+    length = int((stop - start) * DAMAGED_SHARE)
+    with path.open("r+b") as file:
+        file.seek(start + (stop - start - length) // 2)
+        file.write(bytes(length))

@@ -1,0 +1,193 @@
+"""The driver's part: rows gathered by slide, complete slides handed on to be finished.
+
+All that a run must remember is remembered here.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import ray
+
+from digipath_ray.chunk import ChunkSums
+from digipath_ray.config import RunConfig
+from digipath_ray.distributed.cluster import Share
+from digipath_ray.distributed.guard import explain, mark_failed
+from digipath_ray.distributed.shard import Batch
+from digipath_ray.outcome import finish_slide
+from digipath_ray.prepared import PreparedSlide
+from digipath_ray.rundir import Failure, RunDirectory
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True)
+class Tally:
+    """What a run has done so far, for the progress line and metrics.json."""
+
+    started: float = field(default_factory=time.time)
+    slides: int = 0
+    failed: int = 0
+    patches: int = 0
+    batch_slots: int = 0
+    read_seconds: float = 0.0
+    read_px: int = 0
+    predict_seconds: float = 0.0
+    finish_seconds: float = 0.0
+    open_slides_max: int = 0
+    first_patch: float | None = None
+    first_slide: float | None = None
+    patches_at_first_slide: int | None = None
+
+
+def finish_guarded(
+    root: str,
+    prepared: PreparedSlide,
+    chunks: Sequence[ChunkSums],
+    config: RunConfig,
+    seconds: float,
+) -> tuple[float, Failure | None]:
+    """Seconds taken to finish a slide, and why it could not be."""
+    started = time.perf_counter()
+    run = RunDirectory(root)
+    try:
+        finish_slide(run, prepared, chunks, config, seconds=seconds)
+    except Exception as e:
+        return time.perf_counter() - started, explain(e, prepared.row, "finish")
+    return time.perf_counter() - started, None
+
+
+class Collector:
+    """Gathers rows by slide on the driver and hands complete slides to finish tasks.
+
+    Holds the slides in flight and nothing of those finished.
+    """
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        slides: Sequence[PreparedSlide],
+        config: RunConfig,
+        share: Share,
+        failures: list[Failure],
+        report: Callable[[Tally], None],
+    ) -> None:
+        self.run = run
+        self.config = config
+        self.failures = failures
+        self.report = report
+        self.waiting = {s.slide_id: s for s in slides}
+        self.open: dict[str, dict[int, ChunkSums]] = {}
+        self.seconds: dict[str, float] = {}
+        self.finishing: dict[ray.ObjectRef, PreparedSlide] = {}
+        self.tally = Tally()
+        self._settings = ray.put(config)
+        self._finish = ray.remote(num_cpus=share.finish_cpus, max_retries=3)(
+            finish_guarded
+        )
+
+    def collect(self, batch: Batch) -> None:
+        """Take in the rows of a batch."""
+        for i in range(len(batch["slide_id"])):
+            self._take({name: values[i] for name, values in batch.items()})
+            self.report(self.tally)
+
+    def _take(self, row: dict[str, Any]) -> None:
+        slide_id = str(row["slide_id"])
+        prepared = self.waiting.get(slide_id)
+        if prepared is None:  # finished or failed
+            return
+        if row["error"] != "":
+            self._fail(prepared, Failure(**json.loads(str(row["error"]))))
+            return
+        chunks = self.open.setdefault(slide_id, {})
+        number = int(row["chunk"])
+        if number in chunks:  # Ray made the row a second time
+            return
+        self._count(row)
+        seconds = float(row["read_seconds"] + row["predict_seconds"])
+        self.seconds[slide_id] = self.seconds.get(slide_id, 0.0) + seconds
+        # Copied: a view would pin the row's block in the object store.
+        chunks[number] = ChunkSums(
+            chunk=number,
+            blocks=np.array(row["blocks"]),
+            sums=np.array(row["sums"]),
+            weight=np.array(row["weight"]),
+        )
+        if len(chunks) == prepared.row["chunks"]:
+            self._start_finish(prepared)
+
+    def _count(self, row: dict[str, Any]) -> None:
+        tally, batch = self.tally, self.config.compute.batch_size
+        patches = int(row["patches"])
+        if tally.first_patch is None:
+            tally.first_patch = time.time() - float(row["predict_seconds"])
+        tally.patches += patches
+        tally.batch_slots += -(-patches // batch) * batch
+        tally.read_seconds += float(row["read_seconds"])
+        tally.read_px += int(row["read_px"])
+        tally.predict_seconds += float(row["predict_seconds"])
+        tally.open_slides_max = max(tally.open_slides_max, len(self.open))
+
+    def _fail(self, prepared: PreparedSlide, failure: Failure) -> None:
+        slide = prepared.row
+        log.warning(
+            "%s failed at %s: %s", failure.slide_id, failure.step, failure.error
+        )
+        failure = replace(failure, path=slide["path"], patient_id=slide["patient_id"])
+        self.failures.append(failure)
+        for held in (self.waiting, self.open, self.seconds):
+            held.pop(prepared.slide_id, None)
+        self.tally.failed += 1
+        mark_failed(self.run, failure)  # so that the rest of it is not read
+
+    def _start_finish(self, prepared: PreparedSlide) -> None:
+        """Hand a complete slide on; waits while as many as allowed are finishing."""
+        while len(self.finishing) >= self.config.compute.finishers:
+            self._settle(timeout=None)
+        slide_id = prepared.slide_id
+        chunks = list(self.open.pop(slide_id).values())
+        self.waiting.pop(slide_id)
+        seconds = self.seconds.pop(slide_id)
+        ref = self._finish.remote(
+            str(self.run.root), prepared, ray.put(chunks), self._settings, seconds
+        )
+        self.finishing[ref] = prepared
+        self._settle(timeout=0)
+
+    def _settle(self, *, timeout: float | None) -> None:
+        """Take note of finish tasks that have ended."""
+        refs = list(self.finishing)
+        if not refs:
+            return
+        for ref in ray.wait(refs, num_returns=1, timeout=timeout)[0]:
+            prepared = self.finishing.pop(ref)
+            try:
+                seconds, failure = ray.get(ref)
+            except ray.exceptions.RayError as e:
+                seconds, failure = 0.0, explain(e, prepared.row, "finish")
+            self.tally.finish_seconds += seconds
+            if failure is not None:
+                self._fail(prepared, failure)
+                continue
+            self.tally.slides += 1
+            if self.tally.first_slide is None:
+                self.tally.first_slide = time.time()
+                self.tally.patches_at_first_slide = self.tally.patches
+            self.report(self.tally)
+
+    def drain(self) -> None:
+        """Wait for the finish tasks still out."""
+        while self.finishing:
+            self._settle(timeout=None)
+
+    def give_up_rest(self, why: str) -> None:
+        """Slides that neither finished nor failed have failed, not vanished."""
+        for prepared in list(self.waiting.values()):
+            got = len(self.open.get(prepared.slide_id, {}))
+            lost = RuntimeError(f"{got} of {prepared.row['chunks']} chunks came: {why}")
+            self._fail(prepared, explain(lost, prepared.row, "predict"))

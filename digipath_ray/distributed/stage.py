@@ -1,0 +1,113 @@
+"""The members as a stage of the plan: rows of pixels into rows of weighted sums."""
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from digipath_ray.chunk import sum_chunk
+from digipath_ray.config import MemberSpec, RunConfig
+from digipath_ray.distributed.cluster import Share
+from digipath_ray.distributed.guard import counted, explain
+from digipath_ray.distributed.shard import Batch, error_row
+from digipath_ray.ensemble import combine
+from digipath_ray.predict import EnsemblePredictor
+from digipath_ray.rundir import RunDirectory
+
+
+class PredictStage:
+    """An actor that holds members and maps chunks of pixels to their posteriors.
+
+    The shared pool has one stage holding all members. With a pool per member the stages
+    are chained, and the last one drops the pixels.
+    """
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        members: Sequence[MemberSpec],
+        last: bool,
+        config: RunConfig,
+        share: Share,
+    ) -> None:
+        self.run = run
+        self.config = config
+        self.last = last
+        self.ensemble = EnsemblePredictor(
+            members,
+            config,
+            device="cuda" if share.actor_gpus > 0 else "cpu",
+            threads=share.actor_threads,
+        )
+
+    def __call__(self, batch: Batch) -> Batch:
+        """One chunk: its members' maps added, and summed up by the last stage."""
+        if batch["error"][0] != "":
+            return self._pass_error(batch)
+        slide_id, chunk = str(batch["slide_id"][0]), int(batch["chunk"][0])
+        tries = f"{slide_id}.{chunk}.{'-'.join(self.ensemble.members)}"
+        limit = self.config.compute.attempts
+        try:
+            with counted(self.run.attempts(tries), limit=limit):
+                return self._predict(batch)
+        except Exception as e:
+            failure = explain(e, {"slide_id": slide_id, "path": ""}, "predict")
+            return self._pass_error(error_row(failure, self.config))
+
+    def _predict(self, batch: Batch) -> Batch:
+        started = time.perf_counter()
+        try:
+            maps = self.ensemble.predict(batch["pixels"][0], batch["index"][0])
+        except RuntimeError as e:
+            self.ensemble.end_process_if_device_is_lost(e)
+            raise
+        row = {**batch, **{name: value[None] for name, value in maps.items()}}
+        if self.last:
+            row = self._sum(row)
+        seconds = time.perf_counter() - started
+        row["predict_seconds"] = batch["predict_seconds"] + seconds
+        return row
+
+    def _sum(self, row: Batch) -> Batch:
+        """The chunk's weighted sums per block, in place of its pixels and patches."""
+        names = [m.name for m in self.config.members]
+        means = {n: row[f"mean:{n}"][0] for n in names}
+        spread = (
+            {n: row[f"aleatoric:{n}"][0] for n in names}
+            if len(self.config.ensemble.tta) > 1
+            else None
+        )
+        keep = self.config.ensemble.keep_members
+        values = combine(means, spread, members=names, keep_members=keep)
+        chunk, blocks, index = int(row["chunk"][0]), row["blocks"][0], row["index"][0]
+        part = sum_chunk(values, blocks, index, chunk, self.config)
+        return self._final_row(row, part.sums, part.weight, len(index))
+
+    def _pass_error(self, batch: Batch) -> Batch:
+        """The error row in the columns that the next stage, or the driver, expects."""
+        grid = self.config.grid
+        if not self.last:
+            empty = np.empty((1, 0, grid.hm_patch, grid.hm_patch), np.float32)
+            return {**batch, **dict.fromkeys(self.ensemble.columns, empty)}
+        side = grid.hm_stride
+        sums = np.empty((len(self.config.channels), 0, side, side), np.float32)
+        weight = np.empty((0, side, side), np.float32)
+        return self._final_row(batch, sums, weight, 0)
+
+    @staticmethod
+    def _final_row(
+        row: Batch,
+        sums: NDArray[np.float32],
+        weight: NDArray[np.float32],
+        patches: int,
+    ) -> Batch:
+        kept = ("slide_id", "chunk", "error", "blocks", "read_seconds")
+        return {
+            **{name: row[name] for name in kept},
+            "sums": sums[None],
+            "weight": weight[None],
+            "patches": np.array([patches]),
+            "read_px": np.array([row["pixels"].size // 3]),
+            "predict_seconds": row["predict_seconds"],
+        }

@@ -1,0 +1,276 @@
+"""Weights in and out: safetensors files with a model card beside them.
+
+A run loads safetensors alone; it never opens a pickle. :func:`import_checkpoint` does,
+refuses code in it, and writes safetensors.
+"""
+
+import hashlib
+import os
+import pickle
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import torch
+from pyarrow import ArrowInvalid
+from pyarrow.fs import FileSelector, FileSystem, copy_files
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from digipath_ray.card import ModelCard, card_path, file_digest, read_card, write_card
+from digipath_ray.config import MemberSpec, Precision
+from digipath_ray.networks import (
+    Member,
+    build_network,
+    is_weight_free,
+    normalization_of,
+)
+from digipath_ray.rundir import publish
+
+CACHE = Path("~/.cache/digipath_ray/weights")
+"""Where weights given by a URI are kept on this machine."""
+
+
+def load_member(
+    spec: MemberSpec,
+    *,
+    device: str | torch.device = "cpu",
+    precision: Precision = "float32",
+    compile_networks: bool = False,
+) -> Member:
+    """The member, its weights loaded, ready to predict.
+
+    Args:
+        spec: weights are a safetensors file, "random" (from ``spec.seed``) or
+            "imagenet"; a ``digest`` must be the file's.
+        device: where it shall run.
+        precision: float16 runs on a GPU only; auto is float16 there, else float32.
+            Weight-free networks count pixels and always run in float32.
+        compile_networks: torch.compile the network, for one shape of batch.
+
+    Raises:
+        ValueError: no weights, or not this network's; see also :func:`build_network`.
+    """
+    place = torch.device(device)
+    dtype = _dtype(place, precision)
+    weight_free = is_weight_free(spec.architecture)
+    if spec.weights is None and not weight_free:
+        raise ValueError(no_weights([spec.name]))
+    network = build_network(spec)
+    path = weights_file(spec.weights)
+    if path is not None:
+        _load_weights(network, spec, path)
+    dtype = torch.float32 if weight_free else dtype
+    network = network.to(place, dtype)
+    if place.type == "cuda":
+        network = network.to(memory_format=torch.channels_last)
+    if compile_networks:
+        network = cast(nn.Module, torch.compile(network.eval(), dynamic=False))
+    return Member(network, normalization=normalization_of(spec), dtype=dtype).to(place)
+
+
+def no_weights(names: list[str]) -> str:
+    """What to say of members that have no weights."""
+    return (
+        f"no weights for {', '.join(names)}: give --weights DIR with a .safetensors "
+        "file and its card for each member, or --weights random to try the plumbing"
+    )
+
+
+def _dtype(device: torch.device, precision: Precision) -> torch.dtype:
+    if precision == "auto":
+        return torch.float16 if device.type == "cuda" else torch.float32
+    if precision == "float16" and device.type != "cuda":
+        raise ValueError(
+            f"precision = 'float16': needs a GPU, not {device}; take float32"
+        )
+    return cast(torch.dtype, getattr(torch, precision))
+
+
+def _keep_copy(source: FileSystem, remote: str, local: Path) -> None:
+    """Copy a remote file unless the copy has its size and time already."""
+    there = source.get_file_info(remote)
+    if not there.is_file:
+        raise FileNotFoundError(remote)
+    if local.exists():
+        here = local.stat()
+        if (here.st_size, here.st_mtime_ns) == (there.size, there.mtime_ns):
+            return
+    with publish(local) as temporary:
+        copy_files(remote, str(temporary), source_filesystem=source)
+        if there.mtime_ns is not None:
+            os.utime(temporary, ns=(there.mtime_ns, there.mtime_ns))
+
+
+def list_weights(uri: str) -> list[str]:
+    """URIs of the safetensors files in a folder at a URI, in order of their names."""
+    try:
+        source, folder = FileSystem.from_uri(uri)
+        files = source.get_file_info(FileSelector(folder))
+    except (OSError, ArrowInvalid) as e:
+        raise ValueError(f"weights {uri}: cannot be listed: {e}") from e
+    names = sorted(f.base_name for f in files if f.extension == "safetensors")
+    return [f"{uri.rstrip('/')}/{name}" for name in names]
+
+
+def fetch_weights(uri: str) -> Path:
+    """The local copy of weights (and their card) that lie at a URI, fetched once.
+
+    Schemes are pyarrow's: s3://, gs://, abfs://, hdfs://, file://; credentials come
+    from the environment. Whoever asks holds the digest against the copy.
+    """
+    name = uri.rsplit("/", 1)[-1]
+    folder = CACHE.expanduser() / hashlib.sha256(uri.encode()).hexdigest()[:16]
+    try:
+        source, path = FileSystem.from_uri(uri)
+        for remote in (path, str(card_path(path))):
+            _keep_copy(source, remote, folder / remote.rsplit("/", 1)[-1])
+    except (OSError, ArrowInvalid) as e:
+        raise ValueError(
+            f"weights {uri}: they or the card beside them cannot be fetched: {e}"
+        ) from e
+    return folder / name
+
+
+def weights_file(weights: str | None) -> Path | None:
+    """The safetensors file that a member's ``weights`` name, None if they name none."""
+    if weights is None or weights in ("random", "imagenet"):
+        return None
+    if "://" in weights and weights.endswith(".safetensors"):
+        return fetch_weights(weights)
+    path = Path(weights).expanduser()
+    if path.suffix != ".safetensors":
+        raise ValueError(
+            f"weights {weights}: neither random, imagenet nor a .safetensors file; "
+            "digipath_ray.weights.import_checkpoint turns a .pth file into one"
+        )
+    return path
+
+
+def _load_weights(network: nn.Module, spec: MemberSpec, path: Path) -> None:
+    if spec.digest is not None and file_digest(path) != spec.digest:
+        raise ValueError(
+            f"weights {path}: not the file the run was set up with, its SHA-256 is not "
+            f"{spec.digest[:12]}..."
+        )
+    check_fit(network, path, spec)
+    network.load_state_dict(load_file(path), strict=True)
+
+
+def check_fit(network: nn.Module, path: Path, spec: MemberSpec) -> None:
+    """Refuse a file whose tensors have other names or shapes than the network's."""
+    misfits = _misfits(network, _read_shapes(path))
+    if misfits:
+        card = read_card(path)
+        raise ValueError(
+            f"member {spec.name}: {path} are weights of another architecture than "
+            f"{spec.architecture} with {spec.encoder} and options {spec.options}: "
+            f"{misfits}; its card says {card.architecture} with {card.encoder} and "
+            f"options {card.options}"
+        )
+
+
+def _read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Shape of every tensor of a safetensors file, from its header alone."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {k: tuple(file.get_slice(k).get_shape()) for k in file.keys()}  # noqa: SIM118 - no mapping
+    except FileNotFoundError as e:
+        raise ValueError(f"weights {path}: no such file") from e
+    except SafetensorError as e:
+        raise ValueError(f"weights {path}: not a safetensors file: {e}") from e
+
+
+def _misfits(network: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """What keeps tensors of these shapes from being the network's; empty if nothing."""
+    own = {k: tuple(v.shape) for k, v in network.state_dict().items()}
+    kinds = {
+        "missing": sorted(own.keys() - shapes.keys()),
+        "unexpected": sorted(shapes.keys() - own.keys()),
+        "of another shape": [
+            f"{k} {list(shapes[k])} for {list(own[k])}"
+            for k in sorted(own.keys() & shapes.keys())
+            if own[k] != shapes[k]
+        ],
+    }
+    return "; ".join(
+        f"{len(found)} {kind} ({', '.join(found[:3])}{', ...' * (len(found) > 3)})"
+        for kind, found in kinds.items()
+        if found
+    )
+
+
+def _check_finite(tensors: Iterable[tuple[str, Tensor]], source: Path) -> None:
+    for name, tensor in tensors:
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ValueError(f"weights {source}: {name} holds NaN or infinite numbers")
+
+
+def check_file_finite(path: Path) -> None:
+    """Refuse a file in which a tensor holds NaN or infinite numbers."""
+    with safe_open(path, framework="pt") as file:
+        _check_finite(((k, file.get_tensor(k)) for k in file.keys()), path)  # noqa: SIM118 - no mapping
+
+
+def import_checkpoint(
+    source_pth: str | Path, destination: str | Path, card: ModelCard
+) -> ModelCard:
+    """Write a .pth checkpoint as safetensors with its card, once it fits the card.
+
+    Args:
+        source_pth: a state_dict, bare or under the key ``state_dict``, its names with
+            or without the ``module.`` of data-parallel training. Read with
+            ``weights_only=True``: code in it is refused, not run.
+        destination: the .safetensors file to write.
+        card: what it holds; its digest is replaced by the new file's.
+
+    Returns:
+        The card as written.
+    """
+    source, target = Path(source_pth), weights_file(str(destination))
+    if target is None:
+        raise ValueError(f"destination {destination}: must be a .safetensors file")
+    tensors = _read_checkpoint(source)
+    spec = MemberSpec(
+        name=card.name,
+        architecture=card.architecture,
+        encoder=card.encoder,
+        options=card.options,
+    )
+    network = build_network(spec)
+    if misfits := _misfits(network, {k: tuple(v.shape) for k, v in tensors.items()}):
+        raise ValueError(
+            f"checkpoint {source}: not the weights of {card.architecture} with "
+            f"{card.encoder} and options {card.options}: {misfits}"
+        )
+    _check_finite(tensors.items(), source)
+    save_weights(tensors, target)
+    written = replace(card, digest=file_digest(target))
+    write_card(target, written)
+    return written
+
+
+def save_weights(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write a state_dict as a safetensors file."""
+    # Cloned: safetensors refuses tensors that share their storage.
+    whole = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+    save_file(whole, path, metadata={"format": "pt"})
+
+
+def _read_checkpoint(source: Path) -> dict[str, Tensor]:
+    try:
+        content = torch.load(source, map_location="cpu", weights_only=True)
+    except FileNotFoundError as e:
+        raise ValueError(f"checkpoint {source}: no such file") from e
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as e:
+        raise ValueError(
+            f"checkpoint {source}: not a PyTorch file of tensors alone: {e}"
+        ) from e
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    ok = isinstance(content, dict) and len(content) > 0
+    if not ok or not all(isinstance(v, Tensor) for v in content.values()):
+        raise ValueError(f"checkpoint {source}: holds no state_dict")
+    return {str(k).removeprefix("module."): v for k, v in content.items()}

@@ -1,0 +1,106 @@
+"""What the tests of whole runs share: small cohorts, their config, their processes."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import scipy.ndimage
+
+from digipath_ray.cohort import SlideRow, read_cohort
+from digipath_ray.config import RunConfig, Tree, from_tree, merge
+from digipath_ray.heatmap import Heatmap, read_heatmap
+from digipath_ray.rundir import RunDirectory
+from tests.slides import paint, write_pyramid
+
+GLASS = 245
+SMALL: Tree = {
+    "grid": {"mpp": 1.0, "patch_px": 64, "stride_px": 32, "downsample": 4},
+    "tissue": {
+        "mask_mpp": 4.0,
+        "close_um": 10.0,
+        "open_um": 5.0,
+        "dilate_um": 10.0,
+        "min_tissue_mm2": 0.0005,
+    },
+    "ensemble": {"tta": ["identity", "hflip"]},
+    "compute": {"batch_size": 4, "chunk_cells": 8},
+    "members": [
+        {"name": "a", "architecture": "Unet", "encoder": "resnet18", "seed": 0},
+        {"name": "b", "architecture": "Unet", "encoder": "resnet18", "seed": 1},
+    ],
+}
+"""Two networks of random weights over patches so small that a CPU does 50 a second."""
+
+
+def small_config(changes: Tree | None = None) -> RunConfig:
+    """SMALL with changes laid over it."""
+    tree = merge(SMALL, changes or {})
+    members = [{"weights": "random", **m} for m in tree["members"]]
+    return from_tree({**tree, "members": members})
+
+
+def write_slide(
+    path: Path,
+    *,
+    width: int = 200,
+    height: int = 160,
+    seed: int = 0,
+    mpp: float = 1.0,
+    glass: int = 24,
+) -> Path:
+    """A slide whose tissue, of random color, lies in a margin of ``glass`` px."""
+    rng = np.random.default_rng(seed)
+    field = scipy.ndimage.gaussian_filter(rng.random((height, width)), 4)
+    field = (field - field.min()) / np.ptp(field)
+    pixels = np.full((height, width, 3), GLASS, np.uint8)
+    inside = (slice(glass, height - glass), slice(glass, width - glass))
+    pixels[inside] = paint(field)[inside]
+    return write_pyramid(path, pixels, mpp=mpp)
+
+
+def write_cohort(folder: Path, count: int, **options: Any) -> list[SlideRow]:
+    """Slides s00, s01 ... of one patient p."""
+    folder.mkdir(parents=True)
+    lines = ["slide_id,path,patient_id"]
+    for i in range(count):
+        write_slide(folder / f"s{i:02}.tif", seed=i, **options)
+        lines.append(f"s{i:02},s{i:02}.tif,p")
+    (folder / "cohort.csv").write_text("\n".join(lines))
+    return read_cohort([folder / "cohort.csv"])
+
+
+def heatmaps(run: RunDirectory) -> dict[str, Heatmap]:
+    """The heatmaps of the finished slides."""
+    return {i: read_heatmap(run.heatmap(i)) for i in run.read_done()}
+
+
+def stamps(run: RunDirectory) -> dict[str, tuple[int, bytes]]:
+    """Of each finished slide when it was finished, and its heatmap's bytes."""
+    return {
+        i: (run.done(i).stat().st_mtime_ns, run.heatmap(i).read_bytes())
+        for i in run.read_done()
+    }
+
+
+def workers(name: str, root: int | None = None) -> list[psutil.Process]:
+    """This test's Ray workers (or those below process ``root``) busy with ``name``."""
+    found = []
+    for process in psutil.Process(root).children(recursive=True):
+        try:
+            if " ".join(process.cmdline()).startswith(f"ray::{name}"):
+                found.append(process)
+        except psutil.Error:  # it has just ended
+            continue
+    return found
+
+
+def wait_for_worker(name: str, *, seconds: float = 60) -> psutil.Process:
+    """The first worker seen at ``name``."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := workers(name):
+            return found[0]
+        time.sleep(0.005)
+    raise AssertionError(f"no worker ran {name} within {seconds} s")

@@ -1,0 +1,307 @@
+"""Runs on Ray: against a loop in numpy, how they stream, how they share a cluster."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import ray
+import torch
+
+from digipath_ray.cohort import read_cohort
+from digipath_ray.distributed import cluster, inference, shard
+from digipath_ray.distributed.cluster import Share, divide, fit_chunks
+from digipath_ray.distributed.collector import Collector, Tally
+from digipath_ray.distributed.night import Summary, Watcher, run_cohort
+from digipath_ray.heatmap import blend_window
+from digipath_ray.prepared import grid_of
+from digipath_ray.rundir import RunDirectory
+from digipath_ray.slide import open_slide
+from digipath_ray.weights import load_member
+from tests.runs import heatmaps, small_config, write_cohort, write_slide
+from tests.test_predict import NUMPY_TURNS
+
+pytestmark = pytest.mark.ray
+
+TTA = ["identity", "rot90", "hflip"]
+SHARED = {
+    "ensemble": {"tta": TTA, "keep_members": True},
+    "compute": {"chunk_cells": 4, "readers": 3, "pools": "shared"},
+}
+PER_MEMBER = {
+    "slide": {"edge": "reflect"},
+    "ensemble": {"tta": TTA, "keep_members": True, "blend": "gaussian"},
+    "compute": {"chunk_cells": 4, "readers": 3, "pools": "per-member"},
+}
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A native slide, one that is resampled, and one smaller than a patch."""
+    folder = tmp_path_factory.mktemp("cohort")
+    write_slide(folder / "native.tif", width=190, height=150, seed=0)
+    write_slide(folder / "resampled.tif", width=210, height=170, seed=1, mpp=0.8)
+    write_slide(folder / "tiny.tif", width=50, height=40, seed=2, glass=0)
+    return folder
+
+
+@pytest.fixture
+def shuffled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards of one chunk, which are read in a random order of all slides' shards."""
+    monkeypatch.setattr(shard, "CHUNKS_PER_SHARD", 1)
+    in_order = inference.shard_table
+
+    def table(*args, **kwargs):
+        rows = in_order(*args, **kwargs)
+        return rows.take(np.random.default_rng(0).permutation(len(rows)))
+
+    monkeypatch.setattr(inference, "shard_table", table)
+
+
+def naive_posterior(member, patch, turn, downsample):
+    """One patch [P, P, 3] through one member, turned and turned back, averaged down."""
+    apply, undo = NUMPY_TURNS[turn]
+    channels_first = np.ascontiguousarray(apply(patch.transpose(2, 0, 1)))
+    answer = undo(member(torch.from_numpy(channels_first)[None]).numpy()[0])
+    side = answer.shape[0] // downsample
+    squares = answer.reshape(side, downsample, side, downsample)
+    return squares.mean((1, 3), dtype=np.float64)
+
+
+def naive_channels(patch, members, config):
+    """Equations 4 and 5 of one patch, written with numpy's mean and var."""
+    spec = config.ensemble
+    answers = np.array(
+        [
+            [naive_posterior(m, patch, t, config.grid.downsample) for t in spec.tta]
+            for m in members
+        ]
+    )
+    means = answers.mean(axis=1)
+    return [means.mean(0), answers.var(axis=1).mean(0), means.var(0), *means]
+
+
+def naive_heatmap(path, cells, config):
+    """Channels [5, H, W] and weight [H, W], patch by patch."""
+    members = [load_member(m) for m in config.members]
+    spec = config.grid
+    with open_slide(path) as slide:
+        grid = grid_of(slide, config)
+        size = spec.patch_px, spec.patch_px
+        shape = [
+            (n - 1) * spec.hm_stride + spec.hm_patch for n in (grid.rows, grid.cols)
+        ]
+        total, weight = np.zeros((5, *shape)), np.zeros(shape)
+        window = blend_window(spec, config.ensemble.blend)
+        for row, col in cells:
+            x, y = col * spec.stride_px, row * spec.stride_px
+            patch = slide.read(grid.frame, x, y, *size, edge=config.slide.edge)
+            top, left = row * spec.hm_stride, col * spec.hm_stride
+            here = np.s_[..., top : top + spec.hm_patch, left : left + spec.hm_patch]
+            total[here] += np.array(naive_channels(patch, members, config)) * window
+            weight[here] += window
+    inside = np.s_[..., : grid.hm_height, : grid.hm_width]
+    total, weight = total[inside], weight[inside]
+    return np.divide(total, weight, out=np.zeros_like(total), where=weight > 0), weight
+
+
+def run_small(cohort: Path, root: Path, changes, **options) -> Summary:
+    run = RunDirectory(root)
+    return run_cohort(run, read_cohort([cohort]), small_config(changes), **options)
+
+
+@pytest.fixture(scope="module")
+def shared_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("shared") / "run"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [SHARED, PER_MEMBER], ids=["shared", "per-member"])
+def test_equals_a_loop_over_patches(
+    ray_here, cohort, tmp_path, shared_run, shuffled, changes
+):
+    root = shared_run if changes is SHARED else tmp_path
+    summary = run_small(cohort, root, changes)
+    assert summary.failures == []
+    assert summary.metrics["open_slides_max"] > 1  # the shards did come mixed
+    found = heatmaps(summary.run)
+    assert sorted(found) == ["native", "resampled", "tiny"]
+    for slide_id, heatmap in found.items():
+        patches = pq.read_table(summary.run.patches(slide_id))
+        cells = zip(*(patches[c].to_pylist() for c in ("row", "col")), strict=True)
+        path = cohort / f"{slide_id}.tif"
+        data, weight = naive_heatmap(path, cells, small_config(changes))
+        assert heatmap.channels == (
+            "probability",
+            "aleatoric",
+            "epistemic",
+            "member:a",
+            "member:b",
+        )
+        np.testing.assert_allclose(heatmap.weight, weight, rtol=1e-5)
+        np.testing.assert_allclose(heatmap.data, data, atol=1e-5)
+        assert heatmap.data[:3].max(axis=(1, 2)).min() > 1e-3  # none is all zero
+    assert len(pq.read_table(summary.run.patches("tiny"))) == 1
+
+
+@pytest.mark.slow
+def test_half_precision_is_close_to_single(ray_here, cohort, tmp_path, shared_run):
+    # After the test above, whose heatmaps it is held against.
+    changes = {**SHARED, "compute": {**SHARED["compute"], "precision": "bfloat16"}}
+    summary = run_small(cohort, tmp_path, changes)
+    exact = heatmaps(RunDirectory(shared_run))
+    found = heatmaps(summary.run)
+    assert found.keys() == exact.keys() == {"native", "resampled", "tiny"}
+    for slide_id, heatmap in found.items():
+        error = np.abs(heatmap.data - exact[slide_id].data)
+        assert 1e-6 < error.max() < 0.01
+        assert error.mean(axis=(1, 2)).max() < 0.001
+
+
+@pytest.mark.slow
+def test_slides_are_finished_while_others_are_predicted(
+    ray_here, tmp_path, monkeypatch
+):
+    rows = write_cohort(tmp_path / "cohort", 12)
+    collectors: list[Collector] = []
+
+    class Kept(Collector):
+        def __init__(self, *args) -> None:
+            super().__init__(*args)
+            collectors.append(self)
+
+    monkeypatch.setattr(inference, "Collector", Kept)
+    config = small_config({"ensemble": {"tta": list(NUMPY_TURNS)}})
+    run = RunDirectory(tmp_path / "run")
+    seen: list[tuple[int, int]] = []
+
+    def note(tally: Tally) -> None:
+        held = sum(len(c) for c in collectors[0].open.values())
+        seen.append((held, len(collectors[0].finishing)))
+
+    summary = run_cohort(run, rows, config, watcher=Watcher(tallied=note))
+    metrics = summary.metrics
+    assert metrics["slides"] == 12
+    assert metrics["patches_at_first_slide"] < metrics["patches"] / 2
+    assert metrics["open_slides_max"] <= 4
+    chunks = [s["chunks"] for s in pq.read_table(run.slides).to_pylist()]
+    # What the driver holds is a few slides' chunks, not the cohort's.
+    assert max(held for held, _ in seen) <= 4 * max(chunks) < sum(chunks)
+    assert max(finishing for _, finishing in seen) <= config.compute.finishers
+    (collector,) = collectors
+    assert collector.open == collector.seconds == collector.waiting == {}
+    assert metrics["batch_fill"] > 0.8
+
+
+ONE_CPU = """
+import functools, sys
+import ray
+from digipath_ray.cohort import read_cohort
+from digipath_ray.distributed.night import run_cohort
+from digipath_ray.rundir import RunDirectory
+from tests.runs import small_config
+
+ray.init = functools.partial(ray.init, num_cpus=1, object_store_memory=200 << 20)
+config = small_config({"compute": {"pools": "per-member", "finishers": 4}})
+summary = run_cohort(RunDirectory(sys.argv[2]), read_cohort([sys.argv[1]]), config)
+print(len(summary.outcomes), summary.metrics["machine"]["ray"])
+"""
+
+
+@pytest.mark.slow
+def test_one_cpu_is_enough_and_ray_says_nothing(cohort, tmp_path):
+    script = [sys.executable, "-c", ONE_CPU, str(cohort), str(tmp_path)]
+    root = Path(__file__).parents[1]
+    done = subprocess.run(
+        script, capture_output=True, text=True, timeout=200, cwd=root, check=False
+    )
+    assert (done.stdout, done.stderr) == (f"3 {ray.__version__}\n", "")
+
+
+@pytest.fixture
+def fake_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, float]]:
+    """What Ray says the cluster has."""
+    have = {"CPU": 4.0, "object_store_memory": float(8 << 30)}
+    monkeypatch.setattr(cluster.ray, "cluster_resources", lambda: have)
+    return have
+
+
+def asked(share: Share, config) -> tuple[float, float]:
+    """CPUs and GPUs that everything together asks of Ray."""
+    pools = len(config.members) if config.compute.pools == "per-member" else 1
+    cpus = (
+        share.actors * pools * share.actor_cpus
+        + share.readers * share.reader_cpus
+        + config.compute.finishers * share.finish_cpus
+    )
+    return cpus, share.actors * pools * share.actor_gpus
+
+
+@pytest.mark.parametrize("pools", ["shared", "per-member"])
+@pytest.mark.parametrize("gpus", [0, 1, 2, 8])
+@pytest.mark.parametrize("cpus", [1, 2, 4, 16, 96])
+@pytest.mark.parametrize(
+    "said", [{}, {"readers": 40}, {"finishers": 20}, {"actors": 1, "readers": 3}]
+)
+def test_a_run_never_asks_for_more_than_there_is(fake_cluster, pools, gpus, cpus, said):
+    fake_cluster |= {"CPU": float(cpus), "GPU": float(gpus)}
+    config = small_config({"compute": {"pools": pools, **said}})
+    for members in (config.members[:1], config.members, config.members * 3):
+        spread = replace_members(config, members)
+        share = divide(spread)
+        asked_cpus, asked_gpus = asked(share, spread)
+        assert asked_cpus <= cpus + 1e-9
+        assert asked_gpus <= gpus + 1e-9
+        assert min(share.actors, share.readers, share.actor_threads) >= 1
+        assert min(share.reader_cpus, share.actor_cpus, share.finish_cpus) >= 0.01
+
+
+def replace_members(config, members):
+    named = [replace(m, name=f"m{i}") for i, m in enumerate(members)]
+    return replace(config, members=tuple(named))
+
+
+@pytest.mark.parametrize(
+    ("gpus", "compute", "actors", "share_of_gpu"),
+    [
+        (0, {}, 1, 0.0),
+        (1, {}, 1, 1.0),
+        (8, {}, 8, 1.0),
+        (8, {"pools": "per-member"}, 8, 0.5),
+        (2, {"gpus_per_actor": 0.25}, 8, 0.25),
+        (2, {"gpus_per_actor": 0.6}, 2, 0.6),  # a share lies on one GPU
+        (4, {"gpus_per_actor": 2.0}, 2, 2.0),
+        (4, {"actors": 3}, 3, 1.0),
+        (4, {"gpus_per_actor": 0.0}, 1, 0.0),
+    ],
+)
+def test_gpus_are_divided(fake_cluster, gpus, compute, actors, share_of_gpu):
+    fake_cluster["GPU"] = float(gpus)
+    share = divide(small_config({"compute": compute}))
+    assert (share.actors, share.actor_gpus) == (actors, share_of_gpu)
+
+
+def test_actors_that_do_not_fit_are_warned_of(fake_cluster, caplog):
+    fake_cluster["GPU"] = 1.0
+    divide(small_config({"compute": {"pools": "per-member", "gpus_per_actor": 1.0}}))
+    assert "2 actors of 1 GPUs each do not fit on the cluster's 1" in caplog.text
+
+
+def test_networks_and_readers_leave_cpus_for_each_other(fake_cluster):
+    fake_cluster["CPU"] = 16.0
+    share = divide(small_config())
+    assert (share.actors, share.actor_threads, share.readers) == (4, 4, 11)
+
+
+def test_chunks_shrink_to_what_the_object_store_holds(fake_cluster):
+    grid = {"patch_px": 1024, "stride_px": 512}
+    config = small_config({"grid": grid, "compute": {"chunk_cells": 64}})
+    assert fit_chunks(config, divide(config)).compute.chunk_cells == 64
+    # 2 readers, 1 actor: 8 chunks of at most 2.5 * 512 * 512 * 3 bytes a cell in half
+    # of 500 MB leave room for 15 cells; three full batches of 4.
+    fake_cluster["object_store_memory"] = 500e6
+    assert fit_chunks(config, divide(config)).compute.chunk_cells == 12

@@ -1,0 +1,138 @@
+"""Preparing a slide: what is written, and when an earlier result is good enough."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from digipath_ray.cohort import SlideRow
+from digipath_ray.config import RunConfig, from_tree
+from digipath_ray.mask import read_mask, read_mask_image
+from digipath_ray.outcome import overlay_notes
+from digipath_ray.patches import cut_chunks, keep_cells
+from digipath_ray.prepared import prepare_slide, read_chunks, read_prepared
+from digipath_ray.rundir import RunDirectory
+from digipath_ray.schema import PATCHES, SLIDES
+from digipath_ray.slide import SlideError
+from tests.slides import paint, write_pyramid
+
+TREE = {
+    "grid": {"mpp": 1.0, "patch_px": 128, "stride_px": 64, "downsample": 4},
+    "tissue": {"close_um": 16.0, "dilate_um": 30.0, "min_tissue_mm2": 0.01},
+    "compute": {"chunk_cells": 16},
+}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    run = RunDirectory(tmp_path / "run")
+    run.create()
+    return run
+
+
+@pytest.fixture
+def row(tmp_path: Path) -> SlideRow:
+    pixels = np.full((1000, 1600, 3), 245, np.uint8)
+    pixels[200:600, 400:1000] = paint(np.full((400, 600), 0.5))
+    path = write_pyramid(tmp_path / "s.tif", pixels, mpp=1.0)
+    return SlideRow(slide_id="s", path=str(path), patient_id="p")
+
+
+def config_of(**sections: dict[str, object]) -> RunConfig:
+    return from_tree(
+        {k: {**TREE.get(k, {}), **sections.get(k, {})} for k in {*TREE, *sections}}
+    )
+
+
+def test_a_person_can_check_what_was_found(run: RunDirectory, row: SlideRow) -> None:
+    config = config_of()
+    prepared = prepare_slide(row, config, run)
+    mask = read_mask(run.mask("s"))
+    assert mask.area_mm2 == pytest.approx(0.24, rel=0.05)
+    assert prepared.row["tissue_mm2"] == pytest.approx(mask.area_mm2)
+    assert prepared.row["qc"] == []
+    table = pq.read_table(run.patches("s"))
+    assert table.schema.names == PATCHES.names
+    assert set(prepared.row) == set(SLIDES.names)
+    cells = keep_cells(prepared.grid(config.grid), mask.dilated(30.0))
+    chunks = cut_chunks(cells, chunk_cells=16)
+    for ours, written in zip(chunks, read_chunks(run, "s"), strict=True):
+        np.testing.assert_array_equal(ours, written)
+    with Image.open(run.thumbnail("s")) as thumbnail:
+        assert thumbnail.size == (1400, 875)
+    with Image.open(run.mask_overlay("s")) as overlay:
+        assert max(overlay.size) >= 600
+
+
+def test_no_tissue_is_said_and_the_mask_is_there_to_look_at(
+    run: RunDirectory, tmp_path: Path
+) -> None:
+    path = write_pyramid(
+        tmp_path / "b.tif", np.full((600, 600, 3), 245, np.uint8), mpp=1.0
+    )
+    with pytest.raises(SlideError, match=r"no tissue of at least 0\.01 mm2") as caught:
+        prepare_slide(SlideRow(slide_id="b", path=str(path)), config_of(), run)
+    assert "masks/b_overlay.jpg" in caught.value.hint
+    assert run.mask_overlay("b").exists()
+    assert not run.patches("b").exists()
+
+
+def test_mask_of_the_manifest_is_taken(
+    run: RunDirectory, row: SlideRow, tmp_path: Path
+) -> None:
+    given = np.zeros((100, 160), np.uint8)
+    given[50:, :40] = 7
+    Image.fromarray(given).save(tmp_path / "mask.png")
+    prepared = prepare_slide(
+        replace(row, mask=str(tmp_path / "mask.png")), config_of(), run
+    )
+    assert prepared.row["tissue_mm2"] == pytest.approx(0.5 * 0.4, rel=0.02)
+    assert read_mask_image(tmp_path / "mask.png").sum() == 50 * 40
+
+
+@pytest.mark.parametrize(
+    ("change", "again"),
+    [
+        ({}, False),
+        ({"compute": {"batch_size": 4}}, False),
+        ({"compute": {"chunk_cells": 32}}, True),
+        ({"grid": {"stride_px": 32}}, True),
+        ({"tissue": {"open_um": 50.0}}, True),
+        ({"slide": {"edge": "reflect"}}, True),
+    ],
+)
+def test_prepared_slide_is_found_again_unless_its_patches_would_change(
+    run: RunDirectory, row: SlideRow, change: dict[str, dict[str, object]], again: bool
+) -> None:
+    prepared = prepare_slide(row, config_of(), run)
+    found = read_prepared(run, row, config_of(**change))
+    assert found == (None if again else prepared)
+
+
+def test_other_mpp_or_file_is_prepared_anew(run: RunDirectory, row: SlideRow) -> None:
+    config = config_of()
+    prepare_slide(row, config, run)
+    assert read_prepared(run, replace(row, mpp=0.5), config) is None
+    assert read_prepared(run, replace(row, path=row.path + "f"), config) is None
+    assert read_prepared(run, replace(row, slide_id="t"), config) is None
+
+
+def test_manifest_mpp_that_differs_from_the_file_is_flagged(
+    run: RunDirectory, row: SlideRow
+) -> None:
+    prepared = prepare_slide(replace(row, mpp=0.98), config_of(), run)
+    assert prepared.row["mpp_source"] == "manifest"
+    assert prepared.row["effective_mpp_x"] == 0.98
+    assert prepared.row["qc"] == []
+    prepared = prepare_slide(replace(row, mpp=0.5), config_of(), run)
+    assert "mpp differs from file" in prepared.row["qc"]
+
+
+def test_untrained_members_are_named_on_every_overlay() -> None:
+    member = {"name": "a", "architecture": "Unet", "encoder": "resnet18"}
+    config = from_tree({"members": [{**member, "weights": "random"}]})
+    assert overlay_notes(config)[0] == "untrained members: not a prediction"
+    assert overlay_notes(from_tree({})) == ["for research use only"]
