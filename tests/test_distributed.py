@@ -25,7 +25,11 @@ from digipath_ray.weights import load_member
 from tests.runs import heatmaps, small_config, write_cohort, write_slide
 from tests.test_predict import NUMPY_TURNS
 
-pytestmark = pytest.mark.ray
+pytestmark = [
+    pytest.mark.ray,
+    # Ray 2.60 warns of a setting that it sets itself.
+    pytest.mark.filterwarnings("ignore:`use_push_based_shuffle`:DeprecationWarning"),
+]
 
 TTA = ["identity", "rot90", "hflip"]
 SHARED = {
@@ -257,7 +261,8 @@ def test_a_run_never_asks_for_more_than_there_is(fake_cluster, pools, gpus, cpus
         assert asked_cpus <= cpus + 1e-9
         assert asked_gpus <= gpus + 1e-9
         assert min(share.actors, share.readers, share.actor_threads) >= 1
-        assert min(share.reader_cpus, share.actor_cpus, share.finish_cpus) >= 0.01
+        # Ray Data's own tasks, which split the table of shards, ask for a whole CPU.
+        assert cpus - (asked_cpus - share.readers * share.reader_cpus) >= 1 - 1e-9
 
 
 def replace_members(config, members):

@@ -1,8 +1,12 @@
 """``digipath doctor``: what will bite on this machine."""
 
 import importlib.metadata
+import math
 import os
+import resource
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,24 +14,43 @@ from pathlib import Path
 import numpy as np
 import psutil
 from rich.console import Console
+from rich.markup import escape
 
-from digipath_ray.rundir import free_disk_bytes
+from digipath_ray.cli.words import count, size
+from digipath_ray.rundir import explain_os_error, free_disk_bytes
 
 GB = 2**30
 Finding = tuple[str, str, str]
 """Verdict (ok, warn or fail), what was looked at, what was found."""
+COLORS = {"ok": "green", "warn": "yellow", "fail": "red"}
+
+RAY_START_S = 60
+STORE_SHARE = 0.3
+"""Share of the free memory that Ray gives its object store, ..."""
+STORE_MOST = 10**10
+"""... and where it stops if /dev/shm is no larger (ray/_private/utils.py)."""
+SPILL_FULL = 0.95
+"""How full a disk may be for Ray to spill to it (local_fs_capacity_threshold)."""
+CGROUP = Path("/sys/fs/cgroup")
+
+RAY_SCRIPT = """
+import os, ray
+from digipath_ray.distributed.cluster import connect
+connect()
+ray.get(ray.remote(num_cpus=0.1)(os.getpid).remote())
+have = ray.cluster_resources()
+print("found:", ray.__version__, len(ray.nodes()), have.get("CPU", 0),
+      have.get("GPU", 0), have.get("object_store_memory", 0))
+"""
 
 
 def examine(console: Console, out: Path) -> int:
-    """Print every finding; 1 if one is a failure."""
-    colors = {"ok": "green", "warn": "yellow", "fail": "red"}
+    """Print every finding as it comes; 1 if one is a failure."""
     worst = 0
     for verdict, what, found in findings(out):
-        color = colors[verdict]
-        console.print(
-            f"[{color}]{verdict:>4}[/]  {what:<14}{found}", highlight=False, markup=True
-        )
-        worst = max(worst, verdict == "fail")
+        color = COLORS[verdict]
+        console.print(f"[{color}]{verdict:>4}[/]  {what:<14}{escape(found)}")
+        worst = max(worst, int(verdict == "fail"))
     return worst
 
 
@@ -36,14 +59,14 @@ def findings(out: Path) -> Iterator[Finding]:
     checks: tuple[Callable[[], Finding], ...] = (
         check_openslide,
         check_torch,
+        check_networks,
         check_ray,
         check_cpus,
         check_memory,
         check_shared_memory,
-        lambda: check_disk(out, "run directory"),
-        lambda: check_disk(Path(tempfile.gettempdir()), "spill folder"),
+        lambda: check_run_folder(out),
+        check_spill_folder,
         check_open_files,
-        check_hub,
     )
     for check in checks:
         yield check()
@@ -63,98 +86,176 @@ def check_openslide() -> Finding:
         gray = np.full((512, 512, 3), 128, np.uint8)
         tifffile.imwrite(path, gray, tile=(256, 256), photometric="rgb")
         with open_slide(path, mpp=1.0) as slide:
-            ok = bool((slide.read_level(0, 0, 0, 512, 512) == 128).all())
+            ok = slide.info.format == "generic-tiff"
+            ok = ok and bool((slide.read_level(0, 0, 0, 512, 512) == 128).all())
     version = openslide.__library_version__
-    return ("ok" if ok else "fail"), "openslide", f"{version}, reads a test slide"
+    if not ok:
+        return "fail", "openslide", f"{version}, but misreads a slide: install it anew"
+    return "ok", "openslide", f"{version}, reads a test slide"
 
 
 def check_torch() -> Finding:
-    """Whether torch sees a GPU."""
+    """Whether torch computes, and on which GPUs."""
     import torch
 
+    version = torch.__version__
     if not torch.cuda.is_available():
-        return "warn", "torch", f"{torch.__version__}, no GPU: networks run on the CPU"
-    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    free, total = torch.cuda.mem_get_info()
-    text = f"{torch.__version__}, CUDA {torch.version.cuda}, {', '.join(names)}; "
-    text += f"{free / GB:.0f} of {total / GB:.0f} GB free on the first"
-    return ("ok" if free > total / 2 else "warn"), "torch", text
+        why = "no GPU"
+        if shutil.which("nvidia-smi"):
+            build = "is built without CUDA" if torch.version.cuda is None else "has CUDA"
+            why = f"a GPU is here but torch does not see it (it {build})"
+        return "warn", "torch", f"{version}, {why}: networks run on the CPU, slowly"
+    gpus = range(torch.cuda.device_count())
+    try:
+        for i in gpus:
+            torch.ones(8, device=f"cuda:{i}").sum().item()
+        memory = [torch.cuda.mem_get_info(i) for i in gpus]
+    except RuntimeError as e:
+        return "fail", "torch", f"{version} cannot use the GPU: {e}"
+    names = ", ".join(sorted({torch.cuda.get_device_name(i) for i in gpus}))
+    text = f"{version}, CUDA {torch.version.cuda}, {count(len(gpus), 'GPU')} ({names})"
+    free, total = min(memory)
+    text += f", {size(free)} of {size(total)} free"
+    if free < total / 2:
+        return "warn", "torch", f"{text}: something else is using it"
+    return "ok", "torch", text
+
+
+def check_networks() -> Finding:
+    """Which smp builds the networks, and where ImageNet weights would come from."""
+    version = importlib.metadata.version("segmentation-models-pytorch")
+    offline = os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
+    where = "from the cache alone (HF_HUB_OFFLINE)" if offline else "from the hub"
+    return "ok", "smp", f"{version}; ImageNet weights, if asked for, come {where}"
 
 
 def check_ray() -> Finding:
-    """Whether Ray starts and runs a task, and where."""
-    import ray
-
-    from digipath_ray.distributed.cluster import connect
-
+    """Whether Ray starts (or is joined) and runs a task; a process of its own."""
     try:
-        connect()
-        node = ray.get(ray.remote(num_cpus=0.1)(os.getpid).remote(), timeout=60)
-    except (ray.exceptions.RayError, ConnectionError, RuntimeError) as e:
-        return "fail", "ray", f"does not run a task: {e}"
-    have = ray.cluster_resources()
-    store = have.get("object_store_memory", 0) / GB
+        done = subprocess.run(
+            [sys.executable, "-c", RAY_SCRIPT],
+            capture_output=True,
+            text=True,
+            timeout=RAY_START_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        text = f"ran no task in {RAY_START_S} s: see {ray_folder()}/session_latest/logs"
+        return "fail", "ray", text
+    lines = [line for line in done.stdout.splitlines() if line.startswith("found: ")]
+    if done.returncode != 0 or not lines:
+        said = done.stderr.strip().splitlines() or ["it says nothing"]
+        return "fail", "ray", f"does not run a task: {said[-1]}"
+    _, version, *numbers = lines[-1].split()
+    nodes, cpus, gpus, store = (float(n) for n in numbers)
     text = (
-        f"{ray.__version__}, {len(ray.nodes())} node(s), {have.get('CPU', 0):g} CPUs, "
-        f"{have.get('GPU', 0):g} GPUs, {store:.1f} GB object store"
+        f"{version} runs a task; {count(int(nodes), 'node')}, "
+        f"{count(int(cpus), 'CPU')}, {count(int(gpus), 'GPU')}, {size(store)} of "
+        "object store"
     )
-    return ("ok" if node and store > 1 else "warn"), "ray", text
+    if store < GB:
+        return "warn", "ray", f"{text}: too little, chunks will be small and slow"
+    return "ok", "ray", text
 
 
 def check_cpus() -> Finding:
-    """Whether there are enough cores to feed GPUs."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
-    cores = cores or os.cpu_count() or 1
-    few = cores < 8
-    return (
-        "warn" if few else "ok",
-        "cores",
-        f"{cores}" + ("; a fast GPU wants about 8 to read for it" if few else ""),
-    )
+    """Whether there are enough cores to feed a GPU."""
+    cores = usable_cores()
+    if cores < 8:
+        return "warn", "cores", f"{cores:g}; a fast GPU wants about 8 to read for it"
+    return "ok", "cores", f"{cores:g}"
+
+
+def usable_cores() -> float:
+    """Cores this process may use: of the machine, its affinity and its container."""
+    cores: float = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    limit = CGROUP / "cpu.max"  # "quota period", in microseconds
+    quota, _, period = limit.read_text().partition(" ") if limit.exists() else ("",) * 3
+    return min(cores, int(quota) / int(period)) if quota.isnumeric() else cores
 
 
 def check_memory() -> Finding:
-    """Whether memory is free."""
+    """Whether memory is free, in the container if this is one."""
     memory = psutil.virtual_memory()
-    text = f"{memory.available / GB:.1f} of {memory.total / GB:.1f} GB free"
-    return ("ok" if memory.available > 4 * GB else "warn"), "memory", text
+    total = min(memory.total, container_memory())
+    free = min(memory.available, total)
+    text = f"{size(free)} of {size(total)} free"
+    if free < 4 * GB:
+        return "warn", "memory", f"{text}; a large slide wants several GB"
+    return "ok", "memory", text
 
 
-def check_shared_memory() -> Finding:
-    """Whether /dev/shm holds Ray's object store; a container's default is 64 MB."""
-    place = Path("/dev/shm")
+def container_memory() -> float:
+    """Bytes that the container allows; infinite where there is no limit."""
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        path = CGROUP / name
+        if path.exists() and (text := path.read_text().strip()).isnumeric():
+            return int(text)
+    return math.inf
+
+
+def check_shared_memory(place: Path = Path("/dev/shm")) -> Finding:
+    """Whether ``place`` holds Ray's object store; a container's default is 64 MB."""
     if not place.exists():
-        return "warn", "shared memory", "no /dev/shm: Ray uses slower files in /tmp"
+        return "ok", "shared memory", f"no {place}: Ray uses files in {ray_folder()}"
     free = shutil.disk_usage(place).free
-    enough = free > 2 * GB
-    advice = "" if enough else "; in a container start it with --shm-size=8g"
+    available = min(psutil.virtual_memory().available, container_memory())
+    store = min(STORE_SHARE * available, STORE_MOST)
+    text = f"{size(free)} free in {place}"
+    if free >= store:
+        return "ok", "shared memory", text
     return (
-        "ok" if enough else "warn",
+        "warn",
         "shared memory",
-        f"{free / GB:.1f} GB free in {place}{advice}",
+        f"{text}, Ray's object store wants {size(store)}: it will use slower files in "
+        f"{ray_folder()}; start the container with --shm-size={math.ceil(store / GB)}g",
     )
 
 
-def check_disk(folder: Path, name: str) -> Finding:
-    """Whether a folder's disk has room."""
-    free = free_disk_bytes(folder.absolute())
-    verdict = "fail" if free < GB else "warn" if free < 20 * GB else "ok"
-    return verdict, name, f"{free / GB:.1f} GB free at {folder.absolute()}"
+def check_run_folder(folder: Path) -> Finding:
+    """Whether runs can be written there, and how much."""
+    folder = folder.absolute()
+    place = folder
+    while not place.exists():
+        place = place.parent
+    try:
+        with tempfile.TemporaryFile(dir=place) as probe:
+            probe.write(bytes(1 << 20))
+    except OSError as e:
+        return "fail", "run directory", f"{folder}: {explain_os_error(e)}"
+    free = free_disk_bytes(place)
+    text = f"{size(free)} free at {folder}"
+    if free < GB:
+        return "fail", "run directory", f"{text}: too little for any cohort"
+    if free < 20 * GB:
+        return "warn", "run directory", f"{text}: see digipath plan for what you need"
+    return "ok", "run directory", text
+
+
+def ray_folder() -> str:
+    """Where Ray keeps logs and spills objects, if not told otherwise."""
+    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    return f"{folder}/ray"
+
+
+def check_spill_folder() -> Finding:
+    """Whether Ray can put objects on disk when its memory is full."""
+    folder = Path(ray_folder())
+    place = folder if folder.exists() else folder.parent
+    disk = shutil.disk_usage(place)
+    full = 1 - disk.free / disk.total
+    text = f"{size(disk.free)} free at {folder}, {full:.0%} full"
+    if full > SPILL_FULL:
+        advice = f"Ray spills nothing beyond {SPILL_FULL:.0%}: free space or set TMPDIR"
+        return "warn", "spill folder", f"{text}; {advice}"
+    return ("warn" if disk.free < 10 * GB else "ok"), "spill folder", text
 
 
 def check_open_files() -> Finding:
     """Whether enough files may be open for Ray."""
-    import resource
-
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    enough = soft >= 4096 or soft == resource.RLIM_INFINITY
-    text = f"{soft} allowed" + ("" if enough else "; Ray wants more: ulimit -n 65536")
-    return ("ok" if enough else "warn"), "open files", text
-
-
-def check_hub() -> Finding:
-    """Where ImageNet weights would come from."""
-    version = importlib.metadata.version("segmentation-models-pytorch")
-    offline = os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
-    where = "offline: only cached weights" if offline else "from the hub when asked for"
-    return "ok", "smp", f"{version}, ImageNet weights {where}"
+    if soft != resource.RLIM_INFINITY and soft < 4096:
+        return "warn", "open files", f"{soft} allowed; Ray wants more: ulimit -n 65536"
+    return "ok", "open files", f"{soft} allowed"

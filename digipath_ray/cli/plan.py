@@ -1,8 +1,9 @@
 """``digipath plan``: what a cohort costs, before a night is spent."""
 
+import math
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -90,6 +91,8 @@ def plan_cohort(
     pace: Pace,
 ) -> int:
     """Print the cohort's cost; 1 if a slide cannot be used or the results do not fit."""
+    if pace.measure and pace.rate is not None:
+        raise ValueError("--rate says what --measure would find: give one of them")
     rows = read_cohort(slides)
     if pace.measure:
         config = resolve(tree, weights=weights, force=force)
@@ -238,12 +241,10 @@ def say_time(patches: int, pace: Pace) -> str:
             "its transforms, or --measure it here"
         )
     seconds = patches / pace.rate
-    spread = ""
-    if pace.device == "GPU" and pace.gpus > 1:
-        spread = f", {duration(seconds / pace.gpus)} on {pace.gpus} GPUs"
+    machines = pace.gpus if pace.device == "GPU" else 1
     return (
-        f"{seconds / 3600:.2f} {pace.device} hours at {pace.rate:.3g} patches/s"
-        f"{spread or f', that is {duration(seconds)}'}"
+        f"{seconds / 3600:.3g} {pace.device} hours at {pace.rate:.3g} patches/s: "
+        f"{duration(seconds / machines)} on {count(machines, pace.device)}"
     )
 
 
@@ -252,14 +253,7 @@ def refuse_disk(cost: Cost, config: RunConfig, *, free_bytes: int) -> str | None
     if cost.disk_bytes <= free_bytes:
         return None
     fix = "free space, or name another disk with --out"
-    now = config.grid.downsample
-    for downsample in DOWNSAMPLES:
-        divides = config.grid.stride_px % downsample == config.grid.patch_px % downsample
-        if downsample <= now or not divides or config.grid.stride_px % downsample:
-            continue
-        smaller = replace(
-            cost, heatmap_bytes=cost.heatmap_bytes * (now / downsample) ** 2
-        )
+    for smaller, downsample in _coarser(cost, config):
         if smaller.disk_bytes <= free_bytes:
             fix = f"--downsample {downsample} takes {size(smaller.disk_bytes)}; or {fix}"
             break
@@ -267,3 +261,13 @@ def refuse_disk(cost: Cost, config: RunConfig, *, free_bytes: int) -> str | None
         f"the results need about {size(cost.disk_bytes)} and {size(free_bytes)} are "
         f"free: {fix}"
     )
+
+
+def _coarser(cost: Cost, config: RunConfig) -> Iterator[tuple[Cost, int]]:
+    """The cost at each higher downsample that the grid allows."""
+    spec = config.grid
+    for downsample in DOWNSAMPLES:
+        divides = math.gcd(spec.patch_px, spec.stride_px) % downsample == 0
+        if downsample > spec.downsample and divides:
+            share = (spec.downsample / downsample) ** 2
+            yield replace(cost, heatmap_bytes=cost.heatmap_bytes * share), downsample

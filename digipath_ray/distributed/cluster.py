@@ -11,6 +11,8 @@ from digipath_ray.config import RunConfig
 
 log = logging.getLogger(__name__)
 
+ACTOR_MEMORY = 4 << 30
+"""Bytes a CPU actor may need: the paper's members on one patch of 1024 px."""
 BLOCKS_PER_CELL = 2.5
 """Blocks a chunk holds per cell at most; 1.3 on whole tissue, 2.4 on scattered."""
 
@@ -65,10 +67,12 @@ def divide(config: RunConfig) -> Share:
         )
     # Together never more than there is: a finish task that waits for the CPU of a
     # reader that waits for the driver that waits for the finish task waits for ever.
-    finish_cpus = _floor(min(0.25, cpus / (4 * compute.finishers)))
-    actor_cpus = _floor(min(1.0, cpus / (4 * actors * pools)))
+    # And one whole CPU is left to the plan: Ray Data's own tasks ask for no less.
+    spare = max(0.0, cpus - 1)
+    actor_cpus = _floor(min(1.0, spare / (2 * actors * pools)))
+    finish_cpus = _floor(min(0.25, spare / (4 * compute.finishers)))
     left = cpus - actors * pools * actor_cpus - compute.finishers * finish_cpus
-    readers = compute.readers or max(1, int(left))
+    readers = compute.readers or int(left)
     return Share(
         actors=actors,
         actor_cpus=actor_cpus,
@@ -81,10 +85,15 @@ def divide(config: RunConfig) -> Share:
 
 
 def _actors(pools: int, actor_gpus: float, *, cpus: float, gpus: float) -> int:
-    """Actors per pool where nobody says how many."""
+    """Actors per pool where nobody says how many: one per GPU, or one per core.
+
+    On a CPU an actor has one thread, since threads that share a batch wait for each
+    other: beside other work two of them were 7 times slower than one.
+    """
     if actor_gpus > 0:
         return max(1, int(_places(actor_gpus, gpus) / pools))
-    return max(1, int(cpus // 4))
+    fit = ray.cluster_resources().get("memory", math.inf) / ACTOR_MEMORY
+    return max(1, int(min(cpus, fit) / pools))
 
 
 def _places(actor_gpus: float, gpus: float) -> float:
@@ -97,8 +106,8 @@ def _places(actor_gpus: float, gpus: float) -> float:
 
 
 def _floor(cpus: float) -> float:
-    """Whole hundredths, at least one."""
-    return max(1, math.floor(cpus * 100)) / 100
+    """Whole hundredths."""
+    return math.floor(cpus * 100) / 100
 
 
 def fit_chunks(config: RunConfig, share: Share) -> RunConfig:
