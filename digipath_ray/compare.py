@@ -20,7 +20,6 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from scipy.sparse import csr_array
 
-from digipath_ray import overlay
 from digipath_ray.heatmap import Heatmap, Map, read_heatmap
 from digipath_ray.schema import VERSION
 
@@ -274,14 +273,14 @@ def draw_comparison(
     size = {"width_um": a.width * a.mpp_x, "height_um": a.height * a.mpp_y}
     difference = b.probability - a.probability
     reach = max(float(np.abs(difference).max()), 1e-6)
-    sides = [overlay.say_um(side) for side in size.values()]
-    extent = f" {overlay.TIMES} ".join(sides)
+    sides = [say_um(side) for side in size.values()]
+    extent = f" {TIMES} ".join(sides)
     largest = f"largest difference of probability {np.abs(difference).max():.3g}"
-    figure, layout = overlay.open_figure(
+    figure, layout = open_figure(
         3,
         **size,
         title=title,
-        subtitle=f"{largest}{overlay.DOT}{extent}",
+        subtitle=f"{largest}{DOT}{extent}",
         notes=[*notes, note] if note else notes,
     )
     turbo, plus_minus = colormaps["turbo"], colormaps["RdBu_r"]
@@ -292,9 +291,9 @@ def draw_comparison(
     )
     labels = ("probability", "probability", "probability, right minus left")
     for i, (name, plane, heatmap, cmap, norm) in enumerate(panels):
-        axes = overlay.add_panel(figure, layout, i, title=name, **size)
-        overlay.show_map(axes, plane, heatmap, cmap=cmap, norm=norm)
-        overlay.add_strip(figure, layout, i, cmap=cmap, norm=norm, label=labels[i])
+        axes = add_panel(figure, layout, i, title=name, **size)
+        show_map(axes, plane, heatmap, cmap=cmap, norm=norm)
+        add_strip(figure, layout, i, cmap=cmap, norm=norm, label=labels[i])
     return figure
 
 
@@ -320,7 +319,7 @@ def write_comparison_figure(
 ) -> None:
     """Write :func:`draw_comparison`'s figure as a PNG."""
     figure = draw_comparison(a, b, title=title, names=names, notes=notes)
-    overlay.write_figure(path, figure)
+    write_figure(path, figure)
 
 
 def write_comparison_figures(

@@ -15,8 +15,8 @@ from digipath_ray.compare import (
     resample,
     write_comparison_figures,
 )
+from digipath_ray.figure import TIMES
 from digipath_ray.heatmap import Heatmap, write_heatmap
-from digipath_ray.overlay import TIMES
 from digipath_ray.schema import FAILURES, OUTCOMES
 
 

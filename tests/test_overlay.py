@@ -3,18 +3,17 @@ import pytest
 from matplotlib.text import Text
 from PIL import Image
 
-from digipath_ray.heatmap import Heatmap
-from digipath_ray.overlay import (
+from digipath_ray.figure import (
     TIMES,
-    draw_overlay,
     lay_out,
     round_length,
     say_mm2,
     say_um,
     shorten,
     shown,
-    write_overlay,
 )
+from digipath_ray.heatmap import Heatmap
+from digipath_ray.overlay import draw_overlay, write_overlay
 
 GRAY = 200
 
