@@ -20,6 +20,16 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from scipy.sparse import csr_array
 
+from digipath_ray.figure import (
+    DOT,
+    TIMES,
+    add_panel,
+    add_strip,
+    open_figure,
+    say_um,
+    show_map,
+    write_figure,
+)
 from digipath_ray.heatmap import Heatmap, Map, read_heatmap
 from digipath_ray.schema import VERSION
 
