@@ -11,7 +11,7 @@ from rich.progress import (
     Progress,
     TaskID,
     TextColumn,
-    TimeRemainingColumn,
+    TimeElapsedColumn,
 )
 
 LINE_EVERY_S = 10.0
@@ -38,13 +38,13 @@ class RunProgress:
         self._tasks: dict[str, TaskID] = {}
         self._slides = self._patches = 0
         self._next_line = 0.0
-        if console.is_terminal:
+        if console.is_terminal and not console.is_dumb_terminal:
             self._bars = Progress(
                 TextColumn("{task.description:>9}"),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[note]}"),
-                TimeRemainingColumn(),
+                TimeElapsedColumn(),
                 console=console,
             )
 
@@ -72,26 +72,26 @@ class RunProgress:
         self._slides, self._patches = slides, patches
         self._bar("segment", 0, patches, "patches")
         self._bar("finish", 0, slides, "slides")
-        self._line(f"segment: {slides} slides, {patches} patches", always=True)
+        self._line(f"segment: 0/{patches} patches, 0/{slides} slides", always=True)
 
     def tallied(self, tally: Counts) -> None:
         """Patches have been predicted, or a slide has been finished or has failed."""
         rate = patches_per_second(tally, now=time.time())
-        speed = "" if rate is None else f", {rate:.1f} patches/s"
+        speed = "" if rate is None else self._say_speed(tally.patches, rate)
         failed = f", {tally.failed} failed" if tally.failed else ""
         ended = tally.slides + tally.failed
         self._bar("segment", tally.patches, self._patches, f"patches{speed}")
         self._bar("finish", ended, self._slides, f"slides{failed}")
-        left = "" if rate is None else self._say_left(tally.patches, rate)
         self._line(
             f"segment: {tally.patches}/{self._patches} patches, "
-            f"{ended}/{self._slides} slides{failed}{speed}{left}",
+            f"{ended}/{self._slides} slides{failed}{speed}",
             always=ended == self._slides,
         )
 
-    def _say_left(self, done: int, rate: float) -> str:
+    def _say_speed(self, done: int, rate: float) -> str:
         left = self._patches - done
-        return f", {duration(left / rate)} left" if left > 0 else ""
+        eta = f", {duration(left / rate)} left" if left > 0 else ""
+        return f", {rate:.1f}/s{eta}"
 
     def _bar(self, name: str, done: int, total: int, note: str) -> None:
         if self._bars is None:

@@ -15,6 +15,8 @@ from digipath_ray.rundir import RunDirectory
 from tests.slides import paint, write_pyramid
 
 GLASS = 245
+RAY_WARNINGS = "ignore::DeprecationWarning:ray.data.context"
+"""Ray 2.60 warns of settings that it sets itself."""
 SMALL: Tree = {
     "grid": {"mpp": 1.0, "patch_px": 64, "stride_px": 32, "downsample": 4},
     "tissue": {
@@ -25,7 +27,7 @@ SMALL: Tree = {
         "min_tissue_mm2": 0.0005,
     },
     "ensemble": {"tta": ["identity", "hflip"]},
-    "compute": {"batch_size": 4, "chunk_cells": 8},
+    "compute": {"batch_size": 4, "chunk_cells": 8, "actors": 1},
     "members": [
         {"name": "a", "architecture": "Unet", "encoder": "resnet18", "seed": 0},
         {"name": "b", "architecture": "Unet", "encoder": "resnet18", "seed": 1},
@@ -49,14 +51,16 @@ def write_slide(
     seed: int = 0,
     mpp: float = 1.0,
     glass: int = 24,
+    red: int = 220,
 ) -> Path:
-    """A slide whose tissue, of random color, lies in a margin of ``glass`` px."""
+    """A slide whose tissue, of random green, lies in a margin of ``glass`` px."""
     rng = np.random.default_rng(seed)
     field = scipy.ndimage.gaussian_filter(rng.random((height, width)), 4)
     field = (field - field.min()) / np.ptp(field)
     pixels = np.full((height, width, 3), GLASS, np.uint8)
     inside = (slice(glass, height - glass), slice(glass, width - glass))
     pixels[inside] = paint(field)[inside]
+    pixels[inside][..., 0] = red
     return write_pyramid(path, pixels, mpp=mpp)
 
 

@@ -277,7 +277,9 @@ def _stderr() -> Console:
 
 def _print_error(error: ValueError | OSError) -> None:
     hint = getattr(error, "hint", None)
-    if isinstance(error, OSError):
+    if isinstance(error, ConnectionError):
+        hint = "start Ray where RAY_ADDRESS says, or unset it to start one here"
+    elif isinstance(error, OSError):
         hint = explain_os_error(error)
     _stderr().print(
         f"[bold red]Error:[/] {escape(str(error))}"

@@ -34,10 +34,10 @@ SPILL_FULL = 0.95
 CGROUP = Path("/sys/fs/cgroup")
 
 RAY_SCRIPT = """
-import os, ray
+import ray
 from digipath_ray.distributed.cluster import connect
 connect()
-ray.get(ray.remote(num_cpus=0.1)(os.getpid).remote())
+assert ray.get(ray.remote(num_cpus=0.1)(lambda: 2 + 2).remote()) == 4
 have = ray.cluster_resources()
 print("found:", ray.__version__, len(ray.nodes()), have.get("CPU", 0),
       have.get("GPU", 0), have.get("object_store_memory", 0))
@@ -140,8 +140,9 @@ def check_ray() -> Finding:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        text = f"ran no task in {RAY_START_S} s: see {ray_folder()}/session_latest/logs"
-        return "fail", "ray", text
+        address = os.environ.get("RAY_ADDRESS")
+        where = f"; RAY_ADDRESS is {address}: does Ray run there?" if address else ""
+        return "fail", "ray", f"ran no task in {RAY_START_S} s{where}"
     lines = [line for line in done.stdout.splitlines() if line.startswith("found: ")]
     if done.returncode != 0 or not lines:
         said = done.stderr.strip().splitlines() or ["it says nothing"]

@@ -1,18 +1,24 @@
 """What the cluster has, and how a run divides it."""
 
+import contextlib
 import logging
 import math
 import os
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import ray
+import ray.data
 
 from digipath_ray.config import RunConfig
 
 log = logging.getLogger(__name__)
 
-ACTOR_MEMORY = 4 << 30
-"""Bytes a CPU actor may need: the paper's members on one patch of 1024 px."""
+ACTOR_GB, PATCH_GB = 2.5, 0.35
+"""Memory of a CPU actor, and of each patch of 1024 px in its batch. Measured: the
+paper's members in float32 peak at 2.8 GB with one patch and at 3.2 GB with two."""
+RAY_ALONE = ("ray.data.exceptions", "ray.data._internal.progress")
 BLOCKS_PER_CELL = 2.5
 """Blocks a chunk holds per cell at most; 1.3 on whole tissue, 2.4 on scattered."""
 
@@ -32,15 +38,42 @@ class Share:
 
 def connect() -> None:
     """Join the cluster that RAY_ADDRESS or a job names, else start Ray here."""
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    # Ray warns that its progress bars are off. They are: the run shows its own.
-    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
+    _mute_ray_data()
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Ray reports an error of its own doing for every actor pool (ray issue 57733).
+    # Ray's C++ part reports an error of Ray's own for every pool (ray issue 57733), and
+    # when told to be quiet it says so.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    ray.init(log_to_driver=False, include_dashboard=False, logging_level="ERROR")
+    with _mute_stderr():
+        ray.init(log_to_driver=False, include_dashboard=False, logging_level="ERROR")
+
+
+def _mute_ray_data() -> None:
+    """Keep off the terminal what is news to Ray's developers; its log file has it."""
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setLevel(logging.WARNING)
+            handler.addFilter(_is_for_users)
+
+
+def _is_for_users(record: logging.LogRecord) -> bool:
+    """Not so: that Ray's bars are off, and that errors should be reported to Ray."""
+    return not record.name.startswith(RAY_ALONE)
+
+
+@contextlib.contextmanager
+def _mute_stderr() -> Iterator[None]:
+    """Drop what C++ writes to this process's standard error; exceptions still come."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def divide(config: RunConfig) -> Share:
@@ -56,7 +89,7 @@ def divide(config: RunConfig) -> Share:
     actor_gpus = compute.gpus_per_actor
     if actor_gpus is None:
         actor_gpus = 1 / pools if gpus >= 1 else 0.0
-    actors = compute.actors or _actors(pools, actor_gpus, cpus=cpus, gpus=gpus)
+    actors = compute.actors or _actors(config, pools, actor_gpus)
     if actors * pools > _places(actor_gpus, gpus):
         log.warning(
             "%d actors of %g GPUs each do not fit on the cluster's %g GPUs: unless it "
@@ -84,16 +117,20 @@ def divide(config: RunConfig) -> Share:
     )
 
 
-def _actors(pools: int, actor_gpus: float, *, cpus: float, gpus: float) -> int:
+def _actors(config: RunConfig, pools: int, actor_gpus: float) -> int:
     """Actors per pool where nobody says how many: one per GPU, or one per core.
 
     On a CPU an actor has one thread, since threads that share a batch wait for each
     other: beside other work two of them were 7 times slower than one.
     """
+    have = ray.cluster_resources()
     if actor_gpus > 0:
+        gpus = have.get("GPU", 0.0)
         return max(1, int(_places(actor_gpus, gpus) / pools))
-    fit = ray.cluster_resources().get("memory", math.inf) / ACTOR_MEMORY
-    return max(1, int(min(cpus, fit) / pools))
+    patches = config.compute.batch_size * (config.grid.patch_px / 1024) ** 2
+    need = (ACTOR_GB + PATCH_GB * patches) * 2**30
+    fit = have.get("memory", math.inf) / need
+    return max(1, int(min(have.get("CPU", 1.0), fit) / pools))
 
 
 def _places(actor_gpus: float, gpus: float) -> float:

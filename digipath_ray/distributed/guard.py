@@ -109,7 +109,8 @@ def explain(error: BaseException, slide: dict[str, Any], step: str) -> Failure:
         hint = "out of memory: fewer --readers, or a higher --downsample"
     else:
         hint = "run again; if it fails the same way, report it with the slide"
-    message = str(error) if isinstance(error, ValueError) else repr(error)
+    speaks = isinstance(error, (ValueError, OSError, TooManyAttempts))
+    message = str(error) if speaks else repr(error)
     return Failure(
         slide_id=slide["slide_id"],
         path=slide["path"],

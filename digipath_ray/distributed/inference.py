@@ -9,6 +9,7 @@ remembered is remembered by the driver.
 
 from collections.abc import Callable, Sequence
 
+import pyarrow.parquet as pq
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
 from ray.data.exceptions import ExecutionTimeoutError, SystemException
@@ -32,13 +33,14 @@ PLAN_ERRORS = (
 
 def lay_plan(run: RunDirectory, config: RunConfig, share: Share) -> Dataset:
     """The lazy Ray Data plan from the shards in the run directory to summed chunks."""
+    readers = min(share.readers, pq.read_metadata(run.shards).num_rows)
     with DataContext.current(_plan_context(config)):
         shards = ray.data.read_parquet(str(run.shards))
     plan = shards.repartition(target_num_rows_per_block=1).map_batches(
         read_shard,
         batch_size=1,
         fn_kwargs={"root": str(run.root), "config": config},
-        compute=TaskPoolStrategy(size=share.readers),
+        compute=TaskPoolStrategy(size=readers),
         num_cpus=share.reader_cpus,
     )
     whole = config.compute.pools == "shared"

@@ -1,0 +1,219 @@
+"""Runs that are killed, in part or as a whole, lose no finished slide and end whole."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from digipath_ray.cohort import SlideRow, read_cohort
+from digipath_ray.distributed import night
+from digipath_ray.distributed.collector import Tally
+from digipath_ray.distributed.night import Watcher, run_cohort
+from digipath_ray.rundir import RunDirectory, RunError
+from tests.runs import (
+    RAY_WARNINGS,
+    heatmaps,
+    small_config,
+    stamps,
+    wait_for_worker,
+    workers,
+    write_cohort,
+)
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.slow,
+    pytest.mark.filterwarnings(RAY_WARNINGS),
+]
+
+SLIDES = [f"s{i:02}" for i in range(6)]
+DRIVER = """
+import functools, sys
+import ray
+from digipath_ray.cohort import read_cohort
+from digipath_ray.distributed.night import run_cohort
+from digipath_ray.rundir import RunDirectory
+from tests.runs import small_config
+
+ray.init = functools.partial(ray.init, num_cpus=2, object_store_memory=200 << 20)
+run_cohort(RunDirectory(sys.argv[2]), read_cohort([sys.argv[1]]), small_config())
+"""
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> list[SlideRow]:
+    return write_cohort(tmp_path_factory.mktemp("cohort") / "c", len(SLIDES))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    ray_here: None, rows: list[SlideRow], tmp_path_factory: pytest.TempPathFactory
+) -> RunDirectory:
+    run = RunDirectory(tmp_path_factory.mktemp("undisturbed") / "run")
+    assert run_cohort(run, rows, small_config()).failures == []
+    return run
+
+
+def assert_same_heatmaps(run: RunDirectory, other: RunDirectory) -> None:
+    found, wanted = heatmaps(run), heatmaps(other)
+    assert list(found) == list(wanted) == SLIDES
+    for slide_id, heatmap in found.items():
+        np.testing.assert_array_equal(heatmap.weight, wanted[slide_id].weight)
+        np.testing.assert_allclose(heatmap.data, wanted[slide_id].data, atol=1e-6)
+
+
+def start_driver(cohort: Path, root: Path) -> subprocess.Popen[bytes]:
+    """A run with a Ray of its own, in a session of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-c", DRIVER, str(cohort), str(root)],
+        cwd=Path(__file__).parents[1],
+        start_new_session=True,
+    )
+
+
+def wait_until(condition, *, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def test_a_killed_run_goes_on_where_it_was(rows, undisturbed, tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    cohort = Path(rows[0].path).parent / "cohort.csv"
+    driver = start_driver(cohort, run.root)
+    wait_until(lambda: len(run.read_done()) >= 2, seconds=120)
+    family = psutil.Process(driver.pid).children(recursive=True)
+    os.killpg(driver.pid, signal.SIGKILL)
+    driver.wait()
+    # Its Ray goes with it, so nothing writes behind the back of the second start.
+    _, alive = psutil.wait_procs(family, timeout=30)
+    assert alive == []
+    kept = stamps(run)
+    assert 2 <= len(kept) < len(SLIDES)
+
+    begun: list[int] = []
+    watcher = Watcher(planned=lambda slides, patches: begun.append(slides))
+    summary = run_cohort(run, rows, small_config(), watcher=watcher)
+
+    assert begun == [len(SLIDES) - len(kept)]
+    assert summary.skipped == len(kept)
+    assert summary.failures == []
+    assert [o["slide_id"] for o in summary.outcomes] == SLIDES
+    after = stamps(run)
+    assert {slide_id: after[slide_id] for slide_id in kept} == kept
+    assert_same_heatmaps(run, undisturbed)
+
+
+def test_a_finished_run_starts_nothing(rows, undisturbed, monkeypatch):
+    def refuse() -> None:
+        raise AssertionError("Ray was asked for")
+
+    monkeypatch.setattr(night, "connect", refuse)
+    before = stamps(undisturbed)
+    started = time.monotonic()
+    summary = run_cohort(undisturbed, rows, small_config())
+    assert time.monotonic() - started < 2
+    assert (summary.slides, summary.skipped, summary.failures) == (6, 6, [])
+    assert [o["slide_id"] for o in summary.outcomes] == SLIDES
+    assert stamps(undisturbed) == before
+
+
+def test_another_config_is_refused_with_the_difference(rows, undisturbed):
+    before = stamps(undisturbed)
+    other = small_config({"ensemble": {"tta": ["identity"], "blend": "linear"}})
+    with pytest.raises(RunError) as caught:
+        run_cohort(undisturbed, rows, other)
+    message = str(caught.value)
+    assert "ensemble.blend: mean -> linear" in message
+    assert "ensemble.tta: ['identity', 'hflip'] -> ['identity']" in message
+    assert "--overwrite" in message
+    assert stamps(undisturbed) == before
+    # Where and how fast it runs is no difference.
+    faster = small_config({"compute": {"pools": "per-member", "readers": 3}})
+    assert run_cohort(undisturbed, rows, faster).skipped == len(SLIDES)
+
+
+def test_a_slide_that_is_another_file_now_is_refused(rows, undisturbed, tmp_path):
+    (tmp_path / "cohort.csv").write_text(f"slide_id,path\ns03,{rows[0].path}\n")
+    with pytest.raises(RunError, match=r"s03 was finished from .*s03\.tif") as caught:
+        run_cohort(undisturbed, read_cohort([tmp_path / "cohort.csv"]), small_config())
+    assert "s00.tif" in str(caught.value)
+    assert "--overwrite" in str(caught.value)
+
+
+def test_a_second_run_into_one_directory_is_refused(rows, undisturbed):
+    with (
+        undisturbed.lock(),
+        pytest.raises(RunError, match=f"in use by process {os.getpid()}"),
+    ):
+        run_cohort(undisturbed, rows, small_config())
+
+
+class Killer:
+    """Kills a member's actor in its work, and the first finish task's worker."""
+
+    def __init__(self, run: RunDirectory) -> None:
+        self.run = run
+        self.actor: int | None = None
+        self.finisher: int | None = None
+        self.done_at_kill: list[str] | None = None
+        self._thread = threading.Thread(target=self._kill_finisher)
+
+    def kill_actor(self, tally: Tally) -> None:
+        """Told of the progress: kill the actor once patches have come."""
+        if self.actor is None and tally.patches > 0:
+            (process,) = workers("MapWorker(MapBatches(PredictStage))")
+            process.kill()
+            self.actor = process.pid
+
+    def _kill_finisher(self) -> None:
+        process = wait_for_worker("finish_guarded", seconds=120)
+        process.kill()
+        self.finisher = process.pid
+        process.wait(10)
+        self.done_at_kill = list(self.run.read_done())
+
+    def __enter__(self) -> "Killer":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.join()
+
+
+def test_killed_workers_lose_nothing(rows, undisturbed, tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    actors: set[int] = set()
+
+    def note(tally: Tally) -> None:
+        killer.kill_actor(tally)
+        actors.update(p.pid for p in workers("MapWorker(MapBatches(PredictStage))"))
+
+    with Killer(run) as killer:
+        summary = run_cohort(run, rows, small_config(), watcher=Watcher(tallied=note))
+    assert summary.failures == []
+    assert killer.done_at_kill == []  # its slide had not been finished, and now is
+    assert killer.finisher is not None
+    assert len(actors - {killer.actor}) == 1  # another took the actor's place
+    assert_same_heatmaps(run, undisturbed)
+    assert summary.metrics["patches"] == sum(o["patches"] for o in summary.outcomes)
+
+
+def test_overwrite_makes_every_slide_again(rows, undisturbed, tmp_path):
+    # Last, since it changes the run that the others look at.
+    before = stamps(undisturbed)
+    other = small_config({"ensemble": {"tta": ["identity"]}})
+    summary = run_cohort(undisturbed, rows[:2], other, overwrite=True)
+    assert summary.skipped == 0
+    after = stamps(undisturbed)
+    assert list(after) == SLIDES[:2]
+    assert all(after[i][0] > before[i][0] for i in after)
+    assert heatmaps(undisturbed)["s00"].channels == ("probability", "epistemic")
