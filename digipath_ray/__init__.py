@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from digipath_ray.cohort import SlideRow, read_cohort
-    from digipath_ray.config import RunConfig, load_config
+    from digipath_ray.config import RunConfig
     from digipath_ray.heatmap import Heatmap, read_heatmap, write_heatmap
     from digipath_ray.members import resolve
     from digipath_ray.pipeline import segment_slide
     from digipath_ray.predict import load_ensemble
+    from digipath_ray.settings import load_config
     from digipath_ray.slide import Slide, SlideError, open_slide
 
 __version__ = "0.1.0"
@@ -39,11 +40,12 @@ __all__ = [
 
 _HOME = {
     "cohort": ("SlideRow", "read_cohort"),
-    "config": ("RunConfig", "load_config"),
+    "config": ("RunConfig",),
     "heatmap": ("Heatmap", "read_heatmap", "write_heatmap"),
     "members": ("resolve",),
     "pipeline": ("segment_slide",),
     "predict": ("load_ensemble",),
+    "settings": ("load_config",),
     "slide": ("Slide", "SlideError", "open_slide"),
 }
 

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 
 from digipath_ray.card import ModelCard, file_digest, read_card
-from digipath_ray.config import MemberSpec, RunConfig, Tree, check_tree, from_tree
+from digipath_ray.config import MemberSpec, RunConfig
 from digipath_ray.networks import (
     PAPER_MEMBERS,
     build_network,
     is_weight_free,
     normalization_of,
 )
+from digipath_ray.settings import Tree, check_tree, from_tree
 from digipath_ray.weights import (
     check_file_finite,
     check_fit,

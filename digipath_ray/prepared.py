@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from digipath_ray.cohort import SlideRow
-from digipath_ray.config import GridSpec, RunConfig, to_tree
+from digipath_ray.config import GridSpec, RunConfig
 from digipath_ray.geometry import Frame, NoLevelFineEnough, model_frame
 from digipath_ray.mask import read_mask_image, write_mask
 from digipath_ray.patches import (
@@ -32,6 +32,7 @@ from digipath_ray.patches import (
     patch_table,
 )
 from digipath_ray.rundir import RunDirectory, publish
+from digipath_ray.settings import to_tree
 from digipath_ray.slide import Pixels, Slide, SlideError, open_slide
 from digipath_ray.tissue import Tissue, draw_tissue, find_tissue, tissue_from_mask
 
@@ -152,8 +153,8 @@ def prepare_slide(row: SlideRow, config: RunConfig, run: RunDirectory) -> Prepar
         if len(cells) == 0:
             raise SlideError(
                 f"no tissue of at least {config.tissue.min_tissue_mm2} mm2 found",
-                f"look at masks/{row.slide_id}_overlay.jpg; lower --min-saturation, "
-                "give a mask in the manifest, or --tissue all",
+                f"look at masks/{row.slide_id}_overlay.jpg; lower --min-saturation "
+                "or --min-tissue-mm2, give a mask in the manifest, or --tissue all",
             )
         prepared = PreparedSlide(
             row=slide_record(row, slide, grid, tissue, chunks),

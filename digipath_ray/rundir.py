@@ -27,7 +27,7 @@ import tomli_w
 from filelock import FileLock, Timeout
 
 from digipath_ray import schema
-from digipath_ray.config import Tree, difference
+from digipath_ray.settings import Tree, difference
 
 FOLDERS = ("thumbnails", "masks", "patches", "heatmaps", "overlays", "done", "attempts")
 TEMPORARY = ".writing-"
@@ -249,13 +249,27 @@ class RunDirectory:
         with publish(path) as temporary:
             pq.write_table(table, temporary)
 
-    def compact(self, slide_ids: Sequence[str], failures: Sequence[Failure]) -> None:
-        """Write outcomes.parquet and failures.parquet from what stands now."""
+    def compact(self, tried: Sequence[str], failures: Sequence[Failure]) -> None:
+        """Write outcomes.parquet and failures.parquet from what stands now.
+
+        Args:
+            tried: slides that this start was about; what it does not say of others, an
+                earlier start's failures, stays.
+            failures: those of this start.
+        """
         done = self.read_done()
-        rows = [done[s]["outcome"] for s in slide_ids if s in done]
+        rows = [record["outcome"] for record in done.values()]
         self.write_table(self.outcomes, rows, schema.OUTCOMES)
-        failed = [vars(f) for f in failures]
+        over = {*tried, *done}
+        kept = [f for f in self.read_failures() if f.slide_id not in over]
+        failed = [vars(f) for f in [*kept, *failures]]
         self.write_table(self.failures, failed, schema.FAILURES)
+
+    def read_failures(self) -> list[Failure]:
+        """The failures that stand in failures.parquet."""
+        if not self.failures.exists():
+            return []
+        return [Failure(**row) for row in pq.read_table(self.failures).to_pylist()]
 
 
 def free_disk_bytes(path: Path) -> int:

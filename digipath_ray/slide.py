@@ -264,7 +264,7 @@ def open_slide(path: str | Path, *, mpp: float | None = None) -> Slide:
         return _open_image(path, mpp)
     raise SlideError(
         f"{path.name}: not a slide that OpenSlide can open, and no plain image",
-        "the file is damaged or its format unsupported; see digipath info",
+        "the file is damaged or its format unsupported: copy it again, or convert it",
     )
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+# Threads that share a small batch wait for each other, the more so beside other work.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

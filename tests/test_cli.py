@@ -1,42 +1,45 @@
 """The command line as a user types it: what it takes, prints, makes and exits with."""
 
+import io
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import tomllib
-from collections import namedtuple
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import tomli_w
 import typer
 
 from digipath_ray import __version__
-from digipath_ray.cli import doctor
+from digipath_ray.cli import doctor, plan
 from digipath_ray.cli.app import run_app
 from digipath_ray.cli.options import config_as_known, with_config
 from digipath_ray.cli.plan import Cost, Pace, measure_rate, refuse_disk, say_time
 from digipath_ray.cli.words import count, size
-from digipath_ray.config import PRESETS, Tree, load_config, merge, option_fields
 from digipath_ray.heatmap import read_heatmap
 from digipath_ray.rundir import RunDirectory
+from digipath_ray.settings import PRESETS, Tree, load_config, merge, option_fields
 from tests.runs import RAY_WARNINGS, SMALL, small_config, write_slide
 from tests.slides import write_pyramid
 
 COMMANDS = ("run", "prepare", "segment", "demo", "info", "plan", "doctor", "compare")
 WITH_CONFIG = ("run", "prepare", "info", "plan")
-on_ray = (
-    pytest.mark.ray,
-    pytest.mark.filterwarnings(RAY_WARNINGS),
-    pytest.mark.usefixtures("ray_here"),
-)
+
+
+def on_ray(test: Callable[..., None]) -> Callable[..., None]:
+    """The marks of a test that needs the prepared run, and so Ray."""
+    return pytest.mark.ray(pytest.mark.filterwarnings(RAY_WARNINGS)(test))
 
 
 def plain(text: str) -> str:
@@ -62,18 +65,21 @@ def test_help_lists_every_field_with_its_default(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "400")
     assert run_app([command, "-h"]) == 0
     said = capsys.readouterr().out
     for section in ("slide", "tissue", "grid", "ensemble", "compute"):
         assert f" [{section}] " in said
+    rows = said.splitlines()
     for name, (_, field, _) in option_fields().items():
-        (line,) = [row for row in said.splitlines() if f"│ --{name.replace('_', '-')} " in row]
-        if field.default is None:
-            assert "[default" not in line
-    assert "--mpp <float> um per model px [default: 0.25]" in plain(said)
-    assert "--exclude-ink --no-exclude-ink <bool> drawn ink is not tissue" in plain(said)
-    assert "rot270, hflip, vflip; or all [default: identity]" in plain(said)
+        (row,) = [r for r in rows if f"│ --{name.replace('_', '-')} " in r]
+        assert field.metadata["help"] in row
+        assert ("(default: " in row) == (field.default is not None)
+    words = plain(said)
+    assert "um per model px (default: 0.25)" in words
+    assert "drawn ink is not tissue (default: yes)" in words
+    assert "rot270, hflip, vflip; or all (default: identity)" in words
+    assert "--exclude-ink --no-exclude-ink" in words
     for name in ("--magnification", "--overlap-px", "--preset", "--config"):
         assert name in said
 
@@ -126,9 +132,7 @@ def test_interrupt_is_one_line_and_130(
     assert run_app(["run", "a.svs", "--config", str(pipe), "--out", "x"]) == 130
     said = capsys.readouterr()
     assert said.out == ""
-    assert said.err == (
-        "Interrupted: the same command goes on from what is finished\n"
-    )
+    assert said.err == ("Interrupted: the same command goes on from what is finished\n")
 
 
 def test_verbose_shows_where_an_error_came_from(tmp_path: Path) -> None:
@@ -211,7 +215,9 @@ def test_other_ways_to_say_it(tmp_path: Path) -> None:
     assert grid == {"patch_px": 512, "stride_px": 384}
     path = tmp_path / "a.toml"
     path.write_text("[grid]\npatch_px = 256\nstride_px = 64\nmpp = 1.0\n")
-    grid = tree_of("--config", str(path), "--overlap_px", "128", "--magnification", "20")
+    grid = tree_of(
+        "--config", str(path), "--overlap_px", "128", "--magnification", "20"
+    )
     assert grid["grid"] == {"patch_px": 256, "stride_px": 128, "mpp": 0.5}
     every = ["identity", "rot90", "rot180", "rot270", "hflip", "vflip"]
     assert tree_of("--tta", "all")["ensemble"] == {"tta": every}
@@ -254,7 +260,7 @@ def test_info_says_what_the_file_is_and_what_a_run_would_do(
         "  level 2    100 x 75 px, 1:4, 2 um/px",
         "  read       level 1 as it is: 1 um/px for 1 asked",
         "  patches    64 px every 32 px",
-        "  tissue     0.02 mm2 (otsu)",
+        "  tissue     0.03 mm2 (otsu)",
         "  flags      little tissue",
         "  to predict 24 of 24 patches, in 1 chunk",
         "  heatmap    50 x 38 px of 4 um/px: probability, aleatoric, and epistemic "
@@ -265,9 +271,8 @@ def test_info_says_what_the_file_is_and_what_a_run_would_do(
 def test_info_without_mpp_says_what_it_can_and_the_fix(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pixels = read_pixels = write_slide(tmp_path / "with.tif", mpp=1.0)
-    del read_pixels
-    slide = write_pyramid(tmp_path / "without.tif", tissue_pixels(pixels), mpp=None)
+    pixels = np.full((160, 200, 3), (200, 60, 160), np.uint8)
+    slide = write_pyramid(tmp_path / "without.tif", pixels, mpp=None)
     assert run_app(["info", str(slide)]) == 1
     assert capsys.readouterr().out.splitlines() == [
         f"without  {slide}",
@@ -285,3 +290,367 @@ def test_info_without_mpp_says_what_it_can_and_the_fix(
     fixed = ["--slide-mpp", "1", "--mpp", "1", "--tissue", "all", "--patch-px", "64"]
     assert run_app(["info", str(slide), *fixed]) == 0
     assert "1 um/px, from: assumed (slide_mpp)" in capsys.readouterr().out
+
+
+def test_info_of_no_tissue_and_of_one_pixel(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    white = np.full((1, 1, 3), 255, np.uint8)
+    slide = write_pyramid(tmp_path / "one.tif", white, mpp=1.0, downsamples=(1,))
+    grid = ["--mpp", "1", "--patch-px", "64"]
+    assert run_app(["info", str(slide), *grid]) == 1
+    said = capsys.readouterr().out
+    assert "  to predict 0 of 1 patch\n" in said
+    assert "  unusable   no tissue of at least 0.05 mm2 found\n" in said
+    assert run_app(["info", str(slide), *grid, "--tissue", "all"]) == 0
+    assert "  heatmap    1 x 1 px of 16 um/px: probability" in capsys.readouterr().out
+
+
+def test_info_of_real_slides(
+    shared_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wsi = shared_data / "wsi"
+    names = ("CMU-1-Small-Region.svs", "boxes.tiff", "broken.svs", "unreadable.svs")
+    slides = [str(wsi / name) for name in names]
+    assert run_app(["info", *slides, "--mpp", "0.5"]) == 1
+    said = capsys.readouterr().out
+    real, boxes, broken, unreadable = re.split(r"^(?=\S)", said, flags=re.M)[1:]
+    assert "  format     aperio\n" in real
+    assert "  mpp        0.499 um/px, from: file\n  objective  20x\n" in real
+    assert "level 0 as it is: 0.499 um/px for 0.5 asked" in real
+    assert "  to predict 20 of 20 patches, in 1 chunk\n" in real
+    assert "  level 3    37 x 31 px, 1:8.086\n  unusable   the file states no" in boxes
+    assert "  unusable   broken.svs: not a slide that OpenSlide can open" in broken
+    assert "  size       16 x 16 px\n" in unreadable
+    assert "cannot be read at (0, 0): Bogus marker length" in unreadable
+
+
+# run, prepare and segment.
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that was prepared and then segmented, and what was said of each."""
+
+    cohort: Path
+    config: Path
+    run: RunDirectory
+    codes: tuple[int, int]
+    said: tuple[str, str]
+
+
+@pytest.fixture(scope="module")
+def prepared(ray_here: None, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    """One slide that works and one of no mpp, on two networks."""
+    folder = tmp_path_factory.mktemp("prepared")
+    cohort, config = folder / "slides", folder / "config.toml"
+    cohort.mkdir()
+    write_slide(cohort / "good.tif")
+    pixels = np.full((160, 200, 3), (200, 60, 160), np.uint8)
+    write_pyramid(cohort / "no_mpp.tif", pixels, mpp=None)
+    members = [{**m, "weights": "random"} for m in SMALL["members"]]
+    # One reader: Ray warns of more readers than there are shards to read.
+    own = {"members": members, "compute": {"readers": 1}}
+    config.write_text(tomli_w.dumps(merge(SMALL, own)))
+    run = RunDirectory(folder / "run")
+    prepare = ["prepare", str(cohort), "--config", str(config), "--out", str(run.root)]
+    codes, said = [], []
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        for command in (prepare, ["segment", str(run.root)]):
+            heard = io.StringIO()
+            patch.setattr(sys, "stdout", heard)
+            codes.append(run_app(command))
+            said.append(heard.getvalue())
+    return Prepared(cohort, config, run, tuple(codes), tuple(said))
+
+
+@on_ray
+def test_prepare_shows_masks_and_names_the_next_step(prepared: Prepared) -> None:
+    root = prepared.run.root
+    assert prepared.codes[0] == 1
+    assert prepared.said[0].splitlines()[-6:] == [
+        "prepare: 2/2 slides",
+        "failed no_mpp at prepare: the file states no micrometers per pixel (mpp) that "
+        "a microscope has",
+        "   fix: give --slide-mpp, or a column mpp in the manifest",
+        "1 of 2 slides prepared, 1 failed; 24 patches",
+        f"masks     {root}/masks/*_overlay.jpg",
+        f"next      digipath segment {root}",
+    ]
+
+
+@on_ray
+def test_segment_finishes_and_keeps_what_could_not_be_prepared(
+    prepared: Prepared,
+) -> None:
+    run, said = prepared.run, prepared.said[1]
+    assert prepared.codes[1] == 1
+    assert read_heatmap(run.heatmap("good")).channels == (
+        "probability",
+        "aleatoric",
+        "epistemic",
+    )
+    (failure,) = pq.read_table(run.failures).to_pylist()
+    assert (failure["slide_id"], failure["step"]) == ("no_mpp", "prepare")
+    assert "failed no_mpp at prepare: the file states no micrometers" in said
+    assert "1 of 2 slides finished, 1 failed\n" in said
+    assert re.search(
+        r"^24 patches, [0-9.]+ a second; batches 100% full; busy: ", said, re.M
+    )
+    assert f"pictures  {run.root}/overlays/*.png\n" in said
+    assert f"heatmaps  {run.root}/heatmaps/*.ome.tiff  (open in QuPath)\n" in said
+    assert f"tables    {run.outcomes}, failures.parquet\n" in said
+
+
+@on_ray
+def test_run_again_does_nothing_again(
+    prepared: Prepared, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = RunDirectory(tmp_path / "run")
+    shutil.copytree(prepared.run.root, run.root)
+    stamp = run.done("good").stat().st_mtime_ns
+    assert run_app(["segment", str(run.root)]) == 1
+    assert "1 of 2 slides finished (1 was already), 1 failed" in (
+        capsys.readouterr().out
+    )
+    command = ["run", str(prepared.cohort / "good.tif"), "--out", str(run.root)]
+    assert run_app([*command, "--config", str(prepared.config)]) == 0
+    assert (
+        "1 of 1 slide finished (1 was already), 0 failed\n" in capsys.readouterr().out
+    )
+    assert run.done("good").stat().st_mtime_ns == stamp
+
+
+# plan.
+
+
+@on_ray
+def test_plan_counts_what_prepare_places_and_leaves_nothing_behind(
+    prepared: Prepared,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    slide = str(prepared.cohort / "good.tif")
+    command = ["plan", slide, "--config", str(prepared.config), "--out", str(tmp_path)]
+    assert run_app([*command, "--rate", "0.001", "--gpus", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "slides    1 with 0.0 mm2 of tissue\n" in said
+    assert "patches   24 of 64 px every 32 px at 1 um/px\n" in said
+    # 24 patches at one per 1000 s are 24,000 s.
+    assert "time      6.67 GPU hours at 0.001 patches/s: 3.3 h on 2 GPUs\n" in said
+    assert "disk      about 3.0 MB of results; " in said
+    assert list(tmp_path.iterdir()) == []
+
+    assert run_app(["plan", str(prepared.cohort), *command[2:]]) == 1
+    said = capsys.readouterr().out
+    assert "failed no_mpp at prepare: the file states no micrometers" in said
+    assert "time      give --rate, the patches/s of one GPU" in said
+
+
+@on_ray
+def test_planned_bytes_are_those_of_a_real_heatmap(prepared: Prepared) -> None:
+    table = pq.read_table(prepared.run.patches("good"))
+    cells = np.stack([table["row"].to_numpy(), table["col"].to_numpy()], axis=1)
+    blocks = {(r + i, c + j) for r, c in cells.tolist() for i in (0, 1) for j in (0, 1)}
+    heatmap = read_heatmap(prepared.run.heatmap("good"))
+    covered = int((heatmap.weight > 0).sum())
+    side = 8  # of a block, 32 model px at downsample 4
+    inside = np.zeros(heatmap.weight.shape, bool)
+    for row, col in blocks:
+        inside[row * side : (row + 1) * side, col * side : (col + 1) * side] = True
+    assert covered == inside.sum()
+    assert plan.FILE_BYTES_PER_BYTE == 0.88
+    file_bytes = prepared.run.heatmap("good").stat().st_size
+    # The file is small: its header of 2 KB is not what the estimate is about.
+    assert (file_bytes - 2048) / (covered * 3 * 4 * 4 / 3) == pytest.approx(
+        0.8, abs=0.2
+    )
+
+
+COST = Cost(
+    slides=10,
+    patches=1000,
+    tissue_mm2=100.0,
+    heatmap_bytes=100 * 2.0**30,
+    largest_bytes=1 << 20,
+    chunk_bytes=1e6,
+)
+
+
+def test_plan_refuses_what_the_disk_cannot_hold() -> None:
+    grid = {"mpp": 0.5, "patch_px": 1024, "stride_px": 512, "downsample": 1}
+    config = config_as_known({"grid": grid})
+    assert refuse_disk(COST, config, free_bytes=101 << 30) is None
+    assert refuse_disk(COST, config, free_bytes=7 << 30) == (
+        "the results need about 100.0 GB and 7.0 GB are free: --downsample 4 takes "
+        "6.3 GB; or free space, or name another disk with --out"
+    )
+    odd = config_as_known({"grid": {**grid, "patch_px": 1022, "stride_px": 511}})
+    assert refuse_disk(COST, odd, free_bytes=7 << 30) == (
+        "the results need about 100.0 GB and 7.0 GB are free: free space, or name "
+        "another disk with --out"
+    )
+
+
+def test_time_of_a_night() -> None:
+    assert "give --rate" in say_time(1000, Pace())
+    assert say_time(36_000, Pace(rate=10.0)) == (
+        "1 GPU hours at 10 patches/s: 60 min on 1 GPU"
+    )
+    on_cpu = Pace(rate=0.5, gpus=4, device="CPU")
+    assert say_time(1800, on_cpu) == "1 CPU hours at 0.5 patches/s: 60 min on 1 CPU"
+
+
+def test_rate_and_measure_are_one_or_the_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slide = str(write_slide(tmp_path / "a.tif"))
+    assert run_app(["plan", slide, "--rate", "1", "--measure"]) == 2
+    assert "give one of them" in capsys.readouterr().err
+
+
+def test_measured_rate_counts_patches_of_all_members() -> None:
+    config = small_config()
+    both = measure_rate(config, device="cpu", seconds=1.0)
+    one = measure_rate(
+        replace(config, members=config.members[:1]), device="cpu", seconds=1.0
+    )
+    assert 0 < both < one
+
+
+# compare.
+
+
+@on_ray
+def test_compare_a_run_with_itself(
+    prepared: Prepared, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = str(prepared.run.root)
+    assert run_app(["compare", root, root, "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"^good +probability +0 +0 +1 +1 ", said, re.M)
+    assert "2 slides; Dice at probability 0.5\n" in said
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "comparison.parquet",
+        "good.png",
+    ]
+    table = pq.read_table(tmp_path / "out" / "comparison.parquet")
+    assert table["dice"].to_pylist() == [1.0, None, None, None]
+
+
+@on_ray
+def test_compare_takes_the_runs_threshold(
+    prepared: Prepared, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(prepared.run.root, other)
+    settings = RunDirectory(other).settings
+    tree = tomllib.loads(settings.read_text())
+    tree["ensemble"]["threshold"] = 0.4
+    settings.write_text(tomli_w.dumps(tree))
+    assert run_app(["compare", str(other), str(other)]) == 0
+    assert "Dice at probability 0.4" in capsys.readouterr().out
+    command = ["compare", str(prepared.run.root), str(other)]
+    assert run_app(command) == 2
+    assert "made with threshold 0.5 and " in capsys.readouterr().err
+    assert run_app([*command, "--threshold", "0.3"]) == 0
+    assert "Dice at probability 0.3" in capsys.readouterr().out
+
+
+# doctor.
+
+
+@pytest.mark.slow
+def test_doctor_looks_at_everything(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_app(["doctor", "--out", str(tmp_path / "run")]) == 0
+    said = capsys.readouterr().out
+    for what in (
+        "openslide",
+        "torch",
+        "smp",
+        "ray",
+        "cores",
+        "memory",
+        "shared memory",
+    ):
+        assert re.search(rf"^(  ok|warn)  {what} ", said, re.M)
+    assert re.search(r"^  ok  openslide +\S+, reads a test slide$", said, re.M)
+    assert re.search(r"  ray +\S+ runs a task; 1 node, ", said)
+    assert f" free at {tmp_path}/run" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_doctor_fails_where_a_run_would(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    verdict, what, found = doctor.check_run_folder(tmp_path / "file" / "run")
+    assert (verdict, what) == ("fail", "run directory")
+    assert found == f"{tmp_path}/file/run: check the disk and the path, then run again"
+
+
+@pytest.mark.slow
+def test_doctor_says_that_ray_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "nowhere")
+    assert doctor.check_ray() == (
+        "fail",
+        "ray",
+        "does not run a task: ValueError: Invalid address format: nowhere",
+    )
+
+
+def test_doctor_on_shared_memory_of_a_container(tmp_path: Path) -> None:
+    if os.getuid() != 0:
+        pytest.skip("mounting needs root")
+    place = tmp_path / "shm"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(place)]
+    if subprocess.run(command, check=False).returncode != 0:
+        pytest.skip("this sandbox does not let mount a small disk")
+    try:
+        verdict, _, found = doctor.check_shared_memory(place)
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+    assert verdict == "warn"
+    assert found.startswith(f"64.0 MB free in {place}, Ray's object store wants ")
+    assert re.search(r"start the container with --shm-size=\d+g$", found)
+
+
+def test_doctor_knows_a_containers_limits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "CGROUP", tmp_path)
+    cores = doctor.usable_cores()
+    assert doctor.container_memory() == float("inf")
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    assert doctor.usable_cores() == cores
+    (tmp_path / "cpu.max").write_text("50000 100000\n")
+    (tmp_path / "memory.max").write_text(f"{3 << 30}\n")
+    assert doctor.usable_cores() == 0.5
+    assert doctor.check_cpus()[0] == "warn"
+    assert doctor.check_memory() == (
+        "warn",
+        "memory",
+        "3.0 GB of 3.0 GB free; a large slide wants several GB",
+    )
+    (tmp_path / "memory.max").write_text("max\n")
+    assert doctor.container_memory() == float("inf")
+
+
+# Words.
+
+
+def test_counts_and_sizes() -> None:
+    assert [count(n, "patch") for n in (0, 1, 12_345)] == [
+        "0 patches",
+        "1 patch",
+        "12,345 patches",
+    ]
+    assert count(2, "slide") == "2 slides"
+    assert [size(n) for n in (0, 900, 5 << 20, 3 << 30)] == [
+        "0 KB",
+        "1 KB",
+        "5.0 MB",
+        "3.0 GB",
+    ]

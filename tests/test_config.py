@@ -5,10 +5,9 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from digipath_ray.config import (
+from digipath_ray.config import GridSpec, RunConfig
+from digipath_ray.settings import (
     PRESETS,
-    GridSpec,
-    RunConfig,
     check_tree,
     difference,
     from_tree,

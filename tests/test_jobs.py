@@ -114,7 +114,9 @@ def test_jobs_through_ray_job_submit_with_a_token(
     assert not list(run.glob("heatmaps/*"))
 
     segmented = submit(head, sys.executable, "segment.py", str(run))
-    assert segmented.returncode == 0, segmented.stdout
+    assert segmented.returncode == 1, "the broken slide is not forgotten"
+    failed = pq.read_table(run / "failures.parquet")["slide_id"].to_pylist()
+    assert failed == ["broken"], segmented.stdout
     assert pq.read_table(run / "outcomes.parquet")["slide_id"].to_pylist() == ["a", "b"]
     assert read_heatmap(run / "heatmaps" / "a.ome.tiff").channels == (
         "probability",

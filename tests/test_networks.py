@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from digipath_ray.card import ModelCard, file_digest, read_card, write_card
-from digipath_ray.config import MemberSpec, from_tree, to_tree
+from digipath_ray.config import MemberSpec
 from digipath_ray.demo.members import DEMO_ARCHITECTURES
 from digipath_ray.members import check_member, resolve
 from digipath_ray.networks import (
@@ -19,6 +19,7 @@ from digipath_ray.networks import (
     build_network,
     default_normalization,
 )
+from digipath_ray.settings import from_tree, to_tree
 from digipath_ray.weights import import_checkpoint, load_member, save_weights
 
 LIGHT = MemberSpec(

@@ -1,6 +1,7 @@
 """Runs that are killed, in part or as a whole, lose no finished slide and end whole."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,6 +34,7 @@ pytestmark = [
     pytest.mark.filterwarnings(RAY_WARNINGS),
 ]
 
+ACTOR = "MapWorker(MapBatches(PredictStage))"
 SLIDES = [f"s{i:02}" for i in range(6)]
 DRIVER = """
 import functools, sys
@@ -49,7 +51,9 @@ run_cohort(RunDirectory(sys.argv[2]), read_cohort([sys.argv[1]]), small_config()
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> list[SlideRow]:
-    return write_cohort(tmp_path_factory.mktemp("cohort") / "c", len(SLIDES))
+    return write_cohort(
+        tmp_path_factory.mktemp("cohort") / "c", len(SLIDES), width=170, height=140
+    )
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +162,7 @@ def test_a_second_run_into_one_directory_is_refused(rows, undisturbed):
 
 
 class Killer:
-    """Kills a member's actor in its work, and the first finish task's worker."""
+    """Kills an actor of members in its work, and the first finish task's worker."""
 
     def __init__(self, run: RunDirectory) -> None:
         self.run = run
@@ -170,7 +174,7 @@ class Killer:
     def kill_actor(self, tally: Tally) -> None:
         """Told of the progress: kill the actor once patches have come."""
         if self.actor is None and tally.patches > 0:
-            (process,) = workers("MapWorker(MapBatches(PredictStage))")
+            (process,) = workers(ACTOR)
             process.kill()
             self.actor = process.pid
 
@@ -190,30 +194,25 @@ class Killer:
 
 
 def test_killed_workers_lose_nothing(rows, undisturbed, tmp_path):
+    shutil.copytree(undisturbed.root, tmp_path / "run")
     run = RunDirectory(tmp_path / "run")
+    before = stamps(run)
     actors: set[int] = set()
 
     def note(tally: Tally) -> None:
         killer.kill_actor(tally)
-        actors.update(p.pid for p in workers("MapWorker(MapBatches(PredictStage))"))
+        actors.update(p.pid for p in workers(ACTOR))
 
     with Killer(run) as killer:
-        summary = run_cohort(run, rows, small_config(), watcher=Watcher(tallied=note))
+        summary = run_cohort(
+            run, rows, small_config(), overwrite=True, watcher=Watcher(tallied=note)
+        )
     assert summary.failures == []
+    assert summary.skipped == 0
     assert killer.done_at_kill == []  # its slide had not been finished, and now is
     assert killer.finisher is not None
     assert len(actors - {killer.actor}) == 1  # another took the actor's place
     assert_same_heatmaps(run, undisturbed)
+    after = stamps(run)
+    assert all(after[i][0] > before[i][0] for i in SLIDES)  # --overwrite made all again
     assert summary.metrics["patches"] == sum(o["patches"] for o in summary.outcomes)
-
-
-def test_overwrite_makes_every_slide_again(rows, undisturbed, tmp_path):
-    # Last, since it changes the run that the others look at.
-    before = stamps(undisturbed)
-    other = small_config({"ensemble": {"tta": ["identity"]}})
-    summary = run_cohort(undisturbed, rows[:2], other, overwrite=True)
-    assert summary.skipped == 0
-    after = stamps(undisturbed)
-    assert list(after) == SLIDES[:2]
-    assert all(after[i][0] > before[i][0] for i in after)
-    assert heatmaps(undisturbed)["s00"].channels == ("probability", "epistemic")

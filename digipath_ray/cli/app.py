@@ -22,8 +22,8 @@ from digipath_ray.cli.options import (
     WeightsOption,
     with_config,
 )
-from digipath_ray.config import Tree
 from digipath_ray.rundir import explain_os_error
+from digipath_ray.settings import Tree
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,9 @@ from rich.table import Table
 
 from digipath_ray.cli.words import count
 from digipath_ray.compare import compare_runs, write_comparison_figures
-from digipath_ray.config import EnsembleSpec, from_tree
+from digipath_ray.config import EnsembleSpec
 from digipath_ray.rundir import RunDirectory
+from digipath_ray.settings import from_tree
 
 SHORT = {
     "max_abs_difference": "max |A-B|",

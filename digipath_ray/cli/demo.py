@@ -10,7 +10,6 @@ from rich.table import Table
 from digipath_ray.cli.run import print_summary, watch
 from digipath_ray.cohort import read_cohort
 from digipath_ray.compare import dice
-from digipath_ray.config import load_config
 from digipath_ray.demo import build_demo_cohort
 from digipath_ray.distributed.night import Summary, run_cohort
 from digipath_ray.heatmap import Heatmap, read_heatmap
@@ -19,6 +18,7 @@ from digipath_ray.members import resolve
 from digipath_ray.outcome import on_heatmap
 from digipath_ray.progress import RunProgress
 from digipath_ray.rundir import RunDirectory
+from digipath_ray.settings import load_config
 
 
 def run_demo(console: Console, out: Path, *, seed: int) -> int:

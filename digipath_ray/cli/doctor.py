@@ -102,7 +102,9 @@ def check_torch() -> Finding:
     if not torch.cuda.is_available():
         why = "no GPU"
         if shutil.which("nvidia-smi"):
-            build = "is built without CUDA" if torch.version.cuda is None else "has CUDA"
+            build = (
+                "is built without CUDA" if torch.version.cuda is None else "has CUDA"
+            )
             why = f"a GPU is here but torch does not see it (it {build})"
         return "warn", "torch", f"{version}, {why}: networks run on the CPU, slowly"
     gpus = range(torch.cuda.device_count())

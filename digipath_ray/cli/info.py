@@ -8,7 +8,7 @@ from rich.markup import escape
 from digipath_ray.cli.options import config_as_known
 from digipath_ray.cli.words import count
 from digipath_ray.cohort import SlideRow, read_cohort
-from digipath_ray.config import RunConfig, Tree
+from digipath_ray.config import RunConfig
 from digipath_ray.patches import Grid, cut_chunks, keep_cells
 from digipath_ray.prepared import (
     check_heatmap_size,
@@ -16,6 +16,7 @@ from digipath_ray.prepared import (
     grid_of,
     open_cohort_slide,
 )
+from digipath_ray.settings import Tree
 from digipath_ray.slide import Slide, SlideError, SlideInfo
 
 Line = tuple[str, str]
@@ -92,8 +93,10 @@ def describe_run(
     cells = keep_cells(grid, tissue.sampling)
     chunks = cut_chunks(cells, chunk_cells=config.compute.chunk_cells)
     places = grid.rows * grid.cols
-    yield "to predict", f"{len(cells)} of {count(places, 'patch')}" + (
-        f", in {count(len(chunks), 'chunk')}" if chunks else ""
+    yield (
+        "to predict",
+        f"{len(cells)} of {count(places, 'patch')}"
+        + (f", in {count(len(chunks), 'chunk')}" if chunks else ""),
     )
     if len(cells) == 0:
         raise SlideError(

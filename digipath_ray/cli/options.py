@@ -10,16 +10,9 @@ from typing import Annotated, Any, Literal, get_origin
 import typer
 from rich.markup import escape
 
-from digipath_ray.config import (
-    PRESETS,
-    TRANSFORMS,
-    RunConfig,
-    Tree,
-    from_tree,
-    load_config,
-    option_fields,
-)
+from digipath_ray.config import TRANSFORMS, RunConfig
 from digipath_ray.geometry import mpp_from_magnification
+from digipath_ray.settings import PRESETS, Tree, from_tree, load_config, option_fields
 
 Command = Callable[..., int]
 NO = "no-"
@@ -114,7 +107,7 @@ def _field_parameters(
     if get_origin(hint) is tuple:
         text += f"; of {', '.join(TRANSFORMS)}; or all"
     if field.default is not None:
-        text += f" [default: {_show(field.default)}]"
+        text += f" (default: {_show(field.default)})"
     names = f"{flag}/--{NO}{flag}" if field.default is True else flag
     found = [_parameter(names, _cli_type(hint), panel, text)]
     if field.default is False:

@@ -16,7 +16,7 @@ from digipath_ray.cli.options import config_as_known
 from digipath_ray.cli.run import print_failure
 from digipath_ray.cli.words import count, size
 from digipath_ray.cohort import SlideRow, read_cohort
-from digipath_ray.config import RunConfig, Tree
+from digipath_ray.config import RunConfig
 from digipath_ray.distributed.cluster import BLOCKS_PER_CELL, connect
 from digipath_ray.distributed.prepare import prepare_cohort
 from digipath_ray.members import resolve
@@ -26,6 +26,7 @@ from digipath_ray.predict import load_ensemble
 from digipath_ray.prepared import PreparedSlide, read_chunks
 from digipath_ray.progress import RunProgress, duration
 from digipath_ray.rundir import Failure, RunDirectory, free_disk_bytes
+from digipath_ray.settings import Tree
 
 FILE_BYTES_PER_BYTE = 0.88
 """Bytes of a heatmap file, pyramid and weight channel within, per float32 byte of the
@@ -90,7 +91,7 @@ def plan_cohort(
     force: bool,
     pace: Pace,
 ) -> int:
-    """Print the cohort's cost; 1 if a slide cannot be used or the results do not fit."""
+    """Print the cohort's cost; 1 if a slide is unusable or the results do not fit."""
     if pace.measure and pace.rate is not None:
         raise ValueError("--rate says what --measure would find: give one of them")
     rows = read_cohort(slides)
@@ -255,7 +256,9 @@ def refuse_disk(cost: Cost, config: RunConfig, *, free_bytes: int) -> str | None
     fix = "free space, or name another disk with --out"
     for smaller, downsample in _coarser(cost, config):
         if smaller.disk_bytes <= free_bytes:
-            fix = f"--downsample {downsample} takes {size(smaller.disk_bytes)}; or {fix}"
+            fix = (
+                f"--downsample {downsample} takes {size(smaller.disk_bytes)}; or {fix}"
+            )
             break
     return (
         f"the results need about {size(cost.disk_bytes)} and {size(free_bytes)} are "

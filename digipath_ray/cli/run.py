@@ -13,11 +13,11 @@ from rich.table import Table
 
 from digipath_ray.cli.words import count
 from digipath_ray.cohort import SlideRow, read_cohort
-from digipath_ray.config import Tree
 from digipath_ray.distributed.night import Summary, Watcher, run_cohort
 from digipath_ray.members import resolve
 from digipath_ray.progress import RunProgress
 from digipath_ray.rundir import Failure, RunDirectory, RunError
+from digipath_ray.settings import Tree
 
 
 def run_slides(
@@ -57,10 +57,13 @@ def segment_prepared(console: Console, out: Path) -> int:
     # Forced: what the cards deny was accepted when the run was prepared.
     config = resolve(tomllib.loads(run.settings.read_text("utf-8")), force=True)
     rows = [row_of(slide) for slide in pq.read_table(run.slides).to_pylist()]
-    unprepared = read_unprepared(run, {row.slide_id for row in rows})
     with RunProgress(console) as progress:
         summary = run_cohort(run, rows, config, watcher=watch(progress))
-    summary = keep_unprepared(summary, rows, unprepared)
+    # Slides that could not be prepared are no rows here, yet never drop out unseen.
+    failures = run.read_failures()
+    summary = replace(
+        summary, failures=failures, slides=len(summary.outcomes) + len(failures)
+    )
     print_summary(console, summary, predicted=True)
     return 1 if summary.failures else 0
 
@@ -74,29 +77,6 @@ def row_of(slide: dict[str, Any]) -> SlideRow:
         exhaustive=slide["exhaustive"],
         **{name: slide[name] for name in names},
     )
-
-
-def read_unprepared(run: RunDirectory, prepared: set[str]) -> list[Failure]:
-    """The failures of slides of a run that could not be prepared."""
-    if not run.failures.exists():
-        return []
-    failures = [Failure(**row) for row in pq.read_table(run.failures).to_pylist()]
-    return [f for f in failures if f.slide_id not in prepared]
-
-
-def keep_unprepared(
-    summary: Summary, rows: Sequence[SlideRow], unprepared: Sequence[Failure]
-) -> Summary:
-    """The summary of a cohort of which some slides were not there to be segmented.
-
-    Their failures stay in failures.parquet: a slide never drops out of a run unseen.
-    """
-    if not unprepared:
-        return summary
-    failures = [*unprepared, *summary.failures]
-    with summary.run.lock():
-        summary.run.compact([row.slide_id for row in rows], failures)
-    return replace(summary, slides=summary.slides + len(unprepared), failures=failures)
 
 
 def watch(progress: RunProgress) -> Watcher:
@@ -122,22 +102,22 @@ def print_summary(console: Console, summary: Summary, *, predicted: bool) -> Non
 def print_failure(console: Console, failure: Failure) -> None:
     """A failure with its fix."""
     console.print(
-        f"[red]failed[/] {escape(failure.slide_id)}, {failure.step}: "
+        f"[red]failed[/] {escape(failure.slide_id)} at {failure.step}: "
         f"{escape(failure.error)}\n   fix: {escape(failure.hint)}"
     )
 
 
 def count_slides(summary: Summary, *, predicted: bool) -> str:
     """How many slides are done and how many are not, in words."""
-    failed = f"; {len(summary.failures)} failed" if summary.failures else ""
-    if not predicted:
-        done = summary.slides - len(summary.failures)
-        patches = sum(pq.read_table(summary.run.slides)["patches"].to_pylist())
-        placed = f", {count(patches, 'patch')} placed" if done else ""
-        return f"{done} of {count(summary.slides, 'slide')} prepared{placed}{failed}"
-    skipped = f", {summary.skipped} of them earlier" if summary.skipped else ""
-    done = len(summary.outcomes)
-    return f"{done} of {count(summary.slides, 'slide')} finished{skipped}{failed}"
+    slides, failed = count(summary.slides, "slide"), len(summary.failures)
+    if predicted:
+        were = "was" if summary.skipped == 1 else "were"
+        earlier = f" ({summary.skipped} {were} already)" if summary.skipped else ""
+        done = len(summary.outcomes)
+        return f"{done} of {slides} finished{earlier}, {failed} failed"
+    done = summary.slides - failed
+    patches = sum(pq.read_table(summary.run.slides)["patches"].to_pylist())
+    return f"{done} of {slides} prepared, {failed} failed; {count(patches, 'patch')}"
 
 
 def say_metrics(metrics: dict[str, Any]) -> str:
@@ -146,7 +126,8 @@ def say_metrics(metrics: dict[str, Any]) -> str:
         f"{count(metrics['patches'], 'patch')}, {metrics['patches_per_s']:.1f} a "
         f"second; batches {metrics['batch_fill']:.0%} full; busy: "
         f"readers {metrics['read']['busy']:.0%}, "
-        f"networks {metrics['predict']['busy']:.0%}\nbottleneck: {metrics['bottleneck']}"
+        f"networks {metrics['predict']['busy']:.0%}\n"
+        f"bottleneck: {metrics['bottleneck']}"
     )
 
 

@@ -106,13 +106,16 @@ def divide(config: RunConfig) -> Share:
     finish_cpus = _floor(min(0.25, spare / (4 * compute.finishers)))
     left = cpus - actors * pools * actor_cpus - compute.finishers * finish_cpus
     readers = compute.readers or int(left)
+    reader_cpus = _floor(min(1.0, left / readers))
+    if reader_cpus == actor_cpus:  # Ray Data would fuse the stages: actors would read
+        reader_cpus -= 0.01
     return Share(
         actors=actors,
         actor_cpus=actor_cpus,
         actor_gpus=actor_gpus,
         actor_threads=max(1, int(cpus / (actors * pools))),
         readers=readers,
-        reader_cpus=_floor(min(1.0, left / readers)),
+        reader_cpus=reader_cpus,
         finish_cpus=finish_cpus,
     )
 

@@ -10,12 +10,13 @@ from typing import Any
 
 from digipath_ray import __version__, schema
 from digipath_ray.cohort import SlideRow
-from digipath_ray.config import RunConfig, to_tree
+from digipath_ray.config import RunConfig
 from digipath_ray.distributed.cluster import Share, connect, divide, fit_chunks
 from digipath_ray.distributed.collector import Tally
 from digipath_ray.distributed.inference import segment_cohort
 from digipath_ray.distributed.prepare import prepare_cohort
 from digipath_ray.rundir import Failure, RunDirectory, RunError
+from digipath_ray.settings import to_tree
 
 log = logging.getLogger(__name__)
 

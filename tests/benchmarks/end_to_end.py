@@ -20,7 +20,7 @@ import ray
 import torch
 
 from digipath_ray.cohort import read_cohort
-from digipath_ray.config import RunConfig, load_config
+from digipath_ray.config import RunConfig
 from digipath_ray.demo.cohort import demo_slides, write_pyramid
 from digipath_ray.demo.drawing import draw_slide
 from digipath_ray.distributed.cluster import Share, connect, divide
@@ -29,6 +29,7 @@ from digipath_ray.members import resolve
 from digipath_ray.patches import share_blocks
 from digipath_ray.predict import EnsemblePredictor
 from digipath_ray.rundir import RunDirectory
+from digipath_ray.settings import load_config
 
 
 @ray.remote

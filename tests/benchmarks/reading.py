@@ -3,8 +3,8 @@
     python -m tests.benchmarks.reading [SLIDE] [--repeat 3]
 
 Without a slide it draws one of the demo's. Both read the same kept patches, 1024 px at
-50 % overlap at level 0, and count the pixels the NETWORK sees, so that decoding a pixel
-four times is no gain. CPU seconds of this process, the two in turn, median of the ratio.
+50 % overlap at level 0, and count the pixels the NETWORK sees: decoding one four times
+is no gain. CPU seconds of this process, the two in turn, median of the ratio.
 """
 
 import argparse
@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from digipath_ray.config import from_tree
 from digipath_ray.demo.cohort import demo_slides, write_pyramid
 from digipath_ray.demo.drawing import draw_slide
 from digipath_ray.patches import (
@@ -25,6 +24,7 @@ from digipath_ray.patches import (
     share_blocks,
 )
 from digipath_ray.prepared import find_slide_tissue, grid_of
+from digipath_ray.settings import from_tree
 from digipath_ray.slide import open_slide
 
 

@@ -1,0 +1,244 @@
+"""What was said of a run: preset, TOML file and options, merged into one tree.
+
+A tree is kept until the last moment, so that what nobody said can still come from a
+member's card (:func:`digipath_ray.members.resolve`).
+"""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, fields
+from importlib import resources
+from pathlib import Path
+from typing import Any, cast, get_type_hints
+
+from digipath_ray.config import (
+    ComputeSpec,
+    EnsembleSpec,
+    GridSpec,
+    MemberSpec,
+    RunConfig,
+    SlideSpec,
+    TissueSpec,
+)
+
+PRESETS = ("camelyon16", "camelyon17", "paip2019", "digestpath2019", "glas", "demo")
+SECTIONS: dict[str, type[Any]] = {
+    "slide": SlideSpec,
+    "tissue": TissueSpec,
+    "grid": GridSpec,
+    "ensemble": EnsembleSpec,
+    "compute": ComputeSpec,
+}
+
+Tree = dict[str, Any]
+"""A config as TOML reads it: section -> field -> value, and ``members``: a list."""
+
+
+def option_fields() -> dict[str, tuple[str, Any, Any]]:
+    """Every overridable field: name -> (section, dataclass field, resolved type)."""
+    found: dict[str, tuple[str, Any, Any]] = {}
+    for section, spec in SECTIONS.items():
+        hints = get_type_hints(spec)
+        for f in fields(spec):
+            found[f.name] = (section, f, hints[f.name])
+    return found
+
+
+def read_toml(path: Path) -> Tree:
+    """The config tree of a TOML file, its ``preset`` key merged underneath.
+
+    Raises:
+        ValueError: the file is missing, no TOML, or names an unknown section or field.
+    """
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as e:
+        raise ValueError(f"config {path}: no such file") from e
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise ValueError(f"config {path}: not valid TOML: {e}") from e
+    preset = tree.pop("preset", None)
+    try:
+        check_tree(tree)
+        return merge(read_preset(preset), tree) if preset is not None else tree
+    except ValueError as e:
+        raise ValueError(f"config {path}: {e}") from e
+
+
+def read_preset(name: str) -> Tree:
+    """The config tree of a preset shipped with the package."""
+    if name not in PRESETS:
+        known = ", ".join(PRESETS)
+        raise ValueError(f"preset {name!r} is unknown: choose from {known}")
+    text = resources.files("digipath_ray.presets").joinpath(f"{name}.toml").read_text()
+    tree = tomllib.loads(text)
+    check_tree(tree)
+    return tree
+
+
+def check_tree(tree: Mapping[str, Any]) -> None:
+    """Refuse unknown sections and fields, naming the closest known ones."""
+    for section, body in tree.items():
+        if section == "members":
+            known = {f.name for f in fields(MemberSpec)}
+            rows = body if isinstance(body, list) else [body]
+            keys = {key for row in rows for key in row}
+        elif section in SECTIONS:
+            known = {f.name for f in fields(SECTIONS[section])}
+            keys = set(body)
+        else:
+            raise ValueError(
+                f"unknown section [{section}]: known are "
+                + ", ".join([*SECTIONS, "members"])
+            )
+        for key in sorted(keys - known):
+            raise ValueError(
+                f"unknown field {key!r} in [{section}]: known are "
+                + ", ".join(sorted(known))
+            )
+
+
+def merge(*trees: Mapping[str, Any]) -> Tree:
+    """Trees laid over each other, the last one winning; ``members`` go as a whole."""
+    merged: Tree = {}
+    for tree in trees:
+        for section, body in tree.items():
+            if section == "members":
+                merged["members"] = body
+            else:
+                merged[section] = {**merged.get(section, {}), **body}
+    return merged
+
+
+def _coerce(section: str, name: str, value: Any, hint: Any) -> Any:
+    """TOML value to field value: int to float, list to tuple; wrong types refused."""
+    numbers = {"float": (int, float), "int": (int,), "bool": (bool,), "str": (str,)}
+    text = str(hint)
+    if isinstance(value, list):
+        return tuple(value)
+    if isinstance(value, bool):
+        ok = hint is bool
+    elif isinstance(value, (int, float)):
+        ok = hint in (int, float) or "int" in text or "float" in text
+        ok = ok and not (isinstance(value, float) and "float" not in text)
+        value = float(value) if "float" in text else value
+    else:
+        ok = hint not in (int, float, bool) and "int |" not in text
+    if not ok:
+        wanted = next((k for k in numbers if k in text), text)
+        raise ValueError(f"{section}.{name} = {value!r}: must be of type {wanted}")
+    return value
+
+
+_MEMBER_TYPES: dict[str, type] = {
+    "seed": int,
+    "options": dict,
+    "mean": tuple,
+    "std": tuple,
+}
+
+
+def _member_values(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A [[members]] table's values; wrong types refused."""
+    hints = get_type_hints(MemberSpec)
+    values: dict[str, Any] = {}
+    for key, value in row.items():
+        if isinstance(value, (list, tuple)):
+            value = tuple(value)
+        if not isinstance(value, _MEMBER_TYPES.get(key, str)):
+            raise ValueError(f"members.{key} = {value!r}: must be of type {hints[key]}")
+        values[key] = value
+    return values
+
+
+def from_tree(tree: Mapping[str, Any]) -> RunConfig:
+    """The checked config of a tree.
+
+    Raises:
+        ValueError: naming the field and the value.
+    """
+    check_tree(tree)
+    specs: dict[str, Any] = {}
+    for section, spec in SECTIONS.items():
+        hints = get_type_hints(spec)
+        body = tree.get(section, {})
+        values = {k: _coerce(section, k, v, hints[k]) for k, v in body.items()}
+        specs[section] = spec(**values)
+    members = []
+    for row in tree.get("members", []):
+        required = [
+            f.name
+            for f in fields(MemberSpec)
+            if f.default is MISSING and f.default_factory is MISSING
+        ]
+        for name in required:
+            if name not in row:
+                raise ValueError(f"[[members]] {row!r}: field {name!r} is missing")
+        members.append(MemberSpec(**_member_values(row)))
+    return RunConfig(members=tuple(members), **specs)
+
+
+def to_tree(config: RunConfig) -> Tree:
+    """The config as a TOML-ready tree; fields that are None are left out."""
+
+    def clean(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: clean(v) for k, v in value.items() if v is not None}
+        if isinstance(value, (list, tuple)):
+            return [clean(v) for v in value]
+        return value
+
+    return cast(Tree, clean(asdict(config)))
+
+
+def load_config(
+    *,
+    preset: str | None = None,
+    path: Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Tree:
+    """Preset, then file, then overrides, merged into one tree of what was SAID.
+
+    Kept a tree, so that what nobody said can still come from a member's card
+    (:func:`digipath_ray.networks.resolve`).
+    """
+    trees: list[Tree] = []
+    if preset is not None:
+        trees.append(read_preset(preset))
+    if path is not None:
+        trees.append(read_toml(path))
+    if overrides:
+        check_tree(overrides)
+        trees.append(dict(overrides))
+    return merge(*trees)
+
+
+def _flat_member(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A member's fields by full name; a file is its digest, wherever it lies."""
+    kept = {k: v for k, v in row.items() if k != "weights" or "digest" not in row}
+    return {f"members.{row['name']}.{k}": v for k, v in kept.items()}
+
+
+def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Lines naming each field whose value changes a heatmap and is not the same.
+
+    ``[compute]`` is left out, but for the precision: where and how fast a run goes
+    does not change what it finds.
+    """
+
+    def flat(tree: Mapping[str, Any]) -> dict[str, Any]:
+        out: dict[str, Any] = {}
+        for section, body in tree.items():
+            if section == "members":
+                for row in body:
+                    out.update(_flat_member(row))
+            elif section != "compute":
+                out.update({f"{section}.{k}": v for k, v in body.items()})
+        out["compute.precision"] = tree.get("compute", {}).get("precision")
+        return out
+
+    a, b = flat(old), flat(new)
+    return [
+        f"{key}: {a.get(key, 'not set')} -> {b.get(key, 'not set')}"
+        for key in sorted(a.keys() | b.keys())
+        if a.get(key) != b.get(key)
+    ]
