@@ -149,14 +149,16 @@ def row_of(pixels, slide_id="s", chunk=0):
     return pixel_row(slide_id, chunk, blocks, squares, index, 0.0)
 
 
-def test_a_member_that_killed_its_actor_three_times_is_an_error(tmp_path, share):
-    run = RunDirectory(tmp_path)
-    config = small_config()
+def leave_markers(folder: Path, count: int) -> None:
+    folder.mkdir(parents=True)
+    for i in range(count):
+        (folder / f"try{i}").touch()
+
+
+def test_a_chunk_that_killed_its_actor_three_times_is_given_up(tmp_path, share):
+    run, config = RunDirectory(tmp_path), small_config()
     stage = PredictStage(run, config.members, True, config, share)
-    for _ in range(3):
-        tries = run.attempts("s.0.a-b")
-        tries.mkdir(parents=True, exist_ok=True)
-        (tries / f"try{len(list(tries.iterdir()))}").touch()
+    leave_markers(run.attempts("s.0.a-b"), 3)
     pixels = np.zeros((64, 64, 3), np.uint8)
     failure = Failure(**json.loads(stage(row_of(pixels))["error"][0]))
     assert (failure.step, failure.attempt) == ("predict", 3)
@@ -165,6 +167,17 @@ def test_a_member_that_killed_its_actor_three_times_is_an_error(tmp_path, share)
     assert other["error"][0] == ""
     assert other["sums"].shape == (1, 3, 4, 8, 8)
     assert other["patches"][0] == 1
+
+
+def test_members_that_kill_their_actor_on_loading_end_the_run(tmp_path, share):
+    run, config = RunDirectory(tmp_path), small_config()
+    two = replace(share, actors=2)  # any of which may die three times
+    leave_markers(run.attempts("actors") / "a-b", 5)
+    PredictStage(run, config.members, True, config, two)
+    assert not (run.attempts("actors") / "a-b").exists()  # loaded: all is forgotten
+    leave_markers(run.attempts("actors") / "a-b", 6)
+    with pytest.raises(MemoryError, match="loading a-b ended its process 6 times"):
+        PredictStage(run, config.members, True, config, two)
 
 
 @pytest.mark.ray
@@ -192,4 +205,5 @@ def test_what_is_no_slides_fault_ends_the_run_and_loses_nothing(ray_here, tmp_pa
     assert pq.read_table(run.outcomes)["slide_id"].to_pylist() == ["s00"]
     failures = pq.read_table(run.failures).to_pylist()
     assert [f["slide_id"] for f in failures] == ["s01", "s02"]
-    assert "the run ended early" in failures[0]["error"]
+    assert failures[0]["error"].startswith("0 of 3 chunks: the run ended early")
+    assert failures[0]["hint"] == "mend what ended it and run again"

@@ -21,6 +21,7 @@ from digipath_ray.distributed.shard import Batch
 from digipath_ray.outcome import finish_slide
 from digipath_ray.prepared import PreparedSlide
 from digipath_ray.rundir import Failure, RunDirectory
+from digipath_ray.slide import SlideError
 
 log = logging.getLogger(__name__)
 
@@ -185,9 +186,9 @@ class Collector:
         while self.finishing:
             self._settle(timeout=None)
 
-    def give_up_rest(self, why: str) -> None:
+    def give_up_rest(self, why: str, hint: str) -> None:
         """Slides that neither finished nor failed have failed, not vanished."""
         for prepared in list(self.waiting.values()):
             got = len(self.open.get(prepared.slide_id, {}))
-            lost = RuntimeError(f"{got} of {prepared.row['chunks']} chunks came: {why}")
+            lost = SlideError(f"{got} of {prepared.row['chunks']} chunks: {why}", hint)
             self._fail(prepared, explain(lost, prepared.row, "predict"))

@@ -49,15 +49,23 @@ def counted(markers: Path, *, limit: int) -> Iterator[None]:
     Raises:
         TooManyAttempts: ``limit`` earlier tries left their markers behind.
     """
-    markers.mkdir(parents=True, exist_ok=True)
-    earlier = len(list(markers.iterdir()))
+    earlier = len(list(markers.iterdir())) if markers.exists() else 0
     if earlier >= limit:
         raise TooManyAttempts(earlier)
-    (markers / uuid.uuid4().hex).touch()
+    _leave_marker(markers)
     try:
         yield
     finally:  # an exception is an answer too; only a crash leaves the marker
         shutil.rmtree(markers, ignore_errors=True)
+
+
+def _leave_marker(markers: Path) -> None:
+    while True:
+        markers.mkdir(parents=True, exist_ok=True)
+        try:
+            return (markers / uuid.uuid4().hex).touch()
+        except FileNotFoundError:  # a try elsewhere has just ended and cleared them
+            continue
 
 
 @contextlib.contextmanager

@@ -100,15 +100,15 @@ def segment_cohort(
             collector.collect(batch)
     except PLAN_ERRORS as e:
         collector.drain()
-        collector.give_up_rest("the run ended early")
+        why = f"the run ended early: {_last_line(e)}"
+        collector.give_up_rest(why, "mend what ended it and run again")
         raise RunError(
-            f"the run ended early: {_last_line(e)}\n"
-            f"{collector.tally.slides} of {len(slides)} slides were finished and stay; "
-            "mend the cause and run again"
+            f"{why}\n{collector.tally.slides} of {len(slides)} slides were finished "
+            "and stay; mend the cause and run again"
         ) from e
     finally:
         collector.drain()
-    collector.give_up_rest("Ray lost the others; run again")
+    collector.give_up_rest("Ray lost the others", "run again")
     return collector.tally
 
 

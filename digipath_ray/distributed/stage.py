@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from digipath_ray.chunk import sum_chunk
 from digipath_ray.config import MemberSpec, RunConfig
 from digipath_ray.distributed.cluster import Share
-from digipath_ray.distributed.guard import counted, explain
+from digipath_ray.distributed.guard import TooManyAttempts, counted, explain
 from digipath_ray.distributed.shard import Batch, error_row
 from digipath_ray.ensemble import combine
 from digipath_ray.predict import EnsemblePredictor
@@ -34,12 +34,26 @@ class PredictStage:
         self.run = run
         self.config = config
         self.last = last
-        self.ensemble = EnsemblePredictor(
-            members,
-            config,
-            device="cuda" if share.actor_gpus > 0 else "cpu",
-            threads=share.actor_threads,
-        )
+        self.ensemble = self._load(members, share)
+
+    def _load(self, members: Sequence[MemberSpec], share: Share) -> EnsemblePredictor:
+        """The members; Ray starts anew for ever an actor that dies of loading them."""
+        names = "-".join(m.name for m in members)
+        tries = self.run.attempts("actors") / names
+        limit = self.config.compute.attempts * share.actors
+        try:
+            with counted(tries, limit=limit):
+                return EnsemblePredictor(
+                    members,
+                    self.config,
+                    device="cuda" if share.actor_gpus > 0 else "cpu",
+                    threads=share.actor_threads,
+                )
+        except TooManyAttempts as e:
+            raise MemoryError(
+                f"loading {names} ended its process {e.attempts} times, most often "
+                "since memory ran out: fewer --actors, or --pools per-member"
+            ) from e
 
     def __call__(self, batch: Batch) -> Batch:
         """One chunk: its members' maps added, and summed up by the last stage."""

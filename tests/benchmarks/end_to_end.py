@@ -55,6 +55,13 @@ def bare_rate(config: RunConfig, share: Share, seconds: float) -> float:
     return patches / (time.perf_counter() - started)
 
 
+def bare(config: RunConfig, share: Share, *, seconds: float = 15.0) -> float:
+    """Patches/s of as many processes as the run has actors, all at once."""
+    task = bare_rate.options(num_cpus=share.actor_cpus, num_gpus=share.actor_gpus)
+    rates = [task.remote(config, share, seconds) for _ in range(share.actors)]
+    return float(sum(ray.get(rates)))
+
+
 def config_of(arguments: argparse.Namespace) -> RunConfig:
     if arguments.paper:
         over = {"grid": {"mpp": 1.0}, "compute": {"batch_size": arguments.batch_size}}
@@ -81,18 +88,16 @@ def main() -> None:
             write_pyramid(slides / f"s{i}.tif", pixels)
         connect()
         share = divide(config)
-        resources = {"num_cpus": share.actor_cpus, "num_gpus": share.actor_gpus}
-        rate = bare_rate.options(**resources)
-        before = ray.get(rate.remote(config, share, 10.0))
+        before = bare(config, share)
         run = RunDirectory(Path(folder) / "run")
         metrics = run_cohort(run, read_cohort([slides]), config).metrics
-        after = ray.get(rate.remote(config, share, 10.0))
-    bare = statistics.mean([before, after])
+        after = bare(config, share)
+    mean = statistics.mean([before, after])
     device = torch.cuda.get_device_name() if share.actor_gpus else "CPU"
     print(f"{device}, {share.actors} actor(s) per pool, {arguments.pools}")
-    print(f"bare, one actor: {before:.1f} and {after:.1f} patches/s")
+    print(f"bare: {before:.1f} and {after:.1f} patches/s")
     print(f"end to end: {metrics['patches_per_s']:.1f} patches/s")
-    print(f"ratio: {metrics['patches_per_s'] / (bare * share.actors):.3f}")
+    print(f"ratio: {metrics['patches_per_s'] / mean:.3f}")
     print(f"batch fill: {metrics['batch_fill']:.3f}; start: {metrics['start_s']:.1f} s")
     print(f"patches: {metrics['patches']}; bottleneck: {metrics['bottleneck']}")
 
