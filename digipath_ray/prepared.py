@@ -269,8 +269,9 @@ def read_prepared(
     run: RunDirectory, row: SlideRow, config: RunConfig
 ) -> PreparedSlide | None:
     """The slide as an earlier start prepared it, or None if anything has changed."""
-    path = run.patches(row.slide_id)
-    if not path.exists():
+    slide_id = row.slide_id
+    path = run.patches(slide_id)
+    if not all(p.exists() for p in (path, run.mask(slide_id), run.thumbnail(slide_id))):
         return None
     note = json.loads(pq.read_schema(path).metadata[b"digipath_ray.slide"])
     same = note["config"] == prepare_digest(config)

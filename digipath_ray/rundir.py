@@ -35,7 +35,11 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class RunError(ValueError):
-    """A run directory cannot be used as asked; the message says what to do."""
+    """A run cannot start as asked; the message says what to do."""
+
+
+class RunStopped(RunError):  # noqa: N818 - says what happened, not "Error"
+    """A run ended early through no slide's fault; what was finished stays."""
 
 
 @dataclass(frozen=True, kw_only=True)

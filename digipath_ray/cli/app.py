@@ -22,7 +22,7 @@ from digipath_ray.cli.options import (
     WeightsOption,
     with_config,
 )
-from digipath_ray.rundir import explain_os_error
+from digipath_ray.rundir import RunStopped, explain_os_error
 from digipath_ray.settings import Tree
 
 log = logging.getLogger(__name__)
@@ -265,7 +265,7 @@ def run_app(arguments: list[str]) -> int:
     except (ValueError, OSError) as e:
         log.info("raised here:", exc_info=e)  # shown by --verbose
         _print_error(e)
-        return 2
+        return 1 if isinstance(e, RunStopped) else 2
     if code == INTERRUPTED:
         _print_interrupted(arguments)
     return code

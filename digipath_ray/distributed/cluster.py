@@ -4,6 +4,7 @@ import contextlib
 import logging
 import math
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ import ray
 import ray.data
 
 from digipath_ray.config import RunConfig
+from digipath_ray.rundir import RunError
 
 log = logging.getLogger(__name__)
 
@@ -37,16 +39,40 @@ class Share:
 
 
 def connect() -> None:
-    """Join the cluster that RAY_ADDRESS or a job names, else start Ray here."""
+    """Join the cluster that RAY_ADDRESS or a job names, else start Ray here.
+
+    Raises:
+        RunError: nobody answers there, or Ray does not start.
+    """
     _mute_ray_data()
     if ray.is_initialized():
         return
+    _check_answers(os.environ.get("RAY_ADDRESS", ""))
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray's C++ part reports an error of Ray's own for every pool (ray issue 57733), and
     # when told to be quiet it says so.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    with _mute_stderr():
-        ray.init(log_to_driver=False, include_dashboard=False, logging_level="ERROR")
+    try:
+        with _mute_stderr():
+            ray.init(
+                log_to_driver=False, include_dashboard=False, logging_level="ERROR"
+            )
+    except Exception as e:  # Ray raises just that when its node is slow to start
+        raise RunError(f"Ray does not start: {e}; run digipath doctor") from e
+
+
+def _check_answers(address: str) -> None:
+    """Refuse an address host:port where nobody listens: Ray would wait for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and port.isdigit()):
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as e:
+        raise RunError(
+            f"no Ray head answers at RAY_ADDRESS={address} ({e}): start it, or unset "
+            "RAY_ADDRESS to run on this machine alone"
+        ) from e
 
 
 def _mute_ray_data() -> None:

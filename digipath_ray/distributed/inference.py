@@ -20,7 +20,7 @@ from digipath_ray.distributed.collector import Collector, Tally
 from digipath_ray.distributed.shard import read_shard, shard_table
 from digipath_ray.distributed.stage import PredictStage
 from digipath_ray.prepared import PreparedSlide
-from digipath_ray.rundir import Failure, RunDirectory, RunError
+from digipath_ray.rundir import Failure, RunDirectory, RunStopped
 
 PLAN_ERRORS = (
     ray.exceptions.RayError,
@@ -88,7 +88,7 @@ def segment_cohort(
         report: told of the progress.
 
     Raises:
-        RunError: what ended the plan was no slide's fault. What was finished stays.
+        RunStopped: what ended the plan was no slide's fault. What was finished stays.
     """
     run.write_arrow(run.shards, shard_table(run, slides))
     collector = Collector(run, slides, config, share, failures, report)
@@ -102,7 +102,7 @@ def segment_cohort(
         collector.drain()
         why = f"the run ended early: {_last_line(e)}"
         collector.give_up_rest(why, "mend what ended it and run again")
-        raise RunError(
+        raise RunStopped(
             f"{why}\n{collector.tally.slides} of {len(slides)} slides were finished "
             "and stay; mend the cause and run again"
         ) from e
