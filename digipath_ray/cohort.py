@@ -81,8 +81,8 @@ def _search_folder(folder: Path) -> list[Path]:
 def _walk(folder: Path, seen: set[Path]) -> Iterator[Path]:
     """Slide files below a folder, sorted; linked folders are followed, loops not."""
     real = folder.resolve()
-    if real in seen or _mrxs_of(folder).is_file():
-        return
+    if real in seen or _mrxs_of(folder).is_file() or (folder / "run.toml").exists():
+        return  # a run among the slides holds pictures of them
     seen.add(real)
     entries = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
     # Hamamatsu's slides are a .vms and JPEGs whose names begin like it.

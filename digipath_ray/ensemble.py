@@ -9,6 +9,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from digipath_ray.config import RunConfig
+
+Values = NDArray[np.float32]
+
 Maps = NDArray[np.float32]
 """One number per heatmap px of n patches, [n, h, w]."""
 
@@ -77,3 +81,21 @@ def _checked(answers: Mapping[str, Maps], members: Sequence[str], what: str) -> 
                 f"{answer.max():.4g}, outside 0..1"
             )
     return np.stack([np.asarray(answers[name], np.float32) for name in members])
+
+
+def combine_maps(maps: Mapping[str, Values], config: RunConfig) -> dict[str, Values]:
+    """The heatmap's channels from columns ``mean:<name>`` and ``aleatoric:<name>``.
+
+    Raises:
+        MemberError: a member's answer is no probability, or it is not there.
+    """
+    kinds: dict[str, dict[str, Values]] = {"mean": {}, "aleatoric": {}}
+    for column, values in maps.items():
+        kind, name = column.split(":", 1)
+        kinds[kind][name] = values
+    return combine(
+        kinds["mean"],
+        kinds["aleatoric"] or None,
+        members=[m.name for m in config.members],
+        keep_members=config.ensemble.keep_members,
+    )

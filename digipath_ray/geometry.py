@@ -51,10 +51,6 @@ class Frame:
             max(1, math.ceil(round(l0_height / self.l0_per_md_y, 3))),
         )
 
-    def l0_position(self, md_x: int, md_y: int) -> tuple[int, int]:
-        """The nearest level-0 px of a model px."""
-        return round(md_x * self.l0_per_md_x), round(md_y * self.l0_per_md_y)
-
 
 def mpp_from_magnification(magnification: float) -> float:
     """Um per px of an objective: 40x is 0.25, 20x is 0.5 (the field's convention)."""

@@ -15,6 +15,8 @@ from PIL import Image
 
 Bools = NDArray[np.bool_]
 UM_PER_INCH = 25_400.0
+MAX_MASK_PX = 1 << 30
+"""A slide of 100,000 px a side at 0.25 um/px has 10 million at 8 um/px."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -137,15 +139,19 @@ def read_mask_image(path: str | Path) -> Bools:
 
 
 def _decode(path: str | Path) -> tuple[Bools, tuple[float, float] | None]:
+    limit = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = None  # ours is the limit
     try:
         with Image.open(path) as image:
+            if image.width * image.height > MAX_MASK_PX:
+                raise ValueError(f"{path}: too large for a mask: save it at 8 um/px")
             # Alpha says what is seen, not what is tissue.
             opaque = {"RGBA": "RGB", "LA": "L", "PA": "P"}.get(image.mode, image.mode)
             dpi = image.info.get("dpi")
             values = np.asarray(image.convert(opaque))
-    except Image.DecompressionBombError as e:
-        raise ValueError(f"{path}: too large for a mask: save it at 8 um/px") from e
     except (OSError, SyntaxError) as e:
         raise ValueError(f"{path}: not an image that can be read: {e}") from e
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
     channels = (values > 0).reshape(*values.shape[:2], -1)
     return np.asarray(channels.any(axis=-1)), dpi

@@ -97,6 +97,8 @@ def finish_slide(
         "outcome": outcome,
         "slide": prepared.row,
         "slide_mpp": prepared.slide_mpp,
+        "mask_digest": prepared.mask_digest,
+        "precision": config.compute.precision,
         "members": {m.name: m.digest or m.weights for m in config.members},
         "files": {"heatmap": file_digest(run.heatmap(slide_id))},
     }

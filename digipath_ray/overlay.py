@@ -34,8 +34,6 @@ from digipath_ray.figure import (
 )
 from digipath_ray.heatmap import Heatmap, Map
 
-PANELS = ("H&E", "Tumor probability", "Aleatoric uncertainty", "Epistemic uncertainty")
-
 
 def draw_overlay(
     thumbnail: Pixels,

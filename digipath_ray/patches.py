@@ -188,18 +188,13 @@ def read_blocks(slide: Slide, grid: Grid, blocks: Cells, *, edge: Edge) -> Pixel
     return pixels
 
 
-def patch_table(
-    slide_id: str, grid: Grid, chunks: list[Cells], tissue: Mask
-) -> pa.Table:
+def patch_table(slide_id: str, grid: Grid, cells: Cells, tissue: Mask) -> pa.Table:
     """The PATCHES table of a slide."""
-    cells = np.concatenate(chunks) if chunks else np.empty((0, 2), np.int32)
-    sizes = [len(c) for c in chunks]
     frame, spec = grid.frame, grid.spec
     n = len(cells)
     md_y, md_x = (cells.astype(np.int64) * spec.stride_px).T
     columns = {
         "slide_id": [slide_id] * n,
-        "chunk": np.repeat(np.arange(len(chunks), dtype=np.int32), sizes),
         "row": cells[:, 0],
         "col": cells[:, 1],
         "x": np.rint(md_x * frame.l0_per_md_x).astype(np.int64),

@@ -18,6 +18,7 @@ from digipath_ray.prepared import (
     check_heatmap_size,
     find_slide_tissue,
     grid_of,
+    no_tissue,
     open_cohort_slide,
 )
 from digipath_ray.slide import Pixels
@@ -32,6 +33,7 @@ def segment_slide(
     predict: PredictChunk,
     *,
     slide_mpp: float | None = None,
+    mask: str | None = None,
 ) -> Heatmap:
     """The heatmap of one slide, made in this process.
 
@@ -40,15 +42,18 @@ def segment_slide(
         config: what to do; ``compute`` only gives the chunk size here.
         predict: the ensemble, from :func:`digipath_ray.predict.load_ensemble`.
         slide_mpp: um per level-0 px that overrides the file's.
+        mask: image of the tissue, in place of finding it.
 
     Raises:
-        SlideError: the slide cannot be used.
+        SlideError: the slide cannot be used, or shows no tissue.
     """
     with open_cohort_slide(str(path), slide_mpp, config) as slide:
         grid = grid_of(slide, config)
-        check_heatmap_size(grid, len(config.channels))
-        _, tissue = find_slide_tissue(slide, config)
+        check_heatmap_size(grid, config)
+        _, tissue = find_slide_tissue(slide, config, mask)
         cells = keep_cells(grid, tissue.sampling)
+        if len(cells) == 0:
+            raise no_tissue(config, "the slide")
         sums = []
         for number, chunk in enumerate(
             cut_chunks(cells, chunk_cells=config.compute.chunk_cells)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from digipath_ray.config import MemberSpec, RunConfig, Transform
-from digipath_ray.ensemble import combine
+from digipath_ray.ensemble import combine_maps
 from digipath_ray.networks import Member
 from digipath_ray.weights import load_member
 
@@ -244,17 +244,7 @@ class EnsemblePredictor:
         Raises:
             MemberError: a member's answer is no probability, or it is not held here.
         """
-        maps = self.predict(blocks, index)
-        kinds: dict[str, Maps] = {"mean": {}, "aleatoric": {}}
-        for column, values in maps.items():
-            kind, name = column.split(":", 1)
-            kinds[kind][name] = values
-        return combine(
-            kinds["mean"],
-            kinds["aleatoric"] or None,
-            members=[m.name for m in self.config.members],
-            keep_members=self.config.ensemble.keep_members,
-        )
+        return combine_maps(self.predict(blocks, index), self.config)
 
     @staticmethod
     def end_process_if_device_is_lost(error: Exception) -> None:

@@ -6,21 +6,22 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
+from digipath_ray.card import file_digest
 from digipath_ray.cohort import SlideRow
 from digipath_ray.config import GridSpec, RunConfig
 from digipath_ray.geometry import Frame, NoLevelFineEnough, model_frame
+from digipath_ray.machine import memory_bytes
 from digipath_ray.mask import read_mask_image, write_mask
 from digipath_ray.patches import (
     Cells,
@@ -40,8 +41,10 @@ THUMBNAIL_PX = 1400
 """Longer side of the thumbnail that overlays are drawn on."""
 MPP_FLAG = 0.03
 """Relative deviation of the effective mpp from which a slide is flagged."""
-HEATMAP_MEMORY_SHARE = 0.25
-"""Share of a machine's memory that one slide's heatmap may take."""
+STITCH_COPIES = 3
+"""Times that a heatmap's bytes are in memory while it is stitched and written."""
+STITCH_MEMORY_SHARE = 0.5
+"""Share of a machine's memory that all slides being stitched may take."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +58,8 @@ class PreparedSlide:
     md_height: int
     slide_mpp: float | None
     """The manifest's mpp, which overrides the file's."""
+    mask_digest: str | None
+    """Sha256 of the tissue mask that the manifest gives."""
 
     @property
     def slide_id(self) -> str:
@@ -109,70 +114,122 @@ def grid_of(slide: Slide, config: RunConfig) -> Grid:
 def find_slide_tissue(
     slide: Slide, config: RunConfig, mask_path: str | None = None
 ) -> tuple[Pixels, Tissue]:
-    """The slide's thumbnail at the mask's mpp, and its tissue."""
+    """The slide's thumbnail at the mask's mpp, and its tissue.
+
+    Raises:
+        SlideError: the slide or the mask given for it cannot be read.
+    """
     thumbnail, mpp_x, mpp_y = slide.thumbnail(config.tissue.mask_mpp)
     spec = config.tissue
     if mask_path is None:
         return thumbnail, find_tissue(thumbnail, mpp_x=mpp_x, mpp_y=mpp_y, spec=spec)
-    given = read_mask_image(Path(mask_path))
-    return thumbnail, tissue_from_mask(
-        given, thumbnail, mpp_x=mpp_x, mpp_y=mpp_y, spec=spec
-    )
+    try:
+        given = read_mask_image(Path(mask_path))
+        tissue = tissue_from_mask(given, thumbnail, mpp_x=mpp_x, mpp_y=mpp_y, spec=spec)
+    except ValueError as e:
+        raise SlideError(
+            f"its tissue mask cannot be used: {e}",
+            "mend the column mask of the manifest, or leave it empty",
+        ) from e
+    return thumbnail, tissue
 
 
-def check_heatmap_size(grid: Grid, channels: int) -> None:
-    """Refuse a heatmap that would not fit in memory.
+def stitch_bytes(grid: Grid, config: RunConfig) -> int:
+    """Memory that stitching a slide takes: its sums, their means and the file."""
+    channels = len(config.channels) + 1
+    return STITCH_COPIES * grid.hm_width * grid.hm_height * 4 * channels
+
+
+def check_heatmap_size(grid: Grid, config: RunConfig) -> None:
+    """Refuse a heatmap that would not fit in memory beside the others in flight.
 
     Raises:
-        SlideError: with the downsample that would fit.
+        SlideError: saying to raise the downsample.
     """
-    need = grid.hm_width * grid.hm_height * 4 * (channels + 1)
-    limit = psutil.virtual_memory().total * HEATMAP_MEMORY_SHARE
+    need = stitch_bytes(grid, config) * config.compute.finishers
+    limit = memory_bytes() * STITCH_MEMORY_SHARE
     if need > limit:
         raise SlideError(
-            f"a heatmap of {grid.hm_width}x{grid.hm_height} px needs "
-            f"{need / 2**30:.1f} GB, more than a quarter of this machine's memory",
-            f"raise --downsample above {grid.spec.downsample}",
+            f"stitching heatmaps of {grid.hm_width}x{grid.hm_height} px needs "
+            f"{need / 2**30:.1f} GB, more than half of this machine's memory",
+            f"raise --downsample above {grid.spec.downsample}, or lower --finishers",
         )
 
 
-def prepare_slide(row: SlideRow, config: RunConfig, run: RunDirectory) -> PreparedSlide:
+def no_tissue(config: RunConfig, look_at: str) -> SlideError:
+    """What to say of a slide on which no patch was placed."""
+    return SlideError(
+        f"no tissue of at least {config.tissue.min_tissue_mm2:g} mm2 found",
+        f"look at {look_at}; lower --min-saturation or --min-tissue-mm2, give a mask "
+        "in the manifest, or --tissue all",
+    )
+
+
+def prepare_slide(
+    row: SlideRow,
+    config: RunConfig,
+    run: RunDirectory,
+    *,
+    on_progress: Callable[[], None] = lambda: None,
+) -> PreparedSlide:
     """Find a slide's tissue, place its patches, and write both to the run directory.
+
+    Args:
+        row: the slide.
+        config: what to do.
+        run: where to.
+        on_progress: called whenever a strip of the slide has been read.
 
     Raises:
         SlideError: the slide cannot be used, or shows no tissue.
     """
     with open_cohort_slide(row.path, row.mpp, config) as slide:
+        slide.on_progress = on_progress
         grid = grid_of(slide, config)
-        check_heatmap_size(grid, len(config.channels))
+        check_heatmap_size(grid, config)
         thumbnail, tissue = find_slide_tissue(slide, config, row.mask)
         cells = keep_cells(grid, tissue.sampling)
-        chunks = cut_chunks(cells, chunk_cells=config.compute.chunk_cells)
         boxes = patch_boxes(grid, cells, tissue.mask)
         write_masks(run, row.slide_id, slide, thumbnail, tissue, boxes)
         if len(cells) == 0:
-            raise SlideError(
-                f"no tissue of at least {config.tissue.min_tissue_mm2} mm2 found",
-                f"look at masks/{row.slide_id}_overlay.jpg; lower --min-saturation "
-                "or --min-tissue-mm2, give a mask in the manifest, or --tissue all",
-            )
+            raise no_tissue(config, f"masks/{row.slide_id}_overlay.jpg")
         prepared = PreparedSlide(
-            row=slide_record(row, slide, grid, tissue, chunks),
+            row={
+                **slide_record(row, slide, grid, tissue),
+                "patches": len(cells),
+                "chunks": count_chunks(len(cells), config),
+            },
             frame=grid.frame,
             md_width=grid.md_width,
             md_height=grid.md_height,
             slide_mpp=row.mpp,
+            mask_digest=digest_mask(row),
         )
-    write_patches(
-        run, prepared, config, patch_table(row.slide_id, grid, chunks, tissue.mask)
-    )
+    table = patch_table(row.slide_id, grid, cells, tissue.mask)
+    write_patches(run, prepared, config, table)
     return prepared
 
 
+def count_chunks(patches: int, config: RunConfig) -> int:
+    """Chunks that so many patches are read in."""
+    return -(-patches // config.compute.chunk_cells)
+
+
+def digest_mask(row: SlideRow) -> str | None:
+    """Sha256 of the tissue mask given for a slide; None without one."""
+    return None if row.mask is None else file_digest(row.mask)
+
+
+def manifest_record(row: SlideRow) -> dict[str, Any]:
+    """What the manifest alone says of a slide, as in the SLIDES table."""
+    names = ("patient_id", "node", "label", "split", "annotation", "exhaustive")
+    return {name: getattr(row, name) for name in (*names, "mask")}
+
+
 def slide_record(
-    row: SlideRow, slide: Slide, grid: Grid, tissue: Tissue, chunks: Sequence[Cells]
+    row: SlideRow, slide: Slide, grid: Grid, tissue: Tissue
 ) -> dict[str, Any]:
-    """A slide's row of the SLIDES table."""
+    """A slide's row of the SLIDES table, but for its patches and chunks."""
     info, frame, quality = slide.info, grid.frame, tissue.quality
     mpp_x, mpp_y = info.need_mpp()
     deviation = max(abs(m / grid.spec.mpp - 1) for m in (frame.mpp_x, frame.mpp_y))
@@ -186,12 +243,7 @@ def slide_record(
     return {
         "slide_id": row.slide_id,
         "path": row.path,
-        "patient_id": row.patient_id,
-        "node": row.node,
-        "label": row.label,
-        "split": row.split,
-        "annotation": row.annotation,
-        "exhaustive": row.exhaustive,
+        **manifest_record(row),
         "width": info.width,
         "height": info.height,
         "mpp_x": mpp_x,
@@ -202,8 +254,6 @@ def slide_record(
         "effective_mpp_x": frame.mpp_x,
         "effective_mpp_y": frame.mpp_y,
         "upsampled": frame.upsampled,
-        "patches": sum(len(c) for c in chunks),
-        "chunks": len(chunks),
         "tissue_mm2": quality.tissue_mm2,
         "ink": quality.ink,
         "ink_over_tissue": quality.ink_over_tissue,
@@ -251,8 +301,7 @@ def overview(slide: Slide, thumbnail: Pixels) -> Pixels:
 def prepare_digest(config: RunConfig) -> str:
     """Digest of all that decides where a slide's patches lie."""
     tree = to_tree(config)
-    tree["chunk_cells"] = tree["compute"]["chunk_cells"]
-    kept = {k: tree.get(k) for k in ("slide", "tissue", "grid", "chunk_cells")}
+    kept = {k: tree.get(k) for k in ("slide", "tissue", "grid")}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
@@ -274,22 +323,24 @@ def read_prepared(
     if not all(p.exists() for p in (path, run.mask(slide_id), run.thumbnail(slide_id))):
         return None
     note = json.loads(pq.read_schema(path).metadata[b"digipath_ray.slide"])
-    same = note["config"] == prepare_digest(config)
-    same = same and note["row"]["path"] == row.path and note["slide_mpp"] == row.mpp
-    if not same:
+    before = (note["row"]["path"], note["slide_mpp"], note["config"])
+    if before != (row.path, row.mpp, prepare_digest(config)):
         return None
+    if note["mask_digest"] != digest_mask(row):
+        return None
+    chunks = count_chunks(note["row"]["patches"], config)
     return PreparedSlide(
-        row={**note["row"], "patient_id": row.patient_id},
+        row={**note["row"], **manifest_record(row), "chunks": chunks},
         frame=Frame(**note["frame"]),
         md_width=note["md_width"],
         md_height=note["md_height"],
         slide_mpp=note["slide_mpp"],
+        mask_digest=note["mask_digest"],
     )
 
 
-def read_chunks(run: RunDirectory, slide_id: str) -> list[Cells]:
+def read_chunks(run: RunDirectory, slide_id: str, config: RunConfig) -> list[Cells]:
     """A prepared slide's chunks, cells [n, 2] each."""
-    table = pq.read_table(run.patches(slide_id), columns=["chunk", "row", "col"])
-    chunk, row, col = (table[c].to_numpy() for c in ("chunk", "row", "col"))
-    cells = np.stack([row, col], axis=1)
-    return np.split(cells, np.flatnonzero(np.diff(chunk)) + 1)
+    table = pq.read_table(run.patches(slide_id), columns=["row", "col"])
+    cells = np.stack([table["row"].to_numpy(), table["col"].to_numpy()], axis=1)
+    return cut_chunks(cells, chunk_cells=config.compute.chunk_cells)

@@ -156,8 +156,9 @@ class RunDirectory:
         """Make the folders.
 
         Raises:
-            RunError: the place cannot be written.
+            RunError: the place cannot be written, or holds somebody else's files.
         """
+        self._check_ours()
         try:
             for folder in FOLDERS:
                 (self.root / folder).mkdir(parents=True, exist_ok=True)
@@ -201,32 +202,58 @@ class RunDirectory:
         hint = explain_os_error(error)
         return RunError(f"cannot write to {self.root}: {error.strerror}; {hint}")
 
-    def agree(self, tree: Tree, *, overwrite: bool) -> None:
+    def _check_ours(self) -> None:
+        """Refuse a folder with files where a run's would lie, that is no run."""
+        if self.settings.exists():
+            return
+        for name in FOLDERS:
+            folder = self.root / name
+            if folder.is_dir() and any(folder.iterdir()):
+                raise RunError(
+                    f"{self.root} is no run directory, yet holds files in {name}/: "
+                    "choose another --out"
+                )
+
+    def agree(self, tree: Tree, slide_ids: Sequence[str], *, overwrite: bool) -> None:
         """Record the run's config, or hold it against the one recorded.
 
         Raises:
-            RunError: the directory was made with another config and ``overwrite`` is
-                False; the difference is in the message.
+            RunError: the directory was made with another config, and not all of its
+                slides are to be made again; the difference is in the message.
         """
-        if overwrite:
-            self.clear()
-        elif self.settings.exists():
+        if self.settings.exists():
             old = tomllib.loads(self.settings.read_text(encoding="utf-8"))
-            changed = difference(old, tree)
-            if changed:
-                lines = "\n  ".join(changed)
-                raise RunError(
-                    f"{self.root} was made with another config:\n  {lines}\n"
-                    "choose another --out, or --overwrite to make its slides again"
-                )
+            self._check_change(difference(old, tree), slide_ids, overwrite=overwrite)
+        if overwrite:
+            for slide_id in slide_ids:
+                self.forget(slide_id)
         with publish(self.settings) as path:
             path.write_text(tomli_w.dumps(tree), encoding="utf-8")
 
-    def clear(self) -> None:
-        """Remove what was made, ``done`` records first."""
-        for folder in ("done", *FOLDERS):
-            shutil.rmtree(self.root / folder, ignore_errors=True)
-            (self.root / folder).mkdir()
+    def _check_change(
+        self, changed: Sequence[str], slide_ids: Sequence[str], *, overwrite: bool
+    ) -> None:
+        """Refuse a changed config unless all that was made with it is made again."""
+        if not changed:
+            return
+        lines = "\n  ".join(changed)
+        said = f"{self.root} was made with another config:\n  {lines}\n"
+        if not overwrite:
+            raise RunError(
+                f"{said}choose another --out, or --overwrite to make its slides again"
+            )
+        others = self.read_done().keys() - set(slide_ids)
+        if others:
+            raise RunError(
+                f"{said}{len(others)} finished slides are not among those to be made "
+                f"again, {min(others)} for one: name them too, or choose another --out"
+            )
+
+    def forget(self, slide_id: str) -> None:
+        """Remove what was made of a slide, its ``done`` record first."""
+        made = (self.done, self.patches, self.heatmap, self.overlay, self.mask)
+        for path_of in (*made, self.mask_overlay, self.thumbnail):
+            path_of(slide_id).unlink(missing_ok=True)
 
     def write_json(self, path: Path, value: Any) -> None:
         """Publish a JSON file."""
@@ -274,10 +301,3 @@ class RunDirectory:
         if not self.failures.exists():
             return []
         return [Failure(**row) for row in pq.read_table(self.failures).to_pylist()]
-
-
-def free_disk_bytes(path: Path) -> int:
-    """Free space where ``path`` is or would be."""
-    while not path.exists():
-        path = path.parent
-    return shutil.disk_usage(path).free

@@ -22,6 +22,7 @@ SLIDES = _schema(
     _field("split", pa.string(), "train, validation or test", null=True),
     _field("annotation", pa.string(), "file of the reference annotation", null=True),
     _field("exhaustive", pa.bool_(), "all tumor is annotated", null=True),
+    _field("mask", pa.string(), "file of the tissue mask given", null=True),
     _field("width", pa.int64(), "px at level 0"),
     _field("height", pa.int64(), "px at level 0"),
     _field("mpp_x", pa.float64(), "um per px at level 0"),
@@ -46,7 +47,6 @@ SLIDES = _schema(
 
 PATCHES = _schema(
     _field("slide_id", pa.string(), "the slide"),
-    _field("chunk", pa.int32(), "chunk the patch is read in"),
     _field("row", pa.int32(), "grid cell"),
     _field("col", pa.int32(), "grid cell"),
     _field("x", pa.int64(), "top-left corner, px at level 0"),
@@ -62,12 +62,8 @@ SHARDS = _schema(
     _field("slide_id", pa.string(), "the slide"),
     _field("path", pa.string(), "file of the slide"),
     _field("slide_mpp", pa.float64(), "um/px of level 0 to assume", null=True),
-    _field("shard", pa.int32(), "read task of the slide"),
-    _field("first_chunk", pa.int32(), "number of the shard's first chunk"),
-    _field("slide_chunks", pa.int32(), "chunks of the whole slide"),
-    _field(
-        "cells", pa.list_(pa.list_(pa.int32())), "per chunk: row, col, row, col ..."
-    ),
+    _field("first_chunk", pa.int32(), "number of the first chunk to read"),
+    _field("chunks", pa.int32(), "how many chunks to read"),
 )
 
 OUTCOMES = _schema(

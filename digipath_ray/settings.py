@@ -59,9 +59,19 @@ def read_toml(path: Path) -> Tree:
     preset = tree.pop("preset", None)
     try:
         check_tree(tree)
+        for row in tree.get("members", []):
+            row.update(_found_beside(path, row.get("weights")))
         return merge(read_preset(preset), tree) if preset is not None else tree
     except ValueError as e:
         raise ValueError(f"config {path}: {e}") from e
+
+
+def _found_beside(path: Path, weights: object) -> dict[str, str]:
+    """Weights named by a relative path lie beside the file that names them."""
+    named = isinstance(weights, str) and weights.endswith(".safetensors")
+    if not named or "://" in str(weights):
+        return {}
+    return {"weights": str(path.absolute().parent / Path(str(weights)).expanduser())}
 
 
 def read_preset(name: str) -> Tree:
@@ -199,7 +209,7 @@ def load_config(
     """Preset, then file, then overrides, merged into one tree of what was SAID.
 
     Kept a tree, so that what nobody said can still come from a member's card
-    (:func:`digipath_ray.networks.resolve`).
+    (:func:`digipath_ray.members.resolve`).
     """
     trees: list[Tree] = []
     if preset is not None:

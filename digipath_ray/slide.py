@@ -62,6 +62,7 @@ class Slide:
         self, info: SlideInfo, read_level: ReadLevel, close: Callable[[], None]
     ) -> None:
         self.info = info
+        self.on_progress: Callable[[], None] = lambda: None
         self._read_inside = read_level
         self._close = close
 
@@ -198,6 +199,7 @@ class Slide:
             out[row:stop] = np.asarray(
                 strip.resize(size, Image.Resampling.BOX, box=box)
             )
+            self.on_progress()
         return out
 
 

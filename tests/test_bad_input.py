@@ -269,7 +269,7 @@ def test_run_of_another_config(
 ) -> None:
     run = RunDirectory(tmp_path / "run")
     run.create()
-    run.agree({"grid": {"mpp": 0.25}}, overwrite=False)
+    run.agree({"grid": {"mpp": 0.25}}, [], overwrite=False)
     command = ["run", slide, "--config", config, "--out", str(run.root)]
     said = refused(command, capsys)
     assert f"{run.root} was made with another config:" in said

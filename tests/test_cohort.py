@@ -351,3 +351,11 @@ def test_files_that_are_no_tables(tmp_path: Path) -> None:
     (tmp_path / "c.csv").write_text('path\n"/a.svs\n')
     with pytest.raises(ValueError, match=r"c\.csv: not a CSV in UTF-8"):
         read_cohort([tmp_path / "c.csv"])
+
+
+def test_run_among_the_slides_is_no_folder_of_slides(tmp_path):
+    (tmp_path / "a.svs").touch()
+    (tmp_path / "run" / "masks").mkdir(parents=True)
+    (tmp_path / "run" / "masks" / "a.png").touch()
+    (tmp_path / "run" / "run.toml").touch()
+    assert [row.slide_id for row in read_cohort([tmp_path])] == ["a"]

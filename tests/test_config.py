@@ -153,3 +153,14 @@ def test_every_option_has_a_help_text_and_a_name_of_its_own() -> None:
     assert all(f.metadata["help"] for _, f, _ in options.values())
     with pytest.raises(ValueError, match="unknown"):
         check_tree({"grid": {"nothing": 1}})
+
+
+def test_weights_named_in_a_file_lie_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    row = '[[members]]\nname = "a"\narchitecture = "Unet"\nweights = '
+    path.write_text(row + '"w/a.safetensors"')
+    expected = str(tmp_path / "w" / "a.safetensors")
+    assert load_config(path=path)["members"][0]["weights"] == expected
+    for kept in ("random", "s3://bucket/a.safetensors"):
+        path.write_text(f'{row}"{kept}"')
+        assert load_config(path=path)["members"][0]["weights"] == kept

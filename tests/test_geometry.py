@@ -48,7 +48,7 @@ def test_a_level_within_5_percent_is_read_as_it_is() -> None:
 def test_camelyon_positions_do_not_drift() -> None:
     # At 0.25 um per model px, px 100,000 would be taken 2,881 px too far.
     frame = frame_at(0.25, 0.243, CAMELYON)
-    assert frame.l0_position(100_000, 50_000) == (100_000, 50_000)
+    assert (frame.l0_per_md_x, frame.l0_per_md_y) == (1.0, 1.0)
     assert frame.md_size(97_792, 221_184) == (97_792, 221_184)
 
 
@@ -56,7 +56,7 @@ def test_camelyon_level_1_keeps_its_own_mpp() -> None:
     frame = frame_at(0.5, 0.243, CAMELYON)
     assert frame.native
     assert (frame.level, frame.mpp_x) == (1, 0.486)
-    assert frame.l0_position(50_000, 3) == (100_000, 6)
+    assert (frame.l0_per_md_x, frame.l0_per_md_y) == (2.0, 2.0)
     assert frame.md_size(97_792, 221_184) == (48_896, 110_592)
 
 
@@ -75,7 +75,6 @@ def test_the_nearest_finer_level_is_resampled() -> None:
     assert frame.l0_per_md_x == 6.0
     assert frame.mpp_x == 1.5
     assert not frame.upsampled
-    assert frame.l0_position(10, 3) == (60, 18)
     assert frame.md_size(601, 600) == (101, 100)
 
 

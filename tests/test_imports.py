@@ -7,10 +7,10 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "digipath_ray"
 ORDER = (  # noqa: SIM905 - a line to read from left to right
-    "geometry schema config settings slideinfo image slide manifest cohort mask "
-    "quality tissue patches rundir card networks weights members ensemble predict "
-    "heatmap figure overlay compare prepared chunk outcome pipeline demo progress "
-    "distributed cli"
+    "geometry schema config settings slideinfo image machine slide manifest cohort "
+    "mask quality tissue patches rundir card networks weights members ensemble "
+    "predict heatmap figure overlay compare prepared chunk outcome pipeline demo "
+    "progress distributed cli"
 ).split()
 ONLY_IN = {
     "openslide": {"slide", "cli"},

@@ -188,6 +188,6 @@ def test_an_image_too_large_for_a_mask_is_refused(
 ) -> None:
     path = tmp_path / "huge.png"
     Image.fromarray(np.zeros((30, 30), np.uint8)).save(path)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    monkeypatch.setattr("digipath_ray.mask.MAX_MASK_PX", 899)
     with pytest.raises(ValueError, match="too large for a mask"):
         read_mask_image(path)

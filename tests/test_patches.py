@@ -198,7 +198,7 @@ def test_patch_table_follows_its_schema_and_does_not_drift() -> None:
     grid = Grid(spec=spec, frame=frame, md_width=40_000, md_height=64)
     cells = np.array([[0, 0], [0, 1000]], np.int32)
     table = patch_table(
-        "s", grid, [cells], Mask(array=np.ones((8, 5000), bool), mpp_x=8.0, mpp_y=8.0)
+        "s", grid, cells, Mask(array=np.ones((8, 5000), bool), mpp_x=8.0, mpp_y=8.0)
     )
     assert table.schema == PATCHES
     assert table["x"].to_pylist() == [0, 64003]  # 32000 * 2.0001, rounded once

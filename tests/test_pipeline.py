@@ -116,6 +116,14 @@ def test_unknown_mpp_is_an_error_with_its_fix_unless_assumed(tmp_path: Path) -> 
     assert given.mpp_x == 0.5
 
 
+def test_slide_without_tissue_is_no_slide_without_tumor(tmp_path: Path) -> None:
+    glass = np.full((600, 600, 3), 245, np.uint8)
+    path = write_pyramid(tmp_path / "s.tif", glass, mpp=1.0)
+    config = from_tree({"grid": {"mpp": 1.0, "patch_px": 64, "stride_px": 32}})
+    with pytest.raises(SlideError, match="no tissue of at least"):
+        segment_slide(path, config, reading_color(config))
+
+
 def test_heatmap_too_large_for_memory_is_refused(tmp_path: Path) -> None:
     pixels = paint(np.ones((64, 64)))
     path = write_pyramid(tmp_path / "s.tif", pixels, mpp=10.0)

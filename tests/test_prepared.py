@@ -60,7 +60,7 @@ def test_a_person_can_check_what_was_found(run: RunDirectory, row: SlideRow) -> 
     assert set(prepared.row) == set(SLIDES.names)
     cells = keep_cells(prepared.grid(config.grid), mask.dilated(30.0))
     chunks = cut_chunks(cells, chunk_cells=16)
-    for ours, written in zip(chunks, read_chunks(run, "s"), strict=True):
+    for ours, written in zip(chunks, read_chunks(run, "s", config), strict=True):
         np.testing.assert_array_equal(ours, written)
     with Image.open(run.thumbnail("s")) as thumbnail:
         assert thumbnail.size == (1400, 875)
@@ -99,7 +99,6 @@ def test_mask_of_the_manifest_is_taken(
     [
         ({}, False),
         ({"compute": {"batch_size": 4}}, False),
-        ({"compute": {"chunk_cells": 32}}, True),
         ({"grid": {"stride_px": 32}}, True),
         ({"tissue": {"open_um": 50.0}}, True),
         ({"slide": {"edge": "reflect"}}, True),
@@ -111,6 +110,51 @@ def test_prepared_slide_is_found_again_unless_its_patches_would_change(
     prepared = prepare_slide(row, config_of(), run)
     found = read_prepared(run, row, config_of(**change))
     assert found == (None if again else prepared)
+
+
+def test_other_chunks_need_no_new_preparation(run: RunDirectory, row: SlideRow) -> None:
+    prepared = prepare_slide(row, config_of(), run)
+    other = config_of(compute={"chunk_cells": 32})
+    found = read_prepared(run, replace(row, label="macro"), other)
+    assert found is not None
+    assert found.row["label"] == "macro", "the manifest may say more than before"
+    chunks = read_chunks(run, "s", other)
+    assert found.row["chunks"] == len(chunks) < prepared.row["chunks"]
+    assert sum(map(len, chunks)) == prepared.row["patches"]
+
+
+def test_other_mask_is_prepared_anew(
+    run: RunDirectory, row: SlideRow, tmp_path: Path
+) -> None:
+    given = np.zeros((100, 160), np.uint8)
+    given[50:, :40] = 7
+    mask = tmp_path / "mask.png"
+    Image.fromarray(given).save(mask)
+    config, masked = config_of(), replace(row, mask=str(mask))
+    prepared = prepare_slide(masked, config, run)
+    assert read_prepared(run, masked, config) == prepared
+    assert read_prepared(run, row, config) is None
+    given[:50] = 7
+    Image.fromarray(given).save(mask)
+    assert read_prepared(run, masked, config) is None
+    mask.write_text("no image")
+    with pytest.raises(SlideError, match="its tissue mask cannot be used") as caught:
+        prepare_slide(masked, config, run)
+    assert "column mask of the manifest" in caught.value.hint
+
+
+def test_lost_mask_or_thumbnail_is_made_again(run: RunDirectory, row: SlideRow) -> None:
+    prepare_slide(row, config_of(), run)
+    run.thumbnail("s").unlink()
+    assert read_prepared(run, row, config_of()) is None
+
+
+def test_long_preparation_shows_that_it_goes_on(
+    run: RunDirectory, row: SlideRow
+) -> None:
+    beats: list[int] = []
+    prepare_slide(row, config_of(), run, on_progress=lambda: beats.append(1))
+    assert beats
 
 
 def test_other_mpp_or_file_is_prepared_anew(run: RunDirectory, row: SlideRow) -> None:

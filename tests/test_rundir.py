@@ -52,20 +52,48 @@ def test_second_run_is_refused_while_the_first_lives(tmp_path: Path) -> None:
 def test_config_must_be_the_one_the_run_was_made_with(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     run.create()
-    run.agree({"grid": {"mpp": 0.5}}, overwrite=False)
+    run.agree({"grid": {"mpp": 0.5}}, ["s"], overwrite=False)
     run.write_json(run.done("s"), {"outcome": {}})
-    run.agree({"grid": {"mpp": 0.5}, "compute": {"readers": 4}}, overwrite=False)
+    other = {"grid": {"mpp": 0.5}, "compute": {"readers": 4}}
+    run.agree(other, ["s"], overwrite=False)
     with pytest.raises(RunError, match=r"grid.mpp: 0.5 -> 0.25\n.*--overwrite"):
-        run.agree({"grid": {"mpp": 0.25}}, overwrite=False)
+        run.agree({"grid": {"mpp": 0.25}}, ["s"], overwrite=False)
     assert run.done("s").exists()
-    run.agree({"grid": {"mpp": 0.25}}, overwrite=True)
+    run.agree({"grid": {"mpp": 0.25}}, ["s"], overwrite=True)
     assert not run.done("s").exists()
-    run.agree({"grid": {"mpp": 0.25}}, overwrite=False)
+    run.agree({"grid": {"mpp": 0.25}}, ["s"], overwrite=False)
+
+
+def test_overwrite_is_about_the_slides_named_and_no_others(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    run.create()
+    tree = {"grid": {"mpp": 0.5}}
+    run.agree(tree, ["a", "b"], overwrite=False)
+    for slide_id in ("a", "b"):
+        run.write_json(run.done(slide_id), {})
+        run.heatmap(slide_id).touch()
+    run.agree(tree, ["a"], overwrite=True)
+    assert [p.stem for p in run.done("b").parent.iterdir()] == ["b"]
+    assert not run.heatmap("a").exists()
+    assert run.heatmap("b").exists()
+    with pytest.raises(RunError, match=r"1 finished slides are not among .* b for one"):
+        run.agree({"grid": {"mpp": 0.25}}, ["a"], overwrite=True)
+    assert run.heatmap("b").exists()
+
+
+def test_folder_with_files_of_others_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "masks").mkdir()
+    precious = tmp_path / "masks" / "precious.png"
+    precious.touch()
+    with pytest.raises(RunError, match="no run directory, yet holds files in masks/"):
+        RunDirectory(tmp_path).create()
+    assert precious.exists()
 
 
 def test_left_over_temporary_files_are_removed_and_others_kept(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     run.create()
+    run.agree({}, [], overwrite=False)
     left = run.heatmap("s").with_name(".writing-0f.s.ome.tiff")
     left.write_bytes(b"half")
     kept = tmp_path / ".hidden.txt"
@@ -135,6 +163,10 @@ def test_tables_are_compactions_of_the_done_records(tmp_path: Path) -> None:
     assert outcomes["slide_id"].to_pylist() == ["a"]
     assert outcomes["epistemic_mean"].to_pylist() == [None]
     assert pq.read_table(run.failures).to_pylist() == [vars(failure)]
+    run.compact(["d"], [])
+    assert run.read_failures() == [failure], "what another start was about stays"
+    run.compact(["c"], [])
+    assert run.read_failures() == []
 
 
 def test_readers_never_see_half_a_file(tmp_path: Path) -> None:

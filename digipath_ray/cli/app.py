@@ -160,12 +160,11 @@ def segment(
 @app.command()
 def demo(
     out: OutOption = Path("demo-run"),
-    seed: Annotated[int, typer.Option(help="of the synthetic cohort")] = 7,
 ) -> int:
     """Make a small synthetic cohort and run it: no data, GPU or network needed."""
     from digipath_ray.cli.demo import run_demo
 
-    return run_demo(console(), out, seed=seed)
+    return run_demo(console(), out)
 
 
 @app.command()

@@ -21,7 +21,7 @@ from digipath_ray.rundir import RunDirectory
 from digipath_ray.settings import load_config
 
 
-def run_demo(console: Console, out: Path, *, seed: int) -> int:
+def run_demo(console: Console, out: Path) -> int:
     """Build the cohort, run it and print what was made; 0 if all went as planned.
 
     One slide is damaged on purpose, to show what a failure looks like.
@@ -29,7 +29,7 @@ def run_demo(console: Console, out: Path, *, seed: int) -> int:
     manifest = out / "cohort" / "cohort.csv"
     console.print(f"drawing five synthetic slides into {out / 'cohort'} ...")
     if not manifest.exists():
-        build_demo_cohort(out / "cohort", seed=seed)
+        build_demo_cohort(out / "cohort")
     config = resolve(load_config(preset="demo"))
     with RunProgress(console) as progress:
         summary = run_cohort(

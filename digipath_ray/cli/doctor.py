@@ -17,7 +17,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from digipath_ray.cli.words import count, size
-from digipath_ray.rundir import explain_os_error, free_disk_bytes
+from digipath_ray.machine import CGROUP, container_memory, free_disk_bytes
+from digipath_ray.rundir import explain_os_error
 
 GB = 2**30
 Finding = tuple[str, str, str]
@@ -31,7 +32,6 @@ STORE_MOST = 10**10
 """... and where it stops if /dev/shm is no larger (ray/_private/utils.py)."""
 SPILL_FULL = 0.95
 """How full a disk may be for Ray to spill to it (local_fs_capacity_threshold)."""
-CGROUP = Path("/sys/fs/cgroup")
 
 RAY_SCRIPT = """
 import ray
@@ -188,15 +188,6 @@ def check_memory() -> Finding:
     if free < 4 * GB:
         return "warn", "memory", f"{text}; a large slide wants several GB"
     return "ok", "memory", text
-
-
-def container_memory() -> float:
-    """Bytes that the container allows; infinite where there is no limit."""
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        path = CGROUP / name
-        if path.exists() and (text := path.read_text().strip()).isnumeric():
-            return int(text)
-    return math.inf
 
 
 def check_shared_memory(place: Path = Path("/dev/shm")) -> Finding:

@@ -14,6 +14,7 @@ from digipath_ray.prepared import (
     check_heatmap_size,
     find_slide_tissue,
     grid_of,
+    no_tissue,
     open_cohort_slide,
 )
 from digipath_ray.settings import Tree
@@ -99,13 +100,9 @@ def describe_run(
         + (f", in {count(len(chunks), 'chunk')}" if chunks else ""),
     )
     if len(cells) == 0:
-        raise SlideError(
-            f"no tissue of at least {config.tissue.min_tissue_mm2:g} mm2 found",
-            "look at its masks with digipath prepare; lower --min-saturation, give a "
-            "mask in the manifest, or --tissue all",
-        )
+        raise no_tissue(config, "its masks with digipath prepare")
     yield "heatmap", describe_heatmap(grid, config)
-    check_heatmap_size(grid, len(config.channels))
+    check_heatmap_size(grid, config)
 
 
 def how_read(grid: Grid) -> str:

@@ -17,15 +17,16 @@ from digipath_ray.cli.run import print_failure
 from digipath_ray.cli.words import count, size
 from digipath_ray.cohort import SlideRow, read_cohort
 from digipath_ray.config import RunConfig
-from digipath_ray.distributed.cluster import BLOCKS_PER_CELL, connect
+from digipath_ray.distributed.cluster import cell_bytes, connect
 from digipath_ray.distributed.prepare import prepare_cohort
+from digipath_ray.machine import free_disk_bytes
 from digipath_ray.members import resolve
 from digipath_ray.networks import PAPER_MEMBERS
 from digipath_ray.patches import Grid, share_blocks
 from digipath_ray.predict import load_ensemble
-from digipath_ray.prepared import PreparedSlide, read_chunks
+from digipath_ray.prepared import STITCH_COPIES, PreparedSlide, read_chunks
 from digipath_ray.progress import RunProgress, duration
-from digipath_ray.rundir import Failure, RunDirectory, free_disk_bytes
+from digipath_ray.rundir import Failure, RunDirectory
 from digipath_ray.settings import Tree
 
 FILE_BYTES_PER_BYTE = 0.88
@@ -39,8 +40,6 @@ predicted, and the weight, compress to nearly nothing.
 PYRAMID = 4 / 3
 SLIDE_BYTES = 3 << 20
 """Overlay, masks, thumbnail and tables of a slide: measured 0.9 to 2 MB."""
-STITCH_COPIES = 3
-"""Canvas, its mean, and the chunks' sums are in memory at once."""
 DOWNSAMPLES = (1, 2, 4, 8, 16, 32)
 MEASURE_S = 20.0
 
@@ -141,7 +140,7 @@ def _existing(path: Path) -> Path:
 
 def covered_px(run: RunDirectory, slide: PreparedSlide, config: RunConfig) -> int:
     """Heatmap px that at least one patch of a prepared slide covers."""
-    cells = np.concatenate(read_chunks(run, slide.slide_id))
+    cells = np.concatenate(read_chunks(run, slide.slide_id, config))
     blocks, _ = share_blocks(cells, config.grid.blocks_per_side)
     grid: Grid = slide.grid(config.grid)
     side = config.grid.hm_stride
@@ -158,14 +157,13 @@ def add_up(
     grids = [slide.grid(config.grid) for slide in slides]
     in_memory = [g.hm_width * g.hm_height * 4 * (channels + 1) for g in grids]
     values = sum(covered) * 4 * channels
-    block = config.grid.stride_px**2 * 3
     return Cost(
         slides=len(slides),
         patches=sum(s.row["patches"] for s in slides),
         tissue_mm2=sum(s.row["tissue_mm2"] for s in slides),
         heatmap_bytes=values * PYRAMID * FILE_BYTES_PER_BYTE,
         largest_bytes=max(in_memory, default=0),
-        chunk_bytes=config.compute.chunk_cells * block * BLOCKS_PER_CELL,
+        chunk_bytes=config.compute.chunk_cells * cell_bytes(config),
     )
 
 

@@ -74,6 +74,7 @@ def row_of(slide: dict[str, Any]) -> SlideRow:
     return SlideRow(
         mpp=slide["mpp_x"] if slide["mpp_source"] == "manifest" else None,
         annotation=slide["annotation"],
+        mask=slide["mask"],
         exhaustive=slide["exhaustive"],
         **{name: slide[name] for name in names},
     )

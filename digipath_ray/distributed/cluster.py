@@ -21,8 +21,9 @@ ACTOR_GB, PATCH_GB = 2.5, 0.35
 """Memory of a CPU actor, and of each patch of 1024 px in its batch. Measured: the
 paper's members in float32 peak at 2.8 GB with one patch and at 3.2 GB with two."""
 RAY_ALONE = ("ray.data.exceptions", "ray.data._internal.progress")
-BLOCKS_PER_CELL = 2.5
-"""Blocks a chunk holds per cell at most; 1.3 on whole tissue, 2.4 on scattered."""
+SHARED_BLOCKS = 0.6
+"""Of a patch's blocks those that no other patch of its chunk has, on scattered tissue;
+0.32 on whole tissue at 50 % overlap."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,7 @@ class Share:
 
 
 def connect() -> None:
-    """Join the cluster that RAY_ADDRESS or a job names, else start Ray here.
+    """Join the cluster that RAY_ADDRESS, a job or this machine has, else start one.
 
     Raises:
         RunError: nobody answers there, or Ray does not start.
@@ -176,12 +177,18 @@ def _floor(cpus: float) -> float:
     return math.floor(cpus * 100) / 100
 
 
+def cell_bytes(config: RunConfig) -> float:
+    """Bytes of a chunk's pixels per patch in it, at most."""
+    blocks = max(1.0, SHARED_BLOCKS * config.grid.blocks_per_side**2)
+    return blocks * config.grid.stride_px**2 * 3
+
+
 def fit_chunks(config: RunConfig, share: Share) -> RunConfig:
     """The config with chunks small enough that those in flight half fill the store."""
     store = ray.cluster_resources().get("object_store_memory", 1 << 30)
-    in_flight = share.readers + 2 * share.actors + 4
-    cell_bytes = BLOCKS_PER_CELL * config.grid.stride_px**2 * 3
-    fit = int(store / 2 / in_flight / cell_bytes)
+    pools = len(config.members) if config.compute.pools == "per-member" else 1
+    in_flight = share.readers + 2 * share.actors * pools + 4
+    fit = int(store / 2 / in_flight / cell_bytes(config))
     batch = config.compute.batch_size
     cells = min(config.compute.chunk_cells, max(batch, fit // batch * batch))
     return replace(config, compute=replace(config.compute, chunk_cells=cells))

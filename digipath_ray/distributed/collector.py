@@ -39,6 +39,7 @@ class Tally:
     read_px: int = 0
     predict_seconds: float = 0.0
     finish_seconds: float = 0.0
+    finish_wait_seconds: float = 0.0
     open_slides_max: int = 0
     first_patch: float | None = None
     first_slide: float | None = None
@@ -96,6 +97,7 @@ class Collector:
         for i in range(len(batch["slide_id"])):
             self._take({name: values[i] for name, values in batch.items()})
             self.report(self.tally)
+        self._settle(timeout=0)
 
     def _take(self, row: dict[str, Any]) -> None:
         slide_id = str(row["slide_id"])
@@ -148,8 +150,10 @@ class Collector:
 
     def _start_finish(self, prepared: PreparedSlide) -> None:
         """Hand a complete slide on; waits while as many as allowed are finishing."""
+        started = time.time()
         while len(self.finishing) >= self.config.compute.finishers:
             self._settle(timeout=None)
+        self.tally.finish_wait_seconds += time.time() - started
         slide_id = prepared.slide_id
         chunks = list(self.open.pop(slide_id).values())
         self.waiting.pop(slide_id)
@@ -158,7 +162,6 @@ class Collector:
             str(self.run.root), prepared, ray.put(chunks), self._settings, seconds
         )
         self.finishing[ref] = prepared
-        self._settle(timeout=0)
 
     def _settle(self, *, timeout: float | None) -> None:
         """Take note of finish tasks that have ended."""

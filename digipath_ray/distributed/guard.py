@@ -32,12 +32,17 @@ _READ_HINT = (
     "the file crashes or blocks its decoder: copy it again, convert it, or raise "
     "--read-timeout-s if the storage is slow"
 )
-_MEMORY_HINT = "most often memory ran out: "
+MEMORY_HINTS = {
+    "prepare": "memory ran out: raise --mask-mpp, or use a machine with more",
+    "read": "memory ran out: lower --readers or --chunk-cells",
+    "predict": "memory ran out: lower --batch-size or --chunk-cells",
+    "finish": "memory ran out: lower --finishers or raise --downsample",
+}
 HINTS = {
     "prepare": _READ_HINT,
     "read": _READ_HINT,
-    "predict": _MEMORY_HINT + "lower --batch-size or --chunk-cells",
-    "finish": _MEMORY_HINT + "lower --finishers or raise --downsample",
+    "predict": "most often " + MEMORY_HINTS["predict"],
+    "finish": "most often " + MEMORY_HINTS["finish"],
 }
 """Step -> what to do about a slide whose processes end at it."""
 
@@ -49,7 +54,7 @@ def counted(markers: Path, *, limit: int) -> Iterator[None]:
     Raises:
         TooManyAttempts: ``limit`` earlier tries left their markers behind.
     """
-    earlier = len(list(markers.iterdir())) if markers.exists() else 0
+    earlier = len(list(markers.glob("*")))
     if earlier >= limit:
         raise TooManyAttempts(earlier)
     _leave_marker(markers)
@@ -89,7 +94,8 @@ def watched(seconds: float) -> Iterator[Callable[[], None]]:
 
 def mark_failed(run: RunDirectory, failure: Failure) -> None:
     """Tell the readers of a slide that it has failed."""
-    run.write_json(run.attempts(f"{failure.slide_id}.failed"), asdict(failure))
+    with contextlib.suppress(OSError):  # a full disk has its own row already
+        run.write_json(run.attempts(f"{failure.slide_id}.failed"), asdict(failure))
 
 
 def read_failed(run: RunDirectory, slide_id: str) -> Failure | None:
@@ -113,8 +119,8 @@ def explain(error: BaseException, slide: dict[str, Any], step: str) -> Failure:
         hint, attempt = HINTS[step], error.attempts
     elif isinstance(error, OSError):
         hint = explain_os_error(error)
-    elif isinstance(error, MemoryError):
-        hint = "out of memory: fewer --readers, or a higher --downsample"
+    elif isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+        hint = MEMORY_HINTS[step]
     else:
         hint = "run again; if it fails the same way, report it with the slide"
     speaks = isinstance(error, (ValueError, OSError, TooManyAttempts))

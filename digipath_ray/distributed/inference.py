@@ -90,7 +90,7 @@ def segment_cohort(
     Raises:
         RunStopped: what ended the plan was no slide's fault. What was finished stays.
     """
-    run.write_arrow(run.shards, shard_table(run, slides))
+    run.write_arrow(run.shards, shard_table(slides))
     collector = Collector(run, slides, config, share, failures, report)
     try:
         plan = lay_plan(run, config, share)

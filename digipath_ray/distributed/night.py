@@ -1,12 +1,15 @@
 """A cohort from slides to heatmaps in one call, resumable at every point."""
 
 import logging
+import os
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Any
+
+import pyarrow.parquet as pq
 
 from digipath_ray import __version__, schema
 from digipath_ray.cohort import SlideRow
@@ -15,6 +18,7 @@ from digipath_ray.distributed.cluster import Share, connect, divide, fit_chunks
 from digipath_ray.distributed.collector import Tally
 from digipath_ray.distributed.inference import segment_cohort
 from digipath_ray.distributed.prepare import prepare_cohort
+from digipath_ray.prepared import PreparedSlide, digest_mask
 from digipath_ray.rundir import Failure, RunDirectory, RunError
 from digipath_ray.settings import to_tree
 
@@ -56,7 +60,7 @@ def run_cohort(
     Args:
         run: the directory of the run.
         rows: the cohort.
-        config: what to do, resolved (:func:`digipath_ray.networks.resolve`).
+        config: what to do, resolved (:func:`digipath_ray.members.resolve`).
         overwrite: make again what an earlier start finished.
         predict: False stops after tissue masks and patch tables.
         watcher: told of the progress.
@@ -68,7 +72,7 @@ def run_cohort(
     watcher = watcher or Watcher()
     with run.lock():
         run.create()
-        run.agree(to_tree(config), overwrite=overwrite)
+        run.agree(to_tree(config), [r.slide_id for r in rows], overwrite=overwrite)
         done = run.read_done()
         check_same_slides(rows, done)
         pending = [r for r in rows if r.slide_id not in done]
@@ -94,17 +98,26 @@ def run_cohort(
 def check_same_slides(
     rows: Sequence[SlideRow], done: dict[str, dict[str, Any]]
 ) -> None:
-    """Refuse a cohort in which a finished slide_id now names another file or mpp."""
+    """Refuse a cohort in which a finished slide_id now names something else."""
     for row in rows:
         record = done.get(row.slide_id)
         if record is None:
             continue
-        before = (record["slide"]["path"], record["slide_mpp"])
-        if before != (row.path, row.mpp):
+        before = {
+            "path": os.path.realpath(record["slide"]["path"]),
+            "mpp": record["slide_mpp"],
+            "mask": record["mask_digest"],
+        }
+        now = {
+            "path": os.path.realpath(row.path),
+            "mpp": row.mpp,
+            "mask": digest_mask(row),
+        }
+        changed = [f"{k}: {before[k]} -> {now[k]}" for k in now if before[k] != now[k]]
+        if changed:
             raise RunError(
-                f"{row.slide_id} was finished from {before[0]} (mpp {before[1]}) and "
-                f"is now {row.path} (mpp {row.mpp}): choose another --out, or "
-                "--overwrite"
+                f"{row.slide_id} was finished from another slide, mpp or mask "
+                f"({', '.join(changed)}): choose another --out, or --overwrite"
             )
 
 
@@ -121,13 +134,12 @@ def _work(
     started = time.time()
     connect()
     share = divide(config)
-    config = fit_chunks(config, share)
+    config = fit_chunks(settle_precision(config, share, done), share)
     slides, lost = prepare_cohort(
         run, pending, config, report=lambda n: watcher.prepared(n, len(pending))
     )
     failures += lost
-    known = [record["slide"] for record in done.values()]
-    run.write_table(run.slides, known + [s.row for s in slides], schema.SLIDES)
+    run.write_table(run.slides, merge_slides(run, slides, pending), schema.SLIDES)
     prepare_seconds = time.time() - started
     if not (predict and slides):
         return {}
@@ -136,6 +148,36 @@ def _work(
     metrics = measure(tally, config, share, prepare_seconds=prepare_seconds)
     run.write_json(run.metrics, metrics)
     return metrics
+
+
+def settle_precision(
+    config: RunConfig, share: Share, done: dict[str, dict[str, Any]]
+) -> RunConfig:
+    """The config with ``auto`` decided by what the networks run on.
+
+    Raises:
+        RunError: slides were finished in another precision.
+    """
+    precision = config.compute.precision
+    if precision == "auto":
+        precision = "float16" if share.actor_gpus > 0 else "float32"
+    others = {record["precision"] for record in done.values()} - {precision}
+    if others:
+        raise RunError(
+            f"slides were finished in {', '.join(sorted(others))}, the others would be "
+            f"in {precision} here: give --precision {min(others)}, or another --out"
+        )
+    return replace(config, compute=replace(config.compute, precision=precision))
+
+
+def merge_slides(
+    run: RunDirectory, slides: Sequence[PreparedSlide], tried: Sequence[SlideRow]
+) -> list[dict[str, Any]]:
+    """Rows of the SLIDES table: those of earlier starts that this one is not about."""
+    ids = {row.slide_id for row in tried}
+    before = pq.read_table(run.slides).to_pylist() if run.slides.exists() else []
+    kept = [row for row in before if row["slide_id"] not in ids]
+    return kept + [slide.row for slide in slides]
 
 
 def measure(
@@ -176,8 +218,15 @@ def measure(
             "seconds": tally.predict_seconds,
             "busy": min(predict_busy, 1.0),
         },
-        "finish": {"seconds": tally.finish_seconds},
-        "bottleneck": bottleneck(min(read_busy, 1.0), min(predict_busy, 1.0)),
+        "finish": {
+            "seconds": tally.finish_seconds,
+            "waited_for_s": tally.finish_wait_seconds,
+        },
+        "bottleneck": bottleneck(
+            min(read_busy, 1.0),
+            min(predict_busy, 1.0),
+            finish_wait=tally.finish_wait_seconds / steady,
+        ),
         "machine": {
             "node": platform.node(),
             "python": platform.python_version(),
@@ -191,8 +240,10 @@ def _since(start: float, moment: float | None) -> float | None:
     return None if moment is None else moment - start
 
 
-def bottleneck(read_busy: float, predict_busy: float) -> str:
+def bottleneck(read_busy: float, predict_busy: float, *, finish_wait: float) -> str:
     """What to add to go faster, in words."""
+    if finish_wait >= 0.2:
+        return "finish: all waited for slides to be written; raise --finishers"
     if predict_busy >= 0.85:
         return "predict: the networks were never idle; more or faster GPUs would help"
     if read_busy >= predict_busy:

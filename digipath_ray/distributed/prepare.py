@@ -20,8 +20,8 @@ Answer = PreparedSlide | Failure
 def prepare_guarded(root: str, row: SlideRow, config: RunConfig) -> Answer:
     """The prepared slide, or why it cannot be; ends its process if it hangs."""
     try:
-        with watched(config.compute.read_timeout_s):
-            return prepare_slide(row, config, RunDirectory(root))
+        with watched(config.compute.read_timeout_s) as rewind:
+            return prepare_slide(row, config, RunDirectory(root), on_progress=rewind)
     except Exception as e:
         return explain(e, vars(row), "prepare")
 
@@ -49,7 +49,7 @@ def prepare_cohort(
             todo.append((row, 1))
         else:
             answers[row.slide_id] = ready
-    task = ray.remote(num_cpus=0.5, max_retries=0)(prepare_guarded)
+    task = ray.remote(num_cpus=1, max_retries=0)(prepare_guarded)
     settings = ray.put(config)
     at_once = max(2, int(2 * ray.cluster_resources().get("CPU", 1)))
     active: dict[ray.ObjectRef, tuple[SlideRow, int]] = {}

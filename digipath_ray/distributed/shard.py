@@ -40,24 +40,19 @@ Batch = dict[str, Any]
 """One row as Ray Data hands it: column -> array with a leading axis of 1."""
 
 
-def shard_table(run: RunDirectory, slides: Sequence[PreparedSlide]) -> pa.Table:
+def shard_table(slides: Sequence[PreparedSlide]) -> pa.Table:
     """The SHARDS table of slides, one row per read task, slides one after another."""
-    rows: list[dict[str, Any]] = []
-    for slide in slides:
-        chunks = read_chunks(run, slide.slide_id)
-        for shard, first in enumerate(range(0, len(chunks), CHUNKS_PER_SHARD)):
-            part = chunks[first : first + CHUNKS_PER_SHARD]
-            rows.append(
-                {
-                    "slide_id": slide.slide_id,
-                    "path": slide.row["path"],
-                    "slide_mpp": slide.slide_mpp,
-                    "shard": shard,
-                    "first_chunk": first,
-                    "slide_chunks": len(chunks),
-                    "cells": [c.ravel().tolist() for c in part],
-                }
-            )
+    rows = [
+        {
+            "slide_id": slide.slide_id,
+            "path": slide.row["path"],
+            "slide_mpp": slide.slide_mpp,
+            "first_chunk": first,
+            "chunks": min(CHUNKS_PER_SHARD, slide.row["chunks"] - first),
+        }
+        for slide in slides
+        for first in range(0, slide.row["chunks"], CHUNKS_PER_SHARD)
+    ]
     return pa.Table.from_pylist(rows, schema=SHARDS)
 
 
@@ -72,8 +67,9 @@ class ShardReader:
         mpp = row["slide_mpp"]
         self.slide_mpp = None if mpp is None or np.isnan(mpp) else float(mpp)
         self.slide: Slide | None = None
+        self.chunks: list[Cells] = []
 
-    def read(self, number: int, flat: Sequence[int]) -> Batch | Failure:
+    def read(self, number: int) -> Batch | Failure:
         """A chunk's row of pixels, or why it cannot be read."""
         try:
             with (
@@ -83,16 +79,17 @@ class ShardReader:
                 ),
                 watched(self.config.compute.read_timeout_s),
             ):
-                return self._read(number, np.asarray(flat, np.int32).reshape(-1, 2))
+                return self._read(number)
         except Exception as e:
             slide = {"slide_id": self.slide_id, "path": self.path}
             return explain(e, slide, "read")
 
-    def _read(self, number: int, cells: Cells) -> Batch:
+    def _read(self, number: int) -> Batch:
         started = time.perf_counter()
         if self.slide is None:
+            self.chunks = read_chunks(self.run, self.slide_id, self.config)
             self.slide = open_cohort_slide(self.path, self.slide_mpp, self.config)
-        grid = grid_of(self.slide, self.config)
+        grid, cells = grid_of(self.slide, self.config), self.chunks[number]
         blocks, pixels, index = read_chunk(self.slide, grid, cells, self.config)
         seconds = time.perf_counter() - started
         return pixel_row(self.slide_id, number, blocks, pixels, index, seconds)
@@ -112,9 +109,10 @@ def read_shard(batch: Batch, *, root: str, config: RunConfig) -> Iterator[Batch]
     row = {name: values[0] for name, values in batch.items()}
     failure = read_failed(run, str(row["slide_id"]))
     with contextlib.closing(ShardReader(run, row, config)) as reader:
-        for number, flat in enumerate(row["cells"], start=int(row["first_chunk"])):
+        first = int(row["first_chunk"])
+        for number in range(first, first + int(row["chunks"])):
             if failure is None:
-                answer = reader.read(number, flat)
+                answer = reader.read(number)
                 if not isinstance(answer, Failure):
                     yield answer
                     continue

@@ -11,7 +11,7 @@ from digipath_ray.config import MemberSpec, RunConfig
 from digipath_ray.distributed.cluster import Share
 from digipath_ray.distributed.guard import TooManyAttempts, counted, explain
 from digipath_ray.distributed.shard import Batch, error_row
-from digipath_ray.ensemble import combine
+from digipath_ray.ensemble import combine_maps
 from digipath_ray.predict import EnsemblePredictor
 from digipath_ray.rundir import RunDirectory
 
@@ -34,12 +34,13 @@ class PredictStage:
         self.run = run
         self.config = config
         self.last = last
+        self.pool = config.members.index(members[0])
         self.ensemble = self._load(members, share)
 
     def _load(self, members: Sequence[MemberSpec], share: Share) -> EnsemblePredictor:
         """The members; Ray starts anew for ever an actor that dies of loading them."""
         names = "-".join(m.name for m in members)
-        tries = self.run.attempts("actors") / names
+        tries = self.run.attempts(f"actors.{self.pool}")
         limit = self.config.compute.attempts * share.actors
         try:
             with counted(tries, limit=limit):
@@ -60,7 +61,7 @@ class PredictStage:
         if batch["error"][0] != "":
             return self._pass_error(batch)
         slide_id, chunk = str(batch["slide_id"][0]), int(batch["chunk"][0])
-        tries = f"{slide_id}.{chunk}.{'-'.join(self.ensemble.members)}"
+        tries = f"{slide_id}.{chunk}.{self.pool}"
         limit = self.config.compute.attempts
         try:
             with counted(self.run.attempts(tries), limit=limit):
@@ -85,15 +86,8 @@ class PredictStage:
 
     def _sum(self, row: Batch) -> Batch:
         """The chunk's weighted sums per block, in place of its pixels and patches."""
-        names = [m.name for m in self.config.members]
-        means = {n: row[f"mean:{n}"][0] for n in names}
-        spread = (
-            {n: row[f"aleatoric:{n}"][0] for n in names}
-            if len(self.config.ensemble.tta) > 1
-            else None
-        )
-        keep = self.config.ensemble.keep_members
-        values = combine(means, spread, members=names, keep_members=keep)
+        maps = {name: values[0] for name, values in row.items() if ":" in name}
+        values = combine_maps(maps, self.config)
         chunk, blocks, index = int(row["chunk"][0]), row["blocks"][0], row["index"][0]
         part = sum_chunk(values, blocks, index, chunk, self.config)
         return self._final_row(row, part.sums, part.weight, len(index))
