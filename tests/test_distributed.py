@@ -312,7 +312,7 @@ def test_chunks_shrink_to_what_the_object_store_holds(fake_cluster):
     grid = {"patch_px": 1024, "stride_px": 512}
     config = small_config({"grid": grid, "compute": {"chunk_cells": 64}})
     assert fit_chunks(config, divide(config)).compute.chunk_cells == 64
-    # 2 readers, 1 actor: 8 chunks of at most 2.5 * 512 * 512 * 3 bytes a cell in half
-    # of 500 MB leave room for 15 cells; three full batches of 4.
+    # 2 readers, 1 actor: 8 chunks of at most 2.4 * 512 * 512 * 3 bytes a cell in half
+    # of 500 MB leave room for 16 cells; four full batches of 4.
     fake_cluster["object_store_memory"] = 500e6
-    assert fit_chunks(config, divide(config)).compute.chunk_cells == 12
+    assert fit_chunks(config, divide(config)).compute.chunk_cells == 16
