@@ -9,6 +9,7 @@ same height and width. Their few constants were set on nodes drawn from seeds ot
 than the demo's.
 """
 
+import abc
 import math
 
 import torch
@@ -92,7 +93,7 @@ class Neighborhood(nn.Module):
         return blurred
 
 
-class SizeClassifier(nn.Module):
+class SizeClassifier(nn.Module, abc.ABC):
     """Two measures of the nuclei, weighed to the logits of [other, tumor].
 
     Where the dyes are not a tumor's (glass, capsule, folds, ink) the answer is "other",
@@ -109,9 +110,9 @@ class SizeClassifier(nn.Module):
         self.register_buffer("weight", torch.tensor(weight))
         self.register_buffer("bias", torch.tensor(bias))
 
+    @abc.abstractmethod
     def measure(self, density: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
         """Measures [B, 1, H/4, W/4] of hematoxylin [B, 1, H, W] and its mean."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [B, 2, H, W] of RGB [B, 3, H, W] in 0..1."""
