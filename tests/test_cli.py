@@ -601,7 +601,7 @@ def test_doctor_says_that_ray_does_not_start(monkeypatch: pytest.MonkeyPatch) ->
     assert doctor.check_ray() == (
         "fail",
         "ray",
-        "does not run a task: ValueError: Invalid address format: nowhere",
+        "Ray does not start: Invalid address format: nowhere",
     )
 
 
@@ -626,6 +626,7 @@ def test_doctor_knows_a_containers_limits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(doctor, "CGROUP", tmp_path)
+    monkeypatch.setattr("digipath_ray.machine.CGROUP", tmp_path)
     cores = doctor.usable_cores()
     assert doctor.container_memory() == float("inf")
     (tmp_path / "cpu.max").write_text("max 100000\n")

@@ -1,10 +1,14 @@
 """The jobs, run directly and by ``ray job submit`` on a head with a token."""
 
+import contextlib
 import os
 import secrets
+import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,15 +79,39 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
         "RAY_USAGE_STATS_ENABLED": "0",
     }
     start = [
-        *(str(RAY), "start", "--head", f"--port={port}", "--num-cpus=2"),
+        *(str(RAY), "start", "--head", "--block", f"--port={port}", "--num-cpus=2"),
         *(f"--dashboard-port={dashboard}", "--object-store-memory=200000000"),
         *("--temp-dir", f"/tmp/r{port}", "--disable-usage-stats"),
     ]
-    subprocess.run(start, env=environment, check=True, capture_output=True, timeout=120)
-    yield {**environment, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
-    subprocess.run(
-        [str(RAY), "stop", "--force"], env=environment, check=False, capture_output=True
-    )
+    # A process group of its own: "ray stop" would end every Ray of this machine.
+    log = tmp_path / "head.log"
+    with (
+        log.open("w") as out,
+        subprocess.Popen(
+            start, env=environment, stdout=out, stderr=out, start_new_session=True
+        ) as ray_head,
+    ):
+        try:
+            wait_for_port(dashboard, log)
+            yield {
+                **environment,
+                "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}",
+            }
+        finally:
+            os.killpg(ray_head.pid, signal.SIGTERM)
+            try:
+                ray_head.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                os.killpg(ray_head.pid, signal.SIGKILL)
+            shutil.rmtree(f"/tmp/r{port}", ignore_errors=True)
+
+
+def wait_for_port(port: int, log: Path) -> None:
+    for _ in range(240):
+        with contextlib.suppress(OSError):
+            return socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        time.sleep(0.5)
+    pytest.fail(f"the head does not answer: {log.read_text()}")
 
 
 def submit(

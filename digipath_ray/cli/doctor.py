@@ -148,7 +148,7 @@ def check_ray() -> Finding:
     lines = [line for line in done.stdout.splitlines() if line.startswith("found: ")]
     if done.returncode != 0 or not lines:
         said = done.stderr.strip().splitlines() or ["it says nothing"]
-        return "fail", "ray", f"does not run a task: {said[-1]}"
+        return "fail", "ray", said[-1].removeprefix("digipath_ray.rundir.RunError: ")
     _, version, *numbers = lines[-1].split()
     nodes, cpus, gpus, store = (float(n) for n in numbers)
     text = (

@@ -59,7 +59,7 @@ def connect() -> None:
                 log_to_driver=False, include_dashboard=False, logging_level="ERROR"
             )
     except Exception as e:  # Ray raises just that when its node is slow to start
-        raise RunError(f"Ray does not start: {e}; run digipath doctor") from e
+        raise RunError(f"Ray does not start: {e}") from e
 
 
 def _check_answers(address: str) -> None:
