@@ -148,9 +148,9 @@ class RunDirectory:
         """Stands when the slide is finished."""
         return self.root / "done" / f"{slide_id}.json"
 
-    def attempts(self, shard: str) -> Path:
-        """Folder holding one marker per try at a shard not yet read."""
-        return self.root / "attempts" / shard
+    def attempts(self, work: str) -> Path:
+        """Folder of one marker per try at a piece of work that has not ended."""
+        return self.root / "attempts" / work
 
     def create(self) -> None:
         """Make the folders.

@@ -158,7 +158,7 @@ def leave_markers(folder: Path, count: int) -> None:
 def test_a_chunk_that_killed_its_actor_three_times_is_given_up(tmp_path, share):
     run, config = RunDirectory(tmp_path), small_config()
     stage = PredictStage(run, config.members, True, config, share)
-    leave_markers(run.attempts("s.0.a-b"), 3)
+    leave_markers(run.attempts("predict-0/s.0"), 3)
     pixels = np.zeros((64, 64, 3), np.uint8)
     failure = Failure(**json.loads(stage(row_of(pixels))["error"][0]))
     assert (failure.step, failure.attempt) == ("predict", 3)
@@ -172,10 +172,10 @@ def test_a_chunk_that_killed_its_actor_three_times_is_given_up(tmp_path, share):
 def test_members_that_kill_their_actor_on_loading_end_the_run(tmp_path, share):
     run, config = RunDirectory(tmp_path), small_config()
     two = replace(share, actors=2)  # any of which may die three times
-    leave_markers(run.attempts("actors") / "a-b", 5)
+    leave_markers(run.attempts("load/0"), 5)
     PredictStage(run, config.members, True, config, two)
-    assert not (run.attempts("actors") / "a-b").exists()  # loaded: all is forgotten
-    leave_markers(run.attempts("actors") / "a-b", 6)
+    assert not (run.attempts("load/0")).exists()  # loaded: all is forgotten
+    leave_markers(run.attempts("load/0"), 6)
     with pytest.raises(MemoryError, match="loading a-b ended its process 6 times"):
         PredictStage(run, config.members, True, config, two)
 

@@ -113,7 +113,8 @@ def test_a_slides_own_error_keeps_its_hint():
         (TooManyAttempts(3), "read", 3, "copy it again, convert it"),
         (TooManyAttempts(3), "predict", 3, "lower --batch-size"),
         (OSError(errno.ENOSPC, "No space left"), "finish", 1, "disk is full"),
-        (MemoryError(), "read", 1, "out of memory"),
+        (MemoryError(), "read", 1, "memory ran out: lower --readers"),
+        (RuntimeError("CUDA out of memory"), "predict", 1, "lower --batch-size"),
         (ZeroDivisionError("division by zero"), "finish", 1, "run again"),
     ],
 )

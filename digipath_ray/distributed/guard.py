@@ -95,12 +95,12 @@ def watched(seconds: float) -> Iterator[Callable[[], None]]:
 def mark_failed(run: RunDirectory, failure: Failure) -> None:
     """Tell the readers of a slide that it has failed."""
     with contextlib.suppress(OSError):  # a full disk has its own row already
-        run.write_json(run.attempts(f"{failure.slide_id}.failed"), asdict(failure))
+        run.write_json(run.attempts(f"failed/{failure.slide_id}"), asdict(failure))
 
 
 def read_failed(run: RunDirectory, slide_id: str) -> Failure | None:
     """Why the slide has failed, if it has."""
-    mark = run.attempts(f"{slide_id}.failed")
+    mark = run.attempts(f"failed/{slide_id}")
     return Failure(**json.loads(mark.read_text())) if mark.exists() else None
 
 

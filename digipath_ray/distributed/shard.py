@@ -74,7 +74,7 @@ class ShardReader:
         try:
             with (
                 counted(
-                    self.run.attempts(f"{self.slide_id}.{number}"),
+                    self.run.attempts(f"read/{self.slide_id}.{number}"),
                     limit=self.config.compute.attempts,
                 ),
                 watched(self.config.compute.read_timeout_s),

@@ -40,7 +40,7 @@ class PredictStage:
     def _load(self, members: Sequence[MemberSpec], share: Share) -> EnsemblePredictor:
         """The members; Ray starts anew for ever an actor that dies of loading them."""
         names = "-".join(m.name for m in members)
-        tries = self.run.attempts(f"actors.{self.pool}")
+        tries = self.run.attempts(f"load/{self.pool}")
         limit = self.config.compute.attempts * share.actors
         try:
             with counted(tries, limit=limit):
@@ -61,7 +61,7 @@ class PredictStage:
         if batch["error"][0] != "":
             return self._pass_error(batch)
         slide_id, chunk = str(batch["slide_id"][0]), int(batch["chunk"][0])
-        tries = f"{slide_id}.{chunk}.{self.pool}"
+        tries = f"predict-{self.pool}/{slide_id}.{chunk}"
         limit = self.config.compute.attempts
         try:
             with counted(self.run.attempts(tries), limit=limit):
