@@ -1,6 +1,5 @@
 """The jobs, run directly and by ``ray job submit`` on a head with a token."""
 
-import contextlib
 import os
 import secrets
 import shutil
@@ -71,6 +70,8 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
     token = tmp_path / "token"
     token.write_text(secrets.token_hex(32))
     dashboard, port = free_port(), free_port()
+    # The agent's ports are fixed unless told, and another Ray may have them.
+    agent, agent_grpc, client = free_port(), free_port(), free_port()
     environment = {
         **{k: v for k, v in os.environ.items() if not k.startswith("RAY_")},
         "PATH": f"{RAY.parent}{os.pathsep}{os.environ['PATH']}",
@@ -81,6 +82,9 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
     start = [
         *(str(RAY), "start", "--head", "--block", f"--port={port}", "--num-cpus=2"),
         *(f"--dashboard-port={dashboard}", "--object-store-memory=200000000"),
+        f"--dashboard-agent-listen-port={agent}",
+        f"--dashboard-agent-grpc-port={agent_grpc}",
+        f"--ray-client-server-port={client}",
         *("--temp-dir", f"/tmp/r{port}", "--disable-usage-stats"),
     ]
     # A process group of its own: "ray stop" would end every Ray of this machine.
@@ -92,7 +96,7 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
         ) as ray_head,
     ):
         try:
-            wait_for_port(dashboard, log)
+            wait_for_head(log)
             yield {
                 **environment,
                 "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}",
@@ -106,19 +110,20 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
             shutil.rmtree(f"/tmp/r{port}", ignore_errors=True)
 
 
-def wait_for_port(port: int, log: Path) -> None:
+def wait_for_head(log: Path) -> None:
     for _ in range(240):
-        with contextlib.suppress(OSError):
-            return socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        if "Ray runtime started" in log.read_text():
+            return
         time.sleep(0.5)
-    pytest.fail(f"the head does not answer: {log.read_text()}")
+    pytest.fail(f"the head does not start: {log.read_text()}")
 
 
 def submit(
-    environment: dict[str, str], *entrypoint: str
+    environment: dict[str, str], *entrypoint: str, tries: int = 10
 ) -> subprocess.CompletedProcess[str]:
+    """A submitted job, as it ended; a new head takes none until its agent is up."""
     command = [str(RAY), "job", "submit", "--working-dir", str(ROOT / "jobs"), "--"]
-    return subprocess.run(
+    done = subprocess.run(
         [*command, *entrypoint],
         env=environment,
         capture_output=True,
@@ -126,6 +131,10 @@ def submit(
         timeout=400,
         check=False,
     )
+    if "submitted successfully" in done.stdout or tries == 1:
+        return done
+    time.sleep(3)
+    return submit(environment, *entrypoint, tries=tries - 1)
 
 
 @pytest.mark.ray
@@ -136,7 +145,8 @@ def test_jobs_through_ray_job_submit_with_a_token(
     run = tmp_path / "run"
     options = ["--out", str(run), "--config", str(tmp_path / "config.toml")]
     prepared = submit(head, sys.executable, "prepare.py", str(cohort), *options)
-    assert "failed broken at prepare" in prepared.stdout, prepared.stdout
+    said = prepared.stdout + prepared.stderr
+    assert "failed broken at prepare" in prepared.stdout, said
     assert prepared.returncode == 1, "a failing entrypoint fails the submission"
     assert sorted(p.stem for p in run.glob("patches/*.parquet")) == ["a", "b"]
     assert not list(run.glob("heatmaps/*"))
@@ -153,7 +163,9 @@ def test_jobs_through_ray_job_submit_with_a_token(
 
     without = {k: v for k, v in head.items() if not k.startswith("RAY_AUTH")}
     refused = submit(
-        {**without, "RAY_AUTH_MODE": "disabled"}, sys.executable, "segment.py", str(run)
+        {**without, "RAY_AUTH_MODE": "disabled"},
+        *(sys.executable, "segment.py", str(run)),
+        tries=1,
     )
     assert refused.returncode != 0
     assert (
