@@ -404,7 +404,7 @@ def test_segment_finishes_and_keeps_what_could_not_be_prepared(
         r"^24 patches, [0-9.]+ a second; batches 100% full; busy: ", said, re.M
     )
     assert f"pictures  {run.root}/overlays/*.png\n" in said
-    assert f"heatmaps  {run.root}/heatmaps/*.ome.tiff  (open in QuPath)\n" in said
+    assert f"heatmaps  {run.root}/heatmaps/*.ome.tiff  (pyramids of values)\n" in said
     assert f"tables    {run.outcomes}, failures.parquet\n" in said
 
 

@@ -138,7 +138,7 @@ def places(run: RunDirectory, *, predicted: bool) -> list[tuple[str, str]]:
     found = [
         ("masks", "masks", "*_overlay.jpg", ""),
         ("pictures", "overlays", "*.png", ""),
-        ("heatmaps", "heatmaps", "*.ome.tiff", "  (open in QuPath)"),
+        ("heatmaps", "heatmaps", "*.ome.tiff", "  (pyramids of values)"),
     ]
     said = [
         (name, f"{root}/{folder}/{pattern}{more}")
