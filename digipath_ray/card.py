@@ -1,7 +1,7 @@
 """The model card beside a member's weights: what the network is and what it expects.
 
 Weights ``NAME.safetensors`` have their card in ``NAME.json``, one JSON object with the
-fields of :class:`ModelCard`. Every field but ``notes`` must be there: a missing or
+fields of :class:`ModelCard`. Every field without a default must be there: a missing or
 unknown one is an error, never a guess.
 """
 
@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Callable
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,16 @@ class ModelCard:
         encoder: its encoder; None where the architecture has no choice.
         options: further arguments of the architecture.
         mpp: um per px the network was trained at.
-        patch_px: side of its training patches, px.
+        patch_px: side of the patches to predict on, px.
         mean, std: normalization per RGB channel, on the 0..1 scale of a pixel.
         classes: the answer's channels, always (other, tumor).
         training_slides, training_patients: ids the network has seen.
         license: of the weights, an SPDX name where there is one.
         digest: SHA-256 of the weights file, 64 hexadecimal digits.
+        threshold: probability from which a pixel counts as tumor, as chosen on
+            validation patients; None if nobody chose one.
+        temperature: what its logits are divided by to be calibrated.
+        training: how it was fitted: folds, schedule, seeds, scores, versions.
         notes: anything else worth knowing.
     """
 
@@ -50,6 +54,9 @@ class ModelCard:
     training_patients: tuple[str, ...]
     license: str
     digest: str
+    threshold: float | None = None
+    temperature: float = 1.0
+    training: dict[str, Any] = field(default_factory=dict)
     notes: str = ""
 
     def __post_init__(self) -> None:
@@ -96,6 +103,12 @@ _WANTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
         "64 lower-case hexadecimal digits",
         lambda v: _is_text(v) and re.fullmatch("[0-9a-f]{64}", v) is not None,
     ),
+    "threshold": (
+        "a number between 0 and 1, or null",
+        lambda v: v is None or (_is_number(v) and 0 < v < 1),
+    ),
+    "temperature": ("a positive number", lambda v: _is_number(v) and v > 0),
+    "training": ("an object", lambda v: isinstance(v, dict)),
     "notes": ("text", _is_text),
 }
 
@@ -130,7 +143,10 @@ def read_card(weights_path: str | Path) -> ModelCard:
 def _parse(values: Any) -> ModelCard:
     if not isinstance(values, dict):
         raise ValueError("must be a JSON object")
-    known = {f.name: f.default is MISSING for f in fields(ModelCard)}
+    known = {
+        f.name: f.default is MISSING and f.default_factory is MISSING
+        for f in fields(ModelCard)
+    }
     if unknown := sorted(values.keys() - known):
         raise ValueError(
             f"unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}"

@@ -91,7 +91,7 @@ def read_run(path: Path) -> Run:
     """A finished run's outcomes and failures.
 
     Raises:
-        ValueError: the directory holds no finished run.
+        ValueError: the directory holds no finished slide.
     """
     outcomes = path / "outcomes.parquet"
     if not outcomes.is_file():
@@ -100,6 +100,11 @@ def read_run(path: Path) -> Run:
             "name the directory given to digipath run --out"
         )
     done = pq.read_table(outcomes, columns=["slide_id", "tumor_mm2"]).to_pylist()
+    if not done:
+        raise ValueError(
+            f"{path}: holds no finished slide: digipath segment {path} predicts what "
+            "is prepared, failures.parquet says what could not be"
+        )
     failures = path / "failures.parquet"
     failed: list[dict[str, Any]] = []
     if failures.is_file():
@@ -120,7 +125,7 @@ def compare_runs(a: Path, b: Path, *, threshold: float = 0.5) -> pa.Table:
         threshold: probability from which a pixel counts for the Dice.
 
     Raises:
-        ValueError: a directory holds no finished run.
+        ValueError: a directory holds no finished slide.
     """
     runs = read_run(a), read_run(b)
     slide_ids = sorted({s for run in runs for s in (*run.tumor_mm2, *run.failures)})
@@ -332,12 +337,23 @@ def write_comparison_figure(
     write_figure(path, figure)
 
 
+def distinct_names(a: Path, b: Path) -> tuple[str, str]:
+    """As many last parts of both paths as it takes to tell them apart; at least one."""
+    longest = max(len(a.parts), len(b.parts))
+    for n in range(1, longest + 1):
+        names = Path(*a.parts[-n:]).as_posix(), Path(*b.parts[-n:]).as_posix()
+        if names[0] != names[1]:
+            return names
+    return a.name, b.name
+
+
 def write_comparison_figures(
     a: Path, b: Path, out: Path, *, notes: Sequence[str] = ()
 ) -> list[Path]:
     """Write ``out/<slide_id>.png`` for each slide that both runs have a heatmap of."""
     runs = read_run(a), read_run(b)
-    names = (f"A: {a.resolve().name}", f"B: {b.resolve().name}")
+    short = distinct_names(a.resolve(), b.resolve())
+    names = (f"A: {short[0]}", f"B: {short[1]}")
     out.mkdir(parents=True, exist_ok=True)
     written = []
     for slide_id in sorted(runs[0].tumor_mm2.keys() & runs[1].tumor_mm2.keys()):

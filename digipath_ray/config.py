@@ -18,89 +18,88 @@ Precision = Literal["auto", "float32", "float16", "bfloat16"]
 TRANSFORMS: tuple[str, ...] = get_args(Transform)
 
 
-def _option(default: Any, help: str) -> Any:
+def option(default: Any, help: str) -> Any:
+    """A field with its default, and the help text of the option made from it."""
     return field(default=default, metadata={"help": help})
 
 
-def _check(ok: bool, name: str, value: object, want: str) -> None:
+def check(ok: bool, name: str, value: object, want: str) -> None:
+    """Refuse a field's value unless it is ok, naming both and what is wanted."""
     if not ok:
         raise ValueError(f"{name} = {value!r}: {want}")
 
 
-def _check_choice(name: str, value: object, literal: Any) -> None:
+def check_choice(name: str, value: object, literal: Any) -> None:
+    """Refuse a value that is not among a Literal's."""
     choices = get_args(literal)
-    _check(value in choices, name, value, "choose from " + ", ".join(choices))
+    check(value in choices, name, value, "choose from " + ", ".join(choices))
 
 
 @dataclass(frozen=True, kw_only=True)
 class SlideSpec:
     """How slides are read."""
 
-    slide_mpp: float | None = _option(
+    slide_mpp: float | None = option(
         None, "um/px of level 0 assumed for slides that state none"
     )
-    allow_upsampling: bool = _option(
+    allow_upsampling: bool = option(
         False, "read slides coarser than the model's mpp by interpolation (flagged)"
     )
-    edge: Edge = _option("white", "what lies beyond a slide's edge")
+    edge: Edge = option("white", "what lies beyond a slide's edge")
 
     def __post_init__(self) -> None:
         """Check the fields."""
         ok = self.slide_mpp is None or 0.01 <= self.slide_mpp <= 100
-        _check(ok, "slide.slide_mpp", self.slide_mpp, "um/px between 0.01 and 100")
-        _check_choice("slide.edge", self.edge, Edge)
+        check(ok, "slide.slide_mpp", self.slide_mpp, "um/px between 0.01 and 100")
+        check_choice("slide.edge", self.edge, Edge)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TissueSpec:
     """How tissue is found, in physical units so one spec serves every scanner."""
 
-    tissue: TissueMethod = _option("otsu", "how tissue is found; all: no glass at all")
-    mask_mpp: float = _option(8.0, "um per mask px")
-    close_um: float = _option(160.0, "gaps up to this width are closed")
-    open_um: float = _option(40.0, "specks up to this width are removed")
-    dilate_um: float = _option(
-        240.0, "the sampling mask reaches this far beyond tissue"
-    )
-    min_saturation: float = _option(0.05, "HSV saturation below which all is glass")
-    min_tissue_mm2: float = _option(0.05, "a smaller tissue area is no tissue")
-    exclude_ink: bool = _option(True, "drawn ink is not tissue")
+    tissue: TissueMethod = option("otsu", "how tissue is found; all: no glass at all")
+    mask_mpp: float = option(8.0, "um per mask px")
+    close_um: float = option(160.0, "gaps up to this width are closed")
+    open_um: float = option(40.0, "specks up to this width are removed")
+    dilate_um: float = option(240.0, "the sampling mask reaches this far beyond tissue")
+    min_saturation: float = option(0.05, "HSV saturation below which all is glass")
+    min_tissue_mm2: float = option(0.05, "a smaller tissue area is no tissue")
+    exclude_ink: bool = option(True, "drawn ink is not tissue")
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        _check_choice("tissue.tissue", self.tissue, TissueMethod)
-        _check(
-            0.5 <= self.mask_mpp <= 64, "tissue.mask_mpp", self.mask_mpp, "0.5 to 64"
-        )
+        check_choice("tissue.tissue", self.tissue, TissueMethod)
+        check(0.5 <= self.mask_mpp <= 64, "tissue.mask_mpp", self.mask_mpp, "0.5 to 64")
         for name in ("close_um", "open_um", "dilate_um", "min_tissue_mm2"):
             value = getattr(self, name)
-            _check(value >= 0, f"tissue.{name}", value, "must not be negative")
+            check(value >= 0, f"tissue.{name}", value, "must not be negative")
         ok = 0 <= self.min_saturation < 1
-        _check(ok, "tissue.min_saturation", self.min_saturation, "0 to 1")
+        check(ok, "tissue.min_saturation", self.min_saturation, "0 to 1")
 
 
 @dataclass(frozen=True, kw_only=True)
 class GridSpec:
     """The lattice of patches and the heatmap's scale."""
 
-    mpp: float = _option(0.25, "um per model px")
-    patch_px: int = _option(1024, "side of a patch, model px")
-    stride_px: int = _option(512, "step between neighboring patches, model px")
-    downsample: int = _option(16, "model px per heatmap px")
+    mpp: float = option(0.25, "um per model px")
+    patch_px: int = option(1024, "side of a patch, model px")
+    stride_px: int = option(512, "step between neighboring patches, model px")
+    downsample: int = option(16, "model px per heatmap px")
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        _check(0.05 <= self.mpp <= 100, "grid.mpp", self.mpp, "um/px from 0.05 to 100")
-        _check(self.patch_px >= 32, "grid.patch_px", self.patch_px, "at least 32")
+        check(0.05 <= self.mpp <= 100, "grid.mpp", self.mpp, "um/px from 0.05 to 100")
+        check(self.patch_px >= 32, "grid.patch_px", self.patch_px, "at least 32")
         ok = 1 <= self.stride_px <= self.patch_px
-        _check(ok, "grid.stride_px", self.stride_px, f"1 to patch_px ({self.patch_px})")
+        check(ok, "grid.stride_px", self.stride_px, f"1 to patch_px ({self.patch_px})")
         ok = 1 <= self.downsample <= 32
-        _check(ok, "grid.downsample", self.downsample, "1 to 32")
+        check(ok, "grid.downsample", self.downsample, "1 to 32")
         for name in ("patch_px", "stride_px"):
             value = getattr(self, name)
             ok = value % self.downsample == 0
             want = f"must be a multiple of downsample ({self.downsample})"
-            _check(ok, f"grid.{name}", value, want)
+            check(ok, f"grid.{name}", value, want)
 
     @property
     def blocks_per_side(self) -> int:
@@ -125,94 +124,109 @@ class MemberSpec:
     ``weights`` is a safetensors file, ``"random"`` or ``"imagenet"``. ``mean`` and
     ``std`` are on the 0..1 scale of a pixel; None takes the encoder's own, or
     (x - 128) / 128 for random weights. ``options`` go to the network's constructor.
+    Logits are divided by ``temperature``. A fit starts from ``weights``, and its
+    encoder from the file ``encoder_weights`` if there is one.
     """
 
     name: str
     architecture: str
     encoder: str | None = None
     weights: str | None = None
+    encoder_weights: str | None = None
     digest: str | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
+    temperature: float = 1.0
     seed: int = 0
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check the fields."""
         ok = bool(self.name) and all(c.isalnum() or c in "-_." for c in self.name)
-        _check(ok, "members.name", self.name, "letters, digits, '-', '_' and '.' only")
+        check(ok, "members.name", self.name, "letters, digits, '-', '_' and '.' only")
         for name in ("mean", "std"):
             value = getattr(self, name)
             if value is not None:
-                _check(len(value) == 3, f"members.{name}", value, "three numbers")
+                check(len(value) == 3, f"members.{name}", value, "three numbers")
         ok = self.std is None or all(s > 0 for s in self.std)
-        _check(ok, "members.std", self.std, "must be positive")
+        check(ok, "members.std", self.std, "must be positive")
+        name, value = "members.temperature", self.temperature
+        check(0 < value < float("inf"), name, value, "must be positive")
+
+
+def check_unique(members: tuple[MemberSpec, ...]) -> None:
+    """Refuse two members of one name."""
+    names = [m.name for m in members]
+    check(len(set(names)) == len(names), "members.name", names, "must be unique")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EnsembleSpec:
     """How members' answers become one heatmap."""
 
-    tta: tuple[Transform, ...] = _option(
+    tta: tuple[Transform, ...] = option(
         ("identity",),
         "test-time augmentations, comma-separated; more than one gives "
         "the aleatoric map",
     )
-    blend: Blend = _option("mean", "weight of a patch's pixels where patches overlap")
-    keep_members: bool = _option(False, "also write each member's map")
-    threshold: float = _option(0.5, "probability from which a pixel counts as tumor")
+    blend: Blend = option("mean", "weight of a patch's pixels where patches overlap")
+    keep_members: bool = option(False, "also write each member's map")
+    out_of_fold: bool = option(
+        False, "predict a slide only by members fitted on neither it nor its patient"
+    )
+    threshold: float = option(0.5, "probability from which a pixel counts as tumor")
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        _check(len(self.tta) > 0, "ensemble.tta", self.tta, "name at least identity")
+        check(len(self.tta) > 0, "ensemble.tta", self.tta, "name at least identity")
         for transform in self.tta:
-            _check_choice("ensemble.tta", transform, Transform)
+            check_choice("ensemble.tta", transform, Transform)
         ok = len(set(self.tta)) == len(self.tta)
-        _check(ok, "ensemble.tta", self.tta, "name each transform once")
-        _check_choice("ensemble.blend", self.blend, Blend)
+        check(ok, "ensemble.tta", self.tta, "name each transform once")
+        check_choice("ensemble.blend", self.blend, Blend)
         ok = 0 < self.threshold < 1
-        _check(ok, "ensemble.threshold", self.threshold, "between 0 and 1")
+        check(ok, "ensemble.threshold", self.threshold, "between 0 and 1")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComputeSpec:
     """Where and how fast; nothing here changes a heatmap beyond its precision."""
 
-    batch_size: int = _option(8, "patches a network sees at once")
-    chunk_cells: int = _option(64, "patches read together, a multiple of batch_size")
-    pools: Pools = _option(
+    batch_size: int = option(8, "patches a network sees at once")
+    chunk_cells: int = option(64, "patches read together, a multiple of batch_size")
+    pools: Pools = option(
         "shared", "one pool of actors holding all members, or a pool per member"
     )
-    actors: int | None = _option(None, "actors per pool; default: one per GPU, or CPUs")
-    gpus_per_actor: float | None = _option(None, "GPU share of an actor")
-    readers: int | None = _option(None, "slide-reading tasks at once")
-    precision: Precision = _option("auto", "auto: float16 on a GPU, float32 on a CPU")
-    compile_networks: bool = _option(
+    actors: int | None = option(None, "actors per pool; default: one per GPU, or CPUs")
+    gpus_per_actor: float | None = option(None, "GPU share of an actor")
+    readers: int | None = option(None, "slide-reading tasks at once")
+    precision: Precision = option("auto", "auto: float16 on a GPU, float32 on a CPU")
+    compile_networks: bool = option(
         False, "torch.compile the networks (about a minute each, then faster)"
     )
-    read_timeout_s: float = _option(
+    read_timeout_s: float = option(
         600.0, "a reader without progress for this long is ended"
     )
-    attempts: int = _option(3, "tries before a slide that kills its reader is given up")
-    finishers: int = _option(2, "slides being stitched and written at once")
+    attempts: int = option(3, "tries before a slide that kills its reader is given up")
+    finishers: int = option(2, "slides being stitched and written at once")
 
     def __post_init__(self) -> None:
         """Check the fields."""
         for name in ("batch_size", "chunk_cells", "attempts", "finishers"):
             value = getattr(self, name)
-            _check(value >= 1, f"compute.{name}", value, "must be at least 1")
+            check(value >= 1, f"compute.{name}", value, "must be at least 1")
         ok = self.chunk_cells % self.batch_size == 0
         want = f"must be a multiple of batch_size ({self.batch_size})"
-        _check(ok, "compute.chunk_cells", self.chunk_cells, want)
+        check(ok, "compute.chunk_cells", self.chunk_cells, want)
         for name in ("actors", "readers"):
             value = getattr(self, name)
-            _check(value is None or value >= 1, f"compute.{name}", value, "at least 1")
+            check(value is None or value >= 1, f"compute.{name}", value, "at least 1")
         ok = self.gpus_per_actor is None or self.gpus_per_actor >= 0
-        _check(ok, "compute.gpus_per_actor", self.gpus_per_actor, "not negative")
+        check(ok, "compute.gpus_per_actor", self.gpus_per_actor, "not negative")
         ok = self.read_timeout_s > 0
-        _check(ok, "compute.read_timeout_s", self.read_timeout_s, "must be positive")
-        _check_choice("compute.pools", self.pools, Pools)
-        _check_choice("compute.precision", self.precision, Precision)
+        check(ok, "compute.read_timeout_s", self.read_timeout_s, "must be positive")
+        check_choice("compute.pools", self.pools, Pools)
+        check_choice("compute.precision", self.precision, Precision)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,8 +242,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Check what only the whole can tell."""
-        names = [m.name for m in self.members]
-        _check(len(set(names)) == len(names), "members.name", names, "must be unique")
+        check_unique(self.members)
 
     @property
     def channels(self) -> tuple[str, ...]:

@@ -38,6 +38,9 @@ ALPHA = 0.6
 VARIANCE_ALPHA = 0.85
 FADED = 0.7
 """How much of the thumbnail shows beneath the uncertainty maps."""
+TICK_FORMAT = "%.3g"
+TICK_CHARACTERS = 5
+"""Five numbers as long as this still stand apart below a strip."""
 INK = "#1f2329"
 QUIET = "#5f6672"
 EMPTY = "#e8eaed"
@@ -239,19 +242,38 @@ def add_strip(
     """The color strip below panel ``i``."""
     left, bottom, width, _ = layout.box(i)
     inch = 1 / layout.size[1]
+    ticks = strip_ticks(norm)
     strip = figure.add_axes((left, bottom - 0.2 * inch, width, 0.1 * inch))
     bar = figure.colorbar(
         ScalarMappable(norm=norm, cmap=cmap),
         cax=strip,
         orientation="horizontal",
-        ticks=MaxNLocator(4),
-        format="%.3g",
+        ticks=ticks,
+        format=TICK_FORMAT,
         spacing="proportional",
     )
     bar.outline.set(edgecolor="#c9cdd3", linewidth=0.8)
     strip.tick_params(labelsize=9, colors=QUIET, length=2.5, pad=2)
+    for tick, number in zip(ticks, strip.get_xticklabels(), strict=True):
+        # Centered at an end it would reach into the numbers of the next panel.
+        place = float(norm(tick))
+        if min(place, 1 - place) < 1e-6:
+            number.set_horizontalalignment("left" if place < 0.5 else "right")
     strip.set_xlabel(label, size=9.5, color=QUIET, labelpad=1)
     return strip
+
+
+def strip_ticks(norm: Normalize) -> list[float]:
+    """Round values within the norm's range, fewer of them if they are long to write."""
+    low, high = float(norm.vmin or 0), float(norm.vmax or 0)
+    slack = 1e-9 * (high - low)
+    ticks: list[float] = []
+    for most in (4, 2):
+        values = MaxNLocator(most).tick_values(low, high)
+        ticks = [float(v) for v in values if low - slack <= v <= high + slack]
+        if max(len(TICK_FORMAT % t) for t in ticks) <= TICK_CHARACTERS:
+            break
+    return ticks
 
 
 def round_length(width_um: float) -> float:

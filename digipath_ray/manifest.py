@@ -6,13 +6,16 @@ underscores or spaces. Whatever is wrong is a ``ValueError`` with file, line and
 
 import csv
 import difflib
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 from pyarrow import parquet
+
+log = logging.getLogger(__name__)
 
 MANIFEST_SUFFIXES = (".csv", ".tsv", ".parquet")
 
@@ -31,6 +34,9 @@ ALIASES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Manifest columns, and what other tools' tables call them (hs2p, TRIDENT, CLAM)."""
 
+SPELLING = 0.8
+"""Likeness (difflib's ratio) from which an unknown column is a misspelled known one:
+anotation to annotation 0.95; sex to set 0.67, tissue to tissue mask 0.75."""
 MISSING_TEXTS = ("", "NA", "N/A", "NaN", "nan")
 TRUE_TEXTS, FALSE_TEXTS = ("true", "yes", "y", "1"), ("false", "no", "n", "0")
 UNSAFE_CHARACTERS = '/\\:*?"<>|'
@@ -94,9 +100,14 @@ def read_manifest(path: Path) -> list[Found]:
         raise ValueError(f"{path}: no slide in this manifest: add a row per slide")
     base = path.absolute().parent
     return [
-        (_row_of_manifest({names[k]: v for k, v in row.items()}, where, base), where)
+        (_row_of_manifest(_known_cells(row, names), where, base), where)
         for where, row in rows
     ]
+
+
+def _known_cells(row: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """A row's cells by our column names, without those of columns we do not know."""
+    return {names[column]: cell for column, cell in row.items() if column in names}
 
 
 Rows = list[tuple[str, dict[str, Any]]]
@@ -144,39 +155,81 @@ def _read_parquet(path: Path) -> tuple[list[str], Rows]:
     return columns, [(f"{path}, row {i}", row) for i, row in enumerate(rows, start=1)]
 
 
+def write_manifest(rows: Sequence[SlideRow], path: Path) -> None:
+    """Write rows as a manifest that :func:`read_manifest` reads back as they are.
+
+    All columns are there; a CSV and a TSV are in UTF-8, what is not known empty.
+
+    Raises:
+        ValueError: no row, or a file that is not called as a manifest.
+    """
+    if path.suffix.lower() not in MANIFEST_SUFFIXES:
+        raise ValueError(f"{path}: call it {' or '.join(MANIFEST_SUFFIXES)}")
+    if not rows:
+        raise ValueError(f"{path}: no slide to write")
+    if path.suffix.lower() == ".parquet":
+        parquet.write_table(pa.Table.from_pylist([asdict(row) for row in rows]), path)
+        return
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
+        writer.writerow(ALIASES)
+        writer.writerows(
+            [_cell(getattr(row, name)) for name in ALIASES] for row in rows
+        )
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return "" if value is None else str(value)
+
+
 def _squash(name: str) -> str:
     """A column name without case, dashes, underscores and spaces."""
     return "".join(c for c in name.lower() if c.isalnum())
 
 
 def _canonical_columns(path: Path, columns: Sequence[str]) -> dict[str, str]:
-    """The manifest's columns -> ours.
+    """The manifest's columns -> ours; of those we do not know a warning is logged.
 
     Raises:
-        ValueError: an unknown or doubled column, or none that names the files.
+        ValueError: a misspelled or doubled column, or none that names the files.
     """
     if not columns:
         raise ValueError(f"{path}: empty: its first line must name the columns")
     known = {_squash(a): name for name, more in ALIASES.items() for a in (name, *more)}
+    found = [c for c in columns if _squash(c) in known]
     unknown = [c for c in columns if _squash(c) not in known]
-    if unknown:
-        close = difflib.get_close_matches(_squash(unknown[0]), known, n=1)
-        meant = f" (is {unknown[0]!r} meant as {known[close[0]]!r}?)" if close else ""
-        raise ValueError(
-            f"{path}: unknown columns {', '.join(map(repr, unknown))}{meant}: "
-            f"known are {', '.join(ALIASES)}: rename or remove them"
-        )
+    _refuse_misspelled(path, unknown, known, {known[_squash(c)] for c in found})
     names: dict[str, str] = {}
-    for column in columns:
+    for column in found:
         name = known[_squash(column)]
         if name in names.values():
-            both = [c for c in columns if known[_squash(c)] == name]
+            both = [c for c in found if known[_squash(c)] == name]
             text = " and ".join(map(repr, both))
             raise ValueError(f"{path}: {text} both mean {name}: remove one of them")
         names[column] = name
     if "path" not in names.values():
         raise ValueError(f"{path}: no column path: add one with each slide's file")
+    if unknown:
+        said = ", ".join(map(repr, unknown))
+        log.warning("%s: columns %s are not used", path, said)
     return names
+
+
+def _refuse_misspelled(
+    path: Path, unknown: Sequence[str], known: Mapping[str, str], there: set[str]
+) -> None:
+    """Refuse an unknown column that is nearly the name of one that is not there."""
+    absent = [text for text, name in known.items() if name not in there]
+    for column in unknown:
+        close = difflib.get_close_matches(_squash(column), absent, 1, SPELLING)
+        if close:
+            raise ValueError(
+                f"{path}: unknown column {column!r}: is it meant as "
+                f"{known[close[0]]!r}? Rename it so, or to something else"
+            )
 
 
 def _row_of_manifest(row: Mapping[str, Any], where: str, base: Path) -> SlideRow:

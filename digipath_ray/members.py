@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from digipath_ray.card import ModelCard, file_digest, read_card
+from digipath_ray.card import ModelCard, card_path, file_digest, read_card
 from digipath_ray.config import MemberSpec, RunConfig
 from digipath_ray.networks import (
     PAPER_MEMBERS,
@@ -18,7 +18,8 @@ from digipath_ray.networks import (
     is_weight_free,
     normalization_of,
 )
-from digipath_ray.settings import Tree, check_tree, from_tree
+from digipath_ray.recipe import Recipe
+from digipath_ray.settings import Tree, check_tree, from_tree, recipe_from_tree
 from digipath_ray.weights import (
     check_file_finite,
     check_fit,
@@ -45,8 +46,8 @@ def resolve(
 
     Returns:
         A config whose members have mean, std, and for files path and digest. What the
-        tree does not say of mpp and patch_px comes from the cards; a stride nobody
-        said is half the patch (the paper's 50 % overlap).
+        tree does not say of mpp, patch_px and threshold comes from the cards; a stride
+        nobody said is half the patch (the paper's 50 % overlap).
 
     Raises:
         ValueError: a member has no weights, or they, its card and its network do not
@@ -59,12 +60,84 @@ def resolve(
         raise ValueError(no_weights(weightless))
     carded = [_with_card(row, force=force) for row in rows]
     cards = [card for _, card in carded if card is not None]
-    grid = _grid_section(tree.get("grid", {}), cards, force=force)
-    members = [row for row, _ in carded]
-    config = from_tree({**tree, "grid": grid, "members": members})
+    config = from_tree(
+        {
+            **tree,
+            "grid": _grid_section(tree.get("grid", {}), cards, force=force),
+            "ensemble": _ensemble_section(tree.get("ensemble", {}), cards),
+            "members": [row for row, _ in carded],
+        }
+    )
     for spec in config.members:
         check_member(spec, patch_px=config.grid.patch_px)
     return replace(config, members=tuple(_normalized(m) for m in config.members))
+
+
+def resolve_recipe(tree: Tree, *, init: str | Path | None = None) -> Recipe:
+    """The final recipe of what was said: every member knows what it starts from.
+
+    Args:
+        tree: what preset, file and command line said; without members, the paper's.
+        init: "random" or "imagenet" for all members, a .safetensors or .pth file, or a
+            directory of weights named as the members.
+
+    Returns:
+        A recipe whose members have weights, mean, std and seeds of their own.
+
+    Raises:
+        ValueError: a member has nothing to fit, or what it starts from is not there.
+    """
+    check_tree(tree)
+    rows = [dict(row) for row in tree.get("members", _paper_rows())]
+    seed = tree.get("fit", {}).get("seed", 0)
+    for number, row in enumerate(rows):
+        if is_weight_free(str(row.get("architecture"))):
+            raise ValueError(
+                f"member {row.get('name')}: {row['architecture']} has nothing to fit: "
+                "name members of segmentation_models_pytorch in [[members]]"
+            )
+        if init is not None:
+            row["weights"] = _start_of(str(init), str(row.get("name")))
+        elif row.get("encoder_weights") is None:
+            row.setdefault("weights", "imagenet")
+        row.setdefault("seed", seed + number)
+    recipe = recipe_from_tree({**tree, "members": rows})
+    members = tuple(_carded_or_normalized(spec) for spec in recipe.members)
+    sampling = replace(
+        recipe.sampling,
+        hard_examples=_absolute(recipe.sampling.hard_examples),
+        extra_annotations=_absolute(recipe.sampling.extra_annotations),
+    )
+    return replace(recipe, members=members, sampling=sampling)
+
+
+def _absolute(path: str | None) -> str | None:
+    """A path as a process in another folder finds it."""
+    return None if path is None else str(Path(path).expanduser().absolute())
+
+
+def _start_of(init: str, name: str) -> str:
+    """What ``--init`` means for a member."""
+    path = Path(init).expanduser()
+    if init in ("random", "imagenet") or "://" in init or not path.is_dir():
+        return init
+    found = path / f"{name}.safetensors"
+    if not found.is_file():
+        raise ValueError(f"--init {init}: holds no {found.name} for member {name}")
+    return str(found.absolute())
+
+
+def _carded_or_normalized(spec: MemberSpec) -> MemberSpec:
+    """With mean and std: as said, else as the card of its start says, else default."""
+    path = weights_file(spec.weights) if spec.encoder_weights is None else None
+    if path is not None and card_path(path).is_file():
+        card = read_card(path)
+        mean, std = spec.mean or card.mean, spec.std or card.std
+        return replace(spec, mean=mean, std=std)
+    if spec.encoder_weights is not None and spec.weights is None:
+        mean, std = normalization_of(replace(spec, weights="imagenet"))
+        return replace(spec, mean=mean, std=std)
+    return _normalized(spec)
 
 
 def _member_rows(tree: Tree, weights: str | Path | None) -> list[dict[str, Any]]:
@@ -125,6 +198,8 @@ def _with_card(
     stated = {key: getattr(card, key) for key in keys}
     for key in keys:
         _check_stated(row, key, stated[key], path, force=force)
+    stated = {key: value for key, value in stated.items() if value is not None}
+    stated["temperature"] = card.temperature
     # Absolute: the workers of a cluster start in directories of their own. A URI stays
     # one: every node fetches its copy.
     uri = str(row["weights"])
@@ -167,6 +242,17 @@ def _grid_section(
     if isinstance(grid.get("patch_px"), int):
         grid.setdefault("stride_px", grid["patch_px"] // 2)
     return grid
+
+
+def _ensemble_section(
+    said: Mapping[str, Any], cards: list[ModelCard]
+) -> dict[str, Any]:
+    """The tree's [ensemble]; a threshold nobody said is the mean of the cards'."""
+    ensemble = dict(said)
+    chosen = [card.threshold for card in cards if card.threshold is not None]
+    if chosen:
+        ensemble.setdefault("threshold", sum(chosen) / len(chosen))
+    return ensemble
 
 
 def _agree(mpp: float, other: float) -> bool:

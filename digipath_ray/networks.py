@@ -1,8 +1,8 @@
 """The members' networks by name, and the normalization each expects.
 
 A network maps normalized pixels [B, 3, H, W] to logits [B, 2, H, W] of (other, tumor).
-Architectures are the classes of segmentation_models_pytorch (smp), or the weight-free
-ones of the demo.
+Architectures are the classes of segmentation_models_pytorch (smp), the original
+authors' own networks, or the weight-free ones of the demo.
 """
 
 import difflib
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from digipath_ray.config import MemberSpec
+from digipath_ray.original import ORIGINAL_ARCHITECTURES
 
 Normalization = tuple[tuple[float, float, float], tuple[float, float, float]]
 """Mean and standard deviation per RGB channel, on the 0..1 scale of a pixel."""
@@ -73,10 +74,12 @@ class Member(nn.Module):
         network: nn.Module,
         *,
         normalization: Normalization,
+        temperature: float = 1.0,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
         self.network = network
+        self.temperature = temperature
         self.dtype = dtype
         for name, values in zip(("mean", "std"), normalization, strict=True):
             # Normalized in float32: a pixel's 256 steps are too fine for bfloat16.
@@ -91,10 +94,27 @@ class Member(nn.Module):
     @torch.inference_mode()
     def forward(self, pixels: Tensor) -> Tensor:
         """The tumor posterior float32 [B, H, W] of uint8 pixels [B, 3, H, W]."""
-        scaled = (pixels.to(self.device).float() / 255 - self.mean) / self.std
+        scaled = normalize(pixels.to(self.device), self.mean, self.std)
         layout = torch.channels_last if scaled.is_cuda else torch.contiguous_format
         logits = self.network(scaled.to(self.dtype, memory_format=layout))
-        return cast(Tensor, logits.float().softmax(dim=1)[:, 1])
+        return cast(Tensor, (logits.float() / self.temperature).softmax(dim=1)[:, 1])
+
+
+def normalize(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """What a network takes of uint8 pixels [B, 3, H, W], float32."""
+    return (pixels.float() / 255 - mean) / std
+
+
+def freeze_encoder(network: nn.Module, frozen: bool) -> None:
+    """Make the network's encoder keep its weights while the rest is fitted, or not.
+
+    To be called after each ``network.train()``: a frozen encoder's batch normalization
+    then keeps its statistics too.
+    """
+    encoder = network.get_submodule("encoder")
+    encoder.requires_grad_(not frozen)
+    if frozen:
+        encoder.eval()
 
 
 def _demo_architectures() -> Mapping[str, type[nn.Module]]:
@@ -131,6 +151,8 @@ def build_network(spec: MemberSpec) -> nn.Module:
                 f"member {spec.name}: {spec.architecture} takes no encoder or options"
             )
         return _demo_architectures()[spec.architecture]()
+    if spec.architecture in ORIGINAL_ARCHITECTURES:
+        return _build_original(spec)
     build = _smp_architecture(spec)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
@@ -151,11 +173,28 @@ def build_network(spec: MemberSpec) -> nn.Module:
     return cast(nn.Module, network)
 
 
+def _build_original(spec: MemberSpec) -> nn.Module:
+    """One of the original authors' networks, randomly weighted from the seed."""
+    if spec.encoder is not None or spec.weights == "imagenet":
+        raise ValueError(
+            f"member {spec.name}: {spec.architecture} has its own encoder and no "
+            "ImageNet weights: leave encoder out, and take random weights or a file"
+        )
+    build = ORIGINAL_ARCHITECTURES[spec.architecture]
+    _check_options(spec, inspect.signature(build).parameters)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(spec.seed)
+        try:
+            return build(**spec.options)
+        except ValueError as e:
+            raise ValueError(f"member {spec.name}: {e}") from e
+
+
 def _smp_architecture(spec: MemberSpec) -> Any:
     """The smp class of a member whose encoder and options it knows."""
     classes = _smp_architectures()
     if spec.architecture not in classes:
-        known = [*classes, *_demo_architectures()]
+        known = [*classes, *ORIGINAL_ARCHITECTURES, *_demo_architectures()]
         raise ValueError(_unknown(spec, "architecture", spec.architecture, known))
     if spec.encoder is None:
         raise ValueError(
@@ -164,12 +203,15 @@ def _smp_architecture(spec: MemberSpec) -> Any:
         )
     _check_encoder(spec, spec.encoder)
     build = classes[spec.architecture]
-    options = sorted(inspect.signature(build).parameters.keys() - _OURS)
-    for key in spec.options:
-        if key not in options:
-            what = f"option of {spec.architecture}"
-            raise ValueError(_unknown(spec, what, key, options))
+    _check_options(spec, inspect.signature(build).parameters.keys() - _OURS)
     return build
+
+
+def _check_options(spec: MemberSpec, known: Iterable[str]) -> None:
+    for key in spec.options:
+        if key not in known:
+            what = f"option of {spec.architecture}"
+            raise ValueError(_unknown(spec, what, key, sorted(known)))
 
 
 def _check_encoder(spec: MemberSpec, encoder: str) -> None:
@@ -189,7 +231,7 @@ def _unknown(spec: MemberSpec, what: str, name: str, known: Iterable[str]) -> st
     text = f"member {spec.name}: unknown {what} {name!r}"
     if close:
         text += "; closest are " + ", ".join(by_lower[c] for c in close)
-    if len(by_lower) <= 20:
+    if 0 < len(by_lower) <= 20:
         text += "; known are " + ", ".join(by_lower.values())
     return text
 
@@ -205,20 +247,22 @@ def _no_imagenet(spec: MemberSpec) -> str:
     return (
         f"member {spec.name}: the ImageNet weights of {spec.encoder} are not in the "
         "Hugging Face cache and cannot be fetched. Offline: copy the cache of a "
-        "machine that has them (~/.cache/huggingface) and set HF_HOME to the copy, or "
-        "bring trained weights: --weights FILE.safetensors"
+        "machine that has them (~/.cache/huggingface) and set HF_HOME to the copy; "
+        'or name a .pth or .safetensors file of them: encoder_weights = "FILE" in its '
+        "[[members]]; or bring trained weights: --weights (to train: --init) "
+        "FILE.safetensors; or start from random ones: --init random"
     )
 
 
 def default_normalization(spec: MemberSpec) -> Normalization:
     """Mean and std where neither config nor card says them, on the 0..1 scale.
 
-    The encoder's own; (x - 128) / 128 for random weights, the original's
-    preprocessing; 0 and 1 for demo architectures.
+    The encoder's own; (x - 128) / 128 for random weights and the original authors'
+    networks, their preprocessing; 0 and 1 for demo architectures.
     """
     if is_weight_free(spec.architecture):
         return _PLAIN
-    if spec.weights == "random":
+    if spec.weights == "random" or spec.architecture in ORIGINAL_ARCHITECTURES:
         return _MID
     encoder = str(spec.encoder)
     if encoder.startswith("tu-"):

@@ -53,6 +53,7 @@ def measure_outcome(
         "probability_max": float(heatmap.probability[over].max(initial=0.0)),
         "upsampled": row["upsampled"],
         "qc": row["qc"],
+        "seen_by": row.get("seen_by"),
         "patches": row["patches"],
     }
     for name in ("aleatoric", "epistemic"):
@@ -63,12 +64,19 @@ def measure_outcome(
     return outcome
 
 
-def overlay_notes(config: RunConfig) -> list[str]:
-    """What a reader of an overlay must know."""
+def member_notes(config: RunConfig) -> list[str]:
+    """Why what the members of a resolved config say is no prediction; mostly empty."""
     notes = []
     if any(m.weights in ("random", "imagenet") for m in config.members):
         notes.append("untrained members: not a prediction")
-    return [*notes, "for research use only"]
+    if any(m.weights is None for m in config.members):  # the demo's need none
+        notes.append("demo networks, made for synthetic slides: not a prediction")
+    return notes
+
+
+def overlay_notes(config: RunConfig) -> list[str]:
+    """What a reader of an overlay must know."""
+    return [*member_notes(config), "for research use only"]
 
 
 def finish_slide(
@@ -93,6 +101,7 @@ def finish_slide(
     tissue = read_mask(run.mask(slide_id))
     outcome = measure_outcome(prepared, heatmap, tissue, threshold=threshold)
     outcome["seconds"] = seconds
+    outcome["members"] = [member.name for member in config.members]
     record = {
         "outcome": outcome,
         "slide": prepared.row,

@@ -261,5 +261,14 @@ class EnsemblePredictor:
 def load_ensemble(
     config: RunConfig, *, device: str | torch.device = "cpu"
 ) -> Callable[[NDArray[np.uint8], NDArray[np.int64]], Maps]:
-    """All members of a run: blocks and index of a chunk -> its heatmap channels."""
+    """All members of a run: blocks and index of a chunk -> its heatmap channels.
+
+    Raises:
+        ValueError: the device is a GPU that torch does not see, or weights are wrong.
+    """
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            f"device = {str(device)!r}: torch sees no GPU here: give 'cpu', or see "
+            "digipath doctor"
+        )
     return EnsemblePredictor(config.members, config, device=device).predict_combined

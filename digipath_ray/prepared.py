@@ -32,9 +32,18 @@ from digipath_ray.patches import (
     patch_boxes,
     patch_table,
 )
+from digipath_ray.quality import Quality
+from digipath_ray.recipe import Recipe
 from digipath_ray.rundir import RunDirectory, publish
 from digipath_ray.settings import to_tree
-from digipath_ray.slide import Pixels, Slide, SlideError, open_slide
+from digipath_ray.slide import (
+    TILE_CACHE_BYTES,
+    Pixels,
+    Slide,
+    SlideError,
+    SlideInfo,
+    open_slide,
+)
 from digipath_ray.tissue import Tissue, draw_tissue, find_tissue, tissue_from_mask
 
 THUMBNAIL_PX = 1400
@@ -77,9 +86,15 @@ class PreparedSlide:
         )
 
 
-def open_cohort_slide(path: str, slide_mpp: float | None, config: RunConfig) -> Slide:
+def open_cohort_slide(
+    path: str,
+    slide_mpp: float | None,
+    config: RunConfig | Recipe,
+    *,
+    cache_bytes: int = TILE_CACHE_BYTES,
+) -> Slide:
     """Open a slide with the mpp of the manifest, else the file's, else the config's."""
-    slide = open_slide(path, mpp=slide_mpp)
+    slide = open_slide(path, mpp=slide_mpp, cache_bytes=cache_bytes)
     info = slide.info
     if info.mpp_source == "given":
         slide.info = replace(info, mpp_source="manifest")
@@ -91,7 +106,7 @@ def open_cohort_slide(path: str, slide_mpp: float | None, config: RunConfig) -> 
     return slide
 
 
-def grid_of(slide: Slide, config: RunConfig) -> Grid:
+def grid_of(slide: Slide, config: RunConfig | Recipe) -> Grid:
     """The grid over an open slide.
 
     Raises:
@@ -113,7 +128,7 @@ def grid_of(slide: Slide, config: RunConfig) -> Grid:
 
 
 def find_slide_tissue(
-    slide: Slide, config: RunConfig, mask_path: str | None = None
+    slide: Slide, config: RunConfig | Recipe, mask_path: str | None = None
 ) -> tuple[Pixels, Tissue]:
     """The slide's thumbnail at the mask's mpp, and its tissue.
 
@@ -157,7 +172,7 @@ def check_heatmap_size(grid: Grid, config: RunConfig) -> None:
         )
 
 
-def no_tissue(config: RunConfig, look_at: str) -> SlideError:
+def no_tissue(config: RunConfig | Recipe, look_at: str) -> SlideError:
     """What to say of a slide on which no patch was placed."""
     return SlideError(
         f"no tissue of at least {config.tissue.min_tissue_mm2:g} mm2 found",
@@ -227,20 +242,35 @@ def manifest_record(row: SlideRow) -> dict[str, Any]:
     return {name: getattr(row, name) for name in (*names, "mask")}
 
 
+def mpp_deviation(grid: Grid) -> float:
+    """How far the effective mpp is from the one asked for, as a fraction of that."""
+    effective = (grid.frame.mpp_x, grid.frame.mpp_y)
+    return max(abs(m / grid.spec.mpp - 1) for m in effective)
+
+
+def differs_from_file(info: SlideInfo) -> bool:
+    """Whether the mpp that somebody gave contradicts the file's."""
+    if info.mpp_x is None or info.file_mpp is None:
+        return False
+    return abs(info.mpp_x / info.file_mpp - 1) > MPP_FLAG
+
+
+def slide_flags(info: SlideInfo, grid: Grid, quality: Quality) -> list[str]:
+    """Names of all that a person should look at before they trust the slide."""
+    raised = {
+        "mpp deviation": mpp_deviation(grid) > MPP_FLAG,
+        "mpp differs from file": differs_from_file(info),
+        "upsampled": grid.frame.upsampled,
+    }
+    return [*quality.flags, *(name for name, up in raised.items() if up)]
+
+
 def slide_record(
     row: SlideRow, slide: Slide, grid: Grid, tissue: Tissue
 ) -> dict[str, Any]:
     """A slide's row of the SLIDES table, but for its patches and chunks."""
     info, frame, quality = slide.info, grid.frame, tissue.quality
     mpp_x, mpp_y = info.need_mpp()
-    deviation = max(abs(m / grid.spec.mpp - 1) for m in (frame.mpp_x, frame.mpp_y))
-    flags = list(quality.flags)
-    if deviation > MPP_FLAG:
-        flags.append("mpp deviation")
-    if info.file_mpp is not None and abs(mpp_x / info.file_mpp - 1) > MPP_FLAG:
-        flags.append("mpp differs from file")
-    if frame.upsampled:
-        flags.append("upsampled")
     return {
         "slide_id": row.slide_id,
         "path": row.path,
@@ -261,8 +291,8 @@ def slide_record(
         "blur": quality.blur,
         "black": quality.black,
         "blank": quality.blank,
-        "mpp_deviation": deviation,
-        "qc": flags,
+        "mpp_deviation": mpp_deviation(grid),
+        "qc": slide_flags(slide.info, grid, tissue.quality),
     }
 
 

@@ -20,6 +20,10 @@ RATE_AFTER_S = 1.0
 """Seconds of prediction before which a rate would be a guess."""
 
 
+SLOW_RATE = 0.1
+"""Patches per second below which the seconds per patch say more."""
+
+
 class Counts(Protocol):
     """What a run has done so far; ``first_patch`` is when it began to, time.time()."""
 
@@ -62,6 +66,10 @@ class RunProgress:
         if self._bars:
             self._bars.stop()
 
+    def say(self, text: str) -> None:
+        """A line that stays, above the bars where there are some."""
+        self._console.print(text, highlight=False, markup=False)
+
     def prepared(self, done: int, total: int) -> None:
         """Slides have their patches placed, or have failed to."""
         self._bar("prepare", done, total, "slides")
@@ -91,7 +99,7 @@ class RunProgress:
     def _say_speed(self, done: int, rate: float) -> str:
         left = self._patches - done
         eta = f", {duration(left / rate)} left" if left > 0 else ""
-        return f", {rate:.1f}/s{eta}"
+        return f", {say_rate(rate)}{eta}"
 
     def _bar(self, name: str, done: int, total: int, note: str) -> None:
         if self._bars is None:
@@ -113,6 +121,12 @@ def patches_per_second(tally: Counts, *, now: float) -> float | None:
     if tally.first_patch is None or now - tally.first_patch < RATE_AFTER_S:
         return None
     return tally.patches / (now - tally.first_patch)
+
+
+def say_rate(rate: float) -> str:
+    """Patches per second as ``12.3/s``, a slow rate as ``14 s/patch``."""
+    slow = 0 < rate < SLOW_RATE
+    return f"{1 / rate:.0f} s/patch" if slow else f"{rate:.1f}/s"
 
 
 def duration(seconds: float) -> str:

@@ -19,7 +19,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,7 +29,6 @@ from filelock import FileLock, Timeout
 from digipath_ray import schema
 from digipath_ray.settings import Tree, difference
 
-FOLDERS = ("thumbnails", "masks", "patches", "heatmaps", "overlays", "done", "attempts")
 TEMPORARY = ".writing-"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -83,6 +82,10 @@ def explain_os_error(error: OSError) -> str:
 
 class RunDirectory:
     """The directory of one run."""
+
+    FOLDERS: ClassVar[tuple[str, ...]] = (
+        "thumbnails", "masks", "patches", "heatmaps", "overlays", "done", "attempts",
+    )  # fmt: skip
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root).absolute()
@@ -160,7 +163,7 @@ class RunDirectory:
         """
         self._check_ours()
         try:
-            for folder in FOLDERS:
+            for folder in self.FOLDERS:
                 (self.root / folder).mkdir(parents=True, exist_ok=True)
             with publish(self.root / "writable") as probe:
                 probe.write_bytes(bytes(1 << 20))
@@ -206,7 +209,7 @@ class RunDirectory:
         """Refuse a folder with files where a run's would lie, that is no run."""
         if self.settings.exists():
             return
-        for name in FOLDERS:
+        for name in self.FOLDERS:
             folder = self.root / name
             if folder.is_dir() and any(folder.iterdir()):
                 raise RunError(

@@ -43,6 +43,12 @@ SLIDES = _schema(
     _field("blank", pa.float64(), "white part of the slide, fraction"),
     _field("mpp_deviation", pa.float64(), "relative, effective against asked-for mpp"),
     _field("qc", pa.list_(pa.string()), "quality flags raised"),
+    _field(
+        "seen_by",
+        pa.list_(pa.string()),
+        "members fitted on it or its patient",
+        null=True,
+    ),
 )
 
 PATCHES = _schema(
@@ -78,8 +84,40 @@ OUTCOMES = _schema(
     _field("epistemic_max", pa.float64(), "variance, maximum over tissue", null=True),
     _field("upsampled", pa.bool_(), "read from a coarser level by interpolation"),
     _field("qc", pa.list_(pa.string()), "quality flags raised"),
+    _field("members", pa.list_(pa.string()), "members that predicted it", null=True),
+    _field(
+        "seen_by",
+        pa.list_(pa.string()),
+        "members fitted on it or its patient",
+        null=True,
+    ),
     _field("patches", pa.int64(), "patches predicted"),
     _field("seconds", pa.float64(), "reading, predicting and finishing, seconds"),
+)
+
+_SAMPLE = (
+    _field("slide_id", pa.string(), "the slide"),
+    _field("x", pa.int64(), "top-left corner, px at level 0"),
+    _field("y", pa.int64(), "top-left corner, px at level 0"),
+    _field("tumor", pa.float32(), "fraction of the patch that is tumor"),
+    _field("area_mm2", pa.float64(), "tissue that the patch stands for, mm2"),
+)
+SAMPLES = _schema(*_SAMPLE)
+
+DRAWS = _schema(
+    *_SAMPLE,
+    _field("dx", pa.int32(), "jitter, model px"),
+    _field("dy", pa.int32(), "jitter, model px"),
+    _field("seed", pa.int64(), "of the augmentation; -1: none"),
+    _field("batch", pa.int64(), "number of the batch in its epoch"),
+)
+
+FOLDS = _schema(
+    _field("slide_id", pa.string(), "the slide"),
+    _field("patient_id", pa.string(), "patient the slide belongs to", null=True),
+    _field("fold", pa.int32(), "fold it is validated in; null: test", null=True),
+    _field("tumor_patches", pa.int64(), "patches with tumor drawn on it"),
+    _field("normal_patches", pa.int64(), "patches without"),
 )
 
 FAILURES = _schema(

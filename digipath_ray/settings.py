@@ -20,24 +20,50 @@ from digipath_ray.config import (
     SlideSpec,
     TissueSpec,
 )
+from digipath_ray.recipe import (
+    AnnotationSpec,
+    AugmentSpec,
+    FitSpec,
+    LossSpec,
+    Recipe,
+    SamplingSpec,
+)
 
 PRESETS = ("camelyon16", "camelyon17", "paip2019", "digestpath2019", "glas", "demo")
-SECTIONS: dict[str, type[Any]] = {
+SHARED_SECTIONS: dict[str, type[Any]] = {
     "slide": SlideSpec,
     "tissue": TissueSpec,
     "grid": GridSpec,
-    "ensemble": EnsembleSpec,
-    "compute": ComputeSpec,
 }
+RUN_SECTIONS = {**SHARED_SECTIONS, "ensemble": EnsembleSpec, "compute": ComputeSpec}
+RECIPE_SECTIONS = {
+    **SHARED_SECTIONS,
+    "annotations": AnnotationSpec,
+    "sampling": SamplingSpec,
+    "augment": AugmentSpec,
+    "loss": LossSpec,
+    "fit": FitSpec,
+}
+SECTIONS = {**RUN_SECTIONS, **RECIPE_SECTIONS}
+"""A TOML file may hold them all: it fits an ensemble and runs it."""
+SAMPLING_PATHS = {"hard_examples", "extra_annotations"}
+"""Fields of [sampling] that name a path: from a TOML file, beside it."""
+FREE_TO_CHANGE = (
+    "fit.epochs", "fit.patience", "fit.workers", "fit.worker_gpus", "fit.readers",
+    "fit.members_at_once", "fit.restarts", "fit.max_failed",
+)  # fmt: skip
+"""Settings that a fit may be taken up with anew: how long, where and how fast."""
 
 Tree = dict[str, Any]
 """A config as TOML reads it: section -> field -> value, and ``members``: a list."""
 
 
-def option_fields() -> dict[str, tuple[str, Any, Any]]:
+def option_fields(
+    sections: Mapping[str, type[Any]] = RUN_SECTIONS,
+) -> dict[str, tuple[str, Any, Any]]:
     """Every overridable field: name -> (section, dataclass field, resolved type)."""
     found: dict[str, tuple[str, Any, Any]] = {}
-    for section, spec in SECTIONS.items():
+    for section, spec in sections.items():
         hints = get_type_hints(spec)
         for f in fields(spec):
             found[f.name] = (section, f, hints[f.name])
@@ -61,6 +87,10 @@ def read_toml(path: Path) -> Tree:
         check_tree(tree)
         for row in tree.get("members", []):
             row.update(_found_beside(path, row.get("weights")))
+        for name, said in tree.get("sampling", {}).items():
+            if name in SAMPLING_PATHS and isinstance(said, str):
+                beside = path.absolute().parent / Path(said).expanduser()
+                tree["sampling"][name] = str(beside)
         return merge(read_preset(preset), tree) if preset is not None else tree
     except ValueError as e:
         raise ValueError(f"config {path}: {e}") from e
@@ -79,9 +109,11 @@ def read_preset(name: str) -> Tree:
     if name not in PRESETS:
         known = ", ".join(PRESETS)
         raise ValueError(f"preset {name!r} is unknown: choose from {known}")
-    text = resources.files("digipath_ray.presets").joinpath(f"{name}.toml").read_text()
-    tree = tomllib.loads(text)
+    path = Path(str(resources.files("digipath_ray.presets") / f"{name}.toml"))
+    tree = tomllib.loads(path.read_text(encoding="utf-8"))
     check_tree(tree)
+    for row in tree.get("members", []):
+        row.update(_found_beside(path, row.get("weights")))
     return tree
 
 
@@ -141,6 +173,7 @@ def _coerce(section: str, name: str, value: Any, hint: Any) -> Any:
 
 _MEMBER_TYPES: dict[str, type] = {
     "seed": int,
+    "temperature": float,
     "options": dict,
     "mean": tuple,
     "std": tuple,
@@ -154,6 +187,8 @@ def _member_values(row: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in row.items():
         if isinstance(value, (list, tuple)):
             value = tuple(value)
+        if key == "temperature" and type(value) is int:
+            value = float(value)
         if not isinstance(value, _MEMBER_TYPES.get(key, str)):
             raise ValueError(f"members.{key} = {value!r}: must be of type {hints[key]}")
         values[key] = value
@@ -161,33 +196,54 @@ def _member_values(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def from_tree(tree: Mapping[str, Any]) -> RunConfig:
-    """The checked config of a tree.
+    """The checked config of a tree; what is said of fitting is left out.
 
     Raises:
         ValueError: naming the field and the value.
     """
+    return RunConfig(members=_members(tree), **_specs(tree, RUN_SECTIONS))
+
+
+def recipe_from_tree(tree: Mapping[str, Any]) -> Recipe:
+    """The checked recipe of a tree; what is said of running is left out.
+
+    Raises:
+        ValueError: naming the field and the value.
+    """
+    return Recipe(members=_members(tree), **_specs(tree, RECIPE_SECTIONS))
+
+
+def _specs(
+    tree: Mapping[str, Any], sections: Mapping[str, type[Any]]
+) -> dict[str, Any]:
+    """The checked spec of each section."""
     check_tree(tree)
     specs: dict[str, Any] = {}
-    for section, spec in SECTIONS.items():
+    for section, spec in sections.items():
         hints = get_type_hints(spec)
         body = tree.get(section, {})
         values = {k: _coerce(section, k, v, hints[k]) for k, v in body.items()}
         specs[section] = spec(**values)
+    return specs
+
+
+def _members(tree: Mapping[str, Any]) -> tuple[MemberSpec, ...]:
+    """The checked members of a tree."""
+    required = [
+        f.name
+        for f in fields(MemberSpec)
+        if f.default is MISSING and f.default_factory is MISSING
+    ]
     members = []
     for row in tree.get("members", []):
-        required = [
-            f.name
-            for f in fields(MemberSpec)
-            if f.default is MISSING and f.default_factory is MISSING
-        ]
         for name in required:
             if name not in row:
                 raise ValueError(f"[[members]] {row!r}: field {name!r} is missing")
         members.append(MemberSpec(**_member_values(row)))
-    return RunConfig(members=tuple(members), **specs)
+    return tuple(members)
 
 
-def to_tree(config: RunConfig) -> Tree:
+def to_tree(config: RunConfig | Recipe) -> Tree:
     """The config as a TOML-ready tree; fields that are None are left out."""
 
     def clean(value: Any) -> Any:
@@ -249,6 +305,6 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     a, b = flat(old), flat(new)
     return [
         f"{key}: {a.get(key, 'not set')} -> {b.get(key, 'not set')}"
-        for key in sorted(a.keys() | b.keys())
+        for key in sorted((a.keys() | b.keys()) - {*FREE_TO_CHANGE})
         if a.get(key) != b.get(key)
     ]

@@ -48,8 +48,12 @@ STRIP_PX = 16 << 20
 """Level px decoded at once while a thumbnail is made."""
 RESAMPLE_PX = 128
 """Side of the squares, model px, in which a slide is resampled."""
+TEXT_BYTES = 512
+"""Bytes at a file's start that tell whether it is plain text."""
 PHASE_PX = 256
 """Side of the squares, level px, in which a level of fractional downsample is read."""
+
+NO_SLIDE = "not a slide that OpenSlide can open, and no plain image"
 
 ReadRectangle = Callable[[int, int, int, int], Pixels]
 ReadLevel = Callable[[int, int, int, int, int], Pixels]
@@ -242,12 +246,18 @@ def _span(md_start: int, lv_per_md: float) -> tuple[float, int, int]:
     return start - first, first, int(np.ceil(stop)) + margin - first
 
 
-def open_slide(path: str | Path, *, mpp: float | None = None) -> Slide:
+def open_slide(
+    path: str | Path,
+    *,
+    mpp: float | None = None,
+    cache_bytes: int = TILE_CACHE_BYTES,
+) -> Slide:
     """Open what OpenSlide opens, else a plain image (JPEG, PNG, TIFF, BMP).
 
     Args:
         path: file of the slide; for MRXS the .mrxs, for DICOM any .dcm of the series.
         mpp: um per level-0 px that overrides what the file says.
+        cache_bytes: decoded tiles that OpenSlide may keep.
 
     Raises:
         SlideError: missing, or in no format that can be read.
@@ -261,21 +271,42 @@ def open_slide(path: str | Path, *, mpp: float | None = None) -> Slide:
     if path.is_dir():
         raise SlideError(f"{path}: a folder, not a slide", "name its files")
     if openslide.OpenSlide.detect_format(str(path)) is not None:
-        return _open_openslide(path, mpp)
+        return _open_openslide(path, mpp, cache_bytes)
+    _refuse_text(path)
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return _open_image(path, mpp)
     raise SlideError(
-        f"{path.name}: not a slide that OpenSlide can open, and no plain image",
+        f"{path.name}: {NO_SLIDE}",
         "the file is damaged or its format unsupported: copy it again, or convert it",
     )
 
 
-def _open_openslide(path: Path, given_mpp: float | None) -> Slide:
+def _refuse_text(path: Path) -> None:
+    """Refuse a file that holds nothing, or plain text in the place of pixels."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(TEXT_BYTES)
+    except OSError as e:
+        raise SlideError(
+            f"{path.name}: cannot be read: {e.strerror}", "check its owner and mode"
+        ) from e
+    if not start:
+        raise SlideError(
+            f"{path.name}: {NO_SLIDE}, but empty", "copy it again: it holds nothing"
+        )
+    if start.isascii() and all(c >= 32 or c in b"\t\n\r\f" for c in start):
+        raise SlideError(
+            f"{path.name}: {NO_SLIDE}, but text",
+            "name the slide itself, not a list of slides or a Git LFS pointer to one",
+        )
+
+
+def _open_openslide(path: Path, given_mpp: float | None, cache_bytes: int) -> Slide:
     try:
         handle = openslide.OpenSlide(str(path))
     except openslide.OpenSlideError as e:
         raise _damaged(path, "opened", e) from e
-    handle.set_cache(openslide.OpenSlideCache(TILE_CACHE_BYTES))
+    handle.set_cache(openslide.OpenSlideCache(cache_bytes))
     info, offset = _openslide_info(path, handle, given_mpp)
 
     def region(level: int, x: int, y: int, width: int, height: int) -> Pixels:

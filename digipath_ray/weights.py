@@ -1,7 +1,8 @@
 """Weights in and out: safetensors files with a model card beside them.
 
 A run loads safetensors alone; it never opens a pickle. :func:`import_checkpoint` does,
-refuses code in it, and writes safetensors.
+refuses code in it, and writes safetensors; :func:`import_keras` takes the original
+authors' Keras files.
 """
 
 import hashlib
@@ -27,6 +28,8 @@ from digipath_ray.networks import (
     is_weight_free,
     normalization_of,
 )
+from digipath_ray.original import ORIGINAL_ARCHITECTURES, OriginalNetwork
+from digipath_ray.original.keras_file import read_keras_file
 from digipath_ray.rundir import publish
 
 CACHE = Path("~/.cache/digipath_ray/weights")
@@ -68,7 +71,27 @@ def load_member(
         network = network.to(memory_format=torch.channels_last)
     if compile_networks:
         network = cast(nn.Module, torch.compile(network.eval(), dynamic=False))
-    return Member(network, normalization=normalization_of(spec), dtype=dtype).to(place)
+    return Member(
+        network,
+        normalization=normalization_of(spec),
+        temperature=spec.temperature,
+        dtype=dtype,
+    ).to(place)
+
+
+def card_spec(card: ModelCard, path: Path) -> MemberSpec:
+    """The member that a weights file and its card describe."""
+    return MemberSpec(
+        name=card.name,
+        architecture=card.architecture,
+        encoder=card.encoder,
+        options=card.options,
+        weights=str(path),
+        digest=card.digest,
+        mean=card.mean,
+        std=card.std,
+        temperature=card.temperature,
+    )
 
 
 def no_weights(names: list[str]) -> str:
@@ -141,10 +164,12 @@ def weights_file(weights: str | None) -> Path | None:
     if "://" in weights and weights.endswith(".safetensors"):
         return fetch_weights(weights)
     path = Path(weights).expanduser()
+    if path.suffix == "" and not path.exists():
+        raise ValueError(f"weights {weights}: no such folder, nor random, nor imagenet")
     if path.suffix != ".safetensors":
         raise ValueError(
             f"weights {weights}: neither random, imagenet nor a .safetensors file; "
-            "digipath_ray.weights.import_checkpoint turns a .pth file into one"
+            "'digipath import-weights' turns a .pth or .h5 file into one"
         )
     return path
 
@@ -229,22 +254,72 @@ def import_checkpoint(
     Returns:
         The card as written.
     """
-    source, target = Path(source_pth), weights_file(str(destination))
-    if target is None:
-        raise ValueError(f"destination {destination}: must be a .safetensors file")
+    source, target = Path(source_pth), _destination(destination)
     tensors = _read_checkpoint(source)
+    network = _network_of(card)
+    if misfits := _misfits(network, {k: tuple(v.shape) for k, v in tensors.items()}):
+        raise ValueError(
+            f"checkpoint {source}: not the weights of {card.architecture} with "
+            f"{card.encoder} and options {card.options}: {misfits}"
+        )
+    return _write_imported(tensors, source, target, card)
+
+
+def import_keras(
+    source_h5: str | Path,
+    destination: str | Path,
+    card: ModelCard,
+    *,
+    new_classifier: bool = False,
+) -> ModelCard:
+    """Write a Keras file of the original authors as safetensors with its card.
+
+    Args:
+        source_h5: written by tf.keras for the architecture that the card names.
+        destination: the .safetensors file to write.
+        card: what it holds; its digest is replaced by the new file's.
+        new_classifier: leave the last layer of OriginalDeepLabV3Plus random: weights
+            to start fitting from, such as Pascal VOC's.
+
+    Returns:
+        The card as written.
+
+    Raises:
+        ValueError: the file is not that architecture's, naming the Keras layer.
+    """
+    source, target = Path(source_h5), _destination(destination)
+    network = _network_of(card)
+    if not isinstance(network, OriginalNetwork):
+        raise ValueError(
+            f"weights {source}: Keras files are read for the original authors' "
+            f"networks alone ({', '.join(ORIGINAL_ARCHITECTURES)}), not for "
+            f"{card.architecture}"
+        )
+    tensors = read_keras_file(source, network, new_classifier=new_classifier)
+    return _write_imported(tensors, source, target, card)
+
+
+def _destination(path: str | Path) -> Path:
+    target = weights_file(str(path))
+    if target is None:
+        raise ValueError(f"destination {path}: must be a .safetensors file")
+    return target
+
+
+def _network_of(card: ModelCard) -> nn.Module:
     spec = MemberSpec(
         name=card.name,
         architecture=card.architecture,
         encoder=card.encoder,
         options=card.options,
     )
-    network = build_network(spec)
-    if misfits := _misfits(network, {k: tuple(v.shape) for k, v in tensors.items()}):
-        raise ValueError(
-            f"checkpoint {source}: not the weights of {card.architecture} with "
-            f"{card.encoder} and options {card.options}: {misfits}"
-        )
+    return build_network(spec)
+
+
+def _write_imported(
+    tensors: Mapping[str, Tensor], source: Path, target: Path, card: ModelCard
+) -> ModelCard:
+    """Write tensors and card; returns the card with the new file's digest."""
     _check_finite(tensors.items(), source)
     save_weights(tensors, target)
     written = replace(card, digest=file_digest(target))

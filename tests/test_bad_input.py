@@ -120,9 +120,9 @@ def test_every_bad_slide_is_a_row_and_the_others_finish(
         "check the path in the manifest",
     )
     assert found["text"][0] == (
-        "text.svs: not a slide that OpenSlide can open, and no plain image"
+        "text.svs: not a slide that OpenSlide can open, and no plain image, but text"
     )
-    assert "damaged or its format unsupported" in found["text"][1]
+    assert "not a list of slides or a Git LFS pointer to one" in found["text"][1]
     assert found["unreadable"][0].startswith("unreadable.tif: cannot be read at (0, 0)")
     assert found["unreadable"][1] == DAMAGED
     assert found["no_mpp"] == (
@@ -293,6 +293,28 @@ def test_compare_with_no_run(
     assert "name the directory given to digipath run --out" in said
 
 
+def test_compare_with_a_run_that_finished_no_slide(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = RunDirectory(tmp_path / "run")
+    run.create()
+    run.compact([], [])  # what digipath prepare leaves
+    said = refused(["compare", str(run.root), str(run.root)], capsys)
+    assert said.startswith(
+        f"Error: {run.root}: holds no finished slide: digipath segment {run.root} "
+    )
+
+
+def test_weights_in_a_folder_that_is_not_there(
+    slide: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["run", slide, "--out", "x", "--weights", f"{tmp_path}/weights/"]
+    assert refused(command, capsys) == (
+        f"Error: weights {tmp_path}/weights/: no such folder, nor random, nor "
+        "imagenet\n"
+    )
+
+
 # Cohorts.
 
 
@@ -328,9 +350,9 @@ def test_duplicate_slide_id(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     ("content", "message"),
     [
         (
-            "slide_id,path,color\na,a.tif,red\n",
-            "unknown columns 'color': known are slide_id, path, mpp, mask, annotation, "
-            "exhaustive, patient_id, node, label, split: rename or remove them",
+            "slide_id,path,mpps\na,a.tif,0.5\n",
+            "unknown column 'mpps': is it meant as 'mpp'? Rename it so, or to "
+            "something else",
         ),
         ("slide_id,mpp\na,0.5\n", "no column path: add one with each slide's file"),
         ("path\n", "no slide in this manifest: add a row per slide"),

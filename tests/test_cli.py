@@ -24,6 +24,7 @@ import typer
 from digipath_ray import __version__
 from digipath_ray.cli import doctor, plan
 from digipath_ray.cli.app import run_app
+from digipath_ray.cli.info import nominal_mpp
 from digipath_ray.cli.options import config_as_known, with_config
 from digipath_ray.cli.plan import Cost, Pace, measure_rate, refuse_disk, say_time
 from digipath_ray.cli.words import count, size
@@ -82,6 +83,7 @@ def test_help_lists_every_field_with_its_default(
     assert "--exclude-ink --no-exclude-ink" in words
     for name in ("--magnification", "--overlap-px", "--preset", "--config"):
         assert name in said
+    assert "demo: for the synthetic slides of 'digipath demo' alone" in words
 
 
 def test_no_command_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
@@ -273,6 +275,49 @@ def test_info_says_what_the_file_is_and_what_a_run_would_do(
     ]
 
 
+CONTRADICTED = "0.25 um/px, from: manifest; the file says 0.5: ONE OF THEM IS WRONG"
+
+
+def contradicted(folder: Path) -> tuple[str, list[str]]:
+    """A manifest whose mpp is half its slide's, and options to look at it with."""
+    write_slide(folder / "a.tif", mpp=0.5, width=400, height=300)
+    manifest = folder / "cohort.csv"
+    manifest.write_text("path,mpp\na.tif,0.25\n")
+    options = ["--mpp", "0.5", "--patch-px", "64", "--tissue", "all"]
+    return str(manifest), options
+
+
+def test_info_says_where_the_manifest_contradicts_the_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest, options = contradicted(tmp_path)
+    assert run_app(["info", manifest, *options]) == 0
+    said = capsys.readouterr().out
+    assert f"  mpp        {CONTRADICTED}\n" in said
+    assert "  flags      blur, little tissue, mpp differs from file\n" in said
+
+
+def test_info_of_a_slide_too_coarse_for_the_default(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slide = str(write_slide(tmp_path / "a.tif", mpp=0.499))
+    for options in ([], ["--weights", "random"]):
+        assert run_app(["info", slide, *options]) == 1
+        assert capsys.readouterr().out.splitlines()[-2:] == [
+            "  unusable   for the default 0.25 um/px: the finest level has 0.499 "
+            "um/px, coarser than the 0.25 um/px asked for",
+            "  fix        say at which mpp the networks were trained: with --weights, "
+            "--preset, or --mpp 0.5, which this slide has",
+        ]
+    assert run_app(["info", slide, "--mpp", "0.25"]) == 1
+    assert "for the default" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("mpp", "said"), [(0.499, 0.5), (0.2276, 0.2276), (1.02, 1.0)])
+def test_nominal_mpp(mpp: float, said: float) -> None:
+    assert nominal_mpp(mpp) == said
+
+
 def test_info_without_mpp_says_what_it_can_and_the_fix(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -374,12 +419,13 @@ def prepared(ray_here: None, tmp_path_factory: pytest.TempPathFactory) -> Prepar
 def test_prepare_shows_masks_and_names_the_next_step(prepared: Prepared) -> None:
     root = prepared.run.root
     assert prepared.codes[0] == 1
-    assert prepared.said[0].splitlines()[-6:] == [
+    assert prepared.said[0].splitlines()[-7:] == [
         "prepare: 2/2 slides",
         "failed no_mpp at prepare: the file states no micrometers per pixel (mpp) that "
         "a microscope has",
         "   fix: give --slide-mpp, or a column mpp in the manifest",
         "1 of 2 slides prepared, 1 failed; 24 patches",
+        "flag      little tissue: 1 slide (good)",
         f"masks     {root}/masks/*_overlay.jpg",
         f"next      digipath segment {root}",
     ]
@@ -400,9 +446,9 @@ def test_segment_finishes_and_keeps_what_could_not_be_prepared(
     assert (failure["slide_id"], failure["step"]) == ("no_mpp", "prepare")
     assert "failed no_mpp at prepare: the file states no micrometers" in said
     assert "1 of 2 slides finished, 1 failed\n" in said
-    assert re.search(
-        r"^24 patches, [0-9.]+ a second; batches 100% full; busy: ", said, re.M
-    )
+    assert re.search(r"^24 patches, [0-9.]+/s; batches 100% full; busy: ", said, re.M)
+    assert "note      untrained members: not a prediction\n" in said
+    assert "2 networks x 2 transforms on 4 CPU cores\n" in said
     assert f"pictures  {run.root}/overlays/*.png\n" in said
     assert f"heatmaps  {run.root}/heatmaps/*.ome.tiff  (pyramids of values)\n" in said
     assert f"tables    {run.outcomes}, failures.parquet\n" in said
@@ -451,6 +497,17 @@ def test_plan_counts_what_prepare_places_and_leaves_nothing_behind(
     said = capsys.readouterr().out
     assert "failed no_mpp at prepare: the file states no micrometers" in said
     assert "time      give --rate, the patches/s of one GPU" in said
+
+    unusable = str(prepared.cohort / "no_mpp.tif")
+    assert run_app(["plan", unusable, *command[2:], "--rate", "60"]) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "nothing to plan: the slide cannot be used"
+    )
+
+    (tmp_path / "slides").mkdir()
+    manifest, options = contradicted(tmp_path / "slides")
+    assert run_app(["plan", manifest, *options, "--out", str(tmp_path)]) == 0
+    assert "flag      mpp differs from file: 1 slide (a)\n" in capsys.readouterr().out
 
 
 @on_ray
@@ -505,6 +562,12 @@ def test_time_of_a_night() -> None:
     )
     on_cpu = Pace(rate=0.5, gpus=4, device="CPU")
     assert say_time(1800, on_cpu) == "1 CPU hours at 0.5 patches/s: 60 min on 1 CPU"
+    assert say_time(20, Pace(rate=60, gpus=4)) == (
+        "1 GPU minute at 60 patches/s: under a second on 4 GPUs"
+    )
+    assert say_time(10**8, Pace(rate=10, gpus=8)) == (
+        "2,778 GPU hours at 10 patches/s: 347.2 h on 8 GPUs"
+    )
 
 
 def test_rate_and_measure_are_one_or_the_other(

@@ -1,3 +1,6 @@
+import itertools
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,6 +13,7 @@ from digipath_ray.compare import (
     compare_heatmaps,
     compare_runs,
     dice,
+    distinct_names,
     draw_comparison,
     on_one_grid,
     resample,
@@ -133,15 +137,43 @@ def test_a_lost_heatmap_is_a_note(tmp_path):
 
 
 def test_an_unfinished_run_is_refused(tmp_path):
-    run = finished_run(tmp_path / "a", {})
+    run = finished_run(tmp_path / "a", {"s": heatmap(np.zeros((1, 2, 2)))})
     with pytest.raises(ValueError, match=r"b: not a finished run.*digipath run --out"):
         compare_runs(run, tmp_path / "b")
+    empty = finished_run(tmp_path / "c", {}, failed=["s"])
+    with pytest.raises(ValueError, match=r"c: holds no finished slide: .*segment"):
+        compare_runs(run, empty)
 
 
 def test_a_run_without_failures_needs_no_table_of_them(tmp_path):
-    a = finished_run(tmp_path / "a", {})
+    a = finished_run(tmp_path / "a", {"s": heatmap(np.zeros((1, 2, 2)))})
     (a / "failures.parquet").unlink()
-    assert compare_runs(a, a).num_rows == 0
+    assert compare_runs(a, a).num_rows == 1
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "names"),
+    [
+        ("/x/one", "/x/two", ("one", "two")),
+        ("/x/a/run", "/x/b/run", ("a/run", "b/run")),
+        ("/x/a/out/run", "/x/b/out/run", ("a/out/run", "b/out/run")),
+        ("/run", "/x/run", ("/run", "x/run")),
+        ("/x/run", "/x/run", ("run", "run")),
+    ],
+)
+def test_runs_are_named_by_what_tells_them_apart(a, b, names):
+    assert distinct_names(Path(a), Path(b)) == names
+
+
+def test_numbers_below_the_strips_do_not_meet():
+    same = heatmap(np.full((1, 100, 80), 0.5))
+    figure = draw_comparison(same, same, title="s")
+    figure.canvas.draw()
+    strips = [axes for axes in figure.axes if axes.get_xlabel()]
+    numbers = [n for strip in strips for n in strip.get_xticklabels()]
+    assert [n.get_text() for n in numbers[-3:]] == ["-1e-06", "0", "1e-06"]
+    boxes = [n.get_window_extent() for n in numbers]
+    assert all(a.x1 < b.x0 for a, b in itertools.pairwise(boxes))
 
 
 def test_only_predicted_pixels_count():

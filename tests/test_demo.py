@@ -1,16 +1,21 @@
-"""The demo's slides hold what they say, and its members find it."""
+"""The demo's slides hold what they say, and its ensemble finds it."""
 
 import csv
+import io
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import ndimage
+from rich.console import Console
+from safetensors.numpy import load_file
 from skimage.measure import regionprops
 
+from digipath_ray.card import ModelCard, file_digest, read_card
+from digipath_ray.cli.app import run_app
+from digipath_ray.cli.demo import run_demo
 from digipath_ray.demo.anatomy import Label, lay_anatomy
 from digipath_ray.demo.cohort import (
     COLUMNS,
@@ -20,16 +25,21 @@ from digipath_ray.demo.cohort import (
     write_pyramid,
 )
 from digipath_ray.demo.drawing import DemoSlide, draw_slide
-from digipath_ray.demo.members import (
-    DEMO_ARCHITECTURES,
-    Blur,
-    NucleusDensity,
-    NucleusTexture,
-    Unmix,
-    opening,
-)
+from digipath_ray.demo.fitting import brief_slides, fit_slides
+from digipath_ray.demo.painting import EOSIN_OD, HEMATOXYLIN_OD
+from digipath_ray.demo.truth import Score, dice_of, score_run
+from digipath_ray.heatmap import read_heatmap
+from digipath_ray.members import resolve, resolve_recipe
+from digipath_ray.outcome import overlay_notes
+from digipath_ray.rundir import RunDirectory
+from digipath_ray.settings import load_config
 from digipath_ray.slide import SlideError, open_slide
+from digipath_ray.training.directory import FitDirectory
+from tests.benchmarks import demo_quality
+from tests.runs import RAY_WARNINGS
 
+PROJECT = Path(__file__).parents[1]
+WEIGHTS = PROJECT / "digipath_ray" / "demo" / "weights"
 MICRO = DemoSlide(
     slide_id="small",
     patient_id="p",
@@ -53,58 +63,6 @@ def shrink(rgb: Image8) -> NDArray[np.float32]:
     """RGB in 0..1 at 4 um/px."""
     rows, cols = rgb.shape[0] // 4, rgb.shape[1] // 4
     return rgb.reshape(rows, 4, cols, 4, 3).mean((1, 3), dtype=np.float32) / 255
-
-
-def find_tissue(rgb: Image8) -> Mask:
-    """Colored px at 4 um/px, but for blue ink."""
-    small = shrink(rgb)
-    saturation = 1 - small.min(2) / small.max(2)
-    ink = (small[..., 0] < small[..., 1]) & (saturation > 0.1)
-    closed = ndimage.binary_closing((saturation > 0.06) & ~ink, iterations=10)
-    return ndimage.binary_opening(closed, iterations=5)
-
-
-def probability(member: torch.nn.Module, patch: Image8) -> NDArray[np.float32]:
-    """Mean over identity and horizontal flip [2 transforms, H/4, W/4]."""
-    x = torch.from_numpy(patch).permute(2, 0, 1)[None].float() / 255
-    answers = []
-    with torch.inference_mode():
-        for flip in (False, True):
-            logits = member(x.flip(3) if flip else x)
-            p = torch.nn.functional.avg_pool2d(logits.softmax(1)[:, 1:], 4)[0, 0]
-            answers.append(p.flip(1) if flip else p)
-    return torch.stack(answers).numpy()
-
-
-def heatmap(rgb: Image8, tissue: Mask) -> NDArray[np.float32]:
-    """The members' mean at 4 um/px: patch 256, stride 128, identity and flip."""
-    members = [make().eval() for make in DEMO_ARCHITECTURES.values()]
-    total, weight = np.zeros(tissue.shape), np.zeros(tissue.shape)
-    reach = ndimage.binary_dilation(tissue, iterations=8)
-    for row in range(0, tissue.shape[0] - 63, 32):
-        for col in range(0, tissue.shape[1] - 63, 32):
-            here = (slice(row, row + 64), slice(col, col + 64))
-            if reach[here].any():
-                patch = rgb[4 * row : 4 * row + 256, 4 * col : 4 * col + 256]
-                total[here] += np.mean([probability(m, patch) for m in members], (0, 1))
-                weight[here] += 1
-    return (total / np.maximum(weight, 1)).astype(np.float32)
-
-
-def dice(found: Mask, truth: Mask) -> float:
-    return float(2 * (found & truth).sum() / (found.sum() + truth.sum()))
-
-
-def best_threshold_dice(values: NDArray[np.float32], truth: Mask) -> float:
-    """Dice at the best of all thresholds, chosen on the truth itself."""
-    hits = np.cumsum(truth[np.argsort(-values)])
-    return float((2 * hits / (np.arange(1, hits.size + 1) + truth.sum())).max())
-
-
-def hematoxylin(rgb: Image8, sigma: float) -> NDArray[np.float32]:
-    """Smoothed hematoxylin at 4 um/px."""
-    x = torch.from_numpy(shrink(rgb)).permute(2, 0, 1)[None]
-    return ndimage.gaussian_filter(Unmix()(x)[0, 0].numpy(), sigma)
 
 
 def extent_mm(truth: Mask) -> float:
@@ -195,104 +153,97 @@ def test_size_that_no_pyramid_level_divides_is_refused() -> None:
         DemoSlide(slide_id="s", patient_id="p", node=1, label="itc", seed=0, width=1000)
 
 
-def test_members_find_the_lesion_where_a_threshold_does_not(
-    micro: tuple[Image8, Mask],
-) -> None:
-    rgb, truth = micro
-    tissue = find_tissue(rgb)
-    found = heatmap(rgb, tissue) >= 0.5
-    assert dice(found, truth) > 0.8
-    decoys = ~ndimage.binary_dilation(truth, iterations=12)
-    assert (found & decoys).sum() < 0.02 * tissue.sum()
-    for sign in (1, -1):
-        values = sign * hematoxylin(rgb, 5)[tissue]
-        assert best_threshold_dice(values, truth[tissue]) < 0.6
+def test_every_seed_of_a_fit_draws_other_slides_than_the_demo() -> None:
+    drawn = [fit_slides(), brief_slides()]
+    drawn += [demo_slides(seed) for seed in demo_quality.SEEDS]
+    seeds = [s.seed for slides in drawn for s in slides]
+    assert len(seeds) == len(set(seeds)) == 30 + 4 + 3 * 5
+    names = [s.slide_id for slides in drawn[:2] for s in slides]
+    assert len(set(names)) == 34
+    assert not any(s.damaged for s in fit_slides())
 
 
-def test_members_disagree_and_one_depends_on_flips(
-    micro: tuple[Image8, Mask],
-) -> None:
-    rgb, truth = micro
-    row, col = (4 * np.argwhere(truth).mean(0)).astype(int) - 128
-    patch = rgb[row : row + 256, col : col + 256]
-    answers = [probability(make(), patch) for make in DEMO_ARCHITECTURES.values()]
-    flips = {
-        name: float(answer.var(axis=0).max())
-        for name, answer in zip(DEMO_ARCHITECTURES, answers, strict=True)
+def cards() -> dict[Path, ModelCard]:
+    return {path: read_card(path) for path in sorted(WEIGHTS.glob("*.safetensors"))}
+
+
+def test_packaged_weights_are_what_their_cards_say() -> None:
+    found = cards()
+    assert {card.architecture for card in found.values()} == {
+        "Unet",
+        "FPN",
+        "DeepLabV3Plus",
     }
-    assert flips["NucleusTexture"] > 1e-3
-    assert flips["NucleusScale"] < 1e-6
-    assert flips["NucleusDensity"] < 1e-6
-    assert np.mean(answers, axis=1).var(axis=0).max() > 1e-3
+    for path, card in found.items():
+        assert card.name == path.stem
+        assert card.digest == file_digest(path)
+        assert card.license == "Apache-2.0"
+        assert "synthetic slides" in card.notes
+        halves = [t.dtype for t in load_file(path).values() if t.dtype.kind == "f"]
+        assert set(halves) == {np.dtype("float16")}
+    assert sum(p.stat().st_size for p in WEIGHTS.iterdir()) < 15e6
 
 
-@pytest.mark.parametrize("make", DEMO_ARCHITECTURES.values())
-@pytest.mark.parametrize("size", [(256, 256), (33, 50)])
-def test_member_answers_every_pixel_of_a_batch(
-    make: type[torch.nn.Module], size: tuple[int, int]
-) -> None:
-    x = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        both, alone = make()(x), make()(x[1:])
-    assert both.shape == (2, 2, *size)
-    assert torch.isfinite(both).all()
-    torch.testing.assert_close(both[1:], alone)
+def test_packaged_weights_have_not_seen_the_demos_slides() -> None:
+    fitted = {slide.slide_id for slide in fit_slides()}
+    for card in cards().values():
+        assert len(card.training_slides) == 20
+        seen = {*card.training_slides, *card.training["validation_slides"]}
+        assert seen == fitted
 
 
-@pytest.mark.parametrize("make", DEMO_ARCHITECTURES.values())
-@pytest.mark.parametrize("color", [(1.0, 1.0, 1.0), (0.0, 0.0, 0.0), (0.1, 0.3, 0.7)])
-def test_glass_black_and_ink_are_no_tumor(
-    make: type[torch.nn.Module], color: tuple[float, float, float]
-) -> None:
-    x = torch.tensor(color).reshape(1, 3, 1, 1).expand(1, 3, 64, 64)
-    with torch.inference_mode():
-        assert make()(x).softmax(1)[:, 1].max() < 0.01
+def test_packaged_weights_are_those_of_the_recipe() -> None:
+    recipe = resolve_recipe(load_config(path=PROJECT / "jobs" / "demo.toml"))
+    for spec, card in zip(
+        recipe.members,
+        (read_card(WEIGHTS / f"{m.name}.safetensors") for m in recipe.members),
+        strict=True,
+    ):
+        assert spec.weights == card.training["start"] == "random"
+        keys = ("architecture", "encoder", "options", "mean", "std")
+        assert all(getattr(spec, k) == getattr(card, k) for k in keys)
+        assert (recipe.grid.mpp, recipe.grid.patch_px) == (card.mpp, card.patch_px)
+        for section in ("sampling", "augment", "loss"):
+            assert asdict(getattr(recipe, section)) == card.training[section]
 
 
-def test_members_constants_travel_with_their_state() -> None:
-    state = NucleusTexture().state_dict()
-    assert set(state) == {"weight", "bias", "unmix.spectra"}
-    other = NucleusTexture()
-    other.bias.zero_()
-    other.load_state_dict(state)
-    assert torch.equal(other.bias, NucleusTexture().bias)
+def test_demo_ensemble_is_named_on_every_overlay() -> None:
+    config = resolve(load_config(preset="demo"))
+    assert [m.digest for m in config.members] == [c.digest for c in cards().values()]
+    assert overlay_notes(config) == [
+        "demo networks, fitted on synthetic slides: not for real slides",
+        "for research use only",
+    ]
 
 
-def test_unmix_gives_the_densities_back() -> None:
-    density = 0.8 * torch.tensor([0.62, 0.70, 0.35]) + 0.3 * torch.tensor(
-        [0.16, 0.84, 0.48]
-    )
-    rgb = torch.exp(-density).reshape(1, 3, 1, 1)
-    expected = torch.tensor([0.8, 0.3]).reshape(1, 2, 1, 1)
-    torch.testing.assert_close(Unmix()(rgb), expected)
+def test_scores_are_areas_shared_by_truth_and_finding() -> None:
+    common = {"slide_id": "s", "label": "micro", "tissue_mm2": 4.0}
+    one = Score(tumor_mm2=1.0, found_mm2=0.8, shared_mm2=0.6, **common)
+    two = Score(tumor_mm2=0.0, found_mm2=0.2, shared_mm2=0.0, **common)
+    assert dice_of([one]) == pytest.approx(1.2 / 1.8)
+    assert dice_of([one, two]) == pytest.approx(1.2 / 2.0)
+    assert np.isnan(dice_of([two]))
+    assert one.false_share == pytest.approx(0.05)
 
 
-def test_blur_keeps_a_constant_up_to_the_edge_and_spreads_a_point() -> None:
-    flat = torch.full((1, 1, 9, 12), 0.7)
-    torch.testing.assert_close(Blur(2.0)(flat), flat)
-    point = torch.zeros(1, 1, 41, 41)
-    point[0, 0, 20, 20] = 1.0
-    expected = ndimage.gaussian_filter(point[0, 0].numpy(), 2.0, truncate=3.0)
-    np.testing.assert_allclose(Blur(2.0)(point)[0, 0].numpy(), expected, atol=1e-6)
+def test_hematoxylin_of_known_dyes_is_given_back() -> None:
+    density = 0.8 * np.array(HEMATOXYLIN_OD) + 0.3 * np.array(EOSIN_OD)
+    rgb = np.rint(256 * np.exp(-density)).astype(np.uint8).reshape(1, 1, 3)
+    assert float(demo_quality.hematoxylin(rgb)) == pytest.approx(0.8, abs=0.02)
 
 
-def test_opening_keeps_runs_along_the_main_diagonal_alone() -> None:
-    along = torch.zeros(12, 12)
-    for i in range(5):
-        along[3 + i, 2 + i] = 1.0
-    assert torch.equal(opening(along[None, None], 5)[0, 0], along)
-    assert opening(along[None, None], 6).max() == 0
-    assert opening(along.flip(1)[None, None], 2).max() == 0
-
-
-def test_density_counts_separate_nuclei() -> None:
-    rows, cols = np.mgrid[:128, :128]
-    pits = np.cos(2 * np.pi * rows / 16) * np.cos(2 * np.pi * cols / 16)
-    density = torch.from_numpy((0.5 + 0.4 * pits).astype(np.float32))[None, None]
-    mean = torch.full((1, 1, 32, 32), 0.5)
-    count, _ = NucleusDensity().measure(density, mean)
-    # Two maxima in every 16 x 16 px (um2), and the floor of 0.05.
-    assert float(count[0, 0, 16, 16]) == pytest.approx(np.log(2000 / 256 + 0.05), 0.02)
+def test_best_threshold_separates_what_is_darker_and_no_more() -> None:
+    truth = np.zeros((32, 32), np.bool_)
+    truth[8:24, 8:24] = True
+    tissue = np.ones_like(truth)
+    rgb = np.full((128, 128, 3), 220, np.uint8)
+    alike = demo_quality.measure_darkness(rgb, truth, tissue)
+    # A quarter of the tissue is tumor: all of it found gives 2 * 1/4 / (1 + 1/4).
+    assert alike.best() == (pytest.approx(0.4), 0)
+    rgb[32:96, 32:96] = 90
+    darker = demo_quality.measure_darkness(rgb, truth, tissue)
+    assert darker.best() == (pytest.approx(1.0), 0)
+    assert (alike + darker).best()[0] < 0.7
 
 
 @pytest.fixture(scope="module")
@@ -315,39 +266,84 @@ def test_cohort_is_two_patients_with_all_four_classes(cohort: Path) -> None:
     ]
     limits = {"macro": (2.4, 3.0), "micro": (0.5, 1.0), "itc": (0.05, 0.15)}
     for row in rows:
-        truth = np.asarray(Image.open(cohort.parent / row["annotation"]))
-        assert set(np.unique(truth)) <= {0, 255}
         if row["label"] == "negative":
-            assert not truth.any()
-        else:
-            low, high = limits[row["label"]]
-            assert low <= extent_mm(truth > 0) <= high
-
-
-@pytest.mark.slow
-def test_cohort_is_solved_by_the_members_alone(cohort: Path) -> None:
-    hits, found_px, true_px = 0, 0, 0
-    values: dict[int, list[NDArray[np.float32]]] = {1: [], -1: []}
-    truths = []
-    for slide in demo_slides(7):
-        if slide.damaged:
+            assert row["annotation"] == ""
             continue
-        with open_slide(cohort.parent / "slides" / f"{slide.slide_id}.tif") as opened:
-            rgb = opened.read_level(0, 0, 0, slide.width, slide.height)
-        truth_path = cohort.parent / "truth" / f"{slide.slide_id}.png"
-        truth = np.asarray(Image.open(truth_path)) > 0
-        tissue = find_tissue(rgb)
-        found = heatmap(rgb, tissue) >= 0.5
-        decoys = ~ndimage.binary_dilation(truth, iterations=12)
-        assert (found & decoys).sum() < 0.02 * tissue.sum(), slide.slide_id
-        if truth.any():
-            hits += (found & truth).sum()
-            found_px += found.sum()
-            true_px += truth.sum()
-            truths.append(truth[tissue])
-            for sign, parts in values.items():
-                parts.append(sign * hematoxylin(rgb, 5)[tissue])
-    assert 2 * hits / (found_px + true_px) > 0.9
-    for parts in values.values():
-        baseline = best_threshold_dice(np.concatenate(parts), np.concatenate(truths))
-        assert baseline < 0.6
+        truth = np.asarray(Image.open(cohort.parent / row["annotation"]))
+        assert set(np.unique(truth)) == {0, 255}
+        low, high = limits[row["label"]]
+        assert low <= extent_mm(truth > 0) <= high
+
+
+with_ray = [
+    pytest.mark.ray,
+    pytest.mark.slow,
+    pytest.mark.filterwarnings(RAY_WARNINGS),
+]
+
+
+@pytest.fixture(scope="module")
+def demo(
+    cohort: Path, tmp_path_factory: pytest.TempPathFactory, ray_here
+) -> tuple[Path, int, str]:
+    """The demo's directory, exit code and words; its cohort was drawn before."""
+    out = tmp_path_factory.mktemp("demo-run")
+    (out / "cohort").symlink_to(cohort.parent)
+    words = io.StringIO()
+    code = run_demo(Console(file=words, width=140), out)
+    return out, code, words.getvalue()
+
+
+class TestDemoRun:
+    """One run, looked at from all sides."""
+
+    pytestmark = with_ray
+
+    def test_ends_well_and_says_what_it_is(self, demo) -> None:
+        out, code, words = demo
+        assert code == 0
+        for text in ("Dice", "damaged on purpose", "fitted on synthetic slides"):
+            assert text in words
+        assert len(list((out / "run" / "overlays").glob("*.png"))) == 4
+
+    def test_finds_the_lesions_and_little_else(self, demo, cohort: Path) -> None:
+        config = resolve(load_config(preset="demo"))
+        threshold = config.ensemble.threshold
+        scores = score_run(RunDirectory(demo[0] / "run"), cohort, threshold=threshold)
+        assert [s.label for s in scores] == ["macro", "negative", "micro", "itc"]
+        by_label = {s.label: s for s in scores}
+        assert dice_of([by_label["macro"]]) >= 0.9
+        assert dice_of([by_label["micro"]]) >= 0.9
+        assert dice_of(scores) >= 0.9
+        assert by_label["itc"].shared_mm2 > 0.5 * by_label["itc"].tumor_mm2
+        assert max(s.false_share for s in scores) < 0.01
+
+    def test_best_threshold_on_hematoxylin_does_not(self, demo, cohort: Path) -> None:
+        run = RunDirectory(demo[0] / "run")
+        darkness = demo_quality.measure_thresholds(run, cohort)
+        assert len(darkness) == 3
+        assert demo_quality.pool(darkness).best()[0] < 0.6
+
+    def test_both_uncertainties_are_there(self, demo) -> None:
+        heatmap = read_heatmap(
+            RunDirectory(demo[0] / "run").heatmap("patient_1_node_1")
+        )
+        assert heatmap.epistemic is not None
+        assert heatmap.aleatoric is not None
+        assert heatmap.epistemic.max() > 1e-3
+        assert heatmap.aleatoric.max() > 1e-3
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.filterwarnings(RAY_WARNINGS)
+def test_training_is_shown_and_not_used(tmp_path: Path, ray_here, capsys) -> None:
+    assert run_app(["demo", "--train", "--out", str(tmp_path)]) == 0
+    words = " ".join(capsys.readouterr().out.split())
+    for text in ("epoch 0, loss", "epoch 2, loss", "Nothing uses these weights"):
+        assert text in words
+    epochs = FitDirectory(tmp_path / "fit").read_history("fpn-mobilenetv3")
+    assert len(epochs) == 3
+    assert epochs[-1]["train_loss"] < epochs[0]["train_loss"]
+    assert (tmp_path / "fit" / "curves" / "fpn-mobilenetv3.png").exists()
+    assert not (tmp_path / "run").exists()

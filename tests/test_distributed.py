@@ -224,6 +224,36 @@ def test_one_cpu_is_enough_and_ray_says_nothing(cohort, tmp_path):
     assert (done.stdout, done.stderr) == (f"1 {ray.__version__}\n", "")
 
 
+INTERRUPTED = """
+import functools, os, signal, ray
+from digipath_ray.distributed.cluster import connected
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+ray.init = functools.partial(ray.init, num_cpus=1, object_store_memory=200 << 20)
+try:
+    with connected():
+        print("running", ray.is_initialized(), flush=True)
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        finally:
+            print("what Ray says of the actors it ends")
+            os.write(2, b"and its C++ part")
+            os.kill(os.getpid(), signal.SIGINT)
+except KeyboardInterrupt:
+    print("running", ray.is_initialized())
+"""
+
+
+@pytest.mark.slow
+def test_an_interrupt_leaves_ray_without_a_word():
+    script = [sys.executable, "-c", INTERRUPTED]
+    root = Path(__file__).parents[1]
+    done = subprocess.run(
+        script, capture_output=True, text=True, timeout=100, cwd=root, check=False
+    )
+    assert (done.stdout, done.stderr) == ("running True\nrunning False\n", "")
+
+
 @pytest.fixture
 def fake_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, float]]:
     """What Ray says the cluster has."""
@@ -311,8 +341,20 @@ def test_networks_and_readers_share_the_cpus(fake_cluster):
 def test_chunks_shrink_to_what_the_object_store_holds(fake_cluster):
     grid = {"patch_px": 1024, "stride_px": 512}
     config = small_config({"grid": grid, "compute": {"chunk_cells": 64}})
+    fake_cluster["GPU"] = 1.0
     assert fit_chunks(config, divide(config)).compute.chunk_cells == 64
     # 2 readers, 1 actor: 8 chunks of at most 2.4 * 512 * 512 * 3 bytes a cell in half
     # of 500 MB leave room for 16 cells; four full batches of 4.
     fake_cluster["object_store_memory"] = 500e6
     assert fit_chunks(config, divide(config)).compute.chunk_cells == 16
+
+
+def test_chunks_shrink_to_what_a_slow_cpu_reports_in_time(fake_cluster):
+    grid = {"patch_px": 1024, "stride_px": 512}
+    compute = {"chunk_cells": 64, "batch_size": 1}
+    tta = {"tta": ["identity"]}
+    config = small_config({"grid": grid, "compute": compute, "ensemble": tta})
+    # Two networks at 10 s of a core each: three patches in a minute.
+    assert fit_chunks(config, divide(config)).compute.chunk_cells == 3
+    fake_cluster["GPU"] = 1.0
+    assert fit_chunks(config, divide(config)).compute.chunk_cells == 64

@@ -123,7 +123,10 @@ def test_bad_slides_become_rows_and_the_others_finish(ray_here, tmp_path, shared
     assert "member a" in said["nan"]
     assert "NaN" in said["nan"]
     assert all(Path(r["path"]).parent == tmp_path / "cohort" for r in found.values())
-    assert summary.metrics["failed"] == 4  # of those that could be prepared
+    ends = {k: summary.metrics[k] for k in ("slides", "finished", "failed")}
+    assert ends == {"slides": 10, "finished": 2, "failed": 8}
+    steps = {"finish": 1, "predict": 1, "prepare": 4, "read": 2}
+    assert summary.metrics["failed_at"] == steps
     outcomes = pq.read_table(run.outcomes)
     assert outcomes["slide_id"].to_pylist() == ["good", "last"]
 

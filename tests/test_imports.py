@@ -7,16 +7,26 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "digipath_ray"
 ORDER = (  # noqa: SIM905 - a line to read from left to right
-    "geometry schema config settings slideinfo image machine slide manifest cohort "
-    "mask quality tissue patches rundir card networks weights members ensemble "
-    "predict heatmap figure overlay compare prepared chunk outcome pipeline demo "
-    "progress distributed cli"
+    "geometry schema config recipe settings slideinfo image machine slide manifest "
+    "cohort annotations datasets mask quality tissue patches rundir card original "
+    "networks weights members exposure ensemble predict heatmap figure overlay compare "
+    "prepared chunk outcome pipeline training demo progress distributed cli"
 ).split()
 ONLY_IN = {
     "openslide": {"slide", "cli"},
     "ray": {"distributed", "cli"},
     "segmentation_models_pytorch": {"networks"},
-    "torch": {"networks", "weights", "members", "predict", "demo", "cli"},
+    "torch": {
+        "original",
+        "networks",
+        "weights",
+        "members",
+        "predict",
+        "training",
+        "demo",
+        "distributed",
+        "cli",
+    },
 }
 
 

@@ -290,9 +290,15 @@ def test_a_file_that_was_swapped_since_is_refused(tmp_path):
         load_member(replace(LIGHT, weights=str(path), digest="1" * 64))
 
 
-@pytest.mark.parametrize("weights", ["ramdom", "net.pth"])
-def test_other_kinds_of_weights_are_refused(weights):
-    with pytest.raises(ValueError, match=f"weights {weights}: neither random"):
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ("ramdom", "weights ramdom: no such folder, nor random, nor imagenet"),
+        ("net.pth", r"weights net\.pth: neither random, imagenet nor a \.safetensors"),
+    ],
+)
+def test_other_kinds_of_weights_are_refused(weights, message):
+    with pytest.raises(ValueError, match=message):
         load_member(replace(LIGHT, weights=weights))
 
 
@@ -559,7 +565,8 @@ def test_tensors_that_do_not_fit_the_card_are_refused_before_the_run(tmp_path):
     ("name", "message"),
     [
         ("gone.safetensors", "no such file"),
-        ("gone", "neither random, imagenet nor a .safetensors file"),
+        ("gone", "gone: no such folder, nor random, nor imagenet$"),
+        ("gone.pth", "neither random, imagenet nor a .safetensors file"),
         ("", "no .safetensors file in this directory"),
     ],
 )

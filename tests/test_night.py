@@ -4,11 +4,20 @@ import socket
 from dataclasses import replace
 
 import pytest
+from ray.data import DataContext
 
-from digipath_ray.config import RunConfig
-from digipath_ray.distributed.cluster import Share, connect
-from digipath_ray.distributed.night import bottleneck, settle_precision
-from digipath_ray.rundir import RunError
+from digipath_ray.config import (
+    TRANSFORMS,
+    ComputeSpec,
+    EnsembleSpec,
+    MemberSpec,
+    RunConfig,
+)
+from digipath_ray.distributed.cluster import Share, connect, describe_work
+from digipath_ray.distributed.inference import plan_context
+from digipath_ray.distributed.night import bottleneck, count_ends, settle_precision
+from digipath_ray.rundir import Failure, RunError
+from digipath_ray.settings import from_tree, load_config
 
 CPU = Share(
     actors=1,
@@ -60,3 +69,62 @@ def test_bottleneck_names_the_stage_to_widen(
     busy: tuple[float, float], wait: float, word: str
 ) -> None:
     assert bottleneck(*busy, finish_wait=wait).startswith(f"{word}:")
+
+
+def test_slides_that_failed_before_prediction_count_too() -> None:
+    failures = [
+        Failure(
+            slide_id=f"s{i}",
+            path="",
+            patient_id=None,
+            step=step,
+            attempt=1,
+            error="",
+            hint="",
+        )
+        for i, step in enumerate(("read", "prepare", "prepare"))
+    ]
+    assert count_ends(5, failures) == {
+        "slides": 5,
+        "finished": 2,
+        "failed": 3,
+        "failed_at": {"prepare": 2, "read": 1},
+    }
+
+
+def test_ray_is_not_asked_whether_networks_are_large() -> None:
+    before = DataContext.get_current().issue_detectors_config
+    usual = before.high_memory_detector_config.detection_time_interval_s
+    settings = plan_context(RunConfig()).issue_detectors_config
+    assert settings.high_memory_detector_config.detection_time_interval_s == -1
+    assert before.high_memory_detector_config.detection_time_interval_s == usual > 0
+
+
+PAPER = RunConfig(
+    members=tuple(
+        MemberSpec(name=name, architecture="Unet", weights="random") for name in "abc"
+    ),
+    ensemble=EnsembleSpec(tta=TRANSFORMS),
+    compute=ComputeSpec(batch_size=1, chunk_cells=64),
+)
+
+
+def test_a_slow_run_says_so_at_its_start() -> None:
+    share = replace(CPU, actors=2)
+    # 3 networks x 6 transforms x 10 s of a core, on two cores.
+    assert describe_work(PAPER, share, patches=20) == (
+        "3 networks x 6 transforms on 2 CPU cores: expect about 2 min per patch, "
+        "30 min in all, if they are as large as the paper's"
+    )
+    gpus = replace(CPU, actors=4, actor_gpus=1.0)
+    said = describe_work(PAPER, gpus, patches=20)
+    assert said == "3 networks x 6 transforms on 4 GPUs"
+    thirds = replace(CPU, actors=2, actor_gpus=1 / 3)
+    pools = replace(PAPER, compute=replace(PAPER.compute, pools="per-member"))
+    assert describe_work(pools, thirds, patches=20).endswith(" on 2 GPUs")
+
+
+def test_networks_without_weights_are_not_slow() -> None:
+    config = from_tree(load_config(preset="demo"))
+    said = describe_work(config, CPU, patches=2000)
+    assert said == "3 networks x 2 transforms on 1 CPU core"

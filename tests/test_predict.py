@@ -343,3 +343,12 @@ def test_half_precision_on_a_gpu_is_near_float32_on_a_cpu():
     here = load_ensemble(config)(blocks, index)["probability"]
     assert np.abs(there - here).max() < 0.01
     assert np.abs(there - here).mean() < 0.001
+
+
+def test_a_gpu_that_is_not_there_is_said(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    for device in ("cuda", torch.device("cuda:1")):
+        with pytest.raises(
+            ValueError, match=r"device = 'cuda.*no GPU here: give 'cpu'"
+        ):
+            load_ensemble(small_run(), device=device)

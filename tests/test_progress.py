@@ -71,6 +71,17 @@ def test_line_says_rate_and_time_left(pipe: Console) -> None:
     )
 
 
+def test_a_slow_line_says_seconds_per_patch(pipe: Console) -> None:
+    with RunProgress(pipe) as shown:
+        shown.planned(1, 20)
+        shown.say("3 networks on [2 CPU cores]")
+        shown.tallied(Done(slides=1, patches=8, first_patch=time.time() - 112))
+    assert lines_of(pipe)[1:] == [
+        "3 networks on [2 CPU cores]",
+        "segment: 8/20 patches, 1/1 slides, 14 s/patch, 3 min left",
+    ]
+
+
 def test_a_terminal_gets_live_bars(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     terminal = Console(file=io.StringIO(), width=120, force_terminal=True)

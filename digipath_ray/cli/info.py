@@ -1,5 +1,6 @@
 """``digipath info``: what a slide is, and what a run would do with it."""
 
+import math
 from collections.abc import Iterator, Sequence
 
 from rich.console import Console
@@ -9,13 +10,16 @@ from digipath_ray.cli.options import config_as_known
 from digipath_ray.cli.words import count
 from digipath_ray.cohort import SlideRow, read_cohort
 from digipath_ray.config import RunConfig
+from digipath_ray.geometry import MPP_TOLERANCE, NoLevelFineEnough
 from digipath_ray.patches import Grid, cut_chunks, keep_cells
 from digipath_ray.prepared import (
     check_heatmap_size,
+    differs_from_file,
     find_slide_tissue,
     grid_of,
     no_tissue,
     open_cohort_slide,
+    slide_flags,
 )
 from digipath_ray.settings import Tree
 from digipath_ray.slide import Slide, SlideError, SlideInfo
@@ -35,11 +39,12 @@ def show_slides(
     """Print a page per slide; 1 if a run could not use one."""
     rows = read_cohort(slides)
     config = config_as_known(tree, weights=weights, force=force)
+    mpp_said = says_mpp(tree, weights)
     code = 0
     for row in rows:
         console.print(f"[bold]{escape(row.slide_id)}[/]  {escape(row.path)}")
         try:
-            for name, value in describe(row, config):
+            for name, value in describe(row, config, mpp_said=mpp_said):
                 console.print(f"  {name:<11}{escape(value)}")
         except SlideError as e:
             console.print(f"  [red]{'unusable':<11}[/]{escape(str(e))}")
@@ -48,15 +53,27 @@ def show_slides(
     return code
 
 
-def describe(row: SlideRow, config: RunConfig) -> Iterator[Line]:
+def says_mpp(tree: Tree, weights: str | None) -> bool:
+    """Whether anybody said at which mpp to read: an option, a file, or a card."""
+    stated = [weights, *(m.get("weights") for m in tree.get("members", []))]
+    cards = set(stated) - {None, "random", "imagenet"}
+    return bool(cards) or "mpp" in tree.get("grid", {})
+
+
+def describe(row: SlideRow, config: RunConfig, *, mpp_said: bool) -> Iterator[Line]:
     """All that is known of a slide, line by line, as far as it can be read.
+
+    Args:
+        row: the slide.
+        config: what a run would do.
+        mpp_said: False if the config's mpp is but the default.
 
     Raises:
         SlideError: a run could not use the slide.
     """
     with open_cohort_slide(row.path, row.mpp, config) as slide:
         yield from describe_file(slide.info)
-        yield from describe_run(slide, config, row.mask)
+        yield from describe_run(slide, config, row.mask, mpp_said=mpp_said)
 
 
 def describe_file(info: SlideInfo) -> Iterator[Line]:
@@ -66,7 +83,12 @@ def describe_file(info: SlideInfo) -> Iterator[Line]:
     if info.mpp_x is None or info.mpp_y is None:
         yield "mpp", "not stated"
     else:
-        yield "mpp", f"{_um(info.mpp_x, info.mpp_y)}, from: {info.mpp_source}"
+        stated = ""
+        if info.mpp_source != "file" and info.file_mpp is not None:
+            stated = f"; the file says {info.file_mpp:.4g}"
+        if differs_from_file(info):
+            stated += ": ONE OF THEM IS WRONG"
+        yield "mpp", f"{_um(info.mpp_x, info.mpp_y)}, from: {info.mpp_source}{stated}"
     power = info.objective_power
     yield "objective", f"{power:g}x" if power else "not stated"
     levels = zip(info.level_dimensions, info.level_downsamples, strict=True)
@@ -76,21 +98,21 @@ def describe_file(info: SlideInfo) -> Iterator[Line]:
 
 
 def describe_run(
-    slide: Slide, config: RunConfig, mask: str | None = None
+    slide: Slide, config: RunConfig, mask: str | None = None, *, mpp_said: bool
 ) -> Iterator[Line]:
     """What a run would do with the slide.
 
     Raises:
         SlideError: nothing; it says how to mend that.
     """
-    grid = grid_of(slide, config)
+    grid = usable_grid(slide, config, mpp_said=mpp_said)
     yield "read", how_read(grid)
     yield "patches", f"{grid.spec.patch_px} px every {grid.spec.stride_px} px"
     _, tissue = find_slide_tissue(slide, config, mask)
     quality = tissue.quality
     source = "given mask" if mask else config.tissue.tissue
     yield "tissue", f"{quality.tissue_mm2:.2f} mm2 ({source})"
-    yield "flags", ", ".join(quality.flags) or "none"
+    yield "flags", ", ".join(slide_flags(slide.info, grid, quality)) or "none"
     cells = keep_cells(grid, tissue.sampling)
     chunks = cut_chunks(cells, chunk_cells=config.compute.chunk_cells)
     places = grid.rows * grid.cols
@@ -103,6 +125,32 @@ def describe_run(
         raise no_tissue(config, "its masks with digipath prepare")
     yield "heatmap", describe_heatmap(grid, config)
     check_heatmap_size(grid, config)
+
+
+def usable_grid(slide: Slide, config: RunConfig, *, mpp_said: bool) -> Grid:
+    """The grid over the slide.
+
+    Raises:
+        SlideError: as :func:`digipath_ray.prepared.grid_of`; that nobody asked for the
+            mpp for which the slide is too coarse is said too.
+    """
+    try:
+        return grid_of(slide, config)
+    except SlideError as e:
+        if mpp_said or not isinstance(e.__cause__, NoLevelFineEnough):
+            raise
+        mpp = nominal_mpp(max(slide.info.need_mpp()))
+        raise SlideError(
+            f"for the default {config.grid.mpp:g} um/px: {e}",
+            "say at which mpp the networks were trained: with --weights, --preset, or "
+            f"--mpp {mpp:.3g}, which this slide has",
+        ) from e
+
+
+def nominal_mpp(mpp: float) -> float:
+    """0.25, 0.5, 1 ... if a level of ``mpp`` would be read as it is for that."""
+    nominal = 0.25 * 2.0 ** round(math.log2(mpp / 0.25))
+    return nominal if abs(mpp / nominal - 1) <= MPP_TOLERANCE else mpp
 
 
 def how_read(grid: Grid) -> str:

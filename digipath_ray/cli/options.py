@@ -2,19 +2,28 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import Field
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 from rich.markup import escape
 
 from digipath_ray.config import TRANSFORMS, RunConfig
 from digipath_ray.geometry import mpp_from_magnification
-from digipath_ray.settings import PRESETS, Tree, from_tree, load_config, option_fields
+from digipath_ray.settings import (
+    PRESETS,
+    RECIPE_SECTIONS,
+    RUN_SECTIONS,
+    Tree,
+    from_tree,
+    load_config,
+    option_fields,
+)
 
 Command = Callable[..., int]
+Sections = Mapping[str, type[Any]]
 NO = "no-"
 """What turns a flag off that a preset or config file turned on."""
 
@@ -22,7 +31,7 @@ SlidesArgument = Annotated[
     list[str],
     typer.Argument(
         metavar="SLIDES",
-        help="slide files, folders, globs, or a cohort table (CSV, TSV, Parquet)",
+        help="slide files, folders, globs, or a manifest (CSV, TSV, Parquet)",
         show_default=False,
     ),
 ]
@@ -79,10 +88,10 @@ def _cli_type(hint: Any) -> Any:
     return hint | None
 
 
-def _config_parameters() -> list[inspect.Parameter]:
+def _config_parameters(sections: Sections) -> list[inspect.Parameter]:
     """An option per config field, the two other ways to say one, preset and file."""
     found = []
-    for name, (section, f, hint) in option_fields().items():
+    for name, (section, f, hint) in option_fields(sections).items():
         panel = f"[{section}]"
         found += _field_parameters(name.replace("_", "-"), f, hint, panel)
         if name == "mpp":
@@ -92,7 +101,10 @@ def _config_parameters() -> list[inspect.Parameter]:
             text = "in place of --stride-px: what neighboring patches share, model px"
             found.append(_parameter("overlap-px", int | None, panel, text))
     preset = Literal[PRESETS]  # type: ignore[valid-type]
-    text = "a data set's settings; config file and options win over it"
+    text = (
+        "a data set's settings (demo: for the synthetic slides of 'digipath demo' "
+        "alone); config file and options win over it"
+    )
     found.append(_parameter("preset", preset | None, "Config", text))
     text = "a TOML file of settings, in the sections shown here; options win over it"
     found.append(_parameter("config", Path | None, "Config", text))
@@ -104,7 +116,7 @@ def _field_parameters(
 ) -> list[inspect.Parameter]:
     """A field's option; a flag's ``--no-`` is hidden where that is the default."""
     text = field.metadata["help"]
-    if get_origin(hint) is tuple:
+    if _is_transforms(hint):
         text += f"; of {', '.join(TRANSFORMS)}; or all"
     if field.default is not None:
         text += f" (default: {_show(field.default)})"
@@ -119,12 +131,27 @@ def _show(value: Any) -> str:
     """A default as a user would type it."""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return ",".join(value) if isinstance(value, tuple) else str(value)
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return ",".join(map(_show, value)) if isinstance(value, tuple) else str(value)
+
+
+def _is_transforms(hint: Any) -> bool:
+    return get_origin(hint) is tuple and get_args(hint)[0] not in (int, float, str)
 
 
 def with_config(command: Command) -> Command:
-    """Give a command every config option; it is called with the merged ``tree``."""
-    added = _config_parameters()
+    """Give a command every option of a run; it is called with the merged ``tree``."""
+    return _with_options(command, RUN_SECTIONS)
+
+
+def with_recipe(command: Command) -> Command:
+    """Give a command every option of a fit; it is called with the merged ``tree``."""
+    return _with_options(command, RECIPE_SECTIONS)
+
+
+def _with_options(command: Command, sections: Sections) -> Command:
+    added = _config_parameters(sections)
     own = [
         p for p in inspect.signature(command).parameters.values() if p.name != "tree"
     ]
@@ -132,18 +159,19 @@ def with_config(command: Command) -> Command:
     @functools.wraps(command)
     def wrapped(**given: Any) -> int:
         said = {p.name: given.pop(p.name) for p in added}
-        return command(**given, tree=merged_tree(said))
+        return command(**given, tree=merged_tree(said, sections))
 
     wrapped.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
     wrapped.__annotations__ = {p.name: p.annotation for p in [*own, *added]}
     return wrapped
 
 
-def merged_tree(said: dict[str, Any]) -> Tree:
+def merged_tree(said: dict[str, Any], sections: Sections = RUN_SECTIONS) -> Tree:
     """Preset, file and options merged into one tree of what was said.
 
     Args:
-        said: value of every option of :func:`with_config`, None where not given.
+        said: value of every option, None where not given.
+        sections: whose fields the options are.
 
     Raises:
         ValueError: one thing said in two ways, or what :func:`load_config` refuses.
@@ -151,7 +179,7 @@ def merged_tree(said: dict[str, Any]) -> Tree:
     said = dict(said)
     preset, path = said.pop("preset"), said.pop("config")
     magnification, overlap = said.pop("magnification"), said.pop("overlap_px")
-    overrides = _overrides(said)
+    overrides = _overrides(said, sections)
     grid = overrides.setdefault("grid", {})
     if magnification is not None:
         _refuse_both(grid, "mpp", "--mpp", "--magnification")
@@ -164,20 +192,38 @@ def merged_tree(said: dict[str, Any]) -> Tree:
     return tree
 
 
-def _overrides(said: dict[str, Any]) -> Tree:
+def _overrides(said: dict[str, Any], sections: Sections) -> Tree:
     """The options that were given, by section."""
     overrides: Tree = {}
-    options = option_fields()
+    options = option_fields(sections)
     for name, value in said.items():
         if value is None:
             continue
         if name not in options:  # the hidden --no- of a flag
             name, value = name.removeprefix(_name_of(NO)), False
         section, _, hint = options[name]
-        is_list = get_origin(hint) is tuple
-        chosen = parse_transforms(value) if is_list else value
-        overrides.setdefault(section, {})[name] = chosen
+        if get_origin(hint) is tuple:
+            value = _parse_list(name, value, get_args(hint)[0])
+        overrides.setdefault(section, {})[name] = value
     return overrides
+
+
+def _parse_list(name: str, text: str, kind: Any) -> list[Any]:
+    """Comma-separated numbers, texts or transforms.
+
+    Raises:
+        ValueError: what should be a number is none.
+    """
+    if kind not in (int, float, str):
+        return parse_transforms(text)
+    try:
+        return [kind(part.strip()) for part in text.split(",") if part.strip()]
+    except ValueError as e:
+        flag = name.replace("_", "-")
+        raise ValueError(
+            f"--{flag} {text!r}: must be numbers of type {kind.__name__}, separated by "
+            "commas"
+        ) from e
 
 
 def _refuse_both(grid: Tree, name: str, option: str, other: str) -> None:

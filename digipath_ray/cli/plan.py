@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.markup import escape
 
 from digipath_ray.cli.options import config_as_known
-from digipath_ray.cli.run import print_failure
+from digipath_ray.cli.run import print_failure, print_flags
 from digipath_ray.cli.words import count, size
 from digipath_ray.cohort import SlideRow, read_cohort
 from digipath_ray.config import RunConfig
-from digipath_ray.distributed.cluster import cell_bytes, connect
+from digipath_ray.distributed.cluster import cell_bytes, connected
 from digipath_ray.distributed.prepare import prepare_cohort
 from digipath_ray.machine import free_disk_bytes
 from digipath_ray.members import resolve
@@ -90,7 +90,10 @@ def plan_cohort(
     force: bool,
     pace: Pace,
 ) -> int:
-    """Print the cohort's cost; 1 if a slide is unusable or the results do not fit."""
+    """Print the cohort's cost; 1 if a slide is unusable or the results do not fit.
+
+    A cohort of which no slide can be used has none.
+    """
     if pace.measure and pace.rate is not None:
         raise ValueError("--rate says what --measure would find: give one of them")
     rows = read_cohort(slides)
@@ -100,11 +103,15 @@ def plan_cohort(
         config = config_as_known(tree, weights=weights, force=force)
     if not config.members:
         config = replace(config, members=PAPER_MEMBERS)
-    cost, failures = count_patches(console, rows, config, out)
-    if pace.measure:
-        pace = measure_pace(console, config, pace)
+    cost, prepared, failures = count_patches(console, rows, config, out)
     for failure in failures:
         print_failure(console, failure)
+    print_flags(console, [slide.row for slide in prepared])
+    if not prepared:
+        console.print(f"[red]nothing to plan[/]: {_none_usable(len(rows))}")
+        return 1
+    if pace.measure:
+        pace = measure_pace(console, config, pace)
     free = free_disk_bytes(out.absolute())
     for name, value in describe(cost, config, pace, free_bytes=free):
         console.print(f"{name:<10}{escape(value)}")
@@ -114,13 +121,17 @@ def plan_cohort(
     return 1 if failures or refusal else 0
 
 
+def _none_usable(slides: int) -> str:
+    return "the slide cannot be used" if slides == 1 else "no slide can be used"
+
+
 def count_patches(
     console: Console, rows: Sequence[SlideRow], config: RunConfig, out: Path
-) -> tuple[Cost, list[Failure]]:
+) -> tuple[Cost, list[PreparedSlide], list[Failure]]:
     """Place every slide's patches from its real mask, in a folder soon removed."""
-    connect()
     # Beside the run, not in /tmp: on a cluster the workers must see it too.
     with (
+        connected(),
         tempfile.TemporaryDirectory(prefix=".plan-", dir=_existing(out)) as folder,
         RunProgress(console) as progress,
     ):
@@ -130,7 +141,7 @@ def count_patches(
             run, rows, config, report=lambda n: progress.prepared(n, len(rows))
         )
         covered = [covered_px(run, slide, config) for slide in prepared]
-    return add_up(prepared, covered, config), failures
+    return add_up(prepared, covered, config), prepared, failures
 
 
 def _existing(path: Path) -> Path:
@@ -242,9 +253,21 @@ def say_time(patches: int, pace: Pace) -> str:
     seconds = patches / pace.rate
     machines = pace.gpus if pace.device == "GPU" else 1
     return (
-        f"{seconds / 3600:.3g} {pace.device} hours at {pace.rate:.3g} patches/s: "
-        f"{duration(seconds / machines)} on {count(machines, pace.device)}"
+        f"{_device_time(seconds, pace.device)} at {pace.rate:.3g} patches/s: "
+        f"{_at_least_a_second(seconds / machines)} on {count(machines, pace.device)}"
     )
+
+
+def _device_time(seconds: float, device: str) -> str:
+    """``6.7 GPU hours``, ``5 GPU minutes``; so little is rounded up to a minute."""
+    hours = seconds / 3600
+    if hours >= 1:
+        return f"{format(hours, '.3g' if hours < 100 else ',.0f')} {device} hours"
+    return count(max(1, math.ceil(seconds / 60)), f"{device} minute")
+
+
+def _at_least_a_second(seconds: float) -> str:
+    return duration(seconds) if seconds >= 1 else "under a second"
 
 
 def refuse_disk(cost: Cost, config: RunConfig, *, free_bytes: int) -> str | None:

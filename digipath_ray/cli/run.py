@@ -15,9 +15,12 @@ from digipath_ray.cli.words import count
 from digipath_ray.cohort import SlideRow, read_cohort
 from digipath_ray.distributed.night import Summary, Watcher, run_cohort
 from digipath_ray.members import resolve
-from digipath_ray.progress import RunProgress
+from digipath_ray.progress import RunProgress, say_rate
 from digipath_ray.rundir import Failure, RunDirectory, RunError
 from digipath_ray.settings import Tree
+
+FLAGGED_SHOWN = 5
+"""Slides named behind a flag."""
 
 
 def run_slides(
@@ -83,7 +86,10 @@ def row_of(slide: dict[str, Any]) -> SlideRow:
 def watch(progress: RunProgress) -> Watcher:
     """A run's watcher that feeds the progress bars."""
     return Watcher(
-        prepared=progress.prepared, planned=progress.planned, tallied=progress.tallied
+        prepared=progress.prepared,
+        planned=progress.planned,
+        started=progress.say,
+        tallied=progress.tallied,
     )
 
 
@@ -94,6 +100,11 @@ def print_summary(console: Console, summary: Summary, *, predicted: bool) -> Non
     for failure in summary.failures:
         print_failure(console, failure)
     console.print(count_slides(summary, predicted=predicted))
+    if predicted:
+        for note in summary.notes:
+            console.print(f"[yellow]note[/]      {escape(note)}")
+    else:
+        print_flags(console, pq.read_table(summary.run.slides).to_pylist())
     if summary.metrics:
         console.print(escape(say_metrics(summary.metrics)))
     for name, where in places(summary.run, predicted=predicted):
@@ -106,6 +117,19 @@ def print_failure(console: Console, failure: Failure) -> None:
         f"[red]failed[/] {escape(failure.slide_id)} at {failure.step}: "
         f"{escape(failure.error)}\n   fix: {escape(failure.hint)}"
     )
+
+
+def print_flags(console: Console, slides: Sequence[dict[str, Any]]) -> None:
+    """Each flag that a row of SLIDES or OUTCOMES raises, with the slides that do."""
+    raised: dict[str, list[str]] = {}
+    for slide in slides:
+        for flag in slide["qc"]:
+            raised.setdefault(flag, []).append(slide["slide_id"])
+    for flag, names in raised.items():
+        shown = ", ".join(names[:FLAGGED_SHOWN])
+        more = ", ..." if len(names) > FLAGGED_SHOWN else ""
+        text = f"{flag}: {count(len(names), 'slide')} ({shown}{more})"
+        console.print(f"[yellow]flag[/]      {escape(text)}")
 
 
 def count_slides(summary: Summary, *, predicted: bool) -> str:
@@ -124,8 +148,8 @@ def count_slides(summary: Summary, *, predicted: bool) -> str:
 def say_metrics(metrics: dict[str, Any]) -> str:
     """How fast the run went, and what it waited for."""
     return (
-        f"{count(metrics['patches'], 'patch')}, {metrics['patches_per_s']:.1f} a "
-        f"second; batches {metrics['batch_fill']:.0%} full; busy: "
+        f"{count(metrics['patches'], 'patch')}, {say_rate(metrics['patches_per_s'])}; "
+        f"batches {metrics['batch_fill']:.0%} full; busy: "
         f"readers {metrics['read']['busy']:.0%}, "
         f"networks {metrics['predict']['busy']:.0%}\n"
         f"bottleneck: {metrics['bottleneck']}"

@@ -1,10 +1,20 @@
-"""A cohort to try everything on: drawn slides, and members without trained weights.
+"""A cohort to try everything on: drawn slides, and an ensemble fitted on others.
 
 seed -> anatomy (what lies where) -> tissues (how each looks) -> nuclei -> painting
--> drawing (one slide) -> cohort (files and manifest); members look at the result.
+-> drawing (one slide) -> cohort (files and manifest) -> fitting (what ``weights/`` were
+fitted on); truth scores a run.
 """
 
-from digipath_ray.demo.cohort import build_demo_cohort, demo_slides
+from digipath_ray.demo.cohort import build_cohort, build_demo_cohort, demo_slides
 from digipath_ray.demo.drawing import DemoSlide, draw_slide
+from digipath_ray.demo.fitting import build_fit_cohort, fit_slides
 
-__all__ = ["DemoSlide", "build_demo_cohort", "demo_slides", "draw_slide"]
+__all__ = [
+    "DemoSlide",
+    "build_cohort",
+    "build_demo_cohort",
+    "build_fit_cohort",
+    "demo_slides",
+    "draw_slide",
+    "fit_slides",
+]

@@ -1,10 +1,12 @@
-"""Five synthetic slides of two patients, drawn from a seed.
+"""Cohorts of synthetic slides: the demo's five of two patients, or any others.
 
 H&E-stained lymph nodes with planted metastases, written as tiled pyramids that
-OpenSlide opens, with a manifest and the true masks. One file is damaged on purpose.
+OpenSlide opens, with a manifest and the true masks. One of the demo's files is damaged
+on purpose.
 """
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,10 @@ DAMAGED_SHARE = 0.4
 """Share of the damaged file's pixels that are lost."""
 
 
-def demo_slides(seed: int = 7) -> tuple[DemoSlide, ...]:
+DEMO_SEED = 7
+
+
+def demo_slides(seed: int = DEMO_SEED) -> tuple[DemoSlide, ...]:
     """The demo's five slides: patient_1 is pN1, patient_2 pN1mi (one slide unreadable).
 
     Every seed gives other nodes, lesions and stains of the same make-up.
@@ -73,23 +78,29 @@ def demo_slides(seed: int = 7) -> tuple[DemoSlide, ...]:
     )
 
 
-def build_demo_cohort(folder: Path, *, seed: int = 7) -> Path:
-    """Draw the demo's slides into ``folder``; returns the manifest's path.
+def build_demo_cohort(folder: Path, *, seed: int = DEMO_SEED) -> Path:
+    """Draw the demo's slides into ``folder``; returns the manifest's path."""
+    return build_cohort(folder, demo_slides(seed))
 
-    Writes ``slides/<slide_id>.tif``, ``truth/<slide_id>.png`` (255 = tumor, 4 um/px)
-    and ``cohort.csv``, whose paths are relative to it. A seed gives the same bytes.
+
+def build_cohort(folder: Path, slides: Sequence[DemoSlide]) -> Path:
+    """Draw slides into ``folder``; returns the manifest's path.
+
+    Writes ``slides/<slide_id>.tif``, for those with tumor ``truth/<slide_id>.png``
+    (255 = tumor, 4 um/px), and ``cohort.csv``, whose paths are relative to it. A seed
+    gives the same bytes.
     """
     for name in ("slides", "truth"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    slides = demo_slides(seed)
     for slide in slides:
         rgb, truth = draw_slide(slide)
         path = folder / _slide_path(slide)
         write_pyramid(path, rgb)
         if slide.damaged:
             damage(path)
-        mask = Image.fromarray(truth.astype(np.uint8) * 255)
-        mask.save(folder / _truth_path(slide), optimize=True)
+        if slide.label != "negative":
+            mask = Image.fromarray(truth.astype(np.uint8) * 255)
+            mask.save(folder / _truth_path(slide), optimize=True)
     return write_manifest(folder / MANIFEST, slides)
 
 
@@ -98,10 +109,11 @@ def _slide_path(slide: DemoSlide) -> str:
 
 
 def _truth_path(slide: DemoSlide) -> str:
-    return f"truth/{slide.slide_id}.png"
+    """Empty for a slide that holds no tumor: there is nothing to annotate."""
+    return "" if slide.label == "negative" else f"truth/{slide.slide_id}.png"
 
 
-def write_manifest(path: Path, slides: tuple[DemoSlide, ...]) -> Path:
+def write_manifest(path: Path, slides: Sequence[DemoSlide]) -> Path:
     """The cohort's CSV: one row per slide, paths relative to the CSV."""
     with path.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file, lineterminator="\n")

@@ -4,15 +4,19 @@ import contextlib
 import logging
 import math
 import os
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from types import FrameType
 
 import ray
 import ray.data
 
 from digipath_ray.config import RunConfig
+from digipath_ray.progress import duration
 from digipath_ray.rundir import RunError
 
 log = logging.getLogger(__name__)
@@ -20,6 +24,11 @@ log = logging.getLogger(__name__)
 ACTOR_GB, PATCH_GB = 2.5, 0.35
 """Memory of a CPU actor, and of each patch of 1024 px in its batch. Measured: the
 paper's members in float32 peak at 2.8 GB with one patch and at 3.2 GB with two."""
+PATCH_CORE_S = 10.0
+"""Seconds of a core for one network, one transform and a patch of 1024 px. Measured:
+the paper's three members do 0.07 patches/s on two cores."""
+CHUNK_S = 60.0
+"""A CPU actor reports about this often, so that a slow run is seen to go on."""
 RAY_ALONE = ("ray.data.exceptions", "ray.data._internal.progress")
 SHARED_BLOCKS = 0.6
 """Of a patch's blocks those that no other patch of its chunk has, on scattered tissue;
@@ -39,27 +48,88 @@ class Share:
     finish_cpus: float
 
 
-def connect() -> None:
+def connect() -> bool:
     """Join the cluster that RAY_ADDRESS, a job or this machine has, else start one.
+
+    Returns:
+        False if this process was in a cluster already; who joined it is to leave it.
 
     Raises:
         RunError: nobody answers there, or Ray does not start.
     """
     _mute_ray_data()
     if ray.is_initialized():
-        return
+        return False
     _check_answers(os.environ.get("RAY_ADDRESS", ""))
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Readers that wait a second for the networks would be ended and started anew, all
+    # their imports again: Ray keeps no more idle workers than there are CPUs.
+    os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
     # Ray's C++ part reports an error of Ray's own for every pool (ray issue 57733), and
     # when told to be quiet it says so.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
-        with _mute_stderr():
+        with muted():
             ray.init(
                 log_to_driver=False, include_dashboard=False, logging_level="ERROR"
             )
     except Exception as e:  # Ray raises just that when its node is slow to start
         raise RunError(f"Ray does not start: {e}") from e
+    return True
+
+
+@contextlib.contextmanager
+def connected() -> Iterator[None]:
+    """In a cluster as :func:`connect` says; an interrupt leaves it if this joined it.
+
+    From an interrupt on nothing is printed until the cluster is left: Ray tells, in
+    color and on standard output, of every actor that it ends itself.
+    """
+    joined = connect()
+    with contextlib.ExitStack() as silence, _on_interrupt(silence):
+        try:
+            yield
+        except KeyboardInterrupt:
+            if joined:
+                _leave()
+            raise
+
+
+def _leave() -> None:
+    """Leave the cluster, and let no second interrupt come between."""
+    if threading.current_thread() is not threading.main_thread():
+        ray.shutdown()
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        ray.shutdown()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def _on_interrupt(silence: contextlib.ExitStack) -> Iterator[None]:
+    """Mute this process when it is interrupted, until ``silence`` is left."""
+    loud = True
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal loud
+        if loud:
+            loud = False
+            silence.enter_context(muted())
+        raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield  # somebody else's, or ignored as in the background of a shell
+        return
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _check_answers(address: str) -> None:
@@ -90,17 +160,23 @@ def _is_for_users(record: logging.LogRecord) -> bool:
 
 
 @contextlib.contextmanager
-def _mute_stderr() -> Iterator[None]:
-    """Drop what C++ writes to this process's standard error; exceptions still come."""
-    sys.stderr.flush()
-    kept = os.dup(2)
+def muted() -> Iterator[None]:
+    """Drop what Python and C++ write to standard output and error; exceptions come.
+
+    Nothing is flushed on entry, which may lie in the middle of a write.
+    """
+    kept = {fd: os.dup(fd) for fd in (1, 2)}
     try:
         with open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
+            for fd in kept:
+                os.dup2(nowhere.fileno(), fd)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for fd, copy in kept.items():
+            os.dup2(copy, fd)
+            os.close(copy)
 
 
 def divide(config: RunConfig) -> Share:
@@ -184,11 +260,54 @@ def cell_bytes(config: RunConfig) -> float:
 
 
 def fit_chunks(config: RunConfig, share: Share) -> RunConfig:
-    """The config with chunks small enough that those in flight half fill the store."""
+    """The config with chunks small enough for the object store and for a slow CPU.
+
+    Those in flight half fill the store; one keeps a core no longer than CHUNK_S, unless
+    a single batch does.
+    """
     store = ray.cluster_resources().get("object_store_memory", 1 << 30)
     pools = len(config.members) if config.compute.pools == "per-member" else 1
     in_flight = share.readers + 2 * share.actors * pools + 4
     fit = int(store / 2 / in_flight / cell_bytes(config))
+    core_s = patch_core_seconds(config)
+    if share.actor_gpus == 0 and core_s > 0:
+        fit = min(fit, int(CHUNK_S / core_s))
     batch = config.compute.batch_size
     cells = min(config.compute.chunk_cells, max(batch, fit // batch * batch))
     return replace(config, compute=replace(config.compute, chunk_cells=cells))
+
+
+def patch_core_seconds(config: RunConfig) -> float:
+    """Seconds of a core that a patch takes if its networks are like the paper's.
+
+    0 where they are the demo's, which have no weights and take next to nothing.
+    """
+    networks = sum(m.weights is not None for m in config.members)
+    size = (config.grid.patch_px / 1024) ** 2
+    return PATCH_CORE_S * networks * len(config.ensemble.tta) * size
+
+
+def describe_work(config: RunConfig, share: Share, *, patches: int) -> str:
+    """What computes what, and about how long so many patches take where that is long.
+
+    ``3 networks x 6 transforms on 2 CPU cores: expect about 90 s per patch, ...``
+    """
+    networks, transforms = len(config.members), len(config.ensemble.tta)
+    pools = networks if config.compute.pools == "per-member" else 1
+    work = f"{_counted(networks, 'network')} x {_counted(transforms, 'transform')}"
+    if share.actor_gpus > 0:
+        gpus = share.actors * pools * share.actor_gpus
+        return f"{work} on {_counted(math.ceil(gpus - 1e-9), 'GPU')}"
+    cores = share.actors * pools * share.actor_threads
+    said = f"{work} on {_counted(cores, 'CPU core')}"
+    seconds = patch_core_seconds(config) / cores
+    if seconds < 1:
+        return said
+    return (
+        f"{said}: expect about {duration(seconds)} per patch, "
+        f"{duration(patches * seconds)} in all, if they are as large as the paper's"
+    )
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")

@@ -77,6 +77,7 @@ class Collector:
         share: Share,
         failures: list[Failure],
         report: Callable[[Tally], None],
+        tally: Tally,
     ) -> None:
         self.run = run
         self.config = config
@@ -86,7 +87,7 @@ class Collector:
         self.open: dict[str, dict[int, ChunkSums]] = {}
         self.seconds: dict[str, float] = {}
         self.finishing: dict[ray.ObjectRef, PreparedSlide] = {}
-        self.tally = Tally()
+        self.tally = tally
         self._settings = ray.put(config)
         self._finish = ray.remote(num_cpus=share.finish_cpus, max_retries=3)(
             finish_guarded

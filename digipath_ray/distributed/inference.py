@@ -33,8 +33,10 @@ PLAN_ERRORS = (
 
 def lay_plan(run: RunDirectory, config: RunConfig, share: Share) -> Dataset:
     """The lazy Ray Data plan from the shards in the run directory to summed chunks."""
-    readers = min(share.readers, pq.read_metadata(run.shards).num_rows)
-    with DataContext.current(_plan_context(config)):
+    chunks = pq.read_table(run.shards, columns=["chunks"])["chunks"]
+    readers, actors = min(share.readers, len(chunks)), share.actors
+    actors = min(actors, sum(chunks.to_pylist()))  # no more than there is to do
+    with DataContext.current(plan_context(config)):
         shards = ray.data.read_parquet(str(run.shards))
     plan = shards.repartition(target_num_rows_per_block=1).map_batches(
         read_shard,
@@ -50,14 +52,14 @@ def lay_plan(run: RunDirectory, config: RunConfig, share: Share) -> Dataset:
             PredictStage,
             batch_size=1,
             fn_constructor_args=(run, members, members is pools[-1], config, share),
-            compute=ActorPoolStrategy(size=share.actors),
+            compute=ActorPoolStrategy(size=actors),
             num_cpus=share.actor_cpus,
             num_gpus=share.actor_gpus,
         )
     return plan
 
 
-def _plan_context(config: RunConfig) -> DataContext:
+def plan_context(config: RunConfig) -> DataContext:
     """Ray Data's settings for the plan; those of the process stay as they are."""
     context = DataContext.get_current().copy()
     context.target_max_block_size = 1  # a row is a block: it travels when it is made
@@ -65,6 +67,9 @@ def _plan_context(config: RunConfig) -> DataContext:
     # A slide that hangs every reader, all its tries long, is progress too.
     hang_s = config.compute.attempts * config.compute.read_timeout_s
     context.execution_no_progress_timeout_s = 2 * hang_s + 1800
+    # Actors that hold networks are large from the start, which is no news and no leak.
+    memory = context.issue_detectors_config.high_memory_detector_config
+    memory.detection_time_interval_s = -1
     return context
 
 
@@ -76,6 +81,7 @@ def segment_cohort(
     failures: list[Failure],
     *,
     report: Callable[[Tally], None] = lambda tally: None,
+    tally: Tally | None = None,
 ) -> Tally:
     """Predict and finish prepared slides, each written the moment it is complete.
 
@@ -86,12 +92,15 @@ def segment_cohort(
         share: what of the cluster to use.
         failures: slides that fail are added, however this ends.
         report: told of the progress.
+        tally: what other parts of the run have done; this one is added.
 
     Raises:
         RunStopped: what ended the plan was no slide's fault. What was finished stays.
     """
     run.write_arrow(run.shards, shard_table(slides))
-    collector = Collector(run, slides, config, share, failures, report)
+    collector = Collector(
+        run, slides, config, share, failures, report, tally or Tally()
+    )
     try:
         plan = lay_plan(run, config, share)
         for batch in plan.iter_batches(

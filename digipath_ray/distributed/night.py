@@ -4,6 +4,7 @@ import logging
 import os
 import platform
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -13,30 +14,58 @@ import pyarrow.parquet as pq
 
 from digipath_ray import __version__, schema
 from digipath_ray.cohort import SlideRow
-from digipath_ray.config import RunConfig
-from digipath_ray.distributed.cluster import Share, connect, divide, fit_chunks
+from digipath_ray.config import MemberSpec, RunConfig
+from digipath_ray.distributed.cluster import (
+    Share,
+    connected,
+    describe_work,
+    divide,
+    fit_chunks,
+)
 from digipath_ray.distributed.collector import Tally
+from digipath_ray.distributed.guard import explain
 from digipath_ray.distributed.inference import segment_cohort
 from digipath_ray.distributed.prepare import prepare_cohort
+from digipath_ray.exposure import Exposure, read_exposure, say_overlap
+from digipath_ray.outcome import member_notes
 from digipath_ray.prepared import PreparedSlide, digest_mask
 from digipath_ray.rundir import Failure, RunDirectory, RunError
 from digipath_ray.settings import to_tree
+from digipath_ray.slide import SlideError
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Watcher:
-    """Whoever wants to see a run's progress."""
+    """Whoever wants to see a run's progress.
+
+    Attributes:
+        prepared: told how many slides are prepared, of how many.
+        planned: told of how many slides and patches prediction begins.
+        started: told in words what computes them.
+        tallied: told what is done so far.
+    """
 
     prepared: Callable[[int, int], None] = lambda done, total: None
     planned: Callable[[int, int], None] = lambda slides, patches: None
+    started: Callable[[str], None] = lambda work: None
     tallied: Callable[[Tally], None] = lambda tally: None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """How a run ended."""
+    """How a run ended.
+
+    Attributes:
+        run: its directory.
+        slides: of the cohort.
+        skipped: finished by an earlier start.
+        outcomes: rows of the OUTCOMES table, of all slides that are finished.
+        failures: of this start.
+        metrics: what metrics.json says of this start; empty if nothing was predicted.
+        notes: why its heatmaps are no predictions; mostly empty.
+    """
 
     run: RunDirectory
     slides: int
@@ -44,6 +73,7 @@ class Summary:
     outcomes: list[dict[str, Any]]
     failures: list[Failure] = field(default_factory=list)
     metrics: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
 def run_cohort(
@@ -81,7 +111,10 @@ def run_cohort(
         ids = [r.slide_id for r in rows]
         try:
             if pending:
-                metrics = _work(run, pending, config, watcher, predict, done, failures)
+                with connected():
+                    metrics = _work(
+                        run, pending, config, watcher, predict, done, failures
+                    )
         finally:  # the tables say what stands, however this ends
             run.compact(ids, failures)
         done = run.read_done()
@@ -92,7 +125,16 @@ def run_cohort(
             outcomes=[done[i]["outcome"] for i in ids if i in done],
             failures=failures,
             metrics=metrics,
+            notes=[*member_notes(config), *overlap_notes(rows, config)],
         )
+
+
+def overlap_notes(rows: Sequence[SlideRow], config: RunConfig) -> list[str]:
+    """What to warn of where members have seen slides that they predict."""
+    if config.ensemble.out_of_fold:
+        return []
+    told = say_overlap(rows, read_exposure(config.members))
+    return [] if told is None else [told]
 
 
 def check_same_slides(
@@ -132,22 +174,71 @@ def _work(
 ) -> dict[str, Any]:
     """Prepare and segment the pending slides, adding to ``failures``; the metrics."""
     started = time.time()
-    connect()
     share = divide(config)
     config = fit_chunks(settle_precision(config, share, done), share)
     slides, lost = prepare_cohort(
         run, pending, config, report=lambda n: watcher.prepared(n, len(pending))
     )
     failures += lost
+    exposure = read_exposure(config.members)
+    slides = [mark_seen(slide, exposure) for slide in slides]
     run.write_table(run.slides, merge_slides(run, slides, pending), schema.SLIDES)
     prepare_seconds = time.time() - started
     if not (predict and slides):
         return {}
-    watcher.planned(len(slides), sum(s.row["patches"] for s in slides))
-    tally = segment_cohort(run, slides, config, share, failures, report=watcher.tallied)
-    metrics = measure(tally, config, share, prepare_seconds=prepare_seconds)
+    patches = sum(s.row["patches"] for s in slides)
+    watcher.planned(len(slides), patches)
+    watcher.started(describe_work(config, share, patches=patches))
+    tally = Tally()
+    for members, part in by_members(slides, config, failures):
+        segment_cohort(
+            run,
+            part,
+            replace(config, members=members),
+            share,
+            failures,
+            report=watcher.tallied,
+            tally=tally,
+        )
+    metrics = {
+        **count_ends(len(pending), failures),
+        **measure(tally, config, share, prepare_seconds=prepare_seconds),
+    }
     run.write_json(run.metrics, metrics)
     return metrics
+
+
+def mark_seen(slide: PreparedSlide, exposure: Exposure) -> PreparedSlide:
+    """The slide with the members that have seen it or its patient."""
+    seen = exposure.seen_by(slide.slide_id, slide.row["patient_id"])
+    return replace(slide, row={**slide.row, "seen_by": list(seen)})
+
+
+def by_members(
+    slides: Sequence[PreparedSlide], config: RunConfig, failures: list[Failure]
+) -> list[tuple[tuple[MemberSpec, ...], list[PreparedSlide]]]:
+    """Which members predict which slides: all of them, or out of fold.
+
+    A slide that every member has seen is added to ``failures``.
+    """
+    if not config.ensemble.out_of_fold:
+        return [(config.members, list(slides))]
+    parts: dict[tuple[str, ...], list[PreparedSlide]] = {}
+    for slide in slides:
+        unseen = [m.name for m in config.members if m.name not in slide.row["seen_by"]]
+        if unseen:
+            parts.setdefault(tuple(unseen), []).append(slide)
+        else:
+            seen = SlideError(
+                "every member was fitted on it or its patient",
+                "fit a member with it in the validation fold, or leave out "
+                "--out-of-fold",
+            )
+            failures.append(explain(seen, slide.row, "predict"))
+    return [
+        (tuple(m for m in config.members if m.name in names), part)
+        for names, part in parts.items()
+    ]
 
 
 def settle_precision(
@@ -180,6 +271,17 @@ def merge_slides(
     return kept + [slide.row for slide in slides]
 
 
+def count_ends(slides: int, failures: Sequence[Failure]) -> dict[str, Any]:
+    """How the slides of this start ended: tried, finished, and failed at which step."""
+    steps = Counter(failure.step for failure in failures)
+    return {
+        "slides": slides,
+        "finished": slides - len(failures),
+        "failed": len(failures),
+        "failed_at": dict(sorted(steps.items())),
+    }
+
+
 def measure(
     tally: Tally, config: RunConfig, share: Share, *, prepare_seconds: float
 ) -> dict[str, Any]:
@@ -195,8 +297,6 @@ def measure(
     read_busy = tally.read_seconds / (steady * share.readers)
     predict_busy = tally.predict_seconds / (steady * share.actors * pools)
     return {
-        "slides": tally.slides,
-        "failed": tally.failed,
         "patches": tally.patches,
         "prepare_s": prepare_seconds,
         "start_s": begun - tally.started,

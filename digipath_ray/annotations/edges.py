@@ -1,0 +1,149 @@
+"""Polygons as the pixels that they cover.
+
+The outline of a polygon is a table of edges. A window's pixels are found from the edges
+of its rows alone, from the numbers as they were read and never from a clipped outline,
+so a pixel is the same in whatever window it is read.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+Bools = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+Indices = NDArray[np.int64]
+
+STRIP_PX = 4 << 20
+"""Pixels decided at once; above that, rows go in strips."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Edges:
+    """The edges of a valid MultiPolygon, level-0 px, sorted by their upper end.
+
+    Attributes:
+        x0, y0: upper end of each edge, float64 [n]; y grows downwards.
+        x1, y1: lower end.
+        reach: the lowest y of an edge and of all before it.
+    """
+
+    x0: Floats
+    y0: Floats
+    x1: Floats
+    y1: Floats
+    reach: Floats
+
+    @classmethod
+    def of(cls, shape: Any) -> Self:
+        """The edges of all rings of a MultiPolygon."""
+        rings = shapely.get_rings(shapely.get_parts(shape))
+        xy, ring = shapely.get_coordinates(rings, return_index=True)
+        same = ring[1:] == ring[:-1]
+        start, stop = xy[:-1][same], xy[1:][same]
+        flip = start[:, 1] > stop[:, 1]
+        start[flip], stop[flip] = stop[flip], start[flip]
+        order = np.argsort(start[:, 1], kind="stable")
+        start, stop = start[order], stop[order]
+        return cls(
+            x0=start[:, 0].copy(),
+            y0=start[:, 1].copy(),
+            x1=stop[:, 0].copy(),
+            y1=stop[:, 1].copy(),
+            reach=np.maximum.accumulate(stop[:, 1]),
+        )
+
+    def inside(
+        self, x: float, y: float, width: int, height: int, scale: tuple[float, float]
+    ) -> Bools:
+        """Which pixels have their center inside, bool [height, width].
+
+        A center on an outline is inside to the right of it and below it, not to the
+        left and above: polygons that touch share no pixel and leave none out.
+
+        Args:
+            x: left edge of the window, level-0 px.
+            y: its top edge.
+            width: of the window, pixels.
+            height: of the window, pixels.
+            scale: level-0 px per pixel in x and y.
+        """
+        out = np.empty((height, width), np.bool_)
+        rows = max(1, STRIP_PX // max(1, width))
+        for top in range(0, height, rows):
+            stop = min(top + rows, height)
+            out[top:stop] = self._strip(x, y, width, (top, stop), scale)
+        return out
+
+    def _strip(
+        self,
+        x: float,
+        y: float,
+        width: int,
+        rows: tuple[int, int],
+        scale: tuple[float, float],
+    ) -> Bools:
+        """Rows of a window: a pixel is inside after an odd number of crossings."""
+        (top, stop), (scale_x, scale_y) = rows, scale
+        first = np.searchsorted(self.reach, y + top * scale_y)
+        last = np.searchsorted(self.y0, y + stop * scale_y, side="right")
+        near = slice(int(first), int(last))
+        # An edge crosses the rows from its upper end (taken) to its lower (left out).
+        upper = _first_center(self.y0[near], y, scale_y).clip(top, stop)
+        lower = _first_center(self.y1[near], y, scale_y).clip(top, stop)
+        edge, row = _ranges(upper, lower)
+        edge += near.start
+        run = (y + (row + 0.5) * scale_y - self.y0[edge]) / (self.y1 - self.y0)[edge]
+        crossing = self.x0[edge] + run * (self.x1 - self.x0)[edge]
+        col = _first_center(crossing, x, scale_x).clip(0, width)
+        flips = np.zeros((stop - top, width + 1), np.uint8)
+        np.add.at(flips, (row - top, col), 1)
+        # Sums wrap at 256, which is even.
+        sums = np.cumsum(flips[:, :width], axis=1, dtype=np.uint8)
+        return (sums & 1).astype(np.bool_)
+
+    def touched(self, width: int, height: int, scale: tuple[float, float]) -> Bools:
+        """Which pixels an outline runs through, bool [height, width] from (0, 0).
+
+        Every edge is cut at the borders between pixels; each piece lies in the pixel
+        of its middle. An outline that runs along a border touches one of its sides.
+        """
+        out = np.zeros((height, width), np.bool_)
+        x0, x1 = self.x0 / scale[0], self.x1 / scale[0]
+        y0, y1 = self.y0 / scale[1], self.y1 / scale[1]
+        cut_x, cut_y = _cuts(x0, x1), _cuts(y0, y1)
+        ends = np.arange(len(x0))
+        edge = np.concatenate([ends, ends, cut_x[0], cut_y[0]])
+        at = np.concatenate([np.zeros(len(x0)), np.ones(len(x0)), cut_x[1], cut_y[1]])
+        order = np.lexsort((at, edge))
+        edge, at = edge[order], at[order]
+        piece = edge[1:] == edge[:-1]
+        edge, at = edge[1:][piece], ((at[1:] + at[:-1]) / 2)[piece]
+        col = np.floor(x0[edge] + at * (x1 - x0)[edge]).astype(np.int64)
+        row = np.floor(y0[edge] + at * (y1 - y0)[edge]).astype(np.int64)
+        out[row.clip(0, height - 1), col.clip(0, width - 1)] = True
+        return out
+
+
+def _first_center(at: Floats, start: float, scale: float) -> Indices:
+    """The first pixel of a row or column whose center is at or after a position."""
+    return np.ceil((at - start) / scale - 0.5).astype(np.int64)
+
+
+def _ranges(start: Indices, stop: Indices) -> tuple[Indices, Indices]:
+    """All integers of the ranges [start, stop), each with the index of its range."""
+    lengths = (stop - start).clip(0)
+    which = np.repeat(np.arange(len(start)), lengths)
+    before = np.cumsum(lengths) - lengths
+    return which, np.arange(len(which)) - before[which] + start[which]
+
+
+def _cuts(start: Floats, stop: Floats) -> tuple[Indices, Floats]:
+    """Where edges cross whole numbers: the edge, and how far along it (0 to 1)."""
+    low, high = np.minimum(start, stop), np.maximum(start, stop)
+    edge, line = _ranges(
+        np.floor(low).astype(np.int64) + 1, np.ceil(high).astype(np.int64)
+    )
+    return edge, (line - start[edge]) / (stop - start)[edge]

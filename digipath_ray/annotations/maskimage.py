@@ -1,0 +1,162 @@
+"""Mask images as annotations: PAIP's TIFFs, DigestPath's JPEGs, any other.
+
+A mask may be of any size, as long as it has the slide's proportions: a pixel is what
+the mask is at the nearest place.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from digipath_ray.annotations.annotation import SlideSize, map_size
+from digipath_ray.annotations.maskbits import Bits, Bools, Indices, open_bits
+from digipath_ray.slideinfo import SlideError
+
+MAX_ASPECT_ERROR = 0.02
+STRIP_PX = 16 << 20
+"""Mask pixels looked at together when a whole mask is gone through."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MaskAnnotation:
+    """An :class:`~digipath_ray.annotations.Annotation` of a mask image.
+
+    Attributes:
+        bits: the mask's pixels.
+        width: of the slide, level-0 px.
+        height: of the slide, level-0 px.
+        skipped: nothing is ever left out of a mask.
+    """
+
+    bits: Bits
+    width: int
+    height: int
+    skipped: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def l0_per_px(self) -> tuple[float, float]:
+        """Level-0 px per mask px, in x and y."""
+        return self.width / self.bits.width, self.height / self.bits.height
+
+    @cached_property
+    def area_px(self) -> float:
+        """Area of the tumor, level-0 px; goes through the whole mask."""
+        cols = np.arange(self.bits.width)
+        count = sum(
+            int(np.count_nonzero(self.bits.take(rows, cols))) for rows in self._strips()
+        )
+        return count * self.l0_per_px[0] * self.l0_per_px[1]
+
+    def area_mm2(self, mpp_x: float, mpp_y: float) -> float:
+        """Area of the tumor, mm2, given the um per level-0 px."""
+        return self.area_px * mpp_x * mpp_y / 1e6
+
+    def tumor(
+        self,
+        x: float,
+        y: float,
+        width: int,
+        height: int,
+        *,
+        l0_per_px_x: float,
+        l0_per_px_y: float,
+    ) -> Bools:
+        """See :meth:`Annotation.tumor`: the mask px in which a pixel's center lies."""
+        scale_x, scale_y = self.l0_per_px
+        cols, in_cols = _nearest(x, width, l0_per_px_x, scale_x, self.bits.width)
+        rows, in_rows = _nearest(y, height, l0_per_px_y, scale_y, self.bits.height)
+        out = np.zeros((height, width), np.bool_)
+        out[in_rows, in_cols] = self.bits.take(rows, cols)
+        return out
+
+    def ignored(
+        self,
+        x: float,
+        y: float,
+        width: int,
+        height: int,
+        *,
+        l0_per_px_x: float,
+        l0_per_px_y: float,
+    ) -> Bools:
+        """Nothing: a mask says tumor or not."""
+        return np.zeros((height, width), np.bool_)
+
+    def tumor_map(self, l0_per_px_x: float, l0_per_px_y: float) -> Bools:
+        """See :meth:`Annotation.tumor_map`: pixels under which a mask px is tumor."""
+        size_x = map_size(self.width, l0_per_px_x)
+        size_y = map_size(self.height, l0_per_px_y)
+        bits, (scale_x, scale_y) = self.bits, self.l0_per_px
+        left, right = _under(size_x, l0_per_px_x / scale_x, bits.width)
+        top, bottom = _under(size_y, l0_per_px_y / scale_y, bits.height)
+        out = np.zeros((size_y, size_x), np.bool_)
+        cols = np.arange(bits.width)
+        for rows in self._strips():
+            strip = bits.take(rows, cols)
+            if not strip.any():
+                continue
+            any_x = _any_between(strip, left, right, axis=1)
+            first, stop = rows[0], rows[-1] + 1
+            here = (bottom > first) & (top < stop)
+            ends = [(v[here] - first).clip(0, len(rows)) for v in (top, bottom)]
+            out[here] |= _any_between(any_x, ends[0], ends[1], axis=0)
+        return out
+
+    def _strips(self) -> Iterator[Indices]:
+        """The mask's rows, so many at a time as memory has room for."""
+        rows = max(1, STRIP_PX // self.bits.width)
+        # Whole rows of tiles, so that none is decoded twice.
+        tile = getattr(getattr(self.bits, "page", None), "tilelength", 1)
+        rows = max(tile, rows // tile * tile)
+        for top in range(0, self.bits.height, rows):
+            yield np.arange(top, min(top + rows, self.bits.height))
+
+
+def read_mask_annotation(
+    path: Path, slide: SlideSize, above: float | None
+) -> MaskAnnotation:
+    """A mask image as an annotation of the slide that it covers from edge to edge.
+
+    Raises:
+        SlideError: not of the slide's proportions, or as :func:`open_bits`.
+    """
+    bits = open_bits(path, above)
+    expected = slide.height * bits.width / slide.width
+    if abs(bits.height - expected) > max(MAX_ASPECT_ERROR * expected, 1.0):
+        raise SlideError(
+            f"{path.name}: a mask of {bits.width} x {bits.height} px for a slide of "
+            f"{slide.width} x {slide.height} px: more than 2 % off in proportion",
+            "give the mask that was made for this slide, from edge to edge",
+        )
+    return MaskAnnotation(bits=bits, width=slide.width, height=slide.height)
+
+
+def _nearest(
+    start: float, length: int, l0_per_px: float, l0_per_mask: float, size: int
+) -> tuple[Indices, slice]:
+    """The mask px under a window's pixels along an axis, and which lie on the mask."""
+    centers = start + (np.arange(length) + 0.5) * l0_per_px
+    index = np.floor(centers / l0_per_mask).astype(np.int64)
+    first, last = np.searchsorted(index, [0, size])
+    return index[first:last], slice(int(first), int(last))
+
+
+def _under(length: int, mask_per_px: float, size: int) -> tuple[Indices, Indices]:
+    """The range of mask px under each of a map's pixels along an axis."""
+    edges = np.round(np.arange(length + 1) * mask_per_px, 6)
+    start = np.floor(edges[:-1]).astype(np.int64).clip(0, size - 1)
+    stop = np.ceil(edges[1:]).astype(np.int64).clip(1, size)
+    return start, stop
+
+
+def _any_between(array: Bools, start: Indices, stop: Indices, *, axis: int) -> Bools:
+    """Whether anything is true in each of the ranges [start, stop) along an axis."""
+    one_more = [(0, 0), (0, 0)]
+    one_more[axis] = (0, 1)  # so that a range may end at the end
+    padded = np.pad(array, one_more)
+    pairs = np.stack([start, stop], axis=1).ravel()
+    both = np.logical_or.reduceat(padded, pairs, axis=axis)
+    return both[::2] if axis == 0 else both[:, ::2]

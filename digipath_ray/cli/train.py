@@ -1,0 +1,154 @@
+"""``digipath train``: an annotated cohort in, an ensemble with model cards out."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from digipath_ray.card import ModelCard
+from digipath_ray.cli.run import print_failure
+from digipath_ray.cli.words import count
+from digipath_ray.cohort import read_cohort
+from digipath_ray.distributed.training import FitSummary, FitWatcher, fit_cohort
+from digipath_ray.members import resolve_recipe
+from digipath_ray.settings import Tree
+from digipath_ray.training.directory import FitDirectory
+from digipath_ray.training.folds import Folds
+
+
+def train_cohort(
+    console: Console,
+    slides: Sequence[str],
+    out: Path,
+    tree: Tree,
+    *,
+    init: str | None,
+    overwrite: bool,
+) -> int:
+    """Fit an ensemble and print how it went; 1 if a slide could not be read."""
+    rows = read_cohort(slides)
+    recipe = resolve_recipe(tree, init=init)
+    directory = FitDirectory(out)
+    summary = fit_cohort(
+        directory, rows, recipe, overwrite=overwrite, watcher=narrate(console)
+    )
+    print_fit(console, summary)
+    return 1 if summary.failures else 0
+
+
+def narrate(console: Console) -> FitWatcher:
+    """A watcher that prints a line per event; slides in steps of a tenth."""
+
+    def sampled(done: int, total: int) -> None:
+        if done == total or done % max(1, total // 10) == 0:
+            console.print(f"patches drawn on {done} of {count(total, 'slide')}")
+
+    def folded(folds: Folds) -> None:
+        for warning in folds.warnings:
+            console.print(f"[yellow]note[/] {escape(warning)}")
+
+    def taken_up(member: str, epochs: int) -> None:
+        done = count(epochs, "epoch")
+        console.print(f"{escape(member)}: taken up, {done} done before")
+
+    def epoch_ended(member: str, row: dict[str, Any]) -> None:
+        console.print(escape(say_epoch(member, row)))
+
+    return FitWatcher(
+        sampled=sampled, folded=folded, taken_up=taken_up, epoch_ended=epoch_ended
+    )
+
+
+def say_epoch(member: str, row: dict[str, Any]) -> str:
+    """An epoch in a line."""
+    dice = row["validation_dice"]
+    frozen = ", encoder frozen" if row["frozen"] else ""
+    return (
+        f"{member}: epoch {row['epoch']}, loss {row['train_loss']:.4f}, validation "
+        f"{row['validation_loss']:.4f} (Dice {_number(dice)}), "
+        f"rate {row['learning_rate']:.0e}{frozen}; {row['samples_per_s']:.1f} patches "
+        f"a second, {row['data_wait']:.0%} of it waiting for them; "
+        f"{row['tumor_share']:.0%} with tumor"
+    )
+
+
+def print_fit(console: Console, summary: FitSummary) -> None:
+    """The members' scores, the failures with their fixes, and where to look."""
+    console.rule("on the validation slides of each member")
+    console.print(member_table(summary.cards))
+    scores = json.loads(summary.directory.scores.read_text(encoding="utf-8"))
+    if "test" in scores:
+        print_test(console, scores["test"])
+    for failure in summary.failures:
+        print_failure(console, failure)
+    folds = pq.read_table(summary.directory.folds)
+    tumor = sum(folds["tumor_patches"].to_pylist())
+    normal = sum(folds["normal_patches"].to_pylist())
+    earlier = f" ({summary.skipped} already were)" if summary.skipped else ""
+    console.print(
+        f"{count(len(summary.cards), 'member')} fitted{earlier} on "
+        f"{count(len(folds), 'slide')} of {summary.slides}: {tumor} patches with "
+        f"tumor, {normal} without"
+    )
+    added = [summary.directory.added(i) for i in folds["slide_id"].to_pylist()]
+    if patches := sum(pq.read_metadata(path).num_rows for path in added):
+        console.print(f"{count(patches, 'patch')} added to be fitted on, not validated")
+    root = summary.directory.root
+    for name, where in (
+        ("weights", f"{root}/*.safetensors, each with its card (.json)"),
+        ("curves", f"{root}/curves/*.png"),
+        ("patches", f"{root}/masks/*_overlay.jpg"),
+        ("next", f"digipath run SLIDES --weights {root} --out RUN"),
+    ):
+        console.print(f"{name:<10}{escape(where)}")
+
+
+def print_test(console: Console, test: dict[str, Any]) -> None:
+    """Members and ensemble on the patients that no member has seen."""
+    slides, patients = count(len(test["slides"]), "slide"), len(test["patients"])
+    whose = f" of {count(patients, 'patient')}" if patients else ""
+    console.rule(f"on {slides}{whose} that no member has seen")
+    table = Table(box=None, pad_edge=False)
+    table.add_column("member", overflow="fold")
+    for name in ("Dice", "Jaccard", "threshold", "AUROC", "ECE"):
+        table.add_column(name, justify="right")
+    for member, scores in test.items():
+        if isinstance(scores, dict):
+            names = ("dice", "jaccard", "threshold", "auroc")
+            values = [*names, "expected_calibration_error"]
+            table.add_row(escape(member), *(_number(scores[name]) for name in values))
+    console.print(table)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def member_table(cards: Sequence[ModelCard]) -> Table:
+    """What each member is worth on its validation slides."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("member", overflow="fold")
+    names = ("epochs", "kept", "loss", "Dice", "Jaccard", "threshold", "AUROC", "ECE")
+    for name in names:
+        table.add_column(name, justify="right")
+
+    for card in cards:
+        told = card.training
+        scores = told["validation"]
+        table.add_row(
+            escape(card.name),
+            str(told["epochs"]),
+            str(told["kept_epoch"]),
+            _number(told["validation_loss"]),
+            _number(scores["dice"]),
+            _number(scores["jaccard"]),
+            _number(scores["threshold"]),
+            _number(scores["auroc"]),
+            _number(scores["expected_calibration_error"]),
+        )
+    return table

@@ -1,0 +1,61 @@
+"""Draw the patches of a cohort: one Ray task per slide."""
+
+from collections.abc import Callable, Sequence
+
+import pyarrow as pa
+
+from digipath_ray.distributed.each import for_each_slide
+from digipath_ray.distributed.guard import explain, watched
+from digipath_ray.manifest import SlideRow
+from digipath_ray.recipe import Recipe
+from digipath_ray.rundir import Failure
+from digipath_ray.training.directory import FitDirectory
+from digipath_ray.training.sampled import read_samples, sample_slide
+
+READ_TIMEOUT_S = 600.0
+"""A slide whose preparation takes this long is given up."""
+TRIES = 3
+
+
+def sample_guarded(root: str, row: SlideRow, recipe: Recipe) -> pa.Table | Failure:
+    """The slide's samples, or why there are none; ends its process if it hangs."""
+    try:
+        with watched(READ_TIMEOUT_S):
+            return sample_slide(row, recipe, FitDirectory(root))
+    except Exception as e:
+        return explain(e, vars(row), "prepare")
+
+
+def sample_cohort(
+    directory: FitDirectory,
+    rows: Sequence[SlideRow],
+    recipe: Recipe,
+    *,
+    report: Callable[[int], None] = lambda n: None,
+) -> tuple[dict[str, pa.Table], list[Failure]]:
+    """Draw patches on every slide that an earlier start has not: slide_id -> SAMPLES.
+
+    Args:
+        directory: of the fit.
+        rows: the cohort.
+        recipe: what to draw.
+        report: called with the number of slides ready so far.
+    """
+    ready = {row.slide_id: read_samples(row, recipe, directory) for row in rows}
+    answers: dict[str, pa.Table | Failure] = {
+        i: table for i, table in ready.items() if table is not None
+    }
+    before = len(answers)
+    report(before)
+    answers |= for_each_slide(
+        sample_guarded,
+        [row for row in rows if row.slide_id not in answers],
+        str(directory.root),
+        recipe,
+        attempts=TRIES,
+        report=lambda n: report(before + n),
+    )
+    return (
+        {i: a for i, a in answers.items() if isinstance(a, pa.Table)},
+        [a for a in answers.values() if isinstance(a, Failure)],
+    )

@@ -1,0 +1,158 @@
+"""Patches varied at random while a network is fitted, image and masks together.
+
+A patch is flipped and turned, blurred, jittered in color and, if asked for, in stain.
+Color jitter is that of torchvision on PIL images, as in the released code; it is done
+with Pillow here, so that the tasks that read patches need no torch.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageEnhance
+from scipy.ndimage import gaussian_filter
+from skimage.color import hed_from_rgb, rgb_from_hed
+
+from digipath_ray.recipe import AugmentSpec
+
+Pixels = NDArray[np.uint8]
+Masks = NDArray[np.bool_]
+
+DENSITY = -np.log10(np.maximum(np.arange(256), 1) / 255).astype(np.float32)
+"""Optical density of each 8-bit value; black counts as 1 of 255."""
+
+
+def augment_patch(
+    pixels: Pixels, masks: Masks, *, spec: AugmentSpec, rng: np.random.Generator
+) -> tuple[Pixels, Masks]:
+    """The patch varied as ``spec`` says; equal states of ``rng`` give equal bits.
+
+    The answer is new, contiguous memory, and the inputs are left alone.
+
+    Args:
+        pixels: RGB [height, width, 3].
+        masks: [..., height, width], the tumor mask, or several stacked; they are
+            flipped and turned with the image, and nothing else.
+        spec: what is varied; where all is off, the patch comes back as it was.
+        rng: source of chance.
+
+    Raises:
+        ValueError: shapes or types do not fit, or a patch to be turned is no square.
+    """
+    _check_patch(pixels, masks, spec)
+    pixels, masks = _turn(pixels, masks, spec, rng)
+    if spec.blur_px:
+        pixels = blur(pixels, rng.uniform(0, spec.blur_px))
+    pixels = _jitter_color(pixels, spec, rng)
+    if spec.hed:
+        scale = rng.uniform(1 - spec.hed, 1 + spec.hed, 3)
+        pixels = shift_stains(pixels, scale, rng.uniform(-spec.hed, spec.hed, 3))
+    # A copy even of an untouched patch: what Ray hands out cannot be written to.
+    return np.array(pixels, order="C"), np.array(masks, order="C")
+
+
+def _check_patch(pixels: Pixels, masks: Masks, spec: AugmentSpec) -> None:
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise ValueError(f"pixels: {pixels.dtype} {pixels.shape}, not uint8 [h, w, 3]")
+    if masks.dtype != np.bool_ or masks.shape[-2:] != pixels.shape[:2]:
+        raise ValueError(
+            f"masks: {masks.dtype} {masks.shape}, not bool [..., h, w] of pixels "
+            f"{pixels.shape}"
+        )
+    if spec.rotate and pixels.shape[0] != pixels.shape[1]:
+        raise ValueError(f"pixels {pixels.shape}: only a square patch can be turned")
+
+
+def _turn(
+    pixels: Pixels, masks: Masks, spec: AugmentSpec, rng: np.random.Generator
+) -> tuple[Pixels, Masks]:
+    """Flip each way with probability 1/2, turn by a random multiple of 90 degrees.
+
+    All 8 ways in which a square can lie are equally likely.
+    """
+    if spec.flip:
+        for axis in (0, 1):
+            if rng.random() < 0.5:
+                pixels, masks = np.flip(pixels, axis), np.flip(masks, axis - 2)
+    if spec.rotate:
+        turns = int(rng.integers(4))
+        pixels = np.rot90(pixels, turns)
+        masks = np.rot90(masks, turns, axes=(-2, -1))
+    return pixels, masks
+
+
+def blur(pixels: Pixels, sigma_px: float) -> Pixels:
+    """The image under a Gaussian of ``sigma_px``."""
+    # In float32: on integers scipy cuts off fractions, once per axis, and so darkens.
+    smooth = gaussian_filter(pixels.astype(np.float32), sigma_px, axes=(0, 1))
+    return (smooth + np.float32(0.5)).astype(np.uint8)
+
+
+def _jitter_color(
+    pixels: Pixels, spec: AugmentSpec, rng: np.random.Generator
+) -> Pixels:
+    """Brightness, contrast, saturation and hue changed, in an order drawn anew."""
+    jitters: tuple[
+        tuple[float, float, Callable[[Image.Image, float], Image.Image]], ...
+    ]
+    jitters = (
+        (spec.brightness, 1, scale_brightness),
+        (spec.contrast, 1, scale_contrast),
+        (spec.saturation, 1, scale_saturation),
+        (spec.hue, 0, turn_hue),
+    )
+    wanted = [jitter for jitter in jitters if jitter[0] > 0]
+    if not wanted:
+        return pixels
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    for i in rng.permutation(len(wanted)):
+        width, middle, change = wanted[i]
+        image = change(image, rng.uniform(middle - width, middle + width))
+    return np.asarray(image)
+
+
+def scale_brightness(image: Image.Image, factor: float) -> Image.Image:
+    """Every value times ``factor``: 0 is black, 1 the image."""
+    return ImageEnhance.Brightness(image).enhance(factor)
+
+
+def scale_contrast(image: Image.Image, factor: float) -> Image.Image:
+    """Distance from the mean gray times ``factor``: 0 is one gray, 1 the image."""
+    return ImageEnhance.Contrast(image).enhance(factor)
+
+
+def scale_saturation(image: Image.Image, factor: float) -> Image.Image:
+    """Distance from each pixel's gray times ``factor``: 0 is gray, 1 the image."""
+    return ImageEnhance.Color(image).enhance(factor)
+
+
+def turn_hue(image: Image.Image, turn: float) -> Image.Image:
+    """The hue moved by ``turn`` of a full turn, to the next 256th."""
+    shift = round(turn * 256)
+    if shift == 0:
+        return image
+    hue, saturation, value = image.convert("HSV").split()
+    hue = hue.point([(i + shift) % 256 for i in range(256)])
+    return Image.merge("HSV", (hue, saturation, value)).convert("RGB")
+
+
+def shift_stains(
+    pixels: Pixels, scale: NDArray[np.float64], shift: NDArray[np.float64]
+) -> Pixels:
+    """The image with other amounts of hematoxylin, eosin and residual (DAB).
+
+    The amounts, in optical density, become ``scale * amount + shift`` (Tellez et al.
+    2018, doi 10.1109/TMI.2018.2820199), unmixed by the vectors of Ruifrok and
+    Johnston. Scikit-image's rgb2hed would do but for negative amounts: it sets them to
+    0, which changes colors even where nothing is shifted.
+
+    Args:
+        pixels: RGB [height, width, 3].
+        scale: [3].
+        shift: [3], optical density (of base 10).
+    """
+    mix = (hed_from_rgb @ np.diag(scale) @ rgb_from_hed).astype(np.float32)
+    density = DENSITY[pixels].reshape(-1, 3) @ np.ascontiguousarray(mix)
+    light = 255 * 10 ** -(shift @ rgb_from_hed).astype(np.float32)
+    values = np.exp(density * np.float32(-np.log(10))) * light + np.float32(0.5)
+    return np.minimum(values, 255).astype(np.uint8).reshape(pixels.shape)

@@ -1,0 +1,173 @@
+"""The end of a member's fit: kept weights, model card, curves and scores.
+
+The card is written last: a member whose card stands is finished.
+"""
+
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+
+from digipath_ray import __version__
+from digipath_ray.card import ModelCard, card_path, file_digest, write_card
+from digipath_ray.manifest import SlideRow
+from digipath_ray.networks import normalization_of
+from digipath_ray.rundir import publish
+from digipath_ray.training.calibration import (
+    Histogram,
+    auroc,
+    best_threshold,
+    brier,
+    fit_temperature,
+    measure_reliability,
+    scores_at,
+    temper,
+)
+from digipath_ray.training.curves import write_curves, write_reliability
+from digipath_ray.training.directory import FitDirectory
+from digipath_ray.training.fit import MemberFit
+from digipath_ray.training.folds import Split
+from digipath_ray.weights import save_weights
+
+UNSTATED = "LicenseRef-unstated"
+
+
+def keep_best(directory: FitDirectory, fit: MemberFit) -> None:
+    """Keep the network as it is now: it is the best so far."""
+    tensors = fit.network.state_dict()
+    if fit.recipe.fit.half_weights:
+        halves = {k: v.half() for k, v in tensors.items() if v.is_floating_point()}
+        tensors = {**tensors, **halves}
+    with publish(directory.best(fit.spec.name)) as path:
+        save_weights(tensors, path)
+
+
+def load_best(directory: FitDirectory, fit: MemberFit) -> None:
+    """Give the network its best epoch's weights."""
+    fit.network.load_state_dict(load_file(directory.best(fit.spec.name)))
+
+
+def write_progress(directory: FitDirectory, fit: MemberFit) -> None:
+    """Write the learning curves so far."""
+    directory.write_json(directory.history(fit.spec.name), fit.history)
+    name, frozen = fit.spec.name, fit.recipe.fit.frozen_epochs if fit.freezes else 0
+    write_curves(
+        fit.history,
+        directory.curve_table(name),
+        directory.curve_picture(name),
+        title=name,
+        kept_epoch=fit.best_epoch,
+        frozen_epochs=frozen,
+    )
+
+
+def conclude(
+    directory: FitDirectory,
+    fit: MemberFit,
+    histogram: Histogram,
+    split: Split,
+    rows: Sequence[SlideRow],
+) -> ModelCard:
+    """Write what a run needs of the member, its card last.
+
+    Args:
+        directory: where to.
+        fit: with its best weights loaded.
+        histogram: of their logits on the validation slides.
+        split: which slides they have seen.
+        rows: the cohort.
+    """
+    name, fitting = fit.spec.name, fit.recipe.fit
+    temperature = fit_temperature(histogram) if fitting.temperature else 1.0
+    tempered = temper(histogram, temperature)
+    with publish(directory.reliability_picture(name)) as path:
+        write_reliability(path, measure_reliability(tempered), title=name)
+    weights = directory.weights(name)
+    directory.best(name).replace(weights)
+    mean, std = normalization_of(fit.spec)
+    card = ModelCard(
+        name=name,
+        architecture=fit.spec.architecture,
+        encoder=fit.spec.encoder,
+        options=dict(fit.spec.options),
+        mpp=fit.recipe.grid.mpp,
+        patch_px=fit.recipe.grid.patch_px,
+        mean=mean,
+        std=std,
+        training_slides=split.fit,
+        training_patients=patients_of(split.fit, rows),
+        license=UNSTATED,
+        digest=file_digest(weights),
+        threshold=best_threshold(tempered),
+        temperature=temperature,
+        training=describe_fit(fit, tempered, split),
+    )
+    with publish(card_path(weights)) as path:
+        write_card(path.with_suffix(".safetensors"), card)
+    return card
+
+
+def patients_of(slide_ids: Sequence[str], rows: Sequence[SlideRow]) -> tuple[str, ...]:
+    """Whose slides these are, sorted; slides without a patient are left out."""
+    found = {r.patient_id for r in rows if r.slide_id in set(slide_ids)}
+    return tuple(sorted(p for p in found if p is not None))
+
+
+def describe_fit(fit: MemberFit, histogram: Histogram, split: Split) -> dict[str, Any]:
+    """How a member was fitted and what it is worth, for its card."""
+    recipe, kept = fit.recipe, fit.history[fit.best_epoch]
+    threshold = best_threshold(histogram)
+    return {
+        "start": fit.origin,
+        "epochs": fit.epoch,
+        "kept_epoch": fit.best_epoch,
+        "stopped": "patience" if fit.epoch < recipe.fit.epochs else "epochs",
+        "encoder_frozen_epochs": recipe.fit.frozen_epochs if fit.freezes else 0,
+        "validation_slides": list(split.validation),
+        "validation_loss": kept["validation_loss"],
+        "validation": {
+            **asdict(scores_at(histogram, threshold)),
+            "auroc": auroc(histogram),
+            "brier": brier(histogram),
+            "expected_calibration_error": measure_reliability(histogram).error,
+        },
+        "reliability": reliability_rows(histogram),
+        "sampling": asdict(recipe.sampling),
+        "augment": asdict(recipe.augment),
+        "loss": asdict(recipe.loss),
+        "fit": asdict(recipe.fit),
+        "versions": {
+            "digipath_ray": __version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("ray", "torch")},
+        },
+    }
+
+
+def reliability_rows(histogram: Histogram) -> list[dict[str, float | None]]:
+    """The reliability curve as rows; None where no pixel has such a probability."""
+    curve = measure_reliability(histogram)
+    return [
+        {
+            "from": float(curve.edges[i]),
+            "to": float(curve.edges[i + 1]),
+            "confidence": _number(curve.confidence[i]),
+            "frequency": _number(curve.frequency[i]),
+            "mm2": float(curve.counts[i]),
+        }
+        for i in range(len(curve.counts))
+    ]
+
+
+def _number(value: float) -> float | None:
+    return None if value != value else float(value)
+
+
+def is_finished(directory: FitDirectory, member: str) -> bool:
+    """Whether a member's weights and card stand."""
+    weights = directory.weights(member)
+    return weights.exists() and Path(card_path(weights)).exists()

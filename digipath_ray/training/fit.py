@@ -1,0 +1,331 @@
+"""One member's fit: batches in, a network that tells tumor out.
+
+:class:`MemberFit` knows neither slides nor Ray. It is fed batches, says what an epoch
+was worth, and can be put away and taken up again between two epochs.
+"""
+
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from digipath_ray.config import MemberSpec, Precision
+from digipath_ray.networks import freeze_encoder, normalization_of, normalize
+from digipath_ray.recipe import Recipe
+from digipath_ray.training.calibration import Histogram, auroc, scores_at
+from digipath_ray.training.loss import (
+    reduced_sums,
+    segmentation_loss,
+    segmentation_sums,
+)
+from digipath_ray.training.reader import Columns
+from digipath_ray.training.start import start_network
+
+Row = dict[str, Any]
+State = dict[str, Any]
+
+
+class FitStopped(RuntimeError):  # noqa: N818 - says what happened, not "Error"
+    """A fit cannot go on; taking it up again would not help."""
+
+    def __init__(self, message: str, *, batch: int | None = None) -> None:
+        super().__init__(message)
+        self.batch = batch
+
+
+def freezes(spec: MemberSpec, recipe: Recipe, *, pretrained: bool) -> bool:
+    """Whether the member's encoder is frozen first.
+
+    The paper does so with its two U-Nets, not with DeepLabV3+. An encoder of random
+    weights is never frozen: it would stay what it is.
+    """
+    is_deeplab = "DeepLab" in spec.architecture
+    return pretrained and not is_deeplab and recipe.fit.frozen_epochs > 0
+
+
+def fit_precision(precision: Precision, device: torch.device) -> torch.dtype:
+    """In which numbers the network computes: auto is float16 on a GPU only.
+
+    Raises:
+        ValueError: float16 on a CPU.
+    """
+    if precision == "auto":
+        return torch.float16 if device.type == "cuda" else torch.float32
+    if precision == "float16" and device.type != "cuda":
+        raise ValueError("fit.precision = 'float16': needs a GPU; take float32")
+    dtype: torch.dtype = getattr(torch, precision)
+    return dtype
+
+
+class MemberFit:
+    """A member's network while it is fitted, its optimizer, and what epochs told.
+
+    With torch.distributed every worker has one, and all hold the same weights.
+    """
+
+    def __init__(self, spec: MemberSpec, recipe: Recipe, device: torch.device) -> None:
+        """Start the member.
+
+        Raises:
+            ValueError: as :func:`digipath_ray.training.start.start_network`.
+        """
+        start = start_network(spec)
+        self.spec, self.recipe, self.device = spec, recipe, device
+        self.pretrained, self.origin = start.pretrained, start.origin
+        self.freezes = freezes(spec, recipe, pretrained=start.pretrained)
+        self.network = _synchronized(start.network).to(device)
+        if device.type == "cuda":
+            self.network = self.network.to(memory_format=torch.channels_last)
+        mean, std = normalization_of(spec)
+        self.mean = torch.tensor(mean, device=device).reshape(3, 1, 1)
+        self.std = torch.tensor(std, device=device).reshape(3, 1, 1)
+        self.dtype = fit_precision(recipe.fit.precision, device)
+        self.optimizer = torch.optim.Adam(
+            self.network.parameters(), lr=1.0, amsgrad=recipe.fit.amsgrad
+        )
+        half = self.dtype == torch.float16
+        self.scaler = torch.amp.GradScaler(device.type, enabled=half)
+        self.history: list[Row] = []
+
+    @property
+    def epoch(self) -> int:
+        """The next epoch, counted from 0."""
+        return len(self.history)
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch of the lowest validation loss."""
+        losses = [row["validation_loss"] for row in self.history]
+        return int(np.argmin(losses))
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done, or the validation loss has long been rising."""
+        fit = self.recipe.fit
+        if not self.history or self.epoch >= fit.epochs:
+            return self.epoch >= fit.epochs
+        return self.epoch - 1 - self.best_epoch >= fit.patience
+
+    def frozen_in(self, epoch: int) -> bool:
+        """Whether the encoder is frozen in an epoch."""
+        return self.freezes and epoch < self.recipe.fit.frozen_epochs
+
+    def fit_epoch(self, batches: Iterable[Columns]) -> Row:
+        """Go through an epoch's batches, a step each; what it was worth.
+
+        Raises:
+            FitStopped: the loss is no number, or too much could not be read.
+        """
+        module, epoch = self._begin_epoch(), self.epoch
+        total = _Tally()
+        for number, batch in enumerate(total.timed(batches)):
+            loss = self._step(module, batch)
+            if not math.isfinite(loss):
+                raise FitStopped(f"epoch {epoch}: the loss is {loss}", batch=number)
+            total.count(batch, loss)
+        total.reduce(self.device)
+        self._check_readable(total)
+        return {
+            "epoch": epoch,
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "frozen": self.frozen_in(epoch),
+            **total.row(),
+        }
+
+    def _begin_epoch(self) -> nn.Module:
+        """Set mode and learning rate; the network as it is called by its workers."""
+        rate = self.recipe.fit.learning_rate(
+            self.epoch, pretrained=self.pretrained, freezes=self.freezes
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.network.train()
+        freeze_encoder(self.network, self.frozen_in(self.epoch))
+        if _workers() == 1:
+            return self.network
+        # Anew each epoch: it takes note of what needs a gradient when it is made.
+        return DistributedDataParallel(
+            self.network,
+            device_ids=[self.device] if self.device.type == "cuda" else None,
+        )
+
+    def _step(self, module: nn.Module, batch: Columns) -> float:
+        truth, weight = self._truth(batch)
+        sums = reduced_sums(
+            segmentation_sums(self._logits(module, batch), truth, weight)
+        )
+        loss = segmentation_loss(sums, self.recipe.loss)
+        value = float(loss.detach())
+        if math.isfinite(value):
+            self.optimizer.zero_grad(set_to_none=True)
+            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        return value
+
+    def _logits(self, module: nn.Module, batch: Columns) -> Tensor:
+        pixels = _to(batch["pixels"], self.device).permute(0, 3, 1, 2)
+        inputs = normalize(pixels, self.mean, self.std)
+        if self.device.type == "cuda":
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        mixed = self.dtype != torch.float32
+        with torch.autocast(self.device.type, self.dtype, enabled=mixed):
+            logits: Tensor = module(inputs)
+        return logits.float()
+
+    def _truth(self, batch: Columns) -> tuple[Tensor, Tensor]:
+        return _to(batch["tumor"], self.device), _to(batch["weight"], self.device)
+
+    def _check_readable(self, total: "_Tally") -> None:
+        limit = self.recipe.fit.max_failed
+        if total.failed > limit * max(total.patches, 1):
+            raise FitStopped(
+                f"epoch {self.epoch}: {total.failed:.0f} of {total.patches:.0f} "
+                f"patches could not be read, more than --max-failed {limit:g}"
+            )
+
+    @torch.inference_mode()
+    def validate(self, batches: Iterable[Columns]) -> tuple[Row, Histogram]:
+        """Loss and scores over all batches together, and the histogram of logits.
+
+        A patch counts as much in the histogram as the tissue it stands for, so that
+        threshold and calibration are those of slides, not of a balanced choice.
+        """
+        self.network.eval()
+        sums = torch.zeros(10, device=self.device)
+        histogram = Histogram(scale="logit")
+        for batch in batches:
+            logits = self._logits(self.network, batch)
+            truth, weight = self._truth(batch)
+            sums += segmentation_sums(logits, truth, weight)
+            odds = (logits[:, 1] - logits[:, 0]).cpu().numpy()
+            area = batch["weight"] * batch["area_mm2"][:, None, None] / odds[0].size
+            histogram.add(odds, batch["tumor"], area)
+        _add_up(sums)
+        counts = torch.from_numpy(histogram.counts).to(self.device, torch.float32)
+        histogram = Histogram(
+            scale="logit", counts=_add_up(counts).double().cpu().numpy()
+        )
+        scores = scores_at(histogram, 0.5)
+        row = {
+            "validation_loss": float(segmentation_loss(sums, self.recipe.loss)),
+            "validation_dice": scores.dice,
+            "validation_jaccard": scores.jaccard,
+            "validation_auroc": auroc(histogram),
+        }
+        return row, histogram
+
+    def end_epoch(self, row: Row) -> bool:
+        """Record an epoch; whether it is the best so far.
+
+        Raises:
+            FitStopped: the validation loss is no number.
+        """
+        if not math.isfinite(row["validation_loss"]):
+            raise FitStopped(
+                f"epoch {self.epoch}: the validation loss is {row['validation_loss']}"
+            )
+        self.history.append(row)
+        return self.best_epoch == len(self.history) - 1
+
+    def state(self) -> State:
+        """All that a fit is taken up from, between two epochs."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "history": self.history,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take a fit up where :meth:`state` left it."""
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.history = list(state["history"])
+
+
+class _Tally:
+    """What an epoch's batches add up to, on this worker and then on all."""
+
+    def __init__(self) -> None:
+        self.began = time.perf_counter()
+        self.waited = self.patches = self.failed = self.tumor = 0.0
+        self.losses: list[float] = []
+        self.errors: dict[str, str] = {}
+
+    def timed(self, batches: Iterable[Columns]) -> Iterator[Columns]:
+        """The batches, measuring how long each is waited for."""
+        source = iter(batches)
+        while True:
+            asked = time.perf_counter()
+            batch = next(source, None)
+            self.waited += time.perf_counter() - asked
+            if batch is None:
+                return
+            yield batch
+
+    def count(self, batch: Columns, loss: float) -> None:
+        """Count a batch."""
+        self.losses.append(loss)
+        self.patches += len(batch["weight"])
+        self.failed += float((batch["error"] != "").sum())
+        self.tumor += float(batch["tumor"].any(axis=(1, 2)).sum())
+        for slide_id, error in zip(batch["slide_id"], batch["error"], strict=True):
+            if error:
+                self.errors[str(slide_id)] = str(error)
+
+    def reduce(self, device: torch.device) -> None:
+        """Add up over the workers."""
+        mine = torch.tensor(
+            [self.patches, self.failed, self.tumor, self.waited], device=device
+        )
+        self.patches, self.failed, self.tumor, self.waited = _add_up(mine).tolist()
+        self.waited /= _workers()
+
+    def row(self) -> Row:
+        """The columns of the learning curves that this fills."""
+        seconds = max(time.perf_counter() - self.began, 1e-9)
+        return {
+            "train_loss": float(np.mean(self.losses)) if self.losses else math.nan,
+            "tumor_share": self.tumor / max(self.patches, 1),
+            "patches": int(self.patches),
+            "failed": int(self.failed),
+            "samples_per_s": self.patches / seconds,
+            "data_wait": self.waited / seconds,
+            "seconds": seconds,
+            "errors": self.errors,
+        }
+
+
+def _workers() -> int:
+    there = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_world_size() if there else 1
+
+
+def _add_up(values: Tensor) -> Tensor:
+    """The sum over all workers, in place."""
+    if _workers() > 1:
+        torch.distributed.all_reduce(values)
+    return values
+
+
+def _synchronized(network: nn.Module) -> nn.Module:
+    """Batch normalization over all workers' patches, where torch can: on GPUs."""
+    if _workers() > 1 and torch.cuda.is_available():
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+    return network
+
+
+def _to(values: NDArray[Any], device: torch.device) -> Tensor:
+    """An array that Ray handed out (read-only, so copied), on a device."""
+    host = torch.from_numpy(np.array(values))
+    if device.type == "cuda":
+        host = host.pin_memory()
+    return host.to(device, non_blocking=True)

@@ -1,0 +1,120 @@
+"""The loss that members are fitted with: cross-entropy and Dice of both classes.
+
+logits -> sums over the batch -> (sums over all workers) -> loss
+
+The paper's eq. 3. Everything that the loss needs of a batch is ten sums over its
+pixels, so batches that lie on several workers add up to exactly one big batch.
+"""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from digipath_ray.recipe import LossSpec
+
+LOG_FLOOR = -100.0
+"""Logs are not taken lower, so that one pixel cannot outweigh a batch.
+
+The value is that of torch's binary_cross_entropy. Float32 holds exact gradients down
+to it; a higher floor would cut off pixels that are confidently wrong.
+"""
+
+LOG_LIKELIHOOD, PIXELS = 0, 1
+OVERLAP, SQUARES, TRUTH, PROBABILITY = (slice(i, i + 2) for i in (2, 4, 6, 8))
+"""Places of the ten sums; a slice holds first the other class, then tumor."""
+
+
+def segmentation_sums(logits: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
+    """The ten sums over a batch's pixels, each pixel times its weight.
+
+    In order: the log-likelihood of the true class; the pixels; then for the other
+    class and tumor each, with p the probability and g the truth (0 or 1), the sums of
+    p * g, of p ** 2, of g (which is g ** 2), and of p. Computed in float32 whatever
+    the autocast (in float64 for float64 logits).
+
+    Args:
+        logits: [batch, 2, height, width], other and tumor.
+        truth: [batch, height, width], bool or integer; not 0 = tumor.
+        weight: [batch] or [batch, height, width]; 0 leaves out a patch or a pixel.
+
+    Raises:
+        ValueError: the shapes do not fit.
+    """
+    _check_shapes(logits, truth, weight)
+    exact = logits if logits.dtype == torch.float64 else logits.float()
+    # A softmax of two classes is a sigmoid of their difference.
+    odds = exact[:, 1] - exact[:, 0]
+    tumor = truth != 0
+    weight = weight.to(odds).reshape(len(weight), *(weight.shape[1:] or (1, 1)))
+    log = logsigmoid(torch.where(tumor, odds, -odds)).clamp(min=LOG_FLOOR)
+    ps = torch.sigmoid(-odds), torch.sigmoid(odds)
+    gs = (~tumor).to(odds), tumor.to(odds)
+    sums = [
+        weight * log,
+        weight.expand_as(odds),
+        *(weight * p * g for p, g in zip(ps, gs, strict=True)),
+        *(weight * p * p for p in ps),
+        *(weight * g for g in gs),
+        *(weight * p for p in ps),
+    ]
+    return torch.stack([s.sum() for s in sums])
+
+
+def _check_shapes(logits: Tensor, truth: Tensor, weight: Tensor) -> None:
+    batch, *rest = logits.shape
+    if len(rest) != 3 or rest[0] != 2:
+        raise ValueError(f"logits {tuple(logits.shape)}, not [batch, 2, height, width]")
+    whole = (batch, *rest[1:])
+    if truth.shape != whole:
+        raise ValueError(f"truth {tuple(truth.shape)}, but logits of {whole} pixels")
+    if weight.shape not in ((batch,), whole):
+        raise ValueError(f"weight {tuple(weight.shape)}, not [{batch}] or {whole}")
+
+
+def segmentation_loss(sums: Tensor, spec: LossSpec) -> Tensor:
+    """The loss of a batch (eq. 3), a scalar, from its ten sums; 0 without any pixel.
+
+    Cross-entropy is minus the mean log-likelihood (eq. 2 is printed without sign and
+    1/N). Dice losses are over the whole batch and smoothed, since eq. 1 is 0/0 on a
+    patch without tumor.
+    """
+    pixels = sums[PIXELS]
+    cross_entropy = -sums[LOG_LIKELIHOOD] / torch.where(pixels > 0, pixels, 1)
+    other, tumor = dice_losses(sums, spec)
+    return (
+        spec.cross_entropy * cross_entropy
+        + spec.dice_other * other
+        + spec.dice_tumor * tumor
+    )
+
+
+def dice_losses(sums: Tensor, spec: LossSpec) -> Tensor:
+    """Dice losses [2] of the other class and of tumor (eq. 1)."""
+    p = sums[SQUARES] if spec.squared else sums[PROBABILITY]
+    numerator = 2 * sums[OVERLAP] + spec.smoothing
+    return 1 - numerator / (p + sums[TRUTH] + spec.smoothing)
+
+
+def reduced_sums(sums: Tensor) -> Tensor:
+    """The sums over all workers, with the gradient that DistributedDataParallel needs.
+
+    The value is the same on every worker: the sums of all batches, so that
+    ``segmentation_loss`` of it is the loss of the one big batch. The Dice of a big
+    batch is not the mean of small batches' Dices, therefore the sums are reduced.
+
+    The gradient needs care. With the loss L(S) of S = s_1 + ... + s_n, one worker can
+    differentiate only its own s_r and so gets L'(S) ds_r. These have to be ADDED up
+    over the workers, but DistributedDataParallel takes their MEAN. So the gradient
+    through s_r is multiplied by the number of workers here, and the loss needs no
+    further scaling. Without torch.distributed, or alone in it, the sums come back.
+    """
+    if not dist.is_available() or not dist.is_initialized():
+        return sums
+    workers = dist.get_world_size()
+    if workers == 1:
+        return sums
+    local = sums.detach()
+    total = local.clone()
+    dist.all_reduce(total)
+    return total + workers * (sums - local)

@@ -1,0 +1,232 @@
+"""Hard examples: patches of annotated slides that a finished run got wrong.
+
+Heatmap and truth are cut into patches as a fit sees them, half a patch apart. Hard are
+patches with tumor whose outline was missed, and patches without in which tumor was
+seen (the released code's ``auto_hardmine.py`` and ``hardmine_from_heatmap.py``). Only
+an out-of-fold run says what a network gets wrong on slides that it has not seen.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from digipath_ray.config import check
+from digipath_ray.schema import SAMPLES
+from digipath_ray.training.finished import FinishedSlide, Truth
+from digipath_ray.training.sampling import gives_normal
+
+Bools = NDArray[np.bool_]
+Indices = NDArray[np.int64]
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MiningSpec:
+    """What counts as hard; the defaults are the released code's for CAMELYON.
+
+    Attributes:
+        fit_patch_px: side of a patch, model px.
+        dice: a patch with tumor is hard if its Dice is below this.
+        dice_at: probability from which a pixel counts for the Dice.
+        alarm_at: a pixel without tumor of this probability or more is a false alarm.
+        max_tumor: a patch with a false alarm is hard if less than this fraction of it
+            is tumor: the border of a lesion is nobody's exact word.
+        per_slide: hard patches of each kind that a slide gives, at most.
+    """
+
+    fit_patch_px: int = 256
+    dice: float = 0.9
+    dice_at: float = 0.45
+    alarm_at: float = 0.4
+    max_tumor: float = 0.05
+    per_slide: int = 500
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        check(self.fit_patch_px >= 2, "fit_patch_px", self.fit_patch_px, "at least 2")
+        check(self.per_slide >= 1, "per_slide", self.per_slide, "at least 1")
+        for name in ("dice", "dice_at", "alarm_at", "max_tumor"):
+            value = getattr(self, name)
+            check(0 < value <= 1, name, value, "more than 0, at most 1")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Windows:
+    """Square windows on a heatmap, every half a side and flush with its far edges.
+
+    Attributes:
+        side: heatmap px.
+        tops: first row of each row of windows.
+        lefts: first column of each column of windows.
+    """
+
+    side: int
+    tops: Indices
+    lefts: Indices
+
+    @classmethod
+    def over(cls, shape: tuple[int, int], side: int) -> "Windows":
+        """The windows of an even ``side`` over a map [H, W]; one at least."""
+        tops, lefts = (_starts(length, side) for length in shape)
+        return cls(side=side, tops=tops, lefts=lefts)
+
+    def sums(self, values: NDArray[np.generic]) -> Values:
+        """Sum of a map [H, W] in each window, [tops, lefts]."""
+        height, width = values.shape
+        total = np.zeros((height + 1, width + 1))
+        total[1:, 1:] = values.cumsum(0, dtype=np.float64).cumsum(1)
+        bottoms = (self.tops + self.side).clip(max=height)
+        rights = (self.lefts + self.side).clip(max=width)
+        return np.asarray(
+            total[np.ix_(bottoms, rights)]
+            - total[np.ix_(self.tops, rights)]
+            - total[np.ix_(bottoms, self.lefts)]
+            + total[np.ix_(self.tops, self.lefts)]
+        )
+
+
+def _starts(length: int, side: int) -> Indices:
+    last = max(0, length - side)
+    return np.unique(np.append(np.arange(0, last + 1, side // 2), last))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class HardPatches:
+    """The hard patches of a slide.
+
+    Attributes:
+        table: SAMPLES, the hardest first.
+        hardness: [n]; of a patch with tumor 1 - Dice, of a false alarm the mean
+            probability of its known pixels.
+        looked_at: how many patches the slide was cut into.
+        tumor: how many with tumor were hard, before any was left out.
+        alarms: how many false alarms there were, likewise.
+    """
+
+    table: pa.Table
+    hardness: Values
+    looked_at: int
+    tumor: int
+    alarms: int
+
+
+def window_px(fit_patch_px: int, downsample: int) -> int:
+    """Side of a patch in heatmap px.
+
+    Raises:
+        ValueError: half a patch is no whole number of them.
+    """
+    if fit_patch_px % (2 * downsample):
+        raise ValueError(
+            f"fit_patch_px = {fit_patch_px}: the run's heatmaps have a px per "
+            f"{downsample} model px, so give a multiple of {2 * downsample}"
+        )
+    return fit_patch_px // downsample
+
+
+def find_hard(
+    slide: FinishedSlide, truth: Truth, *, downsample: int, spec: MiningSpec
+) -> HardPatches:
+    """The patches of a slide that the run got wrong.
+
+    What is ignored or was not predicted counts nowhere, and glass alone is not looked
+    at. Where nobody says that all tumor is annotated
+    (:func:`~digipath_ray.training.sampling.gives_normal`), only the tumor is known: no
+    false alarms, and a Dice over the tumor's pixels.
+
+    Args:
+        slide: as the run left it.
+        truth: at the heatmap's pixels.
+        downsample: of the run, model px per heatmap px.
+        spec: what is hard.
+
+    Raises:
+        ValueError: as :func:`window_px`.
+    """
+    windows = Windows.over(slide.tissue.shape, window_px(spec.fit_patch_px, downsample))
+    found = _measure(slide, truth, windows, spec)
+    missed = found.looked_at & found.holds_tumor & (found.dice < spec.dice)
+    alarm = found.looked_at & ~missed & found.alarmed & (found.share < spec.max_tumor)
+    kept = [
+        (at, hardness[tuple(at.T)])
+        for chosen, hardness in ((missed, 1 - found.dice), (alarm, found.mean))
+        for at in [_hardest(chosen, hardness, found.share, spec.per_slide)]
+    ]
+    at, hardness = (np.concatenate(parts) for parts in zip(*kept, strict=True))
+    order = np.argsort(-hardness, kind="stable")
+    return HardPatches(
+        table=_samples(slide, windows, at[order], found.share),
+        hardness=hardness[order],
+        looked_at=int(found.looked_at.sum()),
+        tumor=int(missed.sum()),
+        alarms=int(alarm.sum()),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Measures:
+    """Of each window [tops, lefts] of a slide."""
+
+    looked_at: Bools
+    holds_tumor: Bools
+    dice: Values
+    """Over its known pixels."""
+    share: Values
+    """Fraction of it that is tumor."""
+    alarmed: Bools
+    mean: Values
+    """Mean probability of its known pixels."""
+
+
+def _measure(
+    slide: FinishedSlide, truth: Truth, windows: Windows, spec: MiningSpec
+) -> _Measures:
+    known = (slide.heatmap.weight > 0) & ~truth.ignored
+    if not gives_normal(slide.row):
+        known &= truth.tumor
+    p, sums = slide.heatmap.probability, windows.sums
+    tumor, called = truth.tumor & known, (p >= spec.dice_at) & known
+    tumor_px = sums(tumor)
+    both = np.maximum(tumor_px + sums(called), 1)
+    return _Measures(
+        looked_at=sums(known & (slide.tissue | truth.tumor)) > 0,
+        holds_tumor=tumor_px > 0,
+        dice=2 * sums(tumor & called) / both,
+        share=sums(truth.tumor) / windows.side**2,
+        alarmed=sums(known & ~truth.tumor & (p >= spec.alarm_at)) > 0,
+        mean=sums(np.where(known, p, 0)) / np.maximum(sums(known), 1),
+    )
+
+
+def _hardest(chosen: Bools, hardness: Values, share: Values, limit: int) -> Indices:
+    """The hardest of the chosen windows [n, 2]; of equal ones those with more tumor."""
+    at = np.argwhere(chosen)
+    where = tuple(at.T)
+    order = np.lexsort((-share[where], -hardness[where]))
+    return at[order[:limit]]
+
+
+def _samples(
+    slide: FinishedSlide, windows: Windows, at: Indices, share: Values
+) -> pa.Table:
+    """The SAMPLES table of windows [n, 2]; it stands for half its side squared."""
+    half_mm2 = slide.heatmap.mpp_x * slide.heatmap.mpp_y * windows.side**2 / 4e6
+    x, y = windows.lefts[at[:, 1]], windows.tops[at[:, 0]]
+    columns = {
+        "slide_id": [slide.row.slide_id] * len(at),
+        "x": np.rint(x * slide.l0_per_hm_x).astype(np.int64),
+        "y": np.rint(y * slide.l0_per_hm_y).astype(np.int64),
+        "tumor": share[tuple(at.T)].astype(np.float32),
+        "area_mm2": np.full(len(at), half_mm2),
+    }
+    return pa.table(columns, schema=SAMPLES)
+
+
+def merge_hard(found: Sequence[HardPatches]) -> pa.Table:
+    """The hard patches of several slides as one SAMPLES table, the hardest first."""
+    table = pa.concat_tables([SAMPLES.empty_table(), *(part.table for part in found)])
+    hardness = np.concatenate([np.empty(0), *(part.hardness for part in found)])
+    return table.take(np.argsort(-hardness, kind="stable"))

@@ -1,0 +1,182 @@
+"""Draws into batches: patches of pixels with their truth, cut from many slides.
+
+A batch touches as many slides as it has patches, in no order; so slides and annotations
+stay open, the least recently used one closed first.
+"""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from digipath_ray.annotations import Annotation, read_annotation
+from digipath_ray.annotations.corrected import find_correction, read_corrected
+from digipath_ray.geometry import Frame
+from digipath_ray.manifest import SlideRow
+from digipath_ray.prepared import grid_of, open_cohort_slide
+from digipath_ray.recipe import Recipe
+from digipath_ray.slide import Pixels, Slide, SlideError
+from digipath_ray.training.augment import augment_patch
+from digipath_ray.training.sampling import is_negative
+
+Columns = dict[str, NDArray[Any]]
+"""A batch: pixels uint8 [n, side, side, 3], tumor bool [n, side, side], weight float32
+[n, side, side] (0: unknown, or could not be read), area_mm2 float64 [n] that a patch
+stands for, slide_id and error [n] ("": it could be read)."""
+OPEN_SLIDES = 12
+"""Slides that a process keeps open."""
+CACHE_BYTES = 16 << 20
+"""Tiles that each may keep: patches in no order hardly ever share one."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AnnotatedSlide:
+    """An open slide with its frame and its annotation, None where all is normal."""
+
+    slide: Slide
+    frame: Frame
+    md_size: tuple[int, int]
+    annotation: Annotation | None
+
+    def truth(self, x: int, y: int, side: int) -> NDArray[np.bool_]:
+        """Which px [2, side, side] of a patch at a model px are tumor, and unknown."""
+        if self.annotation is None:
+            return np.zeros((2, side, side), np.bool_)
+        left, top = x * self.frame.l0_per_md_x, y * self.frame.l0_per_md_y
+        found = self.annotation
+        return np.stack(
+            [
+                read(
+                    left,
+                    top,
+                    side,
+                    side,
+                    l0_per_px_x=self.frame.l0_per_md_x,
+                    l0_per_px_y=self.frame.l0_per_md_y,
+                )
+                for read in (found.tumor, found.ignored)
+            ]
+        )
+
+    def tumor_share(self, x: int, y: int, side: int) -> float:
+        """Tumor as a fraction of a patch, held to the slide as the patch is read."""
+        x, y = self.held(x, y, side)
+        return float(self.truth(x, y, side)[0].mean())
+
+    def held(self, x: int, y: int, side: int) -> tuple[int, int]:
+        """The model px at which a patch lies on the slide, as far as it fits."""
+        width, height = self.md_size
+        return max(0, min(x, width - side)), max(0, min(y, height - side))
+
+
+def open_annotated(row: SlideRow, recipe: Recipe) -> AnnotatedSlide:
+    """Open a slide with its annotation, corrected where the recipe says so.
+
+    Raises:
+        SlideError: the slide or its annotation cannot be read.
+    """
+    slide = open_cohort_slide(row.path, row.mpp, recipe, cache_bytes=CACHE_BYTES)
+    grid = grid_of(slide, recipe)
+    spec = recipe.annotations
+    annotation: Annotation | None = None
+    if row.annotation is not None:
+        annotation = read_annotation(
+            row.annotation,
+            slide=slide.info,
+            classes=spec.meanings,
+            above=spec.mask_above,
+        )
+    folder = recipe.sampling.extra_annotations
+    correction = None if folder is None else find_correction(folder, row.slide_id)
+    if correction is not None:
+        annotation = read_corrected(
+            correction,
+            slide=slide.info,
+            base=annotation,
+            known=is_negative(row.label),
+            classes=spec.meanings,
+        )
+    return AnnotatedSlide(
+        slide=slide,
+        frame=grid.frame,
+        md_size=(grid.md_width, grid.md_height),
+        annotation=annotation,
+    )
+
+
+class PatchReader:
+    """Reads the patches of draws, keeping slides open from one to the next."""
+
+    def __init__(self, slides: Mapping[str, SlideRow], recipe: Recipe) -> None:
+        self.slides = slides
+        self.recipe = recipe
+        self.side = recipe.sampling.fit_patch_px
+        self._open: OrderedDict[str, AnnotatedSlide] = OrderedDict()
+        self._broken: dict[str, str] = {}
+
+    def read(self, draws: pa.Table) -> Columns:
+        """The batch of a DRAWS table; what cannot be read has weight 0."""
+        rows = draws.to_pylist()
+        pixels: Pixels = np.zeros((len(rows), self.side, self.side, 3), np.uint8)
+        truth = np.zeros((len(rows), 2, self.side, self.side), np.bool_)
+        errors = []
+        for i, row in enumerate(rows):
+            try:
+                pixels[i], truth[i] = self._read_draw(row)
+                errors.append("")
+            except SlideError as e:
+                self._broken[row["slide_id"]] = str(e)
+                self._close(row["slide_id"])
+                truth[i, 1] = True
+                errors.append(str(e))
+        return {
+            "pixels": pixels,
+            "tumor": truth[:, 0],
+            "weight": (~truth[:, 1]).astype(np.float32),
+            "area_mm2": draws["area_mm2"].to_numpy(),
+            "slide_id": np.array(draws["slide_id"].to_pylist()),
+            "error": np.array(errors),
+        }
+
+    def _read_draw(self, draw: Mapping[str, Any]) -> tuple[Pixels, NDArray[np.bool_]]:
+        """A draw's patch and truth, moved and varied as it says."""
+        slide_id = draw["slide_id"]
+        if slide_id in self._broken:  # OpenSlide refuses every later read of it
+            raise SlideError(self._broken[slide_id], "mend it")
+        source = self._find(slide_id)
+        frame = source.frame
+        x, y = source.held(
+            round(draw["x"] / frame.l0_per_md_x) + draw["dx"],
+            round(draw["y"] / frame.l0_per_md_y) + draw["dy"],
+            self.side,
+        )
+        edge = self.recipe.slide.edge
+        pixels = source.slide.read(frame, x, y, self.side, self.side, edge=edge)
+        truth = source.truth(x, y, self.side)
+        if draw["seed"] < 0:
+            return pixels, truth
+        rng = np.random.default_rng(draw["seed"])
+        return augment_patch(pixels, truth, spec=self.recipe.augment, rng=rng)
+
+    def _find(self, slide_id: str) -> AnnotatedSlide:
+        if slide_id in self._open:
+            self._open.move_to_end(slide_id)
+            return self._open[slide_id]
+        if len(self._open) >= OPEN_SLIDES:
+            self._close(next(iter(self._open)))
+        self._open[slide_id] = open_annotated(self.slides[slide_id], self.recipe)
+        return self._open[slide_id]
+
+    def _close(self, slide_id: str) -> None:
+        source = self._open.pop(slide_id, None)
+        if source is not None:
+            source.slide.close()
+
+    def close(self) -> None:
+        """Close what is open."""
+        for slide_id in list(self._open):
+            self._close(slide_id)

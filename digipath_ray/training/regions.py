@@ -1,0 +1,218 @@
+"""Uncertain regions: where a run is least sure, to be corrected by a pathologist.
+
+The paper proposes to fine-tune on them. A region is a square frame of the class
+``Region*``, in it the run's prediction as outlines that can be edited in QuPath; what
+comes back is read by :mod:`digipath_ray.annotations.corrected`.
+"""
+
+import json
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from digipath_ray.annotations.corrected import (
+    FRAME_CLASS,
+    is_untouched,
+    untouched_note,
+)
+from digipath_ray.annotations.outlines import Shape, areas_of
+from digipath_ray.heatmap import Heatmap, Map
+from digipath_ray.rundir import publish
+from digipath_ray.training.finished import FinishedSlide
+
+Uncertainty = Literal["epistemic", "aleatoric", "both"]
+"""A heatmap's channel, or the sum of both: they are variances."""
+Feature = dict[str, Any]
+Bools = NDArray[np.bool_]
+FRAME_COLOR, TUMOR_COLOR = (0, 0, 180), (200, 0, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Region:
+    """A square on a heatmap, px; its means count what is no tissue as 0."""
+
+    row: int
+    col: int
+    rows: int
+    cols: int
+    uncertainty: float
+    probability: float
+
+
+def uncertainty_map(heatmap: Heatmap, which: Uncertainty) -> Map:
+    """The map [H, W] to go by.
+
+    Raises:
+        ValueError: as :func:`needed_channels`.
+    """
+    names = needed_channels(heatmap.channels, which)
+    return cast(Map, sum(heatmap.data[heatmap.channels.index(n)] for n in names))
+
+
+def needed_channels(channels: Sequence[str], which: Uncertainty) -> tuple[str, ...]:
+    """The heatmap's channels that make up the map.
+
+    Raises:
+        ValueError: one was not estimated.
+    """
+    both = ("epistemic", "aleatoric")
+    names = both if which == "both" else (which,)
+    if not set(names) <= set(channels):
+        there = " and ".join(n for n in both if n in channels)
+        raise ValueError(
+            f"--map {which}: the run has {there or 'no map of uncertainty'}: choose "
+            "another --map, or run with several members (epistemic) or with --tta "
+            "(aleatoric)"
+        )
+    return names
+
+
+def find_regions(
+    slide: FinishedSlide, which: Uncertainty, *, top: int, region_um: float
+) -> list[Region]:
+    """The most uncertain squares of a slide, the most uncertain first.
+
+    Each is the best that overlaps none before it; there may be fewer than ``top``.
+
+    Args:
+        slide: as the run left it.
+        which: the map.
+        top: how many, at most.
+        region_um: side of a square, as near as heatmap px allow.
+
+    Raises:
+        ValueError: as :func:`uncertainty_map`.
+    """
+    heatmap, predicted = slide.heatmap, slide.predicted
+    rows = _side(region_um / heatmap.mpp_y, heatmap.height)
+    cols = _side(region_um / heatmap.mpp_x, heatmap.width)
+    values = np.where(predicted, uncertainty_map(heatmap, which), 0)
+    means = box_means(values, rows, cols)
+    probability = box_means(np.where(predicted, heatmap.probability, 0), rows, cols)
+    found: list[Region] = []
+    left = means.copy()
+    while len(found) < top and left.max() > 0:
+        row, col = divmod(int(left.argmax()), left.shape[1])
+        found.append(
+            Region(
+                row=row,
+                col=col,
+                rows=rows,
+                cols=cols,
+                uncertainty=float(means[row, col]),
+                probability=float(probability[row, col]),
+            )
+        )
+        over = np.s_[max(0, row - rows + 1) : row + rows]
+        left[over, max(0, col - cols + 1) : col + cols] = 0
+    return found
+
+
+def _side(px: float, length: int) -> int:
+    return min(max(1, round(px)), length)
+
+
+def box_means(values: NDArray[np.floating[Any]], rows: int, cols: int) -> Map:
+    """Mean of a map [H, W] over every box inside it, [H - rows + 1, W - cols + 1]."""
+    total = np.zeros((values.shape[0] + 1, values.shape[1] + 1))
+    total[1:, 1:] = values.cumsum(0, dtype=np.float64).cumsum(1)
+    sums = total[rows:, cols:] - total[:-rows, cols:]
+    sums += total[:-rows, :-cols] - total[rows:, :-cols]
+    # Differences of long sums leave a tail where there is nothing.
+    return np.asarray(np.where(sums > 1e-9, sums, 0) / (rows * cols), np.float32)
+
+
+def outline(slide: FinishedSlide, region: Region, pixels: Bools) -> Shape:
+    """The outlines of a region's pixels, a valid MultiPolygon of level-0 px.
+
+    They run along the borders of the pixels: what they hold are these and no others.
+    Nothing goes beyond the slide.
+
+    Args:
+        slide: as the run left it.
+        region: on its heatmap.
+        pixels: bool [rows, cols] of the region.
+    """
+    x = (np.arange(region.cols + 1) + region.col) * slide.l0_per_hm_x
+    y = (np.arange(region.rows + 1) + region.row) * slide.l0_per_hm_y
+    x, y = x.clip(max=slide.width), y.clip(max=slide.height)
+    row, col = np.nonzero(pixels)
+    boxes = shapely.box(x[col], y[row], x[col + 1], y[row + 1])
+    # A tolerance of 0 drops the points between two corners, and nothing else.
+    return areas_of(shapely.simplify(shapely.union_all(boxes), 0))
+
+
+def region_features(
+    slide: FinishedSlide,
+    regions: Sequence[Region],
+    which: Uncertainty,
+    *,
+    threshold: float,
+) -> list[Feature]:
+    """Frames and predicted outlines as GeoJSON features, level-0 px."""
+    called = (slide.heatmap.probability >= threshold) & (slide.heatmap.weight > 0)
+    features: list[Feature] = []
+    for number, region in enumerate(regions, start=1):
+        rows = slice(region.row, region.row + region.rows)
+        inside = called[rows, region.col : region.col + region.cols]
+        frame = outline(slide, region, np.ones_like(inside))
+        measured = {
+            f"Mean uncertainty ({which})": region.uncertainty,
+            "Mean probability": region.probability,
+        }
+        name = f"uncertain {number}"
+        features += _features(frame, FRAME_CLASS, FRAME_COLOR, name, measured)
+        tumor = outline(slide, region, inside)
+        features += _features(tumor, "Tumor", TUMOR_COLOR, name, {})
+    return features
+
+
+def _features(
+    shape: Shape,
+    class_name: str,
+    color: tuple[int, int, int],
+    name: str,
+    measured: dict[str, float],
+) -> Iterator[Feature]:
+    """A feature of each polygon in a shape, as QuPath writes them."""
+    for polygon in shapely.get_parts(shape):
+        # Its identity follows from what it is, so that a rerun writes the same.
+        identity = uuid.uuid5(uuid.NAMESPACE_OID, f"{class_name} {polygon.wkt}")
+        yield {
+            "type": "Feature",
+            "id": str(identity),
+            "geometry": json.loads(shapely.to_geojson(polygon)),
+            "properties": {
+                "objectType": "annotation",
+                "name": name,
+                "classification": {"name": class_name, "color": list(color)},
+                "isLocked": False,
+                "measurements": measured,
+            },
+        }
+
+
+def write_regions(path: Path, features: Sequence[Feature]) -> None:
+    """Write features for QuPath, noting that nobody has corrected them yet.
+
+    Raises:
+        ValueError: the file holds somebody's corrections.
+    """
+    if path.exists() and not is_untouched(path):
+        raise ValueError(
+            f"{path}: holds corrections, which are not written over: choose another "
+            "folder"
+        )
+    tree = {
+        "type": "FeatureCollection",
+        "features": list(features),
+        **untouched_note(features),
+    }
+    with publish(path) as temporary:
+        temporary.write_text(json.dumps(tree, indent=1), encoding="utf-8")

@@ -1,0 +1,189 @@
+"""A slide made ready for a fit: tissue found, patches drawn, and a picture to check.
+
+:func:`sample_slide` does it once; :func:`read_samples` finds it when the fit is started
+again.
+"""
+
+import hashlib
+import json
+import zlib
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from PIL import Image
+
+from digipath_ray.annotations.corrected import find_correction
+from digipath_ray.card import file_digest
+from digipath_ray.manifest import SlideRow
+from digipath_ray.mask import Mask
+from digipath_ray.prepared import THUMBNAIL_PX, find_slide_tissue
+from digipath_ray.recipe import Recipe
+from digipath_ray.rundir import publish
+from digipath_ray.schema import SAMPLES
+from digipath_ray.settings import to_tree
+from digipath_ray.slide import Pixels, SlideError
+from digipath_ray.tissue import Tissue, draw_tissue
+from digipath_ray.training.added import check_corrected, draw_added
+from digipath_ray.training.directory import FitDirectory
+from digipath_ray.training.reader import AnnotatedSlide, open_annotated
+from digipath_ray.training.sampling import (
+    draw_samples,
+    find_candidates,
+    gives_normal,
+    is_negative,
+    kept_slides,
+)
+
+_SECTIONS = ("slide", "tissue", "grid", "annotations", "sampling")
+NOTE = b"digipath_ray.sampled"
+TUMOR_COLOR = (255, 0, 200)
+
+
+def sample_slide(row: SlideRow, recipe: Recipe, directory: FitDirectory) -> pa.Table:
+    """Draw a slide's patches, and leave the table and a picture in the directory.
+
+    Raises:
+        SlideError: slide or annotation cannot be read, or neither annotation nor label
+            says what the slide shows.
+    """
+    known = row.annotation is not None or is_negative(row.label)
+    if not known and correction_of(row, recipe) is None:
+        raise SlideError(
+            "neither annotation nor a negative label: nothing on it is known",
+            "give its file in column annotation, or the label negative, or correct a "
+            "region (--extra-annotations); else leave the slide out",
+        )
+    if row.annotation is not None and is_negative(row.label):
+        raise SlideError(
+            f"an annotation, yet the label {row.label}",
+            "empty the column that is wrong",
+        )
+    annotated = open_annotated(row, recipe)
+    with annotated.slide as slide:
+        check_corrected(row, annotated)
+        thumbnail, tissue = find_slide_tissue(slide, recipe, row.mask)
+        tumor = tumor_on(annotated, tissue.mask)
+        table = SAMPLES.empty_table()
+        if known:
+            table = draw_own(row, annotated, tissue.mask, tumor, recipe)
+        added = draw_added(row, annotated, tissue.mask, recipe)
+    with publish(directory.mask_overlay(row.slide_id)) as path:
+        picture = draw_samples_on(
+            thumbnail,
+            tissue,
+            tumor,
+            pa.concat_tables([table, added]),
+            annotated,
+            recipe.sampling.fit_patch_px,
+        )
+        larger = max(1, THUMBNAIL_PX // 2 // max(picture.shape[:2]))
+        picture = picture.repeat(larger, axis=0).repeat(larger, axis=1)
+        Image.fromarray(picture).save(path, quality=85)
+    directory.write_arrow(directory.added(row.slide_id), added)
+    note = {NOTE: sample_digest(row, recipe).encode()}
+    meta = {**(table.schema.metadata or {}), **note}
+    table = table.replace_schema_metadata(meta)
+    directory.write_arrow(directory.samples(row.slide_id), table)
+    return table
+
+
+def draw_own(
+    row: SlideRow,
+    annotated: AnnotatedSlide,
+    tissue: Mask,
+    tumor: NDArray[np.bool_],
+    recipe: Recipe,
+) -> pa.Table:
+    """The SAMPLES drawn over all of a slide: what it is fitted and validated on."""
+    return draw_samples(
+        row.slide_id,
+        find_candidates(tissue, tumor, normal=gives_normal(row)),
+        tissue,
+        annotated.frame,
+        partial(annotated.tumor_share, side=recipe.sampling.fit_patch_px),
+        spec=recipe.sampling,
+        rng=np.random.default_rng([recipe.fit.seed, zlib.crc32(row.slide_id.encode())]),
+    )
+
+
+def correction_of(row: SlideRow, recipe: Recipe) -> Path | None:
+    """The file of a slide's corrections, if there is one."""
+    folder = recipe.sampling.extra_annotations
+    return None if folder is None else find_correction(folder, row.slide_id)
+
+
+def tumor_on(annotated: AnnotatedSlide, mask: Mask) -> NDArray[np.bool_]:
+    """Which px of a mask over the slide hold any tumor."""
+    rows, cols = mask.array.shape
+    if annotated.annotation is None:
+        return np.zeros((rows, cols), np.bool_)
+    info = annotated.slide.info
+    found = annotated.annotation.tumor_map(
+        l0_per_px_x=info.width / cols, l0_per_px_y=info.height / rows
+    )
+    return found[:rows, :cols]
+
+
+def draw_samples_on(
+    thumbnail: Pixels,
+    tissue: Tissue,
+    tumor: NDArray[np.bool_],
+    samples: pa.Table,
+    annotated: AnnotatedSlide,
+    side: int,
+) -> Pixels:
+    """The thumbnail with tissue, annotated tumor and the patches' centers."""
+    info, (rows, cols) = annotated.slide.info, tissue.mask.array.shape
+    frame = annotated.frame
+    size = np.array([side * frame.l0_per_md_x, side * frame.l0_per_md_y])
+    corner = np.stack([samples["x"].to_numpy(), samples["y"].to_numpy()], axis=1)
+    scale = np.array([cols / info.width, rows / info.height])
+    boxes = np.concatenate([corner * scale, (corner + size) * scale], axis=1)
+    picture = draw_tissue(thumbnail, tissue, boxes=boxes)
+    edge = tumor & tissue.mask.like(~tumor).dilated(tissue.mask.mpp_x * 1.5).array
+    picture[edge] = TUMOR_COLOR
+    return picture
+
+
+def sample_digest(row: SlideRow, recipe: Recipe) -> str:
+    """Digest of all that decides a slide's samples."""
+    tree = to_tree(recipe)
+    named = (row.annotation, row.mask, recipe.sampling.hard_examples)
+    files = [Path(p) for p in named if p is not None and "://" not in p]
+    correction = correction_of(row, recipe)
+    files += [] if correction is None else [correction]
+    kept = {
+        **{k: tree[k] for k in _SECTIONS},
+        "seed": recipe.fit.seed,
+        "row": [row.path, row.mpp, row.label, row.exhaustive],
+        "files": [file_digest(p) for p in files if p.is_file()],
+    }
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def read_samples(
+    row: SlideRow, recipe: Recipe, directory: FitDirectory
+) -> pa.Table | None:
+    """The samples of an earlier start, or None if anything has changed."""
+    path = directory.samples(row.slide_id)
+    if not (path.exists() and directory.added(row.slide_id).exists()):
+        return None
+    table = pq.read_table(path)
+    digest = (table.schema.metadata or {}).get(NOTE, b"").decode()
+    return table if digest == sample_digest(row, recipe) else None
+
+
+def fitted_samples(directory: FitDirectory, slide_ids: Sequence[str]) -> pa.Table:
+    """What members are fitted on: the slides' own samples, and what was added."""
+    added = [pq.read_table(directory.added(i)) for i in slide_ids]
+    return kept_slides([own_samples(directory, slide_ids), *added])
+
+
+def own_samples(directory: FitDirectory, slide_ids: Sequence[str]) -> pa.Table:
+    """What members are validated and tested on: nothing that was added."""
+    return kept_slides([pq.read_table(directory.samples(i)) for i in slide_ids])

@@ -1,0 +1,51 @@
+"""What the fitted ensemble is worth on patients that no member has seen."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+
+from digipath_ray.networks import Member
+from digipath_ray.training.calibration import (
+    Histogram,
+    auroc,
+    brier,
+    measure_reliability,
+    scores_at,
+)
+from digipath_ray.training.reader import Columns
+
+ENSEMBLE = "ensemble"
+
+
+@torch.inference_mode()
+def count_predictions(
+    members: Mapping[str, Member], batches: Iterable[Columns]
+) -> dict[str, Histogram]:
+    """Histograms of each member's probabilities and of their mean, the ensemble's.
+
+    A pixel counts as much as the tissue that its patch stands for.
+    """
+    found = {name: Histogram() for name in (*members, ENSEMBLE)}
+    for batch in batches:
+        pixels = torch.from_numpy(np.array(batch["pixels"])).permute(0, 3, 1, 2)
+        answers = {
+            name: member(pixels).cpu().numpy() for name, member in members.items()
+        }
+        answers[ENSEMBLE] = np.mean(list(answers.values()), axis=0)
+        area = batch["weight"] * batch["area_mm2"][:, None, None] / pixels[0, 0].numel()
+        for name, probability in answers.items():
+            found[name].add(probability, batch["tumor"], area)
+    return found
+
+
+def describe(histogram: Histogram, threshold: float) -> dict[str, Any]:
+    """Scores at a threshold that was chosen elsewhere, and how well calibrated."""
+    return {
+        **asdict(scores_at(histogram, threshold)),
+        "auroc": auroc(histogram),
+        "brier": brier(histogram),
+        "expected_calibration_error": measure_reliability(histogram).error,
+    }
