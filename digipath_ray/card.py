@@ -24,7 +24,7 @@ class ModelCard:
 
     Attributes:
         name: the member's name.
-        architecture: class of segmentation_models_pytorch, or a demo architecture.
+        architecture: class of segmentation_models_pytorch, or of the original authors'.
         encoder: its encoder; None where the architecture has no choice.
         options: further arguments of the architecture.
         mpp: um per px the network was trained at.

@@ -15,7 +15,6 @@ from digipath_ray.config import MemberSpec, RunConfig
 from digipath_ray.networks import (
     PAPER_MEMBERS,
     build_network,
-    is_weight_free,
     normalization_of,
 )
 from digipath_ray.recipe import Recipe
@@ -55,7 +54,7 @@ def resolve(
     """
     check_tree(tree)
     rows = _member_rows(tree, weights)
-    weightless = [str(row.get("name")) for row in rows if _lacks_weights(row)]
+    weightless = [str(row.get("name")) for row in rows if row.get("weights") is None]
     if weightless:
         raise ValueError(no_weights(weightless))
     carded = [_with_card(row, force=force) for row in rows]
@@ -85,17 +84,12 @@ def resolve_recipe(tree: Tree, *, init: str | Path | None = None) -> Recipe:
         A recipe whose members have weights, mean, std and seeds of their own.
 
     Raises:
-        ValueError: a member has nothing to fit, or what it starts from is not there.
+        ValueError: what a member starts from is not there.
     """
     check_tree(tree)
     rows = [dict(row) for row in tree.get("members", _paper_rows())]
     seed = tree.get("fit", {}).get("seed", 0)
     for number, row in enumerate(rows):
-        if is_weight_free(str(row.get("architecture"))):
-            raise ValueError(
-                f"member {row.get('name')}: {row['architecture']} has nothing to fit: "
-                "name members of segmentation_models_pytorch in [[members]]"
-            )
         if init is not None:
             row["weights"] = _start_of(str(init), str(row.get("name")))
         elif row.get("encoder_weights") is None:
@@ -145,10 +139,7 @@ def _member_rows(tree: Tree, weights: str | Path | None) -> list[dict[str, Any]]
     if weights is None:
         return rows
     if str(weights) in ("random", "imagenet"):
-        for row in rows:
-            if not is_weight_free(str(row.get("architecture"))):
-                row["weights"] = str(weights)
-        return rows
+        return [{**row, "weights": str(weights)} for row in rows]
     return [{"weights": found} for found in _found_weights(str(weights))]
 
 
@@ -171,11 +162,6 @@ def _found_weights(place: str) -> list[str]:
     if not found:
         raise ValueError(f"weights {place}: no .safetensors file in this directory")
     return found
-
-
-def _lacks_weights(row: Mapping[str, Any]) -> bool:
-    weights = row.get("weights")
-    return weights is None and not is_weight_free(str(row.get("architecture")))
 
 
 def _with_card(
@@ -290,8 +276,6 @@ def check_member(spec: MemberSpec, *, patch_px: int) -> None:
             cannot take patches of ``patch_px``.
     """
     network = build_network(spec)
-    if is_weight_free(spec.architecture):
-        return
     path = weights_file(spec.weights)
     if path is not None:
         check_fit(network, path, spec)

@@ -1,13 +1,13 @@
 """The members' networks by name, and the normalization each expects.
 
 A network maps normalized pixels [B, 3, H, W] to logits [B, 2, H, W] of (other, tumor).
-Architectures are the classes of segmentation_models_pytorch (smp), the original
-authors' own networks, or the weight-free ones of the demo.
+Architectures are the classes of segmentation_models_pytorch (smp) or the original
+authors' own networks.
 """
 
 import difflib
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, cast
 
 import segmentation_models_pytorch as smp
@@ -47,7 +47,6 @@ _IMAGENET: Normalization = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _HALF: Normalization = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 _DPN: Normalization = ((124 / 255, 117 / 255, 104 / 255), (1 / (0.0167 * 255),) * 3)
 _MID: Normalization = ((128 / 255,) * 3, (128 / 255,) * 3)
-_PLAIN: Normalization = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 # smp keeps these on its hub only, out of reach offline. As in smp 0.3's sources, for
 # the weights it calls "imagenet"; every encoder not named here has ImageNet's.
@@ -117,23 +116,9 @@ def freeze_encoder(network: nn.Module, frozen: bool) -> None:
         encoder.eval()
 
 
-def _demo_architectures() -> Mapping[str, type[nn.Module]]:
-    # Imported late: the demo stands right of this module in the package's order.
-    from digipath_ray.demo.members import DEMO_ARCHITECTURES
-
-    return cast(Mapping[str, type[nn.Module]], DEMO_ARCHITECTURES)
-
-
 def _smp_architectures() -> dict[str, type[nn.Module]]:
     classes = smp.MODEL_ARCHITECTURES_MAPPING.values()
     return {c.__name__: c for c in classes}
-
-
-def is_weight_free(architecture: str) -> bool:
-    """Whether the architecture has nothing to train, so needs no weights."""
-    return architecture not in _smp_architectures() and (
-        architecture in _demo_architectures()
-    )
 
 
 def build_network(spec: MemberSpec) -> nn.Module:
@@ -145,12 +130,6 @@ def build_network(spec: MemberSpec) -> nn.Module:
         ValueError: architecture, encoder or an option is unknown, naming the known or
             closest ones; or the ImageNet weights are not to be had, saying what to do.
     """
-    if is_weight_free(spec.architecture):
-        if spec.encoder is not None or spec.options:
-            raise ValueError(
-                f"member {spec.name}: {spec.architecture} takes no encoder or options"
-            )
-        return _demo_architectures()[spec.architecture]()
     if spec.architecture in ORIGINAL_ARCHITECTURES:
         return _build_original(spec)
     build = _smp_architecture(spec)
@@ -194,7 +173,7 @@ def _smp_architecture(spec: MemberSpec) -> Any:
     """The smp class of a member whose encoder and options it knows."""
     classes = _smp_architectures()
     if spec.architecture not in classes:
-        known = [*classes, *ORIGINAL_ARCHITECTURES, *_demo_architectures()]
+        known = [*classes, *ORIGINAL_ARCHITECTURES]
         raise ValueError(_unknown(spec, "architecture", spec.architecture, known))
     if spec.encoder is None:
         raise ValueError(
@@ -258,10 +237,8 @@ def default_normalization(spec: MemberSpec) -> Normalization:
     """Mean and std where neither config nor card says them, on the 0..1 scale.
 
     The encoder's own; (x - 128) / 128 for random weights and the original authors'
-    networks, their preprocessing; 0 and 1 for demo architectures.
+    networks, their preprocessing.
     """
-    if is_weight_free(spec.architecture):
-        return _PLAIN
     if spec.weights == "random" or spec.architecture in ORIGINAL_ARCHITECTURES:
         return _MID
     encoder = str(spec.encoder)

@@ -3,16 +3,19 @@
 :func:`finish_slide` writes the ``done`` record last of all.
 """
 
+import functools
 from collections.abc import Iterable, Sequence
+from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from digipath_ray.card import file_digest
+from digipath_ray.card import file_digest, read_card
 from digipath_ray.chunk import ChunkSums
-from digipath_ray.config import RunConfig
+from digipath_ray.config import MemberSpec, RunConfig
 from digipath_ray.heatmap import Canvas, Heatmap, write_heatmap
 from digipath_ray.mask import Mask, read_mask
 from digipath_ray.overlay import write_overlay
@@ -64,13 +67,25 @@ def measure_outcome(
     return outcome
 
 
+@functools.cache
+def demo_digests() -> frozenset[str]:
+    """Digests of the weights that come with the package."""
+    folder = Path(str(resources.files("digipath_ray") / "demo" / "weights"))
+    return frozenset(read_card(path).digest for path in folder.glob("*.safetensors"))
+
+
+def is_demo(member: MemberSpec) -> bool:
+    """Whether a member's weights are the demo's, wherever they were copied to."""
+    return member.digest in demo_digests()
+
+
 def member_notes(config: RunConfig) -> list[str]:
     """Why what the members of a resolved config say is no prediction; mostly empty."""
     notes = []
     if any(m.weights in ("random", "imagenet") for m in config.members):
         notes.append("untrained members: not a prediction")
-    if any(m.weights is None for m in config.members):  # the demo's need none
-        notes.append("demo networks, made for synthetic slides: not a prediction")
+    if any(is_demo(m) for m in config.members):
+        notes.append("demo networks, fitted on synthetic slides: not for real slides")
     return notes
 
 

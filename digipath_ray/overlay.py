@@ -107,7 +107,7 @@ def _say_found(heatmap: Heatmap, threshold: float) -> str:
     area = say_mm2(heatmap.area_mm2(threshold))
     px = f"{heatmap.mpp_x:.3g} {TIMES} {heatmap.mpp_y:.3g}"
     return (
-        f"{area} with probability {AT_LEAST} {threshold:g}{DOT}"
+        f"{area} with probability {AT_LEAST} {threshold:.3g}{DOT}"
         f"heatmap of {px} \N{MICRO SIGN}m/px"
     )
 
@@ -118,7 +118,7 @@ def _draw_probability(
     cmap, norm = probability_colors(), Normalize(0, 1)
     show_map(axes, heatmap.probability, heatmap, cmap=cmap, norm=norm)
     show_outline(axes, heatmap, threshold)
-    label = f"probability (outline: {AT_LEAST} {threshold:g})"
+    label = f"probability (outline: {AT_LEAST} {threshold:.3g})"
     strip = add_strip(figure, layout, 1, cmap=cmap, norm=norm, label=label)
     strip.axvline(threshold, color=INK, linewidth=1.2)
 

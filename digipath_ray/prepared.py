@@ -292,6 +292,7 @@ def slide_record(
         "black": quality.black,
         "blank": quality.blank,
         "mpp_deviation": mpp_deviation(grid),
+        "seen_by": None,  # the driver knows the members
         "qc": slide_flags(slide.info, grid, tissue.quality),
     }
 

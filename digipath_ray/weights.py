@@ -25,7 +25,6 @@ from digipath_ray.config import MemberSpec, Precision
 from digipath_ray.networks import (
     Member,
     build_network,
-    is_weight_free,
     normalization_of,
 )
 from digipath_ray.original import ORIGINAL_ARCHITECTURES, OriginalNetwork
@@ -50,7 +49,6 @@ def load_member(
             "imagenet"; a ``digest`` must be the file's.
         device: where it shall run.
         precision: float16 runs on a GPU only; auto is float16 there, else float32.
-            Weight-free networks count pixels and always run in float32.
         compile_networks: torch.compile the network, for one shape of batch.
 
     Raises:
@@ -58,14 +56,12 @@ def load_member(
     """
     place = torch.device(device)
     dtype = _dtype(place, precision)
-    weight_free = is_weight_free(spec.architecture)
-    if spec.weights is None and not weight_free:
+    if spec.weights is None:
         raise ValueError(no_weights([spec.name]))
     network = build_network(spec)
     path = weights_file(spec.weights)
     if path is not None:
         _load_weights(network, spec, path)
-    dtype = torch.float32 if weight_free else dtype
     network = network.to(place, dtype)
     if place.type == "cuda":
         network = network.to(memory_format=torch.channels_last)

@@ -35,12 +35,17 @@ stride_px = 32
 downsample = 4
 
 [[members]]
-name = "density"
-architecture = "NucleusDensity"
+name = "a"
+architecture = "FPN"
+encoder = "tu-mobilenetv3_small_100"
+weights = "random"
 
 [[members]]
-name = "scale"
-architecture = "NucleusScale"
+name = "b"
+architecture = "FPN"
+encoder = "tu-mobilenetv3_small_100"
+weights = "random"
+seed = 1
 """
 
 

@@ -11,7 +11,6 @@ from safetensors.torch import load_file, save_file
 
 from digipath_ray.card import ModelCard, file_digest, read_card, write_card
 from digipath_ray.config import MemberSpec
-from digipath_ray.demo.members import DEMO_ARCHITECTURES
 from digipath_ray.members import check_member, resolve
 from digipath_ray.networks import (
     PAPER_MEMBERS,
@@ -604,30 +603,6 @@ def test_an_unknown_encoder_is_named_before_its_normalization_is_asked_for():
 def test_an_unknown_key_is_refused():
     with pytest.raises(ValueError, match="unknown field 'mmp'"):
         resolve({"grid": {"mmp": 0.5}}, weights="random")
-
-
-# --- demo architectures ---
-
-
-def demo_spec():
-    name = next(iter(DEMO_ARCHITECTURES))
-    return MemberSpec(name="demo", architecture=name)
-
-
-def test_demo_architectures_need_no_weights_and_take_plain_pixels():
-    spec = demo_spec()
-    assert default_normalization(spec) == ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-    got = load_member(spec, precision="bfloat16")(NOISE)
-    assert got.shape == (2, 64, 64)
-    assert torch.equal(got, load_member(spec)(NOISE))  # always float32
-    tree = {"members": [{"name": "demo", "architecture": spec.architecture}]}
-    (member,) = resolve(tree, weights="random").members
-    assert (member.weights, member.mean) == (None, (0.0, 0.0, 0.0))
-
-
-def test_demo_architectures_take_no_encoder():
-    with pytest.raises(ValueError, match="takes no encoder"):
-        build_network(replace(demo_spec(), encoder="resnet18"))
 
 
 def test_weights_at_a_uri_are_fetched_once_and_again_when_changed(

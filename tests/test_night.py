@@ -16,8 +16,9 @@ from digipath_ray.config import (
 from digipath_ray.distributed.cluster import Share, connect, describe_work
 from digipath_ray.distributed.inference import plan_context
 from digipath_ray.distributed.night import bottleneck, count_ends, settle_precision
+from digipath_ray.members import resolve
 from digipath_ray.rundir import Failure, RunError
-from digipath_ray.settings import from_tree, load_config
+from digipath_ray.settings import load_config
 
 CPU = Share(
     actors=1,
@@ -124,7 +125,7 @@ def test_a_slow_run_says_so_at_its_start() -> None:
     assert describe_work(pools, thirds, patches=20).endswith(" on 2 GPUs")
 
 
-def test_networks_without_weights_are_not_slow() -> None:
-    config = from_tree(load_config(preset="demo"))
+def test_the_demos_networks_are_not_slow() -> None:
+    config = resolve(load_config(preset="demo"))
     said = describe_work(config, CPU, patches=2000)
     assert said == "3 networks x 2 transforms on 1 CPU core"

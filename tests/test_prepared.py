@@ -16,7 +16,7 @@ from digipath_ray.patches import cut_chunks, keep_cells
 from digipath_ray.prepared import prepare_slide, read_chunks, read_prepared
 from digipath_ray.rundir import RunDirectory
 from digipath_ray.schema import PATCHES, SLIDES
-from digipath_ray.settings import from_tree, load_config
+from digipath_ray.settings import from_tree
 from digipath_ray.slide import SlideError
 from tests.slides import paint, write_pyramid
 
@@ -181,11 +181,3 @@ def test_untrained_members_are_named_on_every_overlay() -> None:
     config = from_tree({"members": [{**member, "weights": "random"}]})
     assert overlay_notes(config)[0] == "untrained members: not a prediction"
     assert overlay_notes(from_tree({})) == ["for research use only"]
-
-
-def test_demo_networks_are_named_on_every_overlay() -> None:
-    config = from_tree(load_config(preset="demo"))
-    assert overlay_notes(config) == [
-        "demo networks, made for synthetic slides: not a prediction",
-        "for research use only",
-    ]

@@ -204,7 +204,10 @@ def test_two_workers_fit_as_one(cohort: Path, tmp_path: Path, ray_here) -> None:
         load_file(tmp_path / name / "plain.safetensors") for name in ("one", "two")
     )
     for key, value in one.items():
-        np.testing.assert_allclose(two[key], value, atol=2e-4, err_msg=key)
+        # Adam makes a whole step (2e-4) of a gradient next to 0, whatever its sign.
+        apart = (two[key] - value).abs()
+        assert apart.mean() < 1e-5, key
+        assert apart.max() < 2e-3, key
     losses = [
         [row["train_loss"] for row in FitDirectory(tmp_path / n).read_history("plain")]
         for n in ("one", "two")

@@ -3,7 +3,7 @@
 
 def count(number: int, noun: str) -> str:
     """``1 slide``, ``2 slides``, ``3 patches``; thousands set apart."""
-    plural = "es" if noun.endswith("ch") else "s"
+    plural = "es" if noun.endswith("tch") else "s"
     return f"{number:,} {noun}" + ("" if number == 1 else plural)
 
 

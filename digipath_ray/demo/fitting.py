@@ -20,7 +20,7 @@ FIT_SEEDS = (101, 102, 103, 104, 105, 106)
 """Of the cohorts that the demo's ensemble is fitted on."""
 INKS: tuple[InkColor, ...] = ("blue", "green")
 BRIEF_SEED = 100
-BRIEF_MEMBER = "fpn-mobilenetv3"
+BRIEF_MEMBER = "linknet-mobilenetv3"
 BRIEF: Tree = {
     "sampling": {
         "fit_patch_px": 128,

@@ -1,8 +1,11 @@
 """How networks come to be: annotated slides into a fitted, calibrated ensemble.
 
-folds (which patients a member sees) -> augment (one patch, varied) -> loss (what is
-made small) -> calibration (what a probability is worth, and where to cut it)
--> curves (how a fit went, to look at)
+sampling (points on slides, draws of an epoch) -> reader (draws into batches of pixels
+and truth) -> augment (one patch, varied) -> fit (a network, epoch by epoch, from its
+start through its loss) -> calibration (what a probability is worth, where to cut it)
+-> conclusion (weights, card, curves) -> scoring (on patients that no member has seen)
 
-Pure functions; Ray spreads them in ``distributed``.
+folds say which patients a member sees. From a finished run back again: mining finds
+patches it got wrong (examples), regions what it is unsure of, and what was corrected is
+added. Pure functions; Ray spreads them in ``distributed``.
 """

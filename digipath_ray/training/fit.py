@@ -149,10 +149,12 @@ class MemberFit:
         freeze_encoder(self.network, self.frozen_in(self.epoch))
         if _workers() == 1:
             return self.network
-        # Anew each epoch: it takes note of what needs a gradient when it is made.
+        # Anew each epoch: it takes note of what needs a gradient when it is made. And a
+        # U-Net of less than full depth does not use all of its encoder.
         return DistributedDataParallel(
             self.network,
             device_ids=[self.device] if self.device.type == "cuda" else None,
+            find_unused_parameters=True,
         )
 
     def _step(self, module: nn.Module, batch: Columns) -> float:
