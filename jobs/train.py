@@ -1,24 +1,16 @@
 """Fit an ensemble on an annotated cohort: weights, model cards, learning curves.
 
-    python jobs/train.py /data/cohort.csv --config jobs/camelyon17.toml --out /data/fit
+    python jobs/train.py cohort.csv --config jobs/camelyon17.toml --out FIT
+    ray job submit --working-dir . -- python jobs/train.py COHORT --out FIT ...
 
-On a cluster (the package installed on every node, paths that every node sees):
-
-    ray job submit --working-dir jobs -- \
-        python train.py /data/cohort.csv --config camelyon17.toml --out /data/fit
-
-Started again it goes on from the last checkpoint.
+Takes every option of ``digipath train``. Started again it goes on from the last
+checkpoint. Exit status: 0 all fitted, 1 a slide could not be read or a fit ended early
+and the others are done, 2 usage.
 """
 
 import sys
 
-from digipath_ray.cli.app import run_app
-
-
-def main() -> int:
-    """Run ``digipath train`` with this script's arguments; its exit code."""
-    return run_app(["train", *sys.argv[1:]])
-
+from digipath_ray.cli import run_app
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_app(["train", *sys.argv[1:]]))

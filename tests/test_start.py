@@ -1,10 +1,13 @@
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from digipath_ray.config import MemberSpec
-from digipath_ray.members import resolve_recipe
+from digipath_ray.members import resolve, resolve_recipe
 from digipath_ray.networks import build_network
+from digipath_ray.settings import load_config
 from digipath_ray.training.start import start_network
 
 
@@ -146,6 +149,19 @@ def test_every_member_of_a_recipe_knows_its_start(tmp_path):
     assert means == [(0.485, 0.456, 0.406), (128 / 255,) * 3, (0.485, 0.456, 0.406)]
     everything = resolve_recipe(tree, init="random")
     assert {m.weights for m in everything.members} == {"random"}
+    assert {m.encoder_weights for m in everything.members} == {None}
+
+
+JOBS = sorted((Path(__file__).parents[1] / "jobs").glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", JOBS, ids=[p.stem for p in JOBS])
+def test_every_recipe_in_jobs_says_what_to_fit_and_how_to_run_it(path):
+    tree = load_config(path=path)
+    recipe = resolve_recipe(tree, init="random")
+    assert len(recipe.members) >= 3
+    config = resolve(tree, weights="random")
+    assert [m.name for m in config.members] == [m.name for m in recipe.members]
 
 
 def test_without_members_the_paper_s_are_fitted():
