@@ -120,7 +120,7 @@ def test_a_finished_run_starts_nothing(rows, undisturbed, monkeypatch):
     def refuse() -> None:
         raise AssertionError("Ray was asked for")
 
-    monkeypatch.setattr(night, "connect", refuse)
+    monkeypatch.setattr(night, "connected", refuse)
     before = stamps(undisturbed)
     started = time.monotonic()
     summary = run_cohort(undisturbed, rows, small_config())

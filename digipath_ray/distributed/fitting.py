@@ -5,6 +5,8 @@ from which Ray Train takes the fit up when a worker or a node is lost.
 """
 
 import contextlib
+import io
+import json
 import math
 import tempfile
 from collections.abc import Sequence
@@ -119,11 +121,14 @@ def fit_member(
             checkpoint_config=CheckpointConfig(num_to_keep=2),
         ),
     )
+    directory.stopped(name).unlink(missing_ok=True)
     try:
-        result = trainer.fit()
+        trainer.fit()
     except ray.train.TrainingFailedError as e:
         return _say(e)
-    return (result.metrics or {}).get("stopped")
+    if directory.stopped(name).exists():
+        return str(json.loads(directory.stopped(name).read_text(encoding="utf-8")))
+    return None
 
 
 def _say(error: BaseException) -> str:
@@ -160,13 +165,12 @@ def fit_worker(work: dict[str, Any]) -> None:
     except FitStopped as e:
         if rank == 0:
             _leave_batch(directory, fit, feed, e.batch)
-        ray.train.report({"stopped": str(e)})
+            directory.write_json(directory.stopped(spec.name), str(e))
         return
     load_best(directory, fit)
     _, histogram = fit.validate(feed.validate())
     if rank == 0:
         conclude(directory, fit, histogram, split, work["rows"])
-    ray.train.report({"finished": True})
 
 
 def _take_up(fit: MemberFit) -> None:
@@ -195,8 +199,10 @@ def _fit_one_epoch(
         try:
             if best:
                 keep_best(directory, fit)
-            with (Path(folder) / STATE).open("wb") as file:
-                torch.save(fit.state(), file)
+            # By way of memory: on a full disk torch's own writer hides what happened.
+            state = io.BytesIO()
+            torch.save(fit.state(), state)
+            (Path(folder) / STATE).write_bytes(state.getbuffer())
         except OSError as e:
             raise OSError(e.errno, f"{UNSAVED}: {e}; {explain_os_error(e)}") from e
         ray.train.report(told, checkpoint=Checkpoint.from_directory(folder))

@@ -75,6 +75,10 @@ class FitDirectory(RunDirectory):
         """A member's best weights so far."""
         return self.checkpoints / f"{member}.best.safetensors"
 
+    def stopped(self, member: str) -> Path:
+        """Why a member's fit stopped, if it did."""
+        return self.root / "curves" / f"{member}_stopped.json"
+
     def unusual(self, member: str) -> Path:
         """DRAWS of the batch that a member's fit stopped at."""
         return self.root / "curves" / f"{member}_stopped.parquet"
