@@ -14,6 +14,7 @@ Blend = Literal["mean", "linear", "gaussian"]
 Transform = Literal["identity", "rot90", "rot180", "rot270", "hflip", "vflip"]
 Pools = Literal["shared", "per-member"]
 Precision = Literal["auto", "float32", "float16", "bfloat16"]
+Ending = Literal["stage", "burden", "none"]
 
 TRANSFORMS: tuple[str, ...] = get_args(Transform)
 
@@ -189,6 +190,57 @@ class EnsembleSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OutcomeSpec:
+    """What a slide's heatmap is turned into; it can be made anew without a GPU.
+
+    Lesions, sizes and the burden are taken at the ensemble's threshold, the features at
+    the thresholds of Table 5.
+    """
+
+    outcome: Ending = option(
+        "none", "what slides end in: metastasis types and pN stages, or tumor burden"
+    )
+    stage_model: str | None = option(
+        None, "a model of 'digipath stage fit' (.skops); default: the size rule"
+    )
+    nodes: int | None = option(
+        None, "lymph nodes that every patient has; fewer make a stage incomplete"
+    )
+    min_lesion_um: float = option(
+        40.0, "size rule: a lesion shorter than this is passed over"
+    )
+    min_lesion_p: float = option(
+        0.7, "size rule: so is one whose highest probability is below this"
+    )
+    merge_um: float = option(75.0, "size rule: lesions closer than this are one")
+    viable_close_um: float = option(
+        160.0, "burden: gaps of the viable tumor up to this width are closed"
+    )
+    viable_open_um: float = option(
+        120.0, "burden: specks of it up to this width are removed"
+    )
+    min_viable_mm2: float = option(
+        0.5, "burden: a smaller piece of viable tumor is passed over"
+    )
+    refine_hull: bool = option(
+        False, "burden: shrink the convex hull to the tumor by an active contour"
+    )
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        check_choice("outcome.outcome", self.outcome, Ending)
+        ok = self.nodes is None or self.nodes >= 1
+        check(ok, "outcome.nodes", self.nodes, "at least 1")
+        ok = 0 <= self.min_lesion_p < 1
+        check(ok, "outcome.min_lesion_p", self.min_lesion_p, "0 to 1")
+        for name in ("min_lesion_um", "merge_um", "viable_close_um", "viable_open_um"):
+            value = getattr(self, name)
+            check(0 <= value < 1e5, f"outcome.{name}", value, "um, not negative")
+        value = self.min_viable_mm2
+        check(value >= 0, "outcome.min_viable_mm2", value, "must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ComputeSpec:
     """Where and how fast; nothing here changes a heatmap beyond its precision."""
 
@@ -231,12 +283,13 @@ class ComputeSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """Everything a run does; equal configs give equal heatmaps."""
+    """Everything a run does; equal configs give equal heatmaps and outcomes."""
 
     slide: SlideSpec = field(default_factory=SlideSpec)
     tissue: TissueSpec = field(default_factory=TissueSpec)
     grid: GridSpec = field(default_factory=GridSpec)
     ensemble: EnsembleSpec = field(default_factory=EnsembleSpec)
+    outcome: OutcomeSpec = field(default_factory=OutcomeSpec)
     members: tuple[MemberSpec, ...] = ()
     compute: ComputeSpec = field(default_factory=ComputeSpec)
 

@@ -19,6 +19,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from digipath_ray.config import Blend, GridSpec
+from digipath_ray.mask import Mask
 
 Map = NDArray[np.float32]
 
@@ -262,6 +263,15 @@ class Canvas:
             mpp_x=mpp_x,
             mpp_y=mpp_y,
         )
+
+
+def on_heatmap(mask: Mask, heatmap: Heatmap) -> NDArray[np.bool_]:
+    """The mask [H, W] at the heatmap's pixels, nearest by position in um."""
+    height, width = heatmap.weight.shape
+    rows = ((np.arange(height) + 0.5) * heatmap.mpp_y / mask.mpp_y).astype(int)
+    cols = ((np.arange(width) + 0.5) * heatmap.mpp_x / mask.mpp_x).astype(int)
+    last_row, last_col = mask.array.shape[0] - 1, mask.array.shape[1] - 1
+    return mask.array[np.ix_(rows.clip(max=last_row), cols.clip(max=last_col))]
 
 
 def halve(plane: Map) -> Map:

@@ -37,6 +37,14 @@ ALIASES: dict[str, tuple[str, ...]] = {
 SPELLING = 0.8
 """Likeness (difflib's ratio) from which an unknown column is a misspelled known one:
 anotation to annotation 0.95; sex to set 0.67, tissue to tissue mask 0.75."""
+NEGATIVE = ("negative", "normal", "benign", "0", "none")
+"""Labels that say a slide holds no tumor."""
+SPLITS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val"),
+    "test": ("test", "testing"),
+}
+"""Splits, and how manifests spell them; no split at all is train."""
 MISSING_TEXTS = ("", "NA", "N/A", "NaN", "nan")
 TRUE_TEXTS, FALSE_TEXTS = ("true", "yes", "y", "1"), ("false", "no", "n", "0")
 UNSAFE_CHARACTERS = '/\\:*?"<>|'
@@ -71,6 +79,32 @@ class SlideRow:
     node: str | None = None
     label: str | None = None
     split: str | None = None
+
+    @property
+    def is_negative(self) -> bool:
+        """Whether the label says that the slide holds no tumor."""
+        return (self.label or "").strip().lower() in NEGATIVE
+
+    @property
+    def is_known(self) -> bool:
+        """Whether annotation or label say what the slide shows."""
+        return self.annotation is not None or self.is_negative
+
+    @property
+    def gives_normal(self) -> bool:
+        """Whether what is not annotated is known to be no tumor.
+
+        So on a negative slide, and on one whose annotation is exhaustive, as it is
+        taken to be unless the manifest says otherwise.
+        """
+        if self.is_negative:
+            return True
+        return self.annotation is not None and self.exhaustive is not False
+
+    @property
+    def is_test(self) -> bool:
+        """Whether the slide is held back for the test: no member is fitted on it."""
+        return (self.split or "").strip().lower() in SPLITS["test"]
 
 
 Found = tuple[SlideRow, str]

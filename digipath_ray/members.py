@@ -18,7 +18,13 @@ from digipath_ray.networks import (
     normalization_of,
 )
 from digipath_ray.recipe import Recipe
-from digipath_ray.settings import Tree, check_tree, from_tree, recipe_from_tree
+from digipath_ray.settings import (
+    Tree,
+    check_tree,
+    from_tree,
+    recipe_from_tree,
+    with_paths,
+)
 from digipath_ray.weights import (
     check_file_finite,
     check_fit,
@@ -69,7 +75,8 @@ def resolve(
     )
     for spec in config.members:
         check_member(spec, patch_px=config.grid.patch_px)
-    return replace(config, members=tuple(_normalized(m) for m in config.members))
+    members = tuple(_normalized(m) for m in config.members)
+    return with_paths(replace(config, members=members))
 
 
 def resolve_recipe(tree: Tree, *, init: str | Path | None = None) -> Recipe:

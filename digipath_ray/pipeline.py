@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from digipath_ray.chunk import Arrays, read_chunk, sum_chunk
 from digipath_ray.config import RunConfig
+from digipath_ray.finish import stitch
 from digipath_ray.heatmap import Heatmap
-from digipath_ray.outcome import stitch
 from digipath_ray.patches import cut_chunks, keep_cells
 from digipath_ray.prepared import (
     check_heatmap_size,

@@ -6,7 +6,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,16 @@ STITCH_COPIES = 3
 measured for canvas, means and file, and about one more for the sums that come in."""
 STITCH_MEMORY_SHARE = 0.5
 """Share of a machine's memory that all slides being stitched may take."""
+FROM_MANIFEST = (
+    "patient_id",
+    "node",
+    "label",
+    "split",
+    "annotation",
+    "exhaustive",
+    "mask",
+)
+"""Columns of the SLIDES table that the manifest alone says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,8 +248,17 @@ def digest_mask(row: SlideRow) -> str | None:
 
 def manifest_record(row: SlideRow) -> dict[str, Any]:
     """What the manifest alone says of a slide, as in the SLIDES table."""
-    names = ("patient_id", "node", "label", "split", "annotation", "exhaustive")
-    return {name: getattr(row, name) for name in (*names, "mask")}
+    return {name: getattr(row, name) for name in FROM_MANIFEST}
+
+
+def row_of(slide: Mapping[str, Any]) -> SlideRow:
+    """The manifest's row of a slide, of its row of the SLIDES table."""
+    return SlideRow(
+        slide_id=slide["slide_id"],
+        path=slide["path"],
+        mpp=slide["mpp_x"] if slide["mpp_source"] == "manifest" else None,
+        **{name: slide[name] for name in FROM_MANIFEST},
+    )
 
 
 def mpp_deviation(grid: Grid) -> float:

@@ -96,6 +96,11 @@ class RunProgress:
             always=ended == self._slides,
         )
 
+    def measured(self, done: int, total: int) -> None:
+        """Finished slides have been measured anew."""
+        self._bar("measure", done, total, "slides")
+        self._line(f"measure: {done}/{total} slides", always=done == total)
+
     def _say_speed(self, done: int, rate: float) -> str:
         left = self._patches - done
         eta = f", {duration(left / rate)} left" if left > 0 else ""

@@ -237,10 +237,3 @@ class Recipe:
     def __post_init__(self) -> None:
         """Check what only the whole can tell."""
         check_unique(self.members)
-
-
-def precision_on(precision: Precision, device: str) -> str:
-    """What ``auto`` means on a device: half precision on a GPU, single on a CPU."""
-    if precision != "auto":
-        return precision
-    return "float16" if device == "cuda" else "float32"

@@ -1,8 +1,10 @@
 """A run's directory: its files by name, how they become visible, and who may write.
 
     run.toml  slides.parquet  shards.parquet  thumbnails/<id>.jpg  masks/<id>.png
-    patches/<id>.parquet  heatmaps/<id>.ome.tiff  overlays/<id>.png  done/<id>.json
-    outcomes.parquet  failures.parquet  metrics.json
+    patches/<id>.parquet  heatmaps/<id>.ome.tiff  overlays/<id>.png
+    lesions/<id>.geojson  burden/<id>_viable.png  burden/<id>_whole.png  done/<id>.json
+    outcomes.parquet  features.parquet  patients.parquet  failures.parquet
+    metrics.json  report.html
 
 ``done/<id>.json`` is written last: a slide is finished when it stands. The tables at
 the top are compactions that can be made again from the files of the slides.
@@ -84,7 +86,8 @@ class RunDirectory:
     """The directory of one run."""
 
     FOLDERS: ClassVar[tuple[str, ...]] = (
-        "thumbnails", "masks", "patches", "heatmaps", "overlays", "done", "attempts",
+        "thumbnails", "masks", "patches", "heatmaps", "overlays", "lesions", "done",
+        "attempts",
     )  # fmt: skip
 
     def __init__(self, root: str | Path) -> None:
@@ -114,6 +117,16 @@ class RunDirectory:
         return self.root / "outcomes.parquet"
 
     @property
+    def features(self) -> Path:
+        """FEATURES table."""
+        return self.root / "features.parquet"
+
+    @property
+    def patients(self) -> Path:
+        """PATIENTS table."""
+        return self.root / "patients.parquet"
+
+    @property
     def failures(self) -> Path:
         """FAILURES table."""
         return self.root / "failures.parquet"
@@ -122,6 +135,11 @@ class RunDirectory:
     def metrics(self) -> Path:
         """Throughput per stage, as JSON."""
         return self.root / "metrics.json"
+
+    @property
+    def report(self) -> Path:
+        """What was found, as a page."""
+        return self.root / "report.html"
 
     def thumbnail(self, slide_id: str) -> Path:
         """The slide at about 8 um/px."""
@@ -146,6 +164,18 @@ class RunDirectory:
     def overlay(self, slide_id: str) -> Path:
         """Heatmaps drawn over the slide."""
         return self.root / "overlays" / f"{slide_id}.png"
+
+    def lesions(self, slide_id: str) -> Path:
+        """Outlines of the lesions, for QuPath."""
+        return self.root / "lesions" / f"{slide_id}.geojson"
+
+    def viable(self, slide_id: str) -> Path:
+        """Mask of the viable tumor that the burden counts."""
+        return self.root / "burden" / f"{slide_id}_viable.png"
+
+    def whole(self, slide_id: str) -> Path:
+        """Mask of the whole tumor region that it is a part of."""
+        return self.root / "burden" / f"{slide_id}_whole.png"
 
     def done(self, slide_id: str) -> Path:
         """Stands when the slide is finished."""
@@ -255,7 +285,8 @@ class RunDirectory:
     def forget(self, slide_id: str) -> None:
         """Remove what was made of a slide, its ``done`` record first."""
         made = (self.done, self.patches, self.heatmap, self.overlay, self.mask)
-        for path_of in (*made, self.mask_overlay, self.thumbnail):
+        shown = (self.lesions, self.viable, self.whole, self.mask_overlay)
+        for path_of in (*made, *shown, self.thumbnail):
             path_of(slide_id).unlink(missing_ok=True)
 
     def write_json(self, path: Path, value: Any) -> None:
@@ -263,15 +294,22 @@ class RunDirectory:
         with publish(path) as temporary:
             temporary.write_text(json.dumps(value, indent=1), encoding="utf-8")
 
+    def read_record(self, slide_id: str) -> dict[str, Any]:
+        """The ``done`` record of a finished slide.
+
+        Raises:
+            FileNotFoundError: it is not finished.
+            ValueError: its record is damaged.
+        """
+        text = self.done(slide_id).read_text(encoding="utf-8")
+        return cast(dict[str, Any], json.loads(text))
+
     def read_done(self) -> dict[str, dict[str, Any]]:
         """What stands in ``done/``: slide_id -> record; a damaged record is none."""
         records: dict[str, dict[str, Any]] = {}
         for path in sorted((self.root / "done").glob("*.json")):
-            try:
-                record = json.loads(path.read_text(encoding="utf-8"))
-            except ValueError:
-                continue
-            records[path.stem] = cast(dict[str, Any], record)
+            with contextlib.suppress(ValueError):
+                records[path.stem] = self.read_record(path.stem)
         return records
 
     def write_table(self, path: Path, rows: Sequence[Any], schema: pa.Schema) -> None:
@@ -283,18 +321,15 @@ class RunDirectory:
         with publish(path) as temporary:
             pq.write_table(table, temporary)
 
-    def compact(self, tried: Sequence[str], failures: Sequence[Failure]) -> None:
-        """Write outcomes.parquet and failures.parquet from what stands now.
+    def write_failures(self, tried: Sequence[str], failures: Sequence[Failure]) -> None:
+        """Write failures.parquet from what stands now.
 
         Args:
             tried: slides that this start was about; what it does not say of others, an
                 earlier start's failures, stays.
             failures: those of this start.
         """
-        done = self.read_done()
-        rows = [record["outcome"] for record in done.values()]
-        self.write_table(self.outcomes, rows, schema.OUTCOMES)
-        over = {*tried, *done}
+        over = {*tried, *self.read_done()}
         kept = [f for f in self.read_failures() if f.slide_id not in over]
         failed = [vars(f) for f in [*kept, *failures]]
         self.write_table(self.failures, failed, schema.FAILURES)

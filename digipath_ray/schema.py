@@ -78,6 +78,32 @@ OUTCOMES = _schema(
     _field("tumor_mm2", pa.float64(), "area with probability >= threshold, mm2"),
     _field("tissue_mm2", pa.float64(), "area of the tissue mask, mm2"),
     _field("probability_max", pa.float64(), "highest probability over tissue"),
+    _field("lesions", pa.int64(), "lesions at the threshold", null=True),
+    _field(
+        "largest_um",
+        pa.float64(),
+        "largest lesion that the size rule counts, um",
+        null=True,
+    ),
+    _field(
+        "score",
+        pa.float64(),
+        "highest probability in a lesion that it counts",
+        null=True,
+    ),
+    _field("unsure", pa.float64(), "epistemic mean where p is 0.3-0.7", null=True),
+    _field("metastasis", pa.string(), "negative, itc, micro or macro", null=True),
+    _field("votes", pa.list_(pa.string()), "types by the four forests", null=True),
+    _field(
+        "type_probability",
+        pa.list_(pa.float64()),
+        "of negative, itc, micro, macro; mean of the forests",
+        null=True,
+    ),
+    _field("burden", pa.float64(), "viable by whole tumor area, 0 to 1", null=True),
+    _field("viable_mm2", pa.float64(), "viable tumor, mm2", null=True),
+    _field("whole_mm2", pa.float64(), "whole tumor region, mm2", null=True),
+    _field("burden_note", pa.string(), "why there is no burden", null=True),
     _field("aleatoric_mean", pa.float64(), "variance, mean over tissue", null=True),
     _field("aleatoric_max", pa.float64(), "variance, maximum over tissue", null=True),
     _field("epistemic_mean", pa.float64(), "variance, mean over tissue", null=True),
@@ -93,6 +119,20 @@ OUTCOMES = _schema(
     ),
     _field("patches", pa.int64(), "patches predicted"),
     _field("seconds", pa.float64(), "reading, predicting and finishing, seconds"),
+)
+
+PATIENTS = _schema(
+    _field("patient_id", pa.string(), "the patient"),
+    _field("nodes", pa.int64(), "slides that have a type"),
+    _field("missing", pa.int64(), "slides that failed or were not there"),
+    _field("n_itc", pa.int64(), "slides with isolated tumor cells"),
+    _field("n_micro", pa.int64(), "slides with a micro-metastasis"),
+    _field("n_macro", pa.int64(), "slides with a macro-metastasis"),
+    _field(
+        "pn_stage", pa.string(), "the stage; at least it if not complete", null=True
+    ),
+    _field("complete", pa.bool_(), "no slide is missing"),
+    _field("note", pa.string(), "what to know of the stage", null=True),
 )
 
 _SAMPLE = (
@@ -124,7 +164,7 @@ FAILURES = _schema(
     _field("slide_id", pa.string(), "the slide"),
     _field("path", pa.string(), "file of the slide"),
     _field("patient_id", pa.string(), "patient the slide belongs to", null=True),
-    _field("step", pa.string(), "prepare, read, predict or finish"),
+    _field("step", pa.string(), "prepare, read, predict, finish or measure"),
     _field("attempt", pa.int32(), "how often it was tried"),
     _field("error", pa.string(), "what went wrong"),
     _field("hint", pa.string(), "what to do about it"),

@@ -6,7 +6,7 @@ member's card (:func:`digipath_ray.members.resolve`).
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, fields
+from dataclasses import MISSING, asdict, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, cast, get_type_hints
@@ -16,6 +16,7 @@ from digipath_ray.config import (
     EnsembleSpec,
     GridSpec,
     MemberSpec,
+    OutcomeSpec,
     RunConfig,
     SlideSpec,
     TissueSpec,
@@ -35,7 +36,12 @@ SHARED_SECTIONS: dict[str, type[Any]] = {
     "tissue": TissueSpec,
     "grid": GridSpec,
 }
-RUN_SECTIONS = {**SHARED_SECTIONS, "ensemble": EnsembleSpec, "compute": ComputeSpec}
+RUN_SECTIONS = {
+    **SHARED_SECTIONS,
+    "ensemble": EnsembleSpec,
+    "outcome": OutcomeSpec,
+    "compute": ComputeSpec,
+}
 RECIPE_SECTIONS = {
     **SHARED_SECTIONS,
     "annotations": AnnotationSpec,
@@ -46,8 +52,16 @@ RECIPE_SECTIONS = {
 }
 SECTIONS = {**RUN_SECTIONS, **RECIPE_SECTIONS}
 """A TOML file may hold them all: it fits an ensemble and runs it."""
-SAMPLING_PATHS = {"hard_examples", "extra_annotations"}
-"""Fields of [sampling] that name a path: from a TOML file, beside it."""
+PATHS = {
+    "sampling": ("hard_examples", "extra_annotations"),
+    "outcome": ("stage_model",),
+}
+"""Fields that name a path, by section: from a TOML file, beside it."""
+OPTIONS_ONLY = {
+    "magnification": "mpp, the um per px (40x is 0.25, 20x is 0.5)",
+    "overlap_px": "stride_px, which is patch_px less the overlap",
+}
+"""What the command line alone may say of [grid], and what a file says in its place."""
 FREE_TO_CHANGE = (
     "fit.epochs", "fit.patience", "fit.workers", "fit.worker_gpus", "fit.readers",
     "fit.members_at_once", "fit.restarts", "fit.max_failed",
@@ -87,10 +101,12 @@ def read_toml(path: Path) -> Tree:
         check_tree(tree)
         for row in tree.get("members", []):
             row.update(_found_beside(path, row.get("weights")))
-        for name, said in tree.get("sampling", {}).items():
-            if name in SAMPLING_PATHS and isinstance(said, str):
-                beside = path.absolute().parent / Path(said).expanduser()
-                tree["sampling"][name] = str(beside)
+        for section, names in PATHS.items():
+            for name in names:
+                said = tree.get(section, {}).get(name)
+                if isinstance(said, str):
+                    beside = path.absolute().parent / Path(said).expanduser()
+                    tree[section][name] = str(beside)
         return merge(read_preset(preset), tree) if preset is not None else tree
     except ValueError as e:
         raise ValueError(f"config {path}: {e}") from e
@@ -133,6 +149,11 @@ def check_tree(tree: Mapping[str, Any]) -> None:
                 + ", ".join([*SECTIONS, "members"])
             )
         for key in sorted(keys - known):
+            if section == "grid" and key in OPTIONS_ONLY:
+                raise ValueError(
+                    f"{key!r} in [grid]: only an option of the command line "
+                    f"(--{key.replace('_', '-')}): write {OPTIONS_ONLY[key]}"
+                )
             raise ValueError(
                 f"unknown field {key!r} in [{section}]: known are "
                 + ", ".join(sorted(known))
@@ -201,7 +222,8 @@ def from_tree(tree: Mapping[str, Any]) -> RunConfig:
     Raises:
         ValueError: naming the field and the value.
     """
-    return RunConfig(members=_members(tree), **_specs(tree, RUN_SECTIONS))
+    check_tree(tree)
+    return RunConfig(members=_members(tree), **specs_from_tree(tree, RUN_SECTIONS))
 
 
 def recipe_from_tree(tree: Mapping[str, Any]) -> Recipe:
@@ -210,14 +232,18 @@ def recipe_from_tree(tree: Mapping[str, Any]) -> Recipe:
     Raises:
         ValueError: naming the field and the value.
     """
-    return Recipe(members=_members(tree), **_specs(tree, RECIPE_SECTIONS))
+    check_tree(tree)
+    return Recipe(members=_members(tree), **specs_from_tree(tree, RECIPE_SECTIONS))
 
 
-def _specs(
+def specs_from_tree(
     tree: Mapping[str, Any], sections: Mapping[str, type[Any]]
 ) -> dict[str, Any]:
-    """The checked spec of each section."""
-    check_tree(tree)
+    """The checked spec of each section, by its name.
+
+    Raises:
+        ValueError: naming the field and the value.
+    """
     specs: dict[str, Any] = {}
     for section, spec in sections.items():
         hints = get_type_hints(spec)
@@ -256,6 +282,15 @@ def to_tree(config: RunConfig | Recipe) -> Tree:
     return cast(Tree, clean(asdict(config)))
 
 
+def with_paths(config: RunConfig) -> RunConfig:
+    """The config with its paths as a process in another folder finds them."""
+    model = config.outcome.stage_model
+    if model is None:
+        return config
+    model = str(Path(model).expanduser().absolute())
+    return replace(config, outcome=replace(config.outcome, stage_model=model))
+
+
 def load_config(
     *,
     preset: str | None = None,
@@ -288,7 +323,7 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Lines naming each field whose value changes a heatmap and is not the same.
 
     ``[compute]`` is left out, but for the precision: where and how fast a run goes
-    does not change what it finds.
+    does not change what it finds. So is ``[outcome]``, which is made anew.
     """
 
     def flat(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -297,7 +332,7 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
             if section == "members":
                 for row in body:
                     out.update(_flat_member(row))
-            elif section != "compute":
+            elif section not in ("compute", "outcome"):
                 out.update({f"{section}.{k}": v for k, v in body.items()})
         out["compute.precision"] = tree.get("compute", {}).get("precision")
         return out

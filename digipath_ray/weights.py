@@ -55,7 +55,7 @@ def load_member(
         ValueError: no weights, or not this network's; see also :func:`build_network`.
     """
     place = torch.device(device)
-    dtype = _dtype(place, precision)
+    dtype = dtype_on(place, precision)
     if spec.weights is None:
         raise ValueError(no_weights([spec.name]))
     network = build_network(spec)
@@ -98,7 +98,12 @@ def no_weights(names: list[str]) -> str:
     )
 
 
-def _dtype(device: torch.device, precision: Precision) -> torch.dtype:
+def dtype_on(device: torch.device, precision: Precision) -> torch.dtype:
+    """In which numbers a network computes on a device: auto is float16 on a GPU only.
+
+    Raises:
+        ValueError: float16 on a CPU.
+    """
     if precision == "auto":
         return torch.float16 if device.type == "cuda" else torch.float32
     if precision == "float16" and device.type != "cuda":

@@ -20,6 +20,7 @@ from digipath_ray.annotations import (
     Annotation,
     MaskAnnotation,
     PolygonAnnotation,
+    Window,
     maskbits,
     maskimage,
     read_annotation,
@@ -28,7 +29,7 @@ from digipath_ray.annotations.maskbits import PackedBits, TiledBits
 from digipath_ray.slideinfo import SlideError
 
 Points = Sequence[tuple[float, float]]
-Window = tuple[float, float, int, int]
+Place = tuple[float, float, int, int]
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,8 @@ def polygons(path: Path, **told: Any) -> PolygonAnnotation:
     return annotation
 
 
-def window(annotation: Annotation, at: Window, scale: float = 1.0) -> NDArray[np.bool_]:
-    return annotation.tumor(*at, l0_per_px_x=scale, l0_per_px_y=scale)
+def window(annotation: Annotation, at: Place, scale: float = 1.0) -> NDArray[np.bool_]:
+    return annotation.tumor(Window(*at, l0_per_px_x=scale, l0_per_px_y=scale))
 
 
 def rows(text: str) -> NDArray[np.bool_]:
@@ -105,7 +106,7 @@ def test_centers_on_an_outline_belong_to_one_side(tmp_path: Path) -> None:
 
 def test_a_window_scaled_apart_in_x_and_y_beyond_the_slide(tmp_path: Path) -> None:
     path = asap(tmp_path / "a.xml", ("Tumor", square(-10, -10, 14)))
-    made = polygons(path).tumor(-4, -3, 5, 4, l0_per_px_x=2, l0_per_px_y=3)
+    made = polygons(path).tumor(Window(-4, -3, 5, 4, l0_per_px_x=2, l0_per_px_y=3))
     # Centers at x = -3, -1, 1, 3, 5 and y = -1.5, 1.5, 4.5, 7.5; the slide ends at 0.
     assert made.tolist() == rows("..... ..##. ..... .....").tolist()
 
@@ -187,7 +188,7 @@ def test_what_is_in_no_group_is_neither_tumor_nor_normal(tmp_path: Path) -> None
         tmp_path / "a.xml", ("Tumor", square(0, 0, 3)), ("None", square(2, 0, 3))
     )
     annotation = polygons(path)
-    ignored = annotation.ignored(0, 0, 6, 2, l0_per_px_x=1, l0_per_px_y=1)
+    ignored = annotation.ignored(Window(0, 0, 6, 2, l0_per_px_x=1, l0_per_px_y=1))
     assert window(annotation, (0, 0, 6, 2)).tolist() == rows("##.... ##....").tolist()
     assert ignored.tolist() == rows("..###. ..###.").tolist()
 
@@ -310,7 +311,9 @@ def test_an_empty_annotation_is_no_tumor(tmp_path: Path) -> None:
     assert annotation.area_px == 0
     assert annotation.bounds is None
     assert not window(annotation, (0, 0, 9, 9)).any()
-    assert not annotation.ignored(0, 0, 9, 9, l0_per_px_x=1, l0_per_px_y=1).any()
+    assert not annotation.ignored(
+        Window(0, 0, 9, 9, l0_per_px_x=1, l0_per_px_y=1)
+    ).any()
     assert annotation.tumor_map(40, 40).tolist() == [[False] * 3] * 2
 
 
@@ -680,7 +683,7 @@ def test_mask_images(tmp_path: Path, write: Write, kind: type) -> None:
     assert whole[79, 99]  # a JPEG's ringing may reach its neighbors
     part = window(made, (17.0, 5.0, 30, 20))
     assert (part == whole[5:25, 17:47]).all()
-    assert not made.ignored(0, 0, 9, 9, l0_per_px_x=1, l0_per_px_y=1).any()
+    assert not made.ignored(Window(0, 0, 9, 9, l0_per_px_x=1, l0_per_px_y=1)).any()
     assert made.area_px == whole.sum()
 
 

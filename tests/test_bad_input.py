@@ -18,8 +18,10 @@ from safetensors.numpy import save_file
 
 from digipath_ray.card import ModelCard, file_digest, write_card
 from digipath_ray.cli.app import run_app
+from digipath_ray.config import RunConfig
 from digipath_ray.rundir import RunDirectory
 from digipath_ray.settings import Tree, merge
+from digipath_ray.tables import write_tables
 from tests.runs import RAY_WARNINGS, SMALL, write_slide
 from tests.slides import write_pyramid
 
@@ -298,7 +300,7 @@ def test_compare_with_a_run_that_finished_no_slide(
 ) -> None:
     run = RunDirectory(tmp_path / "run")
     run.create()
-    run.compact([], [])  # what digipath prepare leaves
+    write_tables(run, RunConfig())  # what digipath prepare leaves
     said = refused(["compare", str(run.root), str(run.root)], capsys)
     assert said.startswith(
         f"Error: {run.root}: holds no finished slide: digipath segment {run.root} "

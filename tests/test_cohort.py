@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -366,3 +367,38 @@ def test_run_among_the_slides_is_no_folder_of_slides(tmp_path):
     (tmp_path / "run" / "masks" / "a.png").touch()
     (tmp_path / "run" / "run.toml").touch()
     assert [row.slide_id for row in read_cohort([tmp_path])] == ["a"]
+
+
+# What a row says
+
+
+@pytest.mark.parametrize(
+    ("columns", "known", "normal"),
+    [
+        ({"label": "negative"}, True, True),
+        ({"label": "Normal "}, True, True),
+        ({"label": "negative", "exhaustive": False}, True, True),
+        ({"label": "macro", "annotation": "a.xml"}, True, True),
+        ({"label": "macro", "annotation": "a.xml", "exhaustive": True}, True, True),
+        ({"label": "macro", "annotation": "a.xml", "exhaustive": False}, True, False),
+        ({"label": "macro"}, False, False),
+        ({"annotation": "a.xml"}, True, True),
+        ({"annotation": "a.xml", "exhaustive": False}, True, False),
+        ({}, False, False),
+    ],
+)
+def test_only_what_is_known_to_be_normal_gives_normal_patches(
+    columns: dict[str, Any], known: bool, normal: bool
+) -> None:
+    row = SlideRow(slide_id="s", path="s.tif", **columns)
+    assert (row.is_known, row.gives_normal) == (known, normal)
+
+
+@pytest.mark.parametrize(
+    ("split", "expected"),
+    [("test", True), (" Testing", True), ("train", False), (None, False)],
+)
+def test_slides_held_back_are_those_of_the_test_split(
+    split: str | None, expected: bool
+) -> None:
+    assert SlideRow(slide_id="s", path="s.tif", split=split).is_test is expected

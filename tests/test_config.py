@@ -111,6 +111,8 @@ def test_wrong_values_are_named(tree: dict[str, object], message: str) -> None:
     [
         ("[grid", "not valid TOML"),
         ("[grid]\nmppp = 1\n", "unknown field 'mppp'"),
+        ("[grid]\nmagnification = 20\n", r"\(--magnification\): write mpp, .* 20x is"),
+        ("[grid]\noverlap_px = 0\n", r"\(--overlap-px\): write stride_px, which"),
         ('preset = "camelyon"\n', "preset 'camelyon' is unknown: choose from"),
     ],
 )

@@ -14,7 +14,7 @@ import shapely
 import tomli_w
 from PIL import Image
 
-from digipath_ray.annotations import read_annotation
+from digipath_ray.annotations import Window, read_annotation
 from digipath_ray.annotations.corrected import (
     CorrectedAnnotation,
     find_correction,
@@ -24,13 +24,13 @@ from digipath_ray.annotations.corrected import (
 )
 from digipath_ray.cli.app import run_app
 from digipath_ray.manifest import SlideRow
+from digipath_ray.mining.examples import write_hard
 from digipath_ray.recipe import Recipe
 from digipath_ray.rundir import RunError
 from digipath_ray.schema import SAMPLES
 from digipath_ray.settings import merge, read_toml, recipe_from_tree, to_tree
 from digipath_ray.slideinfo import SlideError
 from digipath_ray.training.directory import FitDirectory
-from digipath_ray.training.examples import write_hard
 from digipath_ray.training.reader import PatchReader, open_annotated
 from digipath_ray.training.sampled import (
     fitted_samples,
@@ -45,6 +45,7 @@ FRAME = (60, 60, 180, 180)
 """It holds a part of the disc around (160, 160)."""
 DRAWN, IGNORED = (70, 70, 100, 110), (110, 70, 130, 90)
 """What the correction says: tumor where none was, and what nobody knows."""
+WHOLE = Window(0, 0, SIDE, SIDE, l0_per_px_x=1, l0_per_px_y=1)
 CORRECTION = [("Region*", FRAME), ("Tumor", DRAWN), ("Ignore*", IGNORED)]
 
 
@@ -169,7 +170,7 @@ def read(path: Path, row: SlideRow, *, known: bool = False) -> CorrectedAnnotati
 def test_no_tumor_is_missing_on_the_map(row, tmp_path, scale):
     path = write_geojson(tmp_path / "s.geojson", CORRECTION)
     found = read(path, row)
-    fine = found.tumor(0, 0, SIDE, SIDE, l0_per_px_x=1, l0_per_px_y=1)
+    fine = found.tumor(WHOLE)
     shown = found.tumor_map(scale, scale)
     y, x = np.nonzero(fine)
     assert shown[(y / scale).astype(int), (x / scale).astype(int)].all()
@@ -187,9 +188,9 @@ def test_frames_may_be_many_and_outlines_reach_beyond_them(row, tmp_path):
     path = write_geojson(tmp_path / "s.geojson", drawn)
     found = read(path, replace(row, annotation=None))
     inside = painted(*((x, y, min(r, SIDE), min(b, SIDE)) for x, y, r, b in frames))
-    tumor = found.tumor(0, 0, SIDE, SIDE, l0_per_px_x=1, l0_per_px_y=1)
+    tumor = found.tumor(WHOLE)
     assert np.array_equal(tumor, painted((30, 30, 130, 130)) & inside)
-    ignored = found.ignored(0, 0, SIDE, SIDE, l0_per_px_x=1, l0_per_px_y=1)
+    ignored = found.ignored(WHOLE)
     assert np.array_equal(ignored, ~inside)
     assert found.area_px == tumor.sum()
 

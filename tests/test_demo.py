@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from dataclasses import asdict
 from pathlib import Path
 
@@ -217,7 +218,12 @@ def test_demo_ensemble_is_named_on_every_overlay() -> None:
 
 
 def test_scores_are_areas_shared_by_truth_and_finding() -> None:
-    common = {"slide_id": "s", "label": "micro", "tissue_mm2": 4.0}
+    common = {
+        "slide_id": "s",
+        "label": "micro",
+        "metastasis": "micro",
+        "tissue_mm2": 4.0,
+    }
     one = Score(tumor_mm2=1.0, found_mm2=0.8, shared_mm2=0.6, **common)
     two = Score(tumor_mm2=0.0, found_mm2=0.2, shared_mm2=0.0, **common)
     assert dice_of([one]) == pytest.approx(1.2 / 1.8)
@@ -305,6 +311,10 @@ class TestDemoRun:
         assert code == 0
         for text in ("Dice", "damaged on purpose", "fitted on synthetic slides"):
             assert text in words
+        # patient_2 lacks the node whose slide is damaged.
+        for stage in (r"patient_1 +pN1 ", r"patient_2 +at least pN1mi "):
+            assert re.search(stage, words)
+        assert (out / "run" / "report.html").exists()
         assert len(list((out / "run" / "overlays").glob("*.png"))) == 4
 
     def test_finds_the_lesions_and_little_else(self, demo, cohort: Path) -> None:
@@ -312,6 +322,7 @@ class TestDemoRun:
         threshold = config.ensemble.threshold
         scores = score_run(RunDirectory(demo[0] / "run"), cohort, threshold=threshold)
         assert [s.label for s in scores] == ["macro", "negative", "micro", "itc"]
+        assert [s.metastasis for s in scores] == [s.label for s in scores]
         by_label = {s.label: s for s in scores}
         assert dice_of([by_label["macro"]]) >= 0.9
         assert dice_of([by_label["micro"]]) >= 0.9

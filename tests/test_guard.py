@@ -126,7 +126,7 @@ def test_every_error_says_what_to_do(error, step, attempt, hint):
 
 
 def test_every_step_has_a_hint():
-    assert set(HINTS) == {"prepare", "read", "predict", "finish"}
+    assert set(HINTS) == {"prepare", "read", "predict", "finish", "measure"}
 
 
 def test_readers_learn_that_a_slide_has_failed(tmp_path):

@@ -9,10 +9,17 @@ PACKAGE = Path(__file__).parents[1] / "digipath_ray"
 ORDER = (  # noqa: SIM905 - a line to read from left to right
     "geometry schema config recipe settings slideinfo image machine slide manifest "
     "cohort annotations datasets mask quality tissue patches rundir card original "
-    "networks weights members exposure ensemble predict heatmap figure overlay compare "
-    "prepared chunk outcome pipeline training demo progress distributed cli"
+    "networks weights members exposure ensemble predict heatmap figure hull qupath "
+    "lesions features staging metastasis burden overlay compare prepared chunk "
+    "finished outcome tables finish pipeline evaluate report export mining training "
+    "demo progress distributed cli"
 ).split()
 ONLY_IN = {
+    "imblearn": {"metastasis"},
+    "skops": {"metastasis"},
+    "jinja2": {"report"},
+    "highdicom": {"export"},
+    "pydicom": {"export"},
     "openslide": {"slide", "cli"},
     "ray": {"distributed", "cli"},
     "segmentation_models_pytorch": {"networks"},

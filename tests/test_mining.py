@@ -11,19 +11,19 @@ import pytest
 import shapely
 import tomli_w
 
-from digipath_ray.annotations import read_annotation
-from digipath_ray.card import ModelCard, write_card
+from digipath_ray.annotations import Window, read_annotation
 from digipath_ray.cli.app import run_app
+from digipath_ray.finished import FinishedSlide, Truth, read_finished, read_truth
 from digipath_ray.heatmap import Heatmap, write_heatmap
 from digipath_ray.manifest import SlideRow
 from digipath_ray.mask import Mask, write_mask
+from digipath_ray.mining.hard import Windows, find_hard
+from digipath_ray.mining.regions import find_regions, region_features
+from digipath_ray.mining.spec import MiningSpec
 from digipath_ray.recipe import AnnotationSpec
 from digipath_ray.rundir import RunDirectory
-from digipath_ray.schema import SAMPLES
+from digipath_ray.schema import SAMPLES, SLIDES
 from digipath_ray.settings import to_tree
-from digipath_ray.training.finished import FinishedSlide, Truth, read_truth
-from digipath_ray.training.mining import MiningSpec, Windows, find_hard
-from digipath_ray.training.regions import find_regions, region_features
 from tests.runs import small_config
 
 MPP = 0.243
@@ -235,7 +235,7 @@ def test_exported_outlines_come_back_as_the_same_pixels(tmp_path: Path) -> None:
     expected = np.zeros((ROWS, COLS), np.bool_)
     expected[RING] = True
     expected[20:36, 43] = True
-    seen = back.tumor(0, 0, COLS, ROWS, l0_per_px_x=L0, l0_per_px_y=L0)
+    seen = back.tumor(Window(0, 0, COLS, ROWS, l0_per_px_x=L0, l0_per_px_y=L0))
     assert np.array_equal(seen, expected)
     shapes = [shapely.geometry.shape(f["geometry"]) for f in features]
     assert all(shape.is_valid for shape in shapes)
@@ -279,15 +279,12 @@ def test_no_outline_goes_beyond_the_slide() -> None:
 # --- the command ---
 
 
-def write_run(
-    folder: Path, slides: Sequence[Mapping[str, Any]], *, weights: str = "random"
-) -> RunDirectory:
+def write_run(folder: Path, slides: Sequence[Mapping[str, Any]]) -> RunDirectory:
     """A finished run: each slide with the heatmap above, and what its row says."""
     run = RunDirectory(folder)
     run.create()
     members = [
-        {"name": n, "architecture": "Unet", "encoder": "resnet18", "weights": weights}
-        for n in ("a", "b")
+        {"name": n, "architecture": "Unet", "encoder": "resnet18"} for n in ("a", "b")
     ]
     config = small_config({"members": members, "ensemble": {"tta": ["identity"]}})
     run.settings.write_text(tomli_w.dumps(to_tree(config)))
@@ -297,7 +294,15 @@ def write_run(
         write_heatmap(run.heatmap(slide_id), heatmap, name=slide_id)
         whole = np.ones((20, 24), np.bool_)
         write_mask(run.mask(slide_id), Mask(array=whole, mpp_x=8.0, mpp_y=8.0))
-        told = {"path": f"{slide_id}.tif", "mpp_x": MPP, "mpp_y": MPP, **SIZE, **row}
+        told = {
+            **dict.fromkeys(SLIDES.names),
+            "path": f"{slide_id}.tif",
+            "mpp_x": MPP,
+            "mpp_y": MPP,
+            "mpp_source": "file",
+            **SIZE,
+            **row,
+        }
         run.write_json(run.done(slide_id), {"slide": told, "members": {"a": "x"}})
     return run
 
@@ -320,30 +325,24 @@ def write_truth(path: Path) -> Path:
 @pytest.fixture
 def run(tmp_path: Path) -> RunDirectory:
     annotation = str(write_truth(tmp_path / "truth.geojson"))
-    seen = {"slide_id": "seen", "annotation": annotation, "patient_id": "p1"}
+    known = {"annotation": annotation}
     slides = [
-        seen,
-        {**seen, "slide_id": "new", "patient_id": "p2"},
+        {**known, "slide_id": "seen", "seen_by": ["b", "a"]},
+        {**known, "slide_id": "new", "seen_by": ["b"]},  # which did not predict it
         {"slide_id": "unlabeled"},
-        {**seen, "slide_id": "test", "split": "test"},
+        {**known, "slide_id": "test", "split": "test"},
     ]
-    weights = tmp_path / "a.safetensors"
-    card = ModelCard(
-        name="a",
-        architecture="Unet",
-        encoder="resnet18",
-        options={},
-        mpp=1.0,
-        patch_px=64,
-        mean=(0.5, 0.5, 0.5),
-        std=(0.5, 0.5, 0.5),
-        training_slides=("other",),
-        training_patients=("p1",),
-        license="MIT",
-        digest="0" * 64,
+    return write_run(tmp_path / "run", slides)
+
+
+def test_a_slide_comes_back_as_the_manifest_had_it(run: RunDirectory) -> None:
+    record = run.read_done()["test"]
+    told = record["slide"]
+    assert read_finished(run, record).row == SlideRow(
+        slide_id="test", path="test.tif", annotation=told["annotation"], split="test"
     )
-    write_card(weights, card)
-    return write_run(tmp_path / "run", slides, weights=str(weights))
+    given = {**record, "slide": {**told, "mpp_source": "manifest"}}
+    assert read_finished(run, given).row.mpp == MPP
 
 
 def test_truth_is_read_at_the_heatmaps_pixels(tmp_path: Path) -> None:
@@ -374,7 +373,20 @@ def test_the_command_writes_hard_patches_and_says_what_it_saw(
     assert "2 for a false alarm" in said
     assert "1 of 2 slides, seen for one, were predicted by members fitted on" in said
     assert "1 slide held back for the test" in said
+    assert "no card of a, b: nobody knows" in said
     assert "1 slide neither annotated nor negative" in said
+
+
+def test_classes_say_what_annotations_mean(
+    run: RunDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    truth = tmp_path / "truth.geojson"
+    truth.write_text(truth.read_text().replace('"Tumor"', '"Odd"'))
+    given = ["mine", str(run.root), "--out", str(tmp_path / "hard.parquet")]
+    given += ["--fit-patch-px", "64"]
+    assert run_app(given) == 1
+    assert run_app([*given, "--classes", "Odd=tumor,Other=skip"]) == 0
+    assert "8 hard for their tumor" in capsys.readouterr().out
 
 
 def test_the_command_exports_regions_and_never_writes_over_corrections(
@@ -415,7 +427,9 @@ def test_a_slide_that_cannot_be_read_does_not_stop_the_others(
         ([], "nothing to do: give --out"),
         (["--out", "h.parquet", "--fit-patch-px", "60"], "give a multiple of 8"),
         (["--out", "h.parquet", "--dice", "1.5"], "dice = 1.5"),
+        (["--out", "h.parquet", "--classes", "Odd"], "annotations.classes = 'Odd'"),
         (["--uncertain", "r", "--map", "aleatoric"], "the run has epistemic"),
+        (["--uncertain", "r", "--top", "0"], "top = 0: at least 1"),
     ],
 )
 def test_what_cannot_be_done_is_said_before_anything_is_written(

@@ -19,7 +19,12 @@ from digipath_ray.networks import (
     default_normalization,
 )
 from digipath_ray.settings import from_tree, to_tree
-from digipath_ray.weights import import_checkpoint, load_member, save_weights
+from digipath_ray.weights import (
+    dtype_on,
+    import_checkpoint,
+    load_member,
+    save_weights,
+)
 
 LIGHT = MemberSpec(
     name="light",
@@ -246,7 +251,11 @@ def test_bfloat16_on_a_cpu_is_near_float32():
     assert 0 < difference.abs().max() < 0.05
 
 
-def test_precision_on_a_cpu():
+def test_precision_is_half_only_on_a_gpu():
+    cpu = torch.device("cpu")
+    assert dtype_on(cpu, "auto") == torch.float32
+    assert dtype_on(torch.device("cuda"), "auto") == torch.float16
+    assert dtype_on(cpu, "bfloat16") == torch.bfloat16
     assert load_member(LIGHT, precision="auto").dtype == torch.float32
     with pytest.raises(ValueError, match="'float16': needs a GPU, not cpu"):
         load_member(LIGHT, precision="float16")

@@ -10,7 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from digipath_ray import schema
+from digipath_ray.config import RunConfig
 from digipath_ray.rundir import Failure, RunDirectory, RunError, publish
+from digipath_ray.tables import write_tables
 
 
 def test_publish_shows_the_old_file_or_the_new_one(tmp_path: Path) -> None:
@@ -156,16 +158,17 @@ def test_tables_are_compactions_of_the_done_records(tmp_path: Path) -> None:
         error="crash",
         hint="copy it",
     )
-    run.compact(["a", "b", "c"], [failure])
+    run.write_failures(["a", "b", "c"], [failure])
+    write_tables(run, RunConfig())
     outcomes = pq.read_table(run.outcomes)
     assert outcomes.schema.equals(schema.OUTCOMES)
     assert outcomes.schema.field("tumor_mm2").metadata[b"doc"].endswith(b"mm2")
     assert outcomes["slide_id"].to_pylist() == ["a"]
     assert outcomes["epistemic_mean"].to_pylist() == [None]
     assert pq.read_table(run.failures).to_pylist() == [vars(failure)]
-    run.compact(["d"], [])
+    run.write_failures(["d"], [])
     assert run.read_failures() == [failure], "what another start was about stays"
-    run.compact(["c"], [])
+    run.write_failures(["c"], [])
     assert run.read_failures() == []
 
 

@@ -4,7 +4,6 @@ import pytest
 import scipy.stats
 
 from digipath_ray.geometry import model_frame
-from digipath_ray.manifest import SlideRow
 from digipath_ray.mask import Mask
 from digipath_ray.recipe import SamplingSpec
 from digipath_ray.schema import SAMPLES
@@ -14,7 +13,6 @@ from digipath_ray.training.sampling import (
     draw_validation,
     epoch_length,
     find_candidates,
-    gives_normal,
     is_tumor,
     kept_slides,
     share_of,
@@ -41,29 +39,6 @@ def epoch(table: pa.Table, number: int = 0, *, patches: int = 64, jitter: float 
     return draw_epoch(
         table, epoch=number, patches=patches, batch_size=16, jitter_px=jitter, seed=1
     )
-
-
-def row(**columns: object) -> SlideRow:
-    return SlideRow(slide_id="s", path="s.tif", **columns)
-
-
-@pytest.mark.parametrize(
-    ("columns", "expected"),
-    [
-        ({"label": "negative"}, True),
-        ({"label": "Normal"}, True),
-        ({"label": "negative", "exhaustive": False}, True),
-        ({"label": "macro", "annotation": "a.xml"}, True),
-        ({"label": "macro", "annotation": "a.xml", "exhaustive": True}, True),
-        ({"label": "macro", "annotation": "a.xml", "exhaustive": False}, False),
-        ({"label": "macro"}, False),
-        ({"annotation": "a.xml"}, True),
-        ({"annotation": "a.xml", "exhaustive": False}, False),
-        ({}, False),
-    ],
-)
-def test_only_what_is_known_to_be_normal_gives_normal_patches(columns, expected):
-    assert gives_normal(row(**columns)) is expected
 
 
 def lay_slide(*, normal: bool = True) -> tuple[pa.Table, Mask]:

@@ -14,14 +14,11 @@ import defusedxml
 from defusedxml import ElementTree
 
 from digipath_ray.annotations import asap, imagescope
-from digipath_ray.annotations.annotation import (
-    Annotation,
-    PolygonAnnotation,
-    SlideSize,
-)
+from digipath_ray.annotations.annotation import Annotation, PolygonAnnotation
 from digipath_ray.annotations.geojson import parse_geojson
 from digipath_ray.annotations.maskimage import MaskAnnotation, read_mask_annotation
 from digipath_ray.annotations.outlines import Meaning, Meanings, Outlines
+from digipath_ray.annotations.window import SlideSize, Window
 from digipath_ray.slideinfo import SlideError
 
 __all__ = [
@@ -32,6 +29,7 @@ __all__ = [
     "Meanings",
     "PolygonAnnotation",
     "SlideSize",
+    "Window",
     "read_annotation",
 ]
 

@@ -1,6 +1,5 @@
 """What an annotation answers, whatever it was read from; and one made of outlines."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,20 +11,9 @@ from numpy.typing import NDArray
 
 from digipath_ray.annotations.edges import Edges
 from digipath_ray.annotations.outlines import Outlines, Shape, areas_of
+from digipath_ray.annotations.window import SlideSize, Window
 
 Bools = NDArray[np.bool_]
-
-
-class SlideSize(Protocol):
-    """What an annotation needs of a slide; ``SlideInfo`` has it."""
-
-    @property
-    def width(self) -> int:
-        """Level-0 px."""
-
-    @property
-    def height(self) -> int:
-        """Level-0 px."""
 
 
 class Annotation(Protocol):
@@ -46,37 +34,10 @@ class Annotation(Protocol):
     def area_mm2(self, mpp_x: float, mpp_y: float) -> float:
         """Area of the tumor, mm2, given the um per level-0 px."""
 
-    def tumor(
-        self,
-        x: float,
-        y: float,
-        width: int,
-        height: int,
-        *,
-        l0_per_px_x: float,
-        l0_per_px_y: float,
-    ) -> Bools:
-        """Which pixels of a window are tumor, bool [height, width].
+    def tumor(self, window: Window) -> Bools:
+        """Which pixels of a window are tumor, bool [height, width]."""
 
-        Args:
-            x: left edge of the window, level-0 px; may be outside the slide.
-            y: its top edge.
-            width: of the window, pixels.
-            height: of the window, pixels.
-            l0_per_px_x: level-0 px per pixel.
-            l0_per_px_y: as ``l0_per_px_x``.
-        """
-
-    def ignored(
-        self,
-        x: float,
-        y: float,
-        width: int,
-        height: int,
-        *,
-        l0_per_px_x: float,
-        l0_per_px_y: float,
-    ) -> Bools:
+    def ignored(self, window: Window) -> Bools:
         """Which pixels of a window are neither tumor nor normal, as :meth:`tumor`."""
 
     def tumor_map(self, l0_per_px_x: float, l0_per_px_y: float) -> Bools:
@@ -85,11 +46,6 @@ class Annotation(Protocol):
         No lesion is too small to show. The last row and column may reach beyond the
         slide. Pixels that tumor only touches from outside may be true as well.
         """
-
-
-def map_size(length: int, l0_per_px: float) -> int:
-    """Pixels that cover a side of the slide (as ``Frame.md_size`` has it)."""
-    return max(1, math.ceil(round(length / l0_per_px, 3)))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -147,32 +103,13 @@ class PolygonAnnotation:
         left, top, right, bottom = (float(v) for v in self.geometry.bounds)
         return left, top, right, bottom
 
-    def tumor(
-        self,
-        x: float,
-        y: float,
-        width: int,
-        height: int,
-        *,
-        l0_per_px_x: float,
-        l0_per_px_y: float,
-    ) -> Bools:
+    def tumor(self, window: Window) -> Bools:
         """See :meth:`Annotation.tumor`."""
-        return self._edges.inside(x, y, width, height, (l0_per_px_x, l0_per_px_y))
+        return self._edges.inside(window)
 
-    def ignored(
-        self,
-        x: float,
-        y: float,
-        width: int,
-        height: int,
-        *,
-        l0_per_px_x: float,
-        l0_per_px_y: float,
-    ) -> Bools:
+    def ignored(self, window: Window) -> Bools:
         """See :meth:`Annotation.ignored`."""
-        scale = (l0_per_px_x, l0_per_px_y)
-        return self._ignored_edges.inside(x, y, width, height, scale)
+        return self._ignored_edges.inside(window)
 
     def tumor_map(self, l0_per_px_x: float, l0_per_px_y: float) -> Bools:
         """See :meth:`Annotation.tumor_map`: centers inside, or outlines that pass.
@@ -180,11 +117,8 @@ class PolygonAnnotation:
         A pixel with tumor in it is either all tumor, and so is its center, or an
         outline passes through it.
         """
-        cols = map_size(self.width, l0_per_px_x)
-        rows = map_size(self.height, l0_per_px_y)
-        scale = (l0_per_px_x, l0_per_px_y)
-        inside = self._edges.inside(0, 0, cols, rows, scale)
-        return inside | self._edges.touched(cols, rows, scale)
+        window = Window.over(self, l0_per_px_x, l0_per_px_y)
+        return self._edges.inside(window) | self._edges.touched(window)
 
     @cached_property
     def _edges(self) -> Edges:

@@ -9,7 +9,7 @@ import json
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,10 +22,10 @@ from digipath_ray.annotations.annotation import (
     Annotation,
     Bools,
     PolygonAnnotation,
-    SlideSize,
 )
 from digipath_ray.annotations.geojson import KNOWN_CLASSES, parse_geojson
 from digipath_ray.annotations.outlines import Meanings, Outlines, Shape
+from digipath_ray.annotations.window import SlideSize, Window
 from digipath_ray.slideinfo import SlideError
 
 log = logging.getLogger(__name__)
@@ -87,47 +87,21 @@ class CorrectedAnnotation:
         """Area of the tumor, mm2, given the um per level-0 px."""
         return self.area_px * mpp_x * mpp_y / 1e6
 
-    def tumor(
-        self,
-        x: float,
-        y: float,
-        width: int,
-        height: int,
-        *,
-        l0_per_px_x: float,
-        l0_per_px_y: float,
-    ) -> Bools:
+    def tumor(self, window: Window) -> Bools:
         """See :meth:`Annotation.tumor`."""
-
-        def ask(answer: Callable[..., Bools]) -> Bools:
-            steps = {"l0_per_px_x": l0_per_px_x, "l0_per_px_y": l0_per_px_y}
-            return answer(x, y, width, height, **steps)
-
-        before = np.zeros((height, width), np.bool_)
+        before = np.zeros(window.shape, np.bool_)
         if self.base is not None:
-            before = ask(self.base.tumor)
-        return np.where(ask(self.frames.tumor), ask(self.correction.tumor), before)
+            before = self.base.tumor(window)
+        corrected = self.correction.tumor(window)
+        return np.where(self.frames.tumor(window), corrected, before)
 
-    def ignored(
-        self,
-        x: float,
-        y: float,
-        width: int,
-        height: int,
-        *,
-        l0_per_px_x: float,
-        l0_per_px_y: float,
-    ) -> Bools:
+    def ignored(self, window: Window) -> Bools:
         """See :meth:`Annotation.ignored`."""
-
-        def ask(answer: Callable[..., Bools]) -> Bools:
-            steps = {"l0_per_px_x": l0_per_px_x, "l0_per_px_y": l0_per_px_y}
-            return answer(x, y, width, height, **steps)
-
-        before = np.full((height, width), not self.known)
+        before = np.full(window.shape, not self.known)
         if self.base is not None:
-            before = ask(self.base.ignored)
-        return np.where(ask(self.frames.tumor), ask(self.correction.ignored), before)
+            before = self.base.ignored(window)
+        corrected = self.correction.ignored(window)
+        return np.where(self.frames.tumor(window), corrected, before)
 
     def tumor_map(self, l0_per_px_x: float, l0_per_px_y: float) -> Bools:
         """See :meth:`Annotation.tumor_map`; at a frame's edge more may be true."""
@@ -146,11 +120,8 @@ def _area_within(annotation: Annotation, frame: PolygonAnnotation) -> float:
     scale = max(1.0, (right - left) / COUNT_PX, (bottom - top) / COUNT_PX)
     width = math.ceil((right - left) / scale)
     height = math.ceil((bottom - top) / scale)
-
-    def ask(answer: Callable[..., Bools]) -> Bools:
-        return answer(left, top, width, height, l0_per_px_x=scale, l0_per_px_y=scale)
-
-    both = ask(annotation.tumor) & ask(frame.tumor)
+    window = Window(left, top, width, height, l0_per_px_x=scale, l0_per_px_y=scale)
+    both = annotation.tumor(window) & frame.tumor(window)
     return float(both.sum() * scale**2)
 
 

@@ -12,6 +12,8 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+from digipath_ray.annotations.window import Window
+
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -55,38 +57,22 @@ class Edges:
             reach=np.maximum.accumulate(stop[:, 1]),
         )
 
-    def inside(
-        self, x: float, y: float, width: int, height: int, scale: tuple[float, float]
-    ) -> Bools:
+    def inside(self, window: Window) -> Bools:
         """Which pixels have their center inside, bool [height, width].
 
         A center on an outline is inside to the right of it and below it, not to the
         left and above: polygons that touch share no pixel and leave none out.
-
-        Args:
-            x: left edge of the window, level-0 px.
-            y: its top edge.
-            width: of the window, pixels.
-            height: of the window, pixels.
-            scale: level-0 px per pixel in x and y.
         """
-        out = np.empty((height, width), np.bool_)
-        rows = max(1, STRIP_PX // max(1, width))
-        for top in range(0, height, rows):
-            stop = min(top + rows, height)
-            out[top:stop] = self._strip(x, y, width, (top, stop), scale)
+        out = np.empty(window.shape, np.bool_)
+        rows = max(1, STRIP_PX // max(1, window.width))
+        for top in range(0, window.height, rows):
+            stop = min(top + rows, window.height)
+            out[top:stop] = self._strip(window, top, stop)
         return out
 
-    def _strip(
-        self,
-        x: float,
-        y: float,
-        width: int,
-        rows: tuple[int, int],
-        scale: tuple[float, float],
-    ) -> Bools:
+    def _strip(self, window: Window, top: int, stop: int) -> Bools:
         """Rows of a window: a pixel is inside after an odd number of crossings."""
-        (top, stop), (scale_x, scale_y) = rows, scale
+        y, scale_y = window.y, window.l0_per_px_y
         first = np.searchsorted(self.reach, y + top * scale_y)
         last = np.searchsorted(self.y0, y + stop * scale_y, side="right")
         near = slice(int(first), int(last))
@@ -97,22 +83,22 @@ class Edges:
         edge += near.start
         run = (y + (row + 0.5) * scale_y - self.y0[edge]) / (self.y1 - self.y0)[edge]
         crossing = self.x0[edge] + run * (self.x1 - self.x0)[edge]
-        col = _first_center(crossing, x, scale_x).clip(0, width)
-        flips = np.zeros((stop - top, width + 1), np.uint8)
+        col = _first_center(crossing, window.x, window.l0_per_px_x)
+        col = col.clip(0, window.width)
+        flips = np.zeros((stop - top, window.width + 1), np.uint8)
         np.add.at(flips, (row - top, col), 1)
         # Sums wrap at 256, which is even.
-        sums = np.cumsum(flips[:, :width], axis=1, dtype=np.uint8)
+        sums = np.cumsum(flips[:, :-1], axis=1, dtype=np.uint8)
         return (sums & 1).astype(np.bool_)
 
-    def touched(self, width: int, height: int, scale: tuple[float, float]) -> Bools:
-        """Which pixels an outline runs through, bool [height, width] from (0, 0).
+    def touched(self, window: Window) -> Bools:
+        """Which pixels outlines run through, of a window that holds all of them.
 
         Every edge is cut at the borders between pixels; each piece lies in the pixel
         of its middle. An outline that runs along a border touches one of its sides.
         """
-        out = np.zeros((height, width), np.bool_)
-        x0, x1 = self.x0 / scale[0], self.x1 / scale[0]
-        y0, y1 = self.y0 / scale[1], self.y1 / scale[1]
+        x0, x1 = ((x - window.x) / window.l0_per_px_x for x in (self.x0, self.x1))
+        y0, y1 = ((y - window.y) / window.l0_per_px_y for y in (self.y0, self.y1))
         cut_x, cut_y = _cuts(x0, x1), _cuts(y0, y1)
         ends = np.arange(len(x0))
         edge = np.concatenate([ends, ends, cut_x[0], cut_y[0]])
@@ -123,7 +109,8 @@ class Edges:
         edge, at = edge[1:][piece], ((at[1:] + at[:-1]) / 2)[piece]
         col = np.floor(x0[edge] + at * (x1 - x0)[edge]).astype(np.int64)
         row = np.floor(y0[edge] + at * (y1 - y0)[edge]).astype(np.int64)
-        out[row.clip(0, height - 1), col.clip(0, width - 1)] = True
+        out = np.zeros(window.shape, np.bool_)
+        out[row.clip(0, window.height - 1), col.clip(0, window.width - 1)] = True
         return out
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from digipath_ray.annotations.annotation import SlideSize, map_size
 from digipath_ray.annotations.maskbits import Bits, Bools, Indices, open_bits
+from digipath_ray.annotations.window import SlideSize, Window
 from digipath_ray.slideinfo import SlideError
 
 MAX_ASPECT_ERROR = 0.02
@@ -54,45 +54,26 @@ class MaskAnnotation:
         """Area of the tumor, mm2, given the um per level-0 px."""
         return self.area_px * mpp_x * mpp_y / 1e6
 
-    def tumor(
-        self,
-        x: float,
-        y: float,
-        width: int,
-        height: int,
-        *,
-        l0_per_px_x: float,
-        l0_per_px_y: float,
-    ) -> Bools:
+    def tumor(self, window: Window) -> Bools:
         """See :meth:`Annotation.tumor`: the mask px in which a pixel's center lies."""
-        scale_x, scale_y = self.l0_per_px
-        cols, in_cols = _nearest(x, width, l0_per_px_x, scale_x, self.bits.width)
-        rows, in_rows = _nearest(y, height, l0_per_px_y, scale_y, self.bits.height)
-        out = np.zeros((height, width), np.bool_)
-        out[in_rows, in_cols] = self.bits.take(rows, cols)
+        w, bits, (scale_x, scale_y) = window, self.bits, self.l0_per_px
+        cols, in_cols = _nearest(w.x, w.width, w.l0_per_px_x, scale_x, bits.width)
+        rows, in_rows = _nearest(w.y, w.height, w.l0_per_px_y, scale_y, bits.height)
+        out = np.zeros(window.shape, np.bool_)
+        out[in_rows, in_cols] = bits.take(rows, cols)
         return out
 
-    def ignored(
-        self,
-        x: float,
-        y: float,
-        width: int,
-        height: int,
-        *,
-        l0_per_px_x: float,
-        l0_per_px_y: float,
-    ) -> Bools:
+    def ignored(self, window: Window) -> Bools:
         """Nothing: a mask says tumor or not."""
-        return np.zeros((height, width), np.bool_)
+        return np.zeros(window.shape, np.bool_)
 
     def tumor_map(self, l0_per_px_x: float, l0_per_px_y: float) -> Bools:
         """See :meth:`Annotation.tumor_map`: pixels under which a mask px is tumor."""
-        size_x = map_size(self.width, l0_per_px_x)
-        size_y = map_size(self.height, l0_per_px_y)
+        window = Window.over(self, l0_per_px_x, l0_per_px_y)
         bits, (scale_x, scale_y) = self.bits, self.l0_per_px
-        left, right = _under(size_x, l0_per_px_x / scale_x, bits.width)
-        top, bottom = _under(size_y, l0_per_px_y / scale_y, bits.height)
-        out = np.zeros((size_y, size_x), np.bool_)
+        left, right = _under(window.width, l0_per_px_x / scale_x, bits.width)
+        top, bottom = _under(window.height, l0_per_px_y / scale_y, bits.height)
+        out = np.zeros(window.shape, np.bool_)
         cols = np.arange(bits.width)
         for rows in self._strips():
             strip = bits.take(rows, cols)

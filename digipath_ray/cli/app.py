@@ -7,13 +7,15 @@
 import logging
 import sys
 from pathlib import Path
-from typing import IO, Annotated, Any, Literal, NoReturn
+from typing import IO, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from digipath_ray import __version__
+from digipath_ray.cli import answers, learning
+from digipath_ray.cli.console import console
 from digipath_ray.cli.options import (
     ForceOption,
     OutOption,
@@ -21,17 +23,14 @@ from digipath_ray.cli.options import (
     SlidesArgument,
     WeightsOption,
     with_config,
-    with_recipe,
 )
 from digipath_ray.rundir import RunStopped, explain_os_error
 from digipath_ray.settings import Tree
 
 log = logging.getLogger(__name__)
 
-FILE_WIDTH = 200
-"""Columns of what is printed to a file or a pipe, where nothing says how many."""
 INTERRUPTED = 130
-RESUMABLE = ("run", "prepare", "segment", "train")
+RESUMABLE = ("run", "prepare", "segment", "stage", "burden", "train")
 SETTINGS: dict[str, Any] = {
     "help_option_names": ["-h", "--help"],
     "token_normalize_func": lambda text: text.replace("_", "-"),
@@ -54,12 +53,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     result_callback=exit_with,
 )
-
-
-def console() -> Console:
-    """Where commands print."""
-    wide = None if sys.stdout.isatty() else FILE_WIDTH
-    return Console(soft_wrap=True, width=wide, highlight=False)
 
 
 class _Stderr(logging.StreamHandler[IO[str]]):
@@ -109,7 +102,7 @@ def run(
     force: ForceOption = False,
     tree: Tree,
 ) -> int:
-    """Segment a cohort: slides in, heatmaps and uncertainty maps out.
+    """Run a cohort: slides in, heatmaps, lesions, stages or burdens, and a report out.
 
     Run again after a crash or with more slides, it does only what is missing.
     """
@@ -158,236 +151,16 @@ def segment(
     return segment_prepared(console(), run_directory)
 
 
-@app.command()
-def cohort(
-    dataset: Annotated[
-        Literal["camelyon16", "camelyon17", "paip2019", "digestpath2019"],
-        typer.Argument(metavar="DATASET", help="a public dataset's name"),
-    ],
-    folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="where it was unpacked")
-    ],
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="the table (.csv, .tsv, .parquet)")
-    ] = Path("cohort.csv"),
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="replace the table")
-    ] = False,
-) -> int:
-    """Write the table of a public dataset: slides, annotations, labels, splits."""
-    from digipath_ray.cli.cohort import write_cohort
-
-    return write_cohort(console(), dataset, folder, out, overwrite=overwrite)
-
-
-@app.command(name="import-weights")
-def import_weights(
-    source: Annotated[
-        Path,
-        typer.Argument(
-            metavar="SOURCE", help="a .pth state_dict, or a Keras .h5 of the authors"
-        ),
-    ],
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="the .safetensors file to write")
-    ],
-    architecture: Annotated[
-        str,
-        typer.Option(
-            help="Unet, DeepLabV3Plus, ... or of the authors: OriginalUnetDenseNet121, "
-            "OriginalUnetInceptionResNetV2, OriginalDeepLabV3Plus"
-        ),
-    ],
-    mpp: Annotated[float, typer.Option(help="um per px it was trained at")],
-    name: Annotated[
-        str | None, typer.Option(help="the member's name; default: the file's")
-    ] = None,
-    encoder: Annotated[
-        str | None, typer.Option(help="of the architecture, if it has a choice")
-    ] = None,
-    option: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="of the architecture; repeatable"),
-    ] = None,
-    patch_px: Annotated[
-        int, typer.Option(help="side of the patches to predict on, px")
-    ] = 1024,
-    mean: Annotated[
-        tuple[float, float, float] | None,
-        typer.Option(help="per RGB channel, 0..1; default: the encoder's own"),
-    ] = None,
-    std: Annotated[
-        tuple[float, float, float] | None, typer.Option(help="as --mean")
-    ] = None,
-    license: Annotated[str, typer.Option(help="of the weights")] = "unknown",
-    notes: Annotated[str, typer.Option(help="anything else worth knowing")] = "",
-    new_classifier: Annotated[
-        bool,
-        typer.Option(
-            "--new-classifier",
-            help="leave the last layer random: weights of other classes, to fit from",
-        ),
-    ] = False,
-    overwrite: OverwriteOption = False,
-) -> int:
-    """Turn somebody else's weights into a .safetensors file with a model card."""
-    from digipath_ray.cli.weights import ImportedMember
-    from digipath_ray.cli.weights import import_weights as write_imported
-
-    member = ImportedMember(
-        architecture=architecture,
-        mpp=mpp,
-        name=name,
-        encoder=encoder,
-        options=tuple(option or ()),
-        patch_px=patch_px,
-        mean=mean,
-        std=std,
-        license=license,
-        notes=notes,
-    )
-    return write_imported(
-        console(),
-        source,
-        out,
-        member,
-        new_classifier=new_classifier,
-        overwrite=overwrite,
-    )
-
-
-@app.command()
-@with_recipe
-def train(
-    *,
-    slides: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="COHORT",
-            help="a cohort table with the columns path, annotation and label (CSV, "
-            "TSV, Parquet)",
-            show_default=False,
-        ),
-    ],
-    out: OutOption,
-    init: Annotated[
-        str | None,
-        typer.Option(
-            "--init",
-            help="what members start from: imagenet (default), random, a .safetensors "
-            "file, or a folder of them named as the members",
-            show_default=False,
-        ),
-    ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="begin anew in this directory")
-    ] = False,
-    tree: Tree,
-) -> int:
-    """Fit the ensemble: annotated slides in, weights with model cards out.
-
-    Run again after a crash, it goes on from the last checkpoint.
-    """
-    from digipath_ray.cli.train import train_cohort
-
-    return train_cohort(console(), slides, out, tree, init=init, overwrite=overwrite)
-
-
-@app.command()
-def mine(
-    *,
-    run_directory: Annotated[
-        Path,
-        typer.Argument(
-            metavar="RUN",
-            help="a finished run over annotated slides, made with --out-of-fold",
-            show_default=False,
-        ),
-    ],
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            "-o",
-            help="write hard patches here (.parquet), for 'train --hard-examples'",
-            show_default=False,
-        ),
-    ] = None,
-    fit_patch_px: Annotated[
-        int, typer.Option(help="side of a patch, model px; as the fit will have it")
-    ] = 256,
-    dice: Annotated[
-        float, typer.Option(help="a patch with tumor is hard with a Dice below this")
-    ] = 0.9,
-    dice_at: Annotated[
-        float, typer.Option(help="probability from which a pixel counts for the Dice")
-    ] = 0.45,
-    alarm_at: Annotated[
-        float,
-        typer.Option(help="a normal pixel of this probability is a false alarm"),
-    ] = 0.4,
-    max_tumor: Annotated[
-        float,
-        typer.Option(
-            help="a patch with a false alarm is hard if less of it is tumor (fraction)"
-        ),
-    ] = 0.05,
-    per_slide: Annotated[
-        int, typer.Option(help="hard patches of each kind kept of a slide, at most")
-    ] = 500,
-    uncertain: Annotated[
-        Path | None,
-        typer.Option(
-            help="write each slide's most uncertain regions to this folder as QuPath "
-            "GeoJSON, to be corrected for 'train --extra-annotations'",
-            show_default=False,
-        ),
-    ] = None,
-    map_: Annotated[
-        Literal["epistemic", "aleatoric", "both"],
-        typer.Option("--map", help="what says how uncertain; both: their sum"),
-    ] = "epistemic",
-    top: Annotated[int, typer.Option(help="regions of a slide, at most", min=1)] = 5,
-    region_um: Annotated[
-        float, typer.Option(help="side of a region, um", min=1.0)
-    ] = 250.0,
-    classes: Annotated[
-        str | None,
-        typer.Option(
-            help="what classes of the annotations mean, as for 'train'",
-            show_default=False,
-        ),
-    ] = None,
-    mask_above: Annotated[
-        float | None,
-        typer.Option(
-            help="mask images: tumor is above this value, as for 'train'",
-            show_default=False,
-        ),
-    ] = None,
-) -> int:
-    """Find what a run got wrong, and where it is least sure, to fit on it again."""
-    from digipath_ray.cli.mine import RegionSpec, mine_run
-    from digipath_ray.recipe import AnnotationSpec
-    from digipath_ray.training.mining import MiningSpec
-
-    named = [part.strip() for part in (classes or "").split(",") if part.strip()]
-    return mine_run(
-        console(),
-        run_directory,
-        out=out,
-        uncertain=uncertain,
-        mining=MiningSpec(
-            fit_patch_px=fit_patch_px,
-            dice=dice,
-            dice_at=dice_at,
-            alarm_at=alarm_at,
-            max_tumor=max_tumor,
-            per_slide=per_slide,
-        ),
-        regions=RegionSpec(which=map_, top=top, region_um=region_um),
-        annotations=AnnotationSpec(classes=tuple(named), mask_above=mask_above),
-    )
+# Between the commands of a run, where the help lists them.
+app.add_typer(answers.stage, name="stage")
+app.command()(answers.burden)
+app.command()(answers.report)
+app.command()(answers.evaluate)
+app.command()(answers.export)
+app.command()(learning.cohort)
+app.command(name="import-weights")(learning.import_weights)
+app.command()(learning.train)
+app.command()(learning.mine)
 
 
 @app.command()

@@ -46,7 +46,7 @@ def run_demo(console: Console, out: Path) -> int:
     console.print(
         "One slide was damaged on purpose: a failure is a row in failures.parquet, "
         "never the end of a night.\n"
-        f"Look first at {escape(str(summary.run.root))}/overlays/"
+        f"Look first at {escape(str(summary.run.report))}"
     )
     damaged = {f.slide_id for f in summary.failures}
     return 0 if len(damaged) == 1 and summary.slides == 5 else 1
@@ -93,18 +93,20 @@ def truth_table(scores: Sequence[Score], summary: Summary) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("slide")
     table.add_column("planted")
+    table.add_column("found")
     for name in ("tumor mm2", "found mm2", "Dice", "false area"):
         table.add_column(name, justify="right")
     for score in scores:
         table.add_row(
             score.slide_id,
             score.label,
+            score.metastasis,
             f"{score.tumor_mm2:.3f}",
             f"{score.found_mm2:.3f}",
             f"{dice_of([score]):.2f}" if score.tumor_mm2 else "-",
             f"{score.false_share:.2%} of tissue",
         )
     for failure in summary.failures:
-        table.add_row(failure.slide_id, "failed", "", "", "", "")
-    table.add_row("all", "", "", "", f"{dice_of(scores):.2f}", "")
+        table.add_row(failure.slide_id, "", "failed", "", "", "", "")
+    table.add_row("all", "", "", "", "", f"{dice_of(scores):.2f}", "")
     return table

@@ -9,53 +9,26 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.markup import escape
 
-from digipath_ray.card import ModelCard, read_card
 from digipath_ray.cli.words import count
 from digipath_ray.config import RunConfig
-from digipath_ray.recipe import AnnotationSpec
-from digipath_ray.rundir import RunDirectory
-from digipath_ray.settings import from_tree
-from digipath_ray.training.examples import write_hard
-from digipath_ray.training.finished import (
-    have_seen,
-    is_known,
-    is_test,
-    read_finished,
-    read_truth,
-    row_of,
-)
-from digipath_ray.training.mining import (
-    HardPatches,
-    MiningSpec,
-    find_hard,
-    merge_hard,
-    window_px,
-)
-from digipath_ray.training.regions import (
-    Uncertainty,
+from digipath_ray.exposure import read_exposure
+from digipath_ray.finished import read_finished, read_truth
+from digipath_ray.mining.examples import write_hard
+from digipath_ray.mining.hard import HardPatches, find_hard, merge_hard, window_px
+from digipath_ray.mining.regions import (
     find_regions,
     needed_channels,
     region_features,
     write_regions,
 )
+from digipath_ray.mining.spec import MiningSpec, RegionSpec
+from digipath_ray.prepared import row_of
+from digipath_ray.recipe import AnnotationSpec
+from digipath_ray.rundir import RunDirectory
+from digipath_ray.settings import from_tree
 
 Record = Mapping[str, Any]
 Found = TypeVar("Found")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RegionSpec:
-    """Which uncertain regions are exported.
-
-    Attributes:
-        which: map that says how uncertain.
-        top: regions of a slide, at most.
-        region_um: their side.
-    """
-
-    which: Uncertainty = "epistemic"
-    top: int = 5
-    region_um: float = 250.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,14 +104,14 @@ def read_run(run: RunDirectory) -> MinedRun:
             f"{run.root}: no finished run: name the directory given to digipath run "
             "--out"
         )
-    rows = {slide_id: row_of(record) for slide_id, record in done.items()}
-    test = [i for i, row in rows.items() if is_test(row)]
+    rows = {slide_id: row_of(record["slide"]) for slide_id, record in done.items()}
+    test = [i for i, row in rows.items() if row.is_test]
     return MinedRun(
         directory=run,
         config=from_tree(tomllib.loads(run.settings.read_text("utf-8"))),
         records={i: r for i, r in done.items() if i not in test},
         test=test,
-        unknown=[i for i, r in rows.items() if i not in test and not is_known(r)],
+        unknown=[i for i, r in rows.items() if i not in test and not r.is_known],
     )
 
 
@@ -160,10 +133,10 @@ def mine_hard(
         return find_hard(slide, truth, downsample=grid.downsample, spec=spec)
 
     known = [i for i in mined.records if i not in mined.unknown]
+    warn_of_seen(console, mined, known)
     found = mined.each(known, look)
     table = merge_hard(found)
     write_hard(out, table, fit_patch_px=spec.fit_patch_px, mpp=grid.mpp)
-    warn_of_seen(console, mined, known)
     print_hard(console, found, spec)
     console.print(f"{count(len(table), 'patch')} kept")
     console.print(f"hard      {escape(str(out))}")
@@ -186,15 +159,13 @@ def export_regions(
     console: Console, mined: MinedRun, folder: Path, *, spec: RegionSpec
 ) -> None:
     """Write the most uncertain regions of every slide as GeoJSON."""
-    needed_channels(mined.config.channels, spec.which)
+    needed_channels(mined.config.channels, spec.map)
     threshold = mined.config.ensemble.threshold
 
     def export(record: Record) -> int:
         slide = read_finished(mined.directory, record)
-        regions = find_regions(
-            slide, spec.which, top=spec.top, region_um=spec.region_um
-        )
-        features = region_features(slide, regions, spec.which, threshold=threshold)
+        regions = find_regions(slide, spec.map, top=spec.top, region_um=spec.region_um)
+        features = region_features(slide, regions, spec.map, threshold=threshold)
         if regions:
             write_regions(folder / f"{slide.row.slide_id}.geojson", features)
         return len(regions)
@@ -211,24 +182,13 @@ def export_regions(
     )
 
 
-def read_cards(config: RunConfig) -> dict[str, ModelCard]:
-    """The cards of the members that have one on this machine."""
-    cards = {}
-    for member in config.members:
-        path = Path(member.weights or "")
-        if path.suffix == ".safetensors" and path.with_suffix(".json").is_file():
-            cards[member.name] = read_card(path)
-    return cards
-
-
 def warn_of_seen(console: Console, mined: MinedRun, slide_ids: Sequence[str]) -> None:
     """Say of how many slides the members that predicted them had been fitted on."""
-    cards = read_cards(mined.config)
     seen = [
         slide_id
         for slide_id in slide_ids
         for record in [mined.records[slide_id]]
-        if have_seen(row_of(record), record["members"], cards)
+        if set(record["slide"].get("seen_by") or ()) & set(record["members"])
     ]
     if seen:
         console.print(
@@ -236,7 +196,9 @@ def warn_of_seen(console: Console, mined: MinedRun, slide_ids: Sequence[str]) ->
             f"{escape(seen[0])} for one, were predicted by members fitted on them: "
             "what is hard for those says little; run with --out-of-fold, and mine that"
         )
-    blank = [m.name for m in mined.config.members if m.name not in cards]
+    members = mined.config.members
+    cards = read_exposure(members).cards
+    blank = [m.name for m in members if m.name not in cards]
     if blank:
         console.print(
             f"[yellow]note[/] no card of {escape(', '.join(blank))}: nobody knows "

@@ -2,15 +2,15 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import Field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import Field, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 from rich.markup import escape
 
-from digipath_ray.config import TRANSFORMS, RunConfig
+from digipath_ray.config import TRANSFORMS, OutcomeSpec, RunConfig
 from digipath_ray.geometry import mpp_from_magnification
 from digipath_ray.settings import (
     PRESETS,
@@ -20,6 +20,7 @@ from digipath_ray.settings import (
     from_tree,
     load_config,
     option_fields,
+    specs_from_tree,
 )
 
 Command = Callable[..., int]
@@ -59,20 +60,26 @@ ForceOption = Annotated[
 
 
 def _parameter(
-    flag: str, hint: Any, panel: str, text: str, *, hidden: bool = False
+    flag: str,
+    hint: Any,
+    panel: str,
+    text: str,
+    *,
+    default: Any = None,
+    hidden: bool = False,
 ) -> inspect.Parameter:
-    """A keyword-only parameter of a command: the option ``--flag``, or None."""
+    """A keyword-only parameter of a command: the option ``--flag``, or its default."""
     option = typer.Option(
         f"--{flag}",
         help=escape(text),
         rich_help_panel=escape(panel),
-        show_default=False,
+        show_default=default is not None,
         hidden=hidden,
     )
     return inspect.Parameter(
         _name_of(flag),
         inspect.Parameter.KEYWORD_ONLY,
-        default=None,
+        default=default,
         annotation=Annotated[hint, option],
     )
 
@@ -161,9 +168,78 @@ def _with_options(command: Command, sections: Sections) -> Command:
         said = {p.name: given.pop(p.name) for p in added}
         return command(**given, tree=merged_tree(said, sections))
 
-    wrapped.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
-    wrapped.__annotations__ = {p.name: p.annotation for p in [*own, *added]}
-    return wrapped
+    return _taking(wrapped, [*own, *added])
+
+
+def with_specs(command: Command) -> Command:
+    """Give a command an option per field in place of each parameter that is a spec.
+
+    It is called with the specs, checked.
+    """
+    own = inspect.signature(command).parameters.values()
+    specs: dict[str, type[Any]] = {
+        p.name: p.annotation
+        for p in own
+        if isinstance(p.annotation, type) and is_dataclass(p.annotation)
+    }
+    added = {
+        name: _parameter(
+            name.replace("_", "-"),
+            _cli_type(hint),
+            "Options",
+            f.metadata["help"],
+            default=f.default or None,
+        )
+        for name, (_, f, hint) in option_fields(specs).items()
+    }
+
+    @functools.wraps(command)
+    def wrapped(**given: Any) -> int:
+        said = {name: given.pop(name) for name in added}
+        return command(**given, **specs_from_tree(_overrides(said, specs), specs))
+
+    parameters: list[inspect.Parameter] = []
+    for p in own:
+        names = [f.name for f in fields(specs[p.name])] if p.name in specs else []
+        parameters += [added[name] for name in names] or [p]
+    return _taking(wrapped, parameters)
+
+
+def with_outcome(*names: str) -> Callable[[Command], Command]:
+    """Give a command options of [outcome]; it is called with those that were ``said``.
+
+    Args:
+        names: of the fields.
+    """
+    sections = {"outcome": OutcomeSpec}
+    options = option_fields(sections)
+    added = [
+        parameter
+        for name in names
+        for parameter in _field_parameters(
+            name.replace("_", "-"), *options[name][1:], "[outcome]"
+        )
+    ]
+
+    def decorate(command: Command) -> Command:
+        signature = inspect.signature(command).parameters.values()
+        own = [p for p in signature if p.name != "said"]
+
+        @functools.wraps(command)
+        def wrapped(**given: Any) -> int:
+            said = {p.name: given.pop(p.name) for p in added}
+            return command(**given, said=_overrides(said, sections).get("outcome", {}))
+
+        return _taking(wrapped, [*own, *added])
+
+    return decorate
+
+
+def _taking(command: Command, parameters: Sequence[inspect.Parameter]) -> Command:
+    """The command with a signature that typer makes its options of."""
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    return command
 
 
 def merged_tree(said: dict[str, Any], sections: Sections = RUN_SECTIONS) -> Tree:

@@ -2,9 +2,9 @@
 
 import tomllib
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow.parquet as pq
 from rich.console import Console
@@ -12,12 +12,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from digipath_ray.cli.words import count
-from digipath_ray.cohort import SlideRow, read_cohort
+from digipath_ray.cohort import read_cohort
 from digipath_ray.distributed.night import Summary, Watcher, run_cohort
 from digipath_ray.members import resolve
+from digipath_ray.prepared import row_of
 from digipath_ray.progress import RunProgress, say_rate
 from digipath_ray.rundir import Failure, RunDirectory, RunError
 from digipath_ray.settings import Tree
+from digipath_ray.staging import PatientStage
 
 FLAGGED_SHOWN = 5
 """Slides named behind a flag."""
@@ -71,18 +73,6 @@ def segment_prepared(console: Console, out: Path) -> int:
     return 1 if summary.failures else 0
 
 
-def row_of(slide: dict[str, Any]) -> SlideRow:
-    """A row of the SLIDES table as the row of the cohort it was made from."""
-    names = ("slide_id", "path", "patient_id", "node", "label", "split")
-    return SlideRow(
-        mpp=slide["mpp_x"] if slide["mpp_source"] == "manifest" else None,
-        annotation=slide["annotation"],
-        mask=slide["mask"],
-        exhaustive=slide["exhaustive"],
-        **{name: slide[name] for name in names},
-    )
-
-
 def watch(progress: RunProgress) -> Watcher:
     """A run's watcher that feeds the progress bars."""
     return Watcher(
@@ -90,6 +80,7 @@ def watch(progress: RunProgress) -> Watcher:
         planned=progress.planned,
         started=progress.say,
         tallied=progress.tallied,
+        measured=progress.measured,
     )
 
 
@@ -97,6 +88,8 @@ def print_summary(console: Console, summary: Summary, *, predicted: bool) -> Non
     """The slides, the failures with their fixes, the speed, and where to look."""
     if predicted and summary.outcomes:
         console.print(outcome_table(summary.outcomes))
+    if summary.patients:
+        console.print(patient_table(summary.patients))
     for failure in summary.failures:
         print_failure(console, failure)
     console.print(count_slides(summary, predicted=predicted))
@@ -163,6 +156,7 @@ def places(run: RunDirectory, *, predicted: bool) -> list[tuple[str, str]]:
         ("masks", "masks", "*_overlay.jpg", ""),
         ("pictures", "overlays", "*.png", ""),
         ("heatmaps", "heatmaps", "*.ome.tiff", "  (pyramids of values)"),
+        ("lesions", "lesions", "*.geojson", "  (for QuPath)"),
     ]
     said = [
         (name, f"{root}/{folder}/{pattern}{more}")
@@ -172,28 +166,68 @@ def places(run: RunDirectory, *, predicted: bool) -> list[tuple[str, str]]:
     if not predicted:
         ready = any((root / "patches").glob("*.parquet"))
         return [*said, ("next", f"digipath segment {root}")] if ready else said
-    return [*said, ("tables", f"{run.outcomes}, {run.failures.name}")]
+    tables = [p.name for p in (run.features, run.patients, run.failures) if p.exists()]
+    said.append(("tables", ", ".join([str(run.outcomes), *tables])))
+    return [*said, ("report", str(run.report))] if run.report.exists() else said
 
 
 def outcome_table(outcomes: Sequence[dict[str, Any]]) -> Table:
-    """The slides' outcomes as a table for the terminal."""
+    """The slides' outcomes as a table for the terminal; columns nobody has are out."""
     table = Table(box=None, pad_edge=False)
     table.add_column("slide", overflow="fold")
-    for name in ("patches", "tissue mm2", "tumor mm2", "aleatoric", "epistemic"):
-        table.add_column(name, justify="right")
+    columns = [
+        c for c in COLUMNS if any(row.get(c.field) is not None for row in outcomes)
+    ]
+    for column in columns:
+        table.add_column(column.heading, justify=column.justify)
     table.add_column("flags")
-
-    def number(value: float | None, form: str) -> str:
-        return "-" if value is None else format(value, form)
-
     for row in outcomes:
-        table.add_row(
-            escape(row["slide_id"]),
-            str(row["patches"]),
-            number(row["tissue_mm2"], ".2f"),
-            number(row["tumor_mm2"], ".3f"),
-            number(row["aleatoric_mean"], ".1e"),
-            number(row["epistemic_mean"], ".1e"),
-            ", ".join(row["qc"]),
-        )
+        cells = [column.show(row.get(column.field)) for column in columns]
+        table.add_row(escape(row["slide_id"]), *cells, ", ".join(row["qc"]))
     return table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """A column of the terminal's table of outcomes."""
+
+    field: str
+    heading: str
+    form: str = ""
+    justify: Literal["left", "right"] = "right"
+
+    def show(self, value: float | str | None) -> str:
+        """A value as it is printed."""
+        return "-" if value is None else escape(format(value, self.form))
+
+
+COLUMNS = (
+    Column(field="patches", heading="patches"),
+    Column(field="tissue_mm2", heading="tissue mm2", form=".2f"),
+    Column(field="tumor_mm2", heading="tumor mm2", form=".3f"),
+    Column(field="largest_um", heading="largest um", form=".0f"),
+    Column(field="metastasis", heading="type", justify="left"),
+    Column(field="burden", heading="burden", form=".1%"),
+    Column(field="aleatoric_mean", heading="aleatoric", form=".1e"),
+    Column(field="epistemic_mean", heading="epistemic", form=".1e"),
+)
+
+
+def patient_table(patients: Sequence[PatientStage]) -> Table:
+    """The patients' stages as a table for the terminal."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("patient", overflow="fold")
+    table.add_column("stage")
+    for name in ("nodes", "missing", "itc", "micro", "macro"):
+        table.add_column(name, justify="right")
+    for p in patients:
+        counts = (p.nodes, p.missing, p.n_itc, p.n_micro, p.n_macro)
+        table.add_row(escape(p.patient_id), say_stage(p), *map(str, counts))
+    return table
+
+
+def say_stage(patient: PatientStage) -> str:
+    """A patient's stage in words."""
+    if patient.pn_stage is None:
+        return "unknown"
+    return patient.pn_stage if patient.complete else f"at least {patient.pn_stage}"

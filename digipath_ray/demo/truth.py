@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from digipath_ray.heatmap import Heatmap, read_heatmap
+from digipath_ray.heatmap import Heatmap, on_heatmap, read_heatmap
 from digipath_ray.mask import Mask, read_mask_image
-from digipath_ray.outcome import on_heatmap
+from digipath_ray.metastasis.size_rule import type_of_size
 from digipath_ray.rundir import RunDirectory
 
 
@@ -20,6 +20,7 @@ class Score:
 
     Attributes:
         label: what was planted.
+        metastasis: what was found.
         tumor_mm2: drawn.
         found_mm2: at the threshold or above; shared_mm2: of it, what is tumor.
         tissue_mm2: of the tissue mask.
@@ -27,6 +28,7 @@ class Score:
 
     slide_id: str
     label: str
+    metastasis: str
     tumor_mm2: float
     found_mm2: float
     shared_mm2: float
@@ -53,6 +55,7 @@ def score_run(run: RunDirectory, manifest: Path, *, threshold: float) -> list[Sc
         rows = [row for row in csv.DictReader(file) if row["slide_id"] in done]
     found = []
     for row in rows:
+        outcome = done[row["slide_id"]]["outcome"]
         heatmap = read_heatmap(run.heatmap(row["slide_id"]))
         truth = truth_on(heatmap, manifest.parent, row["annotation"])
         shown = heatmap.probability >= threshold
@@ -60,10 +63,11 @@ def score_run(run: RunDirectory, manifest: Path, *, threshold: float) -> list[Sc
         score = Score(
             slide_id=row["slide_id"],
             label=row["label"],
+            metastasis=type_of_size(outcome["largest_um"]).label,
             tumor_mm2=float(truth.sum()) * px_mm2,
             found_mm2=float(shown.sum()) * px_mm2,
             shared_mm2=float((shown & truth).sum()) * px_mm2,
-            tissue_mm2=done[row["slide_id"]]["outcome"]["tissue_mm2"],
+            tissue_mm2=outcome["tissue_mm2"],
         )
         found.append(score)
     return found

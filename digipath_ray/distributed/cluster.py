@@ -206,11 +206,11 @@ def divide(config: RunConfig) -> Share:
     # reader that waits for the driver that waits for the finish task waits for ever.
     # And one whole CPU is left to the plan: Ray Data's own tasks ask for no less.
     spare = max(0.0, cpus - 1)
-    actor_cpus = _floor(min(1.0, spare / (2 * actors * pools)))
-    finish_cpus = _floor(min(0.25, spare / (4 * compute.finishers)))
+    actor_cpus = floor_cpus(min(1.0, spare / (2 * actors * pools)))
+    finish_cpus = floor_cpus(min(0.25, spare / (4 * compute.finishers)))
     left = cpus - actors * pools * actor_cpus - compute.finishers * finish_cpus
     readers = compute.readers or int(left)
-    reader_cpus = _floor(min(1.0, left / readers))
+    reader_cpus = floor_cpus(min(1.0, left / readers))
     if reader_cpus == actor_cpus:  # Ray Data would fuse the stages: actors would read
         reader_cpus -= 0.01
     return Share(
@@ -249,8 +249,8 @@ def _places(actor_gpus: float, gpus: float) -> float:
     return int(gpus / actor_gpus)
 
 
-def _floor(cpus: float) -> float:
-    """Whole hundredths."""
+def floor_cpus(cpus: float) -> float:
+    """Rounded down to whole hundredths."""
     return math.floor(cpus * 100) / 100
 
 

@@ -18,7 +18,7 @@ from digipath_ray.config import RunConfig
 from digipath_ray.distributed.cluster import Share
 from digipath_ray.distributed.guard import explain, mark_failed
 from digipath_ray.distributed.shard import Batch
-from digipath_ray.outcome import finish_slide
+from digipath_ray.finish import finish_slide
 from digipath_ray.prepared import PreparedSlide
 from digipath_ray.rundir import Failure, RunDirectory
 from digipath_ray.slide import SlideError

@@ -23,6 +23,7 @@ def for_each_slide(
     settings: Any,
     *,
     attempts: int,
+    step: str = "prepare",
     report: Callable[[int], None] = lambda n: None,
 ) -> dict[str, Answer | Failure]:
     """What ``work(root, row, settings)`` answers for every slide: slide_id -> answer.
@@ -33,6 +34,7 @@ def for_each_slide(
         root: directory that ``work`` writes to.
         settings: sent to the cluster once.
         attempts: tries before a slide whose process crashes or hangs has failed.
+        step: what the work is called in a failure.
         report: called with the number of answers so far.
     """
     answers: dict[str, Answer | Failure] = {}
@@ -50,11 +52,11 @@ def for_each_slide(
         try:
             answers[row.slide_id] = ray.get(ref)
         except ray.exceptions.RayError as e:  # its worker crashed, hung or was lost
-            log.warning("%s: preparing, try %d: %s", row.slide_id, attempt, e)
+            log.warning("%s: %s, try %d: %s", row.slide_id, step, attempt, e)
             if attempt < attempts:
                 todo.append((row, attempt + 1))
                 continue
             lost = TooManyAttempts(attempt)
-            answers[row.slide_id] = explain(lost, vars(row), "prepare")
+            answers[row.slide_id] = explain(lost, vars(row), step)
         report(len(answers))
     return answers

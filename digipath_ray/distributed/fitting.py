@@ -7,7 +7,6 @@ from which Ray Train takes the fit up when a worker or a node is lost.
 import contextlib
 import io
 import json
-import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import torch
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 
+from digipath_ray.distributed.cluster import floor_cpus
 from digipath_ray.distributed.feed import Feed
 from digipath_ray.distributed.guard import mark_failed
 from digipath_ray.manifest import SlideRow
@@ -68,7 +68,7 @@ def divide_fit(recipe: Recipe, members: int) -> FitShare:
     processes = fit.workers * min(at_once, max(members, 1))
     # One whole CPU is left to Ray Data's own tasks, which ask for no less.
     spare = max(0.0, cpus - 1)
-    worker_cpus = _floor(min(1.0, spare / (2 * processes)))
+    worker_cpus = floor_cpus(min(1.0, spare / (2 * processes)))
     each = (spare - worker_cpus * processes) / processes
     readers = fit.readers or max(1, int(each))
     return FitShare(
@@ -77,13 +77,9 @@ def divide_fit(recipe: Recipe, members: int) -> FitShare:
         worker_gpus=worker_gpus,
         threads=max(1, int(cpus / processes) - readers),
         readers=readers,
-        reader_cpus=_floor(min(1.0, each / readers)),
+        reader_cpus=floor_cpus(min(1.0, each / readers)),
         members_at_once=at_once,
     )
-
-
-def _floor(cpus: float) -> float:
-    return math.floor(cpus * 100) / 100
 
 
 def fit_member(

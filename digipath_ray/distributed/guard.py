@@ -37,12 +37,14 @@ MEMORY_HINTS = {
     "read": "memory ran out: lower --readers or --chunk-cells",
     "predict": "memory ran out: lower --batch-size or --chunk-cells",
     "finish": "memory ran out: lower --finishers or raise --downsample",
+    "measure": "memory ran out: use a machine with more",
 }
 HINTS = {
     "prepare": _READ_HINT,
     "read": _READ_HINT,
     "predict": "most often " + MEMORY_HINTS["predict"],
     "finish": "most often " + MEMORY_HINTS["finish"],
+    "measure": "most often " + MEMORY_HINTS["measure"],
 }
 """Step -> what to do about a slide whose processes end at it."""
 
@@ -110,7 +112,7 @@ def explain(error: BaseException, slide: dict[str, Any], step: str) -> Failure:
     Args:
         error: what was raised.
         slide: has ``slide_id``, ``path`` and ``patient_id``.
-        step: prepare, read, predict or finish.
+        step: prepare, read, predict, finish or measure.
     """
     attempt = 1
     if isinstance(error, SlideError):

@@ -1,4 +1,4 @@
-"""A cohort from slides to heatmaps in one call, resumable at every point."""
+"""A cohort from slides to outcomes in one call, resumable at every point."""
 
 import logging
 import os
@@ -25,13 +25,17 @@ from digipath_ray.distributed.cluster import (
 from digipath_ray.distributed.collector import Tally
 from digipath_ray.distributed.guard import explain
 from digipath_ray.distributed.inference import segment_cohort
+from digipath_ray.distributed.outcomes import find_stale, remeasure_slides
 from digipath_ray.distributed.prepare import prepare_cohort
 from digipath_ray.exposure import Exposure, read_exposure, say_overlap
 from digipath_ray.outcome import member_notes
 from digipath_ray.prepared import PreparedSlide, digest_mask
+from digipath_ray.report import write_report
 from digipath_ray.rundir import Failure, RunDirectory, RunError
 from digipath_ray.settings import to_tree
 from digipath_ray.slide import SlideError
+from digipath_ray.staging import PatientStage
+from digipath_ray.tables import stage_model_of, write_tables
 
 log = logging.getLogger(__name__)
 
@@ -45,12 +49,14 @@ class Watcher:
         planned: told of how many slides and patches prediction begins.
         started: told in words what computes them.
         tallied: told what is done so far.
+        measured: told how many finished slides are measured anew, of how many.
     """
 
     prepared: Callable[[int, int], None] = lambda done, total: None
     planned: Callable[[int, int], None] = lambda slides, patches: None
     started: Callable[[str], None] = lambda work: None
     tallied: Callable[[Tally], None] = lambda tally: None
+    measured: Callable[[int, int], None] = lambda done, total: None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +67,8 @@ class Summary:
         run: its directory.
         slides: of the cohort.
         skipped: finished by an earlier start.
-        outcomes: rows of the OUTCOMES table, of all slides that are finished.
+        outcomes: rows of the OUTCOMES table, of the cohort's slides that are finished.
+        patients: stages of all patients in the directory, where they are asked for.
         failures: of this start.
         metrics: what metrics.json says of this start; empty if nothing was predicted.
         notes: why its heatmaps are no predictions; mostly empty.
@@ -71,6 +78,7 @@ class Summary:
     slides: int
     skipped: int
     outcomes: list[dict[str, Any]]
+    patients: list[PatientStage] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     metrics: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -100,6 +108,7 @@ def run_cohort(
             ended the run was no slide's fault. What was finished stays.
     """
     watcher = watcher or Watcher()
+    stage_model_of(config)  # refused now, not in the morning
     with run.lock():
         run.create()
         run.agree(to_tree(config), [r.slide_id for r in rows], overwrite=overwrite)
@@ -110,23 +119,69 @@ def run_cohort(
         failures: list[Failure] = []
         ids = [r.slide_id for r in rows]
         try:
-            if pending:
+            if pending or find_stale(done, config):
                 with connected():
-                    metrics = _work(
-                        run, pending, config, watcher, predict, done, failures
+                    failures += remeasure_slides(
+                        run, done, config, report=watcher.measured
                     )
+                    if pending:
+                        metrics = _work(
+                            run, pending, config, watcher, predict, done, failures
+                        )
         finally:  # the tables say what stands, however this ends
-            run.compact(ids, failures)
-        done = run.read_done()
+            run.write_failures(ids, failures)
+            tables = write_tables(run, config)
+        if predict:
+            write_report(run)
         return Summary(
             run=run,
             slides=len(rows),
             skipped=len(rows) - len(pending),
-            outcomes=[done[i]["outcome"] for i in ids if i in done],
+            outcomes=[row for row in tables.outcomes if row["slide_id"] in set(ids)],
+            patients=tables.patients,
             failures=failures,
             metrics=metrics,
             notes=[*member_notes(config), *overlap_notes(rows, config)],
         )
+
+
+def remeasure_run(
+    run: RunDirectory, config: RunConfig, *, watcher: Watcher | None = None
+) -> Summary:
+    """Make a finished run's outcomes anew, from its heatmaps alone.
+
+    Args:
+        run: the directory of the run.
+        config: of the run, with another [outcome].
+        watcher: told of the progress.
+
+    Raises:
+        RunError: the directory is in use, or no slide of it is finished.
+        ValueError: the stage model does not fit the run.
+    """
+    watcher = watcher or Watcher()
+    stage_model_of(config)
+    with run.lock():
+        done = run.read_done()
+        if not done:
+            raise RunError(f"{run.root}: no slide is finished yet: digipath run first")
+        run.agree(to_tree(config), list(done), overwrite=False)
+        failures: list[Failure] = []
+        if find_stale(done, config):
+            with connected():
+                failures = remeasure_slides(run, done, config, report=watcher.measured)
+        run.write_failures(list(done), failures)
+        tables = write_tables(run, config)
+        write_report(run)
+    return Summary(
+        run=run,
+        slides=len(done),
+        skipped=0,
+        outcomes=tables.outcomes,
+        patients=tables.patients,
+        failures=failures,
+        notes=member_notes(config),
+    )
 
 
 def overlap_notes(rows: Sequence[SlideRow], config: RunConfig) -> list[str]:

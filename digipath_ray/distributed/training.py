@@ -9,7 +9,8 @@ from their last checkpoint.
 
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,8 +34,13 @@ from digipath_ray.training.conclusion import is_finished, patients_of
 from digipath_ray.training.directory import FitDirectory
 from digipath_ray.training.folds import Folds, Split, assign_folds
 from digipath_ray.training.reader import PatchReader
-from digipath_ray.training.sampled import fitted_samples, own_samples
-from digipath_ray.training.sampling import draw_validation, is_tumor, lacks_kind
+from digipath_ray.training.sampled import added_samples, own_samples
+from digipath_ray.training.sampling import (
+    draw_validation,
+    is_tumor,
+    kept_slides,
+    lacks_kind,
+)
 from digipath_ray.training.scoring import ENSEMBLE, count_predictions, describe
 from digipath_ray.weights import card_spec, load_member
 
@@ -112,7 +118,7 @@ def _fit(
     names = [m.name for m in recipe.members]
     todo = [i for i, name in enumerate(names) if not is_finished(directory, name)]
     for i in todo:
-        check_both_kinds(names[i], folds.split_of(i), directory)
+        check_both_kinds(names[i], folds.split_of(i), tables, directory)
     failures += fit_members(directory, todo, recipe, rows, folds, watcher)
     write_failures(directory, failures)
     cards = [read_card(directory.weights(name)) for name in names]
@@ -182,12 +188,12 @@ def score_test(
         batch_size=recipe.fit.batch_size,
         seed=recipe.fit.seed,
     )
-    reader = PatchReader({row.slide_id: row for row in rows}, recipe)
     size = recipe.fit.batch_size
-    starts = range(0, len(draws), size)
-    return count_predictions(
-        members, (reader.read(draws.slice(i, size)) for i in starts)
-    )
+    with closing(PatchReader({row.slide_id: row for row in rows}, recipe)) as reader:
+        batches = (
+            reader.read(draws.slice(i, size)) for i in range(0, len(draws), size)
+        )
+        return count_predictions(members, batches)
 
 
 def settle_folds(
@@ -229,16 +235,25 @@ def settle_folds(
     return folds
 
 
-def check_both_kinds(member: str, split: Split, directory: FitDirectory) -> None:
+def check_both_kinds(
+    member: str, split: Split, tables: Mapping[str, pa.Table], directory: FitDirectory
+) -> None:
     """Refuse a split whose slides do not give patches of both kinds.
+
+    Args:
+        member: its name.
+        split: its slides.
+        tables: slide_id -> SAMPLES of its own.
+        directory: of the fit, which holds what is added to them.
 
     Raises:
         ValueError: naming the member, and what is missing where.
     """
-    for part, ids, samples in (
-        ("fitted", split.fit, fitted_samples(directory, split.fit)),
-        ("validated", split.validation, own_samples(directory, split.validation)),
+    for part, ids, more in (
+        ("fitted", split.fit, [added_samples(directory, split.fit)]),
+        ("validated", split.validation, []),
     ):
+        samples = kept_slides([*(tables[i] for i in ids), *more])
         tumor = int(is_tumor(samples).sum())
         if not 0 < tumor < len(samples):
             raise ValueError(

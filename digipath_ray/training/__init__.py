@@ -5,7 +5,6 @@ and truth) -> augment (one patch, varied) -> fit (a network, epoch by epoch, fro
 start through its loss) -> calibration (what a probability is worth, where to cut it)
 -> conclusion (weights, card, curves) -> scoring (on patients that no member has seen)
 
-folds say which patients a member sees. From a finished run back again: mining finds
-patches it got wrong (examples), regions what it is unsure of, and what was corrected is
-added. Pure functions; Ray spreads them in ``distributed``.
+folds say which patients a member sees. Hard examples and corrections, which ``mining``
+leads to, are added. Pure functions; Ray spreads them in ``distributed``.
 """

@@ -20,20 +20,16 @@ import shapely
 from digipath_ray.annotations.annotation import PolygonAnnotation
 from digipath_ray.annotations.corrected import CorrectedAnnotation, list_corrections
 from digipath_ray.annotations.outlines import Outlines, Shape
+from digipath_ray.annotations.window import Window
 from digipath_ray.card import file_digest
 from digipath_ray.manifest import SlideRow
 from digipath_ray.mask import Bools, Mask
+from digipath_ray.mining.examples import read_hard
 from digipath_ray.recipe import Recipe
 from digipath_ray.schema import SAMPLES
 from digipath_ray.slideinfo import SlideError
-from digipath_ray.training.examples import read_hard
 from digipath_ray.training.reader import AnnotatedSlide
-from digipath_ray.training.sampling import (
-    Candidates,
-    draw_samples,
-    gives_normal,
-    is_negative,
-)
+from digipath_ray.training.sampling import Candidates, draw_samples
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +124,7 @@ def pick_hard(
     )
     index = SAMPLES.get_field_index("tumor")
     table = table.set_column(index, SAMPLES.field(index), pa.array(share))
-    kept = (share > 0) | gives_normal(row)
+    kept = (share > 0) | row.gives_normal
     if not kept.all():
         lost = int((~kept).sum())
         log.warning("%s: %d hard examples without tumor left out", row.slide_id, lost)
@@ -161,7 +157,7 @@ def draw_in_frames(
     tumor = annotation.tumor_map(info.width / cols, info.height / rows)[:rows, :cols]
     for frame in shapely.get_parts(annotation.frames.geometry):
         room = frame
-        if annotation.known and not gives_normal(row):
+        if annotation.known and not row.gives_normal:
             room = shapely.buffer(frame, -_reach(annotated, recipe), join_style="mitre")
         candidates = Candidates(
             tumor=np.argwhere(on_mask(frame) & tumor),
@@ -183,7 +179,9 @@ def _inside(frame: Shape, *, annotated: AnnotatedSlide, mask: Mask) -> Bools:
     info, (rows, cols) = annotated.slide.info, mask.array.shape
     polygon = PolygonAnnotation.of(Outlines(tumor=[frame]), info)
     scale_x, scale_y = info.width / cols, info.height / rows
-    return polygon.tumor(0, 0, cols, rows, l0_per_px_x=scale_x, l0_per_px_y=scale_y)
+    return polygon.tumor(
+        Window(0, 0, cols, rows, l0_per_px_x=scale_x, l0_per_px_y=scale_y)
+    )
 
 
 def _reach(annotated: AnnotatedSlide, recipe: Recipe) -> float:
@@ -199,7 +197,7 @@ def check_corrected(row: SlideRow, annotated: AnnotatedSlide) -> None:
         SlideError: they do.
     """
     found = annotated.annotation
-    if found is None or not is_negative(row.label) or found.area_px == 0:
+    if found is None or not row.is_negative or found.area_px == 0:
         return
     raise SlideError(
         f"its corrections draw tumor, yet its label is {row.label}",

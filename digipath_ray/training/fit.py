@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from digipath_ray.config import MemberSpec, Precision
+from digipath_ray.config import MemberSpec
 from digipath_ray.networks import freeze_encoder, normalization_of, normalize
 from digipath_ray.recipe import Recipe
 from digipath_ray.training.calibration import Histogram, auroc, scores_at
@@ -26,6 +26,7 @@ from digipath_ray.training.loss import (
 )
 from digipath_ray.training.reader import Columns
 from digipath_ray.training.start import start_network
+from digipath_ray.weights import dtype_on
 
 Row = dict[str, Any]
 State = dict[str, Any]
@@ -47,20 +48,6 @@ def freezes(spec: MemberSpec, recipe: Recipe, *, pretrained: bool) -> bool:
     """
     is_deeplab = "DeepLab" in spec.architecture
     return pretrained and not is_deeplab and recipe.fit.frozen_epochs > 0
-
-
-def fit_precision(precision: Precision, device: torch.device) -> torch.dtype:
-    """In which numbers the network computes: auto is float16 on a GPU only.
-
-    Raises:
-        ValueError: float16 on a CPU.
-    """
-    if precision == "auto":
-        return torch.float16 if device.type == "cuda" else torch.float32
-    if precision == "float16" and device.type != "cuda":
-        raise ValueError("fit.precision = 'float16': needs a GPU; take float32")
-    dtype: torch.dtype = getattr(torch, precision)
-    return dtype
 
 
 class MemberFit:
@@ -85,7 +72,7 @@ class MemberFit:
         mean, std = normalization_of(spec)
         self.mean = torch.tensor(mean, device=device).reshape(3, 1, 1)
         self.std = torch.tensor(std, device=device).reshape(3, 1, 1)
-        self.dtype = fit_precision(recipe.fit.precision, device)
+        self.dtype = dtype_on(device, recipe.fit.precision)
         self.optimizer = torch.optim.Adam(
             self.network.parameters(), lr=1.0, amsgrad=recipe.fit.amsgrad
         )
@@ -187,9 +174,12 @@ class MemberFit:
     def _check_readable(self, total: "_Tally") -> None:
         limit = self.recipe.fit.max_failed
         if total.failed > limit * max(total.patches, 1):
+            # Of what this worker has read; another's slides may have failed alone.
+            errors = (f"; slide {i}: {e}" for i, e in total.errors.items())
             raise FitStopped(
                 f"epoch {self.epoch}: {total.failed:.0f} of {total.patches:.0f} "
                 f"patches could not be read, more than --max-failed {limit:g}"
+                f"{next(errors, '')}"
             )
 
     @torch.inference_mode()

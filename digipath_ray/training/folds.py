@@ -10,14 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from digipath_ray.manifest import SlideRow
-
-SPLITS = {
-    "train": ("train", "training"),
-    "validation": ("validation", "valid", "val"),
-    "test": ("test", "testing"),
-}
-"""Splits, and how manifests spell them; no split at all is train."""
+from digipath_ray.manifest import SPLITS, SlideRow
 
 Patient = tuple[str, str]
 """("patient", patient_id), or ("slide", slide_id) of a slide without patient."""

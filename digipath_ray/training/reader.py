@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from digipath_ray.annotations import Annotation, read_annotation
+from digipath_ray.annotations import Annotation, Window, read_annotation
 from digipath_ray.annotations.corrected import find_correction, read_corrected
 from digipath_ray.geometry import Frame
 from digipath_ray.manifest import SlideRow
@@ -21,11 +21,10 @@ from digipath_ray.prepared import grid_of, open_cohort_slide
 from digipath_ray.recipe import Recipe
 from digipath_ray.slide import Pixels, Slide, SlideError
 from digipath_ray.training.augment import augment_patch
-from digipath_ray.training.sampling import is_negative
 
 Columns = dict[str, NDArray[Any]]
-"""A batch: pixels uint8 [n, side, side, 3], tumor bool [n, side, side], weight float32
-[n, side, side] (0: unknown, or could not be read), area_mm2 float64 [n] that a patch
+"""A batch: pixels uint8 [n, side, side, 3], tumor bool [n, side, side], weight bool [n,
+side, side] (False: unknown, or could not be read), area_mm2 float64 [n] that a patch
 stands for, slide_id and error [n] ("": it could be read)."""
 OPEN_SLIDES = 12
 """Slides that a process keeps open."""
@@ -46,31 +45,34 @@ class AnnotatedSlide:
         """Which px [2, side, side] of a patch at a model px are tumor, and unknown."""
         if self.annotation is None:
             return np.zeros((2, side, side), np.bool_)
-        left, top = x * self.frame.l0_per_md_x, y * self.frame.l0_per_md_y
-        found = self.annotation
+        window = self._window(x, y, side)
         return np.stack(
-            [
-                read(
-                    left,
-                    top,
-                    side,
-                    side,
-                    l0_per_px_x=self.frame.l0_per_md_x,
-                    l0_per_px_y=self.frame.l0_per_md_y,
-                )
-                for read in (found.tumor, found.ignored)
-            ]
+            [self.annotation.tumor(window), self.annotation.ignored(window)]
         )
 
     def tumor_share(self, x: int, y: int, side: int) -> float:
         """Tumor as a fraction of a patch, held to the slide as the patch is read."""
-        x, y = self.held(x, y, side)
-        return float(self.truth(x, y, side)[0].mean())
+        if self.annotation is None:
+            return 0.0
+        window = self._window(*self.held(x, y, side), side)
+        return float(self.annotation.tumor(window).mean())
 
     def held(self, x: int, y: int, side: int) -> tuple[int, int]:
         """The model px at which a patch lies on the slide, as far as it fits."""
         width, height = self.md_size
         return max(0, min(x, width - side)), max(0, min(y, height - side))
+
+    def _window(self, x: int, y: int, side: int) -> Window:
+        """A patch at a model px."""
+        scale_x, scale_y = self.frame.l0_per_md_x, self.frame.l0_per_md_y
+        return Window(
+            x * scale_x,
+            y * scale_y,
+            side,
+            side,
+            l0_per_px_x=scale_x,
+            l0_per_px_y=scale_y,
+        )
 
 
 def open_annotated(row: SlideRow, recipe: Recipe) -> AnnotatedSlide:
@@ -97,7 +99,7 @@ def open_annotated(row: SlideRow, recipe: Recipe) -> AnnotatedSlide:
             correction,
             slide=slide.info,
             base=annotation,
-            known=is_negative(row.label),
+            known=row.is_negative,
             classes=spec.meanings,
         )
     return AnnotatedSlide(
@@ -136,7 +138,7 @@ class PatchReader:
         return {
             "pixels": pixels,
             "tumor": truth[:, 0],
-            "weight": (~truth[:, 1]).astype(np.float32),
+            "weight": ~truth[:, 1],
             "area_mm2": draws["area_mm2"].to_numpy(),
             "slide_id": np.array(draws["slide_id"].to_pylist()),
             "error": np.array(errors),

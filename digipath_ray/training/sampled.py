@@ -34,8 +34,6 @@ from digipath_ray.training.reader import AnnotatedSlide, open_annotated
 from digipath_ray.training.sampling import (
     draw_samples,
     find_candidates,
-    gives_normal,
-    is_negative,
     kept_slides,
 )
 
@@ -51,14 +49,13 @@ def sample_slide(row: SlideRow, recipe: Recipe, directory: FitDirectory) -> pa.T
         SlideError: slide or annotation cannot be read, or neither annotation nor label
             says what the slide shows.
     """
-    known = row.annotation is not None or is_negative(row.label)
-    if not known and correction_of(row, recipe) is None:
+    if not row.is_known and correction_of(row, recipe) is None:
         raise SlideError(
             "neither annotation nor a negative label: nothing on it is known",
             "give its file in column annotation, or the label negative, or correct a "
             "region (--extra-annotations); else leave the slide out",
         )
-    if row.annotation is not None and is_negative(row.label):
+    if row.annotation is not None and row.is_negative:
         raise SlideError(
             f"an annotation, yet the label {row.label}",
             "empty the column that is wrong",
@@ -69,7 +66,7 @@ def sample_slide(row: SlideRow, recipe: Recipe, directory: FitDirectory) -> pa.T
         thumbnail, tissue = find_slide_tissue(slide, recipe, row.mask)
         tumor = tumor_on(annotated, tissue.mask)
         table = SAMPLES.empty_table()
-        if known:
+        if row.is_known:
             table = draw_own(row, annotated, tissue.mask, tumor, recipe)
         added = draw_added(row, annotated, tissue.mask, recipe)
     with publish(directory.mask_overlay(row.slide_id)) as path:
@@ -102,7 +99,7 @@ def draw_own(
     """The SAMPLES drawn over all of a slide: what it is fitted and validated on."""
     return draw_samples(
         row.slide_id,
-        find_candidates(tissue, tumor, normal=gives_normal(row)),
+        find_candidates(tissue, tumor, normal=row.gives_normal),
         tissue,
         annotated.frame,
         partial(annotated.tumor_share, side=recipe.sampling.fit_patch_px),
@@ -180,8 +177,13 @@ def read_samples(
 
 def fitted_samples(directory: FitDirectory, slide_ids: Sequence[str]) -> pa.Table:
     """What members are fitted on: the slides' own samples, and what was added."""
-    added = [pq.read_table(directory.added(i)) for i in slide_ids]
-    return kept_slides([own_samples(directory, slide_ids), *added])
+    own, added = own_samples(directory, slide_ids), added_samples(directory, slide_ids)
+    return pa.concat_tables([own, added])
+
+
+def added_samples(directory: FitDirectory, slide_ids: Sequence[str]) -> pa.Table:
+    """What was added to slides: hard examples and corrections."""
+    return kept_slides([pq.read_table(directory.added(i)) for i in slide_ids])
 
 
 def own_samples(directory: FitDirectory, slide_ids: Sequence[str]) -> pa.Table:

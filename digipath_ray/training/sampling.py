@@ -12,15 +12,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from digipath_ray.geometry import Frame, top_left_from_center
-from digipath_ray.manifest import SlideRow
 from digipath_ray.mask import Mask
 from digipath_ray.recipe import SamplingSpec
 from digipath_ray.schema import DRAWS, SAMPLES
 
 TumorShare = Callable[[int, int], float]
 """Tumor as a fraction of the patch whose top-left corner is at a model px (x, y)."""
-NEGATIVE = ("negative", "normal", "benign", "0", "none")
-"""Labels that say a slide holds no tumor."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,22 +26,6 @@ class Candidates:
 
     tumor: NDArray[np.int64]
     normal: NDArray[np.int64]
-
-
-def is_negative(label: str | None) -> bool:
-    """Whether a slide's label says that it holds no tumor."""
-    return label is not None and label.strip().lower() in NEGATIVE
-
-
-def gives_normal(row: SlideRow) -> bool:
-    """Whether what is not annotated on a slide is known to be no tumor.
-
-    So on a negative slide, and on one whose annotation is exhaustive, as it is taken to
-    be unless the manifest says otherwise.
-    """
-    if is_negative(row.label):
-        return True
-    return row.annotation is not None and row.exhaustive is not False
 
 
 def find_candidates(

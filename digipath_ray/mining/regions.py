@@ -5,12 +5,10 @@ The paper proposes to fine-tune on them. A region is a square frame of the class
 comes back is read by :mod:`digipath_ray.annotations.corrected`.
 """
 
-import json
-import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import shapely
@@ -21,14 +19,12 @@ from digipath_ray.annotations.corrected import (
     is_untouched,
     untouched_note,
 )
-from digipath_ray.annotations.outlines import Shape, areas_of
+from digipath_ray.annotations.outlines import Shape
+from digipath_ray.finished import FinishedSlide
 from digipath_ray.heatmap import Heatmap, Map
-from digipath_ray.rundir import publish
-from digipath_ray.training.finished import FinishedSlide
+from digipath_ray.mining.spec import Uncertainty
+from digipath_ray.qupath import Feature, feature, outline, write_features
 
-Uncertainty = Literal["epistemic", "aleatoric", "both"]
-"""A heatmap's channel, or the sum of both: they are variances."""
-Feature = dict[str, Any]
 Bools = NDArray[np.bool_]
 FRAME_COLOR, TUMOR_COLOR = (0, 0, 180), (200, 0, 0)
 
@@ -128,24 +124,17 @@ def box_means(values: NDArray[np.floating[Any]], rows: int, cols: int) -> Map:
     return np.asarray(np.where(sums > 1e-9, sums, 0) / (rows * cols), np.float32)
 
 
-def outline(slide: FinishedSlide, region: Region, pixels: Bools) -> Shape:
-    """The outlines of a region's pixels, a valid MultiPolygon of level-0 px.
-
-    They run along the borders of the pixels: what they hold are these and no others.
-    Nothing goes beyond the slide.
-
-    Args:
-        slide: as the run left it.
-        region: on its heatmap.
-        pixels: bool [rows, cols] of the region.
-    """
-    x = (np.arange(region.cols + 1) + region.col) * slide.l0_per_hm_x
-    y = (np.arange(region.rows + 1) + region.row) * slide.l0_per_hm_y
-    x, y = x.clip(max=slide.width), y.clip(max=slide.height)
-    row, col = np.nonzero(pixels)
-    boxes = shapely.box(x[col], y[row], x[col + 1], y[row + 1])
-    # A tolerance of 0 drops the points between two corners, and nothing else.
-    return areas_of(shapely.simplify(shapely.union_all(boxes), 0))
+def _outline(slide: FinishedSlide, region: Region, pixels: Bools) -> Shape:
+    """The outlines of a region's pixels [rows, cols] in level-0 px."""
+    return outline(
+        pixels,
+        x=region.col * slide.l0_per_hm_x,
+        y=region.row * slide.l0_per_hm_y,
+        l0_per_px_x=slide.l0_per_hm_x,
+        l0_per_px_y=slide.l0_per_hm_y,
+        max_x=slide.width,
+        max_y=slide.height,
+    )
 
 
 def region_features(
@@ -161,14 +150,14 @@ def region_features(
     for number, region in enumerate(regions, start=1):
         rows = slice(region.row, region.row + region.rows)
         inside = called[rows, region.col : region.col + region.cols]
-        frame = outline(slide, region, np.ones_like(inside))
+        frame = _outline(slide, region, np.ones_like(inside))
         measured = {
             f"Mean uncertainty ({which})": region.uncertainty,
             "Mean probability": region.probability,
         }
         name = f"uncertain {number}"
         features += _features(frame, FRAME_CLASS, FRAME_COLOR, name, measured)
-        tumor = outline(slide, region, inside)
+        tumor = _outline(slide, region, inside)
         features += _features(tumor, "Tumor", TUMOR_COLOR, name, {})
     return features
 
@@ -179,23 +168,18 @@ def _features(
     color: tuple[int, int, int],
     name: str,
     measured: dict[str, float],
-) -> Iterator[Feature]:
-    """A feature of each polygon in a shape, as QuPath writes them."""
-    for polygon in shapely.get_parts(shape):
-        # Its identity follows from what it is, so that a rerun writes the same.
-        identity = uuid.uuid5(uuid.NAMESPACE_OID, f"{class_name} {polygon.wkt}")
-        yield {
-            "type": "Feature",
-            "id": str(identity),
-            "geometry": json.loads(shapely.to_geojson(polygon)),
-            "properties": {
-                "objectType": "annotation",
-                "name": name,
-                "classification": {"name": class_name, "color": list(color)},
-                "isLocked": False,
-                "measurements": measured,
-            },
-        }
+) -> list[Feature]:
+    """A feature of each polygon in a shape: one can be edited without the others."""
+    return [
+        feature(
+            polygon,
+            class_name=class_name,
+            color=color,
+            name=name,
+            measurements=measured,
+        )
+        for polygon in shapely.get_parts(shape)
+    ]
 
 
 def write_regions(path: Path, features: Sequence[Feature]) -> None:
@@ -209,10 +193,4 @@ def write_regions(path: Path, features: Sequence[Feature]) -> None:
             f"{path}: holds corrections, which are not written over: choose another "
             "folder"
         )
-    tree = {
-        "type": "FeatureCollection",
-        "features": list(features),
-        **untouched_note(features),
-    }
-    with publish(path) as temporary:
-        temporary.write_text(json.dumps(tree, indent=1), encoding="utf-8")
+    write_features(path, features, notes=untouched_note(features))

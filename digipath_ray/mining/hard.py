@@ -13,44 +13,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from digipath_ray.config import check
+from digipath_ray.finished import FinishedSlide, Truth
+from digipath_ray.mining.spec import MiningSpec
 from digipath_ray.schema import SAMPLES
-from digipath_ray.training.finished import FinishedSlide, Truth
-from digipath_ray.training.sampling import gives_normal
 
 Bools = NDArray[np.bool_]
 Indices = NDArray[np.int64]
 Values = NDArray[np.float64]
-
-
-@dataclass(frozen=True, kw_only=True)
-class MiningSpec:
-    """What counts as hard; the defaults are the released code's for CAMELYON.
-
-    Attributes:
-        fit_patch_px: side of a patch, model px.
-        dice: a patch with tumor is hard if its Dice is below this.
-        dice_at: probability from which a pixel counts for the Dice.
-        alarm_at: a pixel without tumor of this probability or more is a false alarm.
-        max_tumor: a patch with a false alarm is hard if less than this fraction of it
-            is tumor: the border of a lesion is nobody's exact word.
-        per_slide: hard patches of each kind that a slide gives, at most.
-    """
-
-    fit_patch_px: int = 256
-    dice: float = 0.9
-    dice_at: float = 0.45
-    alarm_at: float = 0.4
-    max_tumor: float = 0.05
-    per_slide: int = 500
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        check(self.fit_patch_px >= 2, "fit_patch_px", self.fit_patch_px, "at least 2")
-        check(self.per_slide >= 1, "per_slide", self.per_slide, "at least 1")
-        for name in ("dice", "dice_at", "alarm_at", "max_tumor"):
-            value = getattr(self, name)
-            check(0 < value <= 1, name, value, "more than 0, at most 1")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -134,7 +103,7 @@ def find_hard(
 
     What is ignored or was not predicted counts nowhere, and glass alone is not looked
     at. Where nobody says that all tumor is annotated
-    (:func:`~digipath_ray.training.sampling.gives_normal`), only the tumor is known: no
+    (:attr:`~digipath_ray.manifest.SlideRow.gives_normal`), only the tumor is known: no
     false alarms, and a Dice over the tumor's pixels.
 
     Args:
@@ -185,7 +154,7 @@ def _measure(
     slide: FinishedSlide, truth: Truth, windows: Windows, spec: MiningSpec
 ) -> _Measures:
     known = (slide.heatmap.weight > 0) & ~truth.ignored
-    if not gives_normal(slide.row):
+    if not slide.row.gives_normal:
         known &= truth.tumor
     p, sums = slide.heatmap.probability, windows.sums
     tumor, called = truth.tumor & known, (p >= spec.dice_at) & known

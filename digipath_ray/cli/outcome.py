@@ -1,0 +1,51 @@
+"""``digipath stage RUN`` and ``digipath burden RUN``: outcomes made anew."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from digipath_ray.cli.run import print_summary, watch
+from digipath_ray.config import Ending, RunConfig
+from digipath_ray.distributed.night import remeasure_run
+from digipath_ray.progress import RunProgress
+from digipath_ray.rundir import RunDirectory, RunError
+from digipath_ray.settings import Tree, from_tree, merge, with_paths
+
+
+def conclude(
+    console: Console, folder: Path, ending: Ending, said: dict[str, Any]
+) -> int:
+    """Measure a finished run's slides anew and print their outcomes; 1 if one failed.
+
+    Args:
+        console: to print to.
+        folder: the run directory.
+        ending: what its slides end in.
+        said: fields of [outcome] that were given, None to unset one; the others stay
+            as the run has them.
+    """
+    run = RunDirectory(folder)
+    config = config_of(run, {**said, "outcome": ending})
+    with RunProgress(console) as progress:
+        summary = remeasure_run(run, config, watcher=watch(progress))
+    print_summary(console, summary, predicted=True)
+    return 1 if summary.failures else 0
+
+
+def config_of(run: RunDirectory, outcome: dict[str, Any]) -> RunConfig:
+    """The config that a run was made with, and another [outcome].
+
+    Raises:
+        RunError: no run's directory.
+        ValueError: a field has a wrong value.
+    """
+    if not run.settings.exists():
+        raise RunError(
+            f"{run.root}: no run: name the directory given to digipath run --out"
+        )
+    tree: Tree = tomllib.loads(run.settings.read_text("utf-8"))
+    merged = merge(tree, {"outcome": outcome})
+    kept = {k: v for k, v in merged["outcome"].items() if v is not None}
+    return with_paths(from_tree({**merged, "outcome": kept}))

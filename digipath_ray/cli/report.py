@@ -1,0 +1,22 @@
+"""``digipath report``: a finished run as a page."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from digipath_ray.cli.words import size
+from digipath_ray.report import write_report
+from digipath_ray.rundir import RunDirectory
+
+
+def report_run(console: Console, run_folder: Path) -> int:
+    """Write a run's report.html anew and say where it is.
+
+    Raises:
+        RunError: the folder is no run's.
+        ValueError: one of its files is damaged.
+    """
+    path = write_report(RunDirectory(run_folder))
+    console.print(f"report    {escape(str(path))} ({size(path.stat().st_size)})")
+    return 0

@@ -1,0 +1,189 @@
+"""CAMELYON17: patients' pN stages, by quadratic weighted kappa.
+
+camelyon17.grand-challenge.org/Evaluation, and the organizers' evaluation.py: Cohen's
+kappa of scikit-learn with quadratic weights over pN0, pN0(i+), pN1mi, pN1 and pN2, on
+the rows that end in .zip, in lower case; a missing patient is an error.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from sklearn.metrics import cohen_kappa_score
+
+from digipath_ray.evaluate.bootstrap import (
+    ENSEMBLE,
+    RESAMPLES,
+    Measure,
+    Units,
+    score_maps,
+)
+from digipath_ray.evaluate.predicted import PredictedRun, note_not_scored, read_run
+from digipath_ray.evaluate.results import Evaluation
+from digipath_ray.outcome import SlideOutcome, measure_slide
+from digipath_ray.staging import PnStage, read_stage_labels, stage_label_file
+from digipath_ray.tables import stage_patients, type_slides
+
+STAGES = (PnStage.N0, PnStage.N0_ITC, PnStage.N1_MICRO, PnStage.N1, PnStage.N2)
+"""The challenge's, in the order of their weights."""
+Pair = tuple[PnStage, PnStage]
+"""A patient's stage by the reference, and as predicted."""
+Stages = Mapping[str, PnStage]
+"""patient_id, in lower case -> stage."""
+
+
+def kappa(pairs: Sequence[Pair]) -> float:
+    """Quadratic weighted kappa of patients' stages; NaN where all are one stage."""
+    true, predicted = zip(*pairs, strict=True)
+    if len({*true, *predicted}) < 2:
+        return math.nan
+    found = cohen_kappa_score(
+        [str(s) for s in true],
+        [str(s) for s in predicted],
+        labels=[str(s) for s in STAGES],
+        weights="quadratic",
+    )
+    return float(found)
+
+
+def evaluate_camelyon17(
+    reference: Path, prediction: Path, *, resamples: int = RESAMPLES
+) -> Evaluation:
+    """Kappa of patients' stages; the bootstrap draws patients.
+
+    Members are staged as the run was, by the size rule or its stage model, from their
+    own maps; one is left out for patients of whom it did not predict every slide.
+
+    Args:
+        reference: the challenge's stage_labels.csv, or any table of slides' types.
+        prediction: run directory, or a submission (patient, stage).
+        resamples: of the bootstrap.
+
+    Raises:
+        ValueError: a patient is missing, or has no stage or one that is not the
+            challenge's; says which.
+    """
+    true = reference_stages(reference)
+    run = read_run(prediction) if prediction.is_dir() else None
+    if prediction.is_dir() and run is None:
+        raise ValueError(f"{prediction}: neither a run directory nor a submission CSV")
+    notes: list[str] = []
+    if run is None:
+        found = check_stages(dict(read_stage_labels(prediction).stages), prediction)
+    else:
+        found, notes = stages_of_run(run)
+    maps = {ENSEMBLE: pair_up(true, found, prediction)}
+    for name, stages in stages_of_members(run).items() if run else ():
+        pairs = {p: (true[p], s) for p, s in stages.items() if p in true}
+        if pairs:
+            maps[name] = pairs
+    measure = Measure[Pair](statistic=kappa, lacking="all patients have one stage")
+    return score_maps(
+        "camelyon17",
+        maps,
+        {"kappa": measure},
+        Units(name="patient", of={p: p for p in true}),
+        resamples=resamples,
+        notes=[*notes, *note_not_scored(true, found)],
+    )
+
+
+def reference_stages(path: Path) -> Stages:
+    """The stages that a label file states, or that follow from its slides' types.
+
+    Raises:
+        ValueError: it holds neither, or a stage that is not the challenge's.
+    """
+    stated = dict(read_stage_labels(path).stages)
+    if not stated:
+        staged = stage_label_file(path)
+        stated = {p.patient_id: p.pn_stage for p in staged if p.pn_stage is not None}
+    return check_stages(stated, path)
+
+
+def check_stages(stages: Mapping[str, PnStage], path: Path) -> Stages:
+    """Stages by patient in lower case.
+
+    Raises:
+        ValueError: there is none, or one that is not the challenge's.
+    """
+    for patient_id, stage in stages.items():
+        if stage not in STAGES:
+            raise ValueError(
+                f"{path}: {patient_id} is {stage}, which is not among the challenge's "
+                f"{', '.join(STAGES)}: leave the patient out"
+            )
+    if not stages:
+        raise ValueError(
+            f"{path}: no patient's stage: the challenge's rows are patient_000.zip,pN0"
+        )
+    return {patient_id.lower(): stage for patient_id, stage in stages.items()}
+
+
+def pair_up(true: Stages, found: Stages, path: Path) -> dict[str, Pair]:
+    """patient_id -> both stages.
+
+    Raises:
+        ValueError: a patient of the reference is missing.
+    """
+    missing = sorted(true.keys() - found.keys())
+    if missing:
+        raise ValueError(
+            f"{path}: {len(missing)} of {len(true)} patients of the reference are "
+            f"missing, {missing[0]} for one: the challenge scores all or none"
+        )
+    return {
+        patient_id: (stage, found[patient_id]) for patient_id, stage in true.items()
+    }
+
+
+def stages_of_run(run: PredictedRun) -> tuple[Stages, list[str]]:
+    """The stages in a run's PATIENTS table, and what to know of them.
+
+    Raises:
+        ValueError: it has no such table, or a patient has no stage.
+    """
+    path = run.directory.patients
+    if not path.is_file():
+        raise ValueError(f"{run.directory.root}: no patient is staged: digipath stage")
+    stages = {}
+    partial = 0
+    for row in pq.read_table(path).to_pylist():
+        if row["pn_stage"] is None:
+            raise ValueError(f"{path}: {row['patient_id']} has no stage: {row['note']}")
+        stages[row["patient_id"]] = PnStage.from_text(row["pn_stage"])
+        partial += not row["complete"]
+    notes = (
+        [f"stages that are 'at least', for want of slides: {partial}"]
+        if partial
+        else []
+    )
+    return check_stages(stages, path), notes
+
+
+def stages_of_members(run: PredictedRun) -> dict[str, Stages]:
+    """Member -> stages of the patients all of whose slides it predicted."""
+    measured: dict[str, dict[str, SlideOutcome]] = {}
+    for slide_id, record in run.records.items():
+        for name, slide in run.maps(slide_id).items():
+            if name != ENSEMBLE:
+                outcome = measure_slide(slide, record["slide"], run.config)
+                measured.setdefault(name, {})[slide_id] = outcome
+    return {name: stage_member(run, found) for name, found in measured.items()}
+
+
+def stage_member(run: PredictedRun, measured: Mapping[str, SlideOutcome]) -> Stages:
+    """The stages by one member's maps, of patients all of whose slides it predicted."""
+    features = {i: o.features for i, o in measured.items() if o.features is not None}
+    rows = {slide_id: dict(outcome.row) for slide_id, outcome in measured.items()}
+    for slide_id, found in type_slides(rows, features, run.config).items():
+        rows[slide_id] |= found
+    nodes, failures = run.config.outcome.nodes, run.directory.read_failures()
+    unseen = run.records.keys() - measured.keys()
+    partly = {run.records[slide_id]["slide"]["patient_id"] for slide_id in unseen}
+    return {
+        patient.patient_id.lower(): patient.pn_stage
+        for patient in stage_patients(list(rows.values()), failures, nodes)
+        if patient.pn_stage in STAGES and patient.patient_id not in partly
+    }

@@ -1,0 +1,148 @@
+"""Detections: points where a slide is said to hold tumor, and how sure that is.
+
+The challenge's file is a CSV per slide of confidence, x, y at level 0
+(camelyon16.grand-challenge.org/Evaluation).
+"""
+
+import csv
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from digipath_ray.finished import FinishedSlide
+from digipath_ray.rundir import publish
+
+NMS_UM = 187.0
+"""24 px of CAMELYON16's level 5, as in the authors' code."""
+STOP_P = 0.5
+"""What is not above this is no detection, as in the authors' code."""
+STEP = 4096
+"""Candidates looked at together for the next that is not suppressed."""
+CONFIDENCE = ("confidence", "p", "probability", "score")
+X, Y = ("x", "x coordinate", "x_coordinate"), ("y", "y coordinate", "y_coordinate")
+
+
+class Detection(NamedTuple):
+    """A point of level 0 (px), and the confidence that it lies in tumor."""
+
+    confidence: float
+    x: int
+    y: int
+
+
+def find_detections(
+    slide: FinishedSlide, *, radius_um: float = NMS_UM, stop_p: float = STOP_P
+) -> list[Detection]:
+    """The peaks of a heatmap, highest first (non-maximum suppression).
+
+    The highest pixel is a detection at its center, all pixels whose centers are no
+    further than ``radius_um`` from it are suppressed, and so on down to ``stop_p``. Of
+    equal pixels the topmost, and in its row the leftmost, comes first.
+
+    Args:
+        slide: with its heatmap.
+        radius_um: reach of a detection.
+        stop_p: probability that a detection is above.
+    """
+    heatmap = slide.heatmap
+    p = heatmap.probability
+    alive = (p > stop_p) & (heatmap.weight > 0)
+    index = np.flatnonzero(alive)
+    order = index[np.argsort(-p.ravel()[index], kind="stable")]
+    disc = _disc(radius_um / heatmap.mpp_x, radius_um / heatmap.mpp_y)
+    found = []
+    for row, col in _peaks(alive, order, disc):
+        x, y = (col + 0.5) * slide.l0_per_hm_x, (row + 0.5) * slide.l0_per_hm_y
+        found.append(Detection(float(p[row, col]), math.floor(x), math.floor(y)))
+    return found
+
+
+def _disc(radius_x: float, radius_y: float) -> NDArray[np.bool_]:
+    """Pixels no further than an ellipse's radii (px) from the one in the middle."""
+    rows, cols = math.floor(radius_y), math.floor(radius_x)
+    y, x = np.ogrid[-rows : rows + 1, -cols : cols + 1]
+    return np.asarray((x / radius_x) ** 2 + (y / radius_y) ** 2 <= 1)
+
+
+def _peaks(
+    alive: NDArray[np.bool_], order: NDArray[np.int64], disc: NDArray[np.bool_]
+) -> Iterator[tuple[int, int]]:
+    """(row, col) of each pixel, in order, that no peak before it suppresses."""
+    flat = alive.ravel()  # a view: what is suppressed is seen through it
+    start = 0
+    while start < len(order):
+        left = flat[order[start : start + STEP]]
+        if not left.any():
+            start += STEP
+            continue
+        start += int(left.argmax())
+        row, col = divmod(int(order[start]), alive.shape[1])
+        yield row, col
+        _suppress(alive, row, col, disc)
+
+
+def _suppress(
+    alive: NDArray[np.bool_], row: int, col: int, disc: NDArray[np.bool_]
+) -> None:
+    top, left = row - disc.shape[0] // 2, col - disc.shape[1] // 2
+    near = alive[max(top, 0) : top + disc.shape[0], max(left, 0) : left + disc.shape[1]]
+    from_row, from_col = max(-top, 0), max(-left, 0)
+    height, width = near.shape
+    near &= ~disc[from_row : from_row + height, from_col : from_col + width]
+
+
+def write_detections(path: Path, detections: Sequence[Detection]) -> None:
+    """Write the challenge's CSV of a slide: confidence, x, y, without a header."""
+    with (
+        publish(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
+        csv.writer(file, lineterminator="\n").writerows(detections)
+
+
+def read_detections(path: Path) -> list[Detection]:
+    """The detections of a slide, of the challenge's CSV.
+
+    A first line of names (p, x, y in any order, as the organizers' later script wants
+    it) is understood; an empty file says that nothing was found.
+
+    Raises:
+        ValueError: a line that is not three numbers; says which.
+    """
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        lines = list(csv.reader(file))
+    names = [cell.strip().lower() for cell in lines[0]] if lines else []
+    headed = bool(names) and any(name in (*CONFIDENCE, *X, *Y) for name in names)
+    order = _columns(path, names) if headed else (0, 1, 2)
+    return [
+        _parse(cells, order, f"{path}, line {number}")
+        for number, cells in enumerate(lines, start=1)
+        if any(cell.strip() for cell in cells) and not (headed and number == 1)
+    ]
+
+
+def _columns(path: Path, names: Sequence[str]) -> tuple[int, int, int]:
+    """Where confidence, x and y stand."""
+    places = []
+    for known in (CONFIDENCE, X, Y):
+        found = [i for i, name in enumerate(names) if name in known]
+        if len(found) != 1:
+            raise ValueError(f"{path}: its columns must be p, x, y, not {names}")
+        places.append(found[0])
+    return places[0], places[1], places[2]
+
+
+def _parse(cells: Sequence[str], order: tuple[int, int, int], where: str) -> Detection:
+    try:
+        confidence, x, y = (float(cells[i]) for i in order)
+        if not math.isfinite(confidence):
+            raise ValueError
+        return Detection(confidence, math.floor(x), math.floor(y))
+    except (ValueError, IndexError, OverflowError) as e:
+        raise ValueError(
+            f"{where}: {','.join(cells)!r}: must be confidence, x, y (level-0 px)"
+        ) from e

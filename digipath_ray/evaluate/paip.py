@@ -1,0 +1,272 @@
+"""PAIP 2019: viable tumor (Task 1) and its share of the whole tumor (Task 2).
+
+paip2019.grand-challenge.org/Evaluation: Task 1 is the Jaccard index, counted as 0 below
+0.65, Task 2 the reversed absolute error of the burden with the case's Task 1 score as
+weight; both are means over the cases, and missing data score 0.
+"""
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from digipath_ray.burden import measure_burden
+from digipath_ray.evaluate.bootstrap import (
+    ENSEMBLE,
+    RESAMPLES,
+    Measure,
+    score_maps,
+    units_of,
+)
+from digipath_ray.evaluate.masks import (
+    Overlap,
+    look_at_run,
+    mean,
+    overlap_of_mask,
+    overlap_of_slide,
+)
+from digipath_ray.evaluate.predicted import (
+    PredictedRun,
+    note_not_scored,
+    read_run,
+    with_patients,
+)
+from digipath_ray.evaluate.reference import annotations_in, read_reference
+from digipath_ray.evaluate.results import Evaluation
+from digipath_ray.finished import FinishedSlide, Truth
+from digipath_ray.manifest import ALIASES, SlideRow
+from digipath_ray.recipe import AnnotationSpec
+
+CLIP = 0.65
+"""Jaccard index below which a case's Task 1 score is 0."""
+BURDEN = ("burden", "ratio", "viable_tumor_burden", "tumor_burden")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseScore:
+    """A case: the overlap of its viable tumor, and its burdens, 0 to 1.
+
+    ``overlap`` is None where nothing was predicted, ``reference`` where the burden is
+    not known; no burden predicted counts as 0.
+    """
+
+    overlap: Overlap | None
+    burden: float | None
+    reference: float | None
+
+    @property
+    def jaccard(self) -> float:
+        """Of the viable tumor; 0 of a case that is missing."""
+        return 0.0 if self.overlap is None else self.overlap.jaccard
+
+    @property
+    def clipped(self) -> float:
+        """The Task 1 score: the Jaccard index, but 0 below 0.65."""
+        return self.jaccard if self.jaccard >= CLIP else 0.0
+
+    @property
+    def accuracy(self) -> float:
+        """1 - |error of the burden|; 0 of a case that is missing."""
+        if self.overlap is None or self.reference is None:
+            return 0.0
+        return 1 - abs((self.burden or 0.0) - self.reference)
+
+
+TASK_1 = {
+    "jaccard_clipped": Measure[CaseScore](
+        statistic=lambda cases: mean([c.clipped for c in cases]),
+        lacking="there is no case",
+    ),
+    "jaccard": Measure[CaseScore](
+        statistic=lambda cases: mean([c.jaccard for c in cases]),
+        lacking="there is no case",
+    ),
+}
+TASK_2 = {
+    "burden_score": Measure[CaseScore](
+        statistic=lambda cases: mean([c.accuracy * c.clipped for c in cases]),
+        lacking="there is no case",
+    ),
+    "burden_score_plain": Measure[CaseScore](
+        statistic=lambda cases: mean([c.accuracy * c.jaccard for c in cases]),
+        lacking="there is no case",
+    ),
+}
+
+
+def evaluate_paip2019(
+    reference: Path,
+    prediction: Path,
+    *,
+    burdens: Path | None = None,
+    annotations: AnnotationSpec | None = None,
+    resamples: int = RESAMPLES,
+) -> Evaluation:
+    """Both tasks, each in both readings.
+
+    ``jaccard_clipped`` is the score of Task 1, ``jaccard`` the plain index.
+    ``burden_score`` is that of Task 2, the mean of (1 - |error|) times the case's
+    clipped Jaccard index; ``burden_score_plain`` takes the plain index, as the paper
+    words it ("corresponding Task 1 score (Jaccard index)").
+
+    Args:
+        reference: manifest whose annotations are the viable tumor's, or folder of masks
+            named by slide_id.
+        prediction: run directory, or folder of masks named by slide_id with one CSV of
+            burdens (slide_id, burden in percent).
+        burdens: CSV of the reference burdens (slide_id, burden in percent).
+        annotations: how the reference's annotations are understood.
+        resamples: of the bootstrap.
+
+    Raises:
+        ValueError: something cannot be read, or a burden is missing; says what.
+    """
+    spec = annotations or AnnotationSpec()
+    rows = read_reference(reference).rows
+    true = None if burdens is None else burdens_of_rows(burdens, rows)
+    run = read_run(prediction)
+    files = {} if run else annotations_in(prediction)
+    if run:
+        maps = look_at_run_cases(run, rows, spec, true)
+    else:
+        said = {} if true is None else burdens_in(prediction)
+        maps = {ENSEMBLE: look_at_files(files, rows, spec, true, said)}
+    predicted = run.records if run else files
+    return score_maps(
+        "paip2019",
+        maps,
+        TASK_1 if true is None else TASK_1 | TASK_2,
+        units_of(with_patients(rows, run).values(), otherwise="case"),
+        resamples=resamples,
+        notes=[*notes_on(maps[ENSEMBLE], true), *note_not_scored(rows, predicted)],
+    )
+
+
+def look_at_files(
+    files: Mapping[str, Path],
+    rows: Mapping[str, SlideRow],
+    spec: AnnotationSpec,
+    true: Mapping[str, float] | None,
+    said: Mapping[str, float],
+) -> dict[str, CaseScore]:
+    """slide_id -> case, of predicted masks and the burdens said of them."""
+    return {
+        slide_id: CaseScore(
+            overlap=overlap_of_mask(row, files[slide_id], spec)
+            if slide_id in files
+            else None,
+            burden=said.get(slide_id),
+            reference=None if true is None else true[slide_id],
+        )
+        for slide_id, row in rows.items()
+    }
+
+
+def look_at_run_cases(
+    run: PredictedRun,
+    rows: Mapping[str, SlideRow],
+    spec: AnnotationSpec,
+    true: Mapping[str, float] | None,
+) -> dict[str, dict[str, CaseScore]]:
+    """ENSEMBLE and members -> slide_id -> case; the ensemble has every row's.
+
+    Burdens are measured as the run measures them.
+    """
+    threshold = run.config.ensemble.threshold
+
+    def look(slide: FinishedSlide, truth: Truth) -> CaseScore:
+        slide_id = slide.row.slide_id
+        overlap = overlap_of_slide(slide, truth, threshold)
+        if true is None:
+            return CaseScore(overlap=overlap, burden=None, reference=None)
+        burden = measure_burden(
+            slide.heatmap, slide.tissue, run.config.outcome, threshold=threshold
+        ).burden
+        return CaseScore(overlap=overlap, burden=burden, reference=true[slide_id])
+
+    maps = look_at_run(run, rows, spec, look)
+    missing = rows.keys() - run.records.keys()
+    maps[ENSEMBLE] |= {
+        i: CaseScore(overlap=None, burden=None, reference=None) for i in missing
+    }
+    return maps
+
+
+def burdens_of_rows(path: Path, rows: Mapping[str, SlideRow]) -> dict[str, float]:
+    """slide_id -> reference burden of each row, 0 to 1.
+
+    Raises:
+        ValueError: one is missing, or as :func:`read_burdens`.
+    """
+    found = read_burdens(path)
+    missing = sorted(rows.keys() - found.keys())
+    if missing:
+        raise ValueError(f"{path}: no burden of {missing[0]}: add it")
+    return {slide_id: found[slide_id] for slide_id in rows}
+
+
+def burdens_in(folder: Path) -> dict[str, float]:
+    """The burdens of the one CSV in a folder.
+
+    Raises:
+        ValueError: there is none, or more than one, or as :func:`read_burdens`.
+    """
+    found = sorted(folder.glob("*.csv"))
+    if len(found) != 1:
+        raise ValueError(
+            f"{folder}: {len(found)} CSVs in this folder of masks: put one there with "
+            "slide_id,burden (percent), or give no reference burdens"
+        )
+    return read_burdens(found[0])
+
+
+def read_burdens(path: Path) -> dict[str, float]:
+    """slide_id -> burden, 0 to 1, of a CSV that states percent as the challenge does.
+
+    Raises:
+        ValueError: a column is missing, a value is no percentage, or all are 1 or less
+            and so look like fractions.
+    """
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        lines = list(csv.DictReader(file))
+    names = {str(c).strip().lower(): c for c in lines[0]} if lines else {}
+    ids = ("slide_id", *ALIASES["slide_id"], *ALIASES["patient_id"])
+    slide, burden = (
+        next((names[n] for n in k if n in names), None) for k in (ids, BURDEN)
+    )
+    if slide is None or burden is None:
+        raise ValueError(f"{path}: needs columns slide_id and burden, and a row")
+    found = {}
+    for number, line in enumerate(lines, start=2):
+        where = f"{path}, line {number}"
+        found[str(line[slide]).strip()] = _percent(line[burden], where)
+    if 0 < max(found.values()) <= 0.01:
+        raise ValueError(
+            f"{path}: no burden is above 1: they look like fractions, and are percent"
+        )
+    return found
+
+
+def _percent(text: str | None, where: str) -> float:
+    try:
+        value = float(text or "")
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 100:
+        raise ValueError(f"{where}: burden {text!r}: must be percent, 0 to 100")
+    return value / 100
+
+
+def notes_on(
+    cases: Mapping[str, CaseScore], true: Mapping[str, float] | None
+) -> list[str]:
+    """What a reader of the scores must know."""
+    notes = []
+    missing = sorted(i for i, case in cases.items() if case.overlap is None)
+    if missing:
+        notes.append(
+            f"cases missing, which score 0: {len(missing)}, {missing[0]} for one"
+        )
+    if true is None:
+        notes.append("no burden_score: no reference burdens are given")
+    return notes

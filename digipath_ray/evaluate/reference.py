@@ -1,0 +1,197 @@
+"""What is true of slides: manifests with annotations, or folders of masks."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from digipath_ray.annotations import (
+    ANNOTATION_SUFFIXES,
+    Annotation,
+    MaskAnnotation,
+    SlideSize,
+    read_annotation,
+)
+from digipath_ray.annotations.maskbits import open_bits
+from digipath_ray.manifest import MANIFEST_SUFFIXES, SlideRow, read_manifest
+from digipath_ray.recipe import AnnotationSpec
+from digipath_ray.slide import open_slide
+from digipath_ray.slideinfo import SlideError, SlideInfo
+
+ENDINGS = ("_mask", "_viable")
+"""What the challenges put between a slide's name and its mask's suffix."""
+DRAWN = (".xml", ".geojson", ".json", ".gz")
+"""Suffixes of annotations that are outlines, not images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """What is true, by slide_id.
+
+    Attributes:
+        rows: slides with the files of their annotations; a negative one has none.
+        lists_all: whether a slide that is not among them is unknown, not negative.
+    """
+
+    rows: dict[str, SlideRow]
+    lists_all: bool
+
+    def with_negatives(self, slide_ids: Iterable[str]) -> dict[str, SlideRow]:
+        """The rows, and of a folder of masks also slides that have none there."""
+        if self.lists_all:
+            return self.rows
+        bare = {i: SlideRow(slide_id=i, path="", label="negative") for i in slide_ids}
+        return {**bare, **self.rows}
+
+
+def read_reference(path: Path) -> Reference:
+    """A manifest with annotations, or a folder of annotations named by slide_id.
+
+    Raises:
+        ValueError: neither of the two, it is empty, or a slide of the manifest holds
+            tumor by its label and has no annotation.
+    """
+    if path.is_dir():
+        found = annotations_in(path)
+        rows = {
+            slide_id: SlideRow(slide_id=slide_id, path="", annotation=str(file))
+            for slide_id, file in found.items()
+        }
+        return Reference(rows=rows, lists_all=False)
+    if path.suffix.lower() not in MANIFEST_SUFFIXES:
+        raise ValueError(
+            f"{path}: no reference: give a manifest ({' '.join(MANIFEST_SUFFIXES)}) "
+            "with a column annotation, or a folder of masks named by slide_id"
+        )
+    rows = {}
+    for row, where in read_manifest(path):
+        if row.annotation is None and row.label is not None and not row.is_negative:
+            raise ValueError(
+                f"{where}: {row.slide_id} is labeled {row.label!r} and has no "
+                "annotation: add it, or leave the slide out"
+            )
+        if rows.setdefault(row.slide_id, row) is not row:
+            raise ValueError(f"{where}: {row.slide_id} is there twice: remove one")
+    return Reference(rows=rows, lists_all=True)
+
+
+def annotations_in(folder: Path) -> dict[str, Path]:
+    """slide_id -> file, of a folder's annotations: ``<slide_id>.png``, .xml and so on.
+
+    What the challenges add to the name, ``_mask`` and ``_viable``, is no part of it.
+
+    Raises:
+        ValueError: there is none, or there are two of one slide.
+    """
+    found: dict[str, Path] = {}
+    for file in sorted(folder.iterdir()):
+        suffix = _suffix_of(file)
+        if suffix is None or file.name.startswith("."):
+            continue
+        slide_id = file.name[: -len(suffix)]
+        ending = next((e for e in ENDINGS if slide_id.lower().endswith(e)), "")
+        slide_id = slide_id[: len(slide_id) - len(ending)]
+        first = found.setdefault(slide_id, file)
+        if first is not file:
+            raise ValueError(f"{folder}: {first.name} and {file.name} are one slide's")
+    if not found:
+        raise ValueError(
+            f"{folder}: no annotation in this folder: name them <slide_id>.png, or "
+            f"another of {' '.join(ANNOTATION_SUFFIXES)}"
+        )
+    return found
+
+
+def _suffix_of(file: Path) -> str | None:
+    longest = sorted(ANNOTATION_SUFFIXES, key=len, reverse=True)
+    return next((s for s in longest if file.name.lower().endswith(s)), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extent:
+    """The size of a slide in level-0 px, and its mpp, um per level-0 px."""
+
+    width: int
+    height: int
+    mpp_x: float
+    mpp_y: float
+
+
+def extent_of_record(record: Mapping[str, Any]) -> Extent:
+    """The extent of a slide of a run, by its ``done`` record."""
+    told = record["slide"]
+    return Extent(
+        width=told["width"],
+        height=told["height"],
+        mpp_x=told["mpp_x"],
+        mpp_y=told["mpp_y"],
+    )
+
+
+def extent_of_row(row: SlideRow, spec: AnnotationSpec, *, mpp: float) -> Extent:
+    """The extent of a slide that no run tells of: its file's, or else its mask's.
+
+    Args:
+        row: the slide; a mask is taken to have its level-0 px.
+        spec: how annotations are understood.
+        mpp: of a slide of which there is only a mask, um per px.
+
+    Raises:
+        SlideError: there is no file, and the annotation is no image.
+    """
+    info = size_of_file(row)
+    if info is not None:
+        mpp_x, mpp_y = info.need_mpp()
+        return Extent(width=info.width, height=info.height, mpp_x=mpp_x, mpp_y=mpp_y)
+    if row.annotation is None or is_drawn(row.annotation):
+        raise unknown_size(row.slide_id)
+    mask = read_own_size(row.slide_id, Path(row.annotation), above=spec.mask_above)
+    told = row.mpp or mpp
+    return Extent(width=mask.width, height=mask.height, mpp_x=told, mpp_y=told)
+
+
+def size_of_file(row: SlideRow) -> SlideInfo | None:
+    """What a slide's file says of itself; None if it is not there."""
+    if not Path(row.path).is_file():
+        return None
+    with open_slide(row.path, mpp=row.mpp) as slide:
+        return slide.info
+
+
+def is_drawn(annotation: str | Path) -> bool:
+    """Whether an annotation is outlines, and no image."""
+    return str(annotation).lower().endswith(DRAWN)
+
+
+def unknown_size(slide_id: str) -> SlideError:
+    """The error for a slide whose size nobody tells."""
+    return SlideError(
+        f"{slide_id}: the size of the slide is not known",
+        "give a reference that names the slide's file, which must be there, or a mask "
+        "of the slide's full size, or a run as prediction",
+    )
+
+
+def read_own_size(
+    slide_id: str, file: Path, *, above: float | None = None
+) -> MaskAnnotation:
+    """A mask as if its pixels were its slide's at level 0.
+
+    Raises:
+        SlideError: it is outlines and no image, or damaged.
+    """
+    if is_drawn(file):
+        raise unknown_size(slide_id)
+    bits = open_bits(file, above)
+    return MaskAnnotation(bits=bits, width=bits.width, height=bits.height)
+
+
+def read_row(row: SlideRow, size: SlideSize, spec: AnnotationSpec) -> Annotation:
+    """The annotation of a slide that has one.
+
+    Raises:
+        SlideError: it cannot be read.
+    """
+    return read_annotation(
+        str(row.annotation), slide=size, classes=spec.meanings, above=spec.mask_above
+    )

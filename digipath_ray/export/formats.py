@@ -1,0 +1,70 @@
+"""The formats that a run can be exported to, by name."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from digipath_ray.rundir import RunDirectory, RunError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """What an export has written.
+
+    Attributes:
+        files: in the order in which they were written.
+        left_out: what is not among them and why, a sentence each.
+    """
+
+    files: tuple[Path, ...]
+    left_out: tuple[str, ...] = ()
+
+
+def export_run(run: RunDirectory, out: Path, *, format: str) -> Exported:
+    """Write a finished run to a folder in another format; files there are replaced.
+
+    Raises:
+        RunError: the directory is no run's, or holds no finished slide.
+        ValueError: no such format, or it needs an extra that is not installed.
+    """
+    if format not in FORMATS:
+        raise ValueError(f"format {format!r}: choose from {', '.join(FORMATS)}")
+    if not run.settings.is_file():
+        raise RunError(
+            f"{run.root}: no run directory, it has no run.toml: name the folder given "
+            "to digipath run --out"
+        )
+    return FORMATS[format](run, out)
+
+
+def _csv(run: RunDirectory, out: Path) -> Exported:
+    from digipath_ray.export.tables import write_tables
+
+    return Exported(files=tuple(write_tables(run, out)))
+
+
+def _geojson(run: RunDirectory, out: Path) -> Exported:
+    from digipath_ray.export.outlines import copy_outlines
+
+    files, missing = copy_outlines(run, out)
+    left_out = tuple(f"{i}: it has no outlines in lesions/" for i in missing)
+    return Exported(files=tuple(files), left_out=left_out)
+
+
+def _dicom_seg(run: RunDirectory, out: Path) -> Exported:
+    if find_spec("highdicom") is None:
+        raise ValueError(
+            "DICOM needs highdicom, which is not installed: "
+            "pip install 'digipath_ray[dicom]'"
+        )
+    from digipath_ray.export.segmentation import write_segmentations
+
+    return Exported(files=tuple(write_segmentations(run, out)))
+
+
+FORMATS: dict[str, Callable[[RunDirectory, Path], Exported]] = {
+    "csv": _csv,
+    "geojson": _geojson,
+    "dicom-seg": _dicom_seg,
+}

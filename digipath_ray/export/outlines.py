@@ -1,0 +1,25 @@
+"""The lesions' outlines of all slides, a GeoJSON file each, for QuPath."""
+
+import shutil
+from pathlib import Path
+
+from digipath_ray.rundir import RunDirectory, RunError, publish
+
+
+def copy_outlines(run: RunDirectory, out: Path) -> tuple[list[Path], list[str]]:
+    """Copy each finished slide's outlines; also the slides that have none.
+
+    Raises:
+        RunError: no slide has any.
+    """
+    slide_ids = list(run.read_done())
+    found = [slide_id for slide_id in slide_ids if run.lesions(slide_id).is_file()]
+    if not found:
+        raise RunError(f"{run.root} has no outlines: lesions/ is empty")
+    files = []
+    for slide_id in found:
+        path = out / run.lesions(slide_id).name
+        with publish(path) as temporary:
+            shutil.copyfile(run.lesions(slide_id), temporary)
+        files.append(path)
+    return files, [slide_id for slide_id in slide_ids if slide_id not in found]

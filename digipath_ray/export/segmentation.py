@@ -1,0 +1,146 @@
+"""Heatmaps as DICOM segmentations of the slides they were made of.
+
+FRACTIONAL, of type PROBABILITY: the map itself to 1/255, over which a reader may set
+any threshold; a BINARY one would keep a single threshold's answer. What was not
+predicted is 0 there, as DICOM knows no other; the uncertainty maps stay in the run.
+Viewers that draw only what has the pixel size of one of the slide's levels (Slim) need
+slides that were read as they are, not resampled.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import highdicom as hd
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.uid import RLELossless
+
+from digipath_ray import __version__
+from digipath_ray.card import file_digest
+from digipath_ray.export.source import SECTION_MM, derive_uid, find_source
+from digipath_ray.heatmap import Heatmap, read_heatmap
+from digipath_ray.rundir import RunDirectory, RunError, publish
+
+TILE_PX = 512
+LEVELS = 255
+"""Steps from a probability of 0 to 1."""
+SERIES_NUMBER = 100
+RESEARCH = "Tumor probability; for research use only"
+
+
+def write_segmentations(run: RunDirectory, out: Path) -> Iterator[Path]:
+    """Write ``<slide_id>.dcm`` of every finished slide, one after the other.
+
+    Raises:
+        RunError: no slide is finished.
+        ValueError: a heatmap is damaged.
+        FileNotFoundError: a heatmap is gone.
+    """
+    done = run.read_done()
+    if not done:
+        raise RunError(f"{run.root} holds no finished slide")
+    for slide_id, record in done.items():
+        heatmap = read_heatmap(run.heatmap(slide_id))
+        made = make_segmentation(
+            heatmap, record["slide"], digest=file_digest(run.heatmap(slide_id))
+        )
+        path = out / f"{slide_id}.dcm"
+        with publish(path) as temporary:
+            made.save_as(temporary)
+        yield path
+
+
+def make_segmentation(
+    heatmap: Heatmap, slide: Mapping[str, Any], *, digest: str
+) -> hd.seg.Segmentation:
+    """A heatmap's probability as a DICOM segmentation in the slide's own frame.
+
+    Args:
+        heatmap: of the slide; both start at its top left corner.
+        slide: its row of SLIDES.
+        digest: of the heatmap, from which the segmentation's identity follows.
+    """
+    source = find_source(slide)
+    made = hd.seg.Segmentation(
+        source_images=[source],
+        pixel_array=quantize(heatmap)[np.newaxis, :, :, np.newaxis],
+        segmentation_type=hd.seg.SegmentationTypeValues.FRACTIONAL,
+        fractional_type=hd.seg.SegmentationFractionalTypeValues.PROBABILITY,
+        max_fractional_value=LEVELS,
+        segment_descriptions=[describe_tumor(digest)],
+        series_instance_uid=derive_uid("segmentation series", digest),
+        series_number=SERIES_NUMBER,
+        sop_instance_uid=derive_uid("segmentation", digest, source.SOPInstanceUID),
+        instance_number=1,
+        manufacturer="digipath_ray",
+        manufacturer_model_name="digipath_ray",
+        software_versions=__version__,
+        device_serial_number="none",
+        content_label="TUMOR",
+        content_description=RESEARCH,
+        transfer_syntax_uid=RLELossless,
+        tile_pixel_array=True,
+        tile_size=(TILE_PX, TILE_PX),
+        pixel_measures=hd.PixelMeasuresSequence(
+            # Rows first: the distance between rows is along y.
+            pixel_spacing=(heatmap.mpp_y / 1000, heatmap.mpp_x / 1000),
+            slice_thickness=SECTION_MM,
+        ),
+        plane_positions=[place_matrix(heatmap, source)],
+    )
+    made.PatientOrientation = None  # there must be one, empty where it is not known
+    return made
+
+
+def quantize(heatmap: Heatmap) -> NDArray[np.float32]:
+    """The probability [height, width], rounded to the steps that DICOM holds."""
+    return np.asarray(np.rint(heatmap.probability * LEVELS) / LEVELS, np.float32)
+
+
+def place_matrix(heatmap: Heatmap, source: Dataset) -> hd.PlanePositionSequence:
+    """Where the center of the heatmap's first pixel lies in the slide's frame, mm.
+
+    The images share their outer corner, so that the centers of their first pixels are
+    half the difference of the pixels' sizes apart (an offset is that of a center, as
+    highdicom reads it).
+    """
+    measures = source.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    down_mm, right_mm = (float(v) for v in measures.PixelSpacing)
+    origin = source.TotalPixelMatrixOriginSequence[0]
+    start = np.array(
+        [
+            float(origin.XOffsetInSlideCoordinateSystem),
+            float(origin.YOffsetInSlideCoordinateSystem),
+            float(origin.get("ZOffsetInSlideCoordinateSystem") or 0.0),
+        ]
+    )
+    cosines = np.array([float(v) for v in source.ImageOrientationSlide])
+    right, down = cosines[:3], cosines[3:]
+    shift_x = (heatmap.mpp_x / 1000 - right_mm) / 2
+    shift_y = (heatmap.mpp_y / 1000 - down_mm) / 2
+    return hd.PlanePositionSequence(
+        coordinate_system=hd.CoordinateSystemNames.SLIDE,
+        image_position=(start + right * shift_x + down * shift_y).tolist(),
+        pixel_matrix_position=(1, 1),
+    )
+
+
+def describe_tumor(digest: str) -> hd.seg.SegmentDescription:
+    """The one segment: neoplasm, found by a network."""
+    return hd.seg.SegmentDescription(
+        segment_number=1,
+        segment_label="Tumor",
+        segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
+        segmented_property_type=codes.SCT.Neoplasm,
+        algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=hd.AlgorithmIdentificationSequence(
+            name="digipath_ray",
+            version=__version__,
+            family=codes.DCM.ArtificialIntelligence,
+        ),
+        tracking_uid=derive_uid("tumor", digest),
+        tracking_id="tumor",
+    )

@@ -1,0 +1,153 @@
+"""The DICOM image that a slide is, or would be: what a segmentation refers to.
+
+A slide that is no DICOM gets the attributes of a whole-slide image that its scanner
+would have written: the same slide always gets the same identifiers, and its matrix's
+first pixel is the origin, as nothing says where on the glass it lies.
+"""
+
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pydicom
+from highdicom.content import SpecimenDescription
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+from pydicom.sequence import Sequence as DicomSequence
+from pydicom.sr.codedict import codes
+from pydicom.uid import UID, VLWholeSlideMicroscopyImageStorage
+from pydicom.valuerep import format_number_as_ds
+
+ORIENTATION = (0.0, -1.0, 0.0, -1.0, 0.0, 0.0)
+"""How rows and columns lie in the slide's frame: as scanners write it (label left)."""
+TILE_PX = 512
+"""Of the image that is referred to; nobody reads its pixels."""
+SECTION_MM = 0.004
+"""How thick sections usually are; no slide says it, and DICOM wants a number."""
+UNKNOWN_ID = "unknown"
+
+
+def derive_uid(*said: object) -> UID:
+    """A UID that follows from what it identifies."""
+    name = " ".join(str(part) for part in said)
+    return UID(f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, f'digipath_ray {name}').int}")
+
+
+def shorten(text: str) -> str:
+    """Text as a DICOM long string: 64 bytes, a backslash would part values."""
+    return text.replace("\\", "/").encode()[:64].decode(errors="ignore")
+
+
+def find_source(slide: Mapping[str, Any]) -> Dataset:
+    """The slide's own DICOM image at level 0 if it has one, else one made up.
+
+    Args:
+        slide: its row of SLIDES.
+    """
+    path = Path(slide["path"])
+    if path.suffix.lower() in (".dcm", "") and path.is_file():
+        own = read_source(path, width=slide["width"], height=slide["height"])
+        if own is not None:
+            return own
+    return make_source(slide)
+
+
+def read_source(path: Path, *, width: int, height: int) -> Dataset | None:
+    """The image of ``width`` x ``height`` px in the series of a DICOM file, if any."""
+    first = _read_header(path)
+    if first is None or first.SOPClassUID != VLWholeSlideMicroscopyImageStorage:
+        return None
+    for other in (path, *sorted(path.parent.iterdir())):
+        header = _read_header(other) if other.is_file() else None
+        if (
+            header is not None
+            and header.get("SeriesInstanceUID") == first.SeriesInstanceUID
+            and "VOLUME" in header.ImageType
+            and header.TotalPixelMatrixColumns == width
+            and header.TotalPixelMatrixRows == height
+        ):
+            return header
+    return None
+
+
+def _read_header(path: Path) -> Dataset | None:
+    try:
+        return pydicom.dcmread(path, stop_before_pixels=True)
+    except InvalidDicomError:
+        return None
+
+
+def make_source(slide: Mapping[str, Any]) -> Dataset:
+    """Attributes of a whole-slide image as the slide would have them in DICOM."""
+    named = (slide["path"], slide["slide_id"], slide["width"], slide["height"])
+    patient = slide.get("patient_id")
+    image = Dataset()
+    image.SpecificCharacterSet = "ISO_IR 192"  # UTF-8
+    image.SOPClassUID = VLWholeSlideMicroscopyImageStorage
+    image.SOPInstanceUID = derive_uid("image", *named)
+    image.StudyInstanceUID = derive_uid("study", patient or named)
+    image.SeriesInstanceUID = derive_uid("series", *named)
+    image.FrameOfReferenceUID = derive_uid("frame of reference", *named)
+    image.PositionReferenceIndicator = "SLIDE_CORNER"
+    image.Modality = "SM"
+    image.PatientID = shorten(patient or UNKNOWN_ID)
+    for empty in (
+        "PatientName",
+        "PatientBirthDate",
+        "PatientSex",
+        "AccessionNumber",
+        "StudyID",
+        "StudyDate",
+        "StudyTime",
+        "ReferringPhysicianName",
+    ):
+        setattr(image, empty, "")
+    image.ImageType = ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"]
+    _add_matrix(image, slide)
+    _add_specimen(image, str(slide["slide_id"]), named)
+    return image
+
+
+def _add_matrix(image: Dataset, slide: Mapping[str, Any]) -> None:
+    width, height = slide["width"], slide["height"]
+    image.Rows = image.Columns = TILE_PX
+    image.TotalPixelMatrixColumns, image.TotalPixelMatrixRows = width, height
+    image.TotalPixelMatrixFocalPlanes = 1
+    image.NumberOfOpticalPaths = 1
+    image.NumberOfFrames = -(-width // TILE_PX) * -(-height // TILE_PX)
+    image.DimensionOrganizationType = "TILED_FULL"
+    image.ImageOrientationSlide = list(ORIENTATION)
+    origin = Dataset()
+    origin.XOffsetInSlideCoordinateSystem = origin.YOffsetInSlideCoordinateSystem = 0
+    image.TotalPixelMatrixOriginSequence = DicomSequence([origin])
+    measures = Dataset()
+    # Rows first: the distance between rows is along y.
+    spacing = (slide["mpp_y"] / 1000, slide["mpp_x"] / 1000)
+    measures.PixelSpacing = [format_number_as_ds(mm) for mm in spacing]
+    measures.SliceThickness = SECTION_MM
+    shared = Dataset()
+    shared.PixelMeasuresSequence = DicomSequence([measures])
+    image.SharedFunctionalGroupsSequence = DicomSequence([shared])
+
+
+def _add_specimen(image: Dataset, slide_id: str, named: Sequence[Any]) -> None:
+    short = shorten(slide_id)
+    image.ContainerIdentifier = short
+    image.IssuerOfTheContainerIdentifierSequence = DicomSequence([])
+    kind = Dataset()
+    kind.CodeValue, kind.CodingSchemeDesignator = "433466003", "SCT"
+    kind.CodeMeaning = "Microscope slide"
+    image.ContainerTypeCodeSequence = DicomSequence([kind])
+    specimen = SpecimenDescription(
+        specimen_id=short, specimen_uid=derive_uid("specimen", *named)
+    )
+    image.SpecimenDescriptionSequence = DicomSequence([specimen])
+    path = Dataset()
+    path.OpticalPathIdentifier = "0"
+    light = Dataset()
+    brightfield = codes.DCM.BrightfieldIllumination
+    light.CodeValue, light.CodingSchemeDesignator = brightfield.value, "DCM"
+    light.CodeMeaning = brightfield.meaning
+    path.IlluminationTypeCodeSequence = DicomSequence([light])
+    image.OpticalPathSequence = DicomSequence([path])

@@ -1,0 +1,79 @@
+"""A run's tables as CSV, and what their columns mean."""
+
+import csv
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from digipath_ray.rundir import RunDirectory, RunError, publish
+
+SEPARATOR = ";"
+"""Between the parts of a list in a cell."""
+DICTIONARY = "columns.csv"
+"""Says of every column what it is, and its unit."""
+
+
+def write_tables(run: RunDirectory, out: Path) -> list[Path]:
+    """Write each table that the run has as CSV, and the list of their columns.
+
+    Unknown is an empty cell, true and false are words, a list's parts are separated by
+    semicolons; numbers are as exact as in the run.
+
+    Raises:
+        RunError: the run has no table.
+    """
+    found = [
+        path
+        for path in (run.outcomes, run.features, run.patients, run.failures)
+        if path.is_file()
+    ]
+    if not found:
+        raise RunError(f"{run.root} has no table: no slide of it is finished")
+    files, columns = [], []
+    for path in found:
+        table = pq.read_table(path)
+        files.append(
+            _write_csv(out / f"{path.stem}.csv", table.column_names, _cells(table))
+        )
+        columns += [(path.stem, f.name, str(f.type), _doc(f)) for f in table.schema]
+    head = ("table", "column", "kind", "meaning")
+    files.append(_write_csv(out / DICTIONARY, head, columns))
+    return files
+
+
+def _cells(table: pa.Table) -> Iterator[list[str]]:
+    for row in table.to_pylist():
+        yield [say_cell(value) for value in row.values()]
+
+
+def say_cell(value: Any) -> str:
+    """A value as text that reads back as the same value."""
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "true" if value else "false"
+        case list():
+            return SEPARATOR.join(say_cell(part) for part in value)
+        case _:
+            return str(value)
+
+
+def _doc(field: pa.Field) -> str:
+    return (field.metadata or {}).get(b"doc", b"").decode()
+
+
+def _write_csv(
+    path: Path, head: Sequence[str], rows: Iterator[list[str]] | Sequence[Sequence[str]]
+) -> Path:
+    with (
+        publish(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(head)
+        writer.writerows(rows)
+    return path

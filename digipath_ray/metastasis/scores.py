@@ -1,0 +1,81 @@
+"""How well metastasis types and pN stages are told."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import confusion_matrix
+
+from digipath_ray.metastasis.fitting import Types
+from digipath_ray.metastasis.forests import TYPES
+from digipath_ray.staging import Metastasis, PnStage, stage_nodes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """How well types are told.
+
+    Attributes:
+        confusion: slides [true type][type said].
+        accuracy: share of the slides with the right type.
+        sensitivity: share of each true type's slides told so; None without a slide.
+        slide_kappa: quadratic-weighted kappa of the slides' types.
+        patient_kappa: of the patients' pN stages, as CAMELYON17 scores; None if all
+            stages are one.
+    """
+
+    confusion: tuple[tuple[int, ...], ...]
+    accuracy: float
+    sensitivity: tuple[float | None, ...]
+    slide_kappa: float | None
+    patient_kappa: float | None
+
+
+def score_types(types: Types, said: Types, patients: Sequence[str]) -> Scores:
+    """How well the types said [n] agree with the true ones [n] of patients' slides."""
+    confusion = confusion_matrix(types, said, labels=range(TYPES))
+    there = confusion.sum(axis=1)
+    return Scores(
+        confusion=tuple(map(tuple, confusion.tolist())),
+        accuracy=float(np.trace(confusion) / confusion.sum()),
+        sensitivity=tuple(
+            float(row[i] / there[i]) if there[i] else None
+            for i, row in enumerate(confusion)
+        ),
+        slide_kappa=quadratic_kappa(types.tolist(), said.tolist(), range(TYPES)),
+        patient_kappa=quadratic_kappa(
+            stage_patients(patients, types),
+            stage_patients(patients, said),
+            list(PnStage),
+        ),
+    )
+
+
+def stage_patients(patients: Sequence[str], types: Types) -> list[PnStage]:
+    """The stage of each patient, in the order of their names."""
+    nodes: dict[str, list[Metastasis]] = {}
+    for patient, kind in zip(patients, types.tolist(), strict=True):
+        nodes.setdefault(patient, []).append(Metastasis(kind))
+    return [stage_nodes(nodes[patient]) for patient in sorted(nodes)]
+
+
+def quadratic_kappa(
+    true: Sequence[Any], said: Sequence[Any], labels: Sequence[Any]
+) -> float | None:
+    """Cohen's kappa with quadratic weights; None where all is one label on both sides.
+
+    One minus the mean squared distance of the two sides' places among the labels, by
+    what it would be if they were paired at random.
+
+    Args:
+        true: labels of reference.
+        said: labels told, in the same order.
+        labels: all labels there are, in order.
+    """
+    places = {label: place for place, label in enumerate(labels)}
+    t, s = (np.array([places[label] for label in side]) for side in (true, said))
+    by_chance = t.var() + s.var() + (t.mean() - s.mean()) ** 2
+    if by_chance == 0:
+        return None
+    return float(1 - np.mean((t - s) ** 2) / by_chance)

@@ -1,0 +1,126 @@
+"""What stands in a run directory, read once."""
+
+import json
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from digipath_ray.card import file_digest
+from digipath_ray.config import RunConfig
+from digipath_ray.rundir import Failure, RunDirectory, RunError
+from digipath_ray.settings import from_tree
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """A run's tables and records, as they stand.
+
+    Attributes:
+        name: the last two parts of the directory's path.
+        config: what the run did.
+        settings: text of run.toml.
+        slides: slide_id -> row of SLIDES, of every slide that was prepared.
+        outcomes: slide_id -> row of OUTCOMES, of every finished slide.
+        failures: slides that failed.
+        patients: rows of PATIENTS; empty where nobody was staged.
+        records: slide_id -> ``done`` record.
+        metrics: how fast the run went; empty if nobody wrote it down.
+        stage_model: SHA-256 of the file that types slides; None without one.
+        when: when the newest of these was written.
+    """
+
+    name: str
+    config: RunConfig
+    settings: str
+    slides: dict[str, Row]
+    outcomes: dict[str, Row]
+    failures: tuple[Failure, ...]
+    patients: tuple[Row, ...]
+    records: dict[str, Row]
+    metrics: Row
+    stage_model: str | None
+    when: datetime
+
+    @property
+    def unfinished(self) -> list[str]:
+        """Slides that were prepared, and neither finished nor failed."""
+        over = {*self.outcomes, *(f.slide_id for f in self.failures)}
+        return [slide_id for slide_id in self.slides if slide_id not in over]
+
+    def slide(self, slide_id: str) -> Row:
+        """A slide's row of SLIDES; empty of one that was never prepared."""
+        if slide_id in self.slides:
+            return self.slides[slide_id]
+        told: Row = self.records.get(slide_id, {}).get("slide", {})
+        return told
+
+    def lesions(self, slide_id: str) -> list[Row]:
+        """The slide's lesions as its record lists them, largest first."""
+        listed: list[Row] = self.records.get(slide_id, {}).get("lesions") or []
+        return listed
+
+
+def read_findings(run: RunDirectory) -> Findings:
+    """Everything a report says, read from a run directory.
+
+    Raises:
+        RunError: it is none.
+        ValueError: one of its files is damaged; says which.
+    """
+    if not run.settings.is_file():
+        raise RunError(
+            f"{run.root}: no run directory, it has no run.toml: name the folder given "
+            "to digipath run --out"
+        )
+    settings = run.settings.read_text("utf-8")
+    config = from_tree(tomllib.loads(settings))
+    return Findings(
+        name="/".join(run.root.parts[-2:]).lstrip("/"),
+        config=config,
+        settings=settings,
+        slides={row["slide_id"]: row for row in _rows(run.slides)},
+        outcomes={row["slide_id"]: row for row in _rows(run.outcomes)},
+        failures=tuple(run.read_failures()),
+        patients=tuple(_rows(run.patients)),
+        records=dict(run.read_done()),
+        metrics=_read_metrics(run.metrics),
+        stage_model=_digest(config.outcome.stage_model),
+        when=_newest(run),
+    )
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+    return rows
+
+
+def _read_metrics(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        metrics: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    except ValueError as e:
+        raise ValueError(f"{path}: not valid JSON: {e}") from e
+    return metrics
+
+
+def _digest(path: str | None) -> str | None:
+    return file_digest(path) if path is not None and Path(path).is_file() else None
+
+
+def _newest(run: RunDirectory) -> datetime:
+    def written() -> Iterator[float]:
+        for path in (run.settings, run.outcomes, run.patients, run.failures):
+            if path.is_file():
+                yield path.stat().st_mtime
+
+    return datetime.fromtimestamp(max(written()), UTC)

@@ -1,0 +1,167 @@
+"""The methods of a run in sentences that can go into a paper."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import PurePath
+from typing import Any
+
+from digipath_ray import __version__
+from digipath_ray.config import MemberSpec, OutcomeSpec, RunConfig
+from digipath_ray.report.words import count, listed
+
+TIMES = "\N{MULTIPLICATION SIGN}"
+MM2 = "mm\N{SUPERSCRIPT TWO}"
+UM = "\N{MICRO SIGN}m"
+
+TISSUE = {
+    "otsu": "Otsu's threshold on HSV saturation",
+    "camelyon": "Otsu's threshold on median-filtered HSV saturation",
+    "paip": "the color rule of the PAIP 2019 organizers and a floor of HSV saturation",
+}
+BLENDS = {
+    "mean": "averaged where patches overlap",
+    "linear": "blended linearly from the centers of patches that overlap",
+    "gaussian": "blended by Gaussian weights where patches overlap",
+}
+NETWORKS = {
+    "Unet": "U-Net",
+    "UnetPlusPlus": "U-Net++",
+    "Linknet": "LinkNet",
+    "DeepLabV3Plus": "DeepLabV3+",
+}
+"""Architectures as their authors write them, where the class has another name."""
+REFERENCE = (
+    "[1] Khened M, Kori A, Rajkumar H, Krishnamurthi G, Srinivasan B. A generalized "
+    "deep learning framework for whole-slide image segmentation and analysis. "
+    "Scientific Reports 11, 11579 (2021). doi:10.1038/s41598-021-90444-8"
+)
+
+
+def write_methods(
+    config: RunConfig, metrics: Mapping[str, Any], *, precision: str | None
+) -> list[str]:
+    """What was done, a paragraph per step, with every parameter that decides it.
+
+    Args:
+        config: of the run.
+        metrics: of the run, for the versions of what it ran with.
+        precision: of the networks; None if no slide was finished.
+    """
+    return [
+        " ".join(part)
+        for part in (
+            _reading(config),
+            _segmenting(config),
+            [*_lesions(config), *_ending(config.outcome)],
+            _software(metrics, precision),
+        )
+    ]
+
+
+def _reading(config: RunConfig) -> Iterator[str]:
+    slide, tissue, grid = config.slide, config.tissue, config.grid
+    upsampled = ", coarser ones interpolated" if slide.allow_upsampling else ""
+    yield f"Whole-slide images were read at {grid.mpp:g} {UM}/px{upsampled}."
+    if tissue.tissue == "all":
+        yield "All of each slide was taken for tissue."
+        return
+    ink = "drawn ink left out, " if tissue.exclude_ink else ""
+    yield (
+        f"Tissue was found at {tissue.mask_mpp:g} {UM}/px by {TISSUE[tissue.tissue]}, "
+        f"{ink}gaps up to {tissue.close_um:g} {UM} closed and specks up to "
+        f"{tissue.open_um:g} {UM} removed; patches cover it and "
+        f"{tissue.dilate_um:g} {UM} around it."
+    )
+
+
+def _segmenting(config: RunConfig) -> Iterator[str]:
+    grid, ensemble, members = config.grid, config.ensemble, config.members
+    names = listed(_say_member(m) for m in members) if members else "none named"
+    one = len(members) == 1
+    networks = (
+        "a network" if one else f"an ensemble of {count(len(members), 'network')}"
+    )
+    yield (
+        f"Patches of {grid.patch_px} {TIMES} {grid.patch_px} px at a stride of "
+        f"{grid.stride_px} px were segmented by {networks} ({names})."
+    )
+    if len(ensemble.tta) > 1:
+        views = ", ".join(ensemble.tta)
+        yield f"Each patch was seen in {len(ensemble.tta)} orientations ({views})."
+    if any(m.temperature != 1 for m in members):
+        yield "Logits were divided by each network's calibration temperature."
+    mean = "" if one and len(ensemble.tta) == 1 else "mean "
+    yield (
+        f"The {mean}tumor probability is kept at "
+        f"{grid.mpp * grid.downsample:g} {UM}/px, {BLENDS[ensemble.blend]}."
+    )
+    if len(ensemble.tta) > 1:
+        yield "Aleatoric uncertainty is the variance over these views [1, eq. 4]."
+    if not one:
+        yield "Epistemic uncertainty is the variance over the networks [1, eq. 5]."
+
+
+def _say_member(member: MemberSpec) -> str:
+    name = NETWORKS.get(member.architecture, member.architecture)
+    encoder = (member.encoder or "").removeprefix("tu-")  # "from timm"
+    return f"{name} with {encoder}" if encoder else name
+
+
+def _lesions(config: RunConfig) -> Iterator[str]:
+    yield (
+        "Lesions are 8-connected regions with a tumor probability of at least "
+        f"{config.ensemble.threshold:.3g}."
+    )
+
+
+def _ending(spec: OutcomeSpec) -> Iterator[str]:
+    if spec.outcome == "burden":
+        yield from _burden(spec)
+    if spec.outcome == "stage":
+        yield _types(spec)
+        yield (
+            "A patient's pN stage follows from the types of the nodes by the rules of "
+            "the CAMELYON17 challenge [1, Table 3]; isolated tumor cells do not count "
+            "as metastasis, and a patient with a node without type is staged as "
+            '"at least".'
+        )
+
+
+def _types(spec: OutcomeSpec) -> str:
+    if spec.stage_model is not None:
+        return (
+            "Metastasis types are the majority vote of four random forests, a tie "
+            "going to the graver type, over 32 features of the lesions at "
+            "probabilities of 0.9 and 0.5 [1, Table 5] (model "
+            f"{PurePath(spec.stage_model).name})."
+        )
+    return (
+        f"Lesions less than {spec.merge_um:g} {UM} apart count as one; such a group is "
+        f"passed over if it is shorter than {spec.min_lesion_um:g} {UM} or nowhere "
+        f"reaches a probability of {spec.min_lesion_p:g}. A slide's type follows from "
+        "the largest Feret diameter of the groups [1, Table 2]: isolated tumor cells "
+        "up to 0.2 mm, micrometastasis up to 2 mm, macrometastasis beyond."
+    )
+
+
+def _burden(spec: OutcomeSpec) -> Iterator[str]:
+    yield (
+        f"The viable tumor is that region with gaps up to {spec.viable_close_um:g} "
+        f"{UM} closed and parts up to {spec.viable_open_um:g} {UM} wide removed, in "
+        f"pieces of at least {spec.min_viable_mm2:g} {MM2}; the whole tumor is its "
+        "convex hull where there is tissue."
+    )
+    if spec.refine_hull:
+        yield "The hull was refined by a morphological active contour."
+    yield "Tumor burden is the area of the viable by that of the whole tumor."
+
+
+def _software(metrics: Mapping[str, Any], precision: str | None) -> Iterator[str]:
+    machine = metrics.get("machine", {})
+    ran = machine.get("digipath_ray", __version__)
+    names = (("python", "Python"), ("ray", "Ray"), ("torch", "PyTorch"))
+    beside = ", ".join(
+        f"{name} {machine[key]}" for key, name in names if key in machine
+    )
+    using = f" ({beside})" if beside else ""
+    exact = f" in {precision}" if precision is not None else ""
+    yield f"All was computed with digipath_ray {ran}{using}{exact}."

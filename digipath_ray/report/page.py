@@ -1,0 +1,161 @@
+"""A run's findings as the parts of a page, every number already in words."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from digipath_ray.outcome import member_notes
+from digipath_ray.report.evidence import PatientView, view_patients
+from digipath_ray.report.facts import Facts
+from digipath_ray.report.findings import Findings, Row
+from digipath_ray.report.methods import write_methods
+from digipath_ray.report.slides import SlideView, view_slides
+from digipath_ray.report.summary import Tile, make_tiles, write_lead
+from digipath_ray.report.words import count, share
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemberView:
+    """A network, or the model of types: what it is, and which weights exactly."""
+
+    name: str
+    network: str
+    weights: str
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """All that the template shows, but for the pictures.
+
+    Attributes:
+        findings: what it was made of.
+        ending: "stage", "burden" or "none".
+        by_model: forests gave the types, not the size rule.
+        warnings: why the findings are no prediction, or no test.
+        lead: the summary's first sentence.
+        tiles: its numbers, in groups.
+        first: slides that need a look, the most pressing first.
+        others: the rest, those that members disagree on most first.
+        patients: in the order of their names.
+        members: of the ensemble, and the model that types slides if there is one.
+        methods: paragraphs.
+        run_facts: how fast the run went.
+    """
+
+    findings: Findings
+    ending: str
+    by_model: bool
+    warnings: tuple[str, ...]
+    lead: str
+    tiles: tuple[tuple[Tile, ...], ...]
+    first: tuple[SlideView, ...]
+    others: tuple[SlideView, ...]
+    patients: tuple[PatientView, ...]
+    members: tuple[MemberView, ...]
+    methods: tuple[str, ...]
+    run_facts: Facts
+
+    @property
+    def slides(self) -> tuple[SlideView, ...]:
+        """All slides in the order of the page."""
+        return (*self.first, *self.others)
+
+
+def lay_out(findings: Findings) -> Page:
+    """The page of a run."""
+    config, slides = findings.config, view_slides(findings)
+    precisions = {record["precision"] for record in findings.records.values()}
+    return Page(
+        findings=findings,
+        ending=config.outcome.outcome,
+        by_model=any(row["votes"] for row in findings.outcomes.values()),
+        warnings=tuple(_warnings(findings)),
+        lead=write_lead(findings, slides),
+        tiles=tuple(tuple(group) for group in make_tiles(findings)),
+        first=tuple(slide for slide in slides if slide.reasons),
+        others=tuple(slide for slide in slides if not slide.reasons),
+        patients=tuple(view_patients(findings.patients, slides)),
+        members=tuple(_members(findings)),
+        methods=tuple(
+            write_methods(
+                config, findings.metrics, precision=min(precisions, default=None)
+            )
+        ),
+        run_facts=tuple(_run_facts(findings.metrics)),
+    )
+
+
+def _warnings(findings: Findings) -> Iterator[str]:
+    for note in member_notes(findings.config):
+        yield f"{note[0].upper()}{note[1:]}."
+    seen = sum(bool(row["seen_by"]) for row in findings.outcomes.values())
+    if seen:
+        yield (
+            f"{count(seen, 'slide')}, or others of the same patients, were seen by "
+            "members while they were fitted: what is said of them is no test."
+        )
+
+
+def _members(findings: Findings) -> Iterator[MemberView]:
+    for member in findings.config.members:
+        on = f" on {member.encoder}" if member.encoder else ""
+        yield MemberView(
+            name=member.name,
+            network=f"{member.architecture}{on}",
+            weights=member.weights or "none",
+            digest=member.digest or "none",
+        )
+    stage_model = findings.config.outcome.stage_model
+    if stage_model is not None:
+        yield MemberView(
+            name="metastasis types",
+            network="four random forests",
+            weights=stage_model,
+            digest=findings.stage_model or "its file is gone",
+        )
+
+
+def _run_facts(metrics: Row) -> Iterator[tuple[str, str]]:
+    """How fast the run went; of what it wrote down."""
+    if "patches" in metrics:
+        rate = metrics.get("patches_per_s")
+        at = f", {rate:.3g} a second" if rate is not None else ""
+        yield "patches", f"{metrics['patches']:,}{at}"
+    for key, name in (
+        ("prepare_s", "finding tissue"),
+        ("start_s", "starting up"),
+        ("segment_s", "segmenting"),
+    ):
+        if metrics.get(key) is not None:
+            yield name, say_seconds(metrics[key])
+    if "read" in metrics:
+        yield "readers", _say_busy(metrics["read"])
+    if "predict" in metrics:
+        yield (
+            "networks",
+            f"{_say_busy(metrics['predict'])}, on {metrics['predict']['on']}",
+        )
+    if "batch_fill" in metrics:
+        yield "batches", f"{share(metrics['batch_fill'])} full"
+    if "bottleneck" in metrics:
+        yield "bottleneck", metrics["bottleneck"]
+    machine: dict[str, Any] = metrics.get("machine", {})
+    if machine:
+        yield "machine", ", ".join(f"{key} {value}" for key, value in machine.items())
+
+
+def _say_busy(stage: Row) -> str:
+    return (
+        f"{count(stage['workers'], 'worker')}, busy {share(stage['busy'])} of the time"
+    )
+
+
+def say_seconds(seconds: float) -> str:
+    """A duration: ``12 s``, ``3 min 20 s``, ``5 h 7 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600:,} h {whole % 3600 // 60} min"

@@ -1,0 +1,265 @@
+"""A slide's small picture: its tissue as stained, and the tumor map to lay over it.
+
+Both are data URIs, cut to the tissue and shrunk so that a page holds hundreds. Places
+are um from the slide's top left corner, as in the tables.
+"""
+
+import base64
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, cast
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image
+
+from digipath_ray.figure import probability_colors
+from digipath_ray.mask import Mask, read_mask
+from digipath_ray.rundir import RunDirectory
+
+PAGE_BYTES = 14_000_000
+"""What all pictures of a page may weigh together: 500 slides make about 15 MB."""
+MOST_BYTES, LEAST_BYTES = 120_000, 12_000
+"""What one picture may weigh, however few or many there are."""
+STAINED_SHARE = 0.8
+"""What of it the stained picture takes; the map is flat and small."""
+LADDER = ((760, 80), (640, 75), (560, 70), (480, 65), (420, 55), (360, 45), (280, 40))
+"""Longer side (px) and JPEG quality, tried in turn until a picture is small enough."""
+MARGIN = 0.04
+"""Glass shown around the tissue, as a share of its size."""
+STEPS = 12
+"""Shades of the map; fewer make a smaller file, more cannot be told apart."""
+OUTLINE, WHOLE = STEPS + 1, STEPS + 2
+"""Palette entries of the outlines: the threshold's, and the whole tumor region's."""
+OUTLINE_COLOR, WHOLE_COLOR = (31, 35, 41, 255), (0, 96, 160, 255)
+
+Indices = NDArray[np.uint8]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """A rectangle of a slide, um from its top left corner."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+    @classmethod
+    def around(cls, mask: Mask, *, width_um: float, height_um: float) -> Self:
+        """The tissue with a margin; the whole slide where there is none."""
+        rows, cols = (np.flatnonzero(mask.array.any(axis=a)) for a in (1, 0))
+        if not len(rows):
+            return cls(x=0, y=0, width=width_um, height=height_um)
+        left, right = cols[0] * mask.mpp_x, (cols[-1] + 1) * mask.mpp_x
+        top, bottom = rows[0] * mask.mpp_y, (rows[-1] + 1) * mask.mpp_y
+        margin = MARGIN * max(right - left, bottom - top)
+        x, y = max(0.0, left - margin), max(0.0, top - margin)
+        return cls(
+            x=float(x),
+            y=float(y),
+            width=float(min(width_um, right + margin) - x),
+            height=float(min(height_um, bottom + margin) - y),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """What is shown of a slide.
+
+    Attributes:
+        window: what part of the slide it is.
+        stained: data URI of a JPEG.
+        tumor: data URI of a PNG that is clear where there is no tumor; None if the
+            slide has no heatmap.
+    """
+
+    window: Window
+    stained: str
+    tumor: str | None
+
+
+def picture_bytes(slides: int) -> int:
+    """Bytes that each picture of a page of so many slides may take."""
+    return min(MOST_BYTES, max(LEAST_BYTES, PAGE_BYTES // max(slides, 1)))
+
+
+def draw_picture(
+    run: RunDirectory, slide: Mapping[str, Any], *, threshold: float, budget: int
+) -> Picture | None:
+    """The picture of a slide; None if it has no thumbnail.
+
+    Args:
+        run: where its files lie.
+        slide: its row of SLIDES.
+        threshold: probability that is outlined.
+        budget: bytes that the picture may take in the page.
+
+    Raises:
+        ValueError: one of its files is damaged.
+    """
+    slide_id = slide["slide_id"]
+    if not run.thumbnail(slide_id).is_file():
+        return None
+    size_um = slide["width"] * slide["mpp_x"], slide["height"] * slide["mpp_y"]
+    window = find_window(run.mask(slide_id), size_um)
+    with Image.open(run.thumbnail(slide_id)) as image:
+        thumbnail = cut_thumbnail(image.convert("RGB"), window, size_um)
+    # Base64 has four characters for three bytes.
+    stained, size = compress(thumbnail, int(budget * STAINED_SHARE * 3 / 4))
+    tumor = None
+    if run.heatmap(slide_id).is_file():
+        whole = (
+            read_mask(run.whole(slide_id)) if run.whole(slide_id).is_file() else None
+        )
+        shades = draw_map(
+            run.heatmap(slide_id), window, size, threshold=threshold, whole=whole
+        )
+        tumor = png_uri(shades)
+    return Picture(window=window, stained=stained, tumor=tumor)
+
+
+def find_window(mask: Path, size_um: tuple[float, float]) -> Window:
+    """Where the tissue of a mask's file is; the whole slide without that file."""
+    width_um, height_um = size_um
+    if not mask.is_file():
+        return Window(x=0, y=0, width=width_um, height=height_um)
+    return Window.around(read_mask(mask), width_um=width_um, height_um=height_um)
+
+
+def cut_thumbnail(
+    thumbnail: Image.Image, window: Window, size_um: tuple[float, float]
+) -> Image.Image:
+    """The window of a whole slide's thumbnail."""
+    per_x, per_y = thumbnail.width / size_um[0], thumbnail.height / size_um[1]
+    left, top = int(window.x * per_x), int(window.y * per_y)
+    right = max(left + 1, round((window.x + window.width) * per_x))
+    bottom = max(top + 1, round((window.y + window.height) * per_y))
+    return thumbnail.crop((left, top, right, bottom))
+
+
+def compress(image: Image.Image, most_bytes: int) -> tuple[str, tuple[int, int]]:
+    """A JPEG as a data URI, the largest that is small enough, and its size in px."""
+    for longer_px, quality in LADDER:
+        smaller = image.copy()
+        smaller.thumbnail((longer_px, longer_px), Image.Resampling.LANCZOS)
+        buffer = io.BytesIO()
+        smaller.save(buffer, format="JPEG", quality=quality, optimize=True)
+        if buffer.tell() <= most_bytes:
+            break
+    return data_uri("image/jpeg", buffer.getvalue()), smaller.size
+
+
+def draw_map(
+    path: Path,
+    window: Window,
+    size: tuple[int, int],
+    *,
+    threshold: float,
+    whole: Mask | None,
+) -> Indices:
+    """Palette entries [height, width] of a heatmap's file over a window.
+
+    Args:
+        path: the heatmap.
+        window: what is shown.
+        size: width and height, px.
+        threshold: probability that is outlined.
+        whole: the whole tumor region, outlined too.
+    """
+    um_per_px = max(window.width / size[0], window.height / size[1])
+    probability, predicted = read_overview(path, um_per_px=um_per_px)
+    p = look_up(probability.array, probability.mpp, window, size)
+    there = look_up(predicted.array, predicted.mpp, window, size) > 0
+    shades = np.ceil(p.clip(0, 1) * STEPS).astype(np.uint8) * there
+    shades[border((p >= threshold) & there)] = OUTLINE
+    if whole is not None:
+        inside = look_up(whole.array, (whole.mpp_x, whole.mpp_y), window, size)
+        shades[border(inside)] = WHOLE
+    return shades
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Overview:
+    """A coarse level of a map: float32 [rows, cols], and um per px in x and y."""
+
+    array: NDArray[np.float32]
+    mpp: tuple[float, float]
+
+
+def read_overview(path: Path, *, um_per_px: float) -> tuple[Overview, Overview]:
+    """Probability and weight at the coarsest level that is still as fine as asked for.
+
+    Raises:
+        ValueError: no heatmap that this package wrote.
+    """
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            series = tiff.series[0]
+            per_cm = [series.pages[0].tags[t].value for t in (282, 283)]
+            mpp = [1e4 * denominator / numerator for numerator, denominator in per_cm]
+            finest = series.levels[0].shape[-2:]
+            fine = [
+                level
+                for level in series.levels
+                if max(mpp) * finest[0] / level.shape[-2] <= um_per_px
+            ]
+            level = fine[-1] if fine else series.levels[0]
+            planes = (level.pages[0].asarray(), level.pages[-1].asarray())
+    except (tifffile.TiffFileError, KeyError, IndexError) as e:
+        raise ValueError(f"{path}: not a heatmap of digipath run: {e}") from e
+    factor = 2 ** series.levels.index(level)
+    scale = (mpp[0] * factor, mpp[1] * factor)
+    probability, weight = (
+        Overview(array=cast(NDArray[np.float32], plane), mpp=scale) for plane in planes
+    )
+    return probability, weight
+
+
+def look_up(
+    array: NDArray[Any], mpp: tuple[float, float], window: Window, size: tuple[int, int]
+) -> NDArray[Any]:
+    """An array's values [height, width] at the centers of a window's pixels."""
+    width, height = size
+    x = window.x + (np.arange(width) + 0.5) * window.width / width
+    y = window.y + (np.arange(height) + 0.5) * window.height / height
+    rows = (y / mpp[1]).astype(int).clip(max=array.shape[0] - 1)
+    cols = (x / mpp[0]).astype(int).clip(max=array.shape[1] - 1)
+    return array[np.ix_(rows, cols)]
+
+
+def border(inside: Bools) -> Bools:
+    """Pixels inside that have a neighbor outside; a thin region is all border."""
+    around = np.pad(inside, 1, mode="edge")
+    center = around[1:-1, 1:-1]
+    deep = center & around[:-2, 1:-1] & around[2:, 1:-1]
+    return np.asarray(center & ~(deep & around[1:-1, :-2] & around[1:-1, 2:]))
+
+
+def palette() -> tuple[bytes, bytes]:
+    """RGB of every palette entry, and its opacity."""
+    shades = probability_colors()([(i - 0.5) / STEPS for i in range(STEPS + 1)])
+    colors = np.concatenate(
+        [(shades * 255).round(), [OUTLINE_COLOR, WHOLE_COLOR]]
+    ).astype(np.uint8)
+    colors[0] = 0
+    return colors[:, :3].tobytes(), colors[:, 3].tobytes()
+
+
+def png_uri(shades: Indices) -> str:
+    """A PNG of palette entries as a data URI."""
+    image = Image.fromarray(shades, mode="P")
+    rgb, opacity = palette()
+    image.putpalette(rgb)
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", transparency=opacity, optimize=True)
+    return data_uri("image/png", buffer.getvalue())
+
+
+def data_uri(kind: str, data: bytes) -> str:
+    """Bytes that a page holds itself."""
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"

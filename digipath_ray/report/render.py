@@ -1,0 +1,166 @@
+"""The page as one HTML file that loads nothing and runs no script."""
+
+import base64
+import functools
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from urllib.parse import quote
+
+from jinja2 import Environment, StrictUndefined
+
+from digipath_ray import __version__
+from digipath_ray.figure import round_length
+from digipath_ray.report.facts import LESION_COLUMNS, LesionView
+from digipath_ray.report.findings import read_findings
+from digipath_ray.report.methods import REFERENCE
+from digipath_ray.report.page import Page, lay_out
+from digipath_ray.report.picture import (
+    STEPS,
+    Picture,
+    Window,
+    draw_picture,
+    palette,
+    picture_bytes,
+)
+from digipath_ray.report.slides import SLIDE_COLUMNS, SlideView
+from digipath_ray.report.words import NONE, count, say_length
+from digipath_ray.rundir import RunDirectory, publish
+
+log = logging.getLogger(__name__)
+
+MARKED = 8
+"""Lesions numbered on a picture."""
+LEADER = 0.03
+"""How far a number stands from its lesion at least, as a share of the picture."""
+
+
+def write_report(run: RunDirectory) -> Path:
+    """Write report.html of a run directory, and return its path.
+
+    Raises:
+        RunError: the directory is no run's.
+        ValueError: one of its files is damaged.
+    """
+    page = lay_out(read_findings(run))
+    with publish(run.report) as path:
+        path.write_text(render(page, run), encoding="utf-8")
+    return run.report
+
+
+def render(page: Page, run: RunDirectory) -> str:
+    """The HTML of a page; pictures come from the run's files."""
+    folder = resources.files("digipath_ray.report")
+    style = folder.joinpath("report.css").read_text("utf-8")
+    template = _environment().from_string(
+        folder.joinpath("report.html.jinja").read_text("utf-8")
+    )
+    digest = hashlib.sha256(style.encode()).digest()
+    said: str = template.render(
+        page=page,
+        style=style,
+        style_hash=f"sha256-{base64.b64encode(digest).decode()}",
+        version=__version__,
+        reference=REFERENCE,
+        scale=scale_colors(),
+        patient_anchors={p.patient_id: p.anchor for p in page.patients},
+        picture_of=functools.partial(_picture_of, run=run, page=page),
+        files_of=functools.partial(_files_of, run=run),
+        place_marks=place_marks,
+        bar_um=_bar_um,
+        slide_columns=SLIDE_COLUMNS,
+        lesion_columns=LESION_COLUMNS,
+        count=count,
+        say_length=say_length,
+        none_said=NONE,
+    )
+    return said
+
+
+def _environment() -> Environment:
+    return Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+
+
+def _picture_of(slide: SlideView, *, run: RunDirectory, page: Page) -> Picture | None:
+    if not slide.slide:
+        return None
+    try:
+        return draw_picture(
+            run,
+            slide.slide,
+            threshold=page.findings.config.ensemble.threshold,
+            budget=picture_bytes(len(page.slides)),
+        )
+    except (ValueError, OSError) as e:  # one damaged file does not cost the page
+        log.warning("%s: no picture in the report: %s", slide.slide_id, e)
+        return None
+
+
+def _files_of(slide: SlideView, *, run: RunDirectory) -> list[tuple[str, str]]:
+    """Files of the slide in the run directory, by what they are, as relative links."""
+    found = (
+        ("a larger picture with both uncertainty maps", run.overlay(slide.slide_id)),
+        ("where tissue was found", run.mask_overlay(slide.slide_id)),
+        ("outlines for QuPath", run.lesions(slide.slide_id)),
+    )
+    return [
+        (name, quote(path.relative_to(run.root).as_posix()))
+        for name, path in found
+        if path.is_file()
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """A lesion's number on a picture: where the lesion is, and where the number."""
+
+    number: int
+    x: float
+    y: float
+    label_x: float
+    label_y: float
+    counted: bool
+
+
+def place_marks(lesions: Sequence[LesionView], window: Window) -> list[Mark]:
+    """Numbers of the largest lesions, beside them and within the picture."""
+    side = max(window.width, window.height)
+    edge = 0.03 * side
+    marks = []
+    for lesion in lesions[:MARKED]:
+        # Beyond the lesion, were it round: a small one is not hidden by its number.
+        off = LEADER * side + 0.35 * lesion.feret_um
+        mark = Mark(
+            number=lesion.number,
+            x=lesion.x_um,
+            y=lesion.y_um,
+            label_x=min(lesion.x_um + off, window.x + window.width - edge),
+            label_y=max(lesion.y_um - off, window.y + edge),
+            counted=lesion.counted,
+        )
+        marks.append(mark)
+    return marks
+
+
+def _bar_um(window: Window) -> float:
+    return round_length(window.width)
+
+
+def scale_colors() -> list[str]:
+    """Colors of the map from 0 to 1, as on white."""
+    rgb, opacity = palette()
+    colors = []
+    for i in range(1, STEPS + 1):
+        alpha = opacity[i] / 255
+        on_white = (round(255 - alpha * (255 - c)) for c in rgb[3 * i : 3 * i + 3])
+        colors.append("#" + "".join(f"{c:02x}" for c in on_white))
+    return colors

@@ -1,0 +1,213 @@
+"""The slides of a run as the page shows them, those that need a look first."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from digipath_ray.report.attention import (
+    Reason,
+    failure_reason,
+    find_reasons,
+    say_unsure,
+    unfinished_reason,
+)
+from digipath_ray.report.facts import (
+    Facts,
+    LesionView,
+    Vote,
+    find_facts,
+    find_notes,
+    find_votes,
+    say_largest,
+    view_lesion,
+)
+from digipath_ray.report.findings import Findings, Row
+from digipath_ray.report.words import (
+    NONE,
+    TYPES,
+    natural,
+    say_length,
+    say_mm2,
+    say_p,
+    share,
+)
+
+NO_CONCERN = 99
+"""After every concern that there is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlideView:
+    """A slide as the page shows it.
+
+    Attributes:
+        anchor: its place on the page.
+        slide_id: its name.
+        patient_id: its patient; None if unknown.
+        place: its patient and node; empty if unknown.
+        node: its node, else its name.
+        verdict: what was found, in a word or two.
+        size: how large that is; empty where nothing was found.
+        tone: its type, "failed", "tumor" or "clear".
+        reasons: why it needs a look; empty if it needs none.
+        standing: of one without reasons, why it stands where it does.
+        unsure: how far the members disagree; None if that was not estimated.
+        facts: its numbers.
+        votes: of the forests; empty without them.
+        lesions: the largest of them.
+        left_out: how many more there are.
+        notes: what else to know of it.
+        slide: its row of SLIDES; empty if it was never prepared.
+        cells: its row of the table of all slides, as SLIDE_COLUMNS names them.
+    """
+
+    anchor: str = ""
+    slide_id: str
+    patient_id: str | None
+    place: str
+    node: str
+    verdict: str
+    size: str = ""
+    tone: str
+    reasons: tuple[Reason, ...]
+    standing: str = ""
+    unsure: float | None = None
+    facts: Facts = ()
+    votes: tuple[Vote, ...] = ()
+    lesions: tuple[LesionView, ...] = ()
+    left_out: int = 0
+    notes: tuple[str, ...] = ()
+    slide: Row
+    cells: tuple[str, ...]
+
+
+SLIDE_COLUMNS = (
+    "look because",
+    "largest lesion",
+    "lesions",
+    "tumor",
+    "tissue",
+    "highest probability",
+    "disagreement",
+)
+
+
+def view_slides(findings: Findings) -> list[SlideView]:
+    """Every slide of the run: those with reasons to look, then by disagreement."""
+    views = [
+        *(_missing(f.slide_id, findings, failure_reason(f)) for f in findings.failures),
+        *(_missing(i, findings, unfinished_reason()) for i in findings.unfinished),
+        *(_finished(row, findings) for row in findings.outcomes.values()),
+    ]
+    views.sort(key=_urgency)
+    quiet = [view.slide_id for view in views if not view.reasons]
+    return [
+        replace(view, anchor=f"slide-{i}", standing=_say_standing(view, quiet))
+        for i, view in enumerate(views, start=1)
+    ]
+
+
+def _urgency(view: SlideView) -> tuple[Any, ...]:
+    concern = min((r.concern for r in view.reasons), default=NO_CONCERN)
+    return concern, -(view.unsure or 0.0), natural(view.slide_id)
+
+
+def _say_standing(view: SlideView, quiet: Sequence[str]) -> str:
+    """Why a slide without reasons stands where it does among those like it."""
+    if view.reasons:
+        return ""
+    if view.unsure is None:
+        return "No reason to look first; by its name, as one member cannot disagree."
+    if view.unsure == 0:
+        return "No reason to look first: no tissue is between tumor and not."
+    place = quiet.index(view.slide_id) + 1
+    return (
+        f"No reason to look first; number {place} of {len(quiet)} by how far the "
+        f"members disagree ({say_unsure(view.unsure)})."
+    )
+
+
+def _missing(slide_id: str, findings: Findings, reason: Reason) -> SlideView:
+    slide = findings.slide(slide_id)
+    patient_id = slide.get("patient_id")
+    for failure in findings.failures:
+        if failure.slide_id == slide_id:
+            patient_id = failure.patient_id
+    blank = (NONE,) * (len(SLIDE_COLUMNS) - 1)
+    return SlideView(
+        slide_id=slide_id,
+        patient_id=patient_id,
+        place=_say_place(patient_id, slide.get("node")),
+        node=_say_node(slide_id, slide.get("node")),
+        verdict="not analyzed",
+        tone="failed",
+        reasons=(reason,),
+        slide=slide,
+        cells=(reason.title.lower(), *blank),
+    )
+
+
+def _finished(row: Row, findings: Findings) -> SlideView:
+    slide = findings.slide(row["slide_id"])
+    ending = findings.config.outcome.outcome
+    reasons = tuple(sorted(find_reasons(row, slide, ending=ending), key=_concern))
+    listed = findings.lesions(row["slide_id"])
+    verdict, size, tone = _verdict(row, ending)
+    return SlideView(
+        slide_id=row["slide_id"],
+        patient_id=row["patient_id"],
+        place=_say_place(row["patient_id"], slide.get("node")),
+        node=_say_node(row["slide_id"], slide.get("node")),
+        verdict=verdict,
+        size=size,
+        tone=tone,
+        reasons=reasons,
+        unsure=row["unsure"],
+        facts=tuple(find_facts(row, slide, findings)),
+        votes=tuple(find_votes(row)),
+        lesions=tuple(view_lesion(lesion) for lesion in listed),
+        left_out=max(0, row["lesions"] - len(listed)),
+        notes=tuple(find_notes(row)),
+        slide=slide,
+        cells=(
+            ", ".join(reason.title.lower() for reason in reasons) or NONE,
+            say_largest(row, listed, ending),
+            f"{row['lesions']:,}",
+            say_mm2(row["tumor_mm2"]),
+            say_mm2(row["tissue_mm2"]),
+            say_p(row["probability_max"]),
+            NONE if row["unsure"] is None else say_unsure(row["unsure"]),
+        ),
+    )
+
+
+def _concern(reason: Reason) -> int:
+    return reason.concern
+
+
+def _say_place(patient_id: str | None, node: str | None) -> str:
+    parts = []
+    if patient_id is not None:
+        parts.append(patient_id)
+    if node is not None:
+        parts.append(f"node {node}")
+    return ", ".join(parts)
+
+
+def _say_node(slide_id: str, node: str | None) -> str:
+    return slide_id if node is None else f"node {node}"
+
+
+def _verdict(row: Row, ending: str) -> tuple[str, str, str]:
+    """What was found, how large it is, and its tone."""
+    if ending == "burden":
+        if row["burden"] is None:
+            return "no tumor found", "", "clear"
+        return "tumor burden", share(row["burden"]), "tumor"
+    if ending == "stage" and row["metastasis"] is not None:
+        kind = row["metastasis"]
+        size = say_length(row["largest_um"]) if row["largest_um"] else ""
+        return TYPES[kind], size, kind
+    if row["lesions"]:
+        return "tumor", say_mm2(row["tumor_mm2"]), "tumor"
+    return "no tumor found", "", "clear"

@@ -1,0 +1,15 @@
+"""Metastasis types and pN stages of a finished run, from its heatmaps alone.
+
+    python jobs/stage.py RUN --model MODEL.skops
+    ray job submit --working-dir . -- python jobs/stage.py RUN
+
+Takes every option of ``digipath stage``. Needs no GPU: one CPU task per slide. Exit
+status: 0 all done, 1 a slide could not be measured, 2 usage.
+"""
+
+import sys
+
+from digipath_ray.cli import run_app
+
+if __name__ == "__main__":
+    sys.exit(run_app(["stage", *sys.argv[1:]]))
