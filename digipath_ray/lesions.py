@@ -27,6 +27,9 @@ NEIGHBORS = np.ones((3, 3), np.bool_)
 """Pixels that touch in a corner belong together (8-connected)."""
 SMALL_PX = 64
 """Boxes up to this size are so often alike that their shapes are remembered."""
+MOST = 10_000
+"""Lesions of a slide that are measured, the largest; so many take seconds. A heatmap
+with more is noise, as of networks that know nothing of what they see."""
 STRIP_ROWS = 256
 """Rows that are renumbered together, to need little memory."""
 
@@ -77,6 +80,7 @@ class Lesions:
         lesions: in the order of their numbers.
         threshold: lowest probability of a pixel that belongs to one.
         mpp_x, mpp_y: um per heatmap px.
+        left_out: smaller regions that are none of them, since there were too many.
     """
 
     labels: Labels
@@ -84,6 +88,7 @@ class Lesions:
     threshold: float
     mpp_x: float
     mpp_y: float
+    left_out: int = 0
 
     def union(self) -> Bools:
         """Bool [H, W]: pixels that belong to a lesion."""
@@ -108,17 +113,22 @@ class Lesions:
 
 
 def find_lesions(heatmap: Heatmap, threshold: float) -> Lesions:
-    """The 8-connected regions with probability >= ``threshold`` that were predicted."""
+    """The 8-connected regions with probability >= ``threshold`` that were predicted.
+
+    Of more than ``MOST`` the largest; how many were left out is said.
+    """
     above = (heatmap.probability >= threshold) & (heatmap.weight > 0)
     labels = np.zeros(above.shape, np.int32)
-    ndimage.label(above, NEIGHBORS, output=labels)
+    regions = int(ndimage.label(above, NEIGHBORS, output=labels))
+    if regions > MOST:
+        _keep_largest(labels, regions)
     mpp_x, mpp_y = heatmap.mpp_x, heatmap.mpp_y
     found = [
         _lesion(labels, number, where, heatmap.probability, mpp_x=mpp_x, mpp_y=mpp_y)
         for number, where in enumerate(ndimage.find_objects(labels), start=1)
     ]
     found.sort(key=lambda lesion: -lesion.area_mm2)
-    _renumber(labels, [lesion.number for lesion in found])
+    _renumber(labels, [lesion.number for lesion in found], len(found))
     lesions = (replace(le, number=number) for number, le in enumerate(found, start=1))
     return Lesions(
         labels=labels,
@@ -126,12 +136,30 @@ def find_lesions(heatmap: Heatmap, threshold: float) -> Lesions:
         threshold=threshold,
         mpp_x=mpp_x,
         mpp_y=mpp_y,
+        left_out=regions - len(found),
     )
 
 
-def _renumber(labels: Labels, numbers: Sequence[int]) -> None:
-    """Give the label ``numbers[i]`` the number i + 1, in place."""
-    new = np.zeros(len(numbers) + 1, np.int32)
+def _keep_largest(labels: Labels, regions: int) -> None:
+    """Leave the ``MOST`` largest regions of a label image, numbered anew, in place."""
+    pixels = np.zeros(regions + 1, np.int64)
+    for row in range(0, len(labels), STRIP_ROWS):
+        pixels += np.bincount(
+            labels[row : row + STRIP_ROWS].ravel(), minlength=regions + 1
+        )
+    kept = np.argsort(-pixels[1:], kind="stable")[:MOST] + 1
+    _renumber(labels, np.sort(kept).tolist(), regions)
+
+
+def _renumber(labels: Labels, numbers: Sequence[int], highest: int) -> None:
+    """Give the label ``numbers[i]`` the number i + 1, any other 0, in place.
+
+    Args:
+        labels: the image.
+        numbers: labels that stay.
+        highest: of the labels there are.
+    """
+    new = np.zeros(highest + 1, np.int32)
     new[numbers] = np.arange(1, len(numbers) + 1)
     for row in range(0, len(labels), STRIP_ROWS):
         strip = labels[row : row + STRIP_ROWS]

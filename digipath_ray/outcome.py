@@ -33,6 +33,8 @@ UNSURE = (0.3, 0.7)
 """Probabilities between which a pixel could be either."""
 LESIONS_LISTED = 50
 """Lesions of a slide that its record lists, the largest; its GeoJSON holds all."""
+NOISY = "noisy heatmap"
+"""Quality flag of a slide with more lesions than are measured."""
 NOT_BY_SLIDE = ("stage_model", "nodes")
 """Fields of [outcome] that change no slide's measures."""
 TUMOR_COLOR, WHOLE_COLOR = (200, 0, 0), (0, 120, 160)
@@ -112,11 +114,11 @@ def measure_slide(
         "patient_id": slide.row.patient_id,
         "tumor_mm2": heatmap.area_mm2(threshold),
         "tissue_mm2": told["tissue_mm2"],
-        "lesions": len(lesions.lesions),
+        "lesions": len(lesions.lesions) + lesions.left_out,
         "largest_um": sized.largest_um,
         "score": sized.score,
         "upsampled": told["upsampled"],
-        "qc": told["qc"],
+        "qc": [*told["qc"], *([NOISY] if lesions.left_out else [])],
         "seen_by": told.get("seen_by"),
         "patches": told["patches"],
         **measure_maps(slide),

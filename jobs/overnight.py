@@ -1,4 +1,4 @@
-"""A whole cohort overnight: tissue, patches, heatmaps, uncertainty maps.
+"""A whole cohort overnight: tissue, patches, heatmaps, outcomes, the report.
 
     python jobs/overnight.py SLIDES... --out RUN --preset camelyon17 --weights DIR
     ray job submit --working-dir . -- python jobs/overnight.py SLIDES... --out RUN ...

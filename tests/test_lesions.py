@@ -12,7 +12,7 @@ from skimage.measure import regionprops
 from skimage.morphology import convex_hull_image
 
 from digipath_ray.hull import CORNERS, convex_hull, count_inside, fill
-from digipath_ray.lesions import Lesion, find_lesions
+from digipath_ray.lesions import MOST, Lesion, find_lesions
 from tests.pixels import drawn, heatmap_of
 
 BOOLS = arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, max_side=12))
@@ -240,3 +240,18 @@ def test_a_large_slide_takes_no_time(capsys: pytest.CaptureFixture[str]) -> None
     assert found.lesions[0].feret_um >= 8 * 3000
     with capsys.disabled():
         print(f"\n{len(found.lesions)} lesions on 6000 x 6000 px: {seconds:.2f} s")
+
+
+def test_of_too_many_lesions_the_largest_are_measured() -> None:
+    # 150 x 150 single px and, below them, one lesion of 2 x 3.
+    probability = np.zeros((310, 300), np.float32)
+    probability[:300:2, ::2] = 0.9
+    probability[304:306, 10:13] = 0.9
+    found = find_lesions(heatmap_of(probability), 0.5)
+    assert len(found.lesions) == MOST
+    assert found.left_out == 150 * 150 + 1 - MOST
+    assert found.lesions[0].box == (304, 10, 306, 13)
+    assert found.labels.max() == MOST
+    assert np.count_nonzero(found.labels) == MOST - 1 + 6
+    few = find_lesions(heatmap_of(probability[300:]), 0.5)
+    assert (len(few.lesions), few.left_out) == (1, 0)

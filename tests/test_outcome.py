@@ -116,6 +116,14 @@ def test_features_come_with_stages_and_burden_with_burdens() -> None:
     assert "no tumor found" in nothing.row["burden_note"]
 
 
+def test_noise_is_flagged_and_counted_whole() -> None:
+    probability = np.zeros((300, 300), np.float32)
+    probability[::2, ::2] = 0.9
+    found = measure_slide(slide_of(probability), told(qc=["ink"]), config_for())
+    assert found.row["lesions"] == 150 * 150
+    assert found.row["qc"] == ["ink", "noisy heatmap"]
+
+
 def test_uncertainty_is_looked_at_where_it_could_go_either_way() -> None:
     probability = blank()
     probability[:10, :10] = 0.5

@@ -52,7 +52,7 @@ def test_a_run_is_measured_anew_as_if_it_had_been_so_at_first(tmp_path: Path) ->
 
 
 def test_a_damaged_heatmap_is_a_failure_and_the_others_are_measured(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = write_cohort(tmp_path / "slides", 2)
     plain = resolve(to_tree(small_config()))
@@ -60,9 +60,10 @@ def test_a_damaged_heatmap_is_a_failure_and_the_others_are_measured(
     run_cohort(run, rows, plain)
     before = run.read_record("s01")["outcome"]
     run.heatmap("s01").write_bytes(b"no TIFF")
+    monkeypatch.chdir(tmp_path)
     # What differs from the run's own settings is what makes slides stale.
     result = CliRunner().invoke(
-        app, ["stage", str(run.root), "--min-lesion-um", "5", "--nodes", "3"]
+        app, ["stage", "run", "--min-lesion-um", "5", "--nodes", "3"]
     )
     assert result.exit_code == 1, result.output
     (failure,) = run.read_failures()

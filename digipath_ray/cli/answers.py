@@ -18,12 +18,12 @@ RunArgument = Annotated[
     Path,
     typer.Argument(metavar="RUN", help="the directory of a run", show_default=False),
 ]
-BY_DEFAULT = "run"
+BY_DEFAULT = "measure"
 """What ``digipath stage`` does with something that is none of its commands."""
 
 
 class StageGroup(TyperGroup):
-    """``digipath stage RUN`` is ``digipath stage run RUN``."""
+    """``digipath stage RUN`` is ``digipath stage measure RUN``."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Put the default command before what names none."""
@@ -36,7 +36,7 @@ stage = typer.Typer(
     cls=StageGroup,
     no_args_is_help=True,
     help="Metastasis types of slides and pN stages of patients, from heatmaps. "
-    "'digipath stage RUN' is 'digipath stage run RUN'.",
+    "'digipath stage RUN' is 'digipath stage measure RUN'.",
 )
 
 
@@ -169,7 +169,7 @@ def evaluate(
         typer.Option(
             "--reference",
             help="what is true: the challenge's label file, a folder of masks, or a "
-            "table with the columns slide_id and annotation",
+            "table with the columns slide_id, path and annotation",
             show_default=False,
         ),
     ],
@@ -202,6 +202,10 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    mask_mpp: Annotated[
+        float,
+        typer.Option(help="camelyon16: um/px of masks whose slide is not at hand"),
+    ] = 0.243,
     resamples: Annotated[int, typer.Option(help="of the bootstrap", min=1)] = 2000,
     annotations: AnnotationSpec,
 ) -> int:
@@ -217,6 +221,7 @@ def evaluate(
         fp=fp,
         burdens=burdens,
         detections=detections,
+        mask_mpp=mask_mpp,
         annotations=annotations,
         resamples=resamples,
     )

@@ -162,6 +162,10 @@ FLAGS: dict[str, tuple[str, Callable[[Row], str]]] = {
         "Coarse scan",
         lambda _: "It is coarser than the networks ask for and was interpolated.",
     ),
+    "noisy heatmap": (
+        "Noisy heatmap",
+        lambda _: "It has more regions than tumor has: only the largest are measured.",
+    ),
 }
 """Each flag of a slide as a title, and what is said of the slide's row of SLIDES."""
 
