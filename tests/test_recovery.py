@@ -122,9 +122,7 @@ def test_a_finished_run_starts_nothing(rows, undisturbed, monkeypatch):
 
     monkeypatch.setattr(night, "connected", refuse)
     before = stamps(undisturbed)
-    started = time.monotonic()
     summary = run_cohort(undisturbed, rows, small_config())
-    assert time.monotonic() - started < 2
     assert (summary.slides, summary.skipped, summary.failures) == (6, 6, [])
     assert [o["slide_id"] for o in summary.outcomes] == SLIDES
     assert stamps(undisturbed) == before

@@ -2,7 +2,8 @@
 
     python -m tests.benchmarks.glas cohort GLAS_FOLDER --out glas.csv [--test 3,7,9]
     digipath train glas.csv --config jobs/glas.toml --out fit
-    digipath run glas.csv --config jobs/glas.toml --weights fit --out-of-fold --out run
+    digipath run glas.csv --config jobs/glas.toml --weights fit --out-of-fold \\
+        --keep-members --out run
     python -m tests.benchmarks.glas scores glas.csv run
 
 GLAS_FOLDER holds glas.csv (slide_id, image, mask, patient_id, grade), the images and
@@ -100,8 +101,9 @@ def interval(
 
 
 def score_map(cases: Sequence[Case], name: str, threshold: float) -> str:
-    """A member's or the ensemble's row of the table."""
+    """A member's or the ensemble's row of the table, over images that it predicted."""
     rng = np.random.default_rng(0)
+    cases = [c for c in cases if name in c.maps]
     sick = [c for c in cases if c.malignant]
     patients = [str(c.row.patient_id) for c in sick]
     found = [c.maps[name] >= threshold for c in sick]
@@ -123,7 +125,7 @@ def draw_pixels(cases: Sequence[Case]) -> dict[str, NDArray[np.float32]]:
     rng = np.random.default_rng(0)
     share = min(1.0, PIXELS / sum(c.truth.size for c in cases))
     chosen = [rng.random(c.truth.shape) < share for c in cases]
-    names = [n for n in cases[0].maps if n != "weight"]
+    names = set.intersection(*(set(c.maps) for c in cases))
     pixels = {
         n: np.concatenate([c.maps[n][k] for c, k in zip(cases, chosen, strict=True)])
         for n in names
@@ -163,12 +165,12 @@ def print_scores(cohort: Path, run: RunDirectory) -> None:
     threshold = read_toml(run.settings)["ensemble"]["threshold"]
     patients = {c.row.patient_id for c in cases}
     sick = sum(c.malignant for c in cases)
-    print(f"{len(cases)} images ({sick} malignant) of {len(patients)} patients, ")
+    print(f"{len(cases)} images ({sick} malignant) of {len(patients)} patients,")
     print(f"threshold {threshold:.3f} (chosen on the members' validation patients)\n")
     print_head("map", "Dice, malignant", "Jaccard", "pooled Dice", "benign area called")
-    for name in cases[0].maps:
-        if name == "probability" or name.startswith("member:"):
-            print(score_map(cases, name, threshold))
+    members = {n for c in cases for n in c.maps if n.startswith("member:")}
+    for name in ["probability", *sorted(members)]:
+        print(score_map(cases, name, threshold))
     print()
     print_head("uncertainty", "AUROC of error", "AURC", "risk at 80 %", "risk at 100 %")
     for line in score_uncertainty(cases, threshold):
