@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from digipath_ray.lesions import Lesion, Lesions
-from digipath_ray.schema import VERSION
+from digipath_ray.schema import column, table
 
 HIGH, LOW = 0.9, 0.5
 """Thresholds of Table 5."""
@@ -56,16 +56,9 @@ FEATURES: tuple[str, ...] = tuple(_DESCRIPTIONS)
 """Names in the order of Table 5, with unit and threshold: p90 is p >= 0.9."""
 
 
-def _column(name: str, kind: pa.DataType, doc: str) -> pa.Field:
-    return pa.field(name, kind, nullable=False, metadata={"doc": doc})
-
-
-FEATURES_SCHEMA = pa.schema(
-    [
-        _column("slide_id", pa.string(), "the slide"),
-        *(_column(name, pa.float64(), doc) for name, doc in _DESCRIPTIONS.items()),
-    ],
-    metadata={"digipath_ray.schema": str(VERSION)},
+FEATURES_SCHEMA = table(
+    column("slide_id", pa.string(), "the slide"),
+    *(column(name, pa.float64(), doc) for name, doc in _DESCRIPTIONS.items()),
 )
 """The table of features: slide_id and :data:`FEATURES`."""
 

@@ -8,12 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from digipath_ray.annotations import Window, read_annotation
+from digipath_ray.config import RunConfig
 from digipath_ray.heatmap import Heatmap, on_heatmap, read_heatmap
 from digipath_ray.manifest import SlideRow
 from digipath_ray.mask import Mask, read_mask
 from digipath_ray.prepared import row_of
 from digipath_ray.recipe import AnnotationSpec
 from digipath_ray.rundir import RunDirectory
+from digipath_ray.settings import from_tree, read_toml
 
 Bools = NDArray[np.bool_]
 
@@ -90,6 +92,26 @@ def read_finished(run: RunDirectory, record: Mapping[str, Any]) -> FinishedSlide
         read_mask(run.mask(told["slide_id"])),
         members=record["members"],
     )
+
+
+def read_run(run: RunDirectory) -> tuple[RunConfig, dict[str, dict[str, Any]]]:
+    """The config of a finished run, and slide_id -> ``done`` record.
+
+    Raises:
+        ValueError: no slide of it is finished.
+    """
+    done = run.read_done() if run.settings.exists() else {}
+    if not done:
+        raise ValueError(
+            f"{run.root}: no finished run: name the directory given to digipath run "
+            "--out"
+        )
+    return from_tree(read_toml(run.settings)), done
+
+
+def was_seen(record: Mapping[str, Any]) -> bool:
+    """Whether a slide was predicted by members fitted on it or its patient."""
+    return bool(set(record["slide"].get("seen_by") or ()) & set(record["members"]))
 
 
 def read_truth(slide: FinishedSlide, spec: AnnotationSpec) -> Truth:

@@ -100,13 +100,16 @@ def measure_slide(
     """
     spec, threshold = config.outcome, config.ensemble.threshold
     heatmap = slide.heatmap
-    lesions = find_lesions(heatmap, threshold)
+    asked = {threshold, *((HIGH, LOW) if spec.outcome == "stage" else ())}
+    at = {p: find_lesions(heatmap, p) for p in asked}
+    lesions = at[threshold]
     groups = merge_lesions(lesions, spec.merge_um)
     sized = size_rule(spec).judge(groups)
+    noisy = any(found.left_out for found in at.values())
     features = burden = None
     if spec.outcome == "stage":
-        high, low = (find_lesions(heatmap, p) for p in (HIGH, LOW))
-        features = measure_features(high, low, tissue_mm2=told["tissue_mm2"])
+        tissue_mm2 = told["tissue_mm2"]
+        features = measure_features(at[HIGH], at[LOW], tissue_mm2=tissue_mm2)
     if spec.outcome == "burden":
         burden = measure_burden(heatmap, slide.tissue, spec, threshold=threshold)
     row = {
@@ -118,7 +121,7 @@ def measure_slide(
         "largest_um": sized.largest_um,
         "score": sized.score,
         "upsampled": told["upsampled"],
-        "qc": [*told["qc"], *([NOISY] if lesions.left_out else [])],
+        "qc": [*told["qc"], *([NOISY] if noisy else [])],
         "seen_by": told.get("seen_by"),
         "patches": told["patches"],
         **measure_maps(slide),

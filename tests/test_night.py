@@ -15,7 +15,8 @@ from digipath_ray.config import (
 )
 from digipath_ray.distributed.cluster import Share, connect, describe_work
 from digipath_ray.distributed.inference import plan_context
-from digipath_ray.distributed.night import bottleneck, count_ends, settle_precision
+from digipath_ray.distributed.metrics import bottleneck, count_ends
+from digipath_ray.distributed.night import settle_precision
 from digipath_ray.members import resolve
 from digipath_ray.rundir import Failure, RunError
 from digipath_ray.settings import load_config

@@ -1,6 +1,5 @@
 """``digipath mine``: what a run got wrong, and where it is least sure."""
 
-import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.markup import escape
 
+from digipath_ray import finished
 from digipath_ray.cli.words import count
 from digipath_ray.config import RunConfig
 from digipath_ray.exposure import read_exposure
@@ -25,7 +25,6 @@ from digipath_ray.mining.spec import MiningSpec, RegionSpec
 from digipath_ray.prepared import row_of
 from digipath_ray.recipe import AnnotationSpec
 from digipath_ray.rundir import RunDirectory
-from digipath_ray.settings import from_tree
 
 Record = Mapping[str, Any]
 Found = TypeVar("Found")
@@ -98,17 +97,12 @@ def read_run(run: RunDirectory) -> MinedRun:
     Raises:
         ValueError: no slide of it is finished.
     """
-    done = run.read_done() if run.settings.exists() else {}
-    if not done:
-        raise ValueError(
-            f"{run.root}: no finished run: name the directory given to digipath run "
-            "--out"
-        )
+    config, done = finished.read_run(run)
     rows = {slide_id: row_of(record["slide"]) for slide_id, record in done.items()}
     test = [i for i, row in rows.items() if row.is_test]
     return MinedRun(
         directory=run,
-        config=from_tree(tomllib.loads(run.settings.read_text("utf-8"))),
+        config=config,
         records={i: r for i, r in done.items() if i not in test},
         test=test,
         unknown=[i for i, r in rows.items() if i not in test and not r.is_known],
@@ -184,12 +178,7 @@ def export_regions(
 
 def warn_of_seen(console: Console, mined: MinedRun, slide_ids: Sequence[str]) -> None:
     """Say of how many slides the members that predicted them had been fitted on."""
-    seen = [
-        slide_id
-        for slide_id in slide_ids
-        for record in [mined.records[slide_id]]
-        if set(record["slide"].get("seen_by") or ()) & set(record["members"])
-    ]
+    seen = [i for i in slide_ids if finished.was_seen(mined.records[i])]
     if seen:
         console.print(
             f"[yellow]note[/] {len(seen)} of {count(len(slide_ids), 'slide')}, "

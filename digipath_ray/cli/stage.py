@@ -1,7 +1,6 @@
 """``digipath stage fit`` and ``digipath stage labels``: what is done with labels."""
 
 import json
-import tomllib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from rich.table import Table
 from digipath_ray.cli.words import count
 from digipath_ray.config import RunConfig
 from digipath_ray.exposure import read_exposure
+from digipath_ray.finished import read_run, was_seen
 from digipath_ray.metastasis.drawing import write_importances
 from digipath_ray.metastasis.fit import fit_model
 from digipath_ray.metastasis.fitting import Training
@@ -25,7 +25,6 @@ from digipath_ray.metastasis.size_rule import LesionGroup, SizeRule
 from digipath_ray.metastasis.validation import ALL_FORESTS, LabeledSlides
 from digipath_ray.prepared import row_of
 from digipath_ray.rundir import RunDirectory, publish
-from digipath_ray.settings import from_tree
 from digipath_ray.staging import (
     Metastasis,
     PatientStage,
@@ -65,9 +64,7 @@ class LabeledRun:
     def seen(self) -> list[str]:
         """Slides predicted by members that had been fitted on them or their patient."""
         return [
-            record["slide"]["slide_id"]
-            for record in self.records
-            if set(record["slide"].get("seen_by") or ()) & set(record["members"])
+            record["slide"]["slide_id"] for record in self.records if was_seen(record)
         ]
 
 
@@ -126,12 +123,7 @@ def read_labeled(run: RunDirectory, labels: StageLabels) -> LabeledRun:
     Raises:
         ValueError: no slide of it is finished, or none that has a label.
     """
-    done = run.read_done() if run.settings.exists() else {}
-    if not done:
-        raise ValueError(
-            f"{run.root}: no finished run: name the directory given to digipath run "
-            "--out"
-        )
+    config, done = read_run(run)
     test = {i for i, record in done.items() if row_of(record["slide"]).is_test}
     chosen = [i for i in done if i in labels.types and i not in test]
     if not chosen:
@@ -140,7 +132,7 @@ def read_labeled(run: RunDirectory, labels: StageLabels) -> LabeledRun:
             "label: name slides in the label file as in the run"
         )
     return LabeledRun(
-        config=from_tree(tomllib.loads(run.settings.read_text("utf-8"))),
+        config=config,
         records=[done[i] for i in chosen],
         labels=labels,
         test=len(test),

@@ -2,17 +2,14 @@
 
 import logging
 import os
-import platform
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from typing import Any
 
 import pyarrow.parquet as pq
 
-from digipath_ray import __version__, schema
+from digipath_ray import schema
 from digipath_ray.cohort import SlideRow
 from digipath_ray.config import MemberSpec, RunConfig
 from digipath_ray.distributed.cluster import (
@@ -25,6 +22,7 @@ from digipath_ray.distributed.cluster import (
 from digipath_ray.distributed.collector import Tally
 from digipath_ray.distributed.guard import explain
 from digipath_ray.distributed.inference import segment_cohort
+from digipath_ray.distributed.metrics import count_ends, measure
 from digipath_ray.distributed.outcomes import find_stale, remeasure_slides
 from digipath_ray.distributed.prepare import prepare_cohort
 from digipath_ray.exposure import Exposure, read_exposure, say_overlap
@@ -324,83 +322,3 @@ def merge_slides(
     before = pq.read_table(run.slides).to_pylist() if run.slides.exists() else []
     kept = [row for row in before if row["slide_id"] not in ids]
     return kept + [slide.row for slide in slides]
-
-
-def count_ends(slides: int, failures: Sequence[Failure]) -> dict[str, Any]:
-    """How the slides of this start ended: tried, finished, and failed at which step."""
-    steps = Counter(failure.step for failure in failures)
-    return {
-        "slides": slides,
-        "finished": slides - len(failures),
-        "failed": len(failures),
-        "failed_at": dict(sorted(steps.items())),
-    }
-
-
-def measure(
-    tally: Tally, config: RunConfig, share: Share, *, prepare_seconds: float
-) -> dict[str, Any]:
-    """Throughput per stage, and which stage the others waited for.
-
-    A stage's ``busy`` is the time its workers worked over the time they were there,
-    from the first patch predicted on.
-    """
-    now = time.time()
-    begun = tally.first_patch or now
-    steady = max(now - begun, 1e-9)
-    pools = len(config.members) if config.compute.pools == "per-member" else 1
-    read_busy = tally.read_seconds / (steady * share.readers)
-    predict_busy = tally.predict_seconds / (steady * share.actors * pools)
-    return {
-        "patches": tally.patches,
-        "prepare_s": prepare_seconds,
-        "start_s": begun - tally.started,
-        "segment_s": now - tally.started,
-        "patches_per_s": tally.patches / steady,
-        "batch_fill": tally.patches / max(tally.batch_slots, 1),
-        "open_slides_max": tally.open_slides_max,
-        "first_slide_s": _since(tally.started, tally.first_slide),
-        "patches_at_first_slide": tally.patches_at_first_slide,
-        "read": {
-            "workers": share.readers,
-            "seconds": tally.read_seconds,
-            "busy": min(read_busy, 1.0),
-            "mpx_per_s": tally.read_px / 1e6 / max(tally.read_seconds, 1e-9),
-        },
-        "predict": {
-            "workers": share.actors * pools,
-            "on": "gpu" if share.actor_gpus > 0 else "cpu",
-            "seconds": tally.predict_seconds,
-            "busy": min(predict_busy, 1.0),
-        },
-        "finish": {
-            "seconds": tally.finish_seconds,
-            "waited_for_s": tally.finish_wait_seconds,
-        },
-        "bottleneck": bottleneck(
-            min(read_busy, 1.0),
-            min(predict_busy, 1.0),
-            finish_wait=tally.finish_wait_seconds / steady,
-        ),
-        "machine": {
-            "node": platform.node(),
-            "python": platform.python_version(),
-            "digipath_ray": __version__,
-            **{name: version(name) for name in ("ray", "torch")},
-        },
-    }
-
-
-def _since(start: float, moment: float | None) -> float | None:
-    return None if moment is None else moment - start
-
-
-def bottleneck(read_busy: float, predict_busy: float, *, finish_wait: float) -> str:
-    """What to add to go faster, in words."""
-    if finish_wait >= 0.2:
-        return "finish: all waited for slides to be written; raise --finishers"
-    if predict_busy >= 0.85:
-        return "predict: the networks were never idle; more or faster GPUs would help"
-    if read_busy >= predict_busy:
-        return "read: the networks waited for pixels; more --readers would help"
-    return "neither: the run was too short to fill the pipeline"

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from sklearn.metrics import cohen_kappa_score
 
 from digipath_ray.evaluate.bootstrap import (
     ENSEMBLE,
@@ -21,6 +20,7 @@ from digipath_ray.evaluate.bootstrap import (
 )
 from digipath_ray.evaluate.predicted import PredictedRun, note_not_scored, read_run
 from digipath_ray.evaluate.results import Evaluation
+from digipath_ray.metastasis.scores import quadratic_kappa
 from digipath_ray.outcome import SlideOutcome, measure_slide
 from digipath_ray.staging import PnStage, read_stage_labels, stage_label_file
 from digipath_ray.tables import stage_patients, type_slides
@@ -36,15 +36,10 @@ Stages = Mapping[str, PnStage]
 def kappa(pairs: Sequence[Pair]) -> float:
     """Quadratic weighted kappa of patients' stages; NaN where all are one stage."""
     true, predicted = zip(*pairs, strict=True)
-    if len({*true, *predicted}) < 2:
-        return math.nan
-    found = cohen_kappa_score(
-        [str(s) for s in true],
-        [str(s) for s in predicted],
-        labels=[str(s) for s in STAGES],
-        weights="quadratic",
+    found = quadratic_kappa(
+        [str(s) for s in true], [str(s) for s in predicted], [str(s) for s in STAGES]
     )
-    return float(found)
+    return math.nan if found is None else found
 
 
 def evaluate_camelyon17(

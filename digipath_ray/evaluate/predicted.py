@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from digipath_ray import finished
 from digipath_ray.config import RunConfig
 from digipath_ray.evaluate.bootstrap import ENSEMBLE
 from digipath_ray.finished import FinishedSlide, read_finished
 from digipath_ray.heatmap import Heatmap
 from digipath_ray.manifest import SlideRow
 from digipath_ray.rundir import RunDirectory
-from digipath_ray.settings import from_tree, read_toml
 
 MEMBER = "member:"
 """What a member's channel of a heatmap begins with."""
@@ -65,10 +65,7 @@ def read_run(path: Path) -> PredictedRun | None:
     directory = RunDirectory(path)
     if not directory.settings.exists():
         return None
-    records = directory.read_done()
-    if not records:
-        raise ValueError(f"{path}: no slide of this run is finished yet")
-    config = from_tree(read_toml(directory.settings))
+    config, records = finished.read_run(directory)
     return PredictedRun(directory=directory, config=config, records=records)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import confusion_matrix
+from sklearn.metrics import cohen_kappa_score, confusion_matrix
 
 from digipath_ray.metastasis.fitting import Types
 from digipath_ray.metastasis.forests import TYPES
@@ -65,17 +65,15 @@ def quadratic_kappa(
 ) -> float | None:
     """Cohen's kappa with quadratic weights; None where all is one label on both sides.
 
-    One minus the mean squared distance of the two sides' places among the labels, by
-    what it would be if they were paired at random.
-
     Args:
         true: labels of reference.
         said: labels told, in the same order.
         labels: all labels there are, in order.
     """
-    places = {label: place for place, label in enumerate(labels)}
-    t, s = (np.array([places[label] for label in side]) for side in (true, said))
-    by_chance = t.var() + s.var() + (t.mean() - s.mean()) ** 2
-    if by_chance == 0:
+    if len({*true, *said}) < 2:
         return None
-    return float(1 - np.mean((t - s) ** 2) / by_chance)
+    return float(
+        cohen_kappa_score(
+            list(true), list(said), labels=list(labels), weights="quadratic"
+        )
+    )
