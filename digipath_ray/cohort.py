@@ -6,8 +6,10 @@ on. What is wrong with the input itself is a ``ValueError`` before anything is o
 
 import glob
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 
+from digipath_ray import bucket
 from digipath_ray.manifest import (
     MANIFEST_SUFFIXES,
     Found,
@@ -16,6 +18,7 @@ from digipath_ray.manifest import (
     read_manifest,
 )
 from digipath_ray.slide import IMAGE_SUFFIXES, SLIDE_SUFFIXES
+from digipath_ray.storage import is_url, place
 
 __all__ = ["SlideRow", "read_cohort"]
 
@@ -24,19 +27,24 @@ def read_cohort(inputs: Sequence[str | Path]) -> list[SlideRow]:
     """The slides that the inputs name, in the order named, folders sorted by name.
 
     Each input is a slide file, a folder (searched recursively, hidden files left out),
-    a glob, or a manifest (.csv, .tsv, .parquet). A folder of .dcm files is one series
-    and so one slide, called like the folder. A file named twice counts once.
+    a glob, or a manifest (.csv, .tsv, .parquet); all but a glob may be in a bucket. A
+    folder of .dcm files is one series and so one slide, called like the folder. A file
+    named twice counts once.
 
     Raises:
         ValueError: an input matches nothing, a manifest is wrong, or two slides have
             one slide_id; the message names the thing and the fix.
+        OSError: a bucket cannot be listed.
     """
     if not inputs:
         raise ValueError("no slides named: give files, folders, globs or a manifest")
     found: list[Found] = []
     files: dict[Path, Path] = {}
     for name in inputs:
-        path = Path(name).expanduser()
+        if is_url(name):
+            found += _rows_in_bucket(place(name))
+            continue
+        path = place(name)
         if path.suffix.lower() in MANIFEST_SUFFIXES and path.is_file():
             found += read_manifest(path)
             continue
@@ -45,6 +53,45 @@ def read_cohort(inputs: Sequence[str | Path]) -> list[SlideRow]:
                 found.append(_row_of_file(file))
     _check_ids(found)
     return [row for row, _ in found]
+
+
+def _rows_in_bucket(path: Path) -> list[Found]:
+    """The slides that a URL names: a slide, a manifest, or all below a folder."""
+    if path.suffix.lower() in MANIFEST_SUFFIXES:
+        return read_manifest(path)
+    if glob.has_magic(str(path)):
+        raise ValueError(f"{path}: no pattern can be in a bucket: name the folder")
+    if _is_slide_name(path):
+        return [_row_of_file(path)]
+    found = sorted(_search_bucket(path))
+    if not found:
+        raise ValueError(f"{path}: no slide below it: check bucket and folder")
+    return [_row_of_file(place(url)) for url in found]
+
+
+def _search_bucket(folder: Path) -> list[str]:
+    """URLs of the slides below a folder of a bucket, however many objects there are."""
+    slides: list[str] = []
+    others: set[str] = set()  # folders of runs, and of the data of MRXS slides
+    for found in bucket.list_objects(folder):
+        names = found.url.removeprefix(str(folder)).strip("/").split("/")
+        if names[-1] == "run.toml":
+            others.add(found.url.removesuffix("/run.toml"))
+        elif _is_slide_name(Path(names[-1])) and not any(
+            name.startswith(".") for name in names
+        ):
+            slides.append(found.url)
+    others |= {url[:-5] for url in slides if url.lower().endswith(".mrxs")}
+    parts = tuple(url[:-4] for url in slides if url.lower().endswith((".vms", ".vmu")))
+    kept: dict[str, str] = {}
+    for url in slides:
+        folders = accumulate(url.split("/")[:-1], "{}/{}".format)
+        part = url.lower().endswith(".jpg") and url.startswith(parts)
+        if part or not others.isdisjoint(folders):
+            continue
+        series = url.rpartition("/")[0] if url.lower().endswith(".dcm") else url
+        kept[series] = min(url, kept.get(series, url))
+    return list(kept.values())
 
 
 def _slide_files(path: Path) -> list[Path]:

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from matplotlib import colormaps
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
@@ -32,6 +31,7 @@ from digipath_ray.figure import (
 )
 from digipath_ray.heatmap import Heatmap, Map, read_heatmap
 from digipath_ray.schema import VERSION
+from digipath_ray.storage import read_table
 
 NAMES = ("A", "B")
 
@@ -99,7 +99,7 @@ def read_run(path: Path) -> Run:
             f"{path}: not a finished run, it has no outcomes.parquet: "
             "name the directory given to digipath run --out"
         )
-    done = pq.read_table(outcomes, columns=["slide_id", "tumor_mm2"]).to_pylist()
+    done = read_table(outcomes, columns=["slide_id", "tumor_mm2"]).to_pylist()
     if not done:
         raise ValueError(
             f"{path}: holds no finished slide: digipath segment {path} predicts what "
@@ -108,7 +108,7 @@ def read_run(path: Path) -> Run:
     failures = path / "failures.parquet"
     failed: list[dict[str, Any]] = []
     if failures.is_file():
-        failed = pq.read_table(failures, columns=["slide_id", "step"]).to_pylist()
+        failed = read_table(failures, columns=["slide_id", "step"]).to_pylist()
     return Run(
         path=path,
         tumor_mm2={row["slide_id"]: row["tumor_mm2"] for row in done},

@@ -25,7 +25,8 @@ from digipath_ray.outcome import (
 from digipath_ray.overlay import write_overlay
 from digipath_ray.patches import Grid
 from digipath_ray.prepared import PreparedSlide
-from digipath_ray.rundir import RunDirectory, publish
+from digipath_ray.rundir import RunDirectory
+from digipath_ray.storage import open_file, publish
 
 
 def stitch(grid: Grid, chunks: Iterable[ChunkSums], config: RunConfig) -> Heatmap:
@@ -54,6 +55,7 @@ def finish_slide(
     heatmap = stitch(prepared.grid(config.grid), chunks, config)
     with publish(run.heatmap(slide_id)) as path:
         write_heatmap(path, heatmap, name=slide_id)
+        digest = file_digest(path)
     members = [member.name for member in config.members]
     tissue = read_mask(run.mask(slide_id))
     slide = finished_slide(prepared.row, heatmap, tissue, members=members)
@@ -67,7 +69,7 @@ def finish_slide(
         "mask_digest": prepared.mask_digest,
         "precision": config.compute.precision,
         "members": {m.name: m.digest or m.weights for m in config.members},
-        "files": {"heatmap": file_digest(run.heatmap(slide_id))},
+        "files": {"heatmap": digest},
     }
     run.write_json(run.done(slide_id), record)
     return dict(measured["outcome"])
@@ -114,7 +116,7 @@ def draw_slide(
 ) -> None:
     """Publish the slide's overlay."""
     slide_id = slide.row.slide_id
-    with Image.open(run.thumbnail(slide_id)) as image:
+    with open_file(run.thumbnail(slide_id)) as file, Image.open(file) as image:
         thumbnail = np.asarray(image.convert("RGB"))
     height, width = thumbnail.shape[:2]
     mpp = (

@@ -7,6 +7,7 @@ smoothed, clipped or colored, so a value in a file is the value that was predict
 """
 
 import uuid
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -20,9 +21,12 @@ from numpy.typing import NDArray
 
 from digipath_ray.config import Blend, GridSpec
 from digipath_ray.mask import Mask
+from digipath_ray.storage import open_file
 
 Map = NDArray[np.float32]
 
+DAMAGED = (RuntimeError, zlib.error)
+"""What imagecodecs, or tifffile without it, raises of a damaged tile."""
 TILE_PX = 256
 MICROMETER = "µm"
 WEIGHT = "weight"
@@ -375,11 +379,13 @@ def read_heatmap(path: Path) -> Heatmap:
         ValueError: not a heatmap's OME-TIFF.
     """
     try:
-        with tifffile.TiffFile(path) as tiff:
+        with open_file(path) as file, tifffile.TiffFile(file) as tiff:
             text = tiff.ome_metadata
             planes = tiff.series[0].levels[0].asarray() if text is not None else None
     except tifffile.TiffFileError as e:
         raise ValueError(f"{path}: not a TIFF: {e}") from e
+    except DAMAGED as e:
+        raise ValueError(f"{path}: damaged: {e}: have its slide run again") from e
     if text is None or planes is None:
         raise ValueError(f"{path}: not an OME-TIFF: write it with digipath run")
     pixels = ElementTree.fromstring(text).find(".//{*}Pixels")

@@ -6,6 +6,7 @@ underscores or spaces. Whatever is wrong is a ``ValueError`` with file, line and
 
 import csv
 import difflib
+import io
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,6 +15,8 @@ from typing import Any
 
 import pyarrow as pa
 from pyarrow import parquet
+
+from digipath_ray.storage import is_url, open_file, place, read_table
 
 log = logging.getLogger(__name__)
 
@@ -126,13 +129,18 @@ def check_slide_id(slide_id: str, *, where: str, fix: str) -> None:
 
 
 def read_manifest(path: Path) -> list[Found]:
-    """The rows of a manifest; its relative paths are relative to the manifest."""
+    """The rows of a manifest; its relative paths are relative to the manifest.
+
+    Raises:
+        ValueError: what is wrong with it, and where.
+        OSError: it cannot be read.
+    """
     is_table = path.suffix.lower() == ".parquet"
     columns, rows = _read_parquet(path) if is_table else _read_csv(path)
     names = _canonical_columns(path, columns)
     if not rows:
         raise ValueError(f"{path}: no slide in this manifest: add a row per slide")
-    base = path.absolute().parent
+    base = path.parent if is_url(path) else path.absolute().parent
     return [
         (_row_of_manifest(_known_cells(row, names), where, base), where)
         for where, row in rows
@@ -152,7 +160,8 @@ def _read_csv(path: Path) -> tuple[list[str], Rows]:
     """Columns and rows of a CSV or TSV, every value as text."""
     rows: Rows = []
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
+        with open_file(path) as raw:
+            file = io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")
             header = file.readline()
             file.seek(0)
             reader = csv.reader(file, delimiter=_delimiter(path, header), strict=True)
@@ -181,7 +190,7 @@ def _delimiter(path: Path, header: str) -> str:
 
 def _read_parquet(path: Path) -> tuple[list[str], Rows]:
     try:
-        table = parquet.read_table(path)
+        table = read_table(path)
     except (pa.ArrowException, OSError) as e:
         raise ValueError(f"{path}: not a Parquet file ({e}): write it again") from e
     columns = [c for c in table.column_names if not c.startswith("__index_level_")]
@@ -306,7 +315,9 @@ def _text(value: object) -> str | None:
 
 
 def _absolute(text: str, base: Path) -> str:
-    return text if "://" in text else str(base / Path(text).expanduser())
+    if "://" in text:
+        return str(place(text))
+    return str(base / text if is_url(base) else base / Path(text).expanduser())
 
 
 def _mpp(text: str | None, where: str) -> float | None:

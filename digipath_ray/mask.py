@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from digipath_ray.storage import open_file
+
 Bools = NDArray[np.bool_]
 UM_PER_INCH = 25_400.0
 MAX_MASK_PX = 1 << 30
@@ -142,7 +144,7 @@ def _decode(path: str | Path) -> tuple[Bools, tuple[float, float] | None]:
     limit = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = None  # ours is the limit
     try:
-        with Image.open(path) as image:
+        with open_file(path) as file, Image.open(file) as image:
             if image.width * image.height > MAX_MASK_PX:
                 raise ValueError(f"{path}: too large for a mask: save it at 8 um/px")
             # Alpha says what is seen, not what is tissue.

@@ -25,6 +25,7 @@ from digipath_ray.settings import (
     recipe_from_tree,
     with_paths,
 )
+from digipath_ray.storage import is_url
 from digipath_ray.weights import (
     check_file_finite,
     check_fit,
@@ -121,7 +122,7 @@ def _absolute(path: str | None) -> str | None:
 def _start_of(init: str, name: str) -> str:
     """What ``--init`` means for a member."""
     path = Path(init).expanduser()
-    if init in ("random", "imagenet") or "://" in init or not path.is_dir():
+    if init in ("random", "imagenet") or is_url(init) or not path.is_dir():
         return init
     found = path / f"{name}.safetensors"
     if not found.is_file():
@@ -160,7 +161,7 @@ def _found_weights(place: str) -> list[str]:
     """The safetensors files that ``--weights`` names, in order of their names."""
     if place.endswith(".safetensors"):
         return [place]
-    if "://" in place:
+    if is_url(place):
         found = list_weights(place)
     else:
         path = Path(place).expanduser()
@@ -197,7 +198,7 @@ def _with_card(
     # Absolute: the workers of a cluster start in directories of their own. A URI stays
     # one: every node fetches its copy.
     uri = str(row["weights"])
-    where = uri if "://" in uri else str(path.resolve())
+    where = uri if is_url(uri) else str(path.resolve())
     place = {"weights": where, "digest": digest}
     return {"name": card.name, **stated, **row, **place}, card
 

@@ -24,8 +24,9 @@ from digipath_ray.lesions import Lesion, Lesions, find_lesions
 from digipath_ray.mask import write_mask
 from digipath_ray.metastasis.size_rule import LesionGroup, SizeRule, merge_lesions
 from digipath_ray.qupath import feature, outline, write_features
-from digipath_ray.rundir import RunDirectory, publish
+from digipath_ray.rundir import RunDirectory
 from digipath_ray.settings import Tree, to_tree
+from digipath_ray.storage import publish
 
 Bools = NDArray[np.bool_]
 

@@ -8,7 +8,6 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
+from digipath_ray.cache import local_copy, object_version
 from digipath_ray.card import file_digest
 from digipath_ray.cohort import SlideRow
 from digipath_ray.config import GridSpec, RunConfig
@@ -34,7 +34,7 @@ from digipath_ray.patches import (
 )
 from digipath_ray.quality import Quality
 from digipath_ray.recipe import Recipe
-from digipath_ray.rundir import RunDirectory, publish
+from digipath_ray.rundir import RunDirectory
 from digipath_ray.settings import to_tree
 from digipath_ray.slide import (
     TILE_CACHE_BYTES,
@@ -44,6 +44,7 @@ from digipath_ray.slide import (
     SlideInfo,
     open_slide,
 )
+from digipath_ray.storage import is_url, open_file, publish, read_table
 from digipath_ray.tissue import Tissue, draw_tissue, find_tissue, tissue_from_mask
 
 THUMBNAIL_PX = 1400
@@ -80,6 +81,8 @@ class PreparedSlide:
     """The manifest's mpp, which overrides the file's."""
     mask_digest: str | None
     """Sha256 of the tissue mask that the manifest gives."""
+    version: str | None = None
+    """Of a slide in a bucket, the one that its patches were placed on."""
 
     @property
     def slide_id(self) -> str:
@@ -102,9 +105,22 @@ def open_cohort_slide(
     config: RunConfig | Recipe,
     *,
     cache_bytes: int = TILE_CACHE_BYTES,
+    version: str | None = None,
+    on_progress: Callable[[], None] = lambda: None,
 ) -> Slide:
-    """Open a slide with the mpp of the manifest, else the file's, else the config's."""
-    slide = open_slide(path, mpp=slide_mpp, cache_bytes=cache_bytes)
+    """Open a slide with the mpp of the manifest, else the file's, else the config's.
+
+    Raises:
+        SlideError: as :func:`digipath_ray.slide.open_slide`.
+        OSError: as there.
+    """
+    slide = open_slide(
+        path,
+        mpp=slide_mpp,
+        cache_bytes=cache_bytes,
+        version=version,
+        on_progress=on_progress,
+    )
     info = slide.info
     if info.mpp_source == "given":
         slide.info = replace(info, mpp_source="manifest")
@@ -150,7 +166,8 @@ def find_slide_tissue(
     if mask_path is None:
         return thumbnail, find_tissue(thumbnail, mpp_x=mpp_x, mpp_y=mpp_y, spec=spec)
     try:
-        given = read_mask_image(Path(mask_path))
+        with local_copy(mask_path) as copy:
+            given = read_mask_image(copy.path)
         tissue = tissue_from_mask(given, thumbnail, mpp_x=mpp_x, mpp_y=mpp_y, spec=spec)
     except ValueError as e:
         raise SlideError(
@@ -209,7 +226,8 @@ def prepare_slide(
     Raises:
         SlideError: the slide cannot be used, or shows no tissue.
     """
-    with open_cohort_slide(row.path, row.mpp, config) as slide:
+    opened = open_cohort_slide(row.path, row.mpp, config, on_progress=on_progress)
+    with opened as slide:
         slide.on_progress = on_progress
         grid = grid_of(slide, config)
         check_heatmap_size(grid, config)
@@ -230,6 +248,7 @@ def prepare_slide(
             md_height=grid.md_height,
             slide_mpp=row.mpp,
             mask_digest=digest_mask(row),
+            version=slide.version,
         )
     table = patch_table(row.slide_id, grid, cells, tissue.mask)
     write_patches(run, prepared, config, table)
@@ -243,7 +262,10 @@ def count_chunks(patches: int, config: RunConfig) -> int:
 
 def digest_mask(row: SlideRow) -> str | None:
     """Sha256 of the tissue mask given for a slide; None without one."""
-    return None if row.mask is None else file_digest(row.mask)
+    if row.mask is None:
+        return None
+    with local_copy(row.mask) as copy:
+        return file_digest(copy.path)
 
 
 def manifest_record(row: SlideRow) -> dict[str, Any]:
@@ -373,11 +395,14 @@ def read_prepared(
     path = run.patches(slide_id)
     if not all(p.exists() for p in (path, run.mask(slide_id), run.thumbnail(slide_id))):
         return None
-    note = json.loads(pq.read_schema(path).metadata[b"digipath_ray.slide"])
+    with open_file(path) as file:
+        note = json.loads(pq.read_schema(file).metadata[b"digipath_ray.slide"])
     before = (note["row"]["path"], note["slide_mpp"], note["config"])
     if before != (row.path, row.mpp, prepare_digest(config)):
         return None
     if note["mask_digest"] != digest_mask(row):
+        return None
+    if is_url(row.path) and note.get("version") != object_version(row.path):
         return None
     chunks = count_chunks(note["row"]["patches"], config)
     return PreparedSlide(
@@ -387,11 +412,12 @@ def read_prepared(
         md_height=note["md_height"],
         slide_mpp=note["slide_mpp"],
         mask_digest=note["mask_digest"],
+        version=note.get("version"),
     )
 
 
 def read_chunks(run: RunDirectory, slide_id: str, config: RunConfig) -> list[Cells]:
     """A prepared slide's chunks, cells [n, 2] each."""
-    table = pq.read_table(run.patches(slide_id), columns=["row", "col"])
+    table = read_table(run.patches(slide_id), columns=["row", "col"])
     cells = np.stack([table["row"].to_numpy(), table["col"].to_numpy()], axis=1)
     return cut_chunks(cells, chunk_cells=config.compute.chunk_cells)

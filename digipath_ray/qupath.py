@@ -12,7 +12,7 @@ import shapely
 from numpy.typing import NDArray
 
 from digipath_ray.annotations.outlines import Shape
-from digipath_ray.rundir import publish
+from digipath_ray.storage import publish
 
 Bools = NDArray[np.bool_]
 Feature = dict[str, Any]

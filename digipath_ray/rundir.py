@@ -1,10 +1,10 @@
-"""A run's directory: its files by name, how they become visible, and who may write.
+"""A run's directory, on a disk or in a bucket: its files by name, and who may write.
 
     run.toml  slides.parquet  shards.parquet  thumbnails/<id>.jpg  masks/<id>.png
     patches/<id>.parquet  heatmaps/<id>.ome.tiff  overlays/<id>.png
     lesions/<id>.geojson  burden/<id>_viable.png  burden/<id>_whole.png  done/<id>.json
     outcomes.parquet  features.parquet  patients.parquet  failures.parquet
-    metrics.json  report.html
+    metrics.json  status.json  report.html
 
 ``done/<id>.json`` is written last: a slide is finished when it stands. The tables at
 the top are compactions that can be made again from the files of the slides.
@@ -13,12 +13,9 @@ the top are compactions that can be made again from the files of the slides.
 import contextlib
 import errno
 import json
-import os
-import platform
-import shutil
 import tomllib
-import uuid
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -26,12 +23,21 @@ from typing import Any, ClassVar, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 import tomli_w
-from filelock import FileLock, Timeout
 
 from digipath_ray import schema
+from digipath_ray.lease import Held, HeldByOther, hold
 from digipath_ray.settings import Tree, difference
+from digipath_ray.storage import (
+    TEMPORARY,
+    is_url,
+    place,
+    publish,
+    read_table,
+    read_text,
+)
 
-TEMPORARY = ".writing-"
+READERS = 16
+"""Records read at once: a bucket takes its time with each."""
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -56,25 +62,11 @@ class Failure:
     hint: str
 
 
-@contextlib.contextmanager
-def publish(path: Path) -> Iterator[Path]:
-    """A temporary path to write to; whole and visible under ``path`` on a clean exit.
-
-    Readers see the old file or the new one, never half of one.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}.{path.name}")
-    try:
-        yield temporary
-        with temporary.open("rb") as f:
-            os.fsync(f.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def explain_os_error(error: OSError) -> str:
     """What a user can do about a failed write or read."""
+    hint = getattr(error, "hint", None)
+    if hint is not None:
+        return str(hint)
     if error.errno in DISK_FULL:
         return "the disk is full: free space or move the run, then run again"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
@@ -87,11 +79,10 @@ class RunDirectory:
 
     FOLDERS: ClassVar[tuple[str, ...]] = (
         "thumbnails", "masks", "patches", "heatmaps", "overlays", "lesions", "done",
-        "attempts",
     )  # fmt: skip
 
     def __init__(self, root: str | Path) -> None:
-        self.root = Path(root).absolute()
+        self.root = place(root)
 
     def __repr__(self) -> str:
         return f"RunDirectory({str(self.root)!r})"
@@ -135,6 +126,11 @@ class RunDirectory:
     def metrics(self) -> Path:
         """Throughput per stage, as JSON."""
         return self.root / "metrics.json"
+
+    @property
+    def status(self) -> Path:
+        """How far the run is, as JSON (:mod:`digipath_ray.status`)."""
+        return self.root / "status.json"
 
     @property
     def report(self) -> Path:
@@ -181,10 +177,6 @@ class RunDirectory:
         """Stands when the slide is finished."""
         return self.root / "done" / f"{slide_id}.json"
 
-    def attempts(self, work: str) -> Path:
-        """Folder of one marker per try at a piece of work that has not ended."""
-        return self.root / "attempts" / work
-
     def create(self) -> None:
         """Make the folders.
 
@@ -193,47 +185,41 @@ class RunDirectory:
         """
         self._check_ours()
         try:
-            for folder in self.FOLDERS:
-                (self.root / folder).mkdir(parents=True, exist_ok=True)
+            if not is_url(self.root):
+                for folder in self.FOLDERS:
+                    (self.root / folder).mkdir(parents=True, exist_ok=True)
             with publish(self.root / "writable") as probe:
                 probe.write_bytes(bytes(1 << 20))
             (self.root / "writable").unlink()
         except OSError as e:
             raise self._unwritable(e) from e
-        for left_over in self.root.rglob(f"{TEMPORARY}*"):
-            left_over.unlink(missing_ok=True)
-        shutil.rmtree(self.root / "attempts")
-        (self.root / "attempts").mkdir()
+        if not is_url(self.root):
+            for left_over in self.root.rglob(f"{TEMPORARY}*"):
+                left_over.unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the directory; the system lets go when the process ends, however.
+    def lock(self) -> Iterator[Held]:
+        """Hold the directory, so that no other run writes to it.
 
         Raises:
             RunError: another run holds it.
         """
-        holder = self.root / ".holder"
-        lock = FileLock(self.root / ".lock")
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=0)
-        except Timeout as e:
-            who = holder.read_text() if holder.exists() else "another process"
-            raise RunError(
-                f"{self.root} is in use by {who}: wait for it, or choose another --out"
-            ) from e
-        except OSError as e:
-            raise self._unwritable(e) from e
-        try:
-            holder.write_text(f"process {os.getpid()} on {platform.node()}")
-            yield
-        finally:
-            holder.unlink(missing_ok=True)
-            lock.release()
+        with contextlib.ExitStack() as stack:
+            try:
+                held = stack.enter_context(hold(self.root))
+            except HeldByOther as e:
+                raise RunError(
+                    f"{self.root} is in use by {e.holder}: wait for it, or choose "
+                    "another --out"
+                ) from e
+            except OSError as e:
+                raise self._unwritable(e) from e
+            yield held
 
     def _unwritable(self, error: OSError) -> RunError:
         hint = explain_os_error(error)
-        return RunError(f"cannot write to {self.root}: {error.strerror}; {hint}")
+        said = error.strerror or error
+        return RunError(f"cannot write to {self.root}: {said}; {hint}")
 
     def _check_ours(self) -> None:
         """Refuse a folder with files where a run's would lie, that is no run."""
@@ -255,7 +241,7 @@ class RunDirectory:
                 slides are to be made again; the difference is in the message.
         """
         if self.settings.exists():
-            old = tomllib.loads(self.settings.read_text(encoding="utf-8"))
+            old = tomllib.loads(read_text(self.settings))
             self._check_change(difference(old, tree), slide_ids, overwrite=overwrite)
         if overwrite:
             for slide_id in slide_ids:
@@ -301,16 +287,21 @@ class RunDirectory:
             FileNotFoundError: it is not finished.
             ValueError: its record is damaged.
         """
-        text = self.done(slide_id).read_text(encoding="utf-8")
-        return cast(dict[str, Any], json.loads(text))
+        return cast(dict[str, Any], json.loads(read_text(self.done(slide_id))))
 
     def read_done(self) -> dict[str, dict[str, Any]]:
         """What stands in ``done/``: slide_id -> record; a damaged record is none."""
-        records: dict[str, dict[str, Any]] = {}
-        for path in sorted((self.root / "done").glob("*.json")):
+        slide_ids = sorted(p.stem for p in (self.root / "done").glob("*.json"))
+
+        def read(slide_id: str) -> dict[str, Any] | None:
             with contextlib.suppress(ValueError):
-                records[path.stem] = self.read_record(path.stem)
-        return records
+                record = self.read_record(slide_id)
+                return record if {"slide", "outcome"} <= record.keys() else None
+            return None
+
+        with ThreadPoolExecutor(READERS) as pool:
+            records = dict(zip(slide_ids, pool.map(read, slide_ids), strict=True))
+        return {i: record for i, record in records.items() if record is not None}
 
     def write_table(self, path: Path, rows: Sequence[Any], schema: pa.Schema) -> None:
         """Publish rows (dicts) as a Parquet table of a schema."""
@@ -338,4 +329,4 @@ class RunDirectory:
         """The failures that stand in failures.parquet."""
         if not self.failures.exists():
             return []
-        return [Failure(**row) for row in pq.read_table(self.failures).to_pylist()]
+        return [Failure(**row) for row in read_table(self.failures).to_pylist()]

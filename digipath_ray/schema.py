@@ -70,6 +70,7 @@ SHARDS = table(
     column("slide_id", pa.string(), "the slide"),
     column("path", pa.string(), "file of the slide"),
     column("slide_mpp", pa.float64(), "um/px of level 0 to assume", null=True),
+    column("version", pa.string(), "of a slide in a bucket, else empty"),
     column("first_chunk", pa.int32(), "number of the first chunk to read"),
     column("chunks", pa.int32(), "how many chunks to read"),
 )

@@ -29,6 +29,7 @@ from digipath_ray.recipe import (
     Recipe,
     SamplingSpec,
 )
+from digipath_ray.storage import is_url, place, read_text
 
 PRESETS = ("camelyon16", "camelyon17", "paip2019", "digestpath2019", "glas", "demo")
 SHARED_SECTIONS: dict[str, type[Any]] = {
@@ -91,7 +92,7 @@ def read_toml(path: Path) -> Tree:
         ValueError: the file is missing, no TOML, or names an unknown section or field.
     """
     try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+        tree = tomllib.loads(read_text(path))
     except FileNotFoundError as e:
         raise ValueError(f"config {path}: no such file") from e
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
@@ -105,8 +106,7 @@ def read_toml(path: Path) -> Tree:
             for name in names:
                 said = tree.get(section, {}).get(name)
                 if isinstance(said, str):
-                    beside = path.absolute().parent / Path(said).expanduser()
-                    tree[section][name] = str(beside)
+                    tree[section][name] = _beside(path, said)
         return merge(read_preset(preset), tree) if preset is not None else tree
     except ValueError as e:
         raise ValueError(f"config {path}: {e}") from e
@@ -114,10 +114,17 @@ def read_toml(path: Path) -> Tree:
 
 def _found_beside(path: Path, weights: object) -> dict[str, str]:
     """Weights named by a relative path lie beside the file that names them."""
-    named = isinstance(weights, str) and weights.endswith(".safetensors")
-    if not named or "://" in str(weights):
+    if not isinstance(weights, str) or not weights.endswith(".safetensors"):
         return {}
-    return {"weights": str(path.absolute().parent / Path(str(weights)).expanduser())}
+    return {"weights": _beside(path, weights)}
+
+
+def _beside(path: Path, said: str) -> str:
+    """What a file at ``path`` names, seen from anywhere."""
+    named = Path(said).expanduser()
+    if is_url(said) or named.is_absolute():
+        return str(place(said))
+    return str((path if is_url(path) else path.absolute()).parent / named)
 
 
 def read_preset(name: str) -> Tree:

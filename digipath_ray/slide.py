@@ -5,6 +5,8 @@ Transparent pixels and pixels beyond the slide are white.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -15,6 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
+from digipath_ray.cache import local_copy
 from digipath_ray.config import Edge
 from digipath_ray.geometry import Frame
 from digipath_ray.image import IMAGE_SUFFIXES, decode, read_header
@@ -26,6 +29,7 @@ from digipath_ray.slideinfo import (
     positive_number,
     settle_mpp,
 )
+from digipath_ray.storage import is_url, place
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -67,7 +71,9 @@ class Slide:
     ) -> None:
         self.info = info
         self.on_progress: Callable[[], None] = lambda: None
-        self._read_inside = read_level
+        self.version: str | None = None
+        self.fetched_bytes = 0
+        self.read_inside = read_level
         self._close = close
 
     def __enter__(self) -> Self:
@@ -96,10 +102,10 @@ class Slide:
         x0, y0 = max(x, 0), max(y, 0)
         x1, y1 = min(x + width, lv_width), min(y + height, lv_height)
         if (x0, y0, x1, y1) == (x, y, x + width, y + height):
-            return self._read_inside(level, x, y, width, height)
+            return self.read_inside(level, x, y, width, height)
         out: Pixels = np.full((height, width, 3), 255, np.uint8)
         if x1 > x0 and y1 > y0:
-            inside = self._read_inside(level, x0, y0, x1 - x0, y1 - y0)
+            inside = self.read_inside(level, x0, y0, x1 - x0, y1 - y0)
             out[y0 - y : y1 - y, x0 - x : x1 - x] = inside
         return out
 
@@ -251,21 +257,44 @@ def open_slide(
     *,
     mpp: float | None = None,
     cache_bytes: int = TILE_CACHE_BYTES,
+    version: str | None = None,
+    on_progress: Callable[[], None] = lambda: None,
 ) -> Slide:
     """Open what OpenSlide opens, else a plain image (JPEG, PNG, TIFF, BMP).
 
     Args:
         path: file of the slide; for MRXS the .mrxs, for DICOM any .dcm of the series.
+            Of one in a bucket a copy is opened, and kept on this node while it is open.
         mpp: um per level-0 px that overrides what the file says.
         cache_bytes: decoded tiles that OpenSlide may keep.
+        version: of a slide in a bucket, the one wanted.
+        on_progress: called while a slide is fetched.
 
     Raises:
         SlideError: missing, or in no format that can be read.
+        OSError: as :func:`digipath_ray.cache.local_copy`.
         ValueError: ``mpp`` is not positive.
     """
     if mpp is not None and not 0 < mpp < float("inf"):
         raise ValueError(f"mpp = {mpp}: must be positive, um per level-0 px")
-    path = Path(path)
+    if not is_url(path):
+        return _open_file(Path(path), mpp, cache_bytes)
+    url = str(place(path))
+    with ExitStack() as stack:
+        try:
+            held = local_copy(url, version=version, on_progress=on_progress)
+            copy = stack.enter_context(held)
+        except FileNotFoundError as e:
+            raise SlideError(str(e), "check the path in the manifest") from e
+        slide = stack.enter_context(_open_file(copy.path, mpp, cache_bytes))
+        whole = Slide(
+            replace(slide.info, path=url), slide.read_inside, stack.pop_all().close
+        )
+    whole.version, whole.fetched_bytes = copy.version, copy.fetched_bytes
+    return whole
+
+
+def _open_file(path: Path, mpp: float | None, cache_bytes: int) -> Slide:
     if not path.exists():
         raise SlideError(f"{path}: no such file", "check the path in the manifest")
     if path.is_dir():

@@ -15,8 +15,8 @@ from typing import Any, Self, TypeVar
 import pyarrow as pa
 from pyarrow import parquet
 
-from digipath_ray.manifest import ALIASES, NEGATIVE
-from digipath_ray.rundir import publish
+from digipath_ray.manifest import ALIASES, MISSING_TEXTS, NEGATIVE
+from digipath_ray.storage import publish
 
 SLIDE_SUFFIXES = (".tif", ".tiff", ".svs", ".ndpi", ".mrxs", ".scn", ".dcm")
 PATIENT_SUFFIX = ".zip"
@@ -204,11 +204,14 @@ def read_stage_labels(path: str | Path) -> StageLabels:
         ValueError: neither of the two, or a row that cannot be right; says which.
     """
     path = Path(path)
-    rows = _read_rows(path)
-    columns = {str(c).strip().lower(): c for c in rows[0][1]} if rows else {}
-    if {"patient", "stage"} <= columns.keys():
-        return _labels_of_challenge(path, rows, columns)
-    named = {ours: _find_column(columns, ours) for ours in _TABLE_COLUMNS}
+    rows = read_rows(path)
+    columns = [str(c) for c in rows[0][1]] if rows else []
+    patient, stage = (find_column(columns, (name,)) for name in ("patient", "stage"))
+    if patient is not None and stage is not None:
+        return _labels_of_challenge(path, rows, patient, stage)
+    named = {
+        ours: find_column(columns, (ours, *ALIASES[ours])) for ours in _TABLE_COLUMNS
+    }
     if named["label"] is None or (named["slide_id"] or named["path"]) is None:
         raise ValueError(
             f"{path}: no labels: needs columns patient and stage (as stage_labels.csv "
@@ -218,12 +221,17 @@ def read_stage_labels(path: str | Path) -> StageLabels:
 
 
 _TABLE_COLUMNS = ("slide_id", "path", "label", "patient_id")
-_Rows = list[tuple[str, dict[str, Any]]]
+Rows = list[tuple[str, dict[str, Any]]]
 Label = TypeVar("Label", Metastasis, PnStage)
 
 
-def _read_rows(path: Path) -> _Rows:
-    """Rows as column -> cell, each with its place in words."""
+def read_rows(path: Path) -> Rows:
+    """Rows of a CSV, TSV or Parquet as column -> cell, each with its place in words.
+
+    Raises:
+        OSError: no such file.
+        ValueError: it is no such table.
+    """
     try:
         if path.suffix.lower() == ".parquet":
             found = parquet.read_table(path).to_pylist()
@@ -233,7 +241,7 @@ def _read_rows(path: Path) -> _Rows:
             file.seek(0)
             return [(f"{path}, line {reader.line_num}", row) for row in reader]
     except (UnicodeDecodeError, csv.Error, pa.ArrowException) as e:
-        raise ValueError(f"{path}: not a table of labels: {e}") from e
+        raise ValueError(f"{path}: not a table (CSV in UTF-8, Parquet): {e}") from e
 
 
 def _delimiter(header: str, path: Path) -> str:
@@ -242,18 +250,26 @@ def _delimiter(header: str, path: Path) -> str:
     return ";" if ";" in header and "," not in header else ","
 
 
-def _find_column(columns: Mapping[str, str], ours: str) -> str | None:
-    names = (ours, *ALIASES[ours])
-    return next((columns[name] for name in names if name in columns), None)
+def find_column(columns: Iterable[str], names: Sequence[str]) -> str | None:
+    """The column with the first of some names that there is.
+
+    As in a manifest, in any case, with dashes, underscores or spaces.
+    """
+    known = {_squash(column): column for column in columns}
+    return next((known[_squash(n)] for n in names if _squash(n) in known), None)
+
+
+def _squash(name: str) -> str:
+    return "".join(c for c in name.lower() if c.isalnum())
 
 
 def _labels_of_challenge(
-    path: Path, rows: _Rows, columns: Mapping[str, str]
+    path: Path, rows: Rows, patient: str, stage: str
 ) -> StageLabels:
     types: dict[str, Metastasis] = {}
     stages: dict[str, PnStage] = {}
     for where, row in rows:
-        name, said = (_text(row[columns[c]]) for c in ("patient", "stage"))
+        name, said = cell_text(row[patient]), cell_text(row[stage])
         if name.lower().endswith(PATIENT_SUFFIX):
             patient_id = name[: -len(PATIENT_SUFFIX)]
             _add(stages, patient_id, _parse(PnStage, said, where), where)
@@ -266,23 +282,29 @@ def _labels_of_challenge(
     return StageLabels(types=types, patient_of=patient_of, stages=stages)
 
 
-def _labels_of_table(rows: _Rows, named: Mapping[str, str | None]) -> StageLabels:
+def _labels_of_table(rows: Rows, named: Mapping[str, str | None]) -> StageLabels:
     types: dict[str, Metastasis] = {}
     patient_of: dict[str, str] = {}
     for where, row in rows:
-        cells = {ours: _text(row.get(c)) for ours, c in named.items() if c is not None}
+        cells = {
+            ours: cell_text(row.get(c)) for ours, c in named.items() if c is not None
+        }
         slide_id = cells.get("slide_id") or PurePath(cells.get("path", "")).stem
         if not cells["label"] or not slide_id:
             continue
         _add(types, slide_id, _parse(Metastasis, cells["label"], where), where)
         patient = cells.get("patient_id") or _find_patient(slide_id, ())
-        if patient:
-            patient_of[slide_id] = patient
+        if patient and patient_of.setdefault(slide_id, patient) != patient:
+            raise ValueError(f"{where}: {slide_id} is there twice, of two patients")
     return StageLabels(types=types, patient_of=patient_of, stages={})
 
 
-def _text(cell: object) -> str:
-    return "" if cell is None else str(cell).strip()
+def cell_text(cell: object) -> str:
+    """A cell as text, empty where it says nothing; a whole float (an id) as an int."""
+    if isinstance(cell, float) and cell.is_integer():
+        cell = int(cell)
+    text = "" if cell is None else str(cell).strip()
+    return "" if text in MISSING_TEXTS else text
 
 
 def _parse(kind: type[Label], text: str, where: str) -> Label:
@@ -322,9 +344,14 @@ def stage_label_file(
         expected: slides that every patient should have.
 
     Raises:
-        ValueError: it cannot be read, or a slide's patient is not known.
+        ValueError: it cannot be read, it holds no slide, or a slide's patient is not
+            known.
     """
+    if expected is not None and expected < 1:
+        raise ValueError(f"nodes = {expected}: must be at least 1")
     labels = read_stage_labels(path)
+    if not labels.types:
+        raise ValueError(f"{path}: no slide's type, from which a stage would follow")
     lost = labels.types.keys() - labels.patient_of.keys()
     if lost:
         raise ValueError(

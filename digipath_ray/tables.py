@@ -4,7 +4,7 @@ A slide's type is the size rule's, or that of a model of ``digipath stage fit``,
 looks at the features of all slides together.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from digipath_ray.metastasis.size_rule import type_of_size
 from digipath_ray.rundir import Failure, RunDirectory
 from digipath_ray.schema import OUTCOMES, PATIENTS
 from digipath_ray.staging import Metastasis, PatientStage, stage_patient
+from digipath_ray.storage import read_table
 
 Record = Mapping[str, Any]
 
@@ -48,14 +49,21 @@ def stage_model_of(config: RunConfig) -> StageModel | None:
 
 
 def make_tables(
-    done: Mapping[str, Record], failures: Sequence[Failure], config: RunConfig
+    done: Mapping[str, Record],
+    failures: Sequence[Failure],
+    config: RunConfig,
+    *,
+    waiting: Sequence[Record] = (),
 ) -> RunTables:
     """The tables of a run.
 
     Args:
         done: slide_id -> ``done`` record.
-        failures: slides that failed; their patients' stages are incomplete.
+        failures: slides that failed; their patients' stages are incomplete. One that is
+            done could not be measured anew: it has no type, for its measures are by
+            other settings.
         config: of the run.
+        waiting: rows of SLIDES that are neither; their patients', too.
 
     Raises:
         ValueError: as :func:`stage_model_of`.
@@ -64,9 +72,13 @@ def make_tables(
     features = {i: r["features"] for i, r in done.items() if r.get("features")}
     patients: list[PatientStage] = []
     if config.outcome.outcome == "stage":
-        for slide_id, found in type_slides(rows, features, config).items():
+        old = {failure.slide_id for failure in failures}
+        now = {i: row for i, row in rows.items() if i not in old}
+        measured = {i: values for i, values in features.items() if i in now}
+        for slide_id, found in type_slides(now, measured, config).items():
             rows[slide_id] |= found
-        patients = stage_patients(list(rows.values()), failures, config.outcome.nodes)
+        there = [*rows.values(), *waiting]
+        patients = stage_patients(there, failures, config.outcome.nodes)
     return RunTables(
         outcomes=list(rows.values()),
         features=[{"slide_id": i, **values} for i, values in features.items()],
@@ -117,13 +129,29 @@ def stage_patients(
     ]
 
 
+def read_waiting(run: RunDirectory, over: Set[str]) -> list[Record]:
+    """Patients of the slides that were prepared, and neither finished nor failed.
+
+    Args:
+        run: whose SLIDES table is read.
+        over: slides that are one of the two.
+    """
+    if not run.slides.exists():
+        return []
+    rows = read_table(run.slides, ["slide_id", "patient_id"]).to_pylist()
+    return [row for row in rows if row["slide_id"] not in over]
+
+
 def write_tables(run: RunDirectory, config: RunConfig) -> RunTables:
     """Make the tables from what stands in a run directory, and publish them.
 
     Raises:
         ValueError: as :func:`stage_model_of`.
     """
-    tables = make_tables(run.read_done(), run.read_failures(), config)
+    done, failures = run.read_done(), run.read_failures()
+    waiting = read_waiting(run, {*done, *(f.slide_id for f in failures)})
+    # Before the first slide is finished there is no stage to be had.
+    tables = make_tables(done, failures, config, waiting=waiting if done else ())
     run.write_table(run.outcomes, tables.outcomes, OUTCOMES)
     for path, rows, schema in (
         (run.features, tables.features, FEATURES_SCHEMA),

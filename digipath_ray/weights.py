@@ -6,7 +6,6 @@ authors' Keras files.
 """
 
 import hashlib
-import os
 import pickle
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -14,13 +13,12 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from pyarrow import ArrowInvalid
-from pyarrow.fs import FileSelector, FileSystem, copy_files
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from digipath_ray.card import ModelCard, card_path, file_digest, read_card, write_card
+from digipath_ray import bucket
+from digipath_ray.card import ModelCard, file_digest, read_card, write_card
 from digipath_ray.config import MemberSpec, Precision
 from digipath_ray.networks import (
     Member,
@@ -29,10 +27,10 @@ from digipath_ray.networks import (
 )
 from digipath_ray.original import ORIGINAL_ARCHITECTURES, OriginalNetwork
 from digipath_ray.original.keras_file import read_keras_file
-from digipath_ray.rundir import publish
+from digipath_ray.storage import is_url, place, publish
 
 CACHE = Path("~/.cache/digipath_ray/weights")
-"""Where weights given by a URI are kept on this machine."""
+"""Where weights that lie in a bucket are kept on this machine."""
 
 
 def load_member(
@@ -113,58 +111,53 @@ def dtype_on(device: torch.device, precision: Precision) -> torch.dtype:
     return cast(torch.dtype, getattr(torch, precision))
 
 
-def _keep_copy(source: FileSystem, remote: str, local: Path) -> None:
-    """Copy a remote file unless the copy has its size and time already."""
-    there = source.get_file_info(remote)
-    if not there.is_file:
-        raise FileNotFoundError(remote)
-    if local.exists():
-        here = local.stat()
-        if (here.st_size, here.st_mtime_ns) == (there.size, there.mtime_ns):
-            return
-    with publish(local) as temporary:
-        copy_files(remote, str(temporary), source_filesystem=source)
-        if there.mtime_ns is not None:
-            os.utime(temporary, ns=(there.mtime_ns, there.mtime_ns))
+def list_weights(url: str) -> list[str]:
+    """URLs of the safetensors files in a folder of a bucket, in order of their names.
 
-
-def list_weights(uri: str) -> list[str]:
-    """URIs of the safetensors files in a folder at a URI, in order of their names."""
-    try:
-        source, folder = FileSystem.from_uri(uri)
-        files = source.get_file_info(FileSelector(folder))
-    except (OSError, ArrowInvalid) as e:
-        raise ValueError(f"weights {uri}: cannot be listed: {e}") from e
-    names = sorted(f.base_name for f in files if f.extension == "safetensors")
-    return [f"{uri.rstrip('/')}/{name}" for name in names]
-
-
-def fetch_weights(uri: str) -> Path:
-    """The local copy of weights (and their card) that lie at a URI, fetched once.
-
-    Schemes are pyarrow's: s3://, gs://, abfs://, hdfs://, file://; credentials come
-    from the environment. Whoever asks holds the digest against the copy.
+    Raises:
+        OSError: as :func:`digipath_ray.bucket.spoken`.
     """
-    name = uri.rsplit("/", 1)[-1]
-    folder = CACHE.expanduser() / hashlib.sha256(uri.encode()).hexdigest()[:16]
-    try:
-        source, path = FileSystem.from_uri(uri)
-        for remote in (path, str(card_path(path))):
-            _keep_copy(source, remote, folder / remote.rsplit("/", 1)[-1])
-    except (OSError, ArrowInvalid) as e:
-        raise ValueError(
-            f"weights {uri}: they or the card beside them cannot be fetched: {e}"
-        ) from e
-    return folder / name
+    return sorted(
+        found.url
+        for found in bucket.list_objects(url)
+        if found.url.endswith(".safetensors")
+        and found.url.rpartition("/")[0] == str(place(url))
+    )
+
+
+def fetch_weights(url: str) -> Path:
+    """The local copy of weights and their card that lie in a bucket, fetched once.
+
+    Whoever asks holds the digest against the copy.
+
+    Raises:
+        ValueError: they or their card are not there.
+        OSError: as :func:`digipath_ray.bucket.spoken`.
+    """
+    folder = CACHE.expanduser() / hashlib.sha256(url.encode()).hexdigest()[:16]
+    card = url.removesuffix(".safetensors") + ".json"
+    for remote in (card, url):
+        try:
+            version = bucket.head(remote)
+        except FileNotFoundError as e:
+            raise ValueError(f"weights {url}: {remote} is missing") from e
+        local = folder / remote.rpartition("/")[2]
+        kept = local.with_name(f"{local.name}.version")
+        if local.exists() and kept.exists() and kept.read_text() == version.etag:
+            continue
+        with publish(local) as temporary:
+            bucket.download(remote, version, temporary)
+        kept.write_text(version.etag)
+    return folder / url.rpartition("/")[2]
 
 
 def weights_file(weights: str | None) -> Path | None:
     """The safetensors file that a member's ``weights`` name, None if they name none."""
     if weights is None or weights in ("random", "imagenet"):
         return None
-    if "://" in weights and weights.endswith(".safetensors"):
+    if is_url(weights) and weights.endswith(".safetensors"):
         return fetch_weights(weights)
-    path = Path(weights).expanduser()
+    path = place(weights) if "://" in weights else Path(weights).expanduser()
     if path.suffix == "" and not path.exists():
         raise ValueError(f"weights {weights}: no such folder, nor random, nor imagenet")
     if path.suffix != ".safetensors":

@@ -3,7 +3,8 @@
     python jobs/segment.py RUN
     ray job submit --working-dir . -- python jobs/segment.py RUN
 
-Exit status: 0 all done, 1 a slide failed and the others are done, 2 usage.
+Exit status: 0 all done, 1 a slide failed and the others are done, 2 usage, 3 ended
+early: run it again.
 """
 
 import sys

@@ -4,8 +4,8 @@
     ray job submit --working-dir . -- python jobs/train.py COHORT --out FIT ...
 
 Takes every option of ``digipath train``. Started again it goes on from the last
-checkpoint. Exit status: 0 all fitted, 1 a slide could not be read or a fit ended early
-and the others are done, 2 usage.
+checkpoint. Exit status: 0 all fitted, 1 a slide could not be read, 2 usage, 3 a fit
+ended early and the others are done.
 """
 
 import sys

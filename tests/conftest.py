@@ -1,10 +1,15 @@
 """Fixtures that several test modules share."""
 
 import os
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.buckets import Bucket
 
 # Threads that share a small batch wait for each other, the more so beside other work.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -27,8 +32,11 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def ray_here() -> Iterator[None]:
-    """A small Ray of this machine, for all tests that need one."""
+def ray_here(bucket_server: "Bucket") -> Iterator[None]:
+    """A small Ray of this machine, for all tests that need one.
+
+    Its workers have the environment of the moment it starts: the bucket's too.
+    """
     import ray
 
     ray.init(
@@ -41,3 +49,26 @@ def ray_here() -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def bucket_server() -> Iterator["Bucket"]:
+    """An S3 server for all tests, which every process started from now on finds."""
+    from tests.buckets import serving
+
+    with serving() as server:
+        before = {name: os.environ.get(name) for name in server.environment}
+        os.environ.update(server.environment)
+        yield server
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+@pytest.fixture
+def bucket_url(bucket_server: "Bucket") -> str:
+    """A folder of its own for each test; no fault, no request counted yet."""
+    from tests.buckets import BUCKET
+
+    bucket_server.faults.clear()
+    bucket_server.requests.clear()
+    return f"s3://{BUCKET}/{uuid.uuid4().hex}"

@@ -121,7 +121,10 @@ def stage_run(folder: Path) -> RunDirectory:
             "q_node_0": maps(LARGE, LARGE),
             "q_node_1": maps(None, None),
         },
-        changes={"outcome": {"outcome": "stage", "nodes": 2}},
+        changes={
+            "outcome": {"outcome": "stage", "nodes": 2},
+            "ensemble": {"keep_members": True},
+        },
         patients={f"{p}_node_{i}": p for p in "pq" for i in (0, 1)},
     )
     config = from_tree(read_toml(run.settings))
@@ -150,6 +153,25 @@ def test_a_run_and_its_members_by_the_runs_own_rule(tmp_path: Path) -> None:
     # u: pN0(i+) and pN1. Observed 1, by chance (1*1 + 1*1 + 4 + 0) / 2 = 3.
     assert found.members["u"]["kappa"].value == pytest.approx(1 - 1 / 3)
     assert found.against_members() == {"kappa": (1, 1)}
+
+
+def test_a_run_without_members_maps_needs_no_heatmap(tmp_path: Path) -> None:
+    run = stage_run(tmp_path / "run")
+    text = run.settings.read_text()
+    kept, left = "keep_members = true", "keep_members = false"
+    run.settings.write_text(text.replace(kept, left))
+    run.heatmap("p_node_0").unlink()
+    reference = tmp_path / "labels.csv"
+    reference.write_text("patient,stage\np.zip,pN1mi\nQ.zip,pN1\n")
+    found = evaluate_camelyon17(reference, run.root, resamples=0)
+    assert (found.scores["kappa"].value, found.members) == (1, {})
+
+
+def test_a_patient_with_two_stages_is_refused(tmp_path: Path) -> None:
+    reference = tmp_path / "labels.csv"
+    reference.write_text("patient,stage\np.zip,pN1mi\nP.zip,pN1\n")
+    with pytest.raises(ValueError, match="P is there twice"):
+        evaluate_camelyon17(reference, reference)
 
 
 def test_a_run_that_staged_nobody_or_not_all_is_refused(tmp_path: Path) -> None:

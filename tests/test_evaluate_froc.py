@@ -3,6 +3,7 @@
 import io
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -242,6 +243,14 @@ def test_peaks_are_those_of_the_plain_loop(tmp_path: Path) -> None:
     assert detections_of(tmp_path, p, radius_um=40.0) == expected
 
 
+def test_a_peak_beyond_the_slides_edge_lies_on_it(tmp_path: Path) -> None:
+    # The last pixel's center is at 38, 18; the slide ends before it.
+    run = read_run(write_run(tmp_path, {"s": plane(5, 10, ((4, 9), 0.9))}).root)
+    assert run is not None
+    slide = replace(run.maps("s")["ensemble"], width=37, height=17)
+    assert find_detections(slide) == [(pytest.approx(0.9), 36, 16)]
+
+
 def test_the_challenges_files_go_round(tmp_path: Path) -> None:
     found = [Detection(0.984375, 12, 345678), Detection(0.5, 0, 1)]
     write_detections(tmp_path / "s.csv", found)
@@ -260,10 +269,14 @@ def test_the_challenges_files_go_round(tmp_path: Path) -> None:
         ("0.5,1,2\nnan,1,2\n", "line 2"),
         ("0.5,1,inf\n", "line 1"),
         ("p,x\n0.5,1\n", "columns must be p, x, y"),
+        ("-0.5,1,2\n", "line 1"),
+        ("1,2,0.5\n300,2,0.5\n", r"line 2.*confidence \(0 to 1\), x, y"),
+        ('"' + "9" * 200_000 + '",1,2\n', r"s\.csv: not a CSV"),
+        ("\udcff,1,2\n", r"s\.csv: not a CSV in UTF-8"),
     ],
 )
 def test_damaged_detections_are_named(tmp_path: Path, text: str, said: str) -> None:
-    (tmp_path / "s.csv").write_text(text)
+    (tmp_path / "s.csv").write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(ValueError, match=said):
         read_detections(tmp_path / "s.csv")
 
@@ -367,6 +380,26 @@ def test_false_positives_can_be_those_of_normal_slides(tmp_path: Path) -> None:
     ]
     # All: rates 0, 1/3, 1/3 and nothing found at the first 1/3, which is read for 1/4.
     assert scores == pytest.approx([5 / 6, 1.0])
+
+
+def test_detections_beyond_their_slide_are_said(tmp_path: Path) -> None:
+    cohort, _ = challenge(tmp_path / "c")
+    (tmp_path / "p").mkdir()
+    # The slide is 560 x 480 px.
+    text = "0.9,559,479\n0.8,560,479\n0.7,-1,0\n"
+    for slide_id, said in {"t": text, "n1": "", "n2": ""}.items():
+        (tmp_path / "p" / f"{slide_id}.csv").write_text(said)
+    found = evaluate_camelyon16(cohort, tmp_path / "p", mask_mpp=1.0, resamples=0)
+    assert any(
+        "beyond their slide, which count as false: 2, on t" in n for n in found.notes
+    )
+
+
+@pytest.mark.parametrize("mask_mpp", [0.0, -1.0, math.nan])
+def test_a_scale_that_cannot_be_is_refused(tmp_path: Path, mask_mpp: float) -> None:
+    cohort, run = challenge(tmp_path / "c")
+    with pytest.raises(ValueError, match="give um per px"):
+        evaluate_camelyon16(cohort, run, mask_mpp=mask_mpp)
 
 
 def test_what_is_not_predicted_or_not_annotated_is_named(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from PIL import Image
 from rich.console import Console
 
 from digipath_ray.cli.evaluate import evaluate
-from digipath_ray.evaluate.digestpath import evaluate_digestpath2019
+from digipath_ray.evaluate.digestpath import _of_mask, evaluate_digestpath2019
 from digipath_ray.evaluate.masks import Overlap, count_overlap, evaluate_masks, pool
 from digipath_ray.evaluate.paip import CaseScore, evaluate_paip2019, read_burdens
 from digipath_ray.evaluate.reference import annotations_in, read_reference
@@ -203,6 +203,17 @@ def test_digestpath_by_a_run(tmp_path: Path) -> None:
     )
 
 
+def test_an_image_of_which_all_is_left_open_scores_nothing() -> None:
+    nothing = Overlap(both=0, predicted=0, reference=0, pixels=0)
+    assert _of_mask(nothing).score == 0
+
+
+def test_a_file_in_place_of_a_folder_of_masks_is_refused(tmp_path: Path) -> None:
+    save(tmp_path / "truth" / "a.png", mask(A))
+    with pytest.raises(ValueError, match=r"a\.png: neither a run directory nor"):
+        evaluate_masks(tmp_path / "truth", tmp_path / "truth" / "a.png")
+
+
 def test_without_images_of_both_kinds_there_is_no_auc(tmp_path: Path) -> None:
     save(tmp_path / "truth" / "a.png", mask(A))
     save(tmp_path / "found" / "a.png", mask(A))
@@ -229,7 +240,8 @@ def test_a_case_counts_from_a_jaccard_of_65_percent() -> None:
     assert case(0.64, 0.3, 0.3).clipped == 0
     assert case(0.64, 0.3, 0.3).jaccard == 0.64
     assert case(0.9, 0.3, 0.7).accuracy == pytest.approx(0.6)
-    assert case(0.9, None, 0.7).accuracy == pytest.approx(0.3)
+    assert case(0.9, 0.0, 0.7).accuracy == pytest.approx(0.3)
+    assert case(0.9, None, 0.05).accuracy == 0
     missing = CaseScore(overlap=None, burden=None, reference=0.0)
     assert (missing.jaccard, missing.clipped, missing.accuracy) == (0, 0, 0)
 
@@ -263,6 +275,14 @@ def test_paip_in_both_readings_a_missing_case_scores_0(tmp_path: Path) -> None:
     assert found.notes == ("cases missing, which score 0: 1, z for one",)
 
 
+def test_a_burden_that_nobody_said_scores_0(tmp_path: Path) -> None:
+    given = paip(tmp_path)
+    (given["prediction"] / "burdens.csv").write_text("slide_id,burden\nx,70\n")
+    found = evaluate_paip2019(**given, resamples=0)
+    assert found.scores["burden_score_plain"].value == pytest.approx(0.9 / 3)
+    assert "cases without burden, which score 0 in Task 2: 1, y for one" in found.notes
+
+
 def test_without_reference_burdens_there_is_task_1(tmp_path: Path) -> None:
     given = {**paip(tmp_path), "burdens": None}
     found = evaluate_paip2019(**given, resamples=0)
@@ -274,12 +294,18 @@ def test_reference_burdens_are_percent(tmp_path: Path) -> None:
     path = tmp_path / "b.csv"
     path.write_text("slide_id,burden\na,80.25\nb,0\nc,100\n")
     assert read_burdens(path) == {"a": 0.8025, "b": 0, "c": 1}
+    path.write_text("\ufeffWSI ID;Burden\na;80.25\n", encoding="utf-8")
+    assert read_burdens(path) == {"a": 0.8025}
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=r"b\.csv: not a table"):
+        read_burdens(path)
     for text, said in {
         "slide_id,burden\na,0.8\nb,0.2\n": "look like fractions",
         "slide_id,burden\na,50\nb,120\n": "line 3: burden '120'",
         "slide_id,burden\na,\n": "line 2: burden ''",
         "slide_id,what\na,1\n": "needs columns slide_id and burden",
         "slide_id,burden\n": "needs columns",
+        "slide_id,burden\na,5\na,50\n": "line 3: a is there twice",
     }.items():
         path.write_text(text)
         with pytest.raises(ValueError, match=said):

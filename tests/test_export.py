@@ -12,7 +12,11 @@ from rich.console import Console
 from digipath_ray.cli.export import export_run as export_command
 from digipath_ray.export import FORMATS, export_run
 from digipath_ray.export import formats as formats_module
-from digipath_ray.export.segmentation import make_segmentation, write_segmentations
+from digipath_ray.export.segmentation import (
+    make_segmentation,
+    quantize,
+    write_segmentations,
+)
 from digipath_ray.export.source import derive_uid, find_source, make_source
 from digipath_ray.export.tables import say_cell
 from digipath_ray.features import FEATURES, FEATURES_SCHEMA
@@ -144,8 +148,9 @@ def corners_mm(image: pydicom.Dataset, px: list[tuple[float, float]]) -> np.ndar
 def test_a_segmentation_holds_the_probability_to_1_in_255(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", [ONE])
 
-    (path,) = write_segmentations(run, tmp_path / "out")
+    (path,), left_out = write_segmentations(run, tmp_path / "out")
 
+    assert left_out == {}
     assert path == tmp_path / "out" / "p1_node_1.dcm"
     made = hd.seg.segread(path)
     expected = draw_heatmap(ONE).probability
@@ -316,6 +321,21 @@ def test_without_highdicom_the_fix_is_named(
 
 
 # The command
+
+
+def test_a_slide_without_heatmap_costs_its_segmentation_alone(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", [ONE, TWO])
+    run.heatmap("p1_node_1").unlink()
+    console = Console(file=io.StringIO(), width=200)
+    assert export_command(console, run.root, tmp_path / "out", "dicom-seg") == 1
+    assert [f.name for f in (tmp_path / "out").iterdir()] == ["p1_node_2.dcm"]
+    assert "left out  p1_node_1: [Errno 2]" in console.file.getvalue()
+
+
+def test_what_was_not_predicted_is_0_in_a_segmentation() -> None:
+    heatmap = draw_heatmap(ONE)
+    heatmap.probability[heatmap.weight == 0] = np.nan
+    assert np.isfinite(quantize(heatmap)).all()
 
 
 def test_the_command_says_what_was_left_out(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import tifffile
 from digipath_ray import schema
 from digipath_ray.cohort import read_cohort
 from digipath_ray.distributed.cluster import Share
+from digipath_ray.distributed.ledger import Ledger
 from digipath_ray.distributed.night import run_cohort
 from digipath_ray.distributed.shard import pixel_row
 from digipath_ray.distributed.stage import PredictStage
@@ -152,16 +153,17 @@ def row_of(pixels, slide_id="s", chunk=0):
     return pixel_row(slide_id, chunk, blocks, squares, index, 0.0)
 
 
-def leave_markers(folder: Path, count: int) -> None:
-    folder.mkdir(parents=True)
-    for i in range(count):
-        (folder / f"try{i}").touch()
+def killed(work: str, times: int) -> Ledger:
+    """The ledger after so many tries that never ended."""
+    ledger = Ledger()
+    for _ in range(times):
+        ledger.begin(work, 99)
+    return ledger
 
 
-def test_a_chunk_that_killed_its_actor_three_times_is_given_up(tmp_path, share):
-    run, config = RunDirectory(tmp_path), small_config()
-    stage = PredictStage(run, config.members, True, config, share)
-    leave_markers(run.attempts("predict-0/s.0"), 3)
+def test_a_chunk_that_killed_its_actor_three_times_is_given_up(share):
+    config, ledger = small_config(), killed("predict 0 s 0", 3)
+    stage = PredictStage(ledger, config.members, True, config, share)
     pixels = np.zeros((64, 64, 3), np.uint8)
     failure = Failure(**json.loads(stage(row_of(pixels))["error"][0]))
     assert (failure.step, failure.attempt) == ("predict", 3)
@@ -172,15 +174,13 @@ def test_a_chunk_that_killed_its_actor_three_times_is_given_up(tmp_path, share):
     assert other["patches"][0] == 1
 
 
-def test_members_that_kill_their_actor_on_loading_end_the_run(tmp_path, share):
-    run, config = RunDirectory(tmp_path), small_config()
+def test_members_that_kill_their_actor_on_loading_end_the_run(share):
+    config, ledger = small_config(), killed("load 0", 5)
     two = replace(share, actors=2)  # any of which may die three times
-    leave_markers(run.attempts("load/0"), 5)
-    PredictStage(run, config.members, True, config, two)
-    assert not (run.attempts("load/0")).exists()  # loaded: all is forgotten
-    leave_markers(run.attempts("load/0"), 6)
+    PredictStage(ledger, config.members, True, config, two)
+    assert ledger.begin("load 0", 1) == 0  # loaded: all is forgotten
     with pytest.raises(MemoryError, match="loading a-b ended its process 6 times"):
-        PredictStage(run, config.members, True, config, two)
+        PredictStage(killed("load 0", 6), config.members, True, config, two)
 
 
 @pytest.mark.ray

@@ -4,7 +4,6 @@ import ctypes
 import errno
 import os
 import time
-from pathlib import Path
 
 import pytest
 import ray
@@ -14,50 +13,47 @@ from digipath_ray.distributed.guard import (
     TooManyAttempts,
     counted,
     explain,
-    mark_failed,
-    read_failed,
     watched,
 )
-from digipath_ray.rundir import RunDirectory
+from digipath_ray.distributed.ledger import Ledger, share_ledger
+from digipath_ray.rundir import Failure
 from digipath_ray.slide import SlideError
 
 SLIDE = {"slide_id": "s", "path": "/slides/s.svs", "patient_id": "p"}
 
 
-def markers(folder: Path) -> int:
-    return len(list(folder.iterdir())) if folder.exists() else 0
-
-
-def test_a_try_that_ends_leaves_no_marker(tmp_path):
-    folder = tmp_path / "s.0"
-    with counted(folder, limit=1):
-        assert markers(folder) == 1
-    assert markers(folder) == 0
-    with pytest.raises(KeyError), counted(folder, limit=1):
+def test_a_try_that_ends_is_forgotten():
+    ledger = Ledger()
+    with counted(ledger, "s 0", limit=1):
+        with pytest.raises(TooManyAttempts), counted(ledger, "s 0", limit=1):
+            pass
+        with counted(ledger, "s 1", limit=1):
+            pass
+    with pytest.raises(KeyError), counted(ledger, "s 0", limit=1):
         raise KeyError("an error is an answer, no crash")
-    assert markers(folder) == 0
+    assert ledger.begin("s 0", 1) == 0
 
 
-def abort_forever(folder: Path) -> str:
+def abort_forever(ledger: Ledger) -> str:
     try:
-        with counted(folder, limit=3):
+        with counted(ledger, "abort", limit=3):
             os.abort()
     except TooManyAttempts as e:
         return str(e)
 
 
-def sleep_forever(folder: Path) -> str:
+def sleep_forever(ledger: Ledger) -> str:
     try:
-        with counted(folder, limit=2), watched(0.3):
+        with counted(ledger, "sleep", limit=2), watched(0.3):
             time.sleep(300)
     except TooManyAttempts as e:
         return str(e)
     return "slept"
 
 
-def sleep_with_the_lock_held(folder: Path) -> str:
+def sleep_with_the_lock_held(ledger: Ledger) -> str:
     try:
-        with counted(folder, limit=2), watched(0.3):
+        with counted(ledger, "lock", limit=2), watched(0.3):
             ctypes.PyDLL(None).sleep(300)  # PyDLL keeps the interpreter's lock
     except TooManyAttempts as e:
         return str(e)
@@ -75,11 +71,12 @@ def work_slowly() -> str:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_crash_and_a_hang_are_tried_a_bounded_number_of_times(ray_here, tmp_path):
+def test_a_crash_and_a_hang_are_tried_a_bounded_number_of_times(ray_here):
     # Tasks that Ray, by itself, would start anew for ever.
     for_ever = {"num_cpus": 0.5, "max_retries": -1}
+    ledger = share_ledger()
     tasks = [
-        ray.remote(**for_ever)(work).remote(tmp_path / work.__name__)
+        ray.remote(**for_ever)(work).remote(ledger)
         for work in (abort_forever, sleep_forever, sleep_with_the_lock_held)
     ]
     assert ray.get(tasks, timeout=120) == [
@@ -129,10 +126,16 @@ def test_every_step_has_a_hint():
     assert set(HINTS) == {"prepare", "read", "predict", "finish", "measure"}
 
 
-def test_readers_learn_that_a_slide_has_failed(tmp_path):
-    run = RunDirectory(tmp_path)
-    assert read_failed(run, "s") is None
+@pytest.mark.ray
+@pytest.mark.slow
+def test_readers_learn_that_a_slide_has_failed(ray_here):
     failure = explain(SlideError("cut short", "copy it again"), SLIDE, "read")
-    mark_failed(run, failure)
-    assert read_failed(run, "s") == failure
-    assert read_failed(run, "s.failed") is None
+    shared = share_ledger()
+    assert shared.failure("s") is None
+    ray.get(ray.remote(num_cpus=0.5)(fail).remote(shared, failure))
+    assert shared.failure("s") == failure
+    assert shared.failure("s.failed") is None
+
+
+def fail(ledger: Ledger, failure: Failure) -> None:
+    ledger.fail(failure)

@@ -453,3 +453,21 @@ def test_reading_what_is_no_heatmap_says_so(tmp_path):
         read_heatmap(other)
     with pytest.raises(FileNotFoundError):
         read_heatmap(Path(tmp_path / "none.ome.tiff"))
+
+
+def test_a_damaged_tile_is_a_clear_error(tmp_path):
+    values = np.random.default_rng(0).random((1, 300, 300)).astype(np.float32)
+    heatmap = Heatmap(
+        channels=("probability",),
+        data=values,
+        weight=np.ones((300, 300), np.float32),
+        mpp_x=8.0,
+        mpp_y=8.0,
+    )
+    path = tmp_path / "s.ome.tiff"
+    write_heatmap(path, heatmap, name="s")
+    with path.open("r+b") as file:
+        file.seek(5000)
+        file.write(bytes(4000))
+    with pytest.raises(ValueError, match=r"s.ome.tiff: damaged: .*run again"):
+        read_heatmap(path)

@@ -1,5 +1,6 @@
 """Forests and the fitted size rule: votes, balance, cross-validation, the model."""
 
+import contextlib
 import json
 import zipfile
 from collections import Counter
@@ -336,6 +337,27 @@ def test_folds_that_cannot_be_are_refused(slides: LabeledSlides, folds: int) -> 
         deal_patients(slides, folds=folds, seed=0)
 
 
+@pytest.mark.parametrize(
+    ("types", "said"),
+    [
+        ([Metastasis.ITC] * 4, "all slides to fit on are itc"),
+        ([0, 0, 3, 3], "to fit on, but for one fold's, are negative"),
+    ],
+)
+def test_a_fold_without_which_one_type_is_left_is_refused(
+    types: list[int], said: str
+) -> None:
+    slides = LabeledSlides(
+        slide_ids=list("abcd"),
+        patients=list("ppqq"),
+        types=np.array(types),
+        features=np.zeros((4, 32)),
+        groups=[[]] * 4,
+    )
+    with pytest.raises(ValueError, match=said):
+        cross_validate(slides, FEW, folds=2, preset=PRESET)
+
+
 def test_slides_are_told_by_who_never_saw_their_patient(slides: LabeledSlides) -> None:
     said = cross_validate(slides, FEW, folds=3, preset=PRESET)
     fold_of = deal_patients(slides, folds=3, seed=FEW.seed)
@@ -559,6 +581,16 @@ def test_other_files_are_refused(tmp_path: Path, write: Any) -> None:
     write(path)
     with pytest.raises(ValueError, match="no stage model that can be read"):
         load_stage_model(path)
+
+
+def test_a_damaged_model_is_refused(model: StageModel, tmp_path: Path) -> None:
+    path = tmp_path / "model.skops"
+    save_stage_model(path, model)
+    whole = path.read_bytes()
+    for at in range(60, len(whole), len(whole) // 40):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :])
+        with contextlib.suppress(ValueError):
+            load_stage_model(path)
 
 
 def test_a_model_that_is_not_there_is_refused(tmp_path: Path) -> None:

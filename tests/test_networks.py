@@ -612,26 +612,3 @@ def test_an_unknown_encoder_is_named_before_its_normalization_is_asked_for():
 def test_an_unknown_key_is_refused():
     with pytest.raises(ValueError, match="unknown field 'mmp'"):
         resolve({"grid": {"mmp": 0.5}}, weights="random")
-
-
-def test_weights_at_a_uri_are_fetched_once_and_again_when_changed(
-    tmp_path, monkeypatch
-):
-    monkeypatch.setattr("digipath_ray.weights.CACHE", tmp_path / "cache")
-    source = tmp_path / "bucket"
-    source.mkdir()
-    write_member(source, LIGHT)
-    uri = f"file://{source}"
-    config = resolve({}, weights=uri)
-    (member,) = config.members
-    assert member.weights == f"{uri}/light.safetensors", "every node fetches its own"
-    load_member(member)
-    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 1
-    write_member(source, replace(LIGHT, seed=1))
-    with pytest.raises(ValueError, match="not the file the run was set up with"):
-        load_member(member)
-    assert resolve({}, weights=uri).members[0].digest != member.digest
-    with pytest.raises(ValueError, match="cannot be fetched"):
-        resolve({}, weights=f"{uri}/none.safetensors")
-    with pytest.raises(ValueError, match="cannot be listed"):
-        resolve({}, weights=f"file://{tmp_path}/nowhere")

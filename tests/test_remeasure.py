@@ -73,7 +73,7 @@ def test_a_damaged_heatmap_is_a_failure_and_the_others_are_measured(
     assert run.read_record("s01")["outcome"] == before
     assert "at least" in result.output
     (patient,) = pq.read_table(run.patients).to_pylist()
-    assert (patient["missing"], patient["complete"]) == (1, False)
+    assert (patient["missing"], patient["complete"]) == (2, False)
 
 
 def test_a_run_without_slides_is_refused(tmp_path: Path) -> None:

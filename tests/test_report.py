@@ -10,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 from rich.console import Console
 
+from digipath_ray.cli.outcome import config_of
 from digipath_ray.cli.report import report_run
 from digipath_ray.figure import TIMES
 from digipath_ray.heatmap import write_heatmap
@@ -322,6 +324,23 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
         write_report(RunDirectory(tmp_path))
 
 
+def test_a_slide_that_could_not_be_measured_anew_is_there_once(tmp_path: Path) -> None:
+    old = failure_of("p1_node_1", "p1", step="measure")
+    run = write_run(tmp_path, [MACRO, NEGATIVE], settings=STAGE, failures=[old])
+    page = lay_out(read_findings(run))
+    assert [slide.slide_id for slide in page.slides] == ["p1_node_1", "p1_node_2"]
+    assert page.lead == "1 of 2 slides of 1 patient was analyzed; 1 failed."
+
+
+def test_damaged_settings_are_named(tmp_path: Path) -> None:
+    run = write_run(tmp_path, [NEGATIVE])
+    run.settings.write_text("x = [")
+    with pytest.raises(ValueError, match=r"run\.toml: not valid TOML"):
+        write_report(run)
+    with pytest.raises(ValueError, match=r"run\.toml: not valid TOML"):
+        config_of(run, {})
+
+
 def test_damaged_metrics_are_named(tmp_path: Path) -> None:
     run = write_run(tmp_path, [NEGATIVE])
     run.metrics.write_text("{")
@@ -563,6 +582,34 @@ def test_a_file_that_is_no_heatmap_costs_its_picture_alone(
     assert "p1_node_1" in page
     assert "data:image" not in page
     assert "p1_node_1.ome.tiff: not a heatmap" in caplog.text
+
+
+def test_a_heatmap_with_damaged_tiles_costs_its_picture_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = write_run(tmp_path, [MACRO])
+    file = run.heatmap("p1_node_1")
+    with tifffile.TiffFile(file) as tiff:
+        (start, *_), (size, *_) = (
+            tiff.pages[0].dataoffsets,
+            tiff.pages[0].databytecounts,
+        )
+    whole = file.read_bytes()
+    file.write_bytes(whole[:start] + b"\xff" * size + whole[start + size :])
+    assert "data:image" not in report_of(run)
+    assert "p1_node_1.ome.tiff: not a heatmap" in caplog.text
+
+
+def test_unpredicted_pixels_of_any_value_are_clear(tmp_path: Path) -> None:
+    heatmap = draw_heatmap(MACRO)
+    heatmap.probability[heatmap.weight == 0] = np.nan
+    write_heatmap(tmp_path / "a.ome.tiff", heatmap, name="a")
+    window = Window(x=0.0, y=0.0, width=4000.0, height=3000.0)
+    shades = draw_map(
+        tmp_path / "a.ome.tiff", window, (250, 188), threshold=0.5, whole=None
+    )
+    assert (shades[:, 225:] == 0).all()
+    assert (shades > 0).any()
 
 
 def test_five_hundred_pictures_make_a_page_of_about_15_mb() -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from digipath_ray import schema
 from digipath_ray.config import RunConfig
-from digipath_ray.rundir import Failure, RunDirectory, RunError, publish
+from digipath_ray.rundir import Failure, RunDirectory, RunError
+from digipath_ray.storage import publish, read_table
 from digipath_ray.tables import write_tables
 
 
@@ -72,7 +73,7 @@ def test_overwrite_is_about_the_slides_named_and_no_others(tmp_path: Path) -> No
     tree = {"grid": {"mpp": 0.5}}
     run.agree(tree, ["a", "b"], overwrite=False)
     for slide_id in ("a", "b"):
-        run.write_json(run.done(slide_id), {})
+        run.write_json(run.done(slide_id), {"slide": {}, "outcome": {}})
         run.heatmap(slide_id).touch()
     run.agree(tree, ["a"], overwrite=True)
     assert [p.stem for p in run.done("b").parent.iterdir()] == ["b"]
@@ -147,7 +148,7 @@ def test_tables_are_compactions_of_the_done_records(tmp_path: Path) -> None:
         "patches": 3,
         "seconds": 4.0,
     }
-    run.write_json(run.done("a"), {"outcome": outcome})
+    run.write_json(run.done("a"), {"slide": {}, "outcome": outcome})
     run.done("b").write_text("{ half a record")
     failure = Failure(
         slide_id="c",
@@ -190,3 +191,19 @@ def test_readers_never_see_half_a_file(tmp_path: Path) -> None:
     stop.set()
     reader.join()
     assert seen <= {10_000}
+
+
+def test_a_record_that_says_too_little_is_none(tmp_path):
+    run = RunDirectory(tmp_path)
+    run.create()
+    run.done("half").write_text("{}")
+    run.done("whole").write_text('{"slide": {}, "outcome": {}}')
+    assert run.read_done() == {"whole": {"slide": {}, "outcome": {}}}
+
+
+def test_damaged_tables_and_folders_in_the_way_are_named(tmp_path):
+    (tmp_path / "t.parquet").write_bytes(b"PAR1 and nothing more")
+    with pytest.raises(ValueError, match=r"t.parquet: no Parquet file, or a damaged"):
+        read_table(tmp_path / "t.parquet")
+    with pytest.raises(ValueError, match="a folder: name a file"), publish(tmp_path):
+        pass

@@ -205,6 +205,16 @@ def test_a_run_without_features_says_how_to_get_them(
         fit(run, labels, tmp_path / "m.skops")
 
 
+@pytest.mark.parametrize("name", ["model.pkl", "folder.skops"])
+def test_a_model_that_cannot_be_written_is_refused_before_the_fit(
+    tmp_path: Path, labels: Path, name: str
+) -> None:
+    (tmp_path / "folder.skops").mkdir()
+    nowhere = RunDirectory(tmp_path / "nothing")  # it would be read next
+    with pytest.raises(ValueError, match=r"call the model|name a file"):
+        fit(nowhere, labels, tmp_path / name, overwrite=True)
+
+
 # Labels alone.
 
 
@@ -239,6 +249,21 @@ def test_what_the_file_states_is_held_against_its_slides(tmp_path: Path) -> None
     said = stage(file, tmp_path / "out.csv")
     assert "1 of 2 as the file states" in said
     assert "p: pN1 by its slides, the file states pN2" in said
+
+
+def test_stages_are_held_against_the_files_in_any_case(tmp_path: Path) -> None:
+    file = tmp_path / "labels.csv"
+    file.write_text("patient,stage\nP.ZIP,pN2\np_node_0.tif,macro\n")
+    said = stage(file, tmp_path / "out.csv")
+    assert "0 of 1 as the file states" in said
+
+
+def test_the_labels_are_not_written_over(tmp_path: Path) -> None:
+    file = tmp_path / "labels.csv"
+    file.write_text("slide_id,label,mpp\np_node_0,micro,0.25\n")
+    with pytest.raises(ValueError, match="the labels themselves"):
+        stage(file, tmp_path / ".." / tmp_path.name / "labels.csv")
+    assert "0.25" in file.read_text()
 
 
 def test_an_incomplete_patient_is_said(tmp_path: Path) -> None:

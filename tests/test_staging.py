@@ -223,6 +223,7 @@ def test_a_manifest_is_read(tmp_path: Path, suffix: str) -> None:
         ("slide_id,grade\na,macro\n", "no labels"),
         ("patient,stage\n,\n", "no label in this file"),
         ("slide_id,label\na,tumor\n", "line 2: metastasis type 'tumor'"),
+        ("slide_id,label,patient\na,itc,p\na,itc,q\n", "line 3: a is there twice, of"),
     ],
 )
 def test_a_file_that_cannot_be_right_is_refused(
@@ -238,8 +239,29 @@ def test_a_file_that_cannot_be_right_is_refused(
 def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "labels.csv"
     file.write_bytes(b"\xff\xfe\x00\x01")
-    with pytest.raises(ValueError, match="not a table of labels"):
+    with pytest.raises(ValueError, match="not a table"):
         read_stage_labels(file)
+
+
+def test_columns_are_named_and_cells_empty_as_in_a_manifest(tmp_path: Path) -> None:
+    file = tmp_path / "labels.csv"
+    file.write_text("Slide-ID,Label,Patient ID\na,Macro,4\nb,NA,4\n")
+    assert read_stage_labels(file).types == {"a": MACRO}
+    rows = [{"slide_id": "a", "label": "itc", "patient_id": 4.0}]
+    rows.append({"slide_id": "b", "label": None, "patient_id": float("nan")})
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "labels.parquet")
+    labels = read_stage_labels(tmp_path / "labels.parquet")
+    assert (labels.types, labels.patient_of) == ({"a": ITC}, {"a": "4"})
+
+
+def test_labels_without_slides_or_of_no_nodes_give_no_stage(tmp_path: Path) -> None:
+    file = tmp_path / "labels.csv"
+    file.write_text("patient,stage\np.zip,pN1\n")
+    with pytest.raises(ValueError, match="no slide's type"):
+        stage_label_file(file)
+    file.write_text("patient,stage\np_node_0.tif,itc\n")
+    with pytest.raises(ValueError, match="nodes = 0: must be at least 1"):
+        stage_label_file(file, expected=0)
 
 
 def test_a_slide_whose_patient_is_unknown_cannot_be_staged(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -15,8 +16,9 @@ from digipath_ray.metastasis.model import save_stage_model, setting_of
 from digipath_ray.metastasis.size_rule import SizeRule
 from digipath_ray.metastasis.validation import LabeledSlides
 from digipath_ray.rundir import Failure, RunDirectory
+from digipath_ray.schema import FAILURES
 from digipath_ray.staging import Metastasis
-from digipath_ray.tables import make_tables, stage_patients, write_tables
+from digipath_ray.tables import make_tables, write_tables
 
 MEMBERS = (MemberSpec(name="a", architecture="Unet", digest="a" * 64),)
 
@@ -92,10 +94,27 @@ def test_a_failed_slide_makes_its_patients_stage_incomplete() -> None:
     assert (second.patient_id, second.pn_stage) == ("only failed", None)
 
 
-def test_a_slide_that_is_finished_is_not_missing_for_an_old_measure() -> None:
-    row = {"slide_id": "a0", "patient_id": "a", "metastasis": "micro"}
-    (patient,) = stage_patients([row], [failure("a0", "a")], nodes=None)
-    assert (patient.missing, patient.complete) == (0, True)
+def test_a_slide_that_could_not_be_measured_anew_has_no_type() -> None:
+    done = done_of(
+        record("a0", patient="a", largest_um=2500.0),  # by other settings
+        record("a1", patient="a", largest_um=0.0),
+    )
+    tables = make_tables(done, [failure("a0", "a")], config_for())
+    assert [row.get("metastasis") for row in tables.outcomes] == [None, "negative"]
+    (patient,) = tables.patients
+    assert (patient.pn_stage, patient.missing, patient.complete) == ("pN0", 1, False)
+
+
+def test_a_slide_that_was_prepared_and_not_finished_is_missing(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    run.create()
+    slides = [{"slide_id": i, "patient_id": "a"} for i in ("a0", "a1", "a2")]
+    pq.write_table(pa.Table.from_pylist(slides), run.slides)
+    run.write_table(run.failures, [vars(failure("a2", "a"))], FAILURES)
+    assert write_tables(run, config_for()).patients[0].missing == 1  # none is done yet
+    run.write_json(run.done("a0"), record("a0", patient="a", largest_um=0.0))
+    (patient,) = write_tables(run, config_for()).patients
+    assert (patient.nodes, patient.missing, patient.complete) == (1, 2, False)
 
 
 def test_nodes_that_should_be_there_are_missed() -> None:

@@ -6,6 +6,8 @@ bounds, as QuPath's do.
 """
 
 import logging
+import weakref
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import ParseError
@@ -19,7 +21,9 @@ from digipath_ray.annotations.geojson import parse_geojson
 from digipath_ray.annotations.maskimage import MaskAnnotation, read_mask_annotation
 from digipath_ray.annotations.outlines import Meaning, Meanings, Outlines
 from digipath_ray.annotations.window import SlideSize, Window
+from digipath_ray.cache import local_copy
 from digipath_ray.slideinfo import SlideError
+from digipath_ray.storage import is_url
 
 __all__ = [
     "ANNOTATION_SUFFIXES",
@@ -64,7 +68,22 @@ def read_annotation(
             nobody said the meaning of, or a mask that is not of the slide's shape.
         ValueError: ``classes`` holds a meaning that does not exist.
     """
-    path = Path(path)
+    if not is_url(path):
+        return _read_file(Path(path), slide, classes, above)
+    with ExitStack() as held:
+        try:
+            copy = held.enter_context(local_copy(path))
+        except FileNotFoundError as e:
+            raise SlideError(str(e), "check the path in the manifest") from e
+        annotation = _read_file(copy.path, slide, classes, above)
+        # A mask is read as it is asked for: the copy stays while the annotation does.
+        weakref.finalize(annotation, held.pop_all().close)
+    return annotation
+
+
+def _read_file(
+    path: Path, slide: SlideSize, classes: Meanings | None, above: float | None
+) -> Annotation:
     name = path.name.lower()
     _check_readable(path)
     if name.endswith(MASK_SUFFIXES):

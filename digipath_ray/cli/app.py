@@ -1,13 +1,13 @@
 """The commands of ``digipath``; each ends in an exit code.
 
 0: all done. 1: a slide failed, all others are done. 2: it cannot be done as asked.
-130: interrupted.
+3: it ended early through no slide's fault, the same command goes on. 130: interrupted.
 """
 
 import logging
 import sys
 from pathlib import Path
-from typing import IO, Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -16,6 +16,7 @@ from rich.markup import escape
 from digipath_ray import __version__
 from digipath_ray.cli import answers, learning
 from digipath_ray.cli.console import console
+from digipath_ray.cli.logs import LogFormat, set_up_logs
 from digipath_ray.cli.options import (
     ForceOption,
     OutOption,
@@ -29,7 +30,7 @@ from digipath_ray.settings import Tree
 
 log = logging.getLogger(__name__)
 
-INTERRUPTED = 130
+STOPPED, INTERRUPTED = 3, 130
 RESUMABLE = ("run", "prepare", "segment", "stage", "burden", "train")
 SETTINGS: dict[str, Any] = {
     "help_option_names": ["-h", "--help"],
@@ -55,18 +56,6 @@ app = typer.Typer(
 )
 
 
-class _Stderr(logging.StreamHandler[IO[str]]):
-    """Log lines to the stderr of the moment: live bars put their own in its place."""
-
-    @property
-    def stream(self) -> IO[str]:
-        return sys.stderr
-
-    @stream.setter
-    def stream(self, value: IO[str]) -> None:
-        pass
-
-
 def _print_version(wanted: bool) -> None:
     if wanted:
         console().print(f"digipath_ray {__version__}")
@@ -82,13 +71,15 @@ def digipath(
         ),
     ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="log more")] = False,
+    log_format: Annotated[
+        LogFormat,
+        typer.Option(
+            envvar="DIGIPATH_LOG", help="json: a JSON object a line, with slide_id"
+        ),
+    ] = "text",
 ) -> None:
     """Whole cohorts of slides into tumor heatmaps and uncertainty maps."""
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING,
-        format="%(levelname)s %(name)s: %(message)s",
-        handlers=[_Stderr()],
-    )
+    set_up_logs(verbose=verbose, log_format=log_format)
 
 
 @app.command()
@@ -149,6 +140,24 @@ def segment(
     from digipath_ray.cli.run import segment_prepared
 
     return segment_prepared(console(), run_directory)
+
+
+@app.command()
+def status(
+    run_directory: Annotated[
+        Path, typer.Argument(metavar="RUN", help="the directory of a run, or s3://...")
+    ],
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="again every few seconds")
+    ] = False,
+) -> int:
+    """How far a run is: slides, patches, time left, failures. Needs no Ray.
+
+    Exit status 0: goes on, or done; 1: a slide failed, or it stopped; 2: no run.
+    """
+    from digipath_ray.cli.status import show_status
+
+    return show_status(console(), run_directory, watch=watch)
 
 
 # Between the commands of a run, where the help lists them.
@@ -212,18 +221,69 @@ def plan(
     measure: Annotated[
         bool, typer.Option("--measure", help="measure this machine's rate first")
     ] = False,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            help="what 'digipath calibrate' has measured, in place of --rate",
+            show_default=False,
+        ),
+    ] = None,
+    prices: Annotated[
+        Path | None,
+        typer.Option(
+            help="a table of node types with your prices (cluster/prices.toml)",
+            show_default=False,
+        ),
+    ] = None,
+    by: Annotated[
+        float, typer.Option(help="hours in which a priced run is to end", min=0.01)
+    ] = 10.0,
     tree: Tree,
 ) -> int:
-    """Patches, GPU hours, disk and memory of a cohort before a night is spent.
+    """Patches, GPU hours, disk, memory and price of a cohort before a night is spent.
 
     Nothing is written: --out only says on which disk the run would lie.
     """
     from digipath_ray.cli.plan import Pace, plan_cohort
 
-    pace = Pace(rate=rate, gpus=gpus, measure=measure)
+    pace = Pace(
+        rate=rate,
+        gpus=gpus,
+        measure=measure,
+        calibration=calibration,
+        prices=prices,
+        by_hours=by,
+    )
     return plan_cohort(
         console(), slides, out, tree, weights=weights, force=force, pace=pace
     )
+
+
+@app.command()
+@with_config
+def calibrate(
+    *,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", "-o", help="the JSON file to write, for plan", show_default=False
+        ),
+    ],
+    slide: Annotated[
+        str | None,
+        typer.Option(
+            help="read one of your slides, not a drawn one: formats differ",
+            show_default=False,
+        ),
+    ] = None,
+    weights: WeightsOption = None,
+    force: ForceOption = False,
+    tree: Tree,
+) -> int:
+    """Measure this machine, or each kind of node of the cluster, in two minutes."""
+    from digipath_ray.cli.calibrate import calibrate as measure
+
+    return measure(console(), out, tree, weights=weights, force=force, slide=slide)
 
 
 @app.command()
@@ -276,7 +336,7 @@ def run_app(arguments: list[str]) -> int:
     except (ValueError, OSError) as e:
         log.info("raised here:", exc_info=e)  # shown by --verbose
         _print_error(e)
-        return 1 if isinstance(e, RunStopped) else 2
+        return STOPPED if isinstance(e, RunStopped) else 2
     if code == INTERRUPTED:
         _print_interrupted(arguments)
     return code

@@ -14,6 +14,7 @@ from digipath_ray.compare import compare_runs, write_comparison_figures
 from digipath_ray.config import EnsembleSpec
 from digipath_ray.rundir import RunDirectory
 from digipath_ray.settings import from_tree
+from digipath_ray.storage import place, read_text
 
 SHORT = {
     "max_abs_difference": "max |A-B|",
@@ -34,6 +35,7 @@ def show_comparison(
     threshold: float | None,
 ) -> int:
     """Print the comparison; write its table and pictures if a folder is given."""
+    first, second = place(first), place(second)
     if threshold is None:
         threshold = common_threshold(first, second)
     table = compare_runs(first, second, threshold=threshold)
@@ -71,7 +73,7 @@ def run_threshold(run: Path) -> float:
     settings = RunDirectory(run).settings
     if not settings.exists():
         return EnsembleSpec().threshold
-    return from_tree(tomllib.loads(settings.read_text("utf-8"))).ensemble.threshold
+    return from_tree(tomllib.loads(read_text(settings))).ensemble.threshold
 
 
 def shown_table(table: pa.Table) -> Table:

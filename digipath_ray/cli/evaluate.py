@@ -18,7 +18,7 @@ from digipath_ray.evaluate.masks import evaluate_masks
 from digipath_ray.evaluate.paip import evaluate_paip2019
 from digipath_ray.evaluate.results import Evaluation, Score
 from digipath_ray.recipe import AnnotationSpec
-from digipath_ray.rundir import publish
+from digipath_ray.storage import publish
 
 Challenge = Literal["camelyon16", "camelyon17", "digestpath2019", "paip2019", "masks"]
 

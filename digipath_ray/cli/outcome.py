@@ -1,6 +1,5 @@
 """``digipath stage RUN`` and ``digipath burden RUN``: outcomes made anew."""
 
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from digipath_ray.config import Ending, RunConfig
 from digipath_ray.distributed.night import remeasure_run
 from digipath_ray.progress import RunProgress
 from digipath_ray.rundir import RunDirectory, RunError
-from digipath_ray.settings import Tree, from_tree, merge, with_paths
+from digipath_ray.settings import from_tree, merge, read_toml, with_paths
 
 
 def conclude(
@@ -45,7 +44,6 @@ def config_of(run: RunDirectory, outcome: dict[str, Any]) -> RunConfig:
         raise RunError(
             f"{run.root}: no run: name the directory given to digipath run --out"
         )
-    tree: Tree = tomllib.loads(run.settings.read_text("utf-8"))
-    merged = merge(tree, {"outcome": outcome})
+    merged = merge(read_toml(run.settings), {"outcome": outcome})
     kept = {k: v for k, v in merged["outcome"].items() if v is not None}
     return with_paths(from_tree({**merged, "outcome": kept}))

@@ -2,7 +2,6 @@
 
 import math
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +11,11 @@ import psutil
 from rich.console import Console
 from rich.markup import escape
 
+from digipath_ray.cli.calibration import Calibration, read_calibration
 from digipath_ray.cli.options import config_as_known
+from digipath_ray.cli.prices import NIGHT_H, NodeType, read_prices
+from digipath_ray.cli.pricing import price, say_hours, say_reading, tabulate, work_of
+from digipath_ray.cli.rate import for_cpu, measure_rate
 from digipath_ray.cli.run import print_failure, print_flags
 from digipath_ray.cli.words import count, size
 from digipath_ray.cohort import SlideRow, read_cohort
@@ -23,7 +26,6 @@ from digipath_ray.machine import free_disk_bytes
 from digipath_ray.members import resolve
 from digipath_ray.networks import PAPER_MEMBERS
 from digipath_ray.patches import Grid, share_blocks
-from digipath_ray.predict import load_ensemble
 from digipath_ray.prepared import STITCH_COPIES, PreparedSlide, read_chunks
 from digipath_ray.progress import RunProgress, duration
 from digipath_ray.rundir import Failure, RunDirectory
@@ -41,17 +43,29 @@ PYRAMID = 4 / 3
 SLIDE_BYTES = 3 << 20
 """Overlay, masks, thumbnail and tables of a slide: measured 0.9 to 2 MB."""
 DOWNSAMPLES = (1, 2, 4, 8, 16, 32)
-MEASURE_S = 20.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
-    """How fast the night will go, as far as the user says."""
+    """How fast the night will go and what it costs, as far as the user says.
+
+    Attributes:
+        rate: patches/s of one device.
+        gpus: of the night.
+        measure: find the rate on this machine.
+        device: what the rate is of.
+        calibration: file of ``digipath calibrate`` that says the rate.
+        prices: table of node types.
+        by_hours: when a priced night is to be over.
+    """
 
     rate: float | None = None
     gpus: int = 1
     measure: bool = False
     device: str = "GPU"
+    calibration: Path | None = None
+    prices: Path | None = None
+    by_hours: float = NIGHT_H
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +79,7 @@ class Cost:
         heatmap_bytes: of all heatmap files.
         largest_bytes: of the largest heatmap in memory.
         chunk_bytes: pixels of a chunk, at most.
+        read_px: network px that are read.
     """
 
     slides: int
@@ -73,11 +88,17 @@ class Cost:
     heatmap_bytes: float
     largest_bytes: int
     chunk_bytes: float
+    read_px: float = 0.0
 
     @property
     def disk_bytes(self) -> float:
         """Of all that a run writes."""
         return self.heatmap_bytes + self.slides * SLIDE_BYTES
+
+    @property
+    def stitch_bytes(self) -> float:
+        """Memory to stitch the largest slide."""
+        return STITCH_COPIES * self.largest_bytes
 
 
 def plan_cohort(
@@ -93,9 +114,12 @@ def plan_cohort(
     """Print the cohort's cost; 1 if a slide is unusable or the results do not fit.
 
     A cohort of which no slide can be used has none.
+
+    Raises:
+        ValueError: the rate is said twice, or a file of it is of no use.
     """
-    if pace.measure and pace.rate is not None:
-        raise ValueError("--rate says what --measure would find: give one of them")
+    check_pace(pace)
+    types = None if pace.prices is None else read_prices(pace.prices)
     rows = read_cohort(slides)
     if pace.measure:
         config = resolve(tree, weights=weights, force=force)
@@ -103,6 +127,10 @@ def plan_cohort(
         config = config_as_known(tree, weights=weights, force=force)
     if not config.members:
         config = replace(config, members=PAPER_MEMBERS)
+    measured = None
+    if pace.calibration is not None:
+        measured = read_calibration(pace.calibration, config)
+        pace = calibrated(pace, measured)
     cost, prepared, failures = count_patches(console, rows, config, out)
     for failure in failures:
         print_failure(console, failure)
@@ -118,7 +146,57 @@ def plan_cohort(
     refusal = refuse_disk(cost, config, free_bytes=free)
     if refusal is not None:
         console.print(f"[red]does not fit[/]: {escape(refusal)}")
-    return 1 if failures or refusal else 0
+    priced = measured is None or print_prices(console, cost, measured, types, pace)
+    return 0 if priced and not (failures or refusal) else 1
+
+
+def check_pace(pace: Pace) -> None:
+    """Refuse a rate that is said twice, and prices without one.
+
+    Raises:
+        ValueError: so it is.
+    """
+    if pace.measure and pace.rate is not None:
+        raise ValueError("--rate says what --measure would find: give one of them")
+    if pace.calibration is not None and (pace.measure or pace.rate is not None):
+        raise ValueError("--calibration says the rate: leave out --rate and --measure")
+    if pace.prices is not None and pace.calibration is None:
+        raise ValueError(
+            "--prices needs to know how fast your machines are: digipath calibrate "
+            "--out node.json on one of them, then --calibration node.json"
+        )
+
+
+def calibrated(pace: Pace, measured: Calibration) -> Pace:
+    """The pace with the rate that was measured."""
+    machine = measured.predictor
+    device = "CPU" if machine.gpu is None else "GPU"
+    return replace(pace, rate=machine.patches_per_s, device=device)
+
+
+def print_prices(
+    console: Console,
+    cost: Cost,
+    measured: Calibration,
+    types: Sequence[NodeType] | None,
+    pace: Pace,
+) -> bool:
+    """Print hours and prices; False if no node type of the table serves."""
+    work = work_of(
+        measured,
+        patches=cost.patches,
+        read_px=cost.read_px,
+        memory_bytes=cost.stitch_bytes,
+    )
+    console.print(f"{'reading':<10}{say_reading(work, measured)}")
+    console.print(f"{'hours':<10}{say_hours(work, by_hours=pace.by_hours)}")
+    if types is None:
+        return True
+    offers, said = price(types, work, by_hours=pace.by_hours)
+    if offers:
+        console.print(tabulate(offers))
+    console.print(f"{'price':<10}{escape(said)}")
+    return bool(offers)
 
 
 def _none_usable(slides: int) -> str:
@@ -141,7 +219,9 @@ def count_patches(
             run, rows, config, report=lambda n: progress.prepared(n, len(rows))
         )
         covered = [covered_px(run, slide, config) for slide in prepared]
-    return add_up(prepared, covered, config), prepared, failures
+        read = [read_px(run, slide, config) for slide in prepared]
+    cost = replace(add_up(prepared, covered, config), read_px=float(sum(read)))
+    return cost, prepared, failures
 
 
 def _existing(path: Path) -> Path:
@@ -158,6 +238,14 @@ def covered_px(run: RunDirectory, slide: PreparedSlide, config: RunConfig) -> in
     heights = np.clip(grid.hm_height - blocks[:, 0] * side, 0, side)
     widths = np.clip(grid.hm_width - blocks[:, 1] * side, 0, side)
     return int((heights.astype(np.int64) * widths).sum())
+
+
+def read_px(run: RunDirectory, slide: PreparedSlide, config: RunConfig) -> int:
+    """Network px read for a slide: every chunk reads each of its blocks once."""
+    side = config.grid.blocks_per_side
+    chunks = read_chunks(run, slide.slide_id, config)
+    blocks = sum(len(share_blocks(cells, side)[0]) for cells in chunks)
+    return blocks * config.grid.stride_px**2
 
 
 def add_up(
@@ -189,31 +277,10 @@ def measure_pace(console: Console, config: RunConfig, pace: Pace) -> Pace:
     console.print(
         f"measuring {escape(names)} with {transforms} on this machine's {device} ..."
     )
-    if not gpu:  # a CPU gains nothing from large batches, and is slow to fill one
-        config = replace(
-            config, compute=replace(config.compute, batch_size=1, chunk_cells=1)
-        )
-    rate = measure_rate(config, device="cuda" if gpu else "cpu")
+    rate = measure_rate(
+        config if gpu else for_cpu(config), device="cuda" if gpu else "cpu"
+    )
     return replace(pace, rate=rate, device=device)
-
-
-def measure_rate(
-    config: RunConfig, *, device: str, seconds: float = MEASURE_S
-) -> float:
-    """Patches per second of the bare networks: whole ensemble, all transforms."""
-    predict = load_ensemble(config, device=device)
-    spec, batch = config.grid, config.compute.batch_size
-    k = spec.blocks_per_side
-    noise = np.random.default_rng(0)
-    shape = (k * k, spec.stride_px, spec.stride_px, 3)
-    blocks = noise.integers(0, 256, shape, np.uint8)
-    index = np.tile(np.arange(k * k).reshape(1, k, k), (batch, 1, 1))
-    predict(blocks, index)  # the first batch pays for memory and kernels
-    started, patches = time.perf_counter(), 0
-    while patches == 0 or time.perf_counter() - started < seconds:
-        predict(blocks, index)
-        patches += batch
-    return patches / (time.perf_counter() - started)
 
 
 def describe(
@@ -236,7 +303,7 @@ def describe(
         ),
         (
             "memory",
-            f"{size(STITCH_COPIES * cost.largest_bytes)} to stitch the largest slide, "
+            f"{size(cost.stitch_bytes)} to stitch the largest slide, "
             f"up to {size(cost.chunk_bytes)} per chunk in flight; this machine has "
             f"{size(memory)}",
         ),

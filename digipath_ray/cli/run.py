@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import pyarrow.parquet as pq
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -20,6 +19,7 @@ from digipath_ray.progress import RunProgress, say_rate
 from digipath_ray.rundir import Failure, RunDirectory, RunError
 from digipath_ray.settings import Tree
 from digipath_ray.staging import PatientStage
+from digipath_ray.storage import read_table, read_text
 
 FLAGGED_SHOWN = 5
 """Slides named behind a flag."""
@@ -57,11 +57,12 @@ def segment_prepared(console: Console, out: Path) -> int:
     run = RunDirectory(out)
     if not (run.settings.exists() and run.slides.exists()):
         raise RunError(
-            f"{out} holds no prepared run: digipath prepare SLIDES --out {out}"
+            f"{run.root} holds no prepared run: digipath prepare SLIDES --out "
+            f"{run.root}"
         )
     # Forced: what the cards deny was accepted when the run was prepared.
-    config = resolve(tomllib.loads(run.settings.read_text("utf-8")), force=True)
-    rows = [row_of(slide) for slide in pq.read_table(run.slides).to_pylist()]
+    config = resolve(tomllib.loads(read_text(run.settings)), force=True)
+    rows = [row_of(slide) for slide in read_table(run.slides).to_pylist()]
     with RunProgress(console) as progress:
         summary = run_cohort(run, rows, config, watcher=watch(progress))
     # Slides that could not be prepared are no rows here, yet never drop out unseen.
@@ -97,7 +98,7 @@ def print_summary(console: Console, summary: Summary, *, predicted: bool) -> Non
         for note in summary.notes:
             console.print(f"[yellow]note[/]      {escape(note)}")
     else:
-        print_flags(console, pq.read_table(summary.run.slides).to_pylist())
+        print_flags(console, read_table(summary.run.slides).to_pylist())
     if summary.metrics:
         console.print(escape(say_metrics(summary.metrics)))
     for name, where in places(summary.run, predicted=predicted):
@@ -134,7 +135,7 @@ def count_slides(summary: Summary, *, predicted: bool) -> str:
         done = len(summary.outcomes)
         return f"{done} of {slides} finished{earlier}, {failed} failed"
     done = summary.slides - failed
-    patches = sum(pq.read_table(summary.run.slides)["patches"].to_pylist())
+    patches = sum(read_table(summary.run.slides)["patches"].to_pylist())
     return f"{done} of {slides} prepared, {failed} failed; {count(patches, 'patch')}"
 
 

@@ -20,11 +20,16 @@ from digipath_ray.metastasis.drawing import write_importances
 from digipath_ray.metastasis.fit import fit_model
 from digipath_ray.metastasis.fitting import Training
 from digipath_ray.metastasis.forests import feature_matrix
-from digipath_ray.metastasis.model import StageCard, save_stage_model, setting_of
+from digipath_ray.metastasis.model import (
+    StageCard,
+    check_model_name,
+    save_stage_model,
+    setting_of,
+)
 from digipath_ray.metastasis.size_rule import LesionGroup, SizeRule
 from digipath_ray.metastasis.validation import ALL_FORESTS, LabeledSlides
 from digipath_ray.prepared import row_of
-from digipath_ray.rundir import RunDirectory, publish
+from digipath_ray.rundir import RunDirectory
 from digipath_ray.staging import (
     Metastasis,
     PatientStage,
@@ -34,6 +39,7 @@ from digipath_ray.staging import (
     stage_label_file,
     write_submission,
 )
+from digipath_ray.storage import publish
 
 Record = Mapping[str, Any]
 
@@ -87,6 +93,7 @@ def fit_stage_model(
         ValueError: no finished run, no features in it, too few labels, or the model is
             there already.
     """
+    check_model_name(out)  # refused now, not after the fit
     if out.exists() and not overwrite:
         raise ValueError(f"{out}: there already; --overwrite, or another --out")
     run = read_labeled(RunDirectory(folder), read_stage_labels(labels))
@@ -265,8 +272,11 @@ def stage_labels(
         nodes: slides that every patient should have.
 
     Raises:
-        ValueError: the file cannot be read, or a slide's patient is not known.
+        ValueError: the file cannot be read, a slide's patient is not known, or ``out``
+            is the file itself.
     """
+    if out.exists() and out.samefile(file):
+        raise ValueError(f"{out}: the labels themselves: choose another --out")
     labels = read_stage_labels(file)
     patients = stage_label_file(file, expected=nodes)
     stages = {p.patient_id: p.pn_stage for p in patients if p.pn_stage is not None}
@@ -292,13 +302,14 @@ def print_agreement(
     console: Console, stated: Mapping[str, PnStage], stages: Mapping[str, PnStage]
 ) -> None:
     """Hold the stages against those that the file states, if it does."""
-    both = sorted(stated.keys() & stages.keys())
+    told = {patient.lower(): stage for patient, stage in stated.items()}
+    both = {p: told[p.lower()] for p in sorted(stages) if p.lower() in told}
     if not both:
         return
-    other = [patient for patient in both if stated[patient] != stages[patient]]
+    other = [patient for patient in both if both[patient] != stages[patient]]
     console.print(f"{len(both) - len(other)} of {len(both)} as the file states")
     for patient in other:
         console.print(
             f"[yellow]note[/] {escape(patient)}: {stages[patient]} by its slides, the "
-            f"file states {stated[patient]}"
+            f"file states {both[patient]}"
         )

@@ -16,6 +16,7 @@ import ray
 import ray.data
 
 from digipath_ray.config import RunConfig
+from digipath_ray.distributed.nodes import has_several_nodes
 from digipath_ray.outcome import is_demo
 from digipath_ray.progress import duration
 from digipath_ray.rundir import RunError
@@ -31,14 +32,28 @@ the paper's three members do 0.07 patches/s on two cores."""
 CHUNK_S = 60.0
 """A CPU actor reports about this often, so that a slow run is seen to go on."""
 RAY_ALONE = ("ray.data.exceptions", "ray.data._internal.progress")
+BOTH_ASKED = "Specifying both num_cpus and num_gpus"
+"""How Ray Data begins to say that it finds this experimental."""
 SHARED_BLOCKS = 0.6
 """Of a patch's blocks those that no other patch of its chunk has, on scattered tissue;
 0.32 on whole tissue at 50 % overlap."""
+FIRST_CPUS = 8.0
+"""What a cluster is taken for whose head does no work and whose nodes are to come."""
+ROOM_CPUS = 0.01
+"""What a reader leaves of its CPU where nodes come and go, and all that a finish task
+asks for there: so one always fits beside the readers, on whatever node."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """How many actors and tasks a run starts, and what each asks of Ray."""
+    """How many actors and tasks a run starts, and what each asks of Ray.
+
+    Attributes:
+        actors: of each pool, at the start.
+        readers: at the start.
+        more_actors: nodes that join get more of them.
+        more_readers: likewise.
+    """
 
     actors: int
     actor_cpus: float
@@ -47,6 +62,8 @@ class Share:
     readers: int
     reader_cpus: float
     finish_cpus: float
+    more_actors: bool = False
+    more_readers: bool = False
 
 
 def connect() -> bool:
@@ -156,8 +173,9 @@ def _mute_ray_data() -> None:
 
 
 def _is_for_users(record: logging.LogRecord) -> bool:
-    """Not so: that Ray's bars are off, and that errors should be reported to Ray."""
-    return not record.name.startswith(RAY_ALONE)
+    """Not so: that Ray's bars are off, errors be reported to Ray, and GPUs are new."""
+    said = record.getMessage()
+    return not (record.name.startswith(RAY_ALONE) or said.startswith(BOTH_ASKED))
 
 
 @contextlib.contextmanager
@@ -185,32 +203,32 @@ def divide(config: RunConfig) -> Share:
 
     With GPUs an actor takes a whole one (a pool per member: its share of one). Without,
     networks and readers share the CPUs.
+
+    Where nodes may come and go, a pool whose size nobody has said starts with what is
+    there and grows. Ray cannot tell of nodes that are still to come: a cluster whose
+    GPUs are has to be told so, by ``gpus_per_actor``.
     """
     have = ray.cluster_resources()
-    cpus, gpus = have.get("CPU", 1.0), have.get("GPU", 0.0)
+    several = has_several_nodes(have)
+    cpus = have.get("CPU", FIRST_CPUS if several else 1.0)
     compute = config.compute
     pools = len(config.members) if compute.pools == "per-member" else 1
-    actor_gpus = compute.gpus_per_actor
-    if actor_gpus is None:
-        actor_gpus = 1 / pools if gpus >= 1 else 0.0
+    actor_gpus = _gpu_share(config, pools, several=several)
+    grows = several and actor_gpus > 0
     actors = compute.actors or _actors(config, pools, actor_gpus)
-    if actors * pools > _places(actor_gpus, gpus):
-        log.warning(
-            "%d actors of %g GPUs each do not fit on the cluster's %g GPUs: unless it "
-            "grows, lower --actors or --gpus-per-actor, or take --pools shared",
-            actors * pools,
-            actor_gpus,
-            gpus,
-        )
+    if compute.actors is not None or not grows:
+        _check_places(actors * pools, actor_gpus)
     # Together never more than there is: a finish task that waits for the CPU of a
     # reader that waits for the driver that waits for the finish task waits for ever.
     # And one whole CPU is left to the plan: Ray Data's own tasks ask for no less.
     spare = max(0.0, cpus - 1)
     actor_cpus = floor_cpus(min(1.0, spare / (2 * actors * pools)))
-    finish_cpus = floor_cpus(min(0.25, spare / (4 * compute.finishers)))
+    room = ROOM_CPUS if several else 0.25
+    finish_cpus = floor_cpus(min(room, spare / (4 * compute.finishers)))
     left = cpus - actors * pools * actor_cpus - compute.finishers * finish_cpus
     readers = compute.readers or int(left)
-    reader_cpus = floor_cpus(min(1.0, left / readers))
+    whole = 1 - ROOM_CPUS if several else 1.0
+    reader_cpus = floor_cpus(min(whole, left / readers))
     if reader_cpus == actor_cpus:  # Ray Data would fuse the stages: actors would read
         reader_cpus -= 0.01
     return Share(
@@ -221,7 +239,36 @@ def divide(config: RunConfig) -> Share:
         readers=readers,
         reader_cpus=reader_cpus,
         finish_cpus=finish_cpus,
+        more_actors=grows and compute.actors is None,
+        more_readers=grows and compute.readers is None,
     )
+
+
+def _gpu_share(config: RunConfig, pools: int, *, several: bool) -> float:
+    """GPUs of an actor: what was said, else by whether there is a GPU."""
+    if config.compute.gpus_per_actor is not None:
+        return config.compute.gpus_per_actor
+    if ray.cluster_resources().get("GPU", 0.0) >= 1:
+        return 1 / pools
+    if several:
+        log.warning(
+            "no node of the cluster has a GPU, so the networks run on CPUs: if nodes "
+            "with GPUs are to join, say so by --gpus-per-actor 1"
+        )
+    return 0.0
+
+
+def _check_places(actors: int, actor_gpus: float) -> None:
+    """Warn of more actors than the GPUs hold."""
+    gpus = ray.cluster_resources().get("GPU", 0.0)
+    if actors > _places(actor_gpus, gpus):
+        log.warning(
+            "%d actors of %g GPUs each do not fit on the cluster's %g GPUs: unless it "
+            "grows, lower --actors or --gpus-per-actor, or take --pools shared",
+            actors,
+            actor_gpus,
+            gpus,
+        )
 
 
 def _actors(config: RunConfig, pools: int, actor_gpus: float) -> int:

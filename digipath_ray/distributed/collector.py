@@ -16,7 +16,8 @@ import ray
 from digipath_ray.chunk import ChunkSums
 from digipath_ray.config import RunConfig
 from digipath_ray.distributed.cluster import Share
-from digipath_ray.distributed.guard import explain, mark_failed
+from digipath_ray.distributed.guard import explain
+from digipath_ray.distributed.ledger import Ledger
 from digipath_ray.distributed.shard import Batch
 from digipath_ray.finish import finish_slide
 from digipath_ray.prepared import PreparedSlide
@@ -40,7 +41,11 @@ class Tally:
     predict_seconds: float = 0.0
     finish_seconds: float = 0.0
     finish_wait_seconds: float = 0.0
+    open_slides: int = 0
     open_slides_max: int = 0
+    finishing: int = 0
+    readers: int = 0
+    predictors: int = 0
     first_patch: float | None = None
     first_slide: float | None = None
     patches_at_first_slide: int | None = None
@@ -78,8 +83,10 @@ class Collector:
         failures: list[Failure],
         report: Callable[[Tally], None],
         tally: Tally,
+        ledger: Ledger,
     ) -> None:
         self.run = run
+        self.ledger = ledger
         self.config = config
         self.failures = failures
         self.report = report
@@ -88,6 +95,8 @@ class Collector:
         self.seconds: dict[str, float] = {}
         self.finishing: dict[ray.ObjectRef, PreparedSlide] = {}
         self.tally = tally
+        pools = len(config.members) if config.compute.pools == "per-member" else 1
+        tally.readers, tally.predictors = share.readers, share.actors * pools
         self._settings = ray.put(config)
         self._finish = ray.remote(num_cpus=share.finish_cpus, max_retries=3)(
             finish_guarded
@@ -99,6 +108,8 @@ class Collector:
             self._take({name: values[i] for name, values in batch.items()})
             self.report(self.tally)
         self._settle(timeout=0)
+        self.tally.open_slides = len(self.open)
+        self.tally.finishing = len(self.finishing)
 
     def _take(self, row: dict[str, Any]) -> None:
         slide_id = str(row["slide_id"])
@@ -140,14 +151,18 @@ class Collector:
     def _fail(self, prepared: PreparedSlide, failure: Failure) -> None:
         slide = prepared.row
         log.warning(
-            "%s failed at %s: %s", failure.slide_id, failure.step, failure.error
+            "%s failed at %s: %s",
+            failure.slide_id,
+            failure.step,
+            failure.error,
+            extra={"slide_id": failure.slide_id, "step": failure.step},
         )
         failure = replace(failure, path=slide["path"], patient_id=slide["patient_id"])
         self.failures.append(failure)
         for held in (self.waiting, self.open, self.seconds):
             held.pop(prepared.slide_id, None)
         self.tally.failed += 1
-        mark_failed(self.run, failure)  # so that the rest of it is not read
+        self.ledger.fail(failure)  # so that the rest of it is not read
 
     def _start_finish(self, prepared: PreparedSlide) -> None:
         """Hand a complete slide on; waits while as many as allowed are finishing."""
@@ -180,6 +195,8 @@ class Collector:
                 self._fail(prepared, failure)
                 continue
             self.tally.slides += 1
+            slide_id = prepared.slide_id
+            log.info("%s finished", slide_id, extra={"slide_id": slide_id})
             if self.tally.first_slide is None:
                 self.tally.first_slide = time.time()
                 self.tally.patches_at_first_slide = self.tally.patches

@@ -22,7 +22,6 @@ from ray.train.torch import TorchTrainer, get_device
 
 from digipath_ray.distributed.cluster import floor_cpus
 from digipath_ray.distributed.feed import Feed
-from digipath_ray.distributed.guard import mark_failed
 from digipath_ray.manifest import SlideRow
 from digipath_ray.recipe import Recipe
 from digipath_ray.rundir import Failure, explain_os_error
@@ -213,18 +212,17 @@ def mark_unread(
     for slide_id, error in errors.items():
         row = by_id[slide_id]
         hint = "the file is damaged or cut short: copy it again"
-        mark_failed(
-            directory,
-            Failure(
-                slide_id=slide_id,
-                path=row.path,
-                patient_id=row.patient_id,
-                step="read",
-                attempt=1,
-                error=error,
-                hint=hint,
-            ),
+        failure = Failure(
+            slide_id=slide_id,
+            path=row.path,
+            patient_id=row.patient_id,
+            step="read",
+            attempt=1,
+            error=error,
+            hint=hint,
         )
+        with contextlib.suppress(OSError):  # a full disk is told of elsewhere
+            directory.mark_unread(failure)
 
 
 def _leave_batch(

@@ -1,22 +1,17 @@
 """The per-slide guard: errors become failure rows, and tries are bounded.
 
-Ray starts a task anew for ever when its worker dies and tells it no attempt number. So
-a try leaves a marker in the run directory before it begins and takes it away when it
-ends; and a try that hangs ends its own process.
+Ray starts a task anew for ever when its worker dies: :func:`counted` asks the ledger
+how often. A try that hangs ends its own process (:func:`watched`).
 """
 
 import contextlib
 import faulthandler
-import json
-import shutil
 import sys
-import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from digipath_ray.rundir import Failure, RunDirectory, explain_os_error
+from digipath_ray.distributed.ledger import Ledger
+from digipath_ray.rundir import Failure, explain_os_error
 from digipath_ray.slide import SlideError
 
 
@@ -50,29 +45,19 @@ HINTS = {
 
 
 @contextlib.contextmanager
-def counted(markers: Path, *, limit: int) -> Iterator[None]:
-    """Count this try in the folder ``markers``; a clean exit forgets all tries.
+def counted(ledger: Ledger, work: str, *, limit: int) -> Iterator[None]:
+    """Count this try at a piece of work; a clean exit forgets all tries.
 
     Raises:
-        TooManyAttempts: ``limit`` earlier tries left their markers behind.
+        TooManyAttempts: ``limit`` earlier tries have not ended.
     """
-    earlier = len(list(markers.glob("*")))
+    earlier = ledger.begin(work, limit)
     if earlier >= limit:
         raise TooManyAttempts(earlier)
-    _leave_marker(markers)
     try:
         yield
-    finally:  # an exception is an answer too; only a crash leaves the marker
-        shutil.rmtree(markers, ignore_errors=True)
-
-
-def _leave_marker(markers: Path) -> None:
-    while True:
-        markers.mkdir(parents=True, exist_ok=True)
-        try:
-            return (markers / uuid.uuid4().hex).touch()
-        except FileNotFoundError:  # a try elsewhere has just ended and cleared them
-            continue
+    finally:  # an exception is an answer too; only a crash leaves the try standing
+        ledger.end(work)
 
 
 @contextlib.contextmanager
@@ -92,18 +77,6 @@ def watched(seconds: float) -> Iterator[Callable[[], None]]:
         yield rewind
     finally:
         faulthandler.cancel_dump_traceback_later()
-
-
-def mark_failed(run: RunDirectory, failure: Failure) -> None:
-    """Tell the readers of a slide that it has failed."""
-    with contextlib.suppress(OSError):  # a full disk has its own row already
-        run.write_json(run.attempts(f"failed/{failure.slide_id}"), asdict(failure))
-
-
-def read_failed(run: RunDirectory, slide_id: str) -> Failure | None:
-    """Why the slide has failed, if it has."""
-    mark = run.attempts(f"failed/{slide_id}")
-    return Failure(**json.loads(mark.read_text())) if mark.exists() else None
 
 
 def explain(error: BaseException, slide: dict[str, Any], step: str) -> Failure:

@@ -8,19 +8,22 @@ remembered is remembered by the driver.
 """
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
-import pyarrow.parquet as pq
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
 from ray.data.exceptions import ExecutionTimeoutError, SystemException
+from upath import UPath
 
 from digipath_ray.config import RunConfig
 from digipath_ray.distributed.cluster import Share
 from digipath_ray.distributed.collector import Collector, Tally
+from digipath_ray.distributed.ledger import Ledger, share_ledger
 from digipath_ray.distributed.shard import read_shard, shard_table
 from digipath_ray.distributed.stage import PredictStage
 from digipath_ray.prepared import PreparedSlide
 from digipath_ray.rundir import Failure, RunDirectory, RunStopped
+from digipath_ray.storage import is_url, read_table
 
 PLAN_ERRORS = (
     ray.exceptions.RayError,
@@ -31,17 +34,19 @@ PLAN_ERRORS = (
 """What Ray Data raises when it cannot go on."""
 
 
-def lay_plan(run: RunDirectory, config: RunConfig, share: Share) -> Dataset:
+def lay_plan(
+    run: RunDirectory, config: RunConfig, share: Share, ledger: Ledger
+) -> Dataset:
     """The lazy Ray Data plan from the shards in the run directory to summed chunks."""
-    chunks = pq.read_table(run.shards, columns=["chunks"])["chunks"]
-    readers, actors = min(share.readers, len(chunks)), share.actors
-    actors = min(actors, sum(chunks.to_pylist()))  # no more than there is to do
+    chunks = read_table(run.shards, columns=["chunks"])["chunks"]
+    readers = len(chunks) if share.more_readers else min(share.readers, len(chunks))
+    actors = actor_pool(share, sum(chunks.to_pylist()))
     with DataContext.current(plan_context(config)):
-        shards = ray.data.read_parquet(str(run.shards))
+        shards = read_shards(run.shards)
     plan = shards.repartition(target_num_rows_per_block=1).map_batches(
         read_shard,
         batch_size=1,
-        fn_kwargs={"root": str(run.root), "config": config},
+        fn_kwargs={"root": str(run.root), "config": config, "ledger": ledger},
         compute=TaskPoolStrategy(size=readers),
         num_cpus=share.reader_cpus,
     )
@@ -51,12 +56,32 @@ def lay_plan(run: RunDirectory, config: RunConfig, share: Share) -> Dataset:
         plan = plan.map_batches(
             PredictStage,
             batch_size=1,
-            fn_constructor_args=(run, members, members is pools[-1], config, share),
-            compute=ActorPoolStrategy(size=actors),
+            fn_constructor_args=(ledger, members, members is pools[-1], config, share),
+            compute=actors,
             num_cpus=share.actor_cpus,
             num_gpus=share.actor_gpus,
         )
     return plan
+
+
+def actor_pool(share: Share, chunks: int) -> ActorPoolStrategy:
+    """A pool with no more actors than there are chunks.
+
+    One that grows gets an actor for each free place on a node that joins, and gives one
+    without work up where another run claims its part of the cluster.
+    """
+    actors = min(share.actors, chunks)
+    if not share.more_actors:
+        return ActorPoolStrategy(size=actors)
+    return ActorPoolStrategy(min_size=1, initial_size=actors, max_size=chunks)
+
+
+def read_shards(path: Path) -> Dataset:
+    """The SHARDS table as a dataset, from a disk or a bucket."""
+    if is_url(path):
+        upath = UPath(path)
+        return ray.data.read_parquet(upath.path, filesystem=upath.fs)
+    return ray.data.read_parquet(str(path))
 
 
 def plan_context(config: RunConfig) -> DataContext:
@@ -64,6 +89,8 @@ def plan_context(config: RunConfig) -> DataContext:
     context = DataContext.get_current().copy()
     context.target_max_block_size = 1  # a row is a block: it travels when it is made
     context.enable_progress_bars = False
+    # An actor that waits for pixels stays: its networks were long in loading.
+    context.autoscaling_config.actor_pool_util_downscaling_threshold = -1.0
     # A slide that hangs every reader, all its tries long, is progress too.
     hang_s = config.compute.attempts * config.compute.read_timeout_s
     context.execution_no_progress_timeout_s = 2 * hang_s + 1800
@@ -97,12 +124,13 @@ def segment_cohort(
     Raises:
         RunStopped: what ended the plan was no slide's fault. What was finished stays.
     """
-    run.write_arrow(run.shards, shard_table(slides))
+    run.write_arrow(run.shards, shard_table(slides, readers=share.readers))
+    ledger = share_ledger()
     collector = Collector(
-        run, slides, config, share, failures, report, tally or Tally()
+        run, slides, config, share, failures, report, tally or Tally(), ledger
     )
     try:
-        plan = lay_plan(run, config, share)
+        plan = lay_plan(run, config, share, ledger)
         for batch in plan.iter_batches(
             batch_size=None, batch_format="numpy", prefetch_batches=1
         ):

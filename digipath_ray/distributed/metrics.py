@@ -37,8 +37,7 @@ def measure(
     begun = tally.first_patch or now
     steady = max(now - begun, 1e-9)
     pools = len(config.members) if config.compute.pools == "per-member" else 1
-    read_busy = tally.read_seconds / (steady * share.readers)
-    predict_busy = tally.predict_seconds / (steady * share.actors * pools)
+    read_busy, predict_busy, _ = busy(tally, now=now)
     return {
         "patches": tally.patches,
         "prepare_s": prepare_seconds,
@@ -52,24 +51,20 @@ def measure(
         "read": {
             "workers": share.readers,
             "seconds": tally.read_seconds,
-            "busy": min(read_busy, 1.0),
+            "busy": read_busy,
             "mpx_per_s": tally.read_px / 1e6 / max(tally.read_seconds, 1e-9),
         },
         "predict": {
             "workers": share.actors * pools,
             "on": "gpu" if share.actor_gpus > 0 else "cpu",
             "seconds": tally.predict_seconds,
-            "busy": min(predict_busy, 1.0),
+            "busy": predict_busy,
         },
         "finish": {
             "seconds": tally.finish_seconds,
             "waited_for_s": tally.finish_wait_seconds,
         },
-        "bottleneck": bottleneck(
-            min(read_busy, 1.0),
-            min(predict_busy, 1.0),
-            finish_wait=tally.finish_wait_seconds / steady,
-        ),
+        "bottleneck": say_bottleneck(tally, now=now),
         "machine": {
             "node": platform.node(),
             "python": platform.python_version(),
@@ -83,6 +78,23 @@ def _since(start: float, moment: float | None) -> float | None:
     return None if moment is None else moment - start
 
 
+def busy(tally: Tally, *, now: float) -> tuple[float, float, float]:
+    """How busy readers and networks were, 0..1, and how long all waited for finishing.
+
+    As shares of the time since the first patch.
+    """
+    steady = max(now - (tally.first_patch or now), 1e-9)
+    read = tally.read_seconds / (steady * max(tally.readers, 1))
+    predict = tally.predict_seconds / (steady * max(tally.predictors, 1))
+    return min(read, 1.0), min(predict, 1.0), tally.finish_wait_seconds / steady
+
+
+def say_bottleneck(tally: Tally, *, now: float) -> str:
+    """What to add to go faster, in words."""
+    read, predict, finish_wait = busy(tally, now=now)
+    return bottleneck(read, predict, finish_wait=finish_wait)
+
+
 def bottleneck(read_busy: float, predict_busy: float, *, finish_wait: float) -> str:
     """What to add to go faster, in words."""
     if finish_wait >= 0.2:
@@ -91,4 +103,4 @@ def bottleneck(read_busy: float, predict_busy: float, *, finish_wait: float) -> 
         return "predict: the networks were never idle; more or faster GPUs would help"
     if read_busy >= predict_busy:
         return "read: the networks waited for pixels; more --readers would help"
-    return "neither: the run was too short to fill the pipeline"
+    return "neither: too short a time to fill the pipeline"

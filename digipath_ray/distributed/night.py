@@ -1,13 +1,12 @@
 """A cohort from slides to outcomes in one call, resumable at every point."""
 
+import contextlib
 import logging
 import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
-
-import pyarrow.parquet as pq
 
 from digipath_ray import schema
 from digipath_ray.cohort import SlideRow
@@ -21,18 +20,21 @@ from digipath_ray.distributed.cluster import (
 )
 from digipath_ray.distributed.collector import Tally
 from digipath_ray.distributed.guard import explain
+from digipath_ray.distributed.heartbeat import Heartbeat
 from digipath_ray.distributed.inference import segment_cohort
 from digipath_ray.distributed.metrics import count_ends, measure
 from digipath_ray.distributed.outcomes import find_stale, remeasure_slides
 from digipath_ray.distributed.prepare import prepare_cohort
 from digipath_ray.exposure import Exposure, read_exposure, say_overlap
+from digipath_ray.lease import Held
 from digipath_ray.outcome import member_notes
 from digipath_ray.prepared import PreparedSlide, digest_mask
 from digipath_ray.report import write_report
-from digipath_ray.rundir import Failure, RunDirectory, RunError
+from digipath_ray.rundir import Failure, RunDirectory, RunError, RunStopped
 from digipath_ray.settings import to_tree
 from digipath_ray.slide import SlideError
 from digipath_ray.staging import PatientStage
+from digipath_ray.storage import read_table
 from digipath_ray.tables import stage_model_of, write_tables
 
 log = logging.getLogger(__name__)
@@ -55,6 +57,34 @@ class Watcher:
     started: Callable[[str], None] = lambda work: None
     tallied: Callable[[Tally], None] = lambda tally: None
     measured: Callable[[int, int], None] = lambda done, total: None
+
+
+def both(watcher: Watcher, beat: Heartbeat) -> Watcher:
+    """A watcher that tells a run's heartbeat, too, what it is told."""
+
+    def prepared(done: int, total: int) -> None:
+        beat.prepared(done, total)
+        watcher.prepared(done, total)
+
+    def planned(slides: int, patches: int) -> None:
+        beat.planned(slides, patches)
+        watcher.planned(slides, patches)
+
+    def tallied(tally: Tally) -> None:
+        beat.tallied(tally)
+        watcher.tallied(tally)
+
+    def measured(done: int, total: int) -> None:
+        beat.measured(done, total)
+        watcher.measured(done, total)
+
+    return replace(
+        watcher,
+        prepared=prepared,
+        planned=planned,
+        tallied=tallied,
+        measured=measured,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +137,7 @@ def run_cohort(
     """
     watcher = watcher or Watcher()
     stage_model_of(config)  # refused now, not in the morning
-    with run.lock():
+    with run.lock() as held, contextlib.ExitStack() as alive:
         run.create()
         run.agree(to_tree(config), [r.slide_id for r in rows], overwrite=overwrite)
         done = run.read_done()
@@ -115,6 +145,10 @@ def run_cohort(
         pending = [r for r in rows if r.slide_id not in done]
         metrics: dict[str, Any] = {}
         failures: list[Failure] = []
+        skipped = len(rows) - len(pending)
+        beat = Heartbeat(run, slides=len(rows), skipped=skipped, failures=failures)
+        watcher = both(watcher, alive.enter_context(beat))
+        watcher = replace(watcher, tallied=while_held(run, held, watcher.tallied))
         ids = [r.slide_id for r in rows]
         try:
             if pending or find_stale(done, config):
@@ -127,20 +161,37 @@ def run_cohort(
                             run, pending, config, watcher, predict, done, failures
                         )
         finally:  # the tables say what stands, however this ends
-            run.write_failures(ids, failures)
-            tables = write_tables(run, config)
+            if not held.lost.is_set():
+                run.write_failures(ids, failures)
+                tables = write_tables(run, config)
         if predict:
             write_report(run)
         return Summary(
             run=run,
             slides=len(rows),
-            skipped=len(rows) - len(pending),
+            skipped=skipped,
             outcomes=[row for row in tables.outcomes if row["slide_id"] in set(ids)],
             patients=tables.patients,
             failures=failures,
             metrics=metrics,
             notes=[*member_notes(config), *overlap_notes(rows, config)],
         )
+
+
+def while_held(
+    run: RunDirectory, held: Held, tallied: Callable[[Tally], None]
+) -> Callable[[Tally], None]:
+    """``tallied``, which raises RunStopped once another run has the directory."""
+
+    def checked(tally: Tally) -> None:
+        if held.lost.is_set():
+            raise RunStopped(
+                f"{run.root} was taken over by another run, as this one could not "
+                "renew its lease: see that only one runs, then run again"
+            )
+        tallied(tally)
+
+    return checked
 
 
 def remeasure_run(
@@ -159,15 +210,17 @@ def remeasure_run(
     """
     watcher = watcher or Watcher()
     stage_model_of(config)
-    with run.lock():
+    with run.lock(), contextlib.ExitStack() as alive:
         done = run.read_done()
         if not done:
             raise RunError(f"{run.root}: no slide is finished yet: digipath run first")
         run.agree(to_tree(config), list(done), overwrite=False)
         failures: list[Failure] = []
+        beat = Heartbeat(run, slides=len(done), skipped=len(done), failures=failures)
+        watcher = both(watcher, alive.enter_context(beat))
         if find_stale(done, config):
             with connected():
-                failures = remeasure_slides(run, done, config, report=watcher.measured)
+                failures += remeasure_slides(run, done, config, report=watcher.measured)
         run.write_failures(list(done), failures)
         tables = write_tables(run, config)
         write_report(run)
@@ -319,6 +372,6 @@ def merge_slides(
 ) -> list[dict[str, Any]]:
     """Rows of the SLIDES table: those of earlier starts that this one is not about."""
     ids = {row.slide_id for row in tried}
-    before = pq.read_table(run.slides).to_pylist() if run.slides.exists() else []
+    before = read_table(run.slides).to_pylist() if run.slides.exists() else []
     kept = [row for row in before if row["slide_id"] not in ids]
     return kept + [slide.row for slide in slides]

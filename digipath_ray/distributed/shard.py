@@ -7,7 +7,7 @@ travels the moment it is made.
 import contextlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -17,13 +17,9 @@ from numpy.typing import NDArray
 
 from digipath_ray.chunk import read_chunk
 from digipath_ray.config import RunConfig
-from digipath_ray.distributed.guard import (
-    counted,
-    explain,
-    mark_failed,
-    read_failed,
-    watched,
-)
+from digipath_ray.distributed.gauges import count_opened, count_read
+from digipath_ray.distributed.guard import counted, explain, watched
+from digipath_ray.distributed.ledger import Ledger
 from digipath_ray.patches import Cells
 from digipath_ray.prepared import (
     PreparedSlide,
@@ -34,38 +30,67 @@ from digipath_ray.prepared import (
 from digipath_ray.rundir import Failure, RunDirectory
 from digipath_ray.schema import SHARDS
 from digipath_ray.slide import Slide
+from digipath_ray.storage import is_url
 
 CHUNKS_PER_SHARD = 4
+"""Of a slide on a disk; of one in a bucket as many as :func:`cut_shards` says."""
+TURNS = 2
+"""Turns that each reader gets, at least, at the slides of a bucket."""
 Batch = dict[str, Any]
 """One row as Ray Data hands it: column -> array with a leading axis of 1."""
 
 
-def shard_table(slides: Sequence[PreparedSlide]) -> pa.Table:
+def shard_table(slides: Sequence[PreparedSlide], *, readers: int) -> pa.Table:
     """The SHARDS table of slides, one row per read task, slides one after another."""
     rows = [
         {
             "slide_id": slide.slide_id,
             "path": slide.row["path"],
             "slide_mpp": slide.slide_mpp,
+            "version": slide.version or "",
             "first_chunk": first,
-            "chunks": min(CHUNKS_PER_SHARD, slide.row["chunks"] - first),
+            "chunks": chunks,
         }
-        for slide in slides
-        for first in range(0, slide.row["chunks"], CHUNKS_PER_SHARD)
+        for slide, first, chunks in cut_shards(slides, readers=readers)
     ]
     return pa.Table.from_pylist(rows, schema=SHARDS)
+
+
+def cut_shards(
+    slides: Sequence[PreparedSlide], *, readers: int
+) -> Iterator[tuple[PreparedSlide, int, int]]:
+    """Slides as (slide, first chunk, chunks), each to be read by one task.
+
+    A slide in a bucket must be fetched by every node that reads of it, so while there
+    is much to do a task reads a whole one. Towards the end the parts become smaller, so
+    that no reader is left with a whole slide while the others have nothing.
+    """
+    left = sum(slide.row["chunks"] for slide in slides)
+    for slide in slides:
+        first, last = 0, slide.row["chunks"]
+        while first < last:
+            size = CHUNKS_PER_SHARD
+            if is_url(slide.row["path"]):
+                size = max(size, -(-left // (TURNS * readers)))
+            size = min(size, last - first)
+            yield slide, first, size
+            first, left = first + size, left - size
 
 
 class ShardReader:
     """Reads the chunks of one slide, which is opened at the first and stays open."""
 
-    def __init__(self, run: RunDirectory, row: Batch, config: RunConfig) -> None:
+    def __init__(
+        self, run: RunDirectory, row: Batch, config: RunConfig, ledger: Ledger
+    ) -> None:
         """Remember a row of the SHARDS table; nothing is opened yet."""
         self.run = run
         self.config = config
+        self.ledger = ledger
         self.slide_id, self.path = str(row["slide_id"]), str(row["path"])
         mpp = row["slide_mpp"]
         self.slide_mpp = None if mpp is None or np.isnan(mpp) else float(mpp)
+        self.version = str(row["version"]) or None
         self.slide: Slide | None = None
         self.chunks: list[Cells] = []
 
@@ -74,24 +99,33 @@ class ShardReader:
         try:
             with (
                 counted(
-                    self.run.attempts(f"read/{self.slide_id}.{number}"),
+                    self.ledger,
+                    f"read {self.slide_id} {number}",
                     limit=self.config.compute.attempts,
                 ),
-                watched(self.config.compute.read_timeout_s),
+                watched(self.config.compute.read_timeout_s) as rewind,
             ):
-                return self._read(number)
+                return self._read(number, rewind)
         except Exception as e:
             slide = {"slide_id": self.slide_id, "path": self.path}
             return explain(e, slide, "read")
 
-    def _read(self, number: int) -> Batch:
+    def _read(self, number: int, on_progress: Callable[[], None]) -> Batch:
         started = time.perf_counter()
         if self.slide is None:
             self.chunks = read_chunks(self.run, self.slide_id, self.config)
-            self.slide = open_cohort_slide(self.path, self.slide_mpp, self.config)
+            self.slide = open_cohort_slide(
+                self.path,
+                self.slide_mpp,
+                self.config,
+                version=self.version,
+                on_progress=on_progress,
+            )
+            count_opened(self.slide)
         grid, cells = grid_of(self.slide, self.config), self.chunks[number]
         blocks, pixels, index = read_chunk(self.slide, grid, cells, self.config)
         seconds = time.perf_counter() - started
+        count_read(patches=len(cells), nbytes=pixels.nbytes, seconds=seconds)
         return pixel_row(self.slide_id, number, blocks, pixels, index, seconds)
 
     def close(self) -> None:
@@ -100,15 +134,17 @@ class ShardReader:
             self.slide.close()
 
 
-def read_shard(batch: Batch, *, root: str, config: RunConfig) -> Iterator[Batch]:
+def read_shard(
+    batch: Batch, *, root: str, config: RunConfig, ledger: Ledger
+) -> Iterator[Batch]:
     """A shard's chunks as rows of pixels; error rows once the slide has failed.
 
     A row per chunk in any case: Ray counts on as many when it makes lost ones again.
     """
     run = RunDirectory(root)
     row = {name: values[0] for name, values in batch.items()}
-    failure = read_failed(run, str(row["slide_id"]))
-    with contextlib.closing(ShardReader(run, row, config)) as reader:
+    failure = ledger.failure(str(row["slide_id"]))
+    with contextlib.closing(ShardReader(run, row, config, ledger)) as reader:
         first = int(row["first_chunk"])
         for number in range(first, first + int(row["chunks"])):
             if failure is None:
@@ -117,7 +153,7 @@ def read_shard(batch: Batch, *, root: str, config: RunConfig) -> Iterator[Batch]
                     yield answer
                     continue
                 failure = answer
-                mark_failed(run, failure)
+                ledger.fail(failure)
             yield error_row(failure, config)
 
 

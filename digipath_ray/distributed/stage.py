@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 from digipath_ray.chunk import sum_chunk
 from digipath_ray.config import MemberSpec, RunConfig
 from digipath_ray.distributed.cluster import Share
+from digipath_ray.distributed.gauges import count_predicted
 from digipath_ray.distributed.guard import TooManyAttempts, counted, explain
+from digipath_ray.distributed.ledger import Ledger
 from digipath_ray.distributed.shard import Batch, error_row
 from digipath_ray.ensemble import combine_maps
 from digipath_ray.predict import EnsemblePredictor
-from digipath_ray.rundir import RunDirectory
 
 
 class PredictStage:
@@ -25,13 +26,13 @@ class PredictStage:
 
     def __init__(
         self,
-        run: RunDirectory,
+        ledger: Ledger,
         members: Sequence[MemberSpec],
         last: bool,
         config: RunConfig,
         share: Share,
     ) -> None:
-        self.run = run
+        self.ledger = ledger
         self.config = config
         self.last = last
         self.pool = config.members.index(members[0])
@@ -40,10 +41,9 @@ class PredictStage:
     def _load(self, members: Sequence[MemberSpec], share: Share) -> EnsemblePredictor:
         """The members; Ray starts anew for ever an actor that dies of loading them."""
         names = "-".join(m.name for m in members)
-        tries = self.run.attempts(f"load/{self.pool}")
         limit = self.config.compute.attempts * share.actors
         try:
-            with counted(tries, limit=limit):
+            with counted(self.ledger, f"load {self.pool}", limit=limit):
                 return EnsemblePredictor(
                     members,
                     self.config,
@@ -61,10 +61,10 @@ class PredictStage:
         if batch["error"][0] != "":
             return self._pass_error(batch)
         slide_id, chunk = str(batch["slide_id"][0]), int(batch["chunk"][0])
-        tries = f"predict-{self.pool}/{slide_id}.{chunk}"
+        work = f"predict {self.pool} {slide_id} {chunk}"
         limit = self.config.compute.attempts
         try:
-            with counted(self.run.attempts(tries), limit=limit):
+            with counted(self.ledger, work, limit=limit):
                 return self._predict(batch)
         except Exception as e:
             failure = explain(e, {"slide_id": slide_id, "path": ""}, "predict")
@@ -82,6 +82,8 @@ class PredictStage:
             row = self._sum(row)
         seconds = time.perf_counter() - started
         row["predict_seconds"] = batch["predict_seconds"] + seconds
+        patches = len(batch["index"][0]) if self.last else 0
+        count_predicted(patches=patches, seconds=seconds)
         return row
 
     def _sum(self, row: Batch) -> Batch:

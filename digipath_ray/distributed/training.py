@@ -24,7 +24,6 @@ from digipath_ray import schema
 from digipath_ray.card import ModelCard, read_card
 from digipath_ray.distributed.cluster import connected
 from digipath_ray.distributed.fitting import divide_fit, fit_member
-from digipath_ray.distributed.guard import read_failed
 from digipath_ray.distributed.sample import sample_cohort
 from digipath_ray.manifest import SlideRow
 from digipath_ray.recipe import Recipe
@@ -326,5 +325,5 @@ def _tell_epochs(
 
 def read_marks(directory: FitDirectory, rows: Sequence[SlideRow]) -> list[Failure]:
     """Slides of which a worker could not read a patch."""
-    found = (read_failed(directory, row.slide_id) for row in rows)
+    found = (directory.read_unread(row.slide_id) for row in rows)
     return [failure for failure in found if failure is not None]

@@ -1,9 +1,12 @@
 """CAMELYON16: lesions found (FROC), and slides with tumor told from those without.
 
 camelyon16.grand-challenge.org/Evaluation; Bejnordi et al., JAMA 2017;318:2199.
+
+The organizers' masks are tumor or none, and their script knows nothing between: what an
+annotation leaves open is no lesion, and a detection there is a false positive.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from digipath_ray.evaluate.bootstrap import (
     units_of,
 )
 from digipath_ray.evaluate.detections import (
+    Detection,
     find_detections,
     read_detections,
     write_detections,
@@ -54,10 +58,14 @@ MASK_MPP = 0.243
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SlideCase:
-    """A slide: what its detections hit, and how sure the prediction is of tumor."""
+    """A slide: what its detections hit, and how sure the prediction is of tumor.
+
+    ``outside`` counts detections beyond the slide, where its size is known.
+    """
 
     hits: SlideHits
     score: float
+    outside: int = 0
 
 
 def truth_of(row: SlideRow, extent: Extent, spec: AnnotationSpec) -> LesionTruth | None:
@@ -104,6 +112,8 @@ def evaluate_camelyon16(
     Raises:
         ValueError: something is missing or cannot be read; says what.
     """
+    if not 0.01 <= mask_mpp <= 100:
+        raise ValueError(f"mask mpp {mask_mpp:g}: give um per px, 0.01 to 100")
     spec = annotations or AnnotationSpec()
     run = read_run(prediction)
     files = {} if run else detections_in(prediction)
@@ -175,14 +185,22 @@ def look_at_files(
     cases = {}
     for slide_id, row in rows.items():
         found = read_detections(files[slide_id])
-        hits = match(found, None)
+        hits, outside = match(found, None), 0
         if row.annotation is not None:
             extent = extent_of_row(row, spec, mpp=mask_mpp)
             truth = truth_of(row, extent, spec)
             hits = match(found, truth, mpp_x=extent.mpp_x, mpp_y=extent.mpp_y)
+            outside = count_outside(found, extent)
         score = max((d.confidence for d in found), default=0.0)
-        cases[slide_id] = SlideCase(hits=hits, score=score)
+        cases[slide_id] = SlideCase(hits=hits, score=score, outside=outside)
     return cases
+
+
+def count_outside(detections: Sequence[Detection], extent: Extent) -> int:
+    """How many detections lie beyond the slide."""
+    return sum(
+        not (0 <= d.x < extent.width and 0 <= d.y < extent.height) for d in detections
+    )
 
 
 def detections_in(folder: Path) -> dict[str, Path]:
@@ -211,6 +229,13 @@ def notes_on(
         f"lesions to find, isolated tumor cells left out: {lesions}; slides with "
         f"tumor: {tumor}, without: {len(cases) - tumor}"
     ]
+    outside = {i: c.outside for i, c in maps[ENSEMBLE].items() if c.outside}
+    if outside:
+        notes.append(
+            f"detections beyond their slide, which count as false: "
+            f"{sum(outside.values())}, on {min(outside)} for one; are x and y px of "
+            "level 0, and the masks too?"
+        )
     bare = [r for r in rows if r.annotation is None and r.label is None]
     if bare:
         notes.append(

@@ -9,8 +9,6 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from digipath_ray.evaluate.bootstrap import (
     ENSEMBLE,
     RESAMPLES,
@@ -23,6 +21,7 @@ from digipath_ray.evaluate.results import Evaluation
 from digipath_ray.metastasis.scores import quadratic_kappa
 from digipath_ray.outcome import SlideOutcome, measure_slide
 from digipath_ray.staging import PnStage, read_stage_labels, stage_label_file
+from digipath_ray.storage import read_table
 from digipath_ray.tables import stage_patients, type_slides
 
 STAGES = (PnStage.N0, PnStage.N0_ITC, PnStage.N1_MICRO, PnStage.N1, PnStage.N2)
@@ -101,7 +100,8 @@ def check_stages(stages: Mapping[str, PnStage], path: Path) -> Stages:
     """Stages by patient in lower case.
 
     Raises:
-        ValueError: there is none, or one that is not the challenge's.
+        ValueError: there is none, one that is not the challenge's, or a patient has
+            two.
     """
     for patient_id, stage in stages.items():
         if stage not in STAGES:
@@ -113,7 +113,11 @@ def check_stages(stages: Mapping[str, PnStage], path: Path) -> Stages:
         raise ValueError(
             f"{path}: no patient's stage: the challenge's rows are patient_000.zip,pN0"
         )
-    return {patient_id.lower(): stage for patient_id, stage in stages.items()}
+    found: dict[str, PnStage] = {}
+    for patient_id, stage in stages.items():
+        if found.setdefault(patient_id.lower(), stage) != stage:
+            raise ValueError(f"{path}: {patient_id} is there twice, with two stages")
+    return found
 
 
 def pair_up(true: Stages, found: Stages, path: Path) -> dict[str, Pair]:
@@ -141,10 +145,13 @@ def stages_of_run(run: PredictedRun) -> tuple[Stages, list[str]]:
     """
     path = run.directory.patients
     if not path.is_file():
-        raise ValueError(f"{run.directory.root}: no patient is staged: digipath stage")
+        raise ValueError(
+            f"{run.directory.root}: no patient is staged: digipath stage RUN, of "
+            "slides whose manifest names their patient_id"
+        )
     stages = {}
     partial = 0
-    for row in pq.read_table(path).to_pylist():
+    for row in read_table(path).to_pylist():
         if row["pn_stage"] is None:
             raise ValueError(f"{path}: {row['patient_id']} has no stage: {row['note']}")
         stages[row["patient_id"]] = PnStage.from_text(row["pn_stage"])
@@ -158,7 +165,12 @@ def stages_of_run(run: PredictedRun) -> tuple[Stages, list[str]]:
 
 
 def stages_of_members(run: PredictedRun) -> dict[str, Stages]:
-    """Member -> stages of the patients all of whose slides it predicted."""
+    """Member -> stages of the patients all of whose slides it predicted.
+
+    None if the run kept no member's map: then no heatmap is read.
+    """
+    if not run.config.ensemble.keep_members:
+        return {}
     measured: dict[str, dict[str, SlideOutcome]] = {}
     for slide_id, record in run.records.items():
         for name, slide in run.maps(slide_id).items():

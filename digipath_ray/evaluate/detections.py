@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from digipath_ray.finished import FinishedSlide
-from digipath_ray.rundir import publish
+from digipath_ray.storage import publish
 
 NMS_UM = 187.0
 """24 px of CAMELYON16's level 5, as in the authors' code."""
@@ -41,7 +41,8 @@ def find_detections(
 
     The highest pixel is a detection at its center, all pixels whose centers are no
     further than ``radius_um`` from it are suppressed, and so on down to ``stop_p``. Of
-    equal pixels the topmost, and in its row the leftmost, comes first.
+    equal pixels the topmost, and in its row the leftmost, comes first. Where the slide
+    ends before the center of its last pixels, a detection lies on its edge.
 
     Args:
         slide: with its heatmap.
@@ -56,8 +57,9 @@ def find_detections(
     disc = _disc(radius_um / heatmap.mpp_x, radius_um / heatmap.mpp_y)
     found = []
     for row, col in _peaks(alive, order, disc):
-        x, y = (col + 0.5) * slide.l0_per_hm_x, (row + 0.5) * slide.l0_per_hm_y
-        found.append(Detection(float(p[row, col]), math.floor(x), math.floor(y)))
+        x = min(math.floor((col + 0.5) * slide.l0_per_hm_x), slide.width - 1)
+        y = min(math.floor((row + 0.5) * slide.l0_per_hm_y), slide.height - 1)
+        found.append(Detection(float(p[row, col]), x, y))
     return found
 
 
@@ -111,10 +113,14 @@ def read_detections(path: Path) -> list[Detection]:
     it) is understood; an empty file says that nothing was found.
 
     Raises:
-        ValueError: a line that is not three numbers; says which.
+        ValueError: no CSV, or a line that is not three numbers or whose confidence is
+            not 0 to 1; says which.
     """
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        lines = list(csv.reader(file))
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            lines = list(csv.reader(file))
+    except (UnicodeDecodeError, csv.Error) as e:
+        raise ValueError(f"{path}: not a CSV in UTF-8: {e}") from e
     names = [cell.strip().lower() for cell in lines[0]] if lines else []
     headed = bool(names) and any(name in (*CONFIDENCE, *X, *Y) for name in names)
     order = _columns(path, names) if headed else (0, 1, 2)
@@ -139,10 +145,11 @@ def _columns(path: Path, names: Sequence[str]) -> tuple[int, int, int]:
 def _parse(cells: Sequence[str], order: tuple[int, int, int], where: str) -> Detection:
     try:
         confidence, x, y = (float(cells[i]) for i in order)
-        if not math.isfinite(confidence):
+        if not 0 <= confidence <= 1:
             raise ValueError
         return Detection(confidence, math.floor(x), math.floor(y))
     except (ValueError, IndexError, OverflowError) as e:
         raise ValueError(
-            f"{where}: {','.join(cells)!r}: must be confidence, x, y (level-0 px)"
+            f"{where}: {','.join(cells)!r}: must be confidence (0 to 1), x, y "
+            "(level-0 px)"
         ) from e

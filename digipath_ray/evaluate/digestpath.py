@@ -125,4 +125,5 @@ def _look(slide: FinishedSlide, truth: Truth, run: PredictedRun) -> ImageCase:
 
 
 def _of_mask(overlap: Overlap) -> ImageCase:
-    return ImageCase(overlap=overlap, score=overlap.predicted / overlap.pixels)
+    # An image of which the reference leaves all open has no pixels to be a part of.
+    return ImageCase(overlap=overlap, score=overlap.predicted / max(overlap.pixels, 1))

@@ -181,8 +181,10 @@ def froc_curve(
     """False positives per slide, ascending, and the sensitivity at each.
 
     The first point is (0, 0); the others are of each confidence that occurs, what is at
-    or above it counting (computeFROC). None where there is no lesion to be
-    found, or no slide that false positives are counted on.
+    or above it counting (computeFROC). The script leaves out the lowest, which is the 0
+    of a lesion that was missed or of isolated tumor cells; where there are none of
+    these it would be a detection's, and is kept here. None where there is no lesion to
+    be found, or no slide that false positives are counted on.
     """
     counted = [s for s in slides if fp == "all-slides" or not s.tumor]
     lesions = np.concatenate([s.lesions for s in slides])

@@ -5,7 +5,6 @@ paip2019.grand-challenge.org/Evaluation: Task 1 is the Jaccard index, counted as
 weight; both are means over the cases, and missing data score 0.
 """
 
-import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +35,7 @@ from digipath_ray.evaluate.results import Evaluation
 from digipath_ray.finished import FinishedSlide, Truth
 from digipath_ray.manifest import ALIASES, SlideRow
 from digipath_ray.recipe import AnnotationSpec
+from digipath_ray.staging import cell_text, find_column, read_rows
 
 CLIP = 0.65
 """Jaccard index below which a case's Task 1 score is 0."""
@@ -46,8 +46,8 @@ BURDEN = ("burden", "ratio", "viable_tumor_burden", "tumor_burden")
 class CaseScore:
     """A case: the overlap of its viable tumor, and its burdens, 0 to 1.
 
-    ``overlap`` is None where nothing was predicted, ``reference`` where the burden is
-    not known; no burden predicted counts as 0.
+    ``overlap`` and ``burden`` are None where nothing was predicted, ``reference`` where
+    the burden is not known. A slide without tumor has a burden of 0.
     """
 
     overlap: Overlap | None
@@ -67,9 +67,9 @@ class CaseScore:
     @property
     def accuracy(self) -> float:
         """1 - |error of the burden|; 0 of a case that is missing."""
-        if self.overlap is None or self.reference is None:
+        if self.burden is None or self.reference is None:
             return 0.0
-        return 1 - abs((self.burden or 0.0) - self.reference)
+        return 1 - abs(self.burden - self.reference)
 
 
 TASK_1 = {
@@ -182,7 +182,9 @@ def look_at_run_cases(
         burden = measure_burden(
             slide.heatmap, slide.tissue, run.config.outcome, threshold=threshold
         ).burden
-        return CaseScore(overlap=overlap, burden=burden, reference=true[slide_id])
+        return CaseScore(
+            overlap=overlap, burden=burden or 0.0, reference=true[slide_id]
+        )
 
     maps = look_at_run(run, rows, spec, look)
     missing = rows.keys() - run.records.keys()
@@ -221,35 +223,35 @@ def burdens_in(folder: Path) -> dict[str, float]:
 
 
 def read_burdens(path: Path) -> dict[str, float]:
-    """slide_id -> burden, 0 to 1, of a CSV that states percent as the challenge does.
+    """slide_id -> burden, 0 to 1, of a table that has percent as the challenge's.
 
     Raises:
-        ValueError: a column is missing, a value is no percentage, or all are 1 or less
-            and so look like fractions.
+        ValueError: a column is missing, a case is there twice, a value is no
+            percentage, or all are 1 or less and so look like fractions.
     """
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        lines = list(csv.DictReader(file))
-    names = {str(c).strip().lower(): c for c in lines[0]} if lines else {}
+    rows = read_rows(path)
+    columns = [str(column) for column in rows[0][1]] if rows else []
     ids = ("slide_id", *ALIASES["slide_id"], *ALIASES["patient_id"])
-    slide, burden = (
-        next((names[n] for n in k if n in names), None) for k in (ids, BURDEN)
-    )
+    slide, burden = (find_column(columns, names) for names in (ids, BURDEN))
     if slide is None or burden is None:
         raise ValueError(f"{path}: needs columns slide_id and burden, and a row")
-    found = {}
-    for number, line in enumerate(lines, start=2):
-        where = f"{path}, line {number}"
-        found[str(line[slide]).strip()] = _percent(line[burden], where)
+    found: dict[str, float] = {}
+    for where, row in rows:
+        slide_id = cell_text(row[slide])
+        if slide_id in found:
+            raise ValueError(f"{where}: {slide_id} is there twice: remove one")
+        found[slide_id] = _percent(cell_text(row[burden]), where)
     if 0 < max(found.values()) <= 0.01:
         raise ValueError(
-            f"{path}: no burden is above 1: they look like fractions, and are percent"
+            f"{path}: no burden is above 1: they look like fractions, and must be "
+            "percent: 12.5, not 0.125"
         )
     return found
 
 
-def _percent(text: str | None, where: str) -> float:
+def _percent(text: str, where: str) -> float:
     try:
-        value = float(text or "")
+        value = float(text)
     except ValueError:
         value = -1.0
     if not 0 <= value <= 100:
@@ -266,6 +268,12 @@ def notes_on(
     if missing:
         notes.append(
             f"cases missing, which score 0: {len(missing)}, {missing[0]} for one"
+        )
+    unsaid = sorted(i for i, c in cases.items() if c.overlap and c.burden is None)
+    if unsaid and true is not None:
+        notes.append(
+            f"cases without burden, which score 0 in Task 2: {len(unsaid)}, "
+            f"{unsaid[0]} for one"
         )
     if true is None:
         notes.append("no burden_score: no reference burdens are given")

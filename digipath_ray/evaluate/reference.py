@@ -81,8 +81,12 @@ def annotations_in(folder: Path) -> dict[str, Path]:
     What the challenges add to the name, ``_mask`` and ``_viable``, is no part of it.
 
     Raises:
-        ValueError: there is none, or there are two of one slide.
+        ValueError: it is no folder, there is none, or there are two of one slide.
     """
+    if not folder.is_dir():
+        raise ValueError(
+            f"{folder}: neither a run directory nor a folder of masks named by slide_id"
+        )
     found: dict[str, Path] = {}
     for file in sorted(folder.iterdir()):
         suffix = _suffix_of(file)

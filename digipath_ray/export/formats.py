@@ -60,7 +60,9 @@ def _dicom_seg(run: RunDirectory, out: Path) -> Exported:
         )
     from digipath_ray.export.segmentation import write_segmentations
 
-    return Exported(files=tuple(write_segmentations(run, out)))
+    files, missing = write_segmentations(run, out)
+    left_out = tuple(f"{i}: {why}" for i, why in missing.items())
+    return Exported(files=tuple(files), left_out=left_out)
 
 
 FORMATS: dict[str, Callable[[RunDirectory, Path], Exported]] = {

@@ -1,9 +1,9 @@
 """The lesions' outlines of all slides, a GeoJSON file each, for QuPath."""
 
-import shutil
 from pathlib import Path
 
-from digipath_ray.rundir import RunDirectory, RunError, publish
+from digipath_ray.rundir import RunDirectory, RunError
+from digipath_ray.storage import publish, read_bytes
 
 
 def copy_outlines(run: RunDirectory, out: Path) -> tuple[list[Path], list[str]]:
@@ -20,6 +20,6 @@ def copy_outlines(run: RunDirectory, out: Path) -> tuple[list[Path], list[str]]:
     for slide_id in found:
         path = out / run.lesions(slide_id).name
         with publish(path) as temporary:
-            shutil.copyfile(run.lesions(slide_id), temporary)
+            temporary.write_bytes(read_bytes(run.lesions(slide_id)))
         files.append(path)
     return files, [slide_id for slide_id in slide_ids if slide_id not in found]

@@ -7,7 +7,7 @@ Viewers that draw only what has the pixel size of one of the slide's levels (Sli
 slides that were read as they are, not resampled.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,10 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import RLELossless
 
 from digipath_ray import __version__
-from digipath_ray.card import file_digest
 from digipath_ray.export.source import SECTION_MM, derive_uid, find_source
 from digipath_ray.heatmap import Heatmap, read_heatmap
-from digipath_ray.rundir import RunDirectory, RunError, publish
+from digipath_ray.rundir import RunDirectory, RunError
+from digipath_ray.storage import publish
 
 TILE_PX = 512
 LEVELS = 255
@@ -31,26 +31,33 @@ SERIES_NUMBER = 100
 RESEARCH = "Tumor probability; for research use only"
 
 
-def write_segmentations(run: RunDirectory, out: Path) -> Iterator[Path]:
-    """Write ``<slide_id>.dcm`` of every finished slide, one after the other.
+def write_segmentations(
+    run: RunDirectory, out: Path
+) -> tuple[list[Path], dict[str, str]]:
+    """Write ``<slide_id>.dcm`` of every finished slide; also why some have none.
 
     Raises:
         RunError: no slide is finished.
-        ValueError: a heatmap is damaged.
-        FileNotFoundError: a heatmap is gone.
     """
     done = run.read_done()
     if not done:
         raise RunError(f"{run.root} holds no finished slide")
+    files: list[Path] = []
+    left_out: dict[str, str] = {}
     for slide_id, record in done.items():
-        heatmap = read_heatmap(run.heatmap(slide_id))
+        try:
+            heatmap = read_heatmap(run.heatmap(slide_id))
+        except (ValueError, FileNotFoundError) as e:  # the others are exported
+            left_out[slide_id] = str(e)
+            continue
         made = make_segmentation(
-            heatmap, record["slide"], digest=file_digest(run.heatmap(slide_id))
+            heatmap, record["slide"], digest=record["files"]["heatmap"]
         )
         path = out / f"{slide_id}.dcm"
         with publish(path) as temporary:
             made.save_as(temporary)
-        yield path
+        files.append(path)
+    return files, left_out
 
 
 def make_segmentation(
@@ -97,7 +104,8 @@ def make_segmentation(
 
 def quantize(heatmap: Heatmap) -> NDArray[np.float32]:
     """The probability [height, width], rounded to the steps that DICOM holds."""
-    return np.asarray(np.rint(heatmap.probability * LEVELS) / LEVELS, np.float32)
+    p = np.where(heatmap.weight > 0, heatmap.probability, 0)
+    return np.asarray(np.rint(p * LEVELS) / LEVELS, np.float32)
 
 
 def place_matrix(heatmap: Heatmap, source: Dataset) -> hd.PlanePositionSequence:

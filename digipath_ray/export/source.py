@@ -5,6 +5,7 @@ would have written: the same slide always gets the same identifiers, and its mat
 first pixel is the origin, as nothing says where on the glass it lies.
 """
 
+import contextlib
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ from pydicom.sequence import Sequence as DicomSequence
 from pydicom.sr.codedict import codes
 from pydicom.uid import UID, VLWholeSlideMicroscopyImageStorage
 from pydicom.valuerep import format_number_as_ds
+
+from digipath_ray.cache import local_copy
 
 ORIENTATION = (0.0, -1.0, 0.0, -1.0, 0.0, 0.0)
 """How rows and columns lie in the slide's frame: as scanners write it (label left)."""
@@ -45,12 +48,12 @@ def find_source(slide: Mapping[str, Any]) -> Dataset:
     Args:
         slide: its row of SLIDES.
     """
-    path = Path(slide["path"])
-    if path.suffix.lower() in (".dcm", "") and path.is_file():
-        own = read_source(path, width=slide["width"], height=slide["height"])
-        if own is not None:
-            return own
-    return make_source(slide)
+    own = None
+    if Path(slide["path"]).suffix.lower() in (".dcm", ""):
+        with contextlib.suppress(FileNotFoundError), local_copy(slide["path"]) as copy:
+            size = {"width": slide["width"], "height": slide["height"]}
+            own = read_source(copy.path, **size) if copy.path.is_file() else None
+    return make_source(slide) if own is None else own
 
 
 def read_source(path: Path, *, width: int, height: int) -> Dataset | None:

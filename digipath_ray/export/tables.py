@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from digipath_ray.rundir import RunDirectory, RunError, publish
+from digipath_ray.rundir import RunDirectory, RunError
+from digipath_ray.storage import publish, read_table
 
 SEPARATOR = ";"
 """Between the parts of a list in a cell."""
@@ -34,7 +34,7 @@ def write_tables(run: RunDirectory, out: Path) -> list[Path]:
         raise RunError(f"{run.root} has no table: no slide of it is finished")
     files, columns = [], []
     for path in found:
-        table = pq.read_table(path)
+        table = read_table(path)
         files.append(
             _write_csv(out / f"{path.stem}.csv", table.column_names, _cells(table))
         )

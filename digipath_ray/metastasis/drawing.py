@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from digipath_ray.features import FEATURES
 from digipath_ray.figure import DOT, DPI, INK, QUIET, write_figure
 from digipath_ray.metastasis.forests import Forests
-from digipath_ray.rundir import publish
+from digipath_ray.storage import publish
 
 BAR = "#1f6fb4"
 LINE = "#c9cdd3"

@@ -5,6 +5,7 @@ One ``.skops`` file of arrays and a text: no code is in it, and no pickle.
 
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
@@ -15,7 +16,7 @@ from digipath_ray.features import FEATURES, HIGH, LOW
 from digipath_ray.geometry import MPP_TOLERANCE
 from digipath_ray.metastasis.forests import Forest, Forests, Verdict, feature_matrix
 from digipath_ray.metastasis.size_rule import SizeRule
-from digipath_ray.rundir import publish
+from digipath_ray.storage import publish
 
 SUFFIX = ".skops"
 TRUSTED: list[str] = []
@@ -165,18 +166,29 @@ def _short(digests: Sequence[str]) -> str:
     return ", ".join(digest[:8] for digest in digests) or "none"
 
 
+def check_model_name(path: Path) -> None:
+    """Refuse a file that no model can be written to.
+
+    Raises:
+        ValueError: it is not called ``.skops``, or is a folder.
+    """
+    if path.suffix != SUFFIX:
+        raise ValueError(f"{path}: call the model {path.stem}{SUFFIX}")
+    if path.is_dir():
+        raise ValueError(f"{path}: a folder: name a file for the model")
+
+
 def save_stage_model(path: str | Path, model: StageModel) -> None:
     """Write a model as one file.
 
     Raises:
-        ValueError: the file is not called ``.skops``.
+        ValueError: as :func:`check_model_name`.
     """
     # Skops imports torch where there is one: only who reads or writes a model waits.
     import skops.io
 
     path = Path(path)
-    if path.suffix != SUFFIX:
-        raise ValueError(f"{path}: call the model {path.stem}{SUFFIX}")
+    check_model_name(path)
     forests = model.forests.forests
     tree = {
         "card": json.dumps(asdict(model.card)),
@@ -207,7 +219,13 @@ def load_stage_model(path: str | Path) -> StageModel:
             counts=card.fitted_on,
         )
     except (
+        # A damaged archive: no zip, no known compression, or not what was compressed.
         zipfile.BadZipFile,
+        zlib.error,
+        NotImplementedError,
+        EOFError,
+        OSError,
+        # A whole one that holds something else.
         UntrustedTypesFoundException,
         AttributeError,
         KeyError,

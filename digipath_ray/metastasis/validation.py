@@ -63,6 +63,7 @@ def cross_validate(
         ValueError: too few patients, or a fold leaves one type to be fitted on.
     """
     fold_of = deal_patients(slides, folds=folds, seed=training.seed)
+    _check_types(slides.types, fold_of)
     names = (ALL_FORESTS, *(f.name for f in FORESTS), PRESET_RULE, FITTED_RULE)
     said = {name: np.zeros(len(slides.types), np.int64) for name in names}
     for fold in range(folds):
@@ -73,6 +74,18 @@ def cross_validate(
         for name, types in _tell(held, others, training, preset).items():
             said[name][fold_of == fold] = types
     return said
+
+
+def _check_types(types: Types, fold_of: NDArray[np.int64]) -> None:
+    """Refuse slides of one type, or folds without which those left are of one."""
+    for fold in range(int(fold_of.max()) + 1):
+        left = np.unique(types[fold_of != fold])
+        if len(left) == 1:
+            without = "" if len(np.unique(types)) == 1 else ", but for one fold's,"
+            raise ValueError(
+                f"all slides to fit on{without} are {Metastasis(left[0]).label}: label "
+                "slides of other types, of more patients"
+            )
 
 
 def _tell(

@@ -7,8 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from digipath_ray.rundir import publish
 from digipath_ray.schema import SAMPLES
+from digipath_ray.storage import publish
 
 NOTE = b"digipath_ray.hard"
 """What the metadata of the table says of the patches' size."""

@@ -1,19 +1,17 @@
 """What stands in a run directory, read once."""
 
 import json
-import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
-
-import pyarrow.parquet as pq
 
 from digipath_ray.card import file_digest
 from digipath_ray.config import RunConfig
 from digipath_ray.rundir import Failure, RunDirectory, RunError
-from digipath_ray.settings import from_tree
+from digipath_ray.settings import from_tree, read_toml
+from digipath_ray.storage import modified, read_table, read_text
 
 Row = Mapping[str, Any]
 
@@ -27,7 +25,8 @@ class Findings:
         config: what the run did.
         settings: text of run.toml.
         slides: slide_id -> row of SLIDES, of every slide that was prepared.
-        outcomes: slide_id -> row of OUTCOMES, of every finished slide.
+        outcomes: slide_id -> row of OUTCOMES, of every finished slide; but none whose
+            measures are old, since they could not be made anew.
         failures: slides that failed.
         patients: rows of PATIENTS; empty where nobody was staged.
         records: slide_id -> ``done`` record.
@@ -79,15 +78,20 @@ def read_findings(run: RunDirectory) -> Findings:
             f"{run.root}: no run directory, it has no run.toml: name the folder given "
             "to digipath run --out"
         )
-    settings = run.settings.read_text("utf-8")
-    config = from_tree(tomllib.loads(settings))
+    config = from_tree(read_toml(run.settings))
+    failures = tuple(run.read_failures())
+    failed = {failure.slide_id for failure in failures}
     return Findings(
         name="/".join(run.root.parts[-2:]).lstrip("/"),
         config=config,
-        settings=settings,
+        settings=read_text(run.settings),
         slides={row["slide_id"]: row for row in _rows(run.slides)},
-        outcomes={row["slide_id"]: row for row in _rows(run.outcomes)},
-        failures=tuple(run.read_failures()),
+        outcomes={
+            row["slide_id"]: row
+            for row in _rows(run.outcomes)
+            if row["slide_id"] not in failed
+        },
+        failures=failures,
         patients=tuple(_rows(run.patients)),
         records=dict(run.read_done()),
         metrics=_read_metrics(run.metrics),
@@ -99,7 +103,7 @@ def read_findings(run: RunDirectory) -> Findings:
 def _rows(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
-    rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+    rows: list[dict[str, Any]] = read_table(path).to_pylist()
     return rows
 
 
@@ -107,7 +111,7 @@ def _read_metrics(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        metrics: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        metrics: dict[str, Any] = json.loads(read_text(path))
     except ValueError as e:
         raise ValueError(f"{path}: not valid JSON: {e}") from e
     return metrics
@@ -118,9 +122,5 @@ def _digest(path: str | None) -> str | None:
 
 
 def _newest(run: RunDirectory) -> datetime:
-    def written() -> Iterator[float]:
-        for path in (run.settings, run.outcomes, run.patients, run.failures):
-            if path.is_file():
-                yield path.stat().st_mtime
-
-    return datetime.fromtimestamp(max(written()), UTC)
+    files = (run.settings, run.outcomes, run.patients, run.failures)
+    return max(modified(path) for path in files if path.is_file())

@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from digipath_ray.figure import probability_colors
+from digipath_ray.heatmap import DAMAGED
 from digipath_ray.mask import Mask, read_mask
 from digipath_ray.rundir import RunDirectory
+from digipath_ray.storage import open_file
 
 PAGE_BYTES = 14_000_000
 """What all pictures of a page may weigh together: 500 slides make about 15 MB."""
@@ -107,7 +109,7 @@ def draw_picture(
         return None
     size_um = slide["width"] * slide["mpp_x"], slide["height"] * slide["mpp_y"]
     window = find_window(run.mask(slide_id), size_um)
-    with Image.open(run.thumbnail(slide_id)) as image:
+    with open_file(run.thumbnail(slide_id)) as file, Image.open(file) as image:
         thumbnail = cut_thumbnail(image.convert("RGB"), window, size_um)
     # Base64 has four characters for three bytes.
     stained, size = compress(thumbnail, int(budget * STAINED_SHARE * 3 / 4))
@@ -173,9 +175,10 @@ def draw_map(
     """
     um_per_px = max(window.width / size[0], window.height / size[1])
     probability, predicted = read_overview(path, um_per_px=um_per_px)
-    p = look_up(probability.array, probability.mpp, window, size)
     there = look_up(predicted.array, predicted.mpp, window, size) > 0
-    shades = np.ceil(p.clip(0, 1) * STEPS).astype(np.uint8) * there
+    p = look_up(probability.array, probability.mpp, window, size)
+    p = np.where(there, p, 0)
+    shades = np.ceil(p.clip(0, 1) * STEPS).astype(np.uint8)
     shades[border((p >= threshold) & there)] = OUTLINE
     if whole is not None:
         inside = look_up(whole.array, (whole.mpp_x, whole.mpp_y), window, size)
@@ -198,7 +201,7 @@ def read_overview(path: Path, *, um_per_px: float) -> tuple[Overview, Overview]:
         ValueError: no heatmap that this package wrote.
     """
     try:
-        with tifffile.TiffFile(path) as tiff:
+        with open_file(path) as file, tifffile.TiffFile(file) as tiff:
             series = tiff.series[0]
             per_cm = [series.pages[0].tags[t].value for t in (282, 283)]
             mpp = [1e4 * denominator / numerator for numerator, denominator in per_cm]
@@ -210,7 +213,12 @@ def read_overview(path: Path, *, um_per_px: float) -> tuple[Overview, Overview]:
             ]
             level = fine[-1] if fine else series.levels[0]
             planes = (level.pages[0].asarray(), level.pages[-1].asarray())
-    except (tifffile.TiffFileError, KeyError, IndexError) as e:
+    except (
+        tifffile.TiffFileError,
+        KeyError,
+        IndexError,
+        *DAMAGED,
+    ) as e:
         raise ValueError(f"{path}: not a heatmap of digipath run: {e}") from e
     factor = 2 ** series.levels.index(level)
     scale = (mpp[0] * factor, mpp[1] * factor)

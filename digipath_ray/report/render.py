@@ -28,7 +28,8 @@ from digipath_ray.report.picture import (
 )
 from digipath_ray.report.slides import SLIDE_COLUMNS, SlideView
 from digipath_ray.report.words import NONE, count, say_length
-from digipath_ray.rundir import RunDirectory, publish
+from digipath_ray.rundir import RunDirectory
+from digipath_ray.storage import publish
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from digipath_ray import __version__
 from digipath_ray.card import ModelCard, card_path, file_digest, write_card
 from digipath_ray.manifest import SlideRow
 from digipath_ray.networks import normalization_of
-from digipath_ray.rundir import publish
+from digipath_ray.storage import publish
 from digipath_ray.training.calibration import (
     Histogram,
     auroc,

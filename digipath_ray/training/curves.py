@@ -16,7 +16,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from digipath_ray.figure import DOT, DPI, INK, QUIET, shorten, write_figure
-from digipath_ray.rundir import publish
+from digipath_ray.storage import publish
 from digipath_ray.training.calibration import Reliability
 
 Value = float | int | str | None

@@ -19,15 +19,16 @@ import tomli_w
 
 from digipath_ray.manifest import SlideRow
 from digipath_ray.recipe import Recipe
-from digipath_ray.rundir import RunDirectory, RunError, publish
+from digipath_ray.rundir import Failure, RunDirectory, RunError
 from digipath_ray.settings import difference, to_tree
+from digipath_ray.storage import publish
 from digipath_ray.training.added import added_digests
 
 
 class FitDirectory(RunDirectory):
     """The directory of one fit."""
 
-    FOLDERS = ("samples", "added", "masks", "curves", "checkpoints", "attempts")
+    FOLDERS = ("samples", "added", "masks", "curves", "checkpoints", "unread")
 
     @property
     def settings(self) -> Path:
@@ -103,6 +104,23 @@ class FitDirectory(RunDirectory):
     def reliability_picture(self, member: str) -> Path:
         """A member's reliability on its validation slides."""
         return self.root / "curves" / f"{member}_reliability.png"
+
+    def create(self) -> None:
+        """As :meth:`RunDirectory.create`; what could not be read may be by now."""
+        super().create()
+        for mark in (self.root / "unread").iterdir():
+            mark.unlink()
+
+    def mark_unread(self, failure: Failure) -> None:
+        """Leave a mark of a slide of which a patch could not be read."""
+        self.write_json(
+            self.root / "unread" / f"{failure.slide_id}.json", vars(failure)
+        )
+
+    def read_unread(self, slide_id: str) -> Failure | None:
+        """The mark of a slide, if there is one."""
+        mark = self.root / "unread" / f"{slide_id}.json"
+        return Failure(**json.loads(mark.read_text("utf-8"))) if mark.exists() else None
 
     def accept(
         self, recipe: Recipe, rows: Sequence[SlideRow], *, overwrite: bool

@@ -23,10 +23,10 @@ from digipath_ray.manifest import SlideRow
 from digipath_ray.mask import Mask
 from digipath_ray.prepared import THUMBNAIL_PX, find_slide_tissue
 from digipath_ray.recipe import Recipe
-from digipath_ray.rundir import publish
 from digipath_ray.schema import SAMPLES
 from digipath_ray.settings import to_tree
 from digipath_ray.slide import Pixels, SlideError
+from digipath_ray.storage import is_url, publish
 from digipath_ray.tissue import Tissue, draw_tissue
 from digipath_ray.training.added import check_corrected, draw_added
 from digipath_ray.training.directory import FitDirectory
@@ -151,7 +151,7 @@ def sample_digest(row: SlideRow, recipe: Recipe) -> str:
     """Digest of all that decides a slide's samples."""
     tree = to_tree(recipe)
     named = (row.annotation, row.mask, recipe.sampling.hard_examples)
-    files = [Path(p) for p in named if p is not None and "://" not in p]
+    files = [Path(p) for p in named if p is not None and not is_url(p)]
     correction = correction_of(row, recipe)
     files += [] if correction is None else [correction]
     kept = {

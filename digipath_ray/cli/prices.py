@@ -1,0 +1,208 @@
+"""What networks and reading cost, by a table of node types that the user edits.
+
+Prices are the user's: this project knows none.
+"""
+
+import math
+import tomllib
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+NIGHT_H = 10.0
+"""Hours of a night."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeType:
+    """A row of the table.
+
+    Attributes:
+        name: what the provider calls it.
+        gpus: in one node.
+        cpus: in one node.
+        memory_gb: of one node.
+        price_per_hour: of one node on demand, in any currency.
+        spot_price_per_hour: the same where it may be taken away; None: not to be had.
+        relative_speed: of one of its GPUs (without any: CPUs) beside those calibrated.
+    """
+
+    name: str
+    gpus: int
+    cpus: int
+    memory_gb: float
+    price_per_hour: float
+    spot_price_per_hour: float | None = None
+    relative_speed: float
+
+    def __post_init__(self) -> None:
+        """Check the fields.
+
+        Raises:
+            ValueError: a number makes no sense, or is still to be filled in.
+        """
+        for name in ("gpus", "cpus", "memory_gb"):
+            value = getattr(self, name)
+            low = 0 if name == "gpus" else 1
+            if not isinstance(value, (int, float)) or value < low:
+                raise ValueError(f"{self.name}: {name} = {value!r}: at least {low}")
+        for name in ("price_per_hour", "spot_price_per_hour", "relative_speed"):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if not isinstance(value, (int, float)) or value < 0:
+                raise ValueError(f"{self.name}: {name} = {value!r}: a number above 0")
+            if value == 0:
+                raise ValueError(
+                    f"{self.name}: {name} = 0 is a gap: fill in your own, or remove "
+                    "the node type"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What a cohort asks for, on the machines that were calibrated.
+
+    Attributes:
+        network_hours: of one GPU, or of one CPU where there is none.
+        on_gpu: which of the two.
+        reader_hours: of one CPU.
+        memory_gb: that one process needs, at most.
+    """
+
+    network_hours: float
+    on_gpu: bool
+    reader_hours: float
+    memory_gb: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Offer:
+    """A cluster that ends in time.
+
+    Attributes:
+        node: the type that predicts.
+        nodes: how many.
+        reader: a type without GPU that reads beside it; None if it needs none.
+        readers: how many.
+        hours: from the first patch to the last.
+        price: of these hours on demand.
+        spot_price: the same on spot; None if a type of it is not to be had.
+    """
+
+    node: NodeType
+    nodes: int
+    reader: NodeType | None
+    readers: int
+    hours: float
+    price: float
+    spot_price: float | None
+
+    @property
+    def least(self) -> float:
+        """The lower of the two prices."""
+        return (
+            self.price if self.spot_price is None else min(self.price, self.spot_price)
+        )
+
+
+def read_prices(path: Path) -> list[NodeType]:
+    """The node types of a table, ``[[nodes]]`` in TOML.
+
+    Raises:
+        ValueError: no such table, an unknown or missing column, or a gap in it.
+    """
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as e:
+        raise ValueError(f"{path}: no TOML: {e}") from e
+    rows = tree.get("nodes")
+    if not isinstance(rows, list) or not rows or tree.keys() != {"nodes"}:
+        raise ValueError(f"{path}: holds [[nodes]] and nothing else, one per node type")
+    return [_node_type(path, row) for row in rows]
+
+
+def _node_type(path: Path, row: dict[str, Any]) -> NodeType:
+    known = {f.name for f in fields(NodeType)}
+    needed = {f.name for f in fields(NodeType) if f.default is MISSING}
+    name = row.get("name", "a node type")
+    if unknown := sorted(row.keys() - known):
+        raise ValueError(f"{path}: {name}: unknown column {', '.join(unknown)}")
+    if missing := sorted(needed - row.keys()):
+        raise ValueError(f"{path}: {name}: lacks {', '.join(missing)}")
+    try:
+        return NodeType(**row)
+    except ValueError as e:
+        raise ValueError(f"{path}: {e}") from e
+
+
+def find_offers(
+    types: Sequence[NodeType], work: Work, *, by_hours: float
+) -> list[Offer]:
+    """For each node type the fewest nodes that end in time, the cheapest first.
+
+    A type with GPUs reads with the CPUs that its networks leave, and beside them with
+    the cheapest type that has none.
+    """
+    fit = [t for t in types if t.memory_gb >= work.memory_gb]
+    bare = [t for t in fit if t.gpus == 0]
+    found = []
+    for node in fit:
+        if not work.on_gpu and node.gpus == 0:
+            found.append(_offer_cpus(node, work, by_hours=by_hours))
+        elif work.on_gpu and node.gpus > 0:
+            ways = [
+                _offer_gpus(node, r, work, by_hours=by_hours) for r in (None, *bare)
+            ]
+            found += sorted((w for w in ways if w), key=lambda o: o.least)[:1]
+    return sorted(found, key=lambda offer: offer.least)
+
+
+def _offer_cpus(node: NodeType, work: Work, *, by_hours: float) -> Offer:
+    """Nodes whose CPUs read and predict."""
+    of_one = (work.network_hours + work.reader_hours) / (
+        node.cpus * node.relative_speed
+    )
+    nodes = max(1, math.ceil(of_one / by_hours))
+    return _priced(node, nodes, None, 0, of_one / nodes)
+
+
+def _offer_gpus(
+    node: NodeType, reader: NodeType | None, work: Work, *, by_hours: float
+) -> Offer | None:
+    """Nodes that predict, and those that read what they cannot; None if nobody can."""
+    of_one = work.network_hours / (node.gpus * node.relative_speed)
+    spare = max(0, node.cpus - node.gpus)  # an actor keeps a CPU busy
+    if reader is None:
+        if spare == 0:
+            return None
+        of_one = max(of_one, work.reader_hours / spare)
+    nodes = max(1, math.ceil(of_one / by_hours))
+    hours = of_one / nodes
+    if reader is None:
+        return _priced(node, nodes, None, 0, hours)
+    missing = max(0.0, work.reader_hours / hours - nodes * spare)
+    readers = math.ceil(missing / (reader.cpus * reader.relative_speed))
+    return _priced(node, nodes, reader if readers else None, readers, hours)
+
+
+def _priced(
+    node: NodeType, nodes: int, reader: NodeType | None, readers: int, hours: float
+) -> Offer:
+    hourly = nodes * node.price_per_hour
+    spot = node.spot_price_per_hour
+    spot = None if spot is None else nodes * spot
+    if reader is not None:
+        hourly += readers * reader.price_per_hour
+        beside = reader.spot_price_per_hour
+        spot = None if spot is None or beside is None else spot + readers * beside
+    return Offer(
+        node=node,
+        nodes=nodes,
+        reader=reader,
+        readers=readers,
+        hours=hours,
+        price=hours * hourly,
+        spot_price=None if spot is None else hours * spot,
+    )

@@ -1,0 +1,277 @@
+"""A cluster of several nodes on this machine, and a run on it: a process of its own.
+
+    python -c "from tests.several_nodes import main; main()" PLAN.json
+
+``PLAN.json`` is a :class:`Plan`; what happened is written to its ``report``. The nodes
+share nothing but a bucket: each has its own cache, and a name. What runs where is noted
+in a diary that an actor on the head keeps. GPUs are told to Ray, yet the members
+compute on the CPU: :class:`NotedStage`.
+"""
+
+import json
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.cluster_utils import Cluster
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from digipath_ray.cohort import read_cohort
+from digipath_ray.config import MemberSpec
+from digipath_ray.distributed import collector, inference
+from digipath_ray.distributed.cluster import Share
+from digipath_ray.distributed.collector import Tally
+from digipath_ray.distributed.night import Watcher, run_cohort
+from digipath_ray.distributed.shard import Batch, read_shard
+from digipath_ray.distributed.stage import PredictStage
+from digipath_ray.predict import EnsemblePredictor
+from digipath_ray.rundir import RunDirectory
+from tests.runs import small_config
+
+NAME = "NODE_OF_A_TEST"
+SECONDS = "SECONDS_PER_CHUNK"
+FAST_TO_NOTICE_A_DEATH = {
+    "health_check_initial_delay_ms": 0,
+    "health_check_period_ms": 1000,
+}
+
+
+@dataclass(kw_only=True)
+class Event:
+    """Nodes killed and added once so many slides are finished.
+
+    Attributes:
+        slides: so many.
+        kill: names of nodes; "finishing" is the one that finishes a slide just then.
+        join: names of nodes, whose shape their name tells: see :func:`shape`.
+    """
+
+    slides: int
+    kill: list[str] = field(default_factory=list)
+    join: list[str] = field(default_factory=list)
+
+
+@dataclass(kw_only=True)
+class Plan:
+    """A run on a cluster, and what befalls it.
+
+    Attributes:
+        cohort: URL.
+        out: the run directory.
+        report: file for what happened.
+        folder: for the nodes' caches.
+        nodes: at the start, by name; the head beside them has no CPU.
+        changes: to the small config.
+        seconds: that a chunk takes at least, where it is predicted.
+        events: what happens meanwhile, in this order.
+    """
+
+    cohort: str
+    out: str
+    report: str
+    folder: str
+    nodes: list[str]
+    changes: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    events: list[Event] = field(default_factory=list)
+
+
+def shape(name: str) -> dict[str, float]:
+    """What a node has by its name: ``gpu...`` one GPU and a CPU, others two CPUs."""
+    return {"num_cpus": 1, "num_gpus": 1} if name.startswith("gpu") else {"num_cpus": 2}
+
+
+class Diary:
+    """What was done where, in the order in which it was told."""
+
+    def __init__(self) -> None:
+        self.notes: list[tuple[float, str, str, str, int]] = []
+
+    def note(self, node: str, what: str, slide_id: str, chunk: int) -> None:
+        self.notes.append((time.time(), node, what, slide_id, chunk))
+
+    def read(self) -> list[tuple[float, str, str, str, int]]:
+        return self.notes
+
+
+def open_diary() -> Any:
+    """The diary, on the head: that has no CPU, so it asks for none."""
+    here = NodeAffinitySchedulingStrategy(
+        ray.get_runtime_context().get_node_id(), soft=False
+    )
+    options = {"num_cpus": 0, "name": "diary", "scheduling_strategy": here}
+    return ray.remote(Diary).options(**options).remote()
+
+
+def note(what: str, slide_id: str, chunk: int = -1) -> None:
+    diary = ray.get_actor("diary", namespace="test")
+    diary.note.remote(os.environ.get(NAME, "head"), what, slide_id, chunk)
+
+
+class NotedStage(PredictStage):
+    """The product's stage on a logical GPU: it computes on the CPU, and tells of it."""
+
+    def _load(self, members: Sequence[MemberSpec], share: Share) -> EnsemblePredictor:
+        return super()._load(members, replace(share, actor_gpus=0.0, actor_threads=1))
+
+    def __call__(self, batch: Batch) -> Batch:
+        time.sleep(float(os.environ[SECONDS]))
+        note("predict", str(batch["slide_id"][0]), int(batch["chunk"][0]))
+        return super().__call__(batch)
+
+
+def noted_read(batch: Batch, **options: Any) -> Iterator[Batch]:
+    for row in read_shard(batch, **options):
+        note("read", str(row["slide_id"][0]), int(row["chunk"][0]))
+        yield row
+
+
+finish = collector.finish_guarded
+
+
+def noted_finish(root: str, prepared: Any, *rest: Any) -> Any:
+    note("finish", prepared.slide_id)
+    time.sleep(float(os.environ[SECONDS]))
+    answer = finish(root, prepared, *rest)
+    note("finished", prepared.slide_id)
+    return answer
+
+
+class Machine:
+    """The cluster; its nodes by name."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.cluster = Cluster()
+        self.nodes: dict[str, Any] = {}
+        self.cluster.add_node(
+            num_cpus=0,
+            include_dashboard=False,
+            _system_config=FAST_TO_NOTICE_A_DEATH,
+        )
+        ray.init(
+            address=self.cluster.address,
+            namespace="test",
+            log_to_driver=False,
+            logging_level="ERROR",
+        )
+        for name in plan.nodes:
+            self.add(name)
+
+    def add(self, name: str) -> None:
+        env = {
+            NAME: name,
+            SECONDS: str(self.plan.seconds),
+            "DIGIPATH_CACHE": f"{self.plan.folder}/{name}",
+        }
+        self.nodes[name] = self.cluster.add_node(
+            **shape(name), env_vars=env, object_store_memory=100 << 20
+        )
+
+    def kill(self, name: str) -> None:
+        """SIGKILL for the node's raylet; its workers go with it."""
+        (raylet,) = self.nodes.pop(name).all_processes["raylet"]
+        os.kill(raylet.process.pid, signal.SIGKILL)
+
+
+class Run(threading.Thread):
+    """The run itself, beside the main thread, which alone may add nodes."""
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__()
+        self.plan = plan
+        self.slides = 0
+        self.answer: dict[str, Any] = {}
+
+    def run(self) -> None:
+        def count(tally: Tally) -> None:
+            self.slides = tally.slides
+
+        rows = read_cohort([self.plan.cohort])
+        config = small_config(self.plan.changes)
+        grows = replace(config.compute, actors=None)
+        started = time.time()
+        summary = run_cohort(
+            RunDirectory(self.plan.out),
+            rows,
+            replace(config, compute=grows),
+            watcher=Watcher(tallied=count),
+        )
+        self.answer = {
+            "started": started,
+            "ended": time.time(),
+            "failures": [vars(f) for f in summary.failures],
+            "metrics": summary.metrics,
+        }
+
+
+def take_part(machine: Machine, run: Run, diary: Any) -> list[tuple[float, str, str]]:
+    """Let the plan's events happen; when, what, and to which node."""
+    happened: list[tuple[float, str, str]] = []
+    for event in machine.plan.events:
+        while run.slides < event.slides and run.is_alive():
+            time.sleep(0.05)
+        for name in event.kill:
+            name = finishing(diary) if name == "finishing" else name
+            if name in machine.nodes:
+                machine.kill(name)
+                happened.append((time.time(), "kill", name))
+        for name in event.join:
+            machine.add(name)
+            happened.append((time.time(), "join", name))
+    return happened
+
+
+def finishing(diary: Any) -> str:
+    """The node at a finish task just now."""
+    for _ in range(600):
+        notes = ray.get(diary.read.remote())
+        ended = {slide_id for _, _, what, slide_id, _ in notes if what == "finished"}
+        for _, node, what, slide_id, _ in reversed(notes):
+            if what == "finish" and slide_id not in ended:
+                return str(node)
+        time.sleep(0.05)
+    raise AssertionError("no slide was being finished for half a minute")
+
+
+def main() -> None:
+    said = json.loads(Path(sys.argv[1]).read_text())
+    plan = Plan(**{**said, "events": [Event(**e) for e in said["events"]]})
+    inference.PredictStage = NotedStage  # type: ignore[misc]
+    inference.read_shard = noted_read
+    collector.finish_guarded = noted_finish
+    machine = Machine(plan)
+    diary = open_diary()
+    run = Run(plan)
+    run.start()
+    happened = take_part(machine, run, diary)
+    run.join()
+    report = {
+        **run.answer,
+        "happened": happened,
+        "notes": ray.get(diary.read.remote()),
+        "fetched": {
+            folder.name: len(list(folder.glob("*.json")))
+            for folder in Path(plan.folder).iterdir()
+        },
+    }
+    Path(plan.report).write_text(json.dumps(report))
+    ray.shutdown()
+    machine.cluster.shutdown()
+
+
+def write_plan(plan: Plan, path: Path) -> None:
+    path.write_text(json.dumps(asdict(plan)))
+
+
+def environment() -> dict[str, str]:
+    """Ray's files in a folder of their own: no other Ray here joins this cluster."""
+    return {**os.environ, "RAY_TMPDIR": tempfile.mkdtemp(prefix="dr", dir="/tmp")}
