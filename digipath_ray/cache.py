@@ -211,7 +211,7 @@ class Cache:
         while True:
             with _Lock(self.folder / "room.lock", on_progress) as lock:
                 lock.acquire(shared=False)
-                limit = self._limit()
+                limit = self.limit()
                 if size > limit:
                     raise StorageError(
                         f"{url}: {size / 1e9:.1f} GB, more than the {limit / 1e9:.1f} "
@@ -230,7 +230,8 @@ class Cache:
             on_progress()
             time.sleep(LOOK_S)
 
-    def _limit(self) -> float:
+    def limit(self) -> float:
+        """Bytes that it may hold."""
         if self.limit_bytes is not None:
             return self.limit_bytes
         free = shutil.disk_usage(self.folder).free

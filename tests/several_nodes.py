@@ -232,14 +232,14 @@ def take_part(machine: Machine, run: Run, diary: Any) -> list[tuple[float, str, 
 
 def finishing(diary: Any) -> str:
     """The node at a finish task just now."""
-    for _ in range(600):
+    for _ in range(2400):
         notes = ray.get(diary.read.remote())
         ended = {slide_id for _, _, what, slide_id, _ in notes if what == "finished"}
         for _, node, what, slide_id, _ in reversed(notes):
             if what == "finish" and slide_id not in ended:
                 return str(node)
         time.sleep(0.05)
-    raise AssertionError("no slide was being finished for half a minute")
+    raise AssertionError("no slide was being finished for two minutes")
 
 
 def main() -> None:

@@ -205,6 +205,9 @@ def test_a_run_in_a_bucket_is_the_run_on_a_disk(
     assert run_app(["export", run, "--format", "geojson", "--out", str(out)]) == 0
     assert (out / "outcomes.csv").exists()
     assert (out / "s00.geojson").read_text() == read_text(there.lesions("s00"))
+    (tmp_path / "labels.csv").write_text("patient,stage\np.zip,pN0\n")
+    given = ["--reference", str(tmp_path / "labels.csv"), "--prediction", run]
+    assert run_app(["evaluate", "camelyon17", *given]) == 0
     assert run_app(["compare", run, str(here.root), "--out", str(out)]) == 0
 
 

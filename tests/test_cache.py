@@ -10,8 +10,9 @@ import pytest
 from digipath_ray import bucket, cache
 from digipath_ray.bucket import ChangedError, StorageError
 from digipath_ray.cache import Cache, local_copy, object_version
+from digipath_ray.cli.doctor import check_bucket, check_cache
 from digipath_ray.storage import place
-from tests.buckets import Bucket
+from tests.buckets import Bucket, Fault
 
 
 @pytest.fixture
@@ -173,3 +174,16 @@ def test_a_wrong_limit_is_named(monkeypatch, bucket_url):
 def test_nobody_else_may_read_the_copies(bucket_url, folder):
     with local_copy(put(bucket_url, "a.svs", 10)):
         assert os.stat(folder).st_mode & 0o077 == 0
+
+
+def test_the_doctor_looks_at_the_bucket(bucket_server: Bucket, bucket_url, folder):
+    verdict, what, text = check_bucket(place(bucket_url))
+    assert (verdict, what) == ("ok", "run directory")
+    assert "two runs are kept apart" in text
+    assert not list(bucket.list_objects(bucket_url)), "it leaves nothing behind"
+    fault = Fault(method="PUT", part="doctor", kind="denied", times=99)
+    bucket_server.faults.append(fault)
+    verdict, _, text = check_bucket(place(bucket_url))
+    assert verdict == "fail"
+    assert "credentials" in text
+    assert check_cache()[:2] == ("warn", "slide cache")

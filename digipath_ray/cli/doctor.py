@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,9 +17,12 @@ import psutil
 from rich.console import Console
 from rich.markup import escape
 
+from digipath_ray import bucket
+from digipath_ray.cache import default_cache
 from digipath_ray.cli.words import count, size
 from digipath_ray.machine import CGROUP, container_memory, free_disk_bytes
 from digipath_ray.rundir import explain_os_error
+from digipath_ray.storage import is_url, place
 
 GB = 2**30
 Finding = tuple[str, str, str]
@@ -65,6 +69,7 @@ def findings(out: Path) -> Iterator[Finding]:
         check_memory,
         check_shared_memory,
         lambda: check_run_folder(out),
+        check_cache,
         check_spill_folder,
         check_open_files,
     )
@@ -190,14 +195,14 @@ def check_memory() -> Finding:
     return "ok", "memory", text
 
 
-def check_shared_memory(place: Path = Path("/dev/shm")) -> Finding:
-    """Whether ``place`` holds Ray's object store; a container's default is 64 MB."""
-    if not place.exists():
-        return "ok", "shared memory", f"no {place}: Ray uses files in {ray_folder()}"
-    free = shutil.disk_usage(place).free
+def check_shared_memory(folder: Path = Path("/dev/shm")) -> Finding:
+    """Whether ``folder`` holds Ray's object store; a container's default is 64 MB."""
+    if not folder.exists():
+        return "ok", "shared memory", f"no {folder}: Ray uses files in {ray_folder()}"
+    free = shutil.disk_usage(folder).free
     available = min(psutil.virtual_memory().available, container_memory())
     store = min(STORE_SHARE * available, STORE_MOST)
-    text = f"{size(free)} free in {place}"
+    text = f"{size(free)} free in {folder}"
     if free >= store:
         return "ok", "shared memory", text
     return (
@@ -210,22 +215,57 @@ def check_shared_memory(place: Path = Path("/dev/shm")) -> Finding:
 
 def check_run_folder(folder: Path) -> Finding:
     """Whether runs can be written there, and how much."""
+    if is_url(folder):
+        return check_bucket(folder)
     folder = folder.absolute()
-    place = folder
-    while not place.exists():
-        place = place.parent
+    there = folder
+    while not there.exists():
+        there = there.parent
     try:
-        with tempfile.TemporaryFile(dir=place) as probe:
+        with tempfile.TemporaryFile(dir=there) as probe:
             probe.write(bytes(1 << 20))
     except OSError as e:
         return "fail", "run directory", f"{folder}: {explain_os_error(e)}"
-    free = free_disk_bytes(place)
+    free = free_disk_bytes(there)
     text = f"{size(free)} free at {folder}"
     if free < GB:
         return "fail", "run directory", f"{text}: too little for any cohort"
     if free < 20 * GB:
         return "warn", "run directory", f"{text}: see digipath plan for what you need"
     return "ok", "run directory", text
+
+
+def check_bucket(folder: Path) -> Finding:
+    """Whether a bucket can be written, and keeps two runs apart."""
+    probe = place(folder) / f"doctor-{uuid.uuid4().hex}"
+    try:
+        etag = bucket.put_if(probe, b"1", etag=None)
+        try:
+            bucket.put_if(probe, b"2", etag=etag)
+            bucket.put_if(probe, b"3", etag=etag)
+        except FileExistsError:
+            text = f"{probe.parent}: written and read; two runs are kept apart"
+            return "ok", "run directory", text
+        finally:
+            probe.unlink()
+    except OSError as e:
+        return "fail", "run directory", f"{e}; {explain_os_error(e)}"
+    text = f"{probe.parent}: the store puts over a version that is gone: one run only"
+    return "warn", "run directory", text
+
+
+def check_cache() -> Finding:
+    """Where copies of a bucket's slides are kept, and how much of them."""
+    try:
+        cache = default_cache()
+        cache.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except (OSError, ValueError) as e:
+        return "fail", "slide cache", f"{e}; name another folder in DIGIPATH_CACHE"
+    limit = cache.limit()
+    text = f"up to {size(int(limit))} at {cache.folder} (DIGIPATH_CACHE)"
+    if limit < 20 * GB:
+        return "warn", "slide cache", f"{text}: room for few slides of a bucket"
+    return "ok", "slide cache", text
 
 
 def ray_folder() -> str:
@@ -237,8 +277,7 @@ def ray_folder() -> str:
 def check_spill_folder() -> Finding:
     """Whether Ray can put objects on disk when its memory is full."""
     folder = Path(ray_folder())
-    place = folder if folder.exists() else folder.parent
-    disk = shutil.disk_usage(place)
+    disk = shutil.disk_usage(folder if folder.exists() else folder.parent)
     full = 1 - disk.free / disk.total
     text = f"{size(disk.free)} free at {folder}, {full:.0%} full"
     if full > SPILL_FULL:

@@ -18,7 +18,7 @@ from digipath_ray.evaluate.masks import evaluate_masks
 from digipath_ray.evaluate.paip import evaluate_paip2019
 from digipath_ray.evaluate.results import Evaluation, Score
 from digipath_ray.recipe import AnnotationSpec
-from digipath_ray.storage import publish
+from digipath_ray.storage import place, publish
 
 Challenge = Literal["camelyon16", "camelyon17", "digestpath2019", "paip2019", "masks"]
 
@@ -55,6 +55,7 @@ def evaluate(
     Raises:
         ValueError: something is missing or cannot be read; says what.
     """
+    reference, prediction = place(reference), place(prediction)
     for path in (reference, prediction):
         if not path.exists():
             raise ValueError(f"{path}: no such file or folder")

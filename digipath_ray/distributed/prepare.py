@@ -1,13 +1,14 @@
 """Prepare a cohort: one Ray task per slide finds tissue and places patches."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from digipath_ray.cohort import SlideRow
 from digipath_ray.config import RunConfig
 from digipath_ray.distributed.each import for_each_slide
 from digipath_ray.distributed.guard import explain, watched
 from digipath_ray.prepared import PreparedSlide, prepare_slide, read_prepared
-from digipath_ray.rundir import Failure, RunDirectory
+from digipath_ray.rundir import READERS, Failure, RunDirectory
 
 Answer = PreparedSlide | Failure
 
@@ -36,8 +37,9 @@ def prepare_cohort(
         config: what to do.
         report: called with the number of slides prepared so far.
     """
-    ready = {row.slide_id: read_prepared(run, row, config) for row in rows}
-    answers: dict[str, Answer] = {i: p for i, p in ready.items() if p is not None}
+    with ThreadPoolExecutor(READERS) as pool:
+        ready = list(pool.map(lambda row: read_prepared(run, row, config), rows))
+    answers: dict[str, Answer] = {p.slide_id: p for p in ready if p is not None}
     before = len(answers)
     answers |= for_each_slide(
         prepare_guarded,
