@@ -1,19 +1,22 @@
-"""What one driver sustains: whole plans on logical GPUs that only sleep.
+"""What one driver sustains: whole plans whose actors only sleep, on logical GPUs.
 
     python -m tests.benchmarks.scale [--slides 200] [--chunks 20] [--gpus 4 8 16 32]
+    python -m tests.benchmarks.scale --gpus 8 --beside 3    # a small job beside a large
 
-The plan, the ledger and the collector are the product's; three parts are stood in for,
-since one machine has neither the GPUs nor the disks. Readers hand out pixels of
-``--pixel-kb`` a chunk, drawn once; actors sleep as long as an H100 takes for a chunk
-(``--rate`` patches/s), then answer with sums of the size that real ones have (camelyon17
-at its downsample); finish tasks drop what they get. Prints, for each number of GPUs,
-chunks and MB per second, what that is of the ideal, and what driver and head took.
+Division, plan, ledger and collector are the product's. Three parts are stood in for,
+since no machine has the GPUs and the disks: readers hand out ``--pixel-kb`` of pixels a
+chunk, actors sleep as long as a GPU takes for a chunk (64 patches at ``--rate`` a second)
+and answer with sums as large as real ones (camelyon17's grid and channels), and
+finish tasks drop what they get. The head has no CPU, the driver runs there, and one
+node beside it has all GPUs. ``--slides`` are for the most GPUs; fewer get as many fewer.
 """
 
 import argparse
 import json
 import os
+import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 import threading
@@ -26,17 +29,19 @@ from typing import Any
 import numpy as np
 import psutil
 import ray
+from ray.cluster_utils import Cluster
 
 from digipath_ray.config import RunConfig
 from digipath_ray.distributed import collector, inference
-from digipath_ray.distributed.cluster import Share, connect
+from digipath_ray.distributed.cluster import Share, connect, divide
 from digipath_ray.distributed.collector import Tally
+from digipath_ray.distributed.guard import counted
+from digipath_ray.distributed.ledger import Ledger
 from digipath_ray.distributed.shard import Batch, pixel_row
-from digipath_ray.distributed.stage import PredictStage
 from digipath_ray.geometry import Frame
-from digipath_ray.patches import share_blocks
+from digipath_ray.patches import Cells, share_blocks
 from digipath_ray.prepared import PreparedSlide
-from digipath_ray.rundir import RunDirectory
+from digipath_ray.rundir import Failure, RunDirectory
 from digipath_ray.settings import from_tree, load_config
 
 SIDE = 8
@@ -44,48 +49,59 @@ SIDE = 8
 READ_S = "SECONDS_TO_READ_A_CHUNK"
 PREDICT_S = "SECONDS_TO_PREDICT_A_CHUNK"
 PIXEL_KB = "PIXEL_KB_OF_A_CHUNK"
+Row = dict[str, Any]
 
 
-def pixels_of_a_chunk() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Blocks and index of a chunk, and pixels far fewer than it has."""
+def square_chunk() -> tuple[Cells, np.ndarray]:
+    """Blocks and index of a square of patches at 50 % overlap."""
     cells = np.argwhere(np.ones((SIDE, SIDE), bool)).astype(np.int32)
-    blocks, index = share_blocks(cells, 2)
-    pixels = np.zeros((1, int(os.environ[PIXEL_KB]) << 10, 1, 1), np.uint8)
-    return blocks, pixels, index
+    return share_blocks(cells, 2)
 
 
 def draw_shard(
-    batch: Batch, *, root: str, config: RunConfig, ledger: Any
+    batch: Batch, *, root: str, config: RunConfig, ledger: Ledger
 ) -> Iterator[Batch]:
     """As ``read_shard``: a row per chunk, after the time that reading takes."""
     row = {name: values[0] for name, values in batch.items()}
-    blocks, pixels, index = pixels_of_a_chunk()
-    first = int(row["first_chunk"])
-    ledger.failure(str(row["slide_id"]))
+    slide_id, first = str(row["slide_id"]), int(row["first_chunk"])
+    blocks, index = square_chunk()
+    pixels = np.zeros((1, int(os.environ[PIXEL_KB]) << 10, 1, 1), np.uint8)
+    ledger.failure(slide_id)
     for number in range(first, first + int(row["chunks"])):
-        ledger.begin(f"read {row['slide_id']} {number}", 3)
-        time.sleep(float(os.environ[READ_S]))
-        ledger.end(f"read {row['slide_id']} {number}")
-        yield pixel_row(str(row["slide_id"]), number, blocks, pixels, index, 0.0)
+        with counted(ledger, f"read {slide_id} {number}", limit=3):
+            time.sleep(float(os.environ[READ_S]))
+        yield pixel_row(slide_id, number, blocks, pixels, index, 0.0)
 
 
-class SleepingStage(PredictStage):
-    """The product's stage but for its members, in whose place it sleeps."""
+class SleepingStage:
+    """As ``PredictStage``, but sleeps in place of its members. Imports no torch."""
 
-    def _load(self, members: Any, share: Share) -> Any:
-        return None
+    def __init__(
+        self, ledger: Ledger, members: Any, last: bool, config: RunConfig, share: Share
+    ) -> None:
+        self.ledger = ledger
+        self.config = config
 
-    def _predict(self, batch: Batch) -> Batch:
+    def __call__(self, batch: Batch) -> Batch:
         seconds = float(os.environ[PREDICT_S])
-        time.sleep(seconds)
+        work = f"predict 0 {batch['slide_id'][0]} {batch['chunk'][0]}"
+        with counted(self.ledger, work, limit=3):
+            time.sleep(seconds)
         n, side = len(batch["blocks"][0]), self.config.grid.hm_stride
-        row = {**batch, "predict_seconds": batch["predict_seconds"] + seconds}
-        sums = np.zeros((len(self.config.channels), n, side, side), np.float32)
-        weight = np.zeros((n, side, side), np.float32)
-        return self._final_row(row, sums, weight, SIDE * SIDE)
+        shape = (len(self.config.channels), n, side, side)
+        kept = ("slide_id", "chunk", "error", "blocks", "read_seconds")
+        return {
+            **{name: batch[name] for name in kept},
+            "sums": np.zeros((1, *shape), np.float32),
+            "weight": np.zeros((1, *shape[1:]), np.float32),
+            "patches": np.array([SIDE * SIDE]),
+            "read_px": np.array([batch["pixels"].size // 3]),
+            "predict_seconds": batch["predict_seconds"] + seconds,
+        }
 
 
 def drop(root: str, prepared: PreparedSlide, *rest: Any) -> tuple[float, None]:
+    """In place of ``finish_guarded``: the slide's sums have come to a node, and go."""
     return 0.0, None
 
 
@@ -96,7 +112,7 @@ def slides_of(count: int, chunks: int) -> list[PreparedSlide]:
         mpp_x=0.5, mpp_y=0.5,
     )  # fmt: skip
     slide = PreparedSlide(
-        row={},
+        row={"patient_id": None, "chunks": chunks},
         frame=frame,
         md_width=1,
         md_height=1,
@@ -105,18 +121,15 @@ def slides_of(count: int, chunks: int) -> list[PreparedSlide]:
     )
     names = [f"s{i:05}" for i in range(count)]
     return [
-        replace(
-            slide, row={"slide_id": i, "path": i, "patient_id": None, "chunks": chunks}
-        )
-        for i in names
+        replace(slide, row={**slide.row, "slide_id": name, "path": name})
+        for name in names
     ]
 
 
 @dataclass
 class Watch:
-    """Memory and time of processes while a plan runs, once a second."""
+    """The driver's memory, once a second, and the CPU time of driver and head."""
 
-    names: tuple[str, ...] = ("gcs_server", "raylet")
     rss_mb: list[float] = field(default_factory=list)
     cpu_s: dict[str, float] = field(default_factory=dict)
 
@@ -124,16 +137,17 @@ class Watch:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
 
-    def _seconds(self) -> dict[str, float]:
-        driver = psutil.Process()
-        found = {"driver": sum(driver.cpu_times()[:2])}
-        for process in driver.children(recursive=True):
+    @staticmethod
+    def _seconds() -> dict[str, float]:
+        found = {"driver": sum(psutil.Process().cpu_times()[:2])}
+        for process in psutil.Process().children(recursive=True):
             try:
                 name, times = process.name(), process.cpu_times()
             except psutil.Error:
                 continue
-            name = name if name in self.names else "workers"
-            found[name] = found.get(name, 0.0) + sum(times[:2])
+            if name in ("gcs_server", "raylet") or "Ledger" in name:
+                name = "ledger" if "Ledger" in name else name
+                found[name] = found.get(name, 0.0) + sum(times[:2])
         return found
 
     def _look(self) -> None:
@@ -145,61 +159,139 @@ class Watch:
         self._thread.start()
         return self
 
+    def note(self) -> None:
+        """The CPU time until now."""
+        now = self._seconds()
+        self.cpu_s = {k: v - self._before.get(k, 0.0) for k, v in now.items()}
+
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join()
-        after = self._seconds()
-        self.cpu_s = {
-            k: round(v - self._before.get(k, 0.0), 1) for k, v in after.items()
-        }
+
+    def curve(self, points: int = 8) -> list[int]:
+        """Memory at as many moments, the first when the plan had just begun."""
+        at = np.linspace(0, len(self.rss_mb) - 1, points).astype(int)
+        return [round(self.rss_mb[i]) for i in at]
 
 
-def run_plan(
-    slides: list[PreparedSlide], config: RunConfig, share: Share
-) -> dict[str, Any]:
-    """One plan; what it took."""
+def run_plan(slides: list[PreparedSlide], config: RunConfig) -> Row:
+    """One plan as a driver lays it, and what it took."""
     arrivals: list[float] = []
+    share, watch = divide(config), Watch()
 
     def note(tally: Tally) -> None:
         if tally.patches > len(arrivals) * SIDE * SIDE:
             arrivals.append(time.time())
+        if tally.slides == len(slides):
+            watch.note()
 
     started = time.time()
-    with tempfile.TemporaryDirectory() as folder, Watch() as watch:
-        run = RunDirectory(folder)
-        failures: list[Any] = []
+    failures: list[Failure] = []
+    with tempfile.TemporaryDirectory() as folder, watch:
         tally = inference.segment_cohort(
-            run, slides, config, share, failures, report=note
+            RunDirectory(folder), slides, config, share, failures, report=note
         )
-    assert failures == []
-    assert tally.slides == len(slides)
-    n = len(arrivals)
-    # Steady: the middle of the run, when all actors are there and work is left.
-    first, last = arrivals[n // 5], arrivals[int(n * 0.9)]
-    rate = (int(n * 0.9) - n // 5) / (last - first)
-    channels = len(config.channels) + 1
-    blocks, _, _ = pixels_of_a_chunk()
-    chunk_mb = len(blocks) * config.grid.hm_stride**2 * 4 * channels / 1e6
-    rss = watch.rss_mb
-    tenth = max(1, len(rss) // 10)
+    assert (failures, tally.slides) == ([], len(slides))
     return {
         "gpus": share.actors,
         "slides": len(slides),
+        "open_slides_max": tally.open_slides_max,
+        "ended": round(time.time(), 1),
+        "seconds": round(time.time() - started, 1),
+        **rates(started, arrivals, config),
+        "driver_rss_mb": watch.curve(),
+        "cpu_ms_per_chunk": {
+            k: round(1000 * v / len(arrivals), 1) for k, v in watch.cpu_s.items()
+        },
+    }
+
+
+def rates(started: float, arrivals: list[float], config: RunConfig) -> Row:
+    """Chunks and MB a second in the middle of a run, and how its end went."""
+    n = len(arrivals)
+    first, last = n // 4, int(n * 0.9)
+    rate = (last - first) / (arrivals[last] - arrivals[first])
+    blocks, _ = square_chunk()
+    chunk_mb = len(blocks) * config.grid.hm_stride**2 * 4 / 1e6
+    gaps = np.diff(arrivals[first:last])
+    return {
         "chunks": n,
         "start_s": round(arrivals[0] - started, 1),
-        "seconds": round(time.time() - started, 1),
         "chunks_per_s": round(rate, 2),
-        "MB_per_s": round(rate * chunk_mb, 1),
-        "tail_90_100_s": round(arrivals[-1] - last, 1),
-        "open_slides_max": tally.open_slides_max,
-        "driver_rss_mb": {
-            "first_tenth": round(statistics.mean(rss[tenth : 2 * tenth])),
-            "middle": round(statistics.mean(rss[len(rss) // 2 :][:tenth])),
-            "last_tenth": round(statistics.mean(rss[-tenth:])),
-            "max": round(max(rss)),
-        },
-        "cpu_ms_per_chunk": {k: round(1000 * v / n, 1) for k, v in watch.cpu_s.items()},
+        "MB_per_s": round(rate * chunk_mb * (len(config.channels) + 1), 1),
+        "longest_gap_s": round(float(gaps.max()), 2),
+        "median_gap_s": round(statistics.median(gaps), 3),
+        "t90_to_t100_s": round(arrivals[-1] - arrivals[last], 1),
     }
+
+
+def sleeping_config(rate: float, pixel_kb: int) -> RunConfig:
+    """camelyon17 with three members; from now on this process lays sleeping plans."""
+    seconds = SIDE * SIDE / rate
+    os.environ |= {
+        PREDICT_S: str(seconds),
+        READ_S: str(seconds / 4),
+        PIXEL_KB: str(pixel_kb),
+    }
+    inference.PredictStage = SleepingStage  # type: ignore[assignment,misc]
+    inference.read_shard = draw_shard
+    collector.finish_guarded = drop
+    tree = load_config(preset="camelyon17")
+    member = {"architecture": "Unet", "encoder": "resnet18", "weights": "random"}
+    tree["members"] = [{**member, "name": name} for name in "abc"]
+    return from_tree(tree)
+
+
+def start_cluster() -> Cluster:
+    """A head without a CPU, which this process joins; no other Ray here sees it."""
+    os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="dr", dir="/tmp")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    cluster = Cluster()
+    cluster.add_node(num_cpus=0, include_dashboard=False, object_store_memory=500 << 20)
+    os.environ["RAY_ADDRESS"] = cluster.address
+    connect()
+    return cluster
+
+
+def sweep(said: argparse.Namespace, cluster: Cluster) -> list[Row]:
+    """The same plan on more and more GPUs."""
+    config, found = sleeping_config(said.rate, said.pixel_kb), []
+    for gpus in said.gpus:
+        node = cluster.add_node(
+            num_cpus=2 * gpus, num_gpus=gpus, object_store_memory=1 << 30
+        )
+        cluster.wait_for_nodes()
+        count = max(1, said.slides * gpus // max(said.gpus))
+        row = run_plan(slides_of(count, said.chunks), config)
+        row["of_ideal"] = round(row["chunks_per_s"] * SIDE**2 / said.rate / gpus, 3)
+        print(json.dumps(row), flush=True)
+        found.append(row)
+        cluster.remove_node(node)
+    return found
+
+
+def beside(said: argparse.Namespace, cluster: Cluster) -> list[Row]:
+    """A small job that begins when a large one is in full swing; two drivers."""
+    gpus = said.gpus[0]
+    cluster.add_node(num_cpus=2 * gpus, num_gpus=gpus, object_store_memory=1 << 30)
+    cluster.wait_for_nodes()
+
+    def start(slides: int) -> subprocess.Popen[str]:
+        options = ["--chunks", said.chunks, "--rate", said.rate, "--driver", slides]
+        command = [sys.executable, "-m", "tests.benchmarks.scale", *map(str, options)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    large, began = start(said.slides), time.time()
+    time.sleep(said.later)
+    small, joined = start(said.beside), time.time()
+    found = []
+    for name, process, since in (("small", small, joined), ("large", large, began)):
+        out, _ = process.communicate()
+        row = {"job": name, **json.loads(out.splitlines()[-1])}
+        row["after_s"] = round(row["ended"] - since, 1)
+        print(json.dumps(row), flush=True)
+        found.append(row)
+    return found
 
 
 def main() -> None:
@@ -209,52 +301,26 @@ def main() -> None:
     parser.add_argument("--gpus", type=int, nargs="+", default=[4, 8, 16, 32])
     parser.add_argument("--rate", type=float, default=65.0, help="patches/s of a GPU")
     parser.add_argument("--pixel-kb", type=int, default=64)
+    parser.add_argument("--beside", type=int, metavar="SLIDES")
+    parser.add_argument("--later", type=float, default=60.0, help="seconds")
+    parser.add_argument("--driver", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path)
     said = parser.parse_args()
-    seconds = SIDE * SIDE / said.rate
-    os.environ |= {
-        PREDICT_S: str(seconds),
-        READ_S: str(seconds / 2),
-        PIXEL_KB: str(said.pixel_kb),
-    }
-    member = {"architecture": "Unet", "encoder": "resnet18", "weights": "random"}
-    tree = load_config(preset="camelyon17")
-    tree["members"] = [{**member, "name": n} for n in "abc"]
-    config = from_tree(tree)
-    inference.PredictStage = SleepingStage  # type: ignore[misc]
-    inference.read_shard = draw_shard
-    collector.finish_guarded = drop
-    most = max(said.gpus)
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    connect.__globals__["ray"]
-    ray.init(
-        address="local",
-        num_cpus=2 * most,
-        num_gpus=most,
-        object_store_memory=1 << 30,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-    )
-    found = []
-    for gpus in said.gpus:
-        share = Share(
-            actors=gpus,
-            actor_cpus=0.5,
-            actor_gpus=1.0,
-            actor_threads=1,
-            readers=gpus,
-            reader_cpus=0.9,
-            finish_cpus=0.25,
-        )
-        row = run_plan(slides_of(said.slides, said.chunks), config, share)
-        row["of_ideal"] = round(row["chunks_per_s"] * seconds / gpus, 3)
-        print(json.dumps(row), flush=True)
-        found.append(row)
-    ray.shutdown()
+    if said.driver is not None:
+        connect()
+        config = sleeping_config(said.rate, said.pixel_kb)
+        print(json.dumps(run_plan(slides_of(said.driver, said.chunks), config)))
+        return
+    cluster = start_cluster()
+    try:
+        found = sweep(said, cluster) if said.beside is None else beside(said, cluster)
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+        shutil.rmtree(os.environ["RAY_TMPDIR"], ignore_errors=True)
     if said.json is not None:
         said.json.write_text(
-            json.dumps({"argv": sys.argv[1:], "rows": found}, indent=1)
+            json.dumps({"told": sys.argv[1:], "rows": found}, indent=1)
         )
 
 
