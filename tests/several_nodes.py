@@ -10,6 +10,7 @@ compute on the CPU: :class:`NotedStage`.
 
 import json
 import os
+import random
 import signal
 import sys
 import tempfile
@@ -49,13 +50,14 @@ class Event:
     """Nodes killed and added once so many slides are finished.
 
     Attributes:
-        slides: so many.
-        kill: names of nodes; "finishing" is the one that finishes a slide just then.
+        slides: so many; with 0 once all is prepared and the plan begins.
+        kill: "any" node, or the one that is "finishing" a slide just then; another of
+            its kind joins in its place.
         join: names of nodes, whose shape their name tells: see :func:`shape`.
     """
 
     slides: int
-    kill: list[str] = field(default_factory=list)
+    kill: str = ""
     join: list[str] = field(default_factory=list)
 
 
@@ -70,7 +72,8 @@ class Plan:
         folder: for the nodes' caches.
         nodes: at the start, by name; the head beside them has no CPU.
         changes: to the small config.
-        seconds: that a chunk takes at least, where it is predicted.
+        seconds: that a chunk takes at least where it is predicted, and half as many
+            where it is read.
         events: what happens meanwhile, in this order.
     """
 
@@ -130,6 +133,7 @@ class NotedStage(PredictStage):
 
 def noted_read(batch: Batch, **options: Any) -> Iterator[Batch]:
     for row in read_shard(batch, **options):
+        time.sleep(float(os.environ[SECONDS]) / 2)
         note("read", str(row["slide_id"][0]), int(row["chunk"][0]))
         yield row
 
@@ -188,6 +192,7 @@ class Run(threading.Thread):
     def __init__(self, plan: Plan) -> None:
         super().__init__()
         self.plan = plan
+        self.begun = threading.Event()
         self.slides = 0
         self.answer: dict[str, Any] = {}
 
@@ -203,7 +208,7 @@ class Run(threading.Thread):
             RunDirectory(self.plan.out),
             rows,
             replace(config, compute=grows),
-            watcher=Watcher(tallied=count),
+            watcher=Watcher(tallied=count, started=lambda work: self.begun.set()),
         )
         self.answer = {
             "started": started,
@@ -216,15 +221,20 @@ class Run(threading.Thread):
 def take_part(machine: Machine, run: Run, diary: Any) -> list[tuple[float, str, str]]:
     """Let the plan's events happen; when, what, and to which node."""
     happened: list[tuple[float, str, str]] = []
-    for event in machine.plan.events:
+    while not run.begun.wait(0.1) and run.is_alive():
+        pass
+    for number, event in enumerate(machine.plan.events):
         while run.slides < event.slides and run.is_alive():
             time.sleep(0.05)
-        for name in event.kill:
-            name = finishing(diary) if name == "finishing" else name
-            if name in machine.nodes:
-                machine.kill(name)
-                happened.append((time.time(), "kill", name))
-        for name in event.join:
+        joining = list(event.join)
+        if event.kill:
+            name = random.choice(sorted(machine.nodes))
+            if event.kill == "finishing":
+                name = finishing(diary)
+            machine.kill(name)
+            happened.append((time.time(), "kill", name))
+            joining.append(f"{name.partition('-')[0]}-new-{number}")
+        for name in joining:
             machine.add(name)
             happened.append((time.time(), "join", name))
     return happened
@@ -254,15 +264,8 @@ def main() -> None:
     run.start()
     happened = take_part(machine, run, diary)
     run.join()
-    report = {
-        **run.answer,
-        "happened": happened,
-        "notes": ray.get(diary.read.remote()),
-        "fetched": {
-            folder.name: len(list(folder.glob("*.json")))
-            for folder in Path(plan.folder).iterdir()
-        },
-    }
+    notes = ray.get(diary.read.remote())
+    report = {**run.answer, "happened": happened, "notes": notes}
     Path(plan.report).write_text(json.dumps(report))
     ray.shutdown()
     machine.cluster.shutdown()

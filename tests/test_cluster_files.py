@@ -29,7 +29,8 @@ from ray.autoscaler._private.kuberay.autoscaling_config import (
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from digipath_ray.cli import app, run_app
-from tests.test_jobs import CONFIG, cohort, free_port
+from tests.heads import free_port
+from tests.test_jobs import CONFIG, cohort
 
 __all__ = ["cohort"]
 

@@ -1,4 +1,4 @@
-"""What a run counts: that Prometheus gets it, and that the dashboard shows all of it."""
+"""What a run counts: that Prometheus gets it and the dashboard shows all of it."""
 
 import itertools
 import json
@@ -42,7 +42,7 @@ def scrape() -> Counter[tuple[str, str]]:
 def scrape_until(
     wanted: dict[tuple[str, str], float], before: Counter[tuple[str, str]]
 ) -> Counter[tuple[str, str]]:
-    """What was added when all that is wanted has come; Ray reports every ten seconds."""
+    """What was added once all that is wanted has come: Ray reports every 10 s."""
     until = time.monotonic() + 60
     while True:
         now = scrape()

@@ -8,8 +8,8 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "digipath_ray"
 ORDER = (  # noqa: SIM905 - a line to read from left to right
     "geometry bucket storage lease cache schema config recipe settings slideinfo "
-    "image machine slide manifest "
-    "cohort annotations datasets mask quality tissue patches rundir card original "
+    "image machine slide manifest cohort "
+    "annotations datasets mask quality tissue patches rundir status card original "
     "networks weights members exposure ensemble predict heatmap figure hull qupath "
     "lesions features staging metastasis burden overlay compare prepared chunk "
     "finished outcome tables finish pipeline evaluate report export mining training "

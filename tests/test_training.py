@@ -285,7 +285,7 @@ def test_a_killed_worker_and_a_killed_driver_cost_an_epoch_at_most(
         capture_output=True,
         text=True,
     )
-    assert full.returncode == 1, full.stderr
+    assert full.returncode == 3, full.stderr
     assert "a checkpoint cannot be written" in full.stderr
     assert "the disk is full" in full.stderr
     subprocess.run(command, check=True, timeout=240)
@@ -300,7 +300,7 @@ def test_a_fit_that_diverges_stops_and_leaves_the_batch(
     cohort: Path, tmp_path: Path, ray_here, capsys
 ) -> None:
     changes = {"fit": {"learning_rates": [1e30]}}
-    assert train(cohort, tmp_path / "fit", changes) == 1
+    assert train(cohort, tmp_path / "fit", changes) == 3
     assert "the loss is" in capsys.readouterr().err
     batch = pq.read_table(tmp_path / "fit" / "curves" / "a_stopped.parquet")
     assert len(batch) == 8

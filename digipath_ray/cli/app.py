@@ -25,6 +25,7 @@ from digipath_ray.cli.options import (
     WeightsOption,
     with_config,
 )
+from digipath_ray.cli.prices import NIGHT_H
 from digipath_ray.rundir import RunStopped, explain_os_error
 from digipath_ray.settings import Tree
 
@@ -237,7 +238,7 @@ def plan(
     ] = None,
     by: Annotated[
         float, typer.Option(help="hours in which a priced run is to end", min=0.01)
-    ] = 10.0,
+    ] = NIGHT_H,
     tree: Tree,
 ) -> int:
     """Patches, GPU hours, disk, memory and price of a cohort before a night is spent.

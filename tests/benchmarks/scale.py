@@ -4,11 +4,11 @@
     python -m tests.benchmarks.scale --gpus 8 --beside 3    # a small job beside a large
 
 Division, plan, ledger and collector are the product's. Three parts are stood in for,
-since no machine has the GPUs and the disks: readers hand out ``--pixel-kb`` of pixels a
-chunk, actors sleep as long as a GPU takes for a chunk (64 patches at ``--rate`` a second)
-and answer with sums as large as real ones (camelyon17's grid and channels), and
-finish tasks drop what they get. The head has no CPU, the driver runs there, and one
-node beside it has all GPUs. ``--slides`` are for the most GPUs; fewer get as many fewer.
+since no machine has the GPUs and the disks: readers hand out ``--pixel-kb`` a chunk,
+actors sleep as long as a GPU takes for a chunk (64 patches at ``--rate`` a second) and
+answer with sums as large as real ones (camelyon17's grid and channels), and finish
+tasks drop what they get. The head has no CPU, the driver runs there, and one node
+beside it has all GPUs. ``--slides`` are for the most GPUs; others get as many fewer.
 """
 
 import argparse
@@ -253,9 +253,9 @@ def start_cluster() -> Cluster:
     return cluster
 
 
-def sweep(said: argparse.Namespace, cluster: Cluster) -> list[Row]:
+def sweep(said: argparse.Namespace, cluster: Cluster, config: RunConfig) -> list[Row]:
     """The same plan on more and more GPUs."""
-    config, found = sleeping_config(said.rate, said.pixel_kb), []
+    found = []
     for gpus in said.gpus:
         node = cluster.add_node(
             num_cpus=2 * gpus, num_gpus=gpus, object_store_memory=1 << 30
@@ -276,18 +276,20 @@ def beside(said: argparse.Namespace, cluster: Cluster) -> list[Row]:
     cluster.add_node(num_cpus=2 * gpus, num_gpus=gpus, object_store_memory=1 << 30)
     cluster.wait_for_nodes()
 
-    def start(slides: int) -> subprocess.Popen[str]:
+    def start(slides: int, actors: int | None) -> subprocess.Popen[str]:
         options = ["--chunks", said.chunks, "--rate", said.rate, "--driver", slides]
+        options += [] if actors is None else ["--actors", actors]
         command = [sys.executable, "-m", "tests.benchmarks.scale", *map(str, options)]
         return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
-    large, began = start(said.slides), time.time()
+    large, began = start(said.slides, said.actors), time.time()
     time.sleep(said.later)
-    small, joined = start(said.beside), time.time()
+    small, joined = start(said.beside, None), time.time()
     found = []
     for name, process, since in (("small", small, joined), ("large", large, began)):
         out, _ = process.communicate()
-        row = {"job": name, **json.loads(out.splitlines()[-1])}
+        (line,) = [line for line in out.splitlines() if line.startswith("{")]
+        row = {"job": name, **json.loads(line)}
         row["after_s"] = round(row["ended"] - since, 1)
         print(json.dumps(row), flush=True)
         found.append(row)
@@ -303,17 +305,24 @@ def main() -> None:
     parser.add_argument("--pixel-kb", type=int, default=64)
     parser.add_argument("--beside", type=int, metavar="SLIDES")
     parser.add_argument("--later", type=float, default=60.0, help="seconds")
+    parser.add_argument(
+        "--actors", type=int, help="of the large job; default: all GPUs"
+    )
     parser.add_argument("--driver", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path)
     said = parser.parse_args()
+    config = sleeping_config(said.rate, said.pixel_kb)  # before any node has started
     if said.driver is not None:
         connect()
-        config = sleeping_config(said.rate, said.pixel_kb)
+        config = replace(config, compute=replace(config.compute, actors=said.actors))
         print(json.dumps(run_plan(slides_of(said.driver, said.chunks), config)))
         return
     cluster = start_cluster()
     try:
-        found = sweep(said, cluster) if said.beside is None else beside(said, cluster)
+        if said.beside is None:
+            found = sweep(said, cluster, config)
+        else:
+            found = beside(said, cluster)
     finally:
         ray.shutdown()
         cluster.shutdown()

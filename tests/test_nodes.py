@@ -1,0 +1,216 @@
+"""Runs on several nodes that share nothing but a bucket, and that come and go."""
+
+import json
+import shutil
+import subprocess
+import sys
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from digipath_ray import bucket
+from digipath_ray.cohort import read_cohort
+from digipath_ray.distributed.night import run_cohort
+from digipath_ray.rundir import RunDirectory
+from digipath_ray.storage import place, read_table
+from tests.buckets import BUCKET, Bucket
+from tests.runs import RAY_WARNINGS, heatmaps, small_config, write_cohort
+from tests.several_nodes import Event, Plan, environment, write_plan
+
+pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings(RAY_WARNINGS)]
+ROOT = Path(__file__).parents[1]
+SLIDES = [f"s{i:02}" for i in range(9)]
+CHANGES = {"compute": {"chunk_cells": 4, "precision": "float32"}}
+"""Five or six chunks a slide; on GPUs the members would be in half precision."""
+Done = tuple[str, int]
+
+
+@dataclass(kw_only=True)
+class Report:
+    """What happened in the cluster's process."""
+
+    started: float
+    ended: float
+    failures: list[Any]
+    metrics: dict[str, Any]
+    happened: list[tuple[float, str, str]]
+    notes: list[tuple[float, str, str, str, int]]
+
+    def nodes(self, what: str) -> set[str]:
+        """Where this was done."""
+        return {node for _, node, kind, _, _ in self.notes if kind == what}
+
+    def done(self, what: str) -> list[tuple[float, Done]]:
+        """When this was done, to which slide and chunk."""
+        return [(at, (s, c)) for at, _, kind, s, c in self.notes if kind == what]
+
+    def readers(self) -> dict[str, set[str]]:
+        """Slide -> nodes that read of it."""
+        found: dict[str, set[str]] = {}
+        for _, node, kind, slide_id, _ in self.notes:
+            if kind == "read":
+                found.setdefault(slide_id, set()).add(node)
+        return found
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("nodes") / "cohort"
+    write_cohort(folder, len(SLIDES))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cohort_url(bucket_server: Bucket, cohort: Path) -> str:
+    url = f"s3://{BUCKET}/{uuid.uuid4().hex}"
+    for path in cohort.iterdir():
+        bucket.upload(path, place(url) / path.name)
+    return url
+
+
+@pytest.fixture(scope="module")
+def one_node(
+    ray_here: None, cohort_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> RunDirectory:
+    """The same run on this machine's Ray, which has one node."""
+    run = RunDirectory(f"{cohort_url}-on-one-node")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DIGIPATH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        rows = read_cohort([cohort_url])
+        assert run_cohort(run, rows, small_config(CHANGES)).failures == []
+    return run
+
+
+@pytest.fixture
+def on_nodes(cohort_url: str, bucket_url: str, tmp_path: Path) -> Iterator[Any]:
+    """Runs the cohort on a cluster; what happened."""
+    env = environment()
+
+    def run(
+        nodes: Sequence[str], *events: Event, seconds: float = 0.0, **compute: Any
+    ) -> Report:
+        plan = Plan(
+            cohort=cohort_url,
+            out=f"{bucket_url}/run",
+            report=str(tmp_path / "report.json"),
+            folder=str(tmp_path),
+            nodes=list(nodes),
+            changes={"compute": {**CHANGES["compute"], **compute}},
+            seconds=seconds,
+            events=list(events),
+        )
+        write_plan(plan, tmp_path / "plan.json")
+        script = "from tests.several_nodes import main; main()"
+        subprocess.run(
+            [sys.executable, "-c", script, str(tmp_path / "plan.json")],
+            cwd=ROOT,
+            env=env,
+            check=True,
+            timeout=400,
+        )
+        return Report(**json.loads((tmp_path / "report.json").read_text()))
+
+    yield run
+    shutil.rmtree(env["RAY_TMPDIR"], ignore_errors=True)
+
+
+def assert_same(run: RunDirectory, other: RunDirectory) -> None:
+    """The same tables, and heatmaps."""
+    for path in ("slides", "outcomes"):
+        found, wanted = (read_rows(getattr(r, path)) for r in (run, other))
+        assert [row["slide_id"] for row in found] == SLIDES
+        for row, same in zip(found, wanted, strict=True):
+            for name, value in same.items():
+                close = isinstance(value, float)
+                assert row[name] == (pytest.approx(value, rel=1e-4) if close else value)
+    maps, others = heatmaps(run), heatmaps(other)
+    assert sorted(maps) == SLIDES
+    for slide_id, heatmap in maps.items():
+        np.testing.assert_allclose(heatmap.weight, others[slide_id].weight, rtol=1e-5)
+        np.testing.assert_allclose(heatmap.data, others[slide_id].data, atol=1e-5)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """A table's rows by slide, without the time that they took."""
+    rows = read_table(path).to_pylist()
+    kept = [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+    return sorted(kept, key=lambda row: str(row["slide_id"]))
+
+
+@pytest.mark.slow
+def test_several_nodes_find_what_one_finds(
+    bucket_server, on_nodes, bucket_url, cohort_url, one_node
+):
+    bucket_server.requests.clear()
+    report = on_nodes(["cpu-0", "cpu-1", "gpu-0", "gpu-1"], seconds=0.1)
+    assert report.failures == []
+    assert_same(RunDirectory(f"{bucket_url}/run"), one_node)
+
+    assert report.nodes("read") == {"cpu-0", "cpu-1"}
+    assert report.nodes("predict") == {"gpu-0", "gpu-1"}
+    assert report.nodes("finish") <= {"cpu-0", "cpu-1"}, "not on the head"
+
+    # A slide goes to the node that prepares it and to the one that reads it. The last
+    # are cut, so that no reader stands idle.
+    name = cohort_url.rpartition("/")[2]
+    fetched = [bucket_server.asked("GET", f"{name}/{i}.tif") for i in SLIDES]
+    assert max(fetched) <= 3
+    assert sum(fetched) <= 2.3 * len(SLIDES)
+    cut = [i for i, nodes in report.readers().items() if len(nodes) > 1]
+    assert len(cut) <= len(SLIDES) // 3
+
+
+@pytest.mark.slow
+def test_nodes_that_join_get_work(on_nodes, bucket_url, one_node):
+    report = on_nodes(
+        ["cpu-0"],
+        Event(slides=0, join=["gpu-0"]),
+        Event(slides=1, join=["gpu-1", "cpu-1"]),
+        seconds=1.0,
+        gpus_per_actor=1.0,
+    )
+    assert report.failures == []
+    assert report.nodes("predict") == {"gpu-0", "gpu-1"}
+    assert "cpu-1" in report.nodes("read") | report.nodes("finish")
+    assert_same(RunDirectory(f"{bucket_url}/run"), one_node)
+
+
+@pytest.mark.slow
+def test_killed_nodes_cost_what_was_in_flight(on_nodes, bucket_url, one_node):
+    report = on_nodes(
+        ["cpu-0", "cpu-1", "gpu-0", "gpu-1"],
+        Event(slides=1, kill="any"),
+        Event(slides=3, kill="finishing"),
+        Event(slides=5, kill="any"),
+        seconds=0.5,
+    )
+    kills = [name for _, what, name in report.happened if what == "kill"]
+    assert len(kills) == 3
+    assert report.failures == []
+    run = RunDirectory(f"{bucket_url}/run")
+    assert_same(run, one_node)
+    outcomes = read_rows(run.outcomes)
+    assert report.metrics["patches"] == sum(o["patches"] for o in outcomes)
+
+    finished = {slide_id: at for at, (slide_id, _) in report.done("finished")}
+    again = repeated(report.done("predict"))
+    assert len(again) <= 6 * len(kills), report.happened
+    for at, (slide_id, _) in again + repeated(report.done("read")):
+        assert at < finished[slide_id], "what stood was left alone"
+
+
+def repeated(done: list[tuple[float, Done]]) -> list[tuple[float, Done]]:
+    """What had been done before."""
+    seen: Counter[Done] = Counter()
+    found = []
+    for at, what in done:
+        if seen[what]:
+            found.append((at, what))
+        seen[what] += 1
+    return found
