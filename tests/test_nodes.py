@@ -6,8 +6,8 @@ import subprocess
 import sys
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,12 @@ import pytest
 
 from digipath_ray import bucket
 from digipath_ray.cohort import read_cohort
+from digipath_ray.config import RunConfig
+from digipath_ray.distributed import cluster
+from digipath_ray.distributed.cluster import divide
+from digipath_ray.distributed.inference import actor_pool
 from digipath_ray.distributed.night import run_cohort
+from digipath_ray.distributed.nodes import has_several_nodes
 from digipath_ray.rundir import RunDirectory
 from digipath_ray.storage import place, read_table
 from tests.buckets import BUCKET, Bucket
@@ -143,6 +148,146 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return sorted(kept, key=lambda row: str(row["slide_id"]))
 
 
+HEAD = {"node:10.0.0.1": 1.0, "node:__internal_head__": 1.0, "memory": 16e9}
+
+
+@pytest.mark.parametrize(
+    ("have", "several"),
+    [
+        ({"CPU": 4.0}, False),
+        ({**HEAD, "CPU": 8.0, "GPU": 1.0}, False),
+        (HEAD, True),  # its nodes are still to come
+        ({**HEAD, "node:10.0.0.2": 1.0, "CPU": 8.0}, True),
+        ({**HEAD, "node:10.0.0.1": 2.0, "CPU": 8.0}, True),  # two on one machine
+    ],
+)
+def test_a_cluster_has_nodes_beside_its_head(have, several):
+    assert has_several_nodes(have) is several
+
+
+@pytest.fixture
+def cluster_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Sets what Ray says: a head without CPUs, and nodes beside it."""
+
+    def pretend(**have: float) -> None:
+        told = {**HEAD, "node:10.0.0.2": 1.0, **have}
+        monkeypatch.setattr(cluster.ray, "cluster_resources", lambda: told)
+        monkeypatch.setattr(cluster.ray, "available_resources", lambda: told)
+
+    return pretend
+
+
+def spread(**compute: Any) -> RunConfig:
+    config = small_config(CHANGES)
+    said = {"actors": None, **compute}
+    return replace(config, compute=replace(config.compute, **said))
+
+
+def test_pools_of_a_cluster_grow_unless_their_size_is_said(cluster_of):
+    cluster_of(CPU=14.0, GPU=2.0)
+    share = divide(spread())
+    assert (share.actors, share.more_actors, share.more_readers) == (2, True, True)
+    assert (share.reader_cpus, share.finish_cpus) == (0.99, 0.01), "one fits anywhere"
+    pool = actor_pool(share, 50)
+    assert (pool.min_size, pool.initial_size, pool.max_size) == (1, 2, 50)
+    assert actor_pool(share, 1).max_size == 1, "no more than there is to do"
+
+    share = divide(spread(actors=4, readers=6))
+    assert (share.actors, share.more_actors) == (4, False)
+    assert (share.readers, share.more_readers) == (6, False)
+    pool = actor_pool(share, 50)
+    assert (pool.min_size, pool.initial_size, pool.max_size) == (4, 4, 4)
+
+
+def test_gpus_that_are_to_come_must_be_said(cluster_of, caplog):
+    cluster_of(CPU=14.0)
+    share = divide(spread())
+    assert share.actor_gpus == 0
+    assert not share.more_actors
+    assert not share.more_readers
+    assert "if nodes with GPUs are to join, say so by --gpus-per-actor 1" in caplog.text
+    caplog.clear()
+    share = divide(spread(gpus_per_actor=1.0))
+    assert (share.actors, share.actor_gpus, share.more_actors) == (1, 1.0, True)
+    assert caplog.text == "", "it waits for them"
+
+
+def test_a_head_whose_nodes_are_to_come_is_a_cluster(monkeypatch):
+    monkeypatch.setattr(cluster.ray, "cluster_resources", lambda: HEAD)
+    share = divide(spread(gpus_per_actor=1.0))
+    assert (share.actors, share.more_actors, share.more_readers) == (1, True, True)
+    assert share.actor_cpus == 1.0
+    assert share.reader_cpus == 0.99
+    assert share.finish_cpus == 0.01, "so none runs on the head"
+
+
+def test_a_run_says_that_others_hold_the_gpus(cluster_of, monkeypatch, caplog):
+    cluster_of(CPU=14.0, GPU=2.0)
+    divide(spread())
+    assert caplog.text == ""
+    monkeypatch.setattr(cluster.ray, "available_resources", lambda: {"CPU": 3.0})
+    divide(spread())
+    assert "other runs hold the cluster's GPUs" in caplog.text
+
+
+BLIND = """
+import os, subprocess, sys, time
+import ray
+from ray.cluster_utils import Cluster
+from digipath_ray.distributed.nodes import check_all_see
+from digipath_ray.rundir import RunDirectory, RunError
+
+cluster = Cluster()
+cluster.add_node(num_cpus=1, include_dashboard=False)
+ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block",
+         "--num-cpus=1", f"--address={cluster.address}"]
+apart = "mount -t tmpfs none " + sys.argv[1] + ' && exec "$@"'
+node = subprocess.Popen(
+    ["unshare", "-rm", "sh", "-c", apart, "sh", *start], stdout=subprocess.DEVNULL
+)
+while sum(n["Alive"] for n in ray.nodes()) < 2:
+    assert node.poll() is None
+    time.sleep(0.2)
+for place in sys.argv[2], sys.argv[1] + "/run":
+    os.makedirs(place, exist_ok=True)
+    try:
+        check_all_see(RunDirectory(place))
+        print("seen by all", os.listdir(place))
+    except RunError as e:
+        print(e, os.listdir(place))
+node.terminate()
+node.wait()
+ray.shutdown()
+cluster.shutdown()
+"""
+
+
+@pytest.mark.slow
+def test_a_run_directory_that_a_node_does_not_see_is_refused(tmp_path):
+    mount = ["unshare", "-rm", "mount", "-t", "tmpfs", "none", str(tmp_path)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode != 0:
+        pytest.skip("this system lets nobody mount a disk that others do not see")
+    own, shared = tmp_path / "own", tmp_path / "shared"
+    own.mkdir()
+    env = environment()
+    done = subprocess.run(
+        [sys.executable, "-c", BLIND, str(own), str(shared)],
+        cwd=ROOT,
+        env=env,
+        check=True,
+        timeout=200,
+        capture_output=True,
+        text=True,
+    )
+    shutil.rmtree(env["RAY_TMPDIR"], ignore_errors=True)
+    seen, refused = done.stdout.splitlines()[-2:]
+    assert seen == "seen by all []"
+    assert refused.startswith(f"{own}/run is not seen by 1 of the cluster's nodes (")
+    assert "on a path that all nodes share, or in a bucket" in refused
+    assert refused.endswith("[]"), "nothing is left behind"
+
+
 @pytest.mark.slow
 def test_several_nodes_find_what_one_finds(
     bucket_server, on_nodes, bucket_url, cohort_url, one_node
@@ -163,7 +308,7 @@ def test_several_nodes_find_what_one_finds(
     assert max(fetched) <= 3
     assert sum(fetched) <= 2.3 * len(SLIDES)
     cut = [i for i, nodes in report.readers().items() if len(nodes) > 1]
-    assert len(cut) <= len(SLIDES) // 3
+    assert len(cut) <= len(SLIDES) // 2
 
 
 @pytest.mark.slow
@@ -172,7 +317,7 @@ def test_nodes_that_join_get_work(on_nodes, bucket_url, one_node):
         ["cpu-0"],
         Event(slides=0, join=["gpu-0"]),
         Event(slides=1, join=["gpu-1", "cpu-1"]),
-        seconds=1.0,
+        seconds=0.8,
         gpus_per_actor=1.0,
     )
     assert report.failures == []
@@ -190,7 +335,7 @@ def test_killed_nodes_cost_what_was_in_flight(on_nodes, bucket_url, one_node):
         Event(slides=5, kill="any"),
         seconds=0.5,
     )
-    kills = [name for _, what, name in report.happened if what == "kill"]
+    kills = [at for at, what, _ in report.happened if what == "kill"]
     assert len(kills) == 3
     assert report.failures == []
     run = RunDirectory(f"{bucket_url}/run")
@@ -202,7 +347,9 @@ def test_killed_nodes_cost_what_was_in_flight(on_nodes, bucket_url, one_node):
     again = repeated(report.done("predict"))
     assert len(again) <= 6 * len(kills), report.happened
     for at, (slide_id, _) in again + repeated(report.done("read")):
-        assert at < finished[slide_id], "what stood was left alone"
+        # A task whose answer has come, but not yet its end, is in flight to Ray.
+        open_at = [k for k in kills if k < at and finished[slide_id] > k - 2]
+        assert open_at, f"{slide_id} stood already: {report.happened}"
 
 
 def repeated(done: list[tuple[float, Done]]) -> list[tuple[float, Done]]:

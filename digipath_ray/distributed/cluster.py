@@ -218,6 +218,8 @@ def divide(config: RunConfig) -> Share:
     actors = compute.actors or _actors(config, pools, actor_gpus)
     if compute.actors is not None or not grows:
         _check_places(actors * pools, actor_gpus)
+    if grows:
+        _check_free(actor_gpus)
     # Together never more than there is: a finish task that waits for the CPU of a
     # reader that waits for the driver that waits for the finish task waits for ever.
     # And one whole CPU is left to the plan: Ray Data's own tasks ask for no less.
@@ -268,6 +270,17 @@ def _check_places(actors: int, actor_gpus: float) -> None:
             actors,
             actor_gpus,
             gpus,
+        )
+
+
+def _check_free(actor_gpus: float) -> None:
+    """Warn if other runs hold every GPU: an actor keeps its own until its run ends."""
+    if ray.cluster_resources().get("GPU", 0.0) < actor_gpus:
+        return
+    if ray.available_resources().get("GPU", 0.0) < actor_gpus:
+        log.warning(
+            "other runs hold the cluster's GPUs: this one waits until one of them ends "
+            "or a node joins; runs that share a cluster should say --actors"
         )
 
 

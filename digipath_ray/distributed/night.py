@@ -23,6 +23,7 @@ from digipath_ray.distributed.guard import explain
 from digipath_ray.distributed.heartbeat import Heartbeat
 from digipath_ray.distributed.inference import segment_cohort
 from digipath_ray.distributed.metrics import count_ends, measure
+from digipath_ray.distributed.nodes import check_all_see
 from digipath_ray.distributed.outcomes import find_stale, remeasure_slides
 from digipath_ray.distributed.prepare import prepare_cohort
 from digipath_ray.exposure import Exposure, read_exposure, say_overlap
@@ -153,6 +154,7 @@ def run_cohort(
         try:
             if pending or find_stale(done, config):
                 with connected():
+                    check_all_see(run)
                     failures += remeasure_slides(
                         run, done, config, report=watcher.measured
                     )
@@ -220,6 +222,7 @@ def remeasure_run(
         watcher = both(watcher, alive.enter_context(beat))
         if find_stale(done, config):
             with connected():
+                check_all_see(run)
                 failures += remeasure_slides(run, done, config, report=watcher.measured)
         run.write_failures(list(done), failures)
         tables = write_tables(run, config)
