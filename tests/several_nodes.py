@@ -149,6 +149,10 @@ def noted_finish(root: str, prepared: Any, *rest: Any) -> Any:
     return answer
 
 
+STARTS = 3
+"""Times that a node may be started: beside other work one may take too long."""
+
+
 class Machine:
     """The cluster; its nodes by name."""
 
@@ -176,9 +180,16 @@ class Machine:
             SECONDS: str(self.plan.seconds),
             "DIGIPATH_CACHE": f"{self.plan.folder}/{name}",
         }
-        self.nodes[name] = self.cluster.add_node(
-            **shape(name), env_vars=env, object_store_memory=100 << 20
-        )
+        for attempt in range(STARTS):
+            try:
+                self.nodes[name] = self.cluster.add_node(
+                    **shape(name), env_vars=env, object_store_memory=100 << 20
+                )
+            except Exception as e:  # Ray raises just that after 30 s
+                if "timed out" not in str(e) or attempt == STARTS - 1:
+                    raise
+            else:
+                return
 
     def kill(self, name: str) -> None:
         """SIGKILL for the node's raylet; its workers go with it."""

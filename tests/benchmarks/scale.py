@@ -105,24 +105,33 @@ def drop(root: str, prepared: PreparedSlide, *rest: Any) -> tuple[float, None]:
     return 0.0, None
 
 
-def slides_of(count: int, chunks: int) -> list[PreparedSlide]:
-    """Slides that nobody reads."""
+def slides_of(count: int, chunks: int, *, uneven: bool = False) -> list[PreparedSlide]:
+    """Slides in a bucket that nobody asks; ``uneven``: the largest 20 times the least.
+
+    The largest come last, which is the worst for the end of a run.
+    """
     frame = Frame(
         level=0, lv_per_md_x=1.0, lv_per_md_y=1.0, l0_per_md_x=1.0, l0_per_md_y=1.0,
         mpp_x=0.5, mpp_y=0.5,
     )  # fmt: skip
-    slide = PreparedSlide(
-        row={"patient_id": None, "chunks": chunks},
-        frame=frame,
-        md_width=1,
-        md_height=1,
-        slide_mpp=None,
-        mask_digest=None,
-    )
-    names = [f"s{i:05}" for i in range(count)]
+    sizes = np.full(count, chunks)
+    if uneven:
+        sizes = np.geomspace(chunks / 6, chunks * 3.5, count).round().astype(int)
     return [
-        replace(slide, row={**slide.row, "slide_id": name, "path": name})
-        for name in names
+        PreparedSlide(
+            row={
+                "slide_id": f"s{i:05}",
+                "path": f"s3://nowhere/s{i:05}.svs",
+                "patient_id": None,
+                "chunks": int(size),
+            },
+            frame=frame,
+            md_width=1,
+            md_height=1,
+            slide_mpp=None,
+            mask_digest=None,
+        )
+        for i, size in enumerate(sizes)
     ]
 
 
@@ -138,16 +147,18 @@ class Watch:
         self._thread = threading.Thread(target=self._look, daemon=True)
 
     @staticmethod
-    def _seconds() -> dict[str, float]:
-        found = {"driver": sum(psutil.Process().cpu_times()[:2])}
-        for process in psutil.Process().children(recursive=True):
+    def _seconds() -> dict[tuple[str, int], float]:
+        """CPU time of the processes that a head has, by name and id."""
+        driver = psutil.Process()
+        found = {("driver", driver.pid): sum(driver.cpu_times()[:2])}
+        for process in driver.children(recursive=True):
             try:
-                name, times = process.name(), process.cpu_times()
+                said, times = process.name(), process.cpu_times()
             except psutil.Error:
                 continue
-            if name in ("gcs_server", "raylet") or "Ledger" in name:
-                name = "ledger" if "Ledger" in name else name
-                found[name] = found.get(name, 0.0) + sum(times[:2])
+            for name in ("gcs_server", "raylet", "Ledger"):
+                if name in said:
+                    found[name, process.pid] = sum(times[:2])
         return found
 
     def _look(self) -> None:
@@ -161,8 +172,10 @@ class Watch:
 
     def note(self) -> None:
         """The CPU time until now."""
-        now = self._seconds()
-        self.cpu_s = {k: v - self._before.get(k, 0.0) for k, v in now.items()}
+        self.cpu_s = {}
+        for key, seconds in self._seconds().items():
+            spent = seconds - self._before.get(key, 0.0)
+            self.cpu_s[key[0]] = self.cpu_s.get(key[0], 0.0) + spent
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
@@ -262,7 +275,8 @@ def sweep(said: argparse.Namespace, cluster: Cluster, config: RunConfig) -> list
         )
         cluster.wait_for_nodes()
         count = max(1, said.slides * gpus // max(said.gpus))
-        row = run_plan(slides_of(count, said.chunks), config)
+        slides = slides_of(count, said.chunks, uneven=said.uneven)
+        row = run_plan(slides, config)
         row["of_ideal"] = round(row["chunks_per_s"] * SIDE**2 / said.rate / gpus, 3)
         print(json.dumps(row), flush=True)
         found.append(row)
@@ -303,6 +317,7 @@ def main() -> None:
     parser.add_argument("--gpus", type=int, nargs="+", default=[4, 8, 16, 32])
     parser.add_argument("--rate", type=float, default=65.0, help="patches/s of a GPU")
     parser.add_argument("--pixel-kb", type=int, default=64)
+    parser.add_argument("--uneven", action="store_true", help="slides of all sizes")
     parser.add_argument("--beside", type=int, metavar="SLIDES")
     parser.add_argument("--later", type=float, default=60.0, help="seconds")
     parser.add_argument(
