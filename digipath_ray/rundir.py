@@ -296,7 +296,7 @@ class RunDirectory:
         def read(slide_id: str) -> dict[str, Any] | None:
             with contextlib.suppress(ValueError):
                 record = self.read_record(slide_id)
-                return record if "slide" in record else None
+                return record if record.keys() & {"slide", "outcome"} else None
             return None
 
         with ThreadPoolExecutor(READERS) as pool:
