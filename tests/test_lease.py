@@ -1,6 +1,7 @@
 """Who holds a run directory in a bucket."""
 
 import json
+import os
 import threading
 
 import pytest
@@ -23,6 +24,11 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def hold_once(url: str) -> None:
     with RunDirectory(url).lock():
         pass
+
+
+def holder(url: str) -> int:
+    """The process that holds the lease."""
+    return int(json.loads(read_bytes(place(url) / "lease.json"))["pid"])
 
 
 def leave(url: str, **said: object) -> None:
@@ -77,13 +83,13 @@ def test_a_dead_process_of_this_machine_is_not_waited_for(
     monkeypatch.setattr(lease, "LEASE_S", 1e9)
     leave(bucket_url, host=lease.platform.node(), pid=2**22 + 1)
     with hold(place(bucket_url)):
-        pass
+        assert holder(bucket_url) == os.getpid()
 
 
 def test_what_is_no_lease_is_taken_over_like_one(bucket_url, quick):
     bucket.put(place(bucket_url) / "lease.json", b"not json")
     with hold(place(bucket_url)):
-        pass
+        assert holder(bucket_url) == os.getpid()
 
 
 def test_a_holder_learns_that_it_was_overtaken(bucket_url, quick):
