@@ -306,9 +306,9 @@ def test_several_nodes_find_what_one_finds(
     name = cohort_url.rpartition("/")[2]
     fetched = [bucket_server.asked("GET", f"{name}/{i}.tif") for i in SLIDES]
     assert max(fetched) <= 3
-    assert sum(fetched) <= 2.3 * len(SLIDES)
+    assert sum(fetched) <= 2.7 * len(SLIDES)
     cut = [i for i, nodes in report.readers().items() if len(nodes) > 1]
-    assert len(cut) <= len(SLIDES) // 2
+    assert len(cut) <= 2 * len(SLIDES) // 3
 
 
 @pytest.mark.slow
