@@ -1,5 +1,6 @@
 """Cohorts, weights and run directories in a bucket."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from digipath_ray.geometry import Frame
 from digipath_ray.members import resolve
 from digipath_ray.networks import build_network
 from digipath_ray.prepared import PreparedSlide
-from digipath_ray.rundir import RunDirectory, RunError
+from digipath_ray.rundir import RunDirectory, RunError, RunStopped
 from digipath_ray.slide import SlideError, open_slide
 from digipath_ray.storage import place, read_bytes, read_table, read_text
 from digipath_ray.weights import load_member
@@ -237,3 +238,23 @@ def test_a_slide_replaced_after_it_was_prepared_fails_and_is_made_anew(
     run_cohort(here, read_cohort([tmp_path / "other.tif"]), config)
     found, expected = heatmaps(run)["s01"], heatmaps(here)["other"]
     assert np.array_equal(found.data, expected.data)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.filterwarnings(RAY_WARNINGS)
+def test_a_run_that_was_overtaken_stops_and_writes_no_table(
+    ray_here, bucket_url, cohort_url, monkeypatch
+):
+    monkeypatch.setattr("digipath_ray.lease.RENEW_S", 0.1)
+    run = RunDirectory(f"{bucket_url}/run")
+
+    def overtake(*_: object) -> None:
+        bucket.put(run.root / "lease.json", b'{"token": "other"}')
+        time.sleep(1.0)
+
+    watcher = night.Watcher(planned=overtake)
+    with pytest.raises(RunStopped, match="was taken over by another run"):
+        run_cohort(run, read_cohort([cohort_url]), small_config(), watcher=watcher)
+    assert not run.outcomes.exists()
+    assert b"other" in read_bytes(run.root / "lease.json"), "not ours to remove"

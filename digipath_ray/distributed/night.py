@@ -166,6 +166,7 @@ def run_cohort(
             if not held.lost.is_set():
                 run.write_failures(ids, failures)
                 tables = write_tables(run, config)
+        stop_if_lost(run, held)
         if predict:
             write_report(run)
         return Summary(
@@ -183,17 +184,26 @@ def run_cohort(
 def while_held(
     run: RunDirectory, held: Held, tallied: Callable[[Tally], None]
 ) -> Callable[[Tally], None]:
-    """``tallied``, which raises RunStopped once another run has the directory."""
+    """``tallied``, which ends the run once another one has the directory."""
 
     def checked(tally: Tally) -> None:
-        if held.lost.is_set():
-            raise RunStopped(
-                f"{run.root} was taken over by another run, as this one could not "
-                "renew its lease: see that only one runs, then run again"
-            )
+        stop_if_lost(run, held)
         tallied(tally)
 
     return checked
+
+
+def stop_if_lost(run: RunDirectory, held: Held) -> None:
+    """End a run whose directory another one has taken over.
+
+    Raises:
+        RunStopped: it has.
+    """
+    if held.lost.is_set():
+        raise RunStopped(
+            f"{run.root} was taken over by another run, as this one could not renew "
+            "its lease: see that only one runs, then run again"
+        )
 
 
 def remeasure_run(
