@@ -298,6 +298,11 @@ class RunConfig:
         check_unique(self.members)
 
     @property
+    def pools(self) -> int:
+        """How many pools of actors hold the members: one, or one for each."""
+        return len(self.members) if self.compute.pools == "per-member" else 1
+
+    @property
     def channels(self) -> tuple[str, ...]:
         """Names of the heatmap's channels, those not estimated left out."""
         names = ["probability"]

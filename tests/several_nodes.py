@@ -12,6 +12,7 @@ import json
 import os
 import random
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
@@ -54,11 +55,14 @@ class Event:
         kill: "any" node, or the one that is "finishing" a slide just then; another of
             its kind joins in its place.
         join: names of nodes, whose shape their name tells: see :func:`shape`.
+        beside: slides, the first, of another run that begins; its run directory and its
+            report have the same names and ``-beside``.
     """
 
     slides: int
     kill: str = ""
     join: list[str] = field(default_factory=list)
+    beside: int = 0
 
 
 @dataclass(kw_only=True)
@@ -126,9 +130,10 @@ class NotedStage(PredictStage):
         return super()._load(members, replace(share, actor_gpus=0.0, actor_threads=1))
 
     def __call__(self, batch: Batch) -> Batch:
+        answer = super().__call__(batch)
         time.sleep(float(os.environ[SECONDS]))
         note("predict", str(batch["slide_id"][0]), int(batch["chunk"][0]))
-        return super().__call__(batch)
+        return answer
 
 
 def noted_read(batch: Batch, **options: Any) -> Iterator[Batch]:
@@ -160,6 +165,7 @@ class Machine:
         self.plan = plan
         self.cluster = Cluster()
         self.nodes: dict[str, Any] = {}
+        self.beside: list[subprocess.Popen[bytes]] = []
         self.cluster.add_node(
             num_cpus=0,
             include_dashboard=False,
@@ -200,9 +206,10 @@ class Machine:
 class Run(threading.Thread):
     """The run itself, beside the main thread, which alone may add nodes."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, slides: int | None = None) -> None:
         super().__init__()
         self.plan = plan
+        self.only = slides
         self.begun = threading.Event()
         self.slides = 0
         self.answer: dict[str, Any] = {}
@@ -211,7 +218,7 @@ class Run(threading.Thread):
         def count(tally: Tally) -> None:
             self.slides = tally.slides
 
-        rows = read_cohort([self.plan.cohort])
+        rows = read_cohort([self.plan.cohort])[: self.only]
         config = small_config(self.plan.changes)
         grows = replace(config.compute, actors=None)
         started = time.time()
@@ -248,7 +255,43 @@ def take_part(machine: Machine, run: Run, diary: Any) -> list[tuple[float, str, 
         for name in joining:
             machine.add(name)
             happened.append((time.time(), "join", name))
+        if event.beside:
+            begin_beside(machine, event.beside)
     return happened
+
+
+def begin_beside(machine: Machine, slides: int) -> None:
+    """Another driver on the cluster."""
+    plan = machine.plan
+    path = Path(plan.folder) / "beside.json"
+    out, report = f"{plan.out}-beside", f"{plan.report}-beside"
+    write_plan(replace(plan, out=out, report=report, events=[]), path)
+    script = f"from tests.several_nodes import run_beside; run_beside({slides})"
+    env = {**os.environ, "RAY_ADDRESS": machine.cluster.address}
+    machine.beside.append(
+        subprocess.Popen([sys.executable, "-c", script, str(path)], env=env)
+    )
+
+
+def run_beside(slides: int) -> None:
+    """A run on the cluster that stands; the process of :func:`begin_beside`."""
+    plan = read_plan()
+    stand_in()
+    run = Run(plan, slides)
+    run.run()
+    Path(plan.report).write_text(json.dumps(run.answer))
+
+
+def read_plan() -> Plan:
+    said = json.loads(Path(sys.argv[1]).read_text())
+    return Plan(**{**said, "events": [Event(**e) for e in said["events"]]})
+
+
+def stand_in() -> None:
+    """From now on this process lays plans that note what they do."""
+    inference.PredictStage = NotedStage  # type: ignore[misc]
+    inference.read_shard = noted_read
+    collector.finish_guarded = noted_finish
 
 
 def finishing(diary: Any) -> str:
@@ -264,17 +307,16 @@ def finishing(diary: Any) -> str:
 
 
 def main() -> None:
-    said = json.loads(Path(sys.argv[1]).read_text())
-    plan = Plan(**{**said, "events": [Event(**e) for e in said["events"]]})
-    inference.PredictStage = NotedStage  # type: ignore[misc]
-    inference.read_shard = noted_read
-    collector.finish_guarded = noted_finish
+    plan = read_plan()
+    stand_in()
     machine = Machine(plan)
     diary = open_diary()
     run = Run(plan)
     run.start()
     happened = take_part(machine, run, diary)
     run.join()
+    for other in machine.beside:
+        other.wait()
     notes = ray.get(diary.read.remote())
     report = {**run.answer, "happened": happened, "notes": notes}
     Path(plan.report).write_text(json.dumps(report))

@@ -352,6 +352,22 @@ def test_killed_nodes_cost_what_was_in_flight(on_nodes, bucket_url, one_node):
         assert open_at, f"{slide_id} stood already: {report.happened}"
 
 
+@pytest.mark.slow
+def test_a_large_run_gives_way_to_a_small_one(on_nodes, bucket_url, one_node, tmp_path):
+    report = on_nodes(
+        ["cpu-0", "gpu-0", "gpu-1"], Event(slides=1, beside=1), seconds=1.0
+    )
+    small = json.loads((tmp_path / "report.json-beside").read_text())
+    assert report.failures == small["failures"] == []
+    assert small["ended"] < report.ended, "it did not wait for the large one"
+    again = {slide_id for _, (slide_id, _) in repeated(report.done("predict"))}
+    assert again <= {"s00"}, "who gives way has done its chunk; s00 is in both runs"
+    assert_same(RunDirectory(f"{bucket_url}/run"), one_node)
+    beside = RunDirectory(f"{bucket_url}/run-beside")
+    mine, wanted = heatmaps(beside)["s00"], heatmaps(one_node)["s00"]
+    np.testing.assert_allclose(mine.data, wanted.data, atol=1e-5)
+
+
 def repeated(done: list[tuple[float, Done]]) -> list[tuple[float, Done]]:
     """What had been done before."""
     seen: Counter[Done] = Counter()

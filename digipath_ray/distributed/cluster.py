@@ -212,7 +212,7 @@ def divide(config: RunConfig) -> Share:
     several = has_several_nodes(have)
     cpus = have.get("CPU", FIRST_CPUS if several else 1.0)
     compute = config.compute
-    pools = len(config.members) if compute.pools == "per-member" else 1
+    pools = config.pools
     actor_gpus = _gpu_share(config, pools, several=several)
     grows = several and actor_gpus > 0
     actors = compute.actors or _actors(config, pools, actor_gpus)
@@ -274,13 +274,13 @@ def _check_places(actors: int, actor_gpus: float) -> None:
 
 
 def _check_free(actor_gpus: float) -> None:
-    """Warn if other runs hold every GPU: an actor keeps its own until its run ends."""
+    """Warn if others hold every GPU: what is no run keeps its own until it ends."""
     if ray.cluster_resources().get("GPU", 0.0) < actor_gpus:
         return
     if ray.available_resources().get("GPU", 0.0) < actor_gpus:
         log.warning(
-            "other runs hold the cluster's GPUs: this one waits until one of them ends "
-            "or a node joins; runs that share a cluster should say --actors"
+            "others hold the cluster's GPUs: runs give way within seconds, anything "
+            "else, a fit say, when it ends"
         )
 
 
@@ -327,8 +327,7 @@ def fit_chunks(config: RunConfig, share: Share) -> RunConfig:
     a single batch does.
     """
     store = ray.cluster_resources().get("object_store_memory", 1 << 30)
-    pools = len(config.members) if config.compute.pools == "per-member" else 1
-    in_flight = share.readers + 2 * share.actors * pools + 4
+    in_flight = share.readers + 2 * share.actors * config.pools + 4
     fit = int(store / 2 / in_flight / cell_bytes(config))
     core_s = patch_core_seconds(config)
     if share.actor_gpus == 0 and core_s > 0:
@@ -354,7 +353,7 @@ def describe_work(config: RunConfig, share: Share, *, patches: int) -> str:
     ``3 networks x 6 transforms on 2 CPU cores: expect about 90 s per patch, ...``
     """
     networks, transforms = len(config.members), len(config.ensemble.tta)
-    pools = networks if config.compute.pools == "per-member" else 1
+    pools = config.pools
     work = f"{_counted(networks, 'network')} x {_counted(transforms, 'transform')}"
     if share.actor_gpus > 0:
         gpus = share.actors * pools * share.actor_gpus

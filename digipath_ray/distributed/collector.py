@@ -17,7 +17,7 @@ from digipath_ray.chunk import ChunkSums
 from digipath_ray.config import RunConfig
 from digipath_ray.distributed.cluster import Share
 from digipath_ray.distributed.guard import explain
-from digipath_ray.distributed.ledger import Ledger
+from digipath_ray.distributed.ledger import Ledger, Standing
 from digipath_ray.distributed.shard import Batch
 from digipath_ray.finish import finish_slide
 from digipath_ray.prepared import PreparedSlide
@@ -29,9 +29,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(kw_only=True)
 class Tally:
-    """What a run has done so far, for the progress line and metrics.json."""
+    """What a run has done so far, for the progress line and metrics.json.
+
+    Attributes:
+        planned: patches in all.
+        predictors: actors at work at once, at most.
+        ninety: when 90 % of the patches were predicted.
+    """
 
     started: float = field(default_factory=time.time)
+    planned: int = 0
     slides: int = 0
     failed: int = 0
     patches: int = 0
@@ -47,6 +54,7 @@ class Tally:
     readers: int = 0
     predictors: int = 0
     first_patch: float | None = None
+    ninety: float | None = None
     first_slide: float | None = None
     patches_at_first_slide: int | None = None
 
@@ -95,12 +103,18 @@ class Collector:
         self.seconds: dict[str, float] = {}
         self.finishing: dict[ray.ObjectRef, PreparedSlide] = {}
         self.tally = tally
-        pools = len(config.members) if config.compute.pools == "per-member" else 1
-        tally.readers, tally.predictors = share.readers, share.actors * pools
+        tally.readers, tally.predictors = share.readers, share.actors * config.pools
+        self._actor_gpus = share.actor_gpus
         self._settings = ray.put(config)
         self._finish = ray.remote(num_cpus=share.finish_cpus, max_retries=3)(
             finish_guarded
         )
+
+    def note_standing(self, mine: Standing) -> None:
+        """Take note of actors that have joined."""
+        if self._actor_gpus > 0:
+            actors = round(mine.holds / self._actor_gpus)
+            self.tally.predictors = max(self.tally.predictors, actors)
 
     def collect(self, batch: Batch) -> None:
         """Take in the rows of a batch."""
@@ -142,6 +156,8 @@ class Collector:
         if tally.first_patch is None:
             tally.first_patch = time.time() - float(row["predict_seconds"])
         tally.patches += patches
+        if tally.ninety is None and tally.patches >= 0.9 * tally.planned:
+            tally.ninety = time.time()
         tally.batch_slots += -(-patches // batch) * batch
         tally.read_seconds += float(row["read_seconds"])
         tally.read_px += int(row["read_px"])

@@ -18,6 +18,7 @@ from upath import UPath
 from digipath_ray.config import RunConfig
 from digipath_ray.distributed.cluster import Share
 from digipath_ray.distributed.collector import Collector, Tally
+from digipath_ray.distributed.fairness import fair
 from digipath_ray.distributed.ledger import Ledger, share_ledger
 from digipath_ray.distributed.shard import read_shard, shard_table
 from digipath_ray.distributed.stage import PredictStage
@@ -76,6 +77,12 @@ def actor_pool(share: Share, chunks: int) -> ActorPoolStrategy:
     return ActorPoolStrategy(min_size=1, initial_size=actors, max_size=chunks)
 
 
+def gpus_wanted(share: Share, config: RunConfig, chunks: int) -> float:
+    """How many GPUs all pools together could use."""
+    actors = chunks if share.more_actors else min(share.actors, chunks)
+    return actors * config.pools * share.actor_gpus
+
+
 def read_shards(path: Path) -> Dataset:
     """The SHARDS table as a dataset, from a disk or a bucket."""
     if is_url(path):
@@ -124,17 +131,19 @@ def segment_cohort(
     Raises:
         RunStopped: what ended the plan was no slide's fault. What was finished stays.
     """
-    run.write_arrow(run.shards, shard_table(slides, readers=share.readers))
-    ledger = share_ledger()
+    shards = shard_table(slides, readers=share.readers)
+    run.write_arrow(run.shards, shards)
+    ledger = share_ledger(gpus_wanted(share, config, sum(shards["chunks"].to_pylist())))
     collector = Collector(
         run, slides, config, share, failures, report, tally or Tally(), ledger
     )
     try:
         plan = lay_plan(run, config, share, ledger)
-        for batch in plan.iter_batches(
-            batch_size=None, batch_format="numpy", prefetch_batches=1
-        ):
-            collector.collect(batch)
+        with fair(ledger, collector.note_standing):
+            for batch in plan.iter_batches(
+                batch_size=None, batch_format="numpy", prefetch_batches=1
+            ):
+                collector.collect(batch)
     except PLAN_ERRORS as e:
         collector.drain()
         why = f"the run ended early: {_last_line(e)}"

@@ -1,11 +1,15 @@
-"""What a run remembers of its workers: tries that have not ended, failed slides.
+"""What a run remembers of its workers: tries not ended, failed slides, places on GPUs.
 
 Ray starts a task anew for ever when its worker dies and tells it no attempt number. So
 a try is written down before it begins and struck out when it ends, by one small actor
-beside the driver: no folder that all nodes share is needed for it.
+beside the driver: no folder that all nodes share is needed for it. The other runs on
+the cluster find it by its name (:mod:`digipath_ray.distributed.fairness`).
 """
 
+import os
+import uuid
 from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -13,13 +17,31 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from digipath_ray.rundir import Failure
 
+NAMESPACE = "digipath_ray"
+LEDGER = "ledger"
+"""How the names of ledgers begin."""
+ANSWER_S = 10.0
+"""Seconds that another run's ledger has to answer in."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How many GPUs a run could use, and how many its actors hold."""
+
+    wants: float
+    holds: float
+
 
 class Ledger:
     """The book itself."""
 
-    def __init__(self) -> None:
+    def __init__(self, wants: float = 0.0) -> None:
+        """An empty book of a run that could use so many GPUs."""
         self._tries: Counter[str] = Counter()
         self._failed: dict[str, Failure] = {}
+        self._wants = wants
+        self._places: dict[str, float] = {}
+        self._to_leave = 0.0
 
     def begin(self, work: str, limit: int) -> int:
         """How many tries at a work have not ended; below ``limit`` one more is made."""
@@ -40,12 +62,35 @@ class Ledger:
         """Why a slide has failed, if it has."""
         return self._failed.get(slide_id)
 
+    def take_place(self, actor: str, gpus: float) -> None:
+        """An actor is there, and holds so much of a GPU."""
+        self._places[actor] = gpus
+
+    def keeps_place(self, actor: str) -> bool:
+        """Whether an actor may stay; one that may not is struck out."""
+        gpus = self._places.get(actor, 0.0)
+        if not 0 < gpus <= self._to_leave + 1e-9:
+            return True
+        del self._places[actor]
+        self._to_leave -= gpus
+        return False
+
+    def give_way(self, gpus: float) -> None:
+        """Actors that hold so many GPUs together are to leave, in place of others."""
+        self._to_leave = gpus
+
+    def standing(self) -> Standing:
+        """What the run holds, and could use."""
+        return Standing(self._wants, sum(self._places.values()))
+
 
 class SharedLedger(Ledger):
     """The book that an actor keeps, to be written in from any node."""
 
-    def __init__(self, actor: Any) -> None:
+    def __init__(self, actor: Any, name: str) -> None:
+        """The actor, and the name that other runs know it by."""
         self._actor = actor
+        self.name = name
 
     def begin(self, work: str, limit: int) -> int:
         """As :meth:`Ledger.begin`."""
@@ -64,11 +109,51 @@ class SharedLedger(Ledger):
         found: Failure | None = ray.get(self._actor.failure.remote(slide_id))
         return found
 
+    def take_place(self, actor: str, gpus: float) -> None:
+        """As :meth:`Ledger.take_place`."""
+        ray.get(self._actor.take_place.remote(actor, gpus))
 
-def share_ledger() -> SharedLedger:
+    def keeps_place(self, actor: str) -> bool:
+        """As :meth:`Ledger.keeps_place`."""
+        return bool(ray.get(self._actor.keeps_place.remote(actor)))
+
+    def give_way(self, gpus: float) -> None:
+        """As :meth:`Ledger.give_way`."""
+        ray.get(self._actor.give_way.remote(gpus))
+
+    def standing(self) -> Standing:
+        """As :meth:`Ledger.standing`."""
+        found: Standing = ray.get(self._actor.standing.remote(), timeout=ANSWER_S)
+        return found
+
+
+class Place:
+    """An actor's place on a GPU, which it leaves between two chunks if it is told to.
+
+    Ray starts an actor anew that has ended, and gives it the chunks it was to do: it
+    comes back when a GPU is free, behind those who have waited longer.
+    """
+
+    def __init__(self, ledger: Ledger, gpus: float) -> None:
+        """Take it."""
+        self._ledger = ledger
+        self._gpus = gpus
+        self._actor = ray.get_runtime_context().get_actor_id() or ""
+        if gpus > 0:
+            ledger.take_place(self._actor, gpus)
+
+    def keep(self) -> None:
+        """Go on, or end this process."""
+        if self._gpus > 0 and not self._ledger.keeps_place(self._actor):
+            os._exit(1)
+
+
+def share_ledger(wants: float = 0.0) -> SharedLedger:
     """An empty book, kept on this node for as long as somebody has it open."""
     here = NodeAffinitySchedulingStrategy(
         ray.get_runtime_context().get_node_id(), soft=False
     )
     actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Ledger)
-    return SharedLedger(actor.options(scheduling_strategy=here).remote())
+    name = f"{LEDGER} {uuid.uuid4().hex}"
+    options = {"name": name, "namespace": NAMESPACE, "scheduling_strategy": here}
+    return SharedLedger(actor.options(**options).remote(wants), name)

@@ -31,12 +31,12 @@ def measure(
     """Throughput per stage, and which stage the others waited for.
 
     A stage's ``busy`` is the time its workers worked over the time they were there,
-    from the first patch predicted on.
+    from the first patch predicted on. ``last_tenth_s`` is the time from 90 % of the
+    patches to the end.
     """
     now = time.time()
     begun = tally.first_patch or now
     steady = max(now - begun, 1e-9)
-    pools = len(config.members) if config.compute.pools == "per-member" else 1
     read_busy, predict_busy, _ = busy(tally, now=now)
     return {
         "patches": tally.patches,
@@ -48,6 +48,7 @@ def measure(
         "open_slides_max": tally.open_slides_max,
         "first_slide_s": _since(tally.started, tally.first_slide),
         "patches_at_first_slide": tally.patches_at_first_slide,
+        "last_tenth_s": None if tally.ninety is None else now - tally.ninety,
         "read": {
             "workers": share.readers,
             "seconds": tally.read_seconds,
@@ -55,7 +56,7 @@ def measure(
             "mpx_per_s": tally.read_px / 1e6 / max(tally.read_seconds, 1e-9),
         },
         "predict": {
-            "workers": share.actors * pools,
+            "workers": tally.predictors,
             "on": "gpu" if share.actor_gpus > 0 else "cpu",
             "seconds": tally.predict_seconds,
             "busy": predict_busy,

@@ -308,7 +308,7 @@ def _work(
     patches = sum(s.row["patches"] for s in slides)
     watcher.planned(len(slides), patches)
     watcher.started(describe_work(config, share, patches=patches))
-    tally = Tally()
+    tally = Tally(planned=patches)
     for members, part in by_members(slides, config, failures):
         segment_cohort(
             run,

@@ -11,7 +11,7 @@ from digipath_ray.config import MemberSpec, RunConfig
 from digipath_ray.distributed.cluster import Share
 from digipath_ray.distributed.gauges import count_predicted
 from digipath_ray.distributed.guard import TooManyAttempts, counted, explain
-from digipath_ray.distributed.ledger import Ledger
+from digipath_ray.distributed.ledger import Ledger, Place
 from digipath_ray.distributed.shard import Batch, error_row
 from digipath_ray.ensemble import combine_maps
 from digipath_ray.predict import EnsemblePredictor
@@ -36,6 +36,7 @@ class PredictStage:
         self.config = config
         self.last = last
         self.pool = config.members.index(members[0])
+        self.place = Place(ledger, share.actor_gpus)
         self.ensemble = self._load(members, share)
 
     def _load(self, members: Sequence[MemberSpec], share: Share) -> EnsemblePredictor:
@@ -60,6 +61,7 @@ class PredictStage:
         """One chunk: its members' maps added, and summed up by the last stage."""
         if batch["error"][0] != "":
             return self._pass_error(batch)
+        self.place.keep()
         slide_id, chunk = str(batch["slide_id"][0]), int(batch["chunk"][0])
         work = f"predict {self.pool} {slide_id} {chunk}"
         limit = self.config.compute.attempts

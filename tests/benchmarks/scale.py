@@ -36,7 +36,7 @@ from digipath_ray.distributed import collector, inference
 from digipath_ray.distributed.cluster import Share, connect, divide
 from digipath_ray.distributed.collector import Tally
 from digipath_ray.distributed.guard import counted
-from digipath_ray.distributed.ledger import Ledger
+from digipath_ray.distributed.ledger import Ledger, Place
 from digipath_ray.distributed.shard import Batch, pixel_row
 from digipath_ray.geometry import Frame
 from digipath_ray.patches import Cells, share_blocks
@@ -81,8 +81,10 @@ class SleepingStage:
     ) -> None:
         self.ledger = ledger
         self.config = config
+        self.place = Place(ledger, share.actor_gpus)
 
     def __call__(self, batch: Batch) -> Batch:
+        self.place.keep()
         seconds = float(os.environ[PREDICT_S])
         work = f"predict 0 {batch['slide_id'][0]} {batch['chunk'][0]}"
         with counted(self.ledger, work, limit=3):
@@ -137,9 +139,12 @@ def slides_of(count: int, chunks: int, *, uneven: bool = False) -> list[Prepared
 
 @dataclass
 class Watch:
-    """The driver's memory, once a second, and the CPU time of driver and head."""
+    """The driver's own memory, once a second, and the CPU time of driver and head.
 
-    rss_mb: list[float] = field(default_factory=list)
+    Own: without the pages of the object store that it has looked at.
+    """
+
+    own_mb: list[float] = field(default_factory=list)
     cpu_s: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -163,7 +168,8 @@ class Watch:
 
     def _look(self) -> None:
         while not self._over.wait(1):
-            self.rss_mb.append(psutil.Process().memory_info().rss / 2**20)
+            said = psutil.Process().memory_info()
+            self.own_mb.append((said.rss - said.shared) / 2**20)
 
     def __enter__(self) -> "Watch":
         self._before = self._seconds()
@@ -183,8 +189,8 @@ class Watch:
 
     def curve(self, points: int = 8) -> list[int]:
         """Memory at as many moments, the first when the plan had just begun."""
-        at = np.linspace(0, len(self.rss_mb) - 1, points).astype(int)
-        return [round(self.rss_mb[i]) for i in at]
+        at = np.linspace(0, len(self.own_mb) - 1, points).astype(int)
+        return [round(self.own_mb[i]) for i in at]
 
 
 def run_plan(slides: list[PreparedSlide], config: RunConfig) -> Row:
@@ -212,7 +218,7 @@ def run_plan(slides: list[PreparedSlide], config: RunConfig) -> Row:
         "ended": round(time.time(), 1),
         "seconds": round(time.time() - started, 1),
         **rates(started, arrivals, config),
-        "driver_rss_mb": watch.curve(),
+        "driver_own_mb": watch.curve(),
         "cpu_ms_per_chunk": {
             k: round(1000 * v / len(arrivals), 1) for k, v in watch.cpu_s.items()
         },
