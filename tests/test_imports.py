@@ -8,7 +8,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "digipath_ray"
 ORDER = (  # noqa: SIM905 - a line to read from left to right
     "geometry bucket storage lease cache schema config recipe settings slideinfo "
-    "image machine slide manifest cohort "
+    "image machine slidefile slide manifest cohort "
     "annotations datasets mask quality tissue patches rundir status card original "
     "networks weights members exposure ensemble predict heatmap figure hull qupath "
     "lesions features staging metastasis burden overlay compare prepared chunk "
@@ -21,7 +21,7 @@ ONLY_IN = {
     "jinja2": {"report"},
     "highdicom": {"export"},
     "pydicom": {"export"},
-    "openslide": {"slide", "cli"},
+    "openslide": {"slidefile", "cli"},
     "ray": {"distributed", "cli"},
     "segmentation_models_pytorch": {"networks"},
     "torch": {
