@@ -11,12 +11,13 @@ from digipath_ray.config import (
     ComputeSpec,
     EnsembleSpec,
     MemberSpec,
+    OutcomeSpec,
     RunConfig,
 )
 from digipath_ray.distributed.cluster import Share, connect, describe_work
 from digipath_ray.distributed.inference import plan_context
 from digipath_ray.distributed.metrics import bottleneck, count_ends
-from digipath_ray.distributed.night import settle_precision
+from digipath_ray.distributed.night import patient_notes, settle_precision
 from digipath_ray.members import resolve
 from digipath_ray.rundir import Failure, RunError
 from digipath_ray.settings import load_config
@@ -44,6 +45,16 @@ def test_one_run_is_of_one_precision() -> None:
     assert settle_precision(RunConfig(), CPU, done).compute.precision == "float32"
     with pytest.raises(RunError, match="give --precision float32, or another --out"):
         settle_precision(RunConfig(), replace(CPU, actor_gpus=1.0), done)
+
+
+def test_stages_without_patients_are_said() -> None:
+    staged = RunConfig(outcome=OutcomeSpec(outcome="stage"))
+    nobody, somebody = {"patient_id": None}, {"patient_id": "p"}
+    (note,) = patient_notes([nobody, nobody], staged)
+    assert "the column patient_id" in note
+    assert patient_notes([nobody, somebody], staged) == []
+    assert patient_notes([], staged) == []
+    assert patient_notes([nobody], RunConfig()) == []
 
 
 def test_address_where_nobody_listens_is_said_at_once(

@@ -180,6 +180,7 @@ def wait_for_phase(run: RunDirectory, phase: str, *, seconds: float = 2) -> str 
             "the disk is full: free space",
         ),
         (KeyboardInterrupt(), "interrupted"),
+        (SystemExit(15), "terminated"),
         (MemoryError(), "MemoryError"),
     ],
 )

@@ -52,7 +52,10 @@ def for_each_slide(
         try:
             answers[row.slide_id] = ray.get(ref)
         except ray.exceptions.RayError as e:  # its worker crashed, hung or was lost
-            log.warning("%s: %s, try %d: %s", row.slide_id, step, attempt, e)
+            said = {"slide_id": row.slide_id, "step": step}
+            log.warning(
+                "%s: %s, try %d: %s", row.slide_id, step, attempt, e, extra=said
+            )
             if attempt < attempts:
                 todo.append((row, attempt + 1))
                 continue

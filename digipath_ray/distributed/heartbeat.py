@@ -109,6 +109,8 @@ class Heartbeat:
             self._note(phase="done")
         elif isinstance(error, KeyboardInterrupt):
             self._note(phase="stopped", why="interrupted")
+        elif isinstance(error, SystemExit):  # Ray makes that of a SIGTERM
+            self._note(phase="stopped", why="terminated")
         else:
             said = str(error) or type(error).__name__
             self._note(phase="stopped", why=said.splitlines()[0])

@@ -177,7 +177,11 @@ def run_cohort(
             patients=tables.patients,
             failures=failures,
             metrics=metrics,
-            notes=[*member_notes(config), *overlap_notes(rows, config)],
+            notes=[
+                *member_notes(config),
+                *overlap_notes(rows, config),
+                *patient_notes(tables.outcomes, config),
+            ],
         )
 
 
@@ -222,7 +226,7 @@ def remeasure_run(
     """
     watcher = watcher or Watcher()
     stage_model_of(config)
-    with run.lock(), contextlib.ExitStack() as alive:
+    with run.lock() as held, contextlib.ExitStack() as alive:
         done = run.read_done()
         if not done:
             raise RunError(f"{run.root}: no slide is finished yet: digipath run first")
@@ -234,6 +238,7 @@ def remeasure_run(
             with connected():
                 check_all_see(run)
                 failures += remeasure_slides(run, done, config, report=watcher.measured)
+        stop_if_lost(run, held)
         run.write_failures(list(done), failures)
         tables = write_tables(run, config)
         write_report(run)
@@ -244,7 +249,7 @@ def remeasure_run(
         outcomes=tables.outcomes,
         patients=tables.patients,
         failures=failures,
-        notes=member_notes(config),
+        notes=[*member_notes(config), *patient_notes(tables.outcomes, config)],
     )
 
 
@@ -254,6 +259,18 @@ def overlap_notes(rows: Sequence[SlideRow], config: RunConfig) -> list[str]:
         return []
     told = say_overlap(rows, read_exposure(config.members))
     return [] if told is None else [told]
+
+
+def patient_notes(outcomes: Sequence[dict[str, Any]], config: RunConfig) -> list[str]:
+    """Why no patient has a stage, where stages are asked for."""
+    if config.outcome.outcome != "stage" or not outcomes:
+        return []
+    if any(row["patient_id"] is not None for row in outcomes):
+        return []
+    return [
+        "no slide names its patient, so there is no pN stage: give a manifest with "
+        "the column patient_id"
+    ]
 
 
 def check_same_slides(

@@ -102,7 +102,13 @@ def _picture_of(slide: SlideView, *, run: RunDirectory, page: Page) -> Picture |
             budget=picture_bytes(len(page.slides)),
         )
     except (ValueError, OSError) as e:  # one damaged file does not cost the page
-        log.warning("%s: no picture in the report: %s", slide.slide_id, e)
+        slide_id = slide.slide_id
+        log.warning(
+            "%s: no picture in the report: %s",
+            slide_id,
+            e,
+            extra={"slide_id": slide_id},
+        )
         return None
 
 
