@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from digipath_ray.cohort import SlideRow, read_cohort
     from digipath_ray.config import RunConfig
-    from digipath_ray.heatmap import Heatmap, read_heatmap, write_heatmap
+    from digipath_ray.heatmap import Heatmap
+    from digipath_ray.heatmapfile import read_heatmap, write_heatmap
     from digipath_ray.lesions import find_lesions
     from digipath_ray.members import resolve
     from digipath_ray.pipeline import segment_slide
@@ -47,7 +48,8 @@ __all__ = [
 _HOME = {
     "cohort": ("SlideRow", "read_cohort"),
     "config": ("RunConfig",),
-    "heatmap": ("Heatmap", "read_heatmap", "write_heatmap"),
+    "heatmap": ("Heatmap",),
+    "heatmapfile": ("read_heatmap", "write_heatmap"),
     "lesions": ("find_lesions",),
     "members": ("resolve",),
     "pipeline": ("segment_slide",),

@@ -29,7 +29,8 @@ from digipath_ray.figure import (
     show_map,
     write_figure,
 )
-from digipath_ray.heatmap import Heatmap, Map, read_heatmap
+from digipath_ray.heatmap import Heatmap, Map
+from digipath_ray.heatmapfile import read_heatmap
 from digipath_ray.schema import VERSION
 from digipath_ray.storage import read_table
 

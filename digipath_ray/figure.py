@@ -23,7 +23,8 @@ from matplotlib.transforms import Transform, blended_transform_factory, offset_c
 from numpy.typing import NDArray
 from PIL import Image
 
-from digipath_ray.heatmap import Heatmap, Map, halve
+from digipath_ray.heatmap import Heatmap, Map
+from digipath_ray.heatmapfile import halve
 
 Pixels = NDArray[np.uint8]
 

@@ -14,7 +14,8 @@ from digipath_ray.card import file_digest
 from digipath_ray.chunk import ChunkSums
 from digipath_ray.config import RunConfig
 from digipath_ray.finished import FinishedSlide, finished_slide, read_finished
-from digipath_ray.heatmap import Canvas, Heatmap, write_heatmap
+from digipath_ray.heatmap import Canvas, Heatmap
+from digipath_ray.heatmapfile import write_heatmap
 from digipath_ray.mask import read_mask
 from digipath_ray.outcome import (
     measure_slide,

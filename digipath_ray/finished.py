@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from digipath_ray.annotations import Window, read_annotation
 from digipath_ray.config import RunConfig
-from digipath_ray.heatmap import Heatmap, on_heatmap, read_heatmap
+from digipath_ray.heatmap import Heatmap, on_heatmap
+from digipath_ray.heatmapfile import read_heatmap
 from digipath_ray.manifest import SlideRow
 from digipath_ray.mask import Mask, read_mask
 from digipath_ray.prepared import row_of

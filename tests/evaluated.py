@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import tomli_w
 
-from digipath_ray.heatmap import Heatmap, write_heatmap
+from digipath_ray.heatmap import Heatmap
+from digipath_ray.heatmapfile import write_heatmap
 from digipath_ray.mask import Mask, write_mask
 from digipath_ray.rundir import RunDirectory
 from digipath_ray.settings import Tree, to_tree

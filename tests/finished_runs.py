@@ -10,7 +10,8 @@ import numpy as np
 import tomli_w
 from PIL import Image
 
-from digipath_ray.heatmap import Heatmap, write_heatmap
+from digipath_ray.heatmap import Heatmap
+from digipath_ray.heatmapfile import write_heatmap
 from digipath_ray.lesions import find_lesions
 from digipath_ray.mask import Mask, write_mask
 from digipath_ray.rundir import Failure, RunDirectory

@@ -10,7 +10,8 @@ import scipy.ndimage
 
 from digipath_ray.cohort import SlideRow, read_cohort
 from digipath_ray.config import RunConfig
-from digipath_ray.heatmap import Heatmap, read_heatmap
+from digipath_ray.heatmap import Heatmap
+from digipath_ray.heatmapfile import read_heatmap
 from digipath_ray.rundir import RunDirectory
 from digipath_ray.settings import Tree, from_tree, merge
 from tests.slides import paint, write_pyramid

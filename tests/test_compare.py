@@ -20,7 +20,8 @@ from digipath_ray.compare import (
     write_comparison_figures,
 )
 from digipath_ray.figure import TIMES
-from digipath_ray.heatmap import Heatmap, write_heatmap
+from digipath_ray.heatmap import Heatmap
+from digipath_ray.heatmapfile import write_heatmap
 from digipath_ray.schema import FAILURES, OUTCOMES
 
 

@@ -29,7 +29,7 @@ from digipath_ray.demo.drawing import DemoSlide, draw_slide
 from digipath_ray.demo.fitting import brief_slides, fit_slides
 from digipath_ray.demo.painting import EOSIN_OD, HEMATOXYLIN_OD
 from digipath_ray.demo.truth import Score, dice_of, score_run
-from digipath_ray.heatmap import read_heatmap
+from digipath_ray.heatmapfile import read_heatmap
 from digipath_ray.members import resolve, resolve_recipe
 from digipath_ray.outcome import overlay_notes
 from digipath_ray.rundir import RunDirectory

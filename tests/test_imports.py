@@ -10,10 +10,10 @@ ORDER = (  # noqa: SIM905 - a line to read from left to right
     "geometry bucket storage lease cache schema config recipe settings slideinfo "
     "image machine slidefile slide manifest cohort "
     "annotations datasets mask quality tissue patches rundir status card original "
-    "networks weights members exposure ensemble predict heatmap figure hull qupath "
-    "lesions features staging metastasis burden overlay compare prepared chunk "
-    "finished outcome tables finish pipeline evaluate report export mining training "
-    "demo progress distributed cli"
+    "networks weights members exposure ensemble predict heatmap heatmapfile figure "
+    "hull qupath lesions features staging metastasis burden overlay compare prepared "
+    "chunk finished outcome tables finish pipeline evaluate report export mining "
+    "training demo progress distributed viewer cli"
 ).split()
 ONLY_IN = {
     "imblearn": {"metastasis"},
@@ -21,7 +21,9 @@ ONLY_IN = {
     "jinja2": {"report"},
     "highdicom": {"export"},
     "pydicom": {"export"},
-    "openslide": {"slidefile", "cli"},
+    "openslide": {"slidefile", "viewer", "cli"},
+    "starlette": {"viewer"},
+    "uvicorn": {"viewer"},
     "ray": {"distributed", "cli"},
     "segmentation_models_pytorch": {"networks"},
     "torch": {

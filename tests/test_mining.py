@@ -14,7 +14,8 @@ import tomli_w
 from digipath_ray.annotations import Window, read_annotation
 from digipath_ray.cli.app import run_app
 from digipath_ray.finished import FinishedSlide, Truth, read_finished, read_truth
-from digipath_ray.heatmap import Heatmap, write_heatmap
+from digipath_ray.heatmap import Heatmap
+from digipath_ray.heatmapfile import write_heatmap
 from digipath_ray.manifest import SlideRow
 from digipath_ray.mask import Mask, write_mask
 from digipath_ray.mining.hard import Windows, find_hard

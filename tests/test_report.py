@@ -17,7 +17,7 @@ from rich.console import Console
 from digipath_ray.cli.outcome import config_of
 from digipath_ray.cli.report import report_run
 from digipath_ray.figure import TIMES
-from digipath_ray.heatmap import write_heatmap
+from digipath_ray.heatmapfile import write_heatmap
 from digipath_ray.mask import Mask, write_mask
 from digipath_ray.report import write_report
 from digipath_ray.report.attention import border_reason, flag_reason, split_reason

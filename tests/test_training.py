@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from digipath_ray.card import read_card
 from digipath_ray.cli.app import run_app
 from digipath_ray.demo.cohort import damage
-from digipath_ray.heatmap import read_heatmap
+from digipath_ray.heatmapfile import read_heatmap
 from digipath_ray.members import resolve_recipe
 from digipath_ray.rundir import RunDirectory
 from digipath_ray.settings import Tree, merge

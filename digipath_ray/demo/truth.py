@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from digipath_ray.heatmap import Heatmap, on_heatmap, read_heatmap
+from digipath_ray.heatmap import Heatmap, on_heatmap
+from digipath_ray.heatmapfile import read_heatmap
 from digipath_ray.mask import Mask, read_mask_image
 from digipath_ray.metastasis.size_rule import type_of_size
 from digipath_ray.rundir import RunDirectory

@@ -20,7 +20,8 @@ from pydicom.uid import RLELossless
 
 from digipath_ray import __version__
 from digipath_ray.export.source import SECTION_MM, derive_uid, find_source
-from digipath_ray.heatmap import Heatmap, read_heatmap
+from digipath_ray.heatmap import Heatmap
+from digipath_ray.heatmapfile import read_heatmap
 from digipath_ray.rundir import RunDirectory, RunError
 from digipath_ray.storage import publish
 

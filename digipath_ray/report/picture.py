@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from digipath_ray.figure import probability_colors
-from digipath_ray.heatmap import DAMAGED
+from digipath_ray.heatmapfile import DAMAGED
 from digipath_ray.mask import Mask, read_mask
 from digipath_ray.rundir import RunDirectory
 from digipath_ray.storage import open_file

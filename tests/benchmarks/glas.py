@@ -24,7 +24,7 @@ from sklearn.metrics import auc, roc_auc_score
 
 from digipath_ray.cohort import read_cohort
 from digipath_ray.compare import dice
-from digipath_ray.heatmap import read_heatmap
+from digipath_ray.heatmapfile import read_heatmap
 from digipath_ray.manifest import SlideRow, write_manifest
 from digipath_ray.rundir import RunDirectory
 from digipath_ray.settings import read_toml

@@ -20,7 +20,8 @@ import tomli_w
 from scipy import ndimage
 
 from digipath_ray.config import MemberSpec, OutcomeSpec, RunConfig
-from digipath_ray.heatmap import Heatmap, Map, write_heatmap
+from digipath_ray.heatmap import Heatmap, Map
+from digipath_ray.heatmapfile import write_heatmap
 from digipath_ray.mask import Mask, write_mask
 from digipath_ray.rundir import RunDirectory
 from digipath_ray.schema import SLIDES
