@@ -43,6 +43,7 @@ class Status:
         failed: in this start.
         open_slides: of which some chunks are predicted.
         finishing: being stitched and written.
+        progress: both of these by slide_id, with the share predicted.
         patches: of the slides to predict.
         patches_done: predicted.
         patches_per_s: of the last minute; None while none came.
@@ -65,6 +66,7 @@ class Status:
     failed: int = 0
     open_slides: int = 0
     finishing: int = 0
+    progress: dict[str, float] = field(default_factory=dict)
     patches: int = 0
     patches_done: int = 0
     patches_per_s: float | None = None

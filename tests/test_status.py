@@ -76,6 +76,7 @@ def test_a_beat_says_how_far_the_run_is(tmp_path: Path) -> None:
     clock.now += 30
     tally.patches, tally.slides, tally.open_slides, tally.finishing = 300, 1, 2, 1
     tally.predict_seconds, tally.read_seconds = 29.0, 12.0
+    tally.progress = {"s3": 1.0, "s4": 0.5}
     beat.beat(write=False)
     assert read_status(run) == Status(
         phase="segment",
@@ -90,6 +91,7 @@ def test_a_beat_says_how_far_the_run_is(tmp_path: Path) -> None:
         failed=1,
         open_slides=2,
         finishing=1,
+        progress={"s3": 1.0, "s4": 0.5},
         patches=1000,
         patches_done=300,
         patches_per_s=10.0,

@@ -35,6 +35,7 @@ class Tally:
         planned: patches in all.
         predictors: actors at work at once, at most.
         ninety: when 90 % of the patches were predicted.
+        progress: slides begun and not yet finished, with the share predicted.
     """
 
     started: float = field(default_factory=time.time)
@@ -55,6 +56,7 @@ class Tally:
     predictors: int = 0
     first_patch: float | None = None
     ninety: float | None = None
+    progress: dict[str, float] = field(default_factory=dict)
     first_slide: float | None = None
     patches_at_first_slide: int | None = None
 
@@ -122,8 +124,20 @@ class Collector:
             self._take({name: values[i] for name, values in batch.items()})
             self.report(self.tally)
         self._settle(timeout=0)
+        self._note_open()
+
+    def _note_open(self) -> None:
+        """Tell the tally of the slides in flight."""
+        finishing = [prepared.slide_id for prepared in self.finishing.values()]
         self.tally.open_slides = len(self.open)
-        self.tally.finishing = len(self.finishing)
+        self.tally.finishing = len(finishing)
+        self.tally.progress = {
+            **dict.fromkeys(finishing, 1.0),
+            **{
+                slide_id: len(chunks) / self.waiting[slide_id].row["chunks"]
+                for slide_id, chunks in self.open.items()
+            },
+        }
 
     def _take(self, row: dict[str, Any]) -> None:
         slide_id = str(row["slide_id"])
@@ -222,6 +236,7 @@ class Collector:
         """Wait for the finish tasks still out."""
         while self.finishing:
             self._settle(timeout=None)
+        self._note_open()
 
     def give_up_rest(self, why: str, hint: str) -> None:
         """Slides that neither finished nor failed have failed, not vanished."""

@@ -185,6 +185,7 @@ class Heartbeat:
             done=tally.slides,
             open_slides=tally.open_slides,
             finishing=tally.finishing,
+            progress=tally.progress,
             patches_done=tally.patches,
             patches_per_s=rate,
             eta_s=None if rate is None else left / rate,
