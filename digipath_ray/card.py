@@ -14,6 +14,8 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from digipath_ray.storage import is_url, place, publish, read_bytes, read_text
+
 CLASSES = ("other", "tumor")
 """What the two channels of a network's answer are, in this order."""
 
@@ -115,7 +117,8 @@ _WANTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
 
 def card_path(weights_path: str | Path) -> Path:
     """Where the card of a weights file lies."""
-    return Path(weights_path).with_suffix(".json")
+    path = place(weights_path) if is_url(weights_path) else Path(weights_path)
+    return path.with_suffix(".json")
 
 
 def read_card(weights_path: str | Path) -> ModelCard:
@@ -124,10 +127,11 @@ def read_card(weights_path: str | Path) -> ModelCard:
     Raises:
         ValueError: there is no card, or it is no JSON object, or a key is missing,
             unknown or of the wrong type; names the file and the key.
+        OSError: as :func:`digipath_ray.storage.read_bytes`.
     """
     path = card_path(weights_path)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(read_text(path))
     except FileNotFoundError as e:
         raise ValueError(
             f"weights {weights_path} have no model card: {path} is missing"
@@ -161,13 +165,16 @@ def _parse(values: Any) -> ModelCard:
 
 
 def write_card(weights_path: str | Path, card: ModelCard) -> Path:
-    """Write the card beside a weights file; returns the card's path."""
-    path = card_path(weights_path)
-    path.write_text(json.dumps(asdict(card), indent=2) + "\n", encoding="utf-8")
+    """Publish the card beside a weights file; returns the card's path."""
+    path, text = card_path(weights_path), json.dumps(asdict(card), indent=2) + "\n"
+    with publish(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
     return path
 
 
 def file_digest(path: str | Path) -> str:
-    """SHA-256 of a file, 64 hexadecimal digits."""
+    """SHA-256 of a file or an object, 64 hexadecimal digits."""
+    if is_url(path):
+        return hashlib.sha256(read_bytes(place(path))).hexdigest()
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -25,10 +25,11 @@ from digipath_ray.settings import (
     recipe_from_tree,
     with_paths,
 )
-from digipath_ray.storage import is_url
+from digipath_ray.storage import is_url, place
 from digipath_ray.weights import (
     check_file_finite,
     check_fit,
+    fetch_encoder,
     list_weights,
     no_weights,
     weights_file,
@@ -85,14 +86,16 @@ def resolve_recipe(tree: Tree, *, init: str | Path | None = None) -> Recipe:
 
     Args:
         tree: what preset, file and command line said; without members, the paper's.
-        init: "random" or "imagenet" for all members, a .safetensors or .pth file, or a
-            directory of weights named as the members.
+        init: "random" or "imagenet" for all members, a .safetensors file, or a
+            directory of weights named as the members, on a disk or in a bucket.
 
     Returns:
         A recipe whose members have weights, mean, std and seeds of their own.
 
     Raises:
-        ValueError: what a member starts from is not there.
+        ValueError: what a member starts from is not there, or something lies in a
+            bucket that is read from a disk alone.
+        OSError: a bucket does not answer.
     """
     check_tree(tree)
     rows = [dict(row) for row in tree.get("members", _paper_rows())]
@@ -106,28 +109,36 @@ def resolve_recipe(tree: Tree, *, init: str | Path | None = None) -> Recipe:
         row.setdefault("seed", seed + number)
     recipe = recipe_from_tree({**tree, "members": rows})
     members = tuple(_carded_or_normalized(spec) for spec in recipe.members)
+    extra = recipe.sampling.extra_annotations
+    if extra is not None and is_url(extra):
+        raise ValueError(
+            f"extra annotations {extra}: corrections are read from a disk, not from a "
+            "bucket: copy the folder to a disk that all nodes see, and name it"
+        )
     sampling = replace(
         recipe.sampling,
         hard_examples=_absolute(recipe.sampling.hard_examples),
-        extra_annotations=_absolute(recipe.sampling.extra_annotations),
+        extra_annotations=_absolute(extra),
     )
     return replace(recipe, members=members, sampling=sampling)
 
 
 def _absolute(path: str | None) -> str | None:
     """A path as a process in another folder finds it."""
-    return None if path is None else str(Path(path).expanduser().absolute())
+    return None if path is None else str(place(path))
 
 
 def _start_of(init: str, name: str) -> str:
     """What ``--init`` means for a member."""
-    path = Path(init).expanduser()
-    if init in ("random", "imagenet") or is_url(init) or not path.is_dir():
+    if init in ("random", "imagenet") or init.endswith(".safetensors"):
+        return init
+    path = place(init)
+    if not path.is_dir():
         return init
     found = path / f"{name}.safetensors"
-    if not found.is_file():
+    if not found.exists():
         raise ValueError(f"--init {init}: holds no {found.name} for member {name}")
-    return str(found.absolute())
+    return str(found)
 
 
 def _carded_or_normalized(spec: MemberSpec) -> MemberSpec:
@@ -137,6 +148,8 @@ def _carded_or_normalized(spec: MemberSpec) -> MemberSpec:
         card = read_card(path)
         mean, std = spec.mean or card.mean, spec.std or card.std
         return replace(spec, mean=mean, std=std)
+    if spec.encoder_weights is not None and is_url(spec.encoder_weights):
+        fetch_encoder(spec.encoder_weights)  # refused now, not by a worker
     if spec.encoder_weights is not None and spec.weights is None:
         mean, std = normalization_of(replace(spec, weights="imagenet"))
         return replace(spec, mean=mean, std=std)

@@ -138,17 +138,37 @@ def fetch_weights(url: str) -> Path:
     card = url.removesuffix(".safetensors") + ".json"
     for remote in (card, url):
         try:
-            version = bucket.head(remote)
+            local = _fetch(remote, folder)
         except FileNotFoundError as e:
             raise ValueError(f"weights {url}: {remote} is missing") from e
-        local = folder / remote.rpartition("/")[2]
-        kept = local.with_name(f"{local.name}.version")
-        if local.exists() and kept.exists() and kept.read_text() == version.etag:
-            continue
-        with publish(local) as temporary:
-            bucket.download(remote, version, temporary)
-        kept.write_text(version.etag)
-    return folder / url.rpartition("/")[2]
+    return local
+
+
+def fetch_encoder(url: str) -> Path:
+    """The local copy of an encoder's weights that lie in a bucket, fetched once.
+
+    Raises:
+        ValueError: they are not there.
+        OSError: as :func:`digipath_ray.bucket.spoken`.
+    """
+    folder = CACHE.expanduser() / hashlib.sha256(url.encode()).hexdigest()[:16]
+    try:
+        return _fetch(url, folder)
+    except FileNotFoundError as e:
+        raise ValueError(f"encoder weights {url}: no such object") from e
+
+
+def _fetch(url: str, folder: Path) -> Path:
+    """The copy of an object in a folder, fetched anew if it is another version."""
+    version = bucket.head(url)
+    local = folder / url.rpartition("/")[2]
+    kept = local.with_name(f"{local.name}.version")
+    if local.exists() and kept.exists() and kept.read_text() == version.etag:
+        return local
+    with publish(local) as temporary:
+        bucket.download(url, version, temporary)
+    kept.write_text(version.etag)
+    return local
 
 
 def weights_file(weights: str | None) -> Path | None:

@@ -1,8 +1,10 @@
-"""Fit an ensemble on an annotated cohort: weights, model cards, learning curves.
+r"""Fit an ensemble on an annotated cohort: weights, model cards, learning curves.
 
     python jobs/train.py cohort.csv --config jobs/camelyon17.toml --out FIT
-    ray job submit --working-dir . -- python jobs/train.py COHORT --out FIT ...
+    ray job submit --working-dir jobs -- python train.py s3://BUCKET/cohort.csv \
+        --config camelyon17.toml --out s3://BUCKET/fit
 
+On a cluster slides and fit lie in a bucket or on a disk that all nodes share.
 Takes every option of ``digipath train``. Started again it goes on from the last
 checkpoint. Exit status: 0 all fitted, 1 a slide could not be read, 2 usage, 3 a fit
 ended early and the others are done.

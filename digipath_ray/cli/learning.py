@@ -10,7 +10,6 @@ import typer
 
 from digipath_ray.cli.console import console
 from digipath_ray.cli.options import (
-    OutOption,
     OverwriteOption,
     with_recipe,
     with_specs,
@@ -18,6 +17,7 @@ from digipath_ray.cli.options import (
 from digipath_ray.mining.spec import MiningSpec, RegionSpec
 from digipath_ray.recipe import AnnotationSpec
 from digipath_ray.settings import Tree
+from digipath_ray.storage import is_url, place
 
 Dataset = Literal["camelyon16", "camelyon17", "paip2019", "digestpath2019"]
 Color = tuple[float, float, float]
@@ -132,13 +132,21 @@ def train(
             show_default=False,
         ),
     ],
-    out: OutOption,
+    out: Annotated[
+        str,
+        typer.Option(
+            "--out",
+            "-o",
+            help="the fit's directory, on a disk that all nodes see or in a bucket",
+            show_default=False,
+        ),
+    ],
     init: Annotated[
         str | None,
         typer.Option(
             "--init",
             help="what members start from: imagenet (default), random, a .safetensors "
-            "file, or a folder of them named as the members",
+            "file, or a folder of them named as the members, also in a bucket",
             show_default=False,
         ),
     ] = None,
@@ -172,7 +180,8 @@ def mine(
         typer.Option(
             "--out",
             "-o",
-            help="write hard patches here (.parquet), for 'train --hard-examples'",
+            help="write hard patches here (.parquet), on a disk or in a bucket, for "
+            "'train --hard-examples'",
             show_default=False,
         ),
     ] = None,
@@ -194,9 +203,14 @@ def mine(
     return mine_run(
         console(),
         run_directory,
-        out=out,
-        uncertain=uncertain,
+        out=_placed(out),
+        uncertain=_placed(uncertain),
         mining=mining,
         regions=regions,
         annotations=annotations,
     )
+
+
+def _placed(path: Path | None) -> Path | None:
+    """Where to write; a URL has lost a slash on its way through the command line."""
+    return place(path) if path is not None and is_url(path) else path

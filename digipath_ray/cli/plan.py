@@ -1,7 +1,9 @@
 """``digipath plan``: what a cohort costs, before a night is spent."""
 
+import contextlib
 import math
 import tempfile
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +13,7 @@ import psutil
 from rich.console import Console
 from rich.markup import escape
 
+from digipath_ray import bucket
 from digipath_ray.cli.calibration import Calibration, read_calibration
 from digipath_ray.cli.options import config_as_known
 from digipath_ray.cli.prices import NIGHT_H, NodeType, read_prices
@@ -30,6 +33,7 @@ from digipath_ray.prepared import STITCH_COPIES, PreparedSlide, read_chunks
 from digipath_ray.progress import RunProgress, duration
 from digipath_ray.rundir import Failure, RunDirectory
 from digipath_ray.settings import Tree
+from digipath_ray.storage import is_url, place
 
 FILE_BYTES_PER_BYTE = 0.88
 """Bytes of a heatmap file, pyramid and weight channel within, per float32 byte of the
@@ -140,7 +144,7 @@ def plan_cohort(
         return 1
     if pace.measure:
         pace = measure_pace(console, config, pace)
-    free = free_disk_bytes(out.absolute())
+    free = None if is_url(out) else free_disk_bytes(out.absolute())
     for name, value in describe(cost, config, pace, free_bytes=free):
         console.print(f"{name:<10}{escape(value)}")
     refusal = refuse_disk(cost, config, free_bytes=free)
@@ -207,10 +211,9 @@ def count_patches(
     console: Console, rows: Sequence[SlideRow], config: RunConfig, out: Path
 ) -> tuple[Cost, list[PreparedSlide], list[Failure]]:
     """Place every slide's patches from its real mask, in a folder soon removed."""
-    # Beside the run, not in /tmp: on a cluster the workers must see it too.
     with (
         connected(),
-        tempfile.TemporaryDirectory(prefix=".plan-", dir=_existing(out)) as folder,
+        scratch_folder(out) as folder,
         RunProgress(console) as progress,
     ):
         run = RunDirectory(folder)
@@ -222,6 +225,24 @@ def count_patches(
         read = [read_px(run, slide, config) for slide in prepared]
     cost = replace(add_up(prepared, covered, config), read_px=float(sum(read)))
     return cost, prepared, failures
+
+
+@contextlib.contextmanager
+def scratch_folder(out: Path) -> Iterator[str]:
+    """A folder that is soon removed, where a run's directory is or would be.
+
+    There, not in /tmp: on a cluster the workers must see it too.
+    """
+    if not is_url(out):
+        with tempfile.TemporaryDirectory(prefix=".plan-", dir=_existing(out)) as made:
+            yield made
+        return
+    folder = place(out) / f".plan-{uuid.uuid4().hex}"
+    try:
+        yield str(folder)
+    finally:
+        for found in bucket.list_objects(folder):
+            place(found.url).unlink(missing_ok=True)
 
 
 def _existing(path: Path) -> Path:
@@ -284,9 +305,11 @@ def measure_pace(console: Console, config: RunConfig, pace: Pace) -> Pace:
 
 
 def describe(
-    cost: Cost, config: RunConfig, pace: Pace, *, free_bytes: int
+    cost: Cost, config: RunConfig, pace: Pace, *, free_bytes: int | None
 ) -> list[tuple[str, str]]:
-    """What the night will take, line by line."""
+    """What the night will take, line by line; a bucket has no end (None)."""
+    endless = "a bucket holds them"
+    room = endless if free_bytes is None else f"{size(free_bytes)} are free"
     spec = config.grid
     memory = psutil.virtual_memory().total
     return [
@@ -297,10 +320,7 @@ def describe(
             f"{spec.mpp:g} um/px",
         ),
         ("time", say_time(cost.patches, pace)),
-        (
-            "disk",
-            f"about {size(cost.disk_bytes)} of results; {size(free_bytes)} are free",
-        ),
+        ("disk", f"about {size(cost.disk_bytes)} of results; {room}"),
         (
             "memory",
             f"{size(cost.stitch_bytes)} to stitch the largest slide, "
@@ -337,9 +357,9 @@ def _at_least_a_second(seconds: float) -> str:
     return duration(seconds) if seconds >= 1 else "under a second"
 
 
-def refuse_disk(cost: Cost, config: RunConfig, *, free_bytes: int) -> str | None:
+def refuse_disk(cost: Cost, config: RunConfig, *, free_bytes: int | None) -> str | None:
     """Why the results cannot be written, and what to do; None if they can."""
-    if cost.disk_bytes <= free_bytes:
+    if free_bytes is None or cost.disk_bytes <= free_bytes:
         return None
     fix = "free space, or name another disk with --out"
     for smaller, downsample in _coarser(cost, config):

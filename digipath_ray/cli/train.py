@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -17,6 +16,7 @@ from digipath_ray.cohort import read_cohort
 from digipath_ray.distributed.training import FitSummary, FitWatcher, fit_cohort
 from digipath_ray.members import resolve_recipe
 from digipath_ray.settings import Tree
+from digipath_ray.storage import read_table, read_text
 from digipath_ray.training.directory import FitDirectory
 from digipath_ray.training.folds import Folds
 
@@ -24,7 +24,7 @@ from digipath_ray.training.folds import Folds
 def train_cohort(
     console: Console,
     slides: Sequence[str],
-    out: Path,
+    out: str | Path,
     tree: Tree,
     *,
     init: str | None,
@@ -81,12 +81,13 @@ def print_fit(console: Console, summary: FitSummary) -> None:
     """The members' scores, the failures with their fixes, and where to look."""
     console.rule("on the validation slides of each member")
     console.print(member_table(summary.cards))
-    scores = json.loads(summary.directory.scores.read_text(encoding="utf-8"))
+    directory = summary.directory
+    scores = json.loads(read_text(directory.scores))
     if "test" in scores:
         print_test(console, scores["test"])
     for failure in summary.failures:
         print_failure(console, failure)
-    folds = pq.read_table(summary.directory.folds)
+    folds = read_table(directory.folds)
     tumor = sum(folds["tumor_patches"].to_pylist())
     normal = sum(folds["normal_patches"].to_pylist())
     earlier = f" ({summary.skipped} already were)" if summary.skipped else ""
@@ -95,10 +96,10 @@ def print_fit(console: Console, summary: FitSummary) -> None:
         f"{count(len(folds), 'slide')} of {summary.slides}: {tumor} patches with "
         f"tumor, {normal} without"
     )
-    added = [summary.directory.added(i) for i in folds["slide_id"].to_pylist()]
-    if patches := sum(pq.read_metadata(path).num_rows for path in added):
+    added = directory.read_tables(directory.added, folds["slide_id"].to_pylist())
+    if patches := sum(len(table) for table in added):
         console.print(f"{count(patches, 'patch')} added to be fitted on, not validated")
-    root = summary.directory.root
+    root = directory.root
     for name, where in (
         ("weights", f"{root}/*.safetensors, each with its card (.json)"),
         ("curves", f"{root}/curves/*.png"),

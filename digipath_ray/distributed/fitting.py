@@ -7,17 +7,21 @@ from which Ray Train takes the fit up when a worker or a node is lost.
 import contextlib
 import io
 import json
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
 import ray
 import ray.train
 import torch
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, ScalingConfig
+from ray.train import (
+    Checkpoint,
+    CheckpointConfig,
+    CheckpointUploadMode,
+    FailureConfig,
+    ScalingConfig,
+)
 from ray.train.torch import TorchTrainer, get_device
 
 from digipath_ray.distributed.cluster import floor_cpus
@@ -25,6 +29,8 @@ from digipath_ray.distributed.feed import Feed
 from digipath_ray.manifest import SlideRow
 from digipath_ray.recipe import Recipe
 from digipath_ray.rundir import Failure, explain_os_error
+from digipath_ray.storage import publish, read_text
+from digipath_ray.training.checkpoints import storage_of
 from digipath_ray.training.conclusion import (
     conclude,
     keep_best,
@@ -38,6 +44,8 @@ from digipath_ray.training.sampled import fitted_samples, own_samples
 
 STATE = "fit.pt"
 UNSAVED = "a checkpoint cannot be written"
+SAID = 200
+"""Characters kept of an error: of a long line Ray Train hands on the end alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +99,7 @@ def fit_member(
 ) -> str | None:
     """Fit one member by Ray Train; why it ended early, if it did."""
     directory, name = FitDirectory(root), recipe.members[index].name
+    storage_path, filesystem = storage_of(directory.checkpoints)
     trainer = TorchTrainer(
         fit_worker,
         train_loop_config={
@@ -111,7 +120,8 @@ def fit_member(
         ),
         run_config=ray.train.RunConfig(
             name=name,
-            storage_path=str(directory.checkpoints),
+            storage_path=storage_path,
+            storage_filesystem=filesystem,
             failure_config=FailureConfig(max_failures=recipe.fit.restarts),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
         ),
@@ -122,7 +132,7 @@ def fit_member(
     except ray.train.TrainingFailedError as e:
         return _say(e)
     if directory.stopped(name).exists():
-        return str(json.loads(directory.stopped(name).read_text(encoding="utf-8")))
+        return str(json.loads(read_text(directory.stopped(name))))
     return None
 
 
@@ -173,9 +183,9 @@ def _take_up(fit: MemberFit) -> None:
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
         return
-    with checkpoint.as_directory() as folder:
-        path = Path(folder) / STATE
-        fit.restore(torch.load(path, map_location=fit.device, weights_only=True))
+    with checkpoint.filesystem.open_input_stream(f"{checkpoint.path}/{STATE}") as file:
+        state = io.BytesIO(file.read())
+    fit.restore(torch.load(state, map_location=fit.device, weights_only=True))
 
 
 def _fit_one_epoch(
@@ -190,18 +200,38 @@ def _fit_one_epoch(
     if feed.rank != 0:
         ray.train.report(told)
         return
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            if best:
-                keep_best(directory, fit)
-            # By way of memory: on a full disk torch's own writer hides what happened.
-            state = io.BytesIO()
-            torch.save(fit.state(), state)
-            (Path(folder) / STATE).write_bytes(state.getbuffer())
-        except OSError as e:
-            raise OSError(e.errno, f"{UNSAVED}: {e}; {explain_os_error(e)}") from e
-        ray.train.report(told, checkpoint=Checkpoint.from_directory(folder))
+    try:
+        if best:
+            keep_best(directory, fit)
+        checkpoint = leave_checkpoint(directory, fit)
+    except OSError as e:
+        said = str(e)[:SAID]
+        raise OSError(f"{UNSAVED}: {said}; {explain_os_error(e)}") from e
+    ray.train.report(
+        told,
+        checkpoint=checkpoint,
+        checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
+    )
     write_progress(directory, fit)
+
+
+def leave_checkpoint(directory: FitDirectory, fit: MemberFit) -> Checkpoint:
+    """Write what a fit is taken up from to where Ray Train keeps it.
+
+    Not by Ray Train's own upload: it copies with pyarrow, which says nothing of an
+    object that a bucket did not take.
+
+    Raises:
+        OSError: as :func:`digipath_ray.storage.publish`.
+    """
+    folder = directory.checkpoints / fit.spec.name / f"epoch_{fit.epoch:04}"
+    # By way of memory: on a full disk torch's own writer hides what happened.
+    state = io.BytesIO()
+    torch.save(fit.state(), state)
+    with publish(folder / STATE) as path:
+        path.write_bytes(state.getbuffer())
+    path_there, filesystem = storage_of(folder)
+    return Checkpoint(path_there, filesystem)
 
 
 def mark_unread(

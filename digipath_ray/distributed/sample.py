@@ -1,6 +1,7 @@
 """Draw the patches of a cohort: one Ray task per slide."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 
@@ -8,7 +9,7 @@ from digipath_ray.distributed.each import for_each_slide
 from digipath_ray.distributed.guard import explain, watched
 from digipath_ray.manifest import SlideRow
 from digipath_ray.recipe import Recipe
-from digipath_ray.rundir import Failure
+from digipath_ray.rundir import READERS, Failure
 from digipath_ray.training.directory import FitDirectory
 from digipath_ray.training.sampled import read_samples, sample_slide
 
@@ -41,9 +42,16 @@ def sample_cohort(
         recipe: what to draw.
         report: called with the number of slides ready so far.
     """
-    ready = {row.slide_id: read_samples(row, recipe, directory) for row in rows}
+
+    def read(row: SlideRow) -> pa.Table | None:
+        return read_samples(row, recipe, directory)
+
+    with ThreadPoolExecutor(READERS) as pool:
+        ready = list(pool.map(read, rows))
     answers: dict[str, pa.Table | Failure] = {
-        i: table for i, table in ready.items() if table is not None
+        row.slide_id: table
+        for row, table in zip(rows, ready, strict=True)
+        if table is not None
     }
     before = len(answers)
     report(before)

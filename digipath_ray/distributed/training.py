@@ -9,13 +9,12 @@ from their last checkpoint.
 
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 import ray.train
 import torch
@@ -25,9 +24,11 @@ from digipath_ray.card import ModelCard, read_card
 from digipath_ray.distributed.cluster import connected
 from digipath_ray.distributed.fitting import divide_fit, fit_member
 from digipath_ray.distributed.sample import sample_cohort
+from digipath_ray.lease import Held
 from digipath_ray.manifest import SlideRow
 from digipath_ray.recipe import Recipe
 from digipath_ray.rundir import Failure, RunStopped
+from digipath_ray.storage import is_url, read_table
 from digipath_ray.training.calibration import Histogram
 from digipath_ray.training.conclusion import is_finished, patients_of
 from digipath_ray.training.directory import FitDirectory
@@ -45,7 +46,8 @@ from digipath_ray.weights import card_spec, load_member
 
 log = logging.getLogger(__name__)
 
-POLL_S = 1.0
+POLL_S, BUCKET_POLL_S = 1.0, 10.0
+"""How often a fit asks how far its members are: a bucket is paid by the request."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,14 +93,15 @@ def fit_cohort(
     Raises:
         RunError: the directory is in use, not writable, or of another fit.
         ValueError: the cohort does not give patches of both kinds to every member.
-        RunStopped: a member's fit ended early; what is finished stays.
+        RunStopped: a member's fit ended early, or another fit has taken the directory
+            over; what is finished stays.
     """
     watcher = watcher or FitWatcher()
-    with directory.lock():
+    with directory.lock() as held:
         directory.create()
         directory.accept(recipe, rows, overwrite=overwrite)
         with connected():
-            return _fit(directory, rows, recipe, watcher)
+            return _fit(directory, rows, recipe, watcher, held)
 
 
 def _fit(
@@ -106,6 +109,7 @@ def _fit(
     rows: Sequence[SlideRow],
     recipe: Recipe,
     watcher: FitWatcher,
+    held: Held,
 ) -> FitSummary:
     """Fit every member that is not finished yet, in a directory that is held."""
     tables, failures = sample_cohort(
@@ -118,7 +122,7 @@ def _fit(
     todo = [i for i, name in enumerate(names) if not is_finished(directory, name)]
     for i in todo:
         check_both_kinds(names[i], folds.split_of(i), tables, directory)
-    failures += fit_members(directory, todo, recipe, rows, folds, watcher)
+    failures += fit_members(directory, todo, recipe, rows, folds, watcher, held)
     write_failures(directory, failures)
     cards = [read_card(directory.weights(name)) for name in names]
     write_scores(directory, recipe, rows, folds, cards)
@@ -215,9 +219,8 @@ def settle_folds(
     strata = {i: int(n > 0) for i, n in counts.items()}
     folds = assign_folds(ready, strata, k=recipe.fit.folds, seed=recipe.fit.seed)
     if directory.folds.exists():
-        before = {
-            r["slide_id"]: r["fold"] for r in pq.read_table(directory.folds).to_pylist()
-        }
+        written = read_table(directory.folds).to_pylist()
+        before = {r["slide_id"]: r["fold"] for r in written}
         known = {i: before.get(i, fold) for i, fold in folds.fold_of.items()}
         folds = Folds(k=folds.k, fold_of=known, warnings=folds.warnings)
     table = [
@@ -268,12 +271,15 @@ def fit_members(
     rows: Sequence[SlideRow],
     folds: Folds,
     watcher: FitWatcher,
+    held: Held,
 ) -> list[Failure]:
     """Fit members side by side where GPUs allow; slides that could not be read.
 
     Raises:
-        RunStopped: a member's fit ended early. The others are fitted to their end.
+        RunStopped: a member's fit ended early, the others are fitted to their end; or
+            another fit has taken the directory over.
     """
+    poll_s = BUCKET_POLL_S if is_url(directory.root) else POLL_S
     share = divide_fit(recipe, len(todo))
     task = ray.remote(num_cpus=0, max_retries=0)(fit_member)
     waiting = deque(todo)
@@ -284,7 +290,8 @@ def fit_members(
         while waiting and len(active) < share.members_at_once:
             i = waiting.popleft()
             active[task.remote(str(directory.root), i, recipe, rows, folds, share)] = i
-        done, _ = ray.wait(list(active), num_returns=1, timeout=POLL_S)
+        done, _ = ray.wait(list(active), num_returns=1, timeout=poll_s)
+        stop_if_lost(directory, held, active)
         for i in active.values():
             seen[i] = _tell_epochs(directory, recipe.members[i].name, seen[i], watcher)
         for ref in done:
@@ -298,7 +305,25 @@ def fit_members(
             "what is finished stays; mend the cause and run again, which goes on from "
             "the last checkpoint"
         )
-    return read_marks(directory, rows)
+    return directory.read_unread()
+
+
+def stop_if_lost(
+    directory: FitDirectory, held: Held, active: Iterable[ray.ObjectRef]
+) -> None:
+    """End what fits for a directory that somebody else has taken over.
+
+    Raises:
+        RunStopped: so it is.
+    """
+    if not held.lost.is_set():
+        return
+    for ref in active:
+        ray.cancel(ref, force=True)
+    raise RunStopped(
+        f"{directory.root} was taken over by another fit, as this one could not renew "
+        "its lease: see that only one runs, then run again"
+    )
 
 
 def _epochs_before(directory: FitDirectory, member: str, watcher: FitWatcher) -> int:
@@ -321,9 +346,3 @@ def _tell_epochs(
     for row in epochs[seen:]:
         watcher.epoch_ended(member, row)
     return len(epochs)
-
-
-def read_marks(directory: FitDirectory, rows: Sequence[SlideRow]) -> list[Failure]:
-    """Slides of which a worker could not read a patch."""
-    found = (directory.read_unread(row.slide_id) for row in rows)
-    return [failure for failure in found if failure is not None]

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from digipath_ray.schema import SAMPLES
-from digipath_ray.storage import publish
+from digipath_ray.storage import publish, read_table
 
 NOTE = b"digipath_ray.hard"
 """What the metadata of the table says of the patches' size."""
@@ -27,12 +27,13 @@ def read_hard(path: Path) -> tuple[pa.Table, Mapping[str, float]]:
 
     Raises:
         ValueError: no such file, or not a table of samples.
+        OSError: as :func:`digipath_ray.storage.read_table`.
     """
     try:
-        table = pq.read_table(path)
+        table = read_table(path)
     except FileNotFoundError as e:
         raise ValueError(f"hard examples {path}: no such file") from e
-    except (pa.ArrowException, OSError) as e:
+    except (pa.ArrowException, IsADirectoryError) as e:
         raise ValueError(f"hard examples {path}: not a Parquet file: {e}") from e
     note = (table.schema.metadata or {}).get(NOTE, b"{}")
     try:

@@ -28,6 +28,7 @@ from digipath_ray.mining.examples import read_hard
 from digipath_ray.recipe import Recipe
 from digipath_ray.schema import SAMPLES
 from digipath_ray.slideinfo import SlideError
+from digipath_ray.storage import place
 from digipath_ray.training.reader import AnnotatedSlide
 from digipath_ray.training.sampling import Candidates, draw_samples
 
@@ -49,7 +50,7 @@ def added_files(recipe: Recipe, slide_ids: Sequence[str]) -> dict[str, Path]:
     """
     files: dict[str, Path] = {}
     if recipe.sampling.hard_examples is not None:
-        path = Path(recipe.sampling.hard_examples)
+        path = place(recipe.sampling.hard_examples)
         _check_hard(path, recipe, slide_ids)
         files["hard examples"] = path
     if recipe.sampling.extra_annotations is not None:
@@ -97,7 +98,7 @@ def draw_added(
     """
     parts = [SAMPLES.empty_table()]
     if recipe.sampling.hard_examples is not None:
-        path = Path(recipe.sampling.hard_examples)
+        path = place(recipe.sampling.hard_examples)
         parts.append(pick_hard(path, row, annotated, recipe))
     if isinstance(annotated.annotation, CorrectedAnnotation):
         parts += draw_in_frames(

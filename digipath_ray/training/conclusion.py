@@ -7,16 +7,15 @@ import platform
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
+from safetensors.torch import load
 
 from digipath_ray import __version__
 from digipath_ray.card import ModelCard, card_path, file_digest, write_card
 from digipath_ray.manifest import SlideRow
 from digipath_ray.networks import normalization_of
-from digipath_ray.storage import publish
+from digipath_ray.storage import publish, read_bytes
 from digipath_ray.training.calibration import (
     Histogram,
     auroc,
@@ -48,7 +47,7 @@ def keep_best(directory: FitDirectory, fit: MemberFit) -> None:
 
 def load_best(directory: FitDirectory, fit: MemberFit) -> None:
     """Give the network its best epoch's weights."""
-    fit.network.load_state_dict(load_file(directory.best(fit.spec.name)))
+    fit.network.load_state_dict(load(read_bytes(directory.best(fit.spec.name))))
 
 
 def write_progress(directory: FitDirectory, fit: MemberFit) -> None:
@@ -84,10 +83,13 @@ def conclude(
     name, fitting = fit.spec.name, fit.recipe.fit
     temperature = fit_temperature(histogram) if fitting.temperature else 1.0
     tempered = temper(histogram, temperature)
-    with publish(directory.reliability_picture(name)) as path:
-        write_reliability(path, measure_reliability(tempered), title=name)
+    curve = measure_reliability(tempered)
+    write_reliability(directory.reliability_picture(name), curve, title=name)
     weights = directory.weights(name)
-    directory.best(name).replace(weights)
+    # Copied, not moved: a fit that ends before its card stands is taken up from it.
+    with publish(weights) as path:
+        path.write_bytes(read_bytes(directory.best(name)))
+        digest = file_digest(path)
     mean, std = normalization_of(fit.spec)
     card = ModelCard(
         name=name,
@@ -101,13 +103,13 @@ def conclude(
         training_slides=split.fit,
         training_patients=patients_of(split.fit, rows),
         license=UNSTATED,
-        digest=file_digest(weights),
+        digest=digest,
         threshold=best_threshold(tempered),
         temperature=temperature,
         training=describe_fit(fit, tempered, split),
     )
-    with publish(card_path(weights)) as path:
-        write_card(path.with_suffix(".safetensors"), card)
+    write_card(weights, card)
+    directory.best(name).unlink()
     return card
 
 
@@ -170,4 +172,4 @@ def _number(value: float) -> float | None:
 def is_finished(directory: FitDirectory, member: str) -> bool:
     """Whether a member's weights and card stand."""
     weights = directory.weights(member)
-    return weights.exists() and Path(card_path(weights)).exists()
+    return weights.exists() and card_path(weights).exists()

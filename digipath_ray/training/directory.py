@@ -1,4 +1,6 @@
-"""The directory of a fit, which `digipath run --weights` takes as it stands.
+"""The directory of a fit, on a disk or in a bucket.
+
+`digipath run --weights` takes it as it stands.
 
 recipe.toml  cohort.json  added.json  folds.parquet  samples/<id>.parquet
 added/<id>.parquet
@@ -10,18 +12,21 @@ checkpoints/<member>/  scores.json  failures.parquet
 import json
 import shutil
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
+import pyarrow as pa
 import tomli_w
 
+from digipath_ray import bucket
 from digipath_ray.manifest import SlideRow
 from digipath_ray.recipe import Recipe
-from digipath_ray.rundir import Failure, RunDirectory, RunError
+from digipath_ray.rundir import READERS, Failure, RunDirectory, RunError
 from digipath_ray.settings import difference, to_tree
-from digipath_ray.storage import publish
+from digipath_ray.storage import is_url, place, publish, read_table, read_text
 from digipath_ray.training.added import added_digests
 
 
@@ -90,8 +95,15 @@ class FitDirectory(RunDirectory):
 
     def read_history(self, member: str) -> list[dict[str, Any]]:
         """A member's epochs so far."""
-        rows = json.loads(self.history(member).read_text(encoding="utf-8"))
+        rows = json.loads(read_text(self.history(member)))
         return cast(list[dict[str, Any]], rows)
+
+    def read_tables(
+        self, path_of: Callable[[str], Path], slide_ids: Sequence[str]
+    ) -> list[pa.Table]:
+        """A table of each slide: :meth:`samples` or :meth:`added`."""
+        with ThreadPoolExecutor(READERS) as pool:
+            return list(pool.map(read_table, map(path_of, slide_ids)))
 
     def curve_table(self, member: str) -> Path:
         """A member's learning curves as CSV."""
@@ -108,8 +120,12 @@ class FitDirectory(RunDirectory):
     def create(self) -> None:
         """As :meth:`RunDirectory.create`; what could not be read may be by now."""
         super().create()
-        for mark in (self.root / "unread").iterdir():
+        for mark in self._marks():
             mark.unlink()
+
+    def _marks(self) -> list[Path]:
+        """The marks of slides of which a patch could not be read."""
+        return sorted((self.root / "unread").glob("*.json"))
 
     def mark_unread(self, failure: Failure) -> None:
         """Leave a mark of a slide of which a patch could not be read."""
@@ -117,10 +133,9 @@ class FitDirectory(RunDirectory):
             self.root / "unread" / f"{failure.slide_id}.json", vars(failure)
         )
 
-    def read_unread(self, slide_id: str) -> Failure | None:
-        """The mark of a slide, if there is one."""
-        mark = self.root / "unread" / f"{slide_id}.json"
-        return Failure(**json.loads(mark.read_text("utf-8"))) if mark.exists() else None
+    def read_unread(self) -> list[Failure]:
+        """The slides of which a patch could not be read."""
+        return [Failure(**json.loads(read_text(mark))) for mark in self._marks()]
 
     def accept(
         self, recipe: Recipe, rows: Sequence[SlideRow], *, overwrite: bool
@@ -136,7 +151,7 @@ class FitDirectory(RunDirectory):
         if overwrite:
             self.clear()
         elif self.settings.exists():
-            old = tomllib.loads(self.settings.read_text(encoding="utf-8"))
+            old = tomllib.loads(read_text(self.settings))
             changed = difference(old, tree) + self._changed_slides(cohort)
             changed += self._changed_files(added)
             if changed:
@@ -154,7 +169,7 @@ class FitDirectory(RunDirectory):
         """Slides that were added, left out or changed since the fit was begun."""
         if not self.cohort.exists():
             return []
-        old = {row["slide_id"]: row for row in json.loads(self.cohort.read_text())}
+        old = {row["slide_id"]: row for row in json.loads(read_text(self.cohort))}
         new = {str(row["slide_id"]): row for row in cohort}
         same = {k for k in old.keys() & new.keys() if old[k] == new[k]}
         return [f"slide {name}" for name in sorted((old.keys() | new.keys()) - same)]
@@ -163,23 +178,34 @@ class FitDirectory(RunDirectory):
         """Hard examples and corrections that are not what they were."""
         if not self.added_files.exists():
             return []
-        old = json.loads(self.added_files.read_text(encoding="utf-8"))
+        old = json.loads(read_text(self.added_files))
         names = sorted(old.keys() | new.keys())
         return [name for name in names if old.get(name) != new.get(name)]
 
     def read_cohort(self) -> list[SlideRow]:
         """The cohort's rows."""
-        rows = json.loads(self.cohort.read_text(encoding="utf-8"))
+        rows = json.loads(read_text(self.cohort))
         return [SlideRow(**row) for row in rows]
 
     def clear(self) -> None:
         """Remove what an earlier fit has made."""
-        for name in self.FOLDERS:
-            shutil.rmtree(self.root / name, ignore_errors=True)
-            (self.root / name).mkdir(parents=True, exist_ok=True)
-        for weights in self.root.glob("*.safetensors"):
+        for weights in list(self.root.glob("*.safetensors")):
             weights.with_suffix(".json").unlink(missing_ok=True)
             weights.unlink()
+        for name in self.FOLDERS:
+            self._empty(self.root / name)
         tables = (self.cohort, self.added_files, self.folds, self.scores)
         for path in (self.settings, *tables):
             path.unlink(missing_ok=True)
+
+    @staticmethod
+    def _empty(folder: Path) -> None:
+        """Remove all that lies below a folder."""
+        if not is_url(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True, exist_ok=True)
+            return
+        objects = [place(found.url) for found in bucket.list_objects(folder)]
+        with ThreadPoolExecutor(READERS) as pool:
+            for _ in pool.map(lambda path: path.unlink(missing_ok=True), objects):
+                pass

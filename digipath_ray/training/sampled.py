@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
+from digipath_ray import bucket
 from digipath_ray.annotations.corrected import find_correction
 from digipath_ray.card import file_digest
 from digipath_ray.manifest import SlideRow
@@ -26,7 +26,7 @@ from digipath_ray.recipe import Recipe
 from digipath_ray.schema import SAMPLES
 from digipath_ray.settings import to_tree
 from digipath_ray.slide import Pixels, SlideError
-from digipath_ray.storage import is_url, publish
+from digipath_ray.storage import is_url, publish, read_table
 from digipath_ray.tissue import Tissue, draw_tissue
 from digipath_ray.training.added import check_corrected, draw_added
 from digipath_ray.training.directory import FitDirectory
@@ -151,16 +151,31 @@ def sample_digest(row: SlideRow, recipe: Recipe) -> str:
     """Digest of all that decides a slide's samples."""
     tree = to_tree(recipe)
     named = (row.annotation, row.mask, recipe.sampling.hard_examples)
-    files = [Path(p) for p in named if p is not None and not is_url(p)]
+    files = [p for p in named if p is not None]
     correction = correction_of(row, recipe)
-    files += [] if correction is None else [correction]
+    files += [] if correction is None else [str(correction)]
+    digests = (file_state(p) for p in files)
     kept = {
         **{k: tree[k] for k in _SECTIONS},
         "seed": recipe.fit.seed,
         "row": [row.path, row.mpp, row.label, row.exhaustive],
-        "files": [file_digest(p) for p in files if p.is_file()],
+        "files": [digest for digest in digests if digest is not None],
     }
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def file_state(path: str) -> str | None:
+    """What tells a file from another: its digest, of an object its etag; None if gone.
+
+    Raises:
+        OSError: as :func:`digipath_ray.bucket.spoken`.
+    """
+    if not is_url(path):
+        return file_digest(path) if Path(path).is_file() else None
+    try:
+        return bucket.head(path).etag
+    except FileNotFoundError:
+        return None
 
 
 def read_samples(
@@ -170,7 +185,7 @@ def read_samples(
     path = directory.samples(row.slide_id)
     if not (path.exists() and directory.added(row.slide_id).exists()):
         return None
-    table = pq.read_table(path)
+    table = read_table(path)
     digest = (table.schema.metadata or {}).get(NOTE, b"").decode()
     return table if digest == sample_digest(row, recipe) else None
 
@@ -183,9 +198,9 @@ def fitted_samples(directory: FitDirectory, slide_ids: Sequence[str]) -> pa.Tabl
 
 def added_samples(directory: FitDirectory, slide_ids: Sequence[str]) -> pa.Table:
     """What was added to slides: hard examples and corrections."""
-    return kept_slides([pq.read_table(directory.added(i)) for i in slide_ids])
+    return kept_slides(directory.read_tables(directory.added, slide_ids))
 
 
 def own_samples(directory: FitDirectory, slide_ids: Sequence[str]) -> pa.Table:
     """What members are validated and tested on: nothing that was added."""
-    return kept_slides([pq.read_table(directory.samples(i)) for i in slide_ids])
+    return kept_slides(directory.read_tables(directory.samples, slide_ids))

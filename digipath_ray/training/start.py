@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from digipath_ray.config import MemberSpec
 from digipath_ray.networks import build_network
-from digipath_ray.weights import weights_file
+from digipath_ray.storage import is_url
+from digipath_ray.weights import fetch_encoder, weights_file
 
 Tensors = dict[str, Tensor]
 PREFIXES = ("module.", "encoder.")
@@ -72,10 +73,14 @@ def encoder_file(name: str) -> Path:
     """The file of an encoder's weights: a path, or PACKAGE/FILE of a Python package.
 
     Some packages on PyPI ship ImageNet weights, which a machine offline can install.
+    Of an object in a bucket, this machine's copy.
 
     Raises:
-        ValueError: neither is there, saying what to do.
+        ValueError: none of them is there, saying what to do.
+        OSError: as :func:`digipath_ray.weights.fetch_encoder`.
     """
+    if is_url(name):
+        return fetch_encoder(name)
     path = Path(name).expanduser()
     if path.is_file():
         return path
