@@ -37,6 +37,8 @@ def place(text: str | Path) -> Path:
     if found is not None:
         return cast(Path, UPath("/".join(part for part in found if part)))
     scheme, colon, rest = str(text).partition("://")
+    if isinstance(text, Path) and text.parts[:1] == ("file:",):  # // folded into /
+        return Path("/", *text.parts[1:])
     if not colon:
         return Path(text).expanduser().absolute()
     if scheme == "file":

@@ -31,6 +31,8 @@ LARGE = 2 * bucket.RANGE_BYTES + 12345
         ("gs://b/a/", "gs://b/a"),
         ("az://b", "az://b/"),
         ("file:///a/c", "/a/c"),
+        (Path("file:///a/c"), "/a/c"),
+        (Path("file"), str(Path("file").absolute())),
         ("/a/c", "/a/c"),
     ],
 )
