@@ -1,7 +1,7 @@
 """A run's directory, on a disk or in a bucket: its files by name, and who may write.
 
-    run.toml  slides.parquet  shards.parquet  thumbnails/<id>.jpg  masks/<id>.png
-    patches/<id>.parquet  heatmaps/<id>.ome.tiff  overlays/<id>.png
+    run.toml  manifest.csv  slides.parquet  shards.parquet  thumbnails/<id>.jpg
+    masks/<id>.png  patches/<id>.parquet  heatmaps/<id>.ome.tiff  overlays/<id>.png
     lesions/<id>.geojson  burden/<id>_viable.png  burden/<id>_whole.png  done/<id>.json
     outcomes.parquet  features.parquet  patients.parquet  failures.parquet
     metrics.json  status.json  report.html
@@ -91,6 +91,11 @@ class RunDirectory:
     def settings(self) -> Path:
         """The config this run was made with."""
         return self.root / "run.toml"
+
+    @property
+    def manifest(self) -> Path:
+        """The slides as they were asked for; ``digipath run`` takes it as a cohort."""
+        return self.root / "manifest.csv"
 
     @property
     def slides(self) -> Path:

@@ -2,6 +2,7 @@
 
 import socket
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from ray.data import DataContext
@@ -17,9 +18,10 @@ from digipath_ray.config import (
 from digipath_ray.distributed.cluster import Share, connect, describe_work
 from digipath_ray.distributed.inference import plan_context
 from digipath_ray.distributed.metrics import bottleneck, count_ends
-from digipath_ray.distributed.night import patient_notes, settle_precision
+from digipath_ray.distributed.night import note_cohort, patient_notes, settle_precision
+from digipath_ray.manifest import SlideRow, read_manifest
 from digipath_ray.members import resolve
-from digipath_ray.rundir import Failure, RunError
+from digipath_ray.rundir import Failure, RunDirectory, RunError
 from digipath_ray.settings import load_config
 
 CPU = Share(
@@ -55,6 +57,15 @@ def test_stages_without_patients_are_said() -> None:
     assert patient_notes([nobody, somebody], staged) == []
     assert patient_notes([], staged) == []
     assert patient_notes([nobody], RunConfig()) == []
+
+
+def test_a_run_lists_the_slides_it_was_asked_for(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    a, b = (SlideRow(slide_id=i, path=f"/slides/{i}.tif", node="1") for i in "ab")
+    note_cohort(run, [a, b])
+    again = replace(b, mpp=0.25)
+    note_cohort(run, [again])  # a later start, about b alone
+    assert [row for row, _ in read_manifest(run.manifest)] == [a, again]
 
 
 def test_address_where_nobody_listens_is_said_at_once(

@@ -28,7 +28,7 @@ BEAT_S = 5.0
 """Seconds between two looks at the run; Ray forgets gauges after 20."""
 RATE_S = 60.0
 """Seconds over which the rate is taken."""
-FAILURES_TOLD = 5
+FAILURES_TOLD = 100
 END_S = 60.0
 """Seconds that a run's end waits at most for the last write."""
 

@@ -28,6 +28,7 @@ from digipath_ray.distributed.outcomes import find_stale, remeasure_slides
 from digipath_ray.distributed.prepare import prepare_cohort
 from digipath_ray.exposure import Exposure, read_exposure, say_overlap
 from digipath_ray.lease import Held
+from digipath_ray.manifest import read_manifest, write_manifest
 from digipath_ray.outcome import member_notes
 from digipath_ray.prepared import PreparedSlide, digest_mask
 from digipath_ray.report import write_report
@@ -35,7 +36,7 @@ from digipath_ray.rundir import Failure, RunDirectory, RunError, RunStopped
 from digipath_ray.settings import to_tree
 from digipath_ray.slide import SlideError
 from digipath_ray.staging import PatientStage
-from digipath_ray.storage import read_table
+from digipath_ray.storage import publish, read_table
 from digipath_ray.tables import stage_model_of, write_tables
 
 log = logging.getLogger(__name__)
@@ -143,6 +144,7 @@ def run_cohort(
         run.agree(to_tree(config), [r.slide_id for r in rows], overwrite=overwrite)
         done = run.read_done()
         check_same_slides(rows, done)
+        note_cohort(run, rows)
         pending = [r for r in rows if r.slide_id not in done]
         metrics: dict[str, Any] = {}
         failures: list[Failure] = []
@@ -395,6 +397,15 @@ def settle_precision(
             f"in {precision} here: give --precision {min(others)}, or another --out"
         )
     return replace(config, compute=replace(config.compute, precision=precision))
+
+
+def note_cohort(run: RunDirectory, rows: Sequence[SlideRow]) -> None:
+    """Write the manifest, with the slides of earlier starts that this is not about."""
+    ids = {row.slide_id for row in rows}
+    found = read_manifest(run.manifest) if run.manifest.exists() else []
+    kept = [row for row, _ in found if row.slide_id not in ids]
+    with publish(run.manifest) as path:
+        write_manifest([*kept, *rows], path)
 
 
 def merge_slides(
