@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 FLAGS = (
     "--headless=new",
     "--no-sandbox",  # root in a container has no other way
@@ -33,6 +35,28 @@ COMPLAINTS = ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryA
 def find_chromium() -> str | None:
     names = ("chromium", "chromium-browser", "google-chrome", "chrome")
     return next((path for name in names if (path := shutil.which(name))), None)
+
+
+def need_chromium() -> str:
+    """The browser; where CI=true it is installed if it is not there, else skipped."""
+    if find_chromium() is None and os.environ.get("CI") == "true":
+        install_chromium()
+    found = find_chromium()
+    if found is None:
+        pytest.skip("no Chromium here: apt-get install chromium")
+    return found
+
+
+def install_chromium() -> None:
+    if shutil.which("apt-get") is None:
+        pytest.fail("CI looks at pages in Chromium, but there is none")
+    quiet = {"check": True, "capture_output": True, "timeout": 500}
+    subprocess.run(["apt-get", "update"], **quiet)
+    packages = ["chromium", "fonts-dejavu-core"]
+    command = ["apt-get", "install", "-y", "--no-install-recommends", *packages]
+    subprocess.run(
+        command, **quiet, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    )
 
 
 class Browser:

@@ -1,10 +1,7 @@
 import base64
 import html
 import io
-import os
 import re
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,7 +38,7 @@ from digipath_ray.report.render import place_marks
 from digipath_ray.report.words import count, listed, natural, say_p, share
 from digipath_ray.rundir import RunDirectory, RunError
 from digipath_ray.staging import Metastasis, PnStage, stage_patient
-from tests.browser import Browser, find_chromium, start_browser
+from tests.browser import Browser, need_chromium, start_browser
 from tests.finished_runs import Made, draw_heatmap, failure_of, write_run
 
 STAGE = {"outcome": {"outcome": "stage", "nodes": 2}}
@@ -720,25 +717,8 @@ def test_the_same_run_gives_the_same_report(tmp_path: Path) -> None:
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """A headless Chromium; where CI=true it is installed if it is not there."""
-    if find_chromium() is None and os.environ.get("CI") == "true":
-        install_chromium()
-    chromium = find_chromium()
-    if chromium is None:
-        pytest.skip("no Chromium here: apt-get install chromium")
-    with start_browser(chromium, tmp_path_factory.mktemp("profile")) as found:
+    with start_browser(need_chromium(), tmp_path_factory.mktemp("profile")) as found:
         yield found
-
-
-def install_chromium() -> None:
-    if shutil.which("apt-get") is None:
-        pytest.fail("CI looks at the report in Chromium, but there is none")
-    quiet = {"check": True, "capture_output": True, "timeout": 500}
-    subprocess.run(["apt-get", "update"], **quiet)
-    packages = ["chromium", "fonts-dejavu-core"]
-    command = ["apt-get", "install", "-y", "--no-install-recommends", *packages]
-    subprocess.run(
-        command, **quiet, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    )
 
 
 def full_run(folder: Path) -> RunDirectory:

@@ -26,6 +26,7 @@ from digipath_ray.cli.options import (
     with_config,
 )
 from digipath_ray.cli.prices import NIGHT_H
+from digipath_ray.cli.view import view
 from digipath_ray.rundir import RunStopped, explain_os_error
 from digipath_ray.settings import Tree
 
@@ -167,6 +168,7 @@ app.command()(answers.burden)
 app.command()(answers.report)
 app.command()(answers.evaluate)
 app.command()(answers.export)
+app.command()(view)
 app.command()(learning.cohort)
 app.command(name="import-weights")(learning.import_weights)
 app.command()(learning.train)

@@ -1,0 +1,137 @@
+"""``digipath view``: a run, or slides before any run, in a browser."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from digipath_ray.cli.console import console
+from digipath_ray.cli.options import with_specs
+from digipath_ray.cli.words import count
+from digipath_ray.recipe import AnnotationSpec
+
+
+@with_specs
+def view(
+    *,
+    slides: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN_OR_SLIDES",
+            help="the directory of a run, or slides as 'run' takes them; s3://... too",
+            show_default=False,
+        ),
+    ],
+    against: Annotated[
+        str | None,
+        typer.Option(help="another run, to compare with", show_default=False),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="where to listen; off this machine with a token")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int | None,
+        typer.Option(
+            help="default: the first free one from 8000 on; 0: any",
+            show_default=False,
+            min=0,
+            max=65535,
+        ),
+    ] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="file with the token to ask for; default: one is made up where needed",
+            show_default=False,
+        ),
+    ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="a further name that browsers reach it by, as through a proxy",
+            show_default=False,
+        ),
+    ] = None,
+    allow_run: Annotated[
+        bool, typer.Option("--allow-run", help="runs may be started from the page")
+    ] = False,
+    no_browser: Annotated[
+        bool, typer.Option("--no-browser", help="only print the address")
+    ] = False,
+    annotations: AnnotationSpec,
+) -> int:
+    """Look at a run in a browser, also while it goes on; or at slides before any run.
+
+    Served from this machine, with nothing from the network.
+    """
+    return show_viewer(
+        console(),
+        slides,
+        against=against,
+        host=host,
+        port=port,
+        token_file=token_file,
+        allowed_hosts=allowed_host or (),
+        allow_run=allow_run,
+        browser=not no_browser,
+        annotations=annotations,
+    )
+
+
+def show_viewer(
+    console: Console,
+    slides: Sequence[str],
+    *,
+    against: str | None,
+    host: str,
+    port: int | None,
+    token_file: Path | None,
+    allowed_hosts: Sequence[str],
+    allow_run: bool,
+    browser: bool,
+    annotations: AnnotationSpec,
+) -> int:
+    """Serve until interrupted, and print the address to open; 0.
+
+    Raises:
+        ValueError: nothing to show, a port that is taken, a token that others may read,
+            or the extra ``viewer`` is not installed.
+        OSError: what is to be shown cannot be read.
+    """
+    try:
+        from digipath_ray.viewer.app import make_app
+        from digipath_ray.viewer.serve import address_of, bind, open_browser, serve
+    except ModuleNotFoundError as e:
+        if (e.name or "").partition(".")[0] not in ("starlette", "uvicorn"):
+            raise
+        raise ValueError(
+            "the viewer needs starlette and uvicorn, which are not installed: "
+            "pip install 'digipath_ray[viewer]'"
+        ) from e
+    from digipath_ray.viewer.collection import open_collection
+    from digipath_ray.viewer.starts import Starts
+    from digipath_ray.viewer.trust import is_loopback, make_trust, read_token
+
+    collection = open_collection(slides, against=against)
+    token = None if token_file is None else read_token(token_file)
+    trust = make_trust(host, token=token, allowed=allowed_hosts)
+    starts = Starts(Path.cwd(), begun=collection.follow) if allow_run else None
+    app = make_app(collection, trust=trust, annotations=annotations, starts=starts)
+    listener = bind(host, port)
+    address = address_of(listener, trust, host=host)
+    many = count(len(collection.latest.entries), "slide")
+    console.print(f"{escape(collection.latest.title)}: {many}")
+    console.print(f"[bold]{escape(address)}[/]   (Ctrl-C ends it)", soft_wrap=True)
+    if not is_loopback(host):
+        console.print(
+            "Whoever has this address sees the slides, and so does whoever listens on "
+            "the network: HTTP is not encrypted. A tunnel is: "
+            "ssh -L 8000:localhost:8000 this-machine"
+        )
+    if browser:
+        open_browser(address, host=host)
+    serve(app, listener)
+    return 0

@@ -1,0 +1,250 @@
+"""Slides, patients and a run's progress as the JSON that the page shows.
+
+The words are the report's: what a slide is called, why it needs a look, which rule
+gives a stage.
+"""
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from digipath_ray.manifest import SlideRow
+from digipath_ray.metastasis.forests import FORESTS
+from digipath_ray.metastasis.size_rule import type_of_size
+from digipath_ray.report.attention import Concern
+from digipath_ray.report.evidence import PatientView, say_missing, say_notes
+from digipath_ray.report.findings import Row
+from digipath_ray.report.slides import SlideView
+from digipath_ray.report.words import natural
+from digipath_ray.rundir import Failure
+from digipath_ray.status import State, Status
+
+Json = dict[str, Any]
+
+NOT_STAGED = "not staged: a stage is given once the run is done"
+NUMBERS = ("burden", "largest_um", "unsure", "tumor_mm2", "tissue_mm2", "score")
+"""Columns of OUTCOMES that an entry carries as they are."""
+
+
+def key_of(slide_id: str) -> str:
+    """The name of a slide in addresses: it holds nothing of the slide's own."""
+    return hashlib.sha256(slide_id.encode()).hexdigest()[:16]
+
+
+def number(value: Any) -> float | None:
+    """A number that JSON has a word for, else None."""
+    return value if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def attention_of(view: SlideView) -> int:
+    """How much a slide needs a look: 0 not at all, 5 the most (it failed)."""
+    most = max(Concern) + 1
+    return max((most - reason.concern for reason in view.reasons), default=0)
+
+
+def blank_entry(row: SlideRow, *, thumbnail: bool) -> Json:
+    """What is said of a slide of which no run has said anything yet."""
+    return {
+        "key": key_of(row.slide_id),
+        "slide_id": row.slide_id,
+        "patient_id": row.patient_id,
+        "node": row.node,
+        "status": "waiting",
+        "progress": None,
+        "attention": None,
+        "reasons": [],
+        "verdict": None,
+        "verdict_label": "",
+        "metastasis": None,
+        "votes": [],
+        **dict.fromkeys(NUMBERS),
+        "lesions": None,
+        "label": row.label,
+        "thumbnail": thumbnail,
+        "failure": None,
+    }
+
+
+def failed_entry(
+    row: SlideRow, view: SlideView, failure: Failure, *, thumbnail: bool
+) -> Json:
+    """What is said of a slide that failed."""
+    return {
+        **blank_entry(row, thumbnail=thumbnail),
+        "status": "failed",
+        "attention": attention_of(view),
+        "reasons": [f"{reason.title}. {reason.text}" for reason in view.reasons],
+        "verdict": "failed",
+        "verdict_label": view.verdict,
+        "failure": {
+            "step": failure.step,
+            "error": failure.error,
+            "hint": failure.hint,
+        },
+    }
+
+
+def running_entry(row: SlideRow, progress: float | None) -> Json:
+    """What is said of a slide of a run that goes on; no progress: it still waits."""
+    entry = blank_entry(row, thumbnail=True)
+    if progress is None:
+        return entry
+    return {**entry, "status": "running", "progress": progress}
+
+
+def left_entry(row: SlideRow, view: SlideView) -> Json:
+    """What is said of a slide whose turn never came."""
+    return {
+        **blank_entry(row, thumbnail=True),
+        "attention": attention_of(view),
+        "reasons": [f"{reason.title}. {reason.text}" for reason in view.reasons],
+    }
+
+
+def done_entry(row: SlideRow, view: SlideView, outcome: Row, *, ending: str) -> Json:
+    """What is said of a finished slide, given its row of OUTCOMES."""
+    burden = number(outcome["burden"])
+    verdict = outcome["metastasis"] if ending == "stage" else None
+    if ending == "burden" and burden is not None:
+        verdict = f"{burden:.2f}"
+    votes: Sequence[str] = outcome["votes"] or ()
+    return {
+        **blank_entry(row, thumbnail=True),
+        "status": "done",
+        "progress": 1.0,
+        "attention": attention_of(view),
+        "reasons": [f"{reason.title}. {reason.text}" for reason in view.reasons],
+        "verdict": verdict or view.tone,
+        "verdict_label": ", ".join(part for part in (view.verdict, view.size) if part),
+        "metastasis": outcome["metastasis"],
+        "votes": list(votes),
+        **{name: number(outcome[name]) for name in NUMBERS},
+        "lesions": outcome["lesions"],
+        "label": row.label,
+    }
+
+
+def full_outcome(record: Row, columns: Iterable[str], *, by_size: bool) -> Json:
+    """A row of OUTCOMES of a record that no table holds yet.
+
+    Args:
+        record: the slide's ``done`` record.
+        columns: of OUTCOMES; what the record does not say is unknown.
+        by_size: the run types slides by size alone, so that the type is known already.
+    """
+    outcome: Json = {**dict.fromkeys(columns), **record["outcome"]}
+    if by_size and outcome["metastasis"] is None:
+        outcome["metastasis"] = type_of_size(outcome["largest_um"] or 0.0).label
+    return outcome
+
+
+def say_lesions(
+    lesions: Iterable[Row], told: Row, l0_per_px: tuple[float, float] | None
+) -> list[Json]:
+    """A slide's lesions, largest first; centers and boxes in level-0 px.
+
+    Args:
+        lesions: as its ``done`` record lists them.
+        told: its row of SLIDES.
+        l0_per_px: level-0 px per heatmap px, of which the boxes are, in x and y; None
+            leaves the boxes out.
+    """
+    mpp_x, mpp_y = told["mpp_x"], told["mpp_y"]
+
+    def box(sides: Sequence[int]) -> list[float] | None:
+        if l0_per_px is None:
+            return None
+        top, left, bottom, right = sides
+        x, y = l0_per_px
+        x1, y1 = min(right * x, told["width"]), min(bottom * y, told["height"])
+        return [left * x, top * y, x1, y1]
+
+    return [
+        {
+            "number": lesion["number"],
+            "area_mm2": number(lesion["area_mm2"]),
+            "longest_um": number(lesion["major_axis_um"]),
+            "feret_um": number(lesion["feret_um"]),
+            "mean_p": number(lesion["mean_p"]),
+            "max_p": number(lesion["max_p"]),
+            "type": type_of_size(lesion["feret_um"]).label,
+            "counted": lesion["counted"],
+            "center": [lesion["x_um"] / mpp_x, lesion["y_um"] / mpp_y],
+            "box": box(lesion["box"]),
+        }
+        for lesion in lesions
+    ]
+
+
+def say_patients(
+    rows: Iterable[Row], views: Iterable[PatientView], entries: Iterable[Json]
+) -> list[Json]:
+    """The patients, also those that have no stage yet, in the order of their names."""
+    of: dict[str, list[Json]] = {}
+    for entry in entries:
+        if entry["patient_id"] is not None:
+            of.setdefault(entry["patient_id"], []).append(entry)
+    staged = {view.patient_id: view for view in views}
+    told = {row["patient_id"]: row for row in rows}
+    names = sorted({*of, *staged}, key=natural)
+    return [
+        _say_patient(name, of.get(name, []), told.get(name), staged.get(name))
+        for name in names
+    ]
+
+
+def _say_patient(
+    name: str, entries: Sequence[Json], row: Row | None, view: PatientView | None
+) -> Json:
+    stage: Json = {
+        "patient_id": name,
+        "pn_stage": None,
+        "complete": False,
+        "rule": NOT_STAGED,
+        "missing": "",
+        "notes": [],
+    }
+    if row is not None and view is not None:
+        stage |= {
+            "pn_stage": row["pn_stage"],
+            "complete": row["complete"],
+            "rule": view.rule,
+            "missing": say_missing(row),
+            "notes": say_notes(row),
+        }
+    ordered = sorted(entries, key=lambda e: natural(e["node"] or e["slide_id"]))
+    return {**stage, "nodes": [_say_node(entry) for entry in ordered]}
+
+
+def _say_node(entry: Json) -> Json:
+    names = [forest.name for forest in FORESTS]
+    votes = [
+        {"forest": forest, "type": kind}
+        for forest, kind in zip(names, entry["votes"], strict=False)
+    ]
+    return {
+        "key": entry["key"],
+        "node": entry["node"] or entry["slide_id"],
+        "metastasis": entry["metastasis"],
+        "votes": votes,
+    }
+
+
+def say_status(status: Status, state: State) -> Json:
+    """How far a run is: what status.json says, whether it goes on, and its pace."""
+    passed = datetime.fromisoformat(status.updated) - datetime.fromisoformat(
+        status.started
+    )
+    hours = passed.total_seconds() / 3600
+    pace = status.done / hours if status.done and hours > 0 else None
+    told = dataclasses.asdict(status)
+    told |= {name: number(told[name]) for name in ("patches_per_s", "eta_s")}
+    return {**told, "state": state, "slides_per_h": pace}
+
+
+def changed(old: Mapping[str, Json], new: Mapping[str, Json]) -> list[Json]:
+    """The values that are new, or not as they were."""
+    return [value for name, value in new.items() if old.get(name) != value]

@@ -1,0 +1,137 @@
+"""What stands before the application: hosts, rates, the token, posts, headers."""
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from digipath_ray.viewer.limits import Limits, Rate
+from digipath_ray.viewer.trust import Trust, cookie_name
+
+POLICY = "; ".join(
+    (
+        "default-src 'self'",
+        "img-src 'self' data: blob:",
+        "object-src 'none'",
+        "base-uri 'none'",
+        "form-action 'self'",
+        "frame-ancestors 'none'",
+    )
+)
+HEADERS = {
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+}
+OUR_HEADER = "x-digipath"
+OPEN_PATHS = ("/", "/favicon.ico", "/api/login")
+"""What is answered without a token: the page, which holds no secret, and the login."""
+BODY_BYTES = 1 << 20
+
+
+def refuse(status: int, error: str, hint: str, **headers: str) -> JSONResponse:
+    """An error as the page understands it."""
+    return JSONResponse({"error": error, "hint": hint}, status, headers=headers)
+
+
+class Guard:
+    """Answers for the application what it shall not even see."""
+
+    def __init__(self, app: ASGIApp, *, trust: Trust, limits: Limits) -> None:
+        self.app, self.trust = app, trust
+        self._rate = Rate(limits.rate, limits.burst)
+        self._logins = Rate(limits.logins / 60, limits.logins)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, or refuse."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers[name] = value
+                headers.setdefault("cache-control", "no-store")
+            await send(message)
+
+        refusal = self._refusal(Request(scope))
+        await (refusal or self.app)(scope, _limited(receive), send_guarded)
+
+    def _refusal(self, request: Request) -> Response | None:
+        """Why a request is not answered; None of one that is."""
+        if not self.trust.knows_host(request.headers.get("host", "")):
+            return refuse(
+                421,
+                "this server does not go by that name",
+                "open the address that was printed, or start with --allowed-host",
+            )
+        address = request.client.host if request.client else ""
+        if not self._rate.takes(address):
+            wait = {"retry-after": "1"}
+            return refuse(429, "too many requests", "wait a second", **wait)
+        path = request.url.path
+        if path != "/" and request.headers.get("sec-fetch-site") == "cross-site":
+            return refuse(403, "asked for by another site", "open this one's address")
+        if request.method == "POST":
+            if said := post_error(request.headers):
+                return refuse(403, said, "posts are only taken from the page itself")
+            if path == "/api/login" and not self._logins.takes(address):
+                wait = {"retry-after": "60"}
+                return refuse(429, "too many logins", "wait a minute", **wait)
+        free = path in OPEN_PATHS or path.startswith("/assets/")
+        if not free and not self.trust.admits(request):
+            return refuse(
+                401, "a token is needed", "open the whole address that was printed"
+            )
+        return None
+
+
+def post_error(headers: Headers) -> str:
+    """What of a post shows that it may not come from our page; empty if nothing."""
+    if headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+        return "a post must be application/json"
+    if headers.get(OUR_HEADER) != "1":
+        return "a post must carry X-Digipath: 1"
+    origin = headers.get("origin")
+    if origin is None:
+        return "a post must say its Origin"
+    if origin.lower().partition("://")[2] != headers.get("host", "").lower():
+        return "a post must come from this page"
+    length = headers.get("content-length", "")
+    if length.isdigit() and int(length) > BODY_BYTES:
+        return "a post must be smaller"
+    return ""
+
+
+def _limited(receive: Receive) -> Receive:
+    """The body as it comes, but not endlessly."""
+    came = 0
+
+    async def receive_limited() -> Message:
+        nonlocal came
+        message = await receive()
+        came += len(message.get("body", b""))
+        if came > BODY_BYTES:
+            return {"type": "http.disconnect"}
+        return message
+
+    return receive_limited
+
+
+def welcome(trust: Trust, request: Request) -> Response:
+    """The answer to the right token: a cookie that no script can read."""
+    response = JSONResponse({"ok": True})
+    response.set_cookie(
+        cookie_name(request),
+        trust.session,
+        httponly=True,
+        samesite="strict",
+        secure=request.url.scheme == "https",
+        path="/",
+    )
+    return response

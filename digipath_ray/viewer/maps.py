@@ -1,0 +1,211 @@
+"""What lies over a slide: its maps as value tiles, and their exact values.
+
+A tile is a gray PNG that the browser colors: 0 where nothing was predicted, else 1 to
+255 from the layer's ``low`` to its ``high``. So threshold, opacity and colors change
+without the server.
+"""
+
+import io
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from digipath_ray.heatmap import Map
+from digipath_ray.heatmapfile import TILE_PX, WEIGHT
+from digipath_ray.recipe import AnnotationSpec
+from digipath_ray.viewer.bounded import Kept
+from digipath_ray.viewer.layers import (
+    LABELS,
+    VARIANCES,
+    At,
+    Gray,
+    Layer,
+    MaskLevels,
+    NoMap,
+    highest,
+    mask_layer,
+    read_mask_levels,
+    to_gray,
+    value_layers,
+)
+from digipath_ray.viewer.opened import Entry, inside
+from digipath_ray.viewer.truth import Truths
+from digipath_ray.viewer.valuetiles import ValueTiles, open_value_tiles
+
+OPEN_MAPS = 64
+"""Heatmaps whose directories are kept; no file stays open."""
+
+
+class Maps:
+    """The maps of a collection's slides; any thread may ask."""
+
+    def __init__(self, spec: AnnotationSpec, *, most_bytes: int = 96 << 20) -> None:
+        self._truths = Truths(spec)
+        self._files: Kept[ValueTiles] = Kept(OPEN_MAPS, lambda _: 1)
+        self._tiles: Kept[Map] = Kept(most_bytes, lambda tile: tile.nbytes)
+        self._masks: Kept[MaskLevels] = Kept(most_bytes, lambda mask: mask.nbytes)
+        self._reading = threading.Lock()
+
+    def version(self, entry: Entry, run: str, name: str) -> str:
+        """Changes when the map may have."""
+        opened = entry.runs.get(run)
+        if name == "truth" or opened is None:
+            return self._truths.version(entry)
+        return opened.version(entry.slide_id)
+
+    def layers(self, entry: Entry) -> list[Layer]:
+        """The maps of a slide, as they stand; those that cannot be read left out.
+
+        Raises:
+            OSError: a bucket does not answer.
+        """
+        if entry.l0_size is None:
+            return []
+        found: list[Layer] = []
+        for run in entry.runs:
+            heatmap = self._heatmap(entry, run)
+            if heatmap is not None:
+                found += value_layers(entry, run, heatmap)
+            mask = self._mask(entry, run)
+            if mask is not None:
+                found.append(mask_layer(entry, run, mask))
+        truth = self._truth_layer(entry)
+        return found if truth is None else [*found, truth]
+
+    def png(self, entry: Entry, run: str, name: str, at: At) -> bytes:
+        """A tile of a map.
+
+        Raises:
+            NoMap: there is none.
+            ValueError: its file is damaged.
+            OSError: its file cannot be read.
+        """
+        makers = {"truth": self._truth_tile, "tissue": self._tissue_tile}
+        if name in makers:
+            gray = makers[name](entry, run, at)
+        else:
+            gray = self._value_tile(entry, run, name, at)
+        out = io.BytesIO()
+        Image.fromarray(gray).save(out, "PNG", compress_level=3)
+        return out.getvalue()
+
+    def values(self, entry: Entry, x: float, y: float) -> dict[str, float | None]:
+        """What the maps say at a place, level-0 px: exact; None where nothing was said.
+
+        Raises:
+            ValueError: a file is damaged.
+            OSError: a file cannot be read.
+        """
+        found: dict[str, float | None] = {}
+        for run in entry.runs:
+            heatmap = self._heatmap(entry, run)
+            if heatmap is not None:
+                found |= self._values_of(heatmap, entry, run, x, y)
+        return found
+
+    def truth_features(self, entry: Entry) -> Iterator[dict[str, Any]]:
+        """The ground truth as GeoJSON features, level-0 px.
+
+        Raises:
+            NoMap: there is none.
+            SlideError: it cannot be read.
+        """
+        layer = self._truth_layer(entry)
+        if layer is None:
+            raise NoMap("no ground truth of this slide")
+        return self._truths.features(entry, layer)
+
+    def _truth_layer(self, entry: Entry) -> Layer | None:
+        heatmap = None
+        for run in entry.runs:
+            heatmap = heatmap or self._heatmap(entry, run)
+        mpp = None if heatmap is None else (heatmap.mpp_x, heatmap.mpp_y)
+        return self._truths.layer(entry, mpp)
+
+    def _truth_tile(self, entry: Entry, run: str, at: At) -> Gray:
+        layer = self._truth_layer(entry)
+        if layer is None or layer.run != run:
+            raise NoMap("no ground truth of this slide")
+        return self._truths.tile(entry, layer, at)
+
+    def _tissue_tile(self, entry: Entry, run: str, at: At) -> Gray:
+        mask = self._mask(entry, run)
+        if mask is None or not at.level < len(mask.levels):
+            raise NoMap(f"no map {run}/tissue")
+        x, y = at.col * TILE_PX, at.row * TILE_PX
+        tile = mask.levels[at.level][y : y + TILE_PX, x : x + TILE_PX]
+        if not tile.size:
+            raise NoMap(f"no tile {at.col}, {at.row} at level {at.level}")
+        return np.where(tile, np.uint8(255), np.uint8(0))
+
+    def _value_tile(self, entry: Entry, run: str, name: str, at: At) -> Gray:
+        heatmap = self._heatmap(entry, run, damaged_is_none=False)
+        if heatmap is None or name not in heatmap.channels:
+            raise NoMap(f"no map {run}/{name}")
+        values = self._read(heatmap, entry, run, name, at)
+        weight = self._read(heatmap, entry, run, WEIGHT, at)
+        high = highest(entry, name) if name in VARIANCES else 1.0
+        return to_gray(values, weight, low=0.0, high=high)
+
+    def _values_of(
+        self, heatmap: ValueTiles, entry: Entry, run: str, x: float, y: float
+    ) -> Iterator[tuple[str, float | None]]:
+        mpp_x, mpp_y = entry.mpp or (1.0, 1.0)
+        col, row = int(x * mpp_x // heatmap.mpp_x), int(y * mpp_y // heatmap.mpp_y)
+        there = 0 <= col < heatmap.width and 0 <= row < heatmap.height
+        px = np.s_[row % TILE_PX, col % TILE_PX]
+        at = At(0, col // TILE_PX, row // TILE_PX)
+        said = there and self._read(heatmap, entry, run, WEIGHT, at)[px] > 0
+        for name in heatmap.channels:
+            if name in LABELS:
+                value = self._read(heatmap, entry, run, name, at)[px] if said else None
+                yield f"{run}/{name}", None if value is None else float(value)
+
+    def _read(
+        self, heatmap: ValueTiles, entry: Entry, run: str, channel: str, at: At
+    ) -> Map:
+        def make() -> Map:
+            tile = heatmap.read(channel, *at)
+            if tile is None:
+                raise NoMap(f"no tile {at.col}, {at.row} at level {at.level}")
+            return tile
+
+        version = entry.runs[run].version(entry.slide_id)
+        return self._tiles.make((version, channel, at), make)
+
+    def _heatmap(
+        self, entry: Entry, run: str, *, damaged_is_none: bool = True
+    ) -> ValueTiles | None:
+        opened = entry.runs.get(run)
+        if opened is None or entry.slide_id not in opened.stamps:
+            return None
+        path = inside(opened.directory, opened.directory.heatmap(entry.slide_id))
+        if path is None:
+            return None
+        key = opened.version(entry.slide_id)
+        try:
+            return self._files.make(key, lambda: open_value_tiles(path))
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            if damaged_is_none:
+                return None
+            raise
+
+    def _mask(self, entry: Entry, run: str) -> MaskLevels | None:
+        """A run's tissue mask of a slide; None if there is none that can be read."""
+        opened = entry.runs.get(run)
+        if opened is None:
+            return None
+        path = inside(opened.directory, opened.directory.mask(entry.slide_id))
+        if path is None:
+            return None
+        key = opened.version(entry.slide_id)
+        with self._reading:
+            try:
+                return self._masks.make(key, lambda: read_mask_levels(path))
+            except (ValueError, FileNotFoundError):
+                return None

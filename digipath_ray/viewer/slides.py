@@ -1,0 +1,317 @@
+"""What is answered about one slide: tiles, maps, values, outlines, files."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from starlette.concurrency import iterate_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from digipath_ray.recipe import AnnotationSpec
+from digipath_ray.slideinfo import SlideError, SlideInfo
+from digipath_ray.storage import is_url, read_bytes
+from digipath_ray.viewer import exports
+from digipath_ray.viewer.answers import (
+    Blob,
+    draw_error,
+    hint_of,
+    number_of,
+    say_blob,
+    tile_of,
+)
+from digipath_ray.viewer.entries import Json, say_lesions
+from digipath_ray.viewer.layers import Layer
+from digipath_ray.viewer.maps import Maps
+from digipath_ray.viewer.opened import FIRST, Entry, inside
+from digipath_ray.viewer.pool import SlidePool
+from digipath_ray.viewer.pyramid import OVERLAP, TILE_PX, NoTile, max_level
+from digipath_ray.viewer.service import Service
+from digipath_ray.viewer.tiles import Tiles, shrink
+
+log = logging.getLogger(__name__)
+
+SLIDE = "/api/slides/{key}"
+ANOTHER_FILE: Json = {
+    "error": "the slide's file has another size than when the run read it",
+    "hint": "its maps do not lie where they should: put the file back, or run again",
+}
+
+
+class SlideRoutes:
+    """The routes below a slide's key."""
+
+    def __init__(self, service: Service, annotations: AnnotationSpec) -> None:
+        self._service = service
+        self.pool = SlidePool()
+        self._tiles = Tiles(self.pool)
+        self._maps = Maps(annotations)
+        self._warned: set[str] = set()
+
+    # A slide
+
+    async def slide(self, request: Request) -> Response:
+        """All that is said of a slide, and what can be laid over it."""
+        entry = await self._service.entry(request)
+        return JSONResponse(await self._service.do(request, lambda: self._say(entry)))
+
+    def _say(self, entry: Entry) -> Json:
+        info, error = self._info(entry)
+        measured = self._measured(entry, info)
+        layers = self._maps.layers(measured)
+        opened = entry.runs.get(FIRST)
+        outlined = opened is not None and inside(
+            opened.directory, opened.directory.lesions(entry.slide_id)
+        )
+        return {
+            **entry.says,
+            "image": say_image(measured, info, self._version(entry)),
+            "image_error": error,
+            "threshold": entry.threshold,
+            "layers": [asdict(layer) for layer in layers],
+            "lesions": say_lesions(entry.lesions, entry.told, _scale_of(layers))
+            if entry.told
+            else [],
+            "facts": [*map(list, entry.facts), *say_file(info)],
+            "notes": list(entry.notes),
+            "outlines": bool(outlined) and entry.says["status"] == "done",
+            "truth_outlines": entry.row.annotation is not None and bool(measured.told),
+        }
+
+    def _info(self, entry: Entry) -> tuple[SlideInfo | None, Json | None]:
+        """What the slide's file says of itself, or why it cannot be read."""
+        try:
+            with self.pool.use(entry.row) as picture:
+                info = picture.slide.info
+            if entry.l0_size not in (None, (info.width, info.height)):
+                return info, ANOTHER_FILE
+            return info, None
+        except (SlideError, OSError) as e:
+            return None, {"error": str(e), "hint": hint_of(e)}
+
+    def _version(self, entry: Entry) -> str:
+        try:
+            return self.pool.version(entry.row)
+        except (SlideError, OSError):
+            return ""
+
+    def _measured(self, entry: Entry, info: SlideInfo | None = None) -> Entry:
+        """The slide with its size, also where no run has told it."""
+        if entry.told:
+            return entry
+        info = info or self._info(entry)[0]
+        if info is None:
+            return entry
+        told = {
+            "width": info.width,
+            "height": info.height,
+            "mpp_x": info.mpp_x or 1.0,
+            "mpp_y": info.mpp_y or 1.0,
+        }
+        return replace(entry, told=told)
+
+    async def tile(self, request: Request) -> Response:
+        """A tile of the slide."""
+        entry = await self._service.entry(request)
+        at = tile_of(request)
+        what, make = "-".join(map(str, at)), self._tiles.tile
+        return await self._picture(request, entry, what, lambda: make(entry.row, *at))
+
+    async def thumbnail(self, request: Request) -> Response:
+        """The slide, small: of what its run made of it, else of the slide itself."""
+        entry = await self._service.entry(request)
+        opened = entry.runs.get(FIRST)
+        stored = None
+        if opened is not None and entry.says["status"] == "done":
+            path = opened.directory.thumbnail(entry.slide_id)
+            stored = inside(opened.directory, path)
+        if opened is None or stored is None:
+            make = self._tiles.thumbnail
+            return await self._picture(
+                request, entry, "thumbnail", lambda: make(entry.row)
+            )
+        found, version = stored, opened.version(entry.slide_id)
+
+        def work() -> Blob:
+            tag = f'"{version}-thumbnail"'
+            if request.headers.get("if-none-match") == tag:
+                return Blob(version=version, tag=tag, data=None)
+            data = self._tiles.kept.make(tag, lambda: shrink(read_bytes(found)))
+            return Blob(version=version, tag=tag, data=data)
+
+        return say_blob(request, await self._service.do(request, work), "image/jpeg")
+
+    async def _picture(
+        self, request: Request, entry: Entry, what: str, make: Callable[[], bytes]
+    ) -> Response:
+        """A picture of the slide; of one that cannot be read a picture that says so."""
+
+        def work() -> Blob:
+            version = self.pool.version(entry.row)
+            tag = f'"{version}-{what}"'
+            same = request.headers.get("if-none-match") == tag
+            return Blob(version=version, tag=tag, data=None if same else make())
+
+        try:
+            return say_blob(
+                request, await self._service.do(request, work), "image/jpeg"
+            )
+        except NoTile as e:
+            raise HTTPException(404, "no such tile") from e
+        except (SlideError, OSError) as e:
+            self._warn(entry.slide_id, e)
+            picture = draw_error(hint_of(e))
+            return Response(picture, 500, media_type="image/jpeg")
+
+    def _warn(self, slide_id: str, error: Exception) -> None:
+        """Log what is wrong with a slide: once, not for each of its tiles."""
+        if slide_id not in self._warned:
+            self._warned.add(slide_id)
+            log.warning("%s: %s", slide_id, error)
+
+    async def map_tile(self, request: Request) -> Response:
+        """A tile of one of its maps."""
+        entry = await self._service.entry(request)
+        run, name = request.path_params["run"], request.path_params["name"]
+        at = tile_of(request)
+
+        def work() -> Blob:
+            version = self._maps.version(entry, run, name)
+            tag = f'"{version}-{run}-{name}-{at.level}-{at.col}-{at.row}"'
+            if request.headers.get("if-none-match") == tag:
+                return Blob(version=version, tag=tag, data=None)
+            png = self._maps.png(self._measured(entry), run, name, at)
+            return Blob(version=version, tag=tag, data=png)
+
+        return say_blob(request, await self._service.do(request, work), "image/png")
+
+    async def values(self, request: Request) -> Response:
+        """What the maps say at a place."""
+        entry = await self._service.entry(request)
+        x, y = number_of(request, "x"), number_of(request, "y")
+        found = await self._service.do(request, lambda: self._maps.values(entry, x, y))
+        mpp = entry.mpp
+        return JSONResponse(
+            {
+                "x": x,
+                "y": y,
+                "x_um": None if mpp is None else x * mpp[0],
+                "y_um": None if mpp is None else y * mpp[1],
+                "values": found,
+            }
+        )
+
+    async def outlines(self, request: Request) -> Response:
+        """The outlines of a run's lesions."""
+        entry, run = await self._service.entry(request), request.path_params["run"]
+        data = await self._service.do(
+            request, lambda: exports.read_outlines(entry, run)
+        )
+        return Response(data, media_type="application/geo+json")
+
+    async def truth(self, request: Request) -> Response:
+        """The outlines of the ground truth."""
+        entry = await self._service.entry(request)
+
+        def work() -> Json:
+            features = list(self._maps.truth_features(self._measured(entry)))
+            return {"type": "FeatureCollection", "features": features}
+
+        found = await self._service.do(request, work)
+        return JSONResponse(found, media_type="application/geo+json")
+
+    # Exports
+
+    async def export(self, request: Request) -> Response:
+        """A slide's outlines, heatmap or lesions as a file."""
+        entry, kind = await self._service.entry(request), request.path_params["kind"]
+        name = entry.slide_id
+        if kind == "geojson":
+            data = await self._service.do(
+                request, lambda: exports.read_outlines(entry, FIRST)
+            )
+            said = exports.attachment(f"{name}.geojson")
+            return Response(data, media_type="application/geo+json", headers=said)
+        if kind == "csv":
+            data = await self._service.do(request, lambda: exports.lesions_csv(entry))
+            said = exports.attachment(f"{name}_lesions.csv")
+            return Response(data, media_type="text/csv", headers=said)
+        if kind == "heatmap":
+            path = await self._service.do(
+                request, lambda: exports.find_heatmap(entry, FIRST)
+            )
+            said = exports.attachment(f"{name}.ome.tiff")
+            return await self._download(request, path, "image/tiff", said)
+        raise HTTPException(404, "no such export")
+
+    async def _download(
+        self, request: Request, path: Path, kind: str, headers: Mapping[str, str]
+    ) -> Response:
+        if not is_url(path):
+            return FileResponse(path, media_type=kind, headers=headers)
+        size = await self._service.do(request, lambda: exports.size_of(path))
+        parts = iterate_in_threadpool(exports.read_parts(path, size))
+        more = {**headers, "content-length": str(size)}
+        return StreamingResponse(parts, media_type=kind, headers=more)
+
+    @property
+    def routes(self) -> list[Route]:
+        """What is answered, and by what."""
+        return [
+            Route(SLIDE, self.slide),
+            Route(f"{SLIDE}/thumbnail.jpg", self.thumbnail),
+            Route(f"{SLIDE}/tiles/{{level}}/{{tile}}.jpg", self.tile),
+            Route(
+                f"{SLIDE}/maps/{{run}}/{{name}}/{{level}}/{{tile}}.png", self.map_tile
+            ),
+            Route(f"{SLIDE}/values", self.values),
+            Route(f"{SLIDE}/outlines/{{run}}.geojson", self.outlines),
+            Route(f"{SLIDE}/truth.geojson", self.truth),
+            Route(f"{SLIDE}/export/{{kind}}", self.export),
+        ]
+
+
+def _scale_of(layers: Sequence[Layer]) -> tuple[float, float] | None:
+    """Level-0 px per heatmap px of the first run; None without a heatmap."""
+    for layer in layers:
+        if layer.kind == "value" and layer.run == FIRST:
+            return layer.l0_per_px_x, layer.l0_per_px_y
+    return None
+
+
+def say_image(entry: Entry, info: SlideInfo | None, version: str) -> Json | None:
+    """The slide's size and scale; None where neither a run nor its file say them."""
+    if entry.l0_size is None or entry.mpp is None:
+        return None
+    width, height = entry.l0_size
+    known = info is None or info.mpp_x is not None
+    return {
+        "width": width,
+        "height": height,
+        "tile_size": TILE_PX,
+        "overlap": OVERLAP,
+        "max_level": max_level(width, height),
+        "mpp_x": entry.mpp[0] if known else None,
+        "mpp_y": entry.mpp[1] if known else None,
+        "objective": None if info is None else info.objective_power,
+        "version": version,
+    }
+
+
+def say_file(info: SlideInfo | None) -> list[list[str]]:
+    """What the slide's file says of itself, names and words."""
+    if info is None:
+        return []
+    scale = "not stated" if info.mpp_x is None else f"{info.mpp_x:.4g} µm/px"
+    power = (
+        [["objective", f"{info.objective_power:g}x"]] if info.objective_power else []
+    )
+    return [
+        ["format", info.format],
+        ["size", f"{info.width:,} x {info.height:,} px"],
+        ["scale", scale],
+        *power,
+    ]

@@ -1,0 +1,98 @@
+/** OpenSeadragon on a slide's own tiles, without its buttons. */
+
+import OpenSeadragon from "openseadragon";
+
+import { url, type ShownSlide } from "./api";
+import { requestTile } from "./tileRequest";
+
+/** What OpenSeadragon hands over to have a tile fetched. */
+interface TileJob {
+  src: string;
+  userData: { stop?: AbortController };
+  finish: (data: Blob, request: null, kind: "rasterBlob") => void;
+  fail: (why: string, request: null) => void;
+}
+
+/** A slide's tiles; fetched here, so that a busy server gets the time it asks for. */
+class SlideTiles extends OpenSeadragon.TileSource {
+  constructor(private readonly slide: ShownSlide) {
+    const { width, height, tile_size, overlap, max_level } = slide.image;
+    super({
+      width,
+      height,
+      tileSize: tile_size,
+      tileOverlap: overlap,
+      minLevel: 0,
+      maxLevel: max_level,
+    });
+  }
+
+  override getTileUrl(level: number, col: number, row: number): string {
+    return url.tile(this.slide.key, this.slide.image.version, level, col, row);
+  }
+
+  downloadTileStart(job: TileJob): void {
+    const stop = new AbortController();
+    job.userData.stop = stop;
+    readImage(job.src, stop.signal).then(
+      (image) => job.finish(image, null, "rasterBlob"),
+      (reason: unknown) => job.fail(String(reason), null),
+    );
+  }
+
+  downloadTileAbort(job: TileJob): void {
+    job.userData.stop?.abort();
+  }
+}
+
+/** A tile; of a slide that cannot be read, the server's picture that says so. */
+async function readImage(path: string, signal: AbortSignal): Promise<Blob> {
+  const answer = await requestTile(path, signal);
+  const image = await answer.blob();
+  if (!image.type.startsWith("image/")) throw new Error(`${path}: ${answer.status}`);
+  return image;
+}
+
+/** OpenSeadragon writes a style element into the page unless it finds its own, and
+ * style-src 'self' forbids that. This one is found, and is no style: its rule stands in
+ * style.css. */
+function standInForStyle(): void {
+  if (document.querySelector("style[data-openseadragon-mobile-css]")) return;
+  const element = document.createElementNS("urn:digipath", "style");
+  element.setAttribute("data-openseadragon-mobile-css", "");
+  document.head.append(element);
+}
+
+export function openViewer(
+  element: HTMLElement,
+  slide: ShownSlide,
+  showNavigator: boolean,
+): OpenSeadragon.Viewer {
+  standInForStyle();
+  return new OpenSeadragon.Viewer({
+    element,
+    tileSources: new SlideTiles(slide) as never, // the types leave instances out
+    drawer: "canvas", // many hospital PCs have no GPU to speak of
+    showNavigationControl: false,
+    showNavigator,
+    navigatorPosition: "TOP_RIGHT",
+    navigatorSizeRatio: 0.17,
+    navigatorAutoFade: false,
+    navigatorOpacity: 1,
+    navigatorBackground: "#fff",
+    navigatorBorderColor: "#888",
+    navigatorDisplayRegionColor: "#d0006f",
+    keyboardNavEnabled: false, // keys.ts does that, wherever the focus is
+    gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: true },
+    gestureSettingsTouch: { pinchRotate: false },
+    animationTime: 0.5,
+    springStiffness: 12,
+    maxZoomPixelRatio: 8,
+    minZoomImageRatio: 0.7,
+    visibilityRatio: 0.4,
+    imageLoaderLimit: 8,
+    maxImageCacheCount: 400,
+    timeout: 60_000,
+    placeholderFillStyle: "#f4f4f4",
+  });
+}

@@ -1,0 +1,73 @@
+/** The keys of the slide page, and the dialog that lists them. */
+
+import { isTyping, make } from "./dom";
+import { STEPS } from "./magnification";
+
+export interface Command {
+  keys: string[];
+  /** What the list of keys says instead. */
+  shown?: string[];
+  /** Empty: not listed. */
+  what: string;
+  run: () => void;
+}
+
+/** Run the command of a pressed key, unless text is being typed. */
+export function listenToKeys(commands: readonly Command[], until: AbortSignal): void {
+  const byKey = new Map(commands.flatMap((c) => c.keys.map((key) => [key, c.run] as const)));
+  const press = (event: KeyboardEvent) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || isTyping(event)) return;
+    if (isOfControl(event)) return;
+    const run = byKey.get(event.key);
+    if (run === undefined) return;
+    event.preventDefault();
+    run();
+  };
+  document.addEventListener("keydown", press, { signal: until });
+}
+
+/** Arrows move a slider that has the focus; Space and Enter press a button. */
+function isOfControl(event: KeyboardEvent): boolean {
+  const target = event.target as Element;
+  if (target instanceof HTMLInputElement && target.type === "range") {
+    return /^(Arrow|Home|End|Page)/.test(event.key);
+  }
+  const pressed = event.key === " " || event.key === "Enter";
+  return pressed && target.closest("button, a, summary, input") !== null;
+}
+
+const NAMES: Record<string, string> = {
+  " ": "Space",
+  Escape: "Esc",
+  Backspace: "\u232b",
+};
+
+export function showHelp(commands: readonly Command[]): void {
+  const rows = commands.map(({ keys, shown, what }) => {
+    const caps = (shown ?? keys).map((key) => make("kbd", {}, NAMES[key] ?? key));
+    return make("div", {}, make("dt", {}, ...caps), make("dd", {}, what));
+  });
+  const close = make("button", { class: "button primary" }, "Close");
+  const dialog = make(
+    "dialog",
+    { class: "help", "aria-label": "Keys" },
+    make("h2", {}, "Keys"),
+    make("dl", {}, ...rows),
+    make("div", { class: "actions" }, close),
+  );
+  close.addEventListener("click", () => dialog.close());
+  dialog.addEventListener("close", () => dialog.remove());
+  document.body.append(dialog);
+  dialog.showModal();
+}
+
+/** 1 to 6: the steps of magnification. */
+export function magnifyCommands(magnify: (step: number) => void): Command[] {
+  const words = STEPS.map((step) => `${step}\u00d7`).join(", ");
+  return STEPS.map((step, i) => ({
+    keys: [String(i + 1)],
+    shown: ["1", "\u2013", "6"],
+    what: i === 0 ? `Magnification: ${words}` : "",
+    run: () => magnify(step),
+  }));
+}

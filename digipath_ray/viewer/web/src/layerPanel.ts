@@ -1,0 +1,169 @@
+/** The controls of the layers: shown or not, opacity, threshold, colors. */
+
+import type { Layer } from "./api";
+import { COLORMAPS, type ColormapName } from "./colormaps";
+import { fill, make } from "./dom";
+import { strip } from "./legend";
+import { firstThreshold, type Looks } from "./looks";
+import { colorOf } from "./valueLayer";
+import { digits } from "./words";
+
+const STEPS = 254; // a value tile tells no more apart
+
+/** Controls, and what brings them up to date with the looks. */
+interface Control {
+  element: HTMLElement;
+  update: () => void;
+}
+
+export function layerPanel(looks: Looks, titles: Record<string, string>): Control {
+  const { slide } = looks;
+  const controls = [
+    ...slide.layers.flatMap((layer, i) => {
+      const first = layer.run !== slide.layers[i - 1]?.run;
+      const title = first && several(slide.layers) ? [runTitle(layer.run, titles)] : [];
+      return [...title, layerControl(layer, looks)];
+    }),
+    ...(slide.outlines ? [lines("Lesion outlines", "outlines", looks)] : []),
+    ...(slide.truth_outlines ? [lines("Truth outlines", "truthOutlines", looks)] : []),
+  ];
+  const element = make("div", { class: "layers" }, ...controls.map((control) => control.element));
+  if (controls.length === 0) {
+    fill(element, make("p", { class: "quiet" }, "Nothing was predicted on this slide yet."));
+  }
+  return { element, update: () => controls.forEach((control) => control.update()) };
+}
+
+function several(layers: readonly Layer[]): boolean {
+  return new Set(layers.map((layer) => layer.run)).size > 1;
+}
+
+function runTitle(run: string, titles: Record<string, string>): Control {
+  const title = titles[run];
+  const element = make("h3", { class: "run-title" }, title ? `${run}: ${title}` : run);
+  return { element, update: () => undefined };
+}
+
+function layerControl(layer: Layer, looks: Looks): Control {
+  const shown = make("input", { type: "checkbox" });
+  shown.addEventListener("change", () => looks.set(layer.id, { shown: shown.checked }));
+  const sliders = [opacity(layer, looks)];
+  if (layer.kind === "value") sliders.push(threshold(layer, looks), colors(layer, looks));
+  const swatch = make("span", { class: "swatch" });
+  swatch.hidden = layer.kind === "value";
+  const details = make("div", { class: "sliders" }, ...sliders.map((slider) => slider.element));
+  const element = make(
+    "fieldset",
+    { class: "layer", "data-layer": layer.id },
+    make("legend", { class: "unseen" }, layer.label),
+    make("label", { class: "layer-name" }, shown, swatch, layer.label),
+    details,
+  );
+  return {
+    element,
+    update: () => {
+      const compared = looks.mode !== "one" && layer.kind === "value";
+      const visible = compared
+        ? layer.id === looks.left || layer.id === looks.right
+        : looks.of(layer.id).shown;
+      element.hidden = compared && !visible;
+      shown.checked = visible;
+      shown.disabled = compared; // the comparison says which two
+      details.hidden = !visible;
+      swatch.style.backgroundColor = `rgb(${colorOf(layer, looks.of(layer.id), 1).join(" ")})`;
+      sliders.forEach((slider) => slider.update());
+    },
+  };
+}
+
+function opacity(layer: Layer, looks: Looks): Control {
+  const slider = make("input", {
+    type: "range",
+    min: 0,
+    max: 100,
+    step: 1,
+    "data-role": "opacity",
+  });
+  const said = make("output");
+  slider.addEventListener("input", () =>
+    looks.set(layer.id, { opacity: Number(slider.value) / 100 }),
+  );
+  return {
+    element: make("label", { class: "slider" }, make("span", {}, "Opacity"), slider, said),
+    update: () => {
+      const percent = Math.round(100 * looks.of(layer.id).opacity);
+      slider.value = String(percent);
+      said.textContent = `${percent} %`;
+    },
+  };
+}
+
+function threshold(layer: Layer, looks: Looks): Control {
+  const span = layer.high - layer.low;
+  const slider = make("input", {
+    type: "range",
+    min: layer.low,
+    max: layer.high,
+    step: span / STEPS,
+    "data-role": "threshold",
+  });
+  const said = make("output");
+  const first = firstThreshold(layer, looks.slide);
+  const reset = make("button", { class: "link", type: "button" }, digits(first));
+  const why =
+    layer.name === "probability" ? "Back to the run's own threshold" : "Back to the start";
+  reset.title = why;
+  reset.setAttribute("aria-label", `${why}, ${digits(first)}`);
+  reset.addEventListener("click", () => looks.set(layer.id, { threshold: first }));
+  slider.addEventListener("input", () => looks.set(layer.id, { threshold: Number(slider.value) }));
+  return {
+    element: make(
+      "div",
+      { class: "slider" },
+      make("label", {}, make("span", {}, "From"), slider),
+      said,
+      reset,
+    ),
+    update: () => {
+      const value = looks.of(layer.id).threshold;
+      slider.value = String(value);
+      said.textContent = digits(value);
+      reset.hidden = Math.abs(value - first) < span / STEPS;
+    },
+  };
+}
+
+function colors(layer: Layer, looks: Looks): Control {
+  const names = COLORMAPS.map(({ name, label }) => make("option", { value: name }, label));
+  const select = make(
+    "select",
+    { "aria-label": `Colors of ${layer.label}`, "data-role": "colormap" },
+    ...names,
+  );
+  select.addEventListener("change", () =>
+    looks.set(layer.id, { colormap: select.value as ColormapName }),
+  );
+  const holder = make("span", { class: "strip", "aria-hidden": true });
+  return {
+    element: make("div", { class: "slider colors" }, make("span", {}, "Colors"), select, holder),
+    update: () => {
+      const look = looks.of(layer.id);
+      select.value = look.colormap;
+      fill(holder, strip(layer, look, 300, 10));
+    },
+  };
+}
+
+function lines(text: string, which: "outlines" | "truthOutlines", looks: Looks): Control {
+  const box = make("input", { type: "checkbox", "data-role": which });
+  box.addEventListener("change", () => {
+    looks[which] = box.checked;
+    looks.onChange();
+  });
+  return {
+    element: make("div", { class: "layer" }, make("label", { class: "layer-name" }, box, text)),
+    update: () => {
+      box.checked = looks[which];
+    },
+  };
+}

@@ -1,0 +1,88 @@
+/** The lesions of a slide, the largest first; a click leads there. */
+
+import type { Lesion } from "./api";
+import { make } from "./dom";
+import { sayArea, sayLength, TYPES } from "./words";
+
+export class LesionList {
+  readonly element: HTMLElement;
+  onChoose: (lesion: Lesion | null) => void = () => undefined;
+  private readonly rows: HTMLTableRowElement[];
+  private at = -1;
+
+  constructor(private readonly lesions: readonly Lesion[]) {
+    this.rows = lesions.map((lesion, i) => this.row(lesion, i));
+    this.element = lesions.length > 0 ? this.table() : make("p", { class: "quiet" }, "No lesions.");
+  }
+
+  /** Go to the next or, with -1, the one before; around the end. */
+  step(by: 1 | -1): void {
+    const { length } = this.lesions;
+    if (length === 0) return;
+    const from = this.at < 0 && by < 0 ? 0 : this.at;
+    this.choose((from + by + length) % length);
+  }
+
+  /** Choose the smallest lesion whose box holds a point, if one does. */
+  chooseAt([x, y]: readonly [number, number]): void {
+    const holding = this.lesions
+      .map((lesion, i) => ({ lesion, i }))
+      .filter(
+        ({ lesion: { box } }) => box && x >= box[0] && y >= box[1] && x <= box[2] && y <= box[3],
+      )
+      .sort((a, b) => a.lesion.area_mm2 - b.lesion.area_mm2);
+    this.mark(holding[0]?.i ?? -1);
+  }
+
+  private choose(index: number): void {
+    this.mark(index);
+    this.onChoose(this.lesions[index]);
+  }
+
+  private mark(index: number): void {
+    this.at = index;
+    this.rows.forEach((row, i) => row.classList.toggle("chosen", i === index));
+    this.rows[index]?.scrollIntoView({ block: "nearest" });
+    this.onMark(this.lesions[index] ?? null);
+  }
+
+  onMark: (lesion: Lesion | null) => void = () => undefined;
+
+  private table(): HTMLElement {
+    const heads = [
+      ["#", ""],
+      ["Area", ""],
+      ["Axis", "Major axis"],
+      ["Size", "Largest diameter, by which the size rule goes"],
+      ["Mean p", "Mean probability"],
+    ].map(([text, title]) => make("th", { scope: "col", title }, text));
+    return make(
+      "table",
+      { class: "lesions" },
+      make("thead", {}, make("tr", {}, ...heads)),
+      make("tbody", {}, ...this.rows),
+    );
+  }
+
+  private row(lesion: Lesion, index: number): HTMLTableRowElement {
+    const type = lesion.type ? (TYPES[lesion.type] ?? lesion.type) : "";
+    const said = lesion.counted ? type : "too small or unsure: not counted";
+    const button = make("button", { class: "link", title: said }, lesion.number);
+    button.setAttribute("aria-label", `Go to lesion ${lesion.number}, ${said}`);
+    const cells = [
+      sayArea(1e6 * lesion.area_mm2),
+      sayLength(lesion.longest_um),
+      sayLength(lesion.feret_um),
+      lesion.mean_p.toFixed(2),
+    ].map((text) => make("td", {}, text));
+    const kind = lesion.counted ? null : "passed-over";
+    const row = make(
+      "tr",
+      { "data-lesion": lesion.number, class: kind },
+      make("th", { scope: "row" }, button),
+      ...cells,
+    );
+    row.addEventListener("click", () => this.choose(index));
+    return row;
+  }
+}

@@ -1,0 +1,82 @@
+/** The page: logs in, reads the cohort, and shows what the address asks for. */
+
+import { Refusal } from "./api";
+import { drawBar, researchNotice } from "./bar";
+import { showCohort } from "./cohortPage";
+import { fill, find, make } from "./dom";
+import { Live } from "./live";
+import { showLogin, takeToken } from "./login";
+import { showPatient } from "./patientPage";
+import { readRoute } from "./route";
+import { showSlide } from "./slidePage";
+import { startTheme } from "./theme";
+
+async function start(): Promise<void> {
+  startTheme();
+  try {
+    await takeToken();
+    follow(await Live.open());
+  } catch (reason) {
+    if (reason instanceof Refusal && [401, 403].includes(reason.status))
+      showLogin(() => void start());
+    else showFailure(reason);
+  }
+}
+
+/** Show the page of the address, and again whenever that changes. */
+function follow(live: Live): void {
+  let shown = new AbortController();
+  const show = () => {
+    shown.abort();
+    shown = new AbortController();
+    open(live, shown.signal);
+  };
+  window.addEventListener("hashchange", show);
+  const forever = new AbortController().signal;
+  live.watch((part) => part === "kind" && show(), forever);
+  show();
+}
+
+function open(live: Live, until: AbortSignal): void {
+  const main = find("main");
+  const route = readRoute(location.hash);
+  document.body.dataset.page = route.page;
+  document.title = titleOf(live, route);
+  window.scrollTo(0, 0);
+  if (route.page === "slide") {
+    void showSlide(main, live, route.key, until);
+    return;
+  }
+  drawBar(live);
+  if (route.page === "patient") showPatient(main, live, route.id, until);
+  else showCohort(main, live, route.page, until);
+  main.append(researchNotice(live));
+}
+
+function titleOf(live: Live, route: ReturnType<typeof readRoute>): string {
+  const { title } = live.cohort;
+  if (route.page === "slide")
+    return `${live.entry(route.key)?.slide_id ?? "slide"} \u2013 ${title}`;
+  return route.page === "patient" ? `${route.id} \u2013 ${title}` : title;
+}
+
+function showFailure(reason: unknown): void {
+  const text = reason instanceof Error ? reason.message : String(reason);
+  const again = make("button", { class: "button primary" }, "Try again");
+  again.addEventListener("click", () => void start());
+  const title = make("h1", {}, "The viewer's server gave no answer");
+  const hint = reason instanceof Refusal ? reason.hint : "Is digipath view still running?";
+  fill(
+    find("main"),
+    make(
+      "section",
+      { class: "card refusal" },
+      title,
+      make("p", {}, text),
+      make("p", {}, hint),
+      again,
+    ),
+  );
+}
+
+void start();

@@ -1,0 +1,112 @@
+/** The bar of a running night: how far, how fast, what it waits for, what failed. */
+
+import type { Cohort, Status } from "./api";
+import { fill, make } from "./dom";
+import type { Live } from "./live";
+import { count, digits, sayDuration } from "./words";
+
+const STATES: Record<Status["state"], string> = {
+  running: "Running",
+  done: "Finished",
+  stopped: "Stopped",
+  dead: "No sign of life",
+};
+const PHASES: Record<string, string> = {
+  prepare: "finding tissue",
+  measure: "measuring anew",
+  segment: "segmenting",
+};
+
+/** A section that follows the run; empty for a folder of slides. */
+export function nightBar(live: Live, until: AbortSignal): HTMLElement {
+  const section = make("section", { class: "night", "aria-label": "The run" });
+  const draw = () => fill(section, ...describe(live.cohort, live.connected));
+  live.watch((part) => part !== "patients" && draw(), until);
+  draw();
+  return section;
+}
+
+function describe(cohort: Cohort, connected: boolean): HTMLElement[] {
+  const status = cohort.status;
+  const lost = connected
+    ? []
+    : [make("p", { class: "error", role: "alert" }, "The server does not answer. Trying again.")];
+  if (status === null) return lost;
+  const bar = make(
+    "div",
+    { class: `night-bar ${status.state}` },
+    heading(status),
+    progress(cohort, status),
+    numbers(status),
+  );
+  const failures = status.failures.length > 0 ? [failureList(status)] : [];
+  return [...lost, bar, ...failures];
+}
+
+function heading(status: Status): HTMLElement {
+  const running = status.state === "running";
+  const doing = running ? PHASES[status.phase] : undefined;
+  const why = status.state === "dead" ? `since ${sayTime(status.updated)}` : status.why;
+  const more = doing ?? why;
+  return make(
+    "p",
+    { class: "night-state" },
+    make("span", { class: "dot", "aria-hidden": true }),
+    make("b", {}, STATES[status.state]),
+    more ? make("span", { class: "quiet" }, more) : null,
+  );
+}
+
+function progress(cohort: Cohort, status: Status): HTMLElement {
+  const failed = cohort.slides.filter((entry) => entry.status === "failed").length;
+  const ended = cohort.slides.filter((entry) => entry.status === "done").length;
+  const part = status.patches > 0 ? status.patches_done / status.patches : 0;
+  const share = status.state === "done" ? 1 : part;
+  const meter = make("progress", { max: 1, value: share, "aria-label": "Patches predicted" });
+  const text = `${ended} of ${count(status.slides, "slide")}`;
+  return make(
+    "div",
+    { class: "night-progress" },
+    meter,
+    make(
+      "span",
+      {},
+      text,
+      failed ? make("b", { class: "failed-text" }, ` \u00b7 ${failed} failed`) : null,
+    ),
+  );
+}
+
+function numbers(status: Status): HTMLElement {
+  const running = status.state === "running";
+  const pairs: [string, string | null][] = [
+    ["slides/h", status.slides_per_h === null ? null : digits(status.slides_per_h)],
+    ["patches/s", status.patches_per_s === null ? null : digits(status.patches_per_s)],
+    ["left", running && status.eta_s !== null ? sayDuration(status.eta_s) : null],
+    ["waits for", running ? status.bottleneck : null],
+  ];
+  const shown = pairs.filter((pair): pair is [string, string] => pair[1] !== null);
+  return make(
+    "dl",
+    { class: "night-numbers" },
+    ...shown.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))),
+  );
+}
+
+function failureList(status: Status): HTMLElement {
+  const rows = status.failures.map((failure) =>
+    make(
+      "li",
+      {},
+      make("b", {}, failure.slide_id),
+      ` failed at ${failure.step}: ${failure.error} `,
+      make("span", { class: "quiet" }, failure.hint),
+    ),
+  );
+  const summary = make("summary", {}, `Last failures (${rows.length})`);
+  return make("details", { class: "night-failures" }, summary, make("ul", {}, ...rows));
+}
+
+function sayTime(iso: string): string {
+  return new Date(iso).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+}

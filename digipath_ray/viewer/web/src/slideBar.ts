@@ -1,0 +1,53 @@
+/** The bar above a slide: its name, what was found, the slides before and after. */
+
+import { drawBar } from "./bar";
+import { make } from "./dom";
+import { icon } from "./icons";
+import { arrange, listing } from "./listing";
+import type { Live } from "./live";
+import { hrefs } from "./route";
+import { toneOf } from "./words";
+
+export function drawSlideBar(live: Live, key: string): void {
+  const entry = live.entry(key);
+  if (entry === undefined) {
+    drawBar(live);
+    return;
+  }
+  const patient = entry.patient_id;
+  const { before, after } = neighbors(live, key);
+  const step = (to: string | null, label: string, picture: "back" | "next") => {
+    const link = make("a", { class: "quiet-button", title: label, "aria-label": label });
+    if (to !== null) link.href = hrefs.slide(to);
+    else link.setAttribute("aria-disabled", "true");
+    link.append(icon(picture));
+    return link;
+  };
+  drawBar(
+    live,
+    make("span", { class: "crumb", "aria-hidden": true }, "/"),
+    make("h1", { class: "slide-name" }, entry.slide_id),
+    patient === null
+      ? null
+      : make("a", { class: "patient", href: hrefs.patient(patient) }, patient),
+    make(
+      "span",
+      { class: `chip ${toneOf(entry)}` },
+      entry.verdict_label ?? entry.verdict ?? entry.status,
+    ),
+    step(before, "Slide before (K)", "back"),
+    step(after, "Next slide (J)", "next"),
+  );
+}
+
+/** The slides before and after this one, in the order of the table. */
+export function neighbors(
+  live: Live,
+  key: string,
+): { before: string | null; after: string | null } {
+  const { slides, patients } = live.cohort;
+  const keys = arrange(slides, patients, listing).map((entry) => entry.key);
+  const at = keys.indexOf(key);
+  if (at < 0) return { before: null, after: keys[0] ?? null };
+  return { before: keys[at - 1] ?? null, after: keys[at + 1] ?? null };
+}

@@ -1,0 +1,405 @@
+"""What is opened: runs while they go on and after, folders, two runs; what is said."""
+
+import json
+import os
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from digipath_ray.bucket import put
+from digipath_ray.manifest import SlideRow, write_manifest
+from digipath_ray.rundir import RunDirectory
+from digipath_ray.schema import SLIDES
+from digipath_ray.staging import Metastasis, stage_patient
+from digipath_ray.status import Status, say_time
+from digipath_ray.viewer.collection import Collection, open_collection
+from digipath_ray.viewer.entries import key_of
+from digipath_ray.viewer.live import Seen, follow
+from digipath_ray.viewer.opened import Snapshot
+from tests.finished_runs import (
+    Made,
+    done_record,
+    draw_heatmap,
+    failure_of,
+    slide_row,
+    write_maps,
+    write_run,
+)
+from tests.slides import noise, write_levels
+from tests.viewing import viewed_run
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """What the server runs on."""
+    return "asyncio"
+
+
+def status_of(**said: Any) -> Status:
+    """That of a run whose driver lives: this process."""
+    now = say_time(time.time())
+    return Status(
+        **{
+            "phase": "segment",
+            "host": os.uname().nodename,
+            "pid": os.getpid(),
+            "started": now,
+            "updated": now,
+            "slides": 3,
+            **said,
+        }
+    )
+
+
+def tell(run: RunDirectory, **said: Any) -> None:
+    run.write_json(run.status, asdict(status_of(**said)))
+
+
+def says(snapshot: Snapshot, slide_id: str) -> dict[str, Any]:
+    return snapshot.slides[key_of(slide_id)]
+
+
+def begin_run(folder: Path) -> RunDirectory:
+    """A run of which three slides are prepared and none is finished yet."""
+    run = write_run(folder / "run")
+    run.outcomes.unlink()
+    run.failures.unlink()
+    rows = [slide_row(Made(slide_id=f"s{i}")) for i in range(3)]
+    run.write_table(run.slides, rows, SLIDES)
+    tell(run)
+    return run
+
+
+def land(run: RunDirectory, made: Made) -> None:
+    """A slide is finished, as the run writes it: its record last."""
+    heatmap = draw_heatmap(made)
+    write_maps(run, made.slide_id, heatmap)
+    run.write_json(run.done(made.slide_id), done_record(made, heatmap))
+
+
+def look(collection: Collection) -> Snapshot:
+    """The snapshot, looked at anew whatever the time."""
+    collection._looked = 0.0
+    return collection.snapshot()
+
+
+# A finished run
+
+
+def test_slides_come_as_the_report_orders_them(tmp_path: Path) -> None:
+    run = viewed_run(tmp_path, failures=[failure_of("bad", "p1")])
+    snapshot = open_collection([run.root]).snapshot()
+    assert [e.slide_id for e in snapshot.entries.values()] == ["bad", "with", "without"]
+    assert (snapshot.kind, snapshot.ending) == ("run", "none")
+    found = says(snapshot, "with")
+    assert found["status"] == "done"
+    assert found["verdict_label"] == "tumor, 1.54 mm²"
+    assert (found["lesions"], found["patient_id"], found["node"]) == (1, "p1", "1")
+    bad = says(snapshot, "bad")
+    assert bad["failure"] == {
+        "step": "read",
+        "error": "the file is cut short",
+        "hint": "copy it again",
+    }
+    assert [bad["status"], bad["attention"]] == ["failed", 5]
+    assert says(snapshot, "without")["attention"] == 0
+
+
+def test_a_stage_has_its_rule_and_votes(tmp_path: Path) -> None:
+    votes = ["macro", "macro", "micro", "macro"]
+    made = Made(
+        slide_id="n1",
+        outcome={"metastasis": "macro", "votes": votes},
+        slide={"patient_id": "p1", "node": "1"},
+    )
+    run = write_run(
+        tmp_path / "run",
+        [made],
+        settings={"outcome": {"outcome": "stage"}},
+        patients=[stage_patient("p1", [Metastasis.MACRO, None])],
+    )
+    snapshot = open_collection([run.root]).snapshot()
+    (patient,) = snapshot.patients
+    assert patient["pn_stage"] == "pN1"
+    assert not patient["complete"]
+    assert patient["rule"].startswith("pN1: 1 to 3 metastatic nodes")
+    assert patient["missing"] == (
+        "1 node was not analyzed: what it may hold can raise the stage."
+    )
+    (node,) = patient["nodes"]
+    assert [(v["forest"], v["type"]) for v in node["votes"]] == [
+        ("RF-PI", "macro"), ("RF-PB", "macro"), ("RF-CI", "micro"), ("RF-CB", "macro"),
+    ]  # fmt: skip
+    entry = says(snapshot, "n1")
+    assert (entry["verdict"], entry["attention"]) == ("macro", 1)
+    assert entry["reasons"] == [
+        "Split votes. Of 4 forests 3 for macrometastasis and 1 for micrometastasis; "
+        "taken: macrometastasis (the majority)."
+    ]
+
+
+def test_a_burden_is_its_verdict(tmp_path: Path) -> None:
+    made = Made(slide_id="s", outcome={"burden": 0.4249, "viable_mm2": 1.0,
+                                       "whole_mm2": 2.0})  # fmt: skip
+    run = write_run(
+        tmp_path / "run", [made], settings={"outcome": {"outcome": "burden"}}
+    )
+    entry = says(open_collection([run.root]).snapshot(), "s")
+    assert (entry["verdict"], entry["burden"]) == ("0.42", 0.4249)
+
+
+def test_numbers_that_json_has_no_word_for_are_none(tmp_path: Path) -> None:
+    made = Made(slide_id="s", outcome={"unsure": float("nan"), "score": float("inf")})
+    run = write_run(tmp_path / "run", [made])
+    snapshot = open_collection([run.root]).snapshot()
+    assert says(snapshot, "s")["unsure"] is says(snapshot, "s")["score"] is None
+    json.dumps(list(snapshot.slides.values()), allow_nan=False)
+
+
+def test_a_run_whose_ids_lead_elsewhere_is_not_believed(tmp_path: Path) -> None:
+    run = viewed_run(tmp_path)
+    rows = [slide_row(Made(slide_id=i)) for i in ("../../etc/x", "a\nb", "fine")]
+    run.write_table(run.slides, rows, SLIDES)
+    snapshot = open_collection([run.root]).snapshot()
+    ids = {entry.slide_id for entry in snapshot.entries.values()}
+    assert ids == {"with", "without", "fine"}
+
+
+# A run that goes on
+
+
+def test_slides_land_while_it_is_open(tmp_path: Path) -> None:
+    run = begin_run(tmp_path)
+    collection = open_collection([run.root])
+    first = collection.snapshot()
+    assert {e["status"] for e in first.slides.values()} == {"waiting"}
+    assert {e["attention"] for e in first.slides.values()} == {None}
+    assert first.status is not None
+    assert first.status["state"] == "running"
+
+    land(run, Made(slide_id="s1", lesions=((1500, 1500, 700, 0.95),)))
+    second = look(collection)
+    assert says(second, "s1")["status"] == "done"
+    assert says(second, "s1")["lesions"] == 1
+    assert says(second, "s0") == says(first, "s0")
+    assert look(collection) is second  # nothing has changed
+
+
+def test_slides_wait_before_the_first_is_prepared(tmp_path: Path) -> None:
+    run = begin_run(tmp_path)
+    run.slides.unlink()
+    rows = [SlideRow(slide_id=f"s{i}", path=f"/s{i}.tif", node=str(i)) for i in (0, 1)]
+    write_manifest(rows, run.manifest)
+    said = {"slide_id": "s1", "step": "prepare", "error": "cut", "hint": "copy it"}
+    tell(run, phase="prepare", failed=1, failures=[said])
+    snapshot = open_collection([run.root]).snapshot()
+    told = {e["slide_id"]: (e["status"], e["node"]) for e in snapshot.slides.values()}
+    assert told == {"s0": ("waiting", "0"), "s1": ("failed", "1")}
+
+
+def test_slides_in_flight_have_their_progress(tmp_path: Path) -> None:
+    run = begin_run(tmp_path)
+    tell(run, open_slides=1, finishing=1, progress={"s0": 0.25, "s2": 1.0})
+    snapshot = open_collection([run.root]).snapshot()
+    told = {
+        e["slide_id"]: (e["status"], e["progress"]) for e in snapshot.slides.values()
+    }
+    assert told == {
+        "s0": ("running", 0.25), "s1": ("waiting", None), "s2": ("running", 1.0),
+    }  # fmt: skip
+
+
+def test_a_type_is_known_before_the_tables_are(tmp_path: Path) -> None:
+    run = begin_run(tmp_path)
+    text = run.settings.read_text().replace('outcome = "none"', 'outcome = "stage"')
+    run.settings.write_text(text)
+    land(run, Made(slide_id="s1", lesions=((1500, 1500, 700, 0.95),)))
+    entry = says(open_collection([run.root]).snapshot(), "s1")
+    assert (entry["metastasis"], entry["verdict"]) == ("micro", "micro")
+
+
+def test_failures_show_before_their_table_is_written(tmp_path: Path) -> None:
+    run = begin_run(tmp_path)
+    said = {"slide_id": "s2", "step": "read", "error": "cut short", "hint": "copy it"}
+    tell(run, failed=1, failures=[said])
+    entry = says(open_collection([run.root]).snapshot(), "s2")
+    assert entry["status"] == "failed"
+    assert entry["failure"]["hint"] == "copy it"
+    assert entry["thumbnail"] is False
+
+
+def test_a_dead_run_says_that_its_slides_were_not_analyzed(tmp_path: Path) -> None:
+    run = begin_run(tmp_path)
+    tell(run, updated="2020-01-01T00:00:00+00:00", started="2020-01-01T00:00:00+00:00")
+    snapshot = open_collection([run.root]).snapshot()
+    assert snapshot.status is not None
+    assert snapshot.status["state"] == "dead"
+    entry = says(snapshot, "s0")
+    assert entry["status"] == "waiting"
+    assert entry["reasons"][0].startswith("Not analyzed yet.")
+
+
+def test_a_damaged_table_leaves_what_was_shown(tmp_path: Path) -> None:
+    run = viewed_run(tmp_path)
+    collection = open_collection([run.root])
+    before = collection.snapshot()
+    kept = run.outcomes.read_bytes()
+    run.outcomes.write_bytes(b"no table")
+    assert look(collection) is before
+    run.outcomes.write_bytes(kept)
+    assert look(collection).slides == before.slides
+
+
+def test_a_slide_that_is_made_again_is_waited_for(tmp_path: Path) -> None:
+    run = viewed_run(tmp_path)
+    run.done("with").unlink()
+    tell(run)
+    snapshot = open_collection([run.root]).snapshot()
+    assert says(snapshot, "with")["status"] == "waiting"
+    assert says(snapshot, "without")["status"] == "done"
+
+
+def test_a_pace_in_slides_an_hour(tmp_path: Path) -> None:
+    run = begin_run(tmp_path)
+    now = time.time()
+    tell(run, done=2, started=say_time(now - 1800), updated=say_time(now))
+    status = open_collection([run.root]).snapshot().status
+    assert status is not None
+    assert status["slides_per_h"] == pytest.approx(4.0)
+
+
+# Events
+
+
+def test_events_tell_only_what_is_news(tmp_path: Path) -> None:
+    run = begin_run(tmp_path)
+    collection = open_collection([run.root])
+    seen = Seen()
+    first = list(seen.events(collection.snapshot()))
+    assert [e.partition("\n")[0] for e in first] == ["event: status", "event: slides"]
+    assert len(data_of(first[1])) == 3
+    assert list(seen.events(collection.snapshot())) == []
+
+    land(run, Made(slide_id="s1"))
+    news = list(seen.events(look(collection)))
+    assert [e.partition("\n")[0] for e in news] == ["event: slides"]
+    assert [slide["slide_id"] for slide in data_of(news[0])] == ["s1"]
+
+
+def data_of(event: str) -> Any:
+    return json.loads(event.partition("data: ")[2])
+
+
+def test_a_name_with_line_breaks_is_one_event() -> None:
+    snapshot = Snapshot(title="", kind="run", ending="none", status={"why": "a\n\nb"})
+    (event,) = Seen().events(snapshot)
+    assert event.count("\n\n") == 1
+
+
+@pytest.mark.anyio
+async def test_events_end_when_the_page_goes(tmp_path: Path) -> None:
+    collection = open_collection([viewed_run(tmp_path).root])
+    looks = 0
+
+    async def snapshot() -> Snapshot:
+        return collection.snapshot()
+
+    async def gone() -> bool:
+        nonlocal looks
+        looks += 1
+        return looks > 4
+
+    told = [e async for e in follow(snapshot, gone, every_s=0, comment_s=0)]
+    assert told[0].startswith("retry:")
+    assert [e.partition("\n")[0] for e in told[1:]] == [
+        "event: slides", "event: patients", ": here", ": here", ": here", ": here",
+    ]  # fmt: skip
+
+
+# Folders, manifests, two runs
+
+
+def test_a_thousand_slides_open_without_being_opened(tmp_path: Path) -> None:
+    folder = tmp_path / "slides"
+    folder.mkdir()
+    for i in range(1000):
+        (folder / f"s{i:04}.svs").write_bytes(b"not looked at")
+    started = time.monotonic()
+    snapshot = open_collection([folder]).snapshot()
+    assert time.monotonic() - started < 5
+    assert len(snapshot.entries) == 1000
+    assert snapshot.kind == "folder"
+    assert {e["status"] for e in snapshot.slides.values()} == {"waiting"}
+
+
+def test_a_manifest_has_patients(tmp_path: Path) -> None:
+    write_levels(tmp_path / "s.tif", [noise(64, 64)], mpp=1)
+    manifest = tmp_path / "m.csv"
+    manifest.write_text("slide_id,path,patient_id,node\na,s.tif,p,2\nb,s.tif,p,1\n")
+    snapshot = open_collection([manifest]).snapshot()
+    (patient,) = snapshot.patients
+    assert [node["node"] for node in patient["nodes"]] == ["1", "2"]
+    assert patient["pn_stage"] is None
+
+
+def test_two_runs_share_their_slides(tmp_path: Path) -> None:
+    first = viewed_run(tmp_path)
+    second = write_run(tmp_path / "second", [Made(slide_id="with")])
+    snapshot = open_collection([first.root], against=second.root).snapshot()
+    assert list(snapshot.runs) == ["a", "b"]
+    assert list(snapshot.entries[key_of("with")].runs) == ["a", "b"]
+    assert list(snapshot.entries[key_of("without")].runs) == ["a"]
+
+
+@pytest.mark.parametrize("against", ["slides", "nothing"])
+def test_what_is_no_run_cannot_be_compared_with(tmp_path: Path, against: str) -> None:
+    run = viewed_run(tmp_path)
+    with pytest.raises(ValueError, match=r"no run directory"):
+        open_collection([run.root], against=tmp_path / against)
+
+
+def test_a_run_started_from_a_folder_is_followed(tmp_path: Path) -> None:
+    folder = tmp_path / "slides"
+    folder.mkdir()
+    for i in range(4):
+        (folder / f"s{i}.tif").write_bytes(b"")
+    collection = open_collection([folder])
+    collection.follow(RunDirectory(tmp_path / "run"))
+    assert look(collection).kind == "folder"  # it has not written anything yet
+    run = begin_run(tmp_path)
+    land(run, Made(slide_id="s1"))
+    snapshot = look(collection)
+    assert snapshot.kind == "run"
+    assert {e["slide_id"]: e["status"] for e in snapshot.slides.values()} == {
+        "s0": "waiting", "s1": "done", "s2": "waiting", "s3": "waiting",
+    }  # fmt: skip
+
+
+def test_a_run_in_a_bucket(tmp_path: Path, bucket_url: str) -> None:
+    run = viewed_run(tmp_path)
+    for path in run.root.rglob("*"):
+        if path.is_file():
+            name = path.relative_to(run.root)
+            put(f"{bucket_url}/run/{name}", path.read_bytes())
+    collection = open_collection([f"{bucket_url}/run"])
+    snapshot = collection.snapshot()
+    assert says(snapshot, "with")["status"] == "done"
+    assert look(collection) is snapshot
+    record = json.loads(run.done("with").read_text())
+    record["outcome"]["unsure"] = 0.5
+    put(f"{bucket_url}/run/done/with.json", json.dumps(record).encode())
+    assert look(collection) is not snapshot
+
+
+def test_a_snapshot_does_not_change(tmp_path: Path) -> None:
+    run = viewed_run(tmp_path)
+    collection = open_collection([run.root])
+    before = collection.snapshot()
+    kept = {key: dict(says) for key, says in before.slides.items()}
+    land(run, replace(Made(slide_id="third")))
+    run.outcomes.unlink()
+    assert len(look(collection).entries) == 3
+    assert before.slides == kept

@@ -1,0 +1,476 @@
+"""The viewer's page, used in Chromium as a person would, on the real server."""
+
+import io
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import shapely
+from numpy.typing import NDArray
+from PIL import Image
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+from rich.console import Console
+from scipy.ndimage import maximum_filter, minimum_filter
+
+from digipath_ray.cli.demo import run_demo
+from digipath_ray.heatmap import Heatmap
+from digipath_ray.heatmapfile import read_heatmap
+from digipath_ray.qupath import feature, write_features
+from digipath_ray.rundir import RunDirectory
+from digipath_ray.viewer import app as viewer_app
+from digipath_ray.viewer.entries import key_of
+from tests.browser import need_chromium
+from tests.finished_runs import HEIGHT, WIDTH, Made, failure_of
+from tests.test_viewer_collection import begin_run, land
+from tests.test_viewer_serve import viewing
+from tests.viewing import viewed_run, write_gradient
+
+pytestmark = pytest.mark.browser
+
+INSIDE, OUTSIDE = (1500, 1500), (3000, 2500)
+"""In the lesion of 0.95 that the slide "with" has, and far from it; level-0 px."""
+
+
+def unless(missing: bool, why: str) -> None:
+    if missing and os.environ.get("CI") == "true":
+        pytest.fail(why)
+    if missing:
+        pytest.skip(why)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    """Ends with the module: while Playwright runs, no other event loop may."""
+    unless(not (viewer_app.PAGE / "index.html").is_file(), "the page is not built")
+    executable = need_chromium()
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=executable, args=flags)
+        yield found
+        found.close()
+
+
+@dataclass
+class Tab:
+    """A page and what it told and asked for.
+
+    Attributes:
+        page: it.
+        size: of the slide that it shows, in level-0 px of 1 um.
+        complaints: errors that it wrote to the console.
+        requests: the addresses that it asked for.
+    """
+
+    page: Page
+    size: tuple[float, float] = WIDTH, HEIGHT
+    complaints: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.page.on("console", self._hear)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+
+    def _hear(self, message: ConsoleMessage) -> None:
+        if message.type == "error":  # a breach of the content policy is one, too
+            self.complaints.append(message.text)
+
+    def open_slide(self, address: str, slide_id: str) -> None:
+        """Open it, and wait until nothing more is to come."""
+        self.page.goto(f"{address}#/slide/{key_of(slide_id)}")
+        expect(self.page.locator(".scale-bar")).to_be_visible()
+        self.settle()
+
+    def settle(self) -> None:
+        """Until the picture has stood still for half a second."""
+        before, same = b"", 0
+        for _ in range(80):
+            now = self.page.locator(".views").screenshot()
+            same = same + 1 if now == before else 0
+            if same == 3:
+                return
+            before = now
+            self.page.wait_for_timeout(170)
+        raise AssertionError("the picture does not come to rest")
+
+    def place(self, x: Any, y: Any) -> tuple[Any, Any]:
+        """Where points of a slide that is shown whole lie on the page."""
+        box = self.page.locator(".pane").first.bounding_box()
+        assert box is not None
+        width, height = self.size
+        scale = min(box["width"] / width, box["height"] / height)
+        return (
+            box["x"] + box["width"] / 2 + (x - width / 2) * scale,
+            box["y"] + box["height"] / 2 + (y - height / 2) * scale,
+        )
+
+    def color(self, point: tuple[float, float]) -> tuple[int, ...]:
+        """The color on the page at a point of the slide."""
+        x, y = self.place(*point)
+        return color_of(self.page.screenshot(), int(x), int(y))
+
+    def slide(self, role: str, value: float, *, layer: str = "a/probability") -> None:
+        """Move a slider, and wait for the next two frames."""
+        self.page.locator(f"[data-layer='{layer}'] [data-role={role}]").evaluate(
+            "(slider, value) => { slider.value = value;"
+            " slider.dispatchEvent(new Event('input'));"
+            " return new Promise(done => requestAnimationFrame("
+            "() => requestAnimationFrame(done))); }",
+            str(value),
+        )
+
+    def save(self, press: Callable[[], None], folder: Path) -> Path:
+        """The file that pressing something downloads."""
+        with self.page.expect_download() as waiting:
+            press()
+        path = folder / waiting.value.suggested_filename
+        waiting.value.save_as(path)
+        return path
+
+
+def color_of(png: bytes, x: int, y: int) -> tuple[int, ...]:
+    return tuple(pixels_of(png)[y, x].tolist())
+
+
+@pytest.fixture
+def tab(chromium: Browser) -> Iterator[Tab]:
+    context = chromium.new_context(viewport={"width": 1280, "height": 900})
+    yield Tab(context.new_page())
+    context.close()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    """Two finished slides and one that failed."""
+    folder = tmp_path_factory.mktemp("viewed")
+    slide = write_gradient(folder / "slide.tif")
+    run = viewed_run(folder, slide, failures=[failure_of("bad", "p1")])
+    outline = feature(
+        shapely.box(800, 800, 2200, 2200),
+        class_name="Tumor",
+        color=(200, 0, 0),
+        name="lesion 1",
+        measurements={},
+    )
+    write_features(run.lesions("with"), [outline])
+    return run
+
+
+@pytest.fixture(scope="module")
+def address(run: RunDirectory) -> Iterator[str]:
+    with viewing(run.root) as (found, _):
+        yield found
+
+
+def rows(page: Page) -> list[str]:
+    return page.locator("table.slides tbody .name").all_inner_texts()
+
+
+# The cohort
+
+
+def test_what_needs_attention_comes_first_in_one_click(tab: Tab, address: str) -> None:
+    tab.page.goto(address)
+    expect(tab.page.locator("table.slides tbody tr")).to_have_count(3)
+    assert rows(tab.page) == ["bad", "with", "without"]  # by name
+    tab.page.get_by_role("button", name="Slide", exact=True).click()
+    assert rows(tab.page) == ["without", "with", "bad"]
+    tab.page.get_by_role("button", name="Needs attention first").click()
+    assert rows(tab.page)[0] == "bad"
+    expect(tab.page.get_by_text("the file is cut short")).to_be_visible()
+    assert tab.complaints == []
+
+
+def test_slides_are_searched_and_filtered(tab: Tab, address: str) -> None:
+    tab.page.goto(address)
+    expect(tab.page.locator("table.slides tbody tr")).to_have_count(3)
+    tab.page.keyboard.press("/")
+    tab.page.keyboard.type("without")
+    assert rows(tab.page) == ["without"]
+    tab.page.get_by_role("searchbox").fill("")
+    tab.page.get_by_role("button", name=re.compile("Failed")).click()
+    assert rows(tab.page) == ["bad"]
+
+
+def test_slides_land_on_an_open_page(tab: Tab, tmp_path: Path) -> None:
+    running = begin_run(tmp_path)
+    with viewing(running.root) as (address, _):
+        tab.page.goto(address)
+        row = tab.page.locator("tr", has=tab.page.get_by_text("s1", exact=True))
+        expect(row).to_contain_text("waiting")
+        land(running, Made(slide_id="s1", lesions=((1500, 1500, 700, 0.95),)))
+        expect(row).to_contain_text("done", timeout=20_000)
+        expect(tab.page.locator(".night-progress")).to_contain_text("1 of 3")
+    loads = [url for url in tab.requests if url.endswith("/api/cohort")]
+    assert len(loads) == 1  # no reload
+
+
+def test_names_are_text_whatever_they_hold(tab: Tab, tmp_path: Path) -> None:
+    odd = "<img src=x onerror=alert(1)>&amp;\N{SNOWMAN}"
+    failed = viewed_run(tmp_path, failures=[failure_of("s\N{SNOWMAN}&amp;", odd)])
+    with viewing(failed.root) as (address, _):
+        tab.page.goto(address)
+        expect(tab.page.locator(".name", has_text="s\N{SNOWMAN}&amp;")).to_be_visible()
+        tab.page.get_by_role("link", name=odd).click()
+        expect(tab.page.get_by_role("heading", name=odd)).to_be_visible()
+        assert tab.page.locator("img[src=x]").count() == 0
+
+
+def test_a_token_is_taken_from_the_address_and_dropped(
+    tab: Tab, run: RunDirectory
+) -> None:
+    with viewing(run.root, "--host", "0.0.0.0") as (told, _):
+        _, _, rest = told.partition("//")
+        port, _, token = rest.rpartition(":")[2].partition("/#token=")
+        site = f"http://127.0.0.1:{port}/"
+        tab.page.goto(site)
+        expect(tab.page.get_by_label("Token")).to_be_visible()
+        tab.page.goto("about:blank")
+        tab.page.goto(f"{site}#token={token}")
+        expect(tab.page.locator("table.slides tbody tr")).to_have_count(3)
+        assert token not in tab.page.url
+
+
+# A slide
+
+
+def test_the_threshold_hides_what_is_below_it(tab: Tab, address: str) -> None:
+    tab.open_slide(address, "with")
+    tab.page.locator("[data-role=outlines]").uncheck()
+    shown, beside = tab.color(INSIDE), tab.color(OUTSIDE)
+    asked = len(tab.requests)
+    tab.slide("threshold", 0.97)
+    hidden = tab.color(INSIDE)
+    tab.slide("threshold", 0.9)
+    assert tab.color(INSIDE) == shown != hidden
+    assert tab.color(OUTSIDE) == beside
+    # The bare slide: red and green grow to the right and downward.
+    bare = (255 * 1500 / WIDTH, 255 * 1500 / HEIGHT, 90)
+    assert np.allclose(hidden, bare, atol=8)
+    tab.slide("threshold", 0)
+    assert tab.color(OUTSIDE) != beside  # 0 was predicted there
+    assert len(tab.requests) == asked  # all of that without the server
+    assert tab.complaints == []
+
+
+def test_opacity_and_colormap_are_those_chosen(tab: Tab, address: str) -> None:
+    tab.open_slide(address, "with")
+    tab.slide("opacity", 100)
+    assert np.allclose(tab.color(INSIDE), (223, 227, 24), atol=9)  # viridis at 0.95
+    tab.page.locator("[data-role=colormap]").first.select_option("magma")
+    tab.settle()
+    assert np.allclose(tab.color(INSIDE), (253, 231, 170), atol=16)
+    tab.slide("opacity", 0)
+    bare = (255 * 1500 / WIDTH, 255 * 1500 / HEIGHT, 90)
+    assert np.allclose(tab.color(INSIDE), bare, atol=8)
+
+
+def test_the_layer_stays_on_the_slide_when_it_is_turned(tab: Tab, address: str) -> None:
+    tab.open_slide(address, "with")
+    tab.page.locator("[data-role=outlines]").uncheck()
+    tab.slide("opacity", 100)
+    before = tab.page.locator(".views").screenshot()
+    for _ in range(4):
+        tab.page.keyboard.press("r")
+    tab.settle()
+    after = tab.page.locator(".views").screenshot()
+    off = np.abs(pixels_of(before) - pixels_of(after)).max(axis=2)
+    assert (off > 40).mean() < 0.002
+
+
+def test_a_lesion_in_the_list_leads_there(tab: Tab, address: str) -> None:
+    tab.open_slide(address, "with")
+    tab.page.locator("[data-lesion='1']").click()
+    tab.settle()
+    middle = tab.place(WIDTH / 2, HEIGHT / 2)
+    tab.page.mouse.move(*middle)
+    place = tab.page.locator(".readout .place")
+    expect(place).to_have_text(re.compile(r"x 1,(49|50)\d  y 1,(49|50)\d"))
+    value = tab.page.locator("[data-value='a/probability']")
+    expect(value).to_have_text("0.95")
+
+
+def test_a_distance_and_an_area_are_measured(tab: Tab, address: str) -> None:
+    tab.open_slide(address, "with")
+    corners = [(1000, 1000), (2000, 1000), (2000, 2000), (1000, 2000)]
+    note = tab.page.locator(".readout .aside")
+    tab.page.keyboard.press("m")
+    for corner in corners[:2]:
+        tab.page.mouse.click(*tab.place(*corner))
+        tab.page.wait_for_timeout(400)  # two clicks, not one that is double
+    tab.page.keyboard.press("m")
+    assert read_number(note.inner_text(), "mm") == pytest.approx(1.0, rel=0.01)
+    tab.page.keyboard.press("a")
+    for corner in corners:
+        tab.page.mouse.click(*tab.place(*corner))
+        tab.page.wait_for_timeout(400)
+    tab.page.keyboard.press("Enter")
+    tab.page.keyboard.press("Escape")
+    assert read_number(note.inner_text(), "mm\N{SUPERSCRIPT TWO}") == pytest.approx(
+        1.0, rel=0.02
+    )
+
+
+def read_number(text: str, unit: str) -> float:
+    """A measurement of about 1 mm may be said in um as well."""
+    number, said = text.split()
+    if said != unit:
+        assert said == unit.replace("mm", "\N{MICRO SIGN}m")
+        return float(number.replace(",", "")) / 1000
+    return float(number)
+
+
+def test_a_swipe_shows_each_layer_on_its_side(tab: Tab, address: str) -> None:
+    tab.open_slide(address, "with")
+    tab.page.locator("[data-role=outlines]").uncheck()
+    tab.slide("opacity", 100)
+    tab.page.keyboard.press("s")
+    tab.page.locator("[data-side=right]").select_option("")
+    line = tab.page.get_by_role("slider", name="Line between the two layers")
+    line.focus()
+    bare = (255 * 1500 / WIDTH, 255 * 1500 / HEIGHT, 90)
+    assert not np.allclose(tab.color(INSIDE), bare, atol=8)  # left of the middle
+    for _ in range(12):
+        line.press("ArrowLeft")
+    tab.settle()
+    assert np.allclose(tab.color(INSIDE), bare, atol=8)
+
+
+def test_two_views_move_as_one(tab: Tab, address: str) -> None:
+    tab.open_slide(address, "with")
+    tab.page.keyboard.press("d")
+    panes = tab.page.locator(".pane")
+    expect(panes).to_have_count(2)
+    tab.page.locator("[data-side=right]").select_option("a/probability")
+    tab.page.locator("[data-side=left]").select_option("a/probability")
+    box = panes.first.bounding_box()
+    assert box is not None
+    tab.page.mouse.move(box["x"] + 100, box["y"] + 300)
+    tab.page.mouse.wheel(0, -500)
+    tab.settle()
+    bars = tab.page.locator(".scale-bar")
+    widths = [bars.nth(i).evaluate("e => e.style.width") for i in (0, 1)]
+    assert widths[0] == widths[1]
+
+
+def test_exports_are_files_to_work_with(
+    tab: Tab, address: str, run: RunDirectory, tmp_path: Path
+) -> None:
+    tab.open_slide(address, "with")
+    (tmp_path / "run").mkdir()
+
+    def save(name: str) -> Path:
+        link = tab.page.get_by_role("link", name=name, exact=True)
+        return tab.save(link.click, tmp_path / "run")
+
+    outlines = json.loads(save("GeoJSON").read_text())
+    assert [f["geometry"]["type"] for f in outlines["features"]] == ["Polygon"]
+    stored = read_heatmap(run.heatmap("with"))
+    sent = read_heatmap(save("OME-TIFF"))
+    np.testing.assert_array_equal(sent.probability, stored.probability)
+    assert save("CSV").read_text().count("\n") >= 2
+    picture = tab.save(lambda: tab.page.keyboard.press("p"), tmp_path)
+    assert picture.name == "with.png"
+    box = tab.page.locator(".views").bounding_box()
+    assert box is not None
+    with Image.open(picture) as image:
+        assert image.width == pytest.approx(box["width"], abs=2)
+        assert image.height > box["height"]  # the legend lies below
+        scale = min(box["width"] / WIDTH, box["height"] / HEIGHT)
+        x = box["width"] / 2 + (INSIDE[0] - WIDTH / 2) * scale
+        y = box["height"] / 2 + (INSIDE[1] - HEIGHT / 2) * scale
+        drawn = image.convert("RGB").getpixel((int(x), int(y)))
+    assert np.allclose(drawn, tab.color(INSIDE), atol=12)
+
+
+def test_a_failed_slide_says_why(tab: Tab, address: str) -> None:
+    tab.page.goto(f"{address}#/slide/{key_of('bad')}")
+    expect(tab.page.get_by_role("alert")).to_contain_text("the slide's file is not")
+    tab.page.goto(f"{address}#/slide/0000000000000000")
+    expect(tab.page.get_by_role("alert")).to_contain_text("cannot be shown")
+
+
+# Everywhere
+
+
+@pytest.mark.parametrize("width", [1280, 820])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_pages_fit_the_screen_and_use_both_themes(
+    chromium: Browser, address: str, width: int, theme: Any
+) -> None:
+    size = {"width": width, "height": 900}
+    context = chromium.new_context(viewport=size, color_scheme=theme)
+    tab = Tab(context.new_page())
+    for route in ("#/", "#/patients", f"#/slide/{key_of('with')}", "#/patient/p1"):
+        tab.page.goto(address + route)
+        expect(tab.page.locator("#bar .home")).to_be_visible()
+        wide = tab.page.evaluate("document.documentElement.scrollWidth")
+        assert wide <= width, route
+        unnamed = tab.page.evaluate(UNNAMED)
+        assert unnamed == [], route
+    assert tab.page.evaluate("document.documentElement.dataset.theme") == theme
+    assert tab.complaints == []
+    context.close()
+
+
+UNNAMED = """[...document.querySelectorAll('button, a, input, select, [role=slider]')]
+  .filter(e => !(e.getAttribute('aria-label') || e.textContent.trim() || e.title
+    || (e.labels && [...e.labels].some(l => l.textContent.trim()))))
+  .map(e => e.outerHTML)"""
+
+
+# A real run
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_pixels_change_where_the_heatmap_says_so(
+    tab: Tab, tmp_path: Path, ray_here: None
+) -> None:
+    assert run_demo(Console(file=io.StringIO()), tmp_path) == 0
+    (stored,) = tmp_path.rglob("heatmaps/patient_1_node_1.ome.tiff")
+    with viewing(stored.parent.parent) as (address, _):
+        look_at(tab, address, "patient_1_node_1", read_heatmap(stored))
+
+
+def look_at(tab: Tab, address: str, slide_id: str, heatmap: Heatmap) -> None:
+    """Colored is what reaches the threshold, wherever it is put, and nothing else."""
+    tab.size = heatmap.width * heatmap.mpp_x, heatmap.height * heatmap.mpp_y
+    tab.open_slide(address, slide_id)
+    tab.page.locator("[data-role=outlines]").uncheck()
+    tab.slide("opacity", 0)
+    bare = pixels_of(tab.page.screenshot())
+    tab.slide("opacity", 100)
+    # On the screen a pixel is a mean of several: only where these agree is it sure.
+    lowest = minimum_filter(heatmap.probability, 9)
+    highest = maximum_filter(heatmap.probability, 9)
+    for threshold in (0.3, 0.8):
+        tab.slide("threshold", threshold)
+        shown = pixels_of(tab.page.screenshot())
+        for sure, is_colored in (
+            (lowest > threshold + 0.05, True),
+            (highest < threshold - 0.05, False),
+        ):
+            x, y = tab.place(*centers(sure & (heatmap.weight > 0), heatmap))
+            off = np.abs(shown - bare)[y.astype(int), x.astype(int)].max(axis=1)
+            assert len(off) > 100
+            assert np.mean((off > 12) == is_colored) > 0.99
+
+
+def pixels_of(png: bytes) -> NDArray[np.int64]:
+    with Image.open(io.BytesIO(png)) as image:
+        return np.asarray(image.convert("RGB"), np.int64)
+
+
+def centers(chosen: NDArray[np.bool_], heatmap: Heatmap) -> tuple[Any, Any]:
+    """Every 7th of the chosen pixels off the corners that the page covers: um."""
+    rows, cols = np.nonzero(chosen)
+    middle = (cols > 0.1 * heatmap.width) & (cols < 0.75 * heatmap.width)
+    rows, cols = rows[middle][::7], cols[middle][::7]
+    return (cols + 0.5) * heatmap.mpp_x, (rows + 0.5) * heatmap.mpp_y

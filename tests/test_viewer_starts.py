@@ -1,0 +1,222 @@
+"""Runs started from the page: checked, one at a time, canceled, none left behind."""
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from starlette.testclient import TestClient
+
+from digipath_ray.cohort import read_cohort
+from digipath_ray.rundir import RunDirectory
+from digipath_ray.viewer import starts as starts_module
+from digipath_ray.viewer.collection import open_collection
+from digipath_ray.viewer.entries import key_of
+from digipath_ray.viewer.starts import Starts
+from tests.slides import noise, write_levels
+from tests.viewing import POST, client
+
+SAYS = "import sys; print('told:', *sys.argv[1:]); sys.exit(int({code}))"
+WAITS = "import time; print('begun', flush=True); time.sleep(60)"
+
+
+def folder_of_slides(folder: Path) -> Path:
+    (folder / "slides").mkdir(parents=True)
+    for name in ("s0", "s1"):
+        write_levels(folder / "slides" / f"{name}.tif", [noise(64, 64)], mpp=1)
+    return folder / "slides"
+
+
+def viewer(tmp_path: Path, code: str) -> tuple[TestClient, list[RunDirectory]]:
+    """A page that may start runs, of a program in place of ``digipath``."""
+    begun: list[RunDirectory] = []
+    command = (sys.executable, "-c", code)
+    starts = Starts(tmp_path, command=command, begun=begun.append)
+    return client(folder_of_slides(tmp_path), starts=starts), begun
+
+
+def post(browser: TestClient, **change: Any) -> Any:
+    wanted = {
+        "slides": [key_of("s0")],
+        "preset": "demo",
+        "weights": "random",
+        "out": "night",
+        **change,
+    }
+    return browser.post("/api/jobs", json=wanted, headers=POST)
+
+
+def wait_until(browser: TestClient, holds: Callable[[list[Any]], bool]) -> list[Any]:
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        jobs = browser.get("/api/jobs").json()["jobs"]
+        if holds(jobs):
+            return list(jobs)
+        time.sleep(0.05)
+    raise AssertionError(jobs)
+
+
+def test_without_allow_run_there_are_none(tmp_path: Path) -> None:
+    with client(folder_of_slides(tmp_path)) as browser:
+        assert browser.get("/api/jobs").status_code == 404
+        assert post(browser).status_code in (404, 405)
+
+
+def test_a_run_is_what_a_user_would_type(tmp_path: Path) -> None:
+    browser, begun = viewer(tmp_path, SAYS.format(code=0))
+    with browser:
+        assert browser.get("/api/cohort").json()["allow_run"] is True
+        answer = post(browser)
+        assert answer.status_code == 201
+        assert answer.json()["state"] == "queued"
+        (job,) = wait_until(browser, lambda jobs: jobs[0]["state"] == "done")
+    (line,) = job["said"]
+    told, command, manifest, *options = line.split(" ")
+    assert [told, command] == ["told:", "run"]
+    assert options == ["--preset=demo", f"--out={tmp_path / 'night'}",
+                       "--weights=random"]  # fmt: skip
+    assert manifest.endswith(".csv")
+    assert begun[0].root == tmp_path / "night"
+
+
+def test_the_chosen_slides_are_its_manifest(tmp_path: Path) -> None:
+    browser, _ = viewer(tmp_path, "import sys; print(open(sys.argv[2]).read())")
+    with browser:
+        post(browser, slides=[key_of("s1")])
+        (job,) = wait_until(browser, lambda jobs: jobs[0]["state"] == "done")
+    (tmp_path / "told.csv").write_text("\n".join(job["said"]))
+    (row,) = read_cohort([tmp_path / "told.csv"])
+    assert (row.slide_id, row.path) == ("s1", str(tmp_path / "slides" / "s1.tif"))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"slides": []}, "at least one"),
+        ({"slides": "all"}, "at least one"),
+        ({"slides": ["0123456789abcdef"]}, "not of this cohort"),
+        ({"slides": ["/etc/passwd"]}, "not of this cohort"),
+        ({"slides": [["s0"]]}, "not of this cohort"),
+        ({"preset": "--help"}, "preset"),
+        ({"preset": ["demo"]}, "preset"),
+        ({"preset": None}, "preset"),
+        ({"weights": "a\nb"}, "weights"),
+        ({"weights": {}, "out": "-x"}, "out"),
+        ({"out": "../elsewhere"}, "out"),
+        ({"out": "/etc"}, "out"),
+        ({"out": ".."}, "out"),
+        ({"out": ".hidden"}, "out"),
+        ({"out": "--overwrite"}, "out"),
+        ({"out": None}, "out"),
+    ],
+)
+def test_what_is_wrong_is_refused(
+    tmp_path: Path, change: dict[str, Any], said: str
+) -> None:
+    browser, _ = viewer(tmp_path, SAYS.format(code=0))
+    with browser:
+        answer = post(browser, **change)
+        assert answer.status_code == 400
+        assert said in answer.json()["error"]
+        assert browser.get("/api/jobs").json() == {"jobs": []}
+
+
+@pytest.mark.parametrize(
+    ("code", "state"), [(0, "done"), (1, "done"), (2, "failed"), (3, "failed")]
+)
+def test_how_a_run_ended(tmp_path: Path, code: int, state: str) -> None:
+    browser, _ = viewer(tmp_path, SAYS.format(code=code))
+    with browser:
+        post(browser)
+        (job,) = wait_until(browser, lambda jobs: jobs[0]["ended"] is not None)
+    assert (job["state"], job["exit_code"]) == (state, code)
+
+
+def test_one_runs_at_a_time_and_each_can_be_canceled(tmp_path: Path) -> None:
+    browser, _ = viewer(tmp_path, WAITS)
+    with browser:
+        ids = [post(browser, out=f"night{i}").json()["id"] for i in range(3)]
+        jobs = wait_until(browser, lambda jobs: jobs[0]["said"] == ["begun"])
+        assert [job["state"] for job in jobs] == ["running", "queued", "queued"]
+        for number in (1, 0):
+            url = f"/api/jobs/{ids[number]}/cancel"
+            assert (
+                browser.post(url, json={}, headers=POST).json()["state"] == "canceled"
+            )
+        jobs = wait_until(browser, lambda jobs: jobs[2]["said"] == ["begun"])
+        assert [job["state"] for job in jobs] == ["canceled", "canceled", "running"]
+        assert jobs[0]["exit_code"] not in (None, 0)
+        unknown = browser.post("/api/jobs/nothing/cancel", json={}, headers=POST)
+        assert unknown.status_code == 404
+
+
+def test_two_runs_do_not_share_a_place(tmp_path: Path) -> None:
+    browser, _ = viewer(tmp_path, WAITS)
+    with browser:
+        assert post(browser).status_code == 201
+        assert "night already" in post(browser).json()["error"]
+
+
+def test_the_line_of_runs_is_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(starts_module, "MOST_QUEUED", 2)
+    browser, _ = viewer(tmp_path, WAITS)
+    with browser:
+        codes = [post(browser, out=f"night{i}").status_code for i in range(3)]
+    assert codes == [201, 201, 400]
+
+
+def test_a_run_ends_with_the_server(tmp_path: Path) -> None:
+    browser, _ = viewer(tmp_path, WAITS)
+    with browser:
+        post(browser)
+        wait_until(browser, lambda jobs: jobs[0]["said"] == ["begun"])
+        children = psutil.Process().children()
+        assert any("begun" in " ".join(c.cmdline()) for c in children)
+    left = [c for c in children if c.is_running() and "begun" in " ".join(c.cmdline())]
+    assert left == []
+
+
+def test_a_run_that_does_not_listen_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(starts_module, "ENDS_S", 0.3)
+    deaf = (
+        "import signal, time\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "print('begun', flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    browser, _ = viewer(tmp_path, deaf)
+    with browser:
+        identity = post(browser).json()["id"]
+        wait_until(browser, lambda jobs: jobs[0]["said"] == ["begun"])
+        browser.post(f"/api/jobs/{identity}/cancel", json={}, headers=POST)
+        (job,) = wait_until(browser, lambda jobs: jobs[0]["ended"] is not None)
+    assert job["exit_code"] == -9
+
+
+def test_a_program_that_is_not_there_fails_its_run_alone(tmp_path: Path) -> None:
+    starts = Starts(tmp_path, command=("no-such-program-anywhere",))
+    with client(folder_of_slides(tmp_path), starts=starts) as browser:
+        post(browser)
+        post(browser, out="second")
+        jobs = wait_until(browser, lambda jobs: jobs[1]["ended"] is not None)
+    assert [job["state"] for job in jobs] == ["failed", "failed"]
+    assert "cannot be started" in jobs[0]["said"][0]
+
+
+def test_a_started_run_is_shown(tmp_path: Path) -> None:
+    collection = open_collection([folder_of_slides(tmp_path)])
+    command = (sys.executable, "-c", SAYS.format(code=0))
+    starts = Starts(tmp_path, command=command, begun=collection.follow)
+    with client(collection, starts=starts) as browser:
+        post(browser)
+        wait_until(browser, lambda jobs: jobs[0]["state"] == "done")
+    assert collection.run is not None
+    assert collection.run.root == tmp_path / "night"

@@ -1,0 +1,68 @@
+"""What the tests of the viewer share: small runs that are opened, and their clients."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from starlette.testclient import TestClient
+
+from digipath_ray.rundir import RunDirectory
+from digipath_ray.viewer.app import make_app
+from digipath_ray.viewer.collection import Collection, open_collection
+from digipath_ray.viewer.entries import key_of
+from tests.finished_runs import HEIGHT, WIDTH, Made, write_run
+from tests.slides import write_pyramid
+
+ADDRESS = "http://127.0.0.1:8000"
+POST = {"X-Digipath": "1", "Origin": ADDRESS}
+
+
+def write_gradient(path: Path, *, width: int = WIDTH, height: int = HEIGHT) -> Path:
+    """A slide of 1 um/px whose red grows to the right and whose green downward."""
+    pixels = np.empty((height, width, 3), np.uint8)
+    pixels[..., 0] = np.linspace(0, 255, width)[None, :]
+    pixels[..., 1] = np.linspace(0, 255, height)[:, None]
+    pixels[..., 2] = 90
+    return write_pyramid(path, pixels, mpp=1.0, downsamples=(1, 4), tile=256)
+
+
+def viewed_run(folder: Path, slide: Path | None = None, **options: Any) -> RunDirectory:
+    """A run of two finished slides, one with a lesion of 0.95 around (1500, 1500)."""
+    path = str(slide or folder / "absent.tif")
+    made = [
+        Made(
+            slide_id="with",
+            lesions=((1500, 1500, 700, 0.95),),
+            outcome={"metastasis": "micro"},
+            slide={"path": path, "patient_id": "p1", "node": "1"},
+        ),
+        Made(
+            slide_id="without",
+            outcome={"metastasis": "negative"},
+            slide={"path": path, "patient_id": "p1", "node": "2"},
+        ),
+    ]
+    return write_run(folder / "run", made, **options)
+
+
+def client(opened: Collection | RunDirectory | Path, **options: Any) -> TestClient:
+    """A browser on this machine that looks at a collection."""
+    if isinstance(opened, RunDirectory):
+        opened = open_collection([opened.root])
+    elif isinstance(opened, Path):
+        opened = open_collection([opened])
+    app = make_app(opened, **options)
+    return TestClient(app, base_url=ADDRESS)
+
+
+def url_of(slide_id: str, rest: str = "") -> str:
+    return f"/api/slides/{key_of(slide_id)}{rest}"
+
+
+def decode(data: bytes) -> NDArray[np.uint8]:
+    """An image's pixels."""
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image)
