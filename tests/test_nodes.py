@@ -227,7 +227,7 @@ def test_a_run_says_that_others_hold_the_gpus(cluster_of, monkeypatch, caplog):
     assert caplog.text == ""
     monkeypatch.setattr(cluster.ray, "available_resources", lambda: {"CPU": 3.0})
     divide(spread())
-    assert "other runs hold the cluster's GPUs" in caplog.text
+    assert "others hold the cluster's GPUs" in caplog.text
 
 
 BLIND = """

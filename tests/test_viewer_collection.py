@@ -361,6 +361,13 @@ def test_what_is_no_run_cannot_be_compared_with(tmp_path: Path, against: str) ->
         open_collection([run.root], against=tmp_path / against)
 
 
+def test_an_opened_run_stays_open_when_another_is_started(tmp_path: Path) -> None:
+    collection = open_collection([viewed_run(tmp_path).root])
+    before = collection.snapshot()
+    collection.follow(write_run(tmp_path / "other"))
+    assert look(collection).slides == before.slides
+
+
 def test_a_run_started_from_a_folder_is_followed(tmp_path: Path) -> None:
     folder = tmp_path / "slides"
     folder.mkdir()

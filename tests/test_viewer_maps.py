@@ -1,6 +1,7 @@
 """Value tiles and exact values: right pixels, few bytes read, none out of the run."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -282,6 +283,35 @@ def test_truth_drawn_as_polygons(tmp_path: Path, maps: Maps) -> None:
     assert found["geometry"]["type"] == "Polygon"
     corners = {tuple(point) for point in found["geometry"]["coordinates"][0]}
     assert corners == {(800, 800), (1600, 800), (1600, 1600), (800, 1600)}
+
+
+def test_tiles_of_another_scale_have_another_version(
+    tmp_path: Path, maps: Maps
+) -> None:
+    """A browser keeps a version's tiles for a year."""
+    truth = tmp_path / "truth.png"
+    Image.fromarray(np.zeros((300, 400), np.uint8)).save(truth)
+    made = Made(slide_id="with", slide={"annotation": str(truth)})
+    done = entry_of(write_run(tmp_path / "run", [made]))
+    waiting = replace(done, runs={"a": replace(done.runs["a"], stamps={})})
+    before, after = (
+        {layer.id: layer for layer in maps.layers(entry)}["a/truth"]
+        for entry in (waiting, done)
+    )
+    assert before.l0_per_px_x != after.l0_per_px_x
+    assert before.version != after.version
+    assert maps.version(done, "a", "truth") == after.version
+
+
+def test_another_range_has_another_version(tmp_path: Path, maps: Maps) -> None:
+    alone = entry_of(viewed_run(tmp_path))
+    beside = {**alone.outcomes, "b": {"epistemic_max": 0.25}}
+    narrow, wide = (
+        {layer.name: layer for layer in maps.layers(entry)}["epistemic"]
+        for entry in (alone, replace(alone, outcomes=beside))
+    )
+    assert narrow.high < wide.high
+    assert narrow.version != wide.version
 
 
 def test_truth_in_a_mask_image(tmp_path: Path, maps: Maps) -> None:

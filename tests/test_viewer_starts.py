@@ -213,10 +213,28 @@ def test_a_program_that_is_not_there_fails_its_run_alone(tmp_path: Path) -> None
 
 def test_a_started_run_is_shown(tmp_path: Path) -> None:
     collection = open_collection([folder_of_slides(tmp_path)])
+    begun: list[RunDirectory] = []
+
+    def begin(run: RunDirectory) -> None:
+        begun.append(run)
+        collection.follow(run)
+
     command = (sys.executable, "-c", SAYS.format(code=0))
-    starts = Starts(tmp_path, command=command, begun=collection.follow)
+    starts = Starts(tmp_path, command=command, begun=begin)
     with client(collection, starts=starts) as browser:
         post(browser)
         wait_until(browser, lambda jobs: jobs[0]["state"] == "done")
-    assert collection.run is not None
-    assert collection.run.root == tmp_path / "night"
+        assert [run.root for run in begun] == [tmp_path / "night"]
+        assert browser.get("/api/cohort").json()["slides"], "it has written nothing"
+        assert collection.run is None
+
+
+def test_ending_the_server_begins_no_other_run(tmp_path: Path) -> None:
+    begun: list[RunDirectory] = []
+    command = (sys.executable, "-c", WAITS)
+    starts = Starts(tmp_path, command=command, begun=begun.append)
+    with client(folder_of_slides(tmp_path), starts=starts) as browser:
+        post(browser)
+        post(browser, out="second")
+        wait_until(browser, lambda jobs: jobs[0]["state"] == "running")
+    assert [run.root.name for run in begun] == ["night"]

@@ -53,6 +53,13 @@ def test_a_made_up_token_is_long_and_new() -> None:
     assert first != second
 
 
+def test_who_comes_through_a_proxy_needs_a_token() -> None:
+    trust = make_trust("127.0.0.1", allowed=["viewer.example.org"])
+    assert trust.token is not None
+    assert trust.knows_host("viewer.example.org")
+    assert not trust.knows_host("10.0.0.1")
+
+
 def test_a_token_given_is_asked_for_on_loopback_too() -> None:
     assert make_trust("127.0.0.1", token=TOKEN).token == TOKEN
 

@@ -124,7 +124,8 @@ def show_viewer(
     address = address_of(listener, trust, host=host)
     many = count(len(collection.latest.entries), "slide")
     console.print(f"{escape(collection.latest.title)}: {many}")
-    console.print(f"[bold]{escape(address)}[/]   (Ctrl-C ends it)", soft_wrap=True)
+    shown = address if token_file is None else address.partition("#")[0]
+    console.print(f"[bold]{escape(shown)}[/]   (Ctrl-C ends it)", soft_wrap=True)
     if not is_loopback(host):
         console.print(
             "Whoever has this address sees the slides, and so does whoever listens on "

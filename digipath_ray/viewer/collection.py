@@ -40,6 +40,8 @@ class Collection:
         self._title = title
         self._slides = tuple(slides)
         self.run, self.against = run, against
+        self._started: RunDirectory | None = None
+        self._follows = run is None
         self._lock = threading.Lock()
         self._marks: Marks | None = self._look()
         self._snapshot = self._read(self._marks)
@@ -48,9 +50,9 @@ class Collection:
     @property
     def stale(self) -> bool:
         """Whether it is time to look at the files again."""
-        url = self.run is not None and is_url(self.run.root)
-        every = LOOK_BUCKET_S if url else LOOK_S
-        return self.run is not None and time.monotonic() - self._looked >= every
+        run = self._started or self.run
+        every = LOOK_BUCKET_S if run is not None and is_url(run.root) else LOOK_S
+        return run is not None and time.monotonic() - self._looked >= every
 
     @property
     def latest(self) -> Snapshot:
@@ -70,6 +72,8 @@ class Collection:
     def _look_again(self) -> None:
         """Read what has changed; what cannot be read is shown as it was."""
         try:
+            if self._started is not None and self._started.settings.exists():
+                self.run, self._started = self._started, None
             marks = self._look()
             if marks != self._marks:
                 self._marks = marks
@@ -81,8 +85,9 @@ class Collection:
             log.warning("%s: shown as it was: %s", self._title, e)
 
     def follow(self, run: RunDirectory) -> None:
-        """Show a run that was started from here."""
-        self.run, self._looked = run, 0.0
+        """Show a run that was started from here, once it stands; a run stays open."""
+        if self._follows:
+            self._started, self._looked = run, 0.0
 
     def _look(self) -> Marks:
         """What there is of the runs, without reading it."""

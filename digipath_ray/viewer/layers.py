@@ -1,9 +1,10 @@
 """The layers of a slide: what lies over it, and how its pixels lie on the slide's."""
 
+import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +58,7 @@ class Layer:
         l0_per_px_x, l0_per_px_y: level-0 px of the slide per px of level 0.
         low, high: values of 1 and 255.
         unit: of the values.
-        version: changes when its file does.
+        version: changes when its file does, or what a gray of its tiles stands for.
     """
 
     id: str
@@ -75,6 +76,12 @@ class Layer:
     high: float = 1.0
     unit: str = ""
     version: str
+
+    def stamped(self) -> Self:
+        """With a version that tells its scale and range as well as its file."""
+        said = replace(self, label="")
+        version = hashlib.sha256(repr(said).encode()).hexdigest()[:16]
+        return replace(self, version=version)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -50,11 +50,9 @@ class Maps:
         self._reading = threading.Lock()
 
     def version(self, entry: Entry, run: str, name: str) -> str:
-        """Changes when the map may have."""
-        opened = entry.runs.get(run)
-        if name == "truth" or opened is None:
-            return self._truths.version(entry)
-        return opened.version(entry.slide_id)
+        """Changes when the map may have; empty if there is none that can be read."""
+        layers = {layer.id: layer.version for layer in self.layers(entry)}
+        return layers.get(f"{run}/{name}", "")
 
     def layers(self, entry: Entry) -> list[Layer]:
         """The maps of a slide, as they stand; those that cannot be read left out.
@@ -73,7 +71,7 @@ class Maps:
             if mask is not None:
                 found.append(mask_layer(entry, run, mask))
         truth = self._truth_layer(entry)
-        return found if truth is None else [*found, truth]
+        return [layer.stamped() for layer in (*found, *filter(None, [truth]))]
 
     def png(self, entry: Entry, run: str, name: str, at: At) -> bytes:
         """A tile of a map.

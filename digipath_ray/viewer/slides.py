@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 from starlette.concurrency import iterate_in_threadpool
@@ -125,11 +126,11 @@ class SlideRoutes:
         entry = await self._service.entry(request)
         opened = entry.runs.get(FIRST)
         stored = None
-        if opened is not None and entry.says["status"] == "done":
+        if opened is not None:
             path = opened.directory.thumbnail(entry.slide_id)
             stored = inside(opened.directory, path)
+        make = self._tiles.thumbnail
         if opened is None or stored is None:
-            make = self._tiles.thumbnail
             return await self._picture(
                 request, entry, "thumbnail", lambda: make(entry.row)
             )
@@ -142,7 +143,13 @@ class SlideRoutes:
             data = self._tiles.kept.make(tag, lambda: shrink(read_bytes(found)))
             return Blob(version=version, tag=tag, data=data)
 
-        return say_blob(request, await self._service.do(request, work), "image/jpeg")
+        try:
+            blob = await self._service.do(request, work)
+        except FileNotFoundError:  # in a bucket, and not prepared yet
+            return await self._picture(
+                request, entry, "thumbnail", lambda: make(entry.row)
+            )
+        return say_blob(request, blob, "image/jpeg")
 
     async def _picture(
         self, request: Request, entry: Entry, what: str, make: Callable[[], bytes]
@@ -179,11 +186,12 @@ class SlideRoutes:
         at = tile_of(request)
 
         def work() -> Blob:
-            version = self._maps.version(entry, run, name)
+            measured = self._measured(entry)
+            version = self._maps.version(measured, run, name)
             tag = f'"{version}-{run}-{name}-{at.level}-{at.col}-{at.row}"'
             if request.headers.get("if-none-match") == tag:
                 return Blob(version=version, tag=tag, data=None)
-            png = self._maps.png(self._measured(entry), run, name, at)
+            png = self._maps.png(measured, run, name, at)
             return Blob(version=version, tag=tag, data=png)
 
         return say_blob(request, await self._service.do(request, work), "image/png")
@@ -192,8 +200,10 @@ class SlideRoutes:
         """What the maps say at a place."""
         entry = await self._service.entry(request)
         x, y = number_of(request, "x"), number_of(request, "y")
-        found = await self._service.do(request, lambda: self._maps.values(entry, x, y))
-        mpp = entry.mpp
+        measured = await self._service.do(request, lambda: self._measured(entry))
+        work = partial(self._maps.values, measured, x, y)
+        found = await self._service.do(request, work)
+        mpp = measured.mpp
         return JSONResponse(
             {
                 "x": x,

@@ -246,8 +246,10 @@ class Starts:
 
     async def stop(self) -> None:
         """End what runs; called when the server ends."""
-        for job in list(self._jobs.values()):
+        jobs = list(self._jobs.values())
+        for job in jobs:  # all at first, so that none begins when another ends
             self.cancel(job.id)
+        for job in jobs:
             await _end(job)
         self._folder.cleanup()
 

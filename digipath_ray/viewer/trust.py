@@ -86,19 +86,20 @@ def is_loopback(host: str) -> bool:
 def make_trust(
     host: str, *, token: str | None = None, allowed: Iterable[str] = ()
 ) -> Trust:
-    """Whom a server bound to ``host`` answers; off loopback always with a token.
+    """Whom a server bound to ``host`` answers: without a token this machine alone.
 
     Args:
         host: name or address that it is bound to.
         token: the one to ask for; None makes one up where one is needed.
-        allowed: further names that it is reached by, as through a proxy.
+        allowed: further names that it is reached by, as through a proxy, behind which
+            others are.
     """
-    names = {"localhost", "127.0.0.1", "::1", host.lower()}
-    names |= {host_name(name) for name in allowed}
-    if is_loopback(host):
-        return Trust(token=token, hosts=frozenset(names))
-    names |= {socket.gethostname().lower(), socket.getfqdn().lower()}
+    further = {host_name(name) for name in allowed}
+    names = {"localhost", "127.0.0.1", "::1", host.lower(), *further}
     made = token or secrets.token_urlsafe(32)
+    if is_loopback(host):
+        return Trust(token=made if further else token, hosts=frozenset(names))
+    names |= {socket.gethostname().lower(), socket.getfqdn().lower()}
     return Trust(token=made, hosts=frozenset(names), any_address=True)
 
 

@@ -5,10 +5,13 @@ import { ask, type Cohort, type Entry, type Patient, type Status } from "./api";
 export type Part = "kind" | "status" | "slides" | "patients" | "connection";
 type Listener = (part: Part, keys: ReadonlySet<string>) => void;
 
+const RETRY_MS = 5000;
+
 export class Live {
   connected = true;
   private readonly byKey = new Map<string, number>();
   private readonly listeners = new Set<Listener>();
+  private source: EventSource | null = null;
 
   private constructor(readonly cohort: Cohort) {
     cohort.slides.forEach((entry, i) => this.byKey.set(entry.key, i));
@@ -17,6 +20,11 @@ export class Live {
   static async open(): Promise<Live> {
     const live = new Live(await ask<Cohort>("cohort"));
     live.listen();
+    // A browser has six connections to a server, for all its tabs together.
+    document.addEventListener("visibilitychange", () => {
+      if (document.hidden) live.source?.close();
+      else live.listen();
+    });
     return live;
   }
 
@@ -32,10 +40,15 @@ export class Live {
   }
 
   private listen(): void {
-    const source = new EventSource("api/events");
+    this.source?.close();
+    const source = (this.source = new EventSource("api/events"));
     source.addEventListener("open", () => this.setConnected(true));
-    // The browser connects again by itself; a slide that changed meanwhile is sent then.
-    source.addEventListener("error", () => this.setConnected(false));
+    // The browser connects again by itself, unless it was refused; a slide that changed
+    // meanwhile is sent then.
+    source.addEventListener("error", () => {
+      this.setConnected(false);
+      if (source.readyState === EventSource.CLOSED) setTimeout(() => this.retry(source), RETRY_MS);
+    });
     source.addEventListener("status", (event) => {
       this.cohort.status = parse<Status>(event);
       if (this.cohort.kind === "folder") void this.turnToRun();
@@ -56,6 +69,10 @@ export class Live {
     this.byKey.clear();
     cohort.slides.forEach((entry, i) => this.byKey.set(entry.key, i));
     this.tell("kind");
+  }
+
+  private retry(refused: EventSource): void {
+    if (this.source === refused && !document.hidden) this.listen();
   }
 
   private merge(entries: Entry[]): void {

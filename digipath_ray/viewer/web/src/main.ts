@@ -13,6 +13,10 @@ import { startTheme } from "./theme";
 
 async function start(): Promise<void> {
   startTheme();
+  document.querySelector(".skip")?.addEventListener("click", (event) => {
+    event.preventDefault(); // the address after the # names the page
+    find("main").focus();
+  });
   try {
     await takeToken();
     follow(await Live.open());

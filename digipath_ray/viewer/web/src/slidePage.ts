@@ -91,9 +91,11 @@ class SlidePage {
   }
 
   private makeScene(): Scene {
+    const { key } = this.slide;
     const arrived = () => this.redraw();
+    const failed = (why: string) => this.readout.note(`Not all is shown. ${why}: trying again`);
     const layers = this.slide.layers.map(
-      (layer) => [layer.id, new ValueLayer(layer, this.slide.key, this.until, arrived)] as const,
+      (layer) => [layer.id, new ValueLayer(layer, key, this.until, arrived, failed)] as const,
     );
     return {
       slide: this.slide,

@@ -35,12 +35,14 @@ export class ValueLayer {
     slide: string,
     until: AbortSignal,
     onArrived: () => void,
+    onFailed: (why: string) => void,
   ) {
     this.tiles = new ValueTiles(layer, slide, until);
     this.tiles.onArrived = () => {
       this.stale = true;
       onArrived();
     };
+    this.tiles.onFailed = onFailed;
   }
 
   /** Draw what a pane of this size in CSS px shows of the layer. */

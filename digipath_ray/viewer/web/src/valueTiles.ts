@@ -16,12 +16,13 @@ export interface Address {
 }
 
 const AT_ONCE = 6;
+const AGAIN_MS = 4000;
 const KEPT = 400; // of 64 KiB: 25 MiB a layer
 
 export class ValueTiles {
   onArrived: () => void = () => undefined;
-  /** Why a tile could not be read, if one could not. */
-  failed: string | null = null;
+  /** Told why a tile cannot be read; it is asked for again after a while. */
+  onFailed: (why: string) => void = () => undefined;
   /** Null: nothing is there. In the order of their last use. */
   private readonly tiles = new Map<string, Tile | null>();
   private readonly fetching = new Set<string>();
@@ -69,13 +70,13 @@ export class ValueTiles {
       this.keep(name, tile);
     } catch (reason) {
       if (this.until.aborted) return;
-      this.failed = reason instanceof Error ? reason.message : String(reason);
-      this.keep(name, null);
+      this.onFailed(reason instanceof Error ? reason.message : String(reason));
+      await new Promise((resolve) => setTimeout(resolve, AGAIN_MS));
     } finally {
       this.fetching.delete(name);
       this.pump();
     }
-    this.onArrived();
+    if (!this.until.aborted) this.onArrived();
   }
 
   private async read(address: Address): Promise<Tile | null> {
