@@ -92,7 +92,7 @@ def give_way(ledger: SharedLedger) -> Standing:
 def fair(
     ledger: SharedLedger, told: Callable[[Standing], None] = lambda mine: None
 ) -> Iterator[None]:
-    """Give way to other runs meanwhile; ``told`` how this one stands."""
+    """Give way to others meanwhile, then claim nothing; ``told`` how this run stands."""
     over = threading.Event()
 
     def look() -> None:
@@ -109,3 +109,5 @@ def fair(
     finally:
         over.set()
         thread.join()
+        with contextlib.suppress(ray.exceptions.RayError):
+            ledger.retire()

@@ -79,9 +79,14 @@ class Ledger:
         """Actors that hold so many GPUs together are to leave, in place of others."""
         self._to_leave = gpus
 
+    def retire(self) -> None:
+        """The run has ended, and claims nothing; who has the book may still ask."""
+        self._wants, self._to_leave = 0.0, 0.0
+        self._places.clear()
+
     def standing(self) -> Standing:
         """What the run holds, and could use."""
-        return Standing(self._wants, sum(self._places.values()))
+        return Standing(self._wants, sum(self._places.values(), 0.0))
 
 
 class SharedLedger(Ledger):
@@ -120,6 +125,10 @@ class SharedLedger(Ledger):
     def give_way(self, gpus: float) -> None:
         """As :meth:`Ledger.give_way`."""
         ray.get(self._actor.give_way.remote(gpus))
+
+    def retire(self) -> None:
+        """As :meth:`Ledger.retire`."""
+        ray.get(self._actor.retire.remote(), timeout=ANSWER_S)
 
     def standing(self) -> Standing:
         """As :meth:`Ledger.standing`."""
