@@ -92,7 +92,7 @@ def give_way(ledger: SharedLedger) -> Standing:
 def fair(
     ledger: SharedLedger, told: Callable[[Standing], None] = lambda mine: None
 ) -> Iterator[None]:
-    """Give way to others meanwhile, then claim nothing; ``told`` how this run stands."""
+    """Give way to others meanwhile, then claim nothing; ``told`` how it stands."""
     over = threading.Event()
 
     def look() -> None:
