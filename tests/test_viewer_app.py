@@ -13,11 +13,10 @@ import pytest
 
 from digipath_ray.bucket import put
 from digipath_ray.heatmapfile import read_heatmap
-from digipath_ray.viewer.app import PAGE, make_app
+from digipath_ray.viewer.app import PAGE
 from digipath_ray.viewer.collection import open_collection
-from digipath_ray.viewer.entries import key_of
 from digipath_ray.viewer.exports import attachment, write_csv
-from tests.finished_runs import Made, failure_of, write_run
+from tests.finished_runs import failure_of
 from tests.slides import noise, write_levels
 from tests.viewing import client, decode, url_of, viewed_run, write_gradient
 
@@ -361,10 +360,3 @@ def test_200_requests_at_once_without_growth(tmp_path: Path, gradient: Path) -> 
             assert set(threads.map(ask, many)) == {200}
         grown = psutil.Process().memory_info().rss - before
     assert grown < 100 << 20
-
-
-def test_an_app_can_be_made_of_a_snapshot_that_is_empty(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run", [Made(slide_id="s")])
-    assert make_app(open_collection([run.root])) is not None
-    with client(run) as browser:
-        assert browser.get("/api/cohort").json()["slides"][0]["key"] == key_of("s")

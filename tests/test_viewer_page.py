@@ -409,7 +409,9 @@ def test_pages_fit_the_screen_and_use_both_themes(
     tab = Tab(context.new_page())
     for route in ("#/", "#/patients", f"#/slide/{key_of('with')}", "#/patient/p1"):
         tab.page.goto(address + route)
-        expect(tab.page.locator("#bar .home")).to_be_visible()
+        shown = {"#/": "table", "#/patients": "table.patients"}
+        shown[f"#/slide/{key_of('with')}"] = ".scale-bar"
+        expect(tab.page.locator(shown.get(route, ".big-stage")).first).to_be_visible()
         wide = tab.page.evaluate("document.documentElement.scrollWidth")
         assert wide <= width, route
         unnamed = tab.page.evaluate(UNNAMED)

@@ -14,6 +14,7 @@ from digipath_ray.viewer import trust as trust_module
 from digipath_ray.viewer.app import make_app
 from digipath_ray.viewer.collection import open_collection
 from digipath_ray.viewer.limits import Busy, Gate, Limits, Rate
+from digipath_ray.viewer.starts import Starts
 from digipath_ray.viewer.trust import Trust, is_loopback, make_trust, read_token
 from tests.viewing import ADDRESS, POST, client, url_of, viewed_run, write_gradient
 
@@ -229,9 +230,11 @@ def test_a_post_is_not_endless(guarded: TestClient) -> None:
 
 
 @pytest.mark.parametrize("path", ["/api/login", "/api/jobs/1/cancel"])
-def test_no_get_changes_anything(guarded: TestClient, path: str) -> None:
-    guarded.post("/api/login", json={"token": TOKEN}, headers=POST)
-    assert guarded.get(path).status_code in (404, 405)
+def test_no_get_changes_anything(tmp_path: Path, path: str) -> None:
+    run = viewed_run(tmp_path)
+    with client(run, starts=Starts(tmp_path)) as browser:
+        assert browser.post(path, json={}, headers=POST).status_code != 405
+        assert browser.get(path).status_code == 405
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "TRACE", "OPTIONS"])

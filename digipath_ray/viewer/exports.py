@@ -2,13 +2,14 @@
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from digipath_ray import bucket
 from digipath_ray.export.tables import say_cell
+from digipath_ray.rundir import RunDirectory
 from digipath_ray.schema import OUTCOMES
 from digipath_ray.storage import is_url, read_bytes
 from digipath_ray.viewer.layers import NoMap
@@ -52,14 +53,7 @@ def find_outlines(entry: Entry, run: str) -> Path:
     Raises:
         NoMap: there is none.
     """
-    opened = entry.runs.get(run)
-    path = None
-    if opened is not None:
-        directory = opened.directory
-        path = inside(directory, directory.lesions(entry.slide_id))
-    if path is None:
-        raise NoMap("no outlines of this slide")
-    return path
+    return _find(entry, run, RunDirectory.lesions, "outlines")
 
 
 def find_heatmap(entry: Entry, run: str) -> Path:
@@ -68,13 +62,19 @@ def find_heatmap(entry: Entry, run: str) -> Path:
     Raises:
         NoMap: there is none.
     """
+    return _find(entry, run, RunDirectory.heatmap, "heatmap")
+
+
+def _find(
+    entry: Entry, run: str, path_of: Callable[[RunDirectory, str], Path], what: str
+) -> Path:
+    """A file of a finished slide."""
     opened = entry.runs.get(run)
     path = None
     if opened is not None and entry.slide_id in opened.stamps:
-        directory = opened.directory
-        path = inside(directory, directory.heatmap(entry.slide_id))
+        path = inside(opened.directory, path_of(opened.directory, entry.slide_id))
     if path is None:
-        raise NoMap("no heatmap of this slide")
+        raise NoMap(f"no {what} of this slide")
     return path
 
 
