@@ -1,15 +1,15 @@
 /** The page: logs in, reads the cohort, and shows what the address asks for. */
 
-import { Refusal } from "./api";
-import { drawBar, researchNotice } from "./bar";
-import { showCohort } from "./cohortPage";
-import { fill, find, make } from "./dom";
-import { Live } from "./live";
-import { showLogin, takeToken } from "./login";
-import { showPatient } from "./patientPage";
-import { readRoute } from "./route";
-import { showSlide } from "./slidePage";
-import { startTheme } from "./theme";
+import { Refusal } from "./page/api";
+import { drawBar, researchNotice } from "./page/bar";
+import { showCohort } from "./cohort/cohortPage";
+import { fill, find, make } from "./page/dom";
+import { Live } from "./page/live";
+import { showLogin, takeToken } from "./page/login";
+import { showPatient } from "./cohort/patients";
+import { readRoute } from "./page/route";
+import { showSlide } from "./slide/slidePage";
+import { startTheme } from "./page/theme";
 
 async function start(): Promise<void> {
   startTheme();

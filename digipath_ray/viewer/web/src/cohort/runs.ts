@@ -1,11 +1,11 @@
 /** Runs started from the page, one after the other; only where the server allows it. */
 
-import { ask, Refusal, send, type Job } from "./api";
-import { fill, make, say } from "./dom";
-import { icon } from "./icons";
-import type { Live } from "./live";
+import { ask, Refusal, send, type Job } from "../page/api";
+import { fill, make, say } from "../page/dom";
+import { icon } from "../page/icons";
+import type { Live } from "../page/live";
 import type { SlideTable } from "./slideTable";
-import { count } from "./words";
+import { count } from "../page/words";
 
 const POLL_MS = 5000;
 

@@ -1,13 +1,13 @@
 /** A slide: its views, and beside them layers, comparison, lesions, facts, exports. */
 
-import { ask, url, type Lesion, type ShownSlide, type Slide } from "./api";
+import { ask, url, type Lesion, type ShownSlide, type Slide } from "../page/api";
 import { comparisonPanel, divider } from "./comparison";
-import { fill, make, say } from "./dom";
+import { fill, make, say } from "../page/dom";
 import { layerCommands } from "./layerKeys";
 import { listenToKeys, magnifyCommands, showHelp, type Command } from "./keys";
 import { layerPanel } from "./layerPanel";
 import { LesionList } from "./lesionList";
-import type { Live } from "./live";
+import type { Live } from "../page/live";
 import { Looks } from "./looks";
 import { Measurements, type Tool } from "./measurements";
 import { readOutlines } from "./outlines";
@@ -16,12 +16,12 @@ import { savePicture } from "./picture";
 import type { Point } from "./placement";
 import { Readout } from "./readout";
 import { refusal, unreadable } from "./refusal";
-import { hrefs } from "./route";
+import { hrefs } from "../page/route";
 import { drawSlideBar, neighbors } from "./slideBar";
 import { slidePanel } from "./slidePanel";
 import { Toolbar } from "./toolbar";
 import { ValueLayer } from "./valueLayer";
-import { natural } from "./words";
+import { natural } from "../page/words";
 
 export async function showSlide(
   main: HTMLElement,

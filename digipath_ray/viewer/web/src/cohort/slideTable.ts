@@ -1,12 +1,12 @@
 /** The table of slides: sorted by a click on a heading, kept up while a run goes on. */
 
-import { url, type Cohort, type Entry } from "./api";
-import { fill, make, say } from "./dom";
+import { url, type Cohort, type Entry } from "../page/api";
+import { fill, make, say } from "../page/dom";
 import { arrange, listing, type SortKey } from "./listing";
-import type { Live } from "./live";
-import { hrefs } from "./route";
+import type { Live } from "../page/live";
+import { hrefs } from "../page/route";
 import { columnsOf, type Column } from "./slideColumns";
-import { count, toneOf } from "./words";
+import { count, toneOf } from "../page/words";
 
 const ROWS_AT_ONCE = 200;
 

@@ -1,7 +1,7 @@
 /** Two layers, or two runs, side by side or parted by a line that is moved. */
 
-import { fill, make } from "./dom";
-import { icon, type IconName } from "./icons";
+import { fill, make } from "../page/dom";
+import { icon, type IconName } from "../page/icons";
 import type { Looks, Mode, Side } from "./looks";
 
 const MODES: { mode: Mode; label: string; picture: IconName; key: string }[] = [

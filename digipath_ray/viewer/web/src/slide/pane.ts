@@ -2,16 +2,15 @@
 
 import OpenSeadragon from "openseadragon";
 
-import type { Lesion, ShownSlide } from "./api";
+import type { Lesion, ShownSlide } from "../page/api";
 import { openViewer } from "./deepZoom";
-import { make } from "./dom";
+import { make } from "../page/dom";
 import { legend } from "./legend";
 import type { Looks, Side } from "./looks";
-import { fullMagnification } from "./magnification";
+import { fullMagnification, scaleBar } from "./scale";
 import type { Measurements } from "./measurements";
 import { PENS, stroke, within, type Outline, type Pen } from "./outlines";
 import { Placement, type Point } from "./placement";
-import { scaleBar } from "./scaleBar";
 import type { ValueLayer } from "./valueLayer";
 
 /** What the views of a slide have in common. */

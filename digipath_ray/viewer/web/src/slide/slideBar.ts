@@ -1,12 +1,12 @@
 /** The bar above a slide: its name, what was found, the slides before and after. */
 
-import { drawBar } from "./bar";
-import { make } from "./dom";
-import { icon } from "./icons";
-import { arrange, listing } from "./listing";
-import type { Live } from "./live";
-import { hrefs } from "./route";
-import { toneOf } from "./words";
+import { drawBar } from "../page/bar";
+import { make } from "../page/dom";
+import { icon } from "../page/icons";
+import { arrange, listing } from "../cohort/listing";
+import type { Live } from "../page/live";
+import { hrefs } from "../page/route";
+import { toneOf } from "../page/words";
 
 export function drawSlideBar(live: Live, key: string): void {
   const entry = live.entry(key);

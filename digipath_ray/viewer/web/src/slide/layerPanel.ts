@@ -1,12 +1,12 @@
 /** The controls of the layers: shown or not, opacity, threshold, colors. */
 
-import type { Layer } from "./api";
+import type { Layer } from "../page/api";
 import { COLORMAPS, type ColormapName } from "./colormaps";
-import { fill, make } from "./dom";
+import { fill, make } from "../page/dom";
 import { strip } from "./legend";
 import { firstThreshold, type Looks } from "./looks";
 import { colorOf } from "./valueLayer";
-import { digits } from "./words";
+import { digits } from "../page/words";
 
 const STEPS = 254; // a value tile tells no more apart
 

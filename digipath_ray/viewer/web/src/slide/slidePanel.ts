@@ -1,9 +1,9 @@
 /** What stands beside a slide: notices, the controls, lesions, exports, facts. */
 
-import { url, type Slide } from "./api";
-import { make } from "./dom";
-import { icon } from "./icons";
-import { NONE } from "./words";
+import { url, type Slide } from "../page/api";
+import { make } from "../page/dom";
+import { icon } from "../page/icons";
+import { NONE } from "../page/words";
 
 interface Parts {
   comparison: HTMLElement;

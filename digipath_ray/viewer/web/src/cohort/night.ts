@@ -1,9 +1,9 @@
 /** The bar of a running night: how far, how fast, what it waits for, what failed. */
 
-import type { Cohort, Status } from "./api";
-import { fill, make } from "./dom";
-import type { Live } from "./live";
-import { count, digits, sayDuration } from "./words";
+import type { Cohort, Status } from "../page/api";
+import { fill, make } from "../page/dom";
+import type { Live } from "../page/live";
+import { count, digits, sayDuration } from "../page/words";
 
 const STATES: Record<Status["state"], string> = {
   running: "Running",

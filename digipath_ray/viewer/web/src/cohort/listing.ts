@@ -1,7 +1,7 @@
 /** Which slides are listed and in which order; the slide page steps through the same. */
 
-import type { Entry, Patient } from "./api";
-import { GRAVITY, natural } from "./words";
+import type { Entry, Patient } from "../page/api";
+import { GRAVITY, natural } from "../page/words";
 
 export type SortKey =
   | "attention"

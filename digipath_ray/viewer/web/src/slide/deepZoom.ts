@@ -2,8 +2,8 @@
 
 import OpenSeadragon from "openseadragon";
 
-import { url, type ShownSlide } from "./api";
-import { requestTile } from "./tileRequest";
+import { url, type ShownSlide } from "../page/api";
+import { requestTile } from "../page/tileRequest";
 
 /** What OpenSeadragon hands over to have a tile fetched. */
 interface TileJob {

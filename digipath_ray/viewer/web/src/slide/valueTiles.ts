@@ -1,7 +1,7 @@
 /** Tiles of 8-bit values of a layer: fetched when seen, decoded, kept in memory. */
 
-import { url, type Layer } from "./api";
-import { requestTile } from "./tileRequest";
+import { url, type Layer } from "../page/api";
+import { requestTile } from "../page/tileRequest";
 
 export interface Tile {
   width: number;

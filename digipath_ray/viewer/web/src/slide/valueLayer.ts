@@ -6,7 +6,7 @@
  * the slide is turned.
  */
 
-import type { Layer } from "./api";
+import type { Layer } from "../page/api";
 import { colorAt, type Rgb } from "./colormaps";
 import type { Look } from "./looks";
 import type { Placement } from "./placement";

@@ -1,8 +1,8 @@
 /** What is shown of a slide and how: layers, their colors, the comparison. */
 
-import type { Layer, Slide } from "./api";
+import type { Layer, Slide } from "../page/api";
 import type { ColormapName } from "./colormaps";
-import { recall, remember } from "./memory";
+import { recall, remember } from "../page/memory";
 
 export interface Look {
   shown: boolean;

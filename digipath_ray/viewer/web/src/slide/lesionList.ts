@@ -1,8 +1,8 @@
 /** The lesions of a slide, the largest first; a click leads there. */
 
-import type { Lesion } from "./api";
-import { make } from "./dom";
-import { sayArea, sayLength, TYPES } from "./words";
+import type { Lesion } from "../page/api";
+import { make } from "../page/dom";
+import { sayArea, sayLength, TYPES } from "../page/words";
 
 export class LesionList {
   readonly element: HTMLElement;

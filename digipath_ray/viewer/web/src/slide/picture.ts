@@ -1,14 +1,13 @@
 /** A PNG of the current view, with scale bar and legend, to be put into a letter. */
 
-import type { Layer } from "./api";
+import type { Layer } from "../page/api";
 import { strip } from "./legend";
 import type { Looks } from "./looks";
-import { sayMagnification } from "./magnification";
+import { drawBar, sayMagnification, scaleBar } from "./scale";
 import { PENS } from "./outlines";
 import type { Pane, Scene } from "./pane";
-import { drawBar, scaleBar } from "./scaleBar";
 import { colorOf } from "./valueLayer";
-import { digits } from "./words";
+import { digits } from "../page/words";
 
 const FOOT = 58; // CSS px
 const MARGIN = 12;

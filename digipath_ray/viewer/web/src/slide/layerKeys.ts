@@ -1,6 +1,6 @@
 /** The keys that change what is shown of a slide's layers. */
 
-import { say } from "./dom";
+import { say } from "../page/dom";
 import type { Command } from "./keys";
 import type { Looks, Mode } from "./looks";
 

@@ -1,8 +1,8 @@
 /** What stands in place of a slide that cannot be shown. */
 
-import { Refusal, type Slide } from "./api";
-import { make } from "./dom";
-import { hrefs } from "./route";
+import { Refusal, type Slide } from "../page/api";
+import { make } from "../page/dom";
+import { hrefs } from "../page/route";
 
 export function unreadable({ image_error, failure }: Slide): HTMLElement {
   const why = image_error ?? failure;

@@ -1,13 +1,13 @@
 /** What the colors on a slide mean. */
 
-import type { Layer } from "./api";
+import type { Layer } from "../page/api";
 import { drawStrip } from "./colormaps";
-import { make } from "./dom";
+import { make } from "../page/dom";
 import type { Look, Looks, Side } from "./looks";
 import { PENS } from "./outlines";
 import type { Scene } from "./pane";
 import { colorOf } from "./valueLayer";
-import { digits } from "./words";
+import { digits } from "../page/words";
 
 const STRIP_PX = 170;
 

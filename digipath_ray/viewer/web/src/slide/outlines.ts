@@ -1,6 +1,6 @@
 /** Outlines of lesions and of the truth, in level-0 px. */
 
-import { ask } from "./api";
+import { ask } from "../page/api";
 
 export interface Outline {
   path: Path2D;

@@ -1,8 +1,8 @@
 /** Distances and areas that the user draws on a slide. */
 
-import type { SlideImage } from "./api";
+import type { SlideImage } from "../page/api";
 import type { Placement, Point } from "./placement";
-import { digits, sayArea, sayLength } from "./words";
+import { digits, sayArea, sayLength } from "../page/words";
 
 export type Tool = "none" | "distance" | "area";
 

@@ -1,10 +1,10 @@
 /** The buttons above a slide. */
 
-import { make } from "./dom";
-import { icon, type IconName } from "./icons";
-import { fullMagnification, sayMagnification, STEPS } from "./magnification";
+import { make } from "../page/dom";
+import { icon, type IconName } from "../page/icons";
+import { fullMagnification, sayMagnification, STEPS } from "./scale";
 import type { Measurements, Tool } from "./measurements";
-import type { ShownSlide } from "./api";
+import type { ShownSlide } from "../page/api";
 
 export interface Actions {
   magnify: (step: number) => void;

@@ -1,9 +1,9 @@
 /** The line under a slide: where the pointer is, and what was predicted there. */
 
-import { ask, type Layer, type ShownSlide, type Values } from "./api";
-import { fill, make } from "./dom";
+import { ask, type Layer, type ShownSlide, type Values } from "../page/api";
+import { fill, make } from "../page/dom";
 import type { Point } from "./placement";
-import { digits, NONE } from "./words";
+import { digits, NONE } from "../page/words";
 
 const WAIT_MS = 90;
 

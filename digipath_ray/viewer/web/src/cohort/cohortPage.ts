@@ -1,13 +1,13 @@
 /** The first page: the night, and its slides or patients. */
 
-import { url } from "./api";
-import { fill, isTyping, make } from "./dom";
-import { icon } from "./icons";
+import { url } from "../page/api";
+import { fill, isTyping, make } from "../page/dom";
+import { icon } from "../page/icons";
 import { FILTERS, listing, type Filter } from "./listing";
-import type { Live } from "./live";
+import type { Live } from "../page/live";
 import { nightBar } from "./night";
-import { patientTable } from "./patientTable";
-import { hrefs } from "./route";
+import { patientTable } from "./patients";
+import { hrefs } from "../page/route";
 import { runControls } from "./runs";
 import { sayShown, SlideTable } from "./slideTable";
 

@@ -1,10 +1,10 @@
 /** The columns of the table of slides, and how a cell says its value. */
 
-import type { Cohort, Entry } from "./api";
-import { make, type Child } from "./dom";
+import type { Cohort, Entry } from "../page/api";
+import { make, type Child } from "../page/dom";
 import type { SortKey } from "./listing";
-import { hrefs } from "./route";
-import { digits, NONE, sayMm, sayStage, STATUS_WORDS, toneOf, TYPES } from "./words";
+import { hrefs } from "../page/route";
+import { digits, NONE, sayMm, sayStage, STATUS_WORDS, toneOf, TYPES } from "../page/words";
 
 export interface Column {
   sort: SortKey;

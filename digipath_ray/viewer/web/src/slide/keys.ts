@@ -1,7 +1,7 @@
 /** The keys of the slide page, and the dialog that lists them. */
 
-import { isTyping, make } from "./dom";
-import { STEPS } from "./magnification";
+import { isTyping, make } from "../page/dom";
+import { STEPS } from "./scale";
 
 export interface Command {
   keys: string[];
