@@ -13,10 +13,10 @@ from digipath_ray.heatmap import Heatmap, on_heatmap
 from digipath_ray.heatmapfile import read_heatmap
 from digipath_ray.manifest import SlideRow
 from digipath_ray.mask import Mask, read_mask
-from digipath_ray.prepared import row_of
 from digipath_ray.recipe import AnnotationSpec
 from digipath_ray.rundir import RunDirectory
 from digipath_ray.settings import from_tree, read_toml
+from digipath_ray.slidetable import row_of
 
 Bools = NDArray[np.bool_]
 

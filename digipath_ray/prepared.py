@@ -6,7 +6,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -32,7 +32,6 @@ from digipath_ray.patches import (
     patch_boxes,
     patch_table,
 )
-from digipath_ray.quality import Quality
 from digipath_ray.recipe import Recipe
 from digipath_ray.rundir import RunDirectory
 from digipath_ray.settings import to_tree
@@ -41,31 +40,19 @@ from digipath_ray.slide import (
     Pixels,
     Slide,
     SlideError,
-    SlideInfo,
     open_slide,
 )
+from digipath_ray.slidetable import manifest_record, slide_record
 from digipath_ray.storage import is_url, open_file, publish, read_table
 from digipath_ray.tissue import Tissue, draw_tissue, find_tissue, tissue_from_mask
 
 THUMBNAIL_PX = 1400
 """Longer side of the thumbnail that overlays are drawn on."""
-MPP_FLAG = 0.03
-"""Relative deviation of the effective mpp from which a slide is flagged."""
 STITCH_COPIES = 3
 """Times that a heatmap's bytes are in memory while it is stitched and written: 2.1 as
 measured for canvas, means and file, and about one more for the sums that come in."""
 STITCH_MEMORY_SHARE = 0.5
 """Share of a machine's memory that all slides being stitched may take."""
-FROM_MANIFEST = (
-    "patient_id",
-    "node",
-    "label",
-    "split",
-    "annotation",
-    "exhaustive",
-    "mask",
-)
-"""Columns of the SLIDES table that the manifest alone says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,76 +253,6 @@ def digest_mask(row: SlideRow) -> str | None:
         return None
     with local_copy(row.mask) as copy:
         return file_digest(copy.path)
-
-
-def manifest_record(row: SlideRow) -> dict[str, Any]:
-    """What the manifest alone says of a slide, as in the SLIDES table."""
-    return {name: getattr(row, name) for name in FROM_MANIFEST}
-
-
-def row_of(slide: Mapping[str, Any]) -> SlideRow:
-    """The manifest's row of a slide, of its row of the SLIDES table."""
-    return SlideRow(
-        slide_id=slide["slide_id"],
-        path=slide["path"],
-        mpp=slide["mpp_x"] if slide["mpp_source"] == "manifest" else None,
-        **{name: slide[name] for name in FROM_MANIFEST},
-    )
-
-
-def mpp_deviation(grid: Grid) -> float:
-    """How far the effective mpp is from the one asked for, as a fraction of that."""
-    effective = (grid.frame.mpp_x, grid.frame.mpp_y)
-    return max(abs(m / grid.spec.mpp - 1) for m in effective)
-
-
-def differs_from_file(info: SlideInfo) -> bool:
-    """Whether the mpp that somebody gave contradicts the file's."""
-    if info.mpp_x is None or info.file_mpp is None:
-        return False
-    return abs(info.mpp_x / info.file_mpp - 1) > MPP_FLAG
-
-
-def slide_flags(info: SlideInfo, grid: Grid, quality: Quality) -> list[str]:
-    """Names of all that a person should look at before they trust the slide."""
-    raised = {
-        "mpp deviation": mpp_deviation(grid) > MPP_FLAG,
-        "mpp differs from file": differs_from_file(info),
-        "upsampled": grid.frame.upsampled,
-    }
-    return [*quality.flags, *(name for name, up in raised.items() if up)]
-
-
-def slide_record(
-    row: SlideRow, slide: Slide, grid: Grid, tissue: Tissue
-) -> dict[str, Any]:
-    """A slide's row of the SLIDES table, but for its patches and chunks."""
-    info, frame, quality = slide.info, grid.frame, tissue.quality
-    mpp_x, mpp_y = info.need_mpp()
-    return {
-        "slide_id": row.slide_id,
-        "path": row.path,
-        **manifest_record(row),
-        "width": info.width,
-        "height": info.height,
-        "mpp_x": mpp_x,
-        "mpp_y": mpp_y,
-        "mpp_source": info.mpp_source,
-        "level_downsamples": list(info.level_downsamples),
-        "level": frame.level,
-        "effective_mpp_x": frame.mpp_x,
-        "effective_mpp_y": frame.mpp_y,
-        "upsampled": frame.upsampled,
-        "tissue_mm2": quality.tissue_mm2,
-        "ink": quality.ink,
-        "ink_over_tissue": quality.ink_over_tissue,
-        "blur": quality.blur,
-        "black": quality.black,
-        "blank": quality.blank,
-        "mpp_deviation": mpp_deviation(grid),
-        "seen_by": None,  # the driver knows the members
-        "qc": slide_flags(slide.info, grid, tissue.quality),
-    }
 
 
 def write_masks(

@@ -31,9 +31,10 @@ from digipath_ray.config import MemberSpec
 from digipath_ray.distributed import collector, inference
 from digipath_ray.distributed.cluster import Share
 from digipath_ray.distributed.collector import Tally
-from digipath_ray.distributed.night import Watcher, run_cohort
+from digipath_ray.distributed.night import run_cohort
 from digipath_ray.distributed.shard import Batch, read_shard
 from digipath_ray.distributed.stage import PredictStage
+from digipath_ray.distributed.watcher import Watcher
 from digipath_ray.predict import EnsemblePredictor
 from digipath_ray.rundir import RunDirectory
 from tests.runs import small_config

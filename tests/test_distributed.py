@@ -16,7 +16,8 @@ from digipath_ray.cohort import read_cohort
 from digipath_ray.distributed import cluster, inference, shard
 from digipath_ray.distributed.cluster import Share, divide, fit_chunks
 from digipath_ray.distributed.collector import Collector, Tally
-from digipath_ray.distributed.night import Summary, Watcher, run_cohort
+from digipath_ray.distributed.night import Summary, run_cohort
+from digipath_ray.distributed.watcher import Watcher
 from digipath_ray.heatmap import blend_window
 from digipath_ray.prepared import grid_of
 from digipath_ray.rundir import RunDirectory

@@ -12,7 +12,8 @@ import pytest
 import ray
 
 from digipath_ray.distributed import gauges
-from digipath_ray.distributed.night import Watcher, run_cohort
+from digipath_ray.distributed.night import run_cohort
+from digipath_ray.distributed.watcher import Watcher
 from digipath_ray.rundir import RunDirectory
 from digipath_ray.slide import open_slide
 from digipath_ray.storage import publish

@@ -11,9 +11,9 @@ ORDER = (  # noqa: SIM905 - a line to read from left to right
     "image machine slidefile slide manifest cohort "
     "annotations datasets mask quality tissue patches rundir status card original "
     "networks weights members exposure ensemble predict heatmap heatmapfile figure "
-    "hull qupath lesions features staging metastasis burden overlay compare prepared "
-    "chunk finished outcome tables finish pipeline evaluate report export mining "
-    "training demo progress distributed viewer cli"
+    "hull qupath lesions features staging metastasis burden overlay compare slidetable "
+    "prepared chunk finished outcome tables finish pipeline evaluate report export "
+    "mining training demo progress distributed viewer cli"
 ).split()
 ONLY_IN = {
     "imblearn": {"metastasis"},

@@ -16,7 +16,8 @@ import pytest
 from digipath_ray.cohort import SlideRow, read_cohort
 from digipath_ray.distributed import night
 from digipath_ray.distributed.collector import Tally
-from digipath_ray.distributed.night import Watcher, run_cohort
+from digipath_ray.distributed.night import run_cohort
+from digipath_ray.distributed.watcher import Watcher
 from digipath_ray.rundir import RunDirectory, RunError
 from tests.runs import (
     RAY_WARNINGS,

@@ -14,15 +14,14 @@ from digipath_ray.geometry import MPP_TOLERANCE, NoLevelFineEnough
 from digipath_ray.patches import Grid, cut_chunks, keep_cells
 from digipath_ray.prepared import (
     check_heatmap_size,
-    differs_from_file,
     find_slide_tissue,
     grid_of,
     no_tissue,
     open_cohort_slide,
-    slide_flags,
 )
 from digipath_ray.settings import Tree
 from digipath_ray.slide import Slide, SlideError, SlideInfo
+from digipath_ray.slidetable import differs_from_file, slide_flags
 
 Line = tuple[str, str]
 """A name and what is said of it."""

@@ -22,9 +22,9 @@ from digipath_ray.mining.regions import (
     write_regions,
 )
 from digipath_ray.mining.spec import MiningSpec, RegionSpec
-from digipath_ray.prepared import row_of
 from digipath_ray.recipe import AnnotationSpec
 from digipath_ray.rundir import RunDirectory
+from digipath_ray.slidetable import row_of
 
 Record = Mapping[str, Any]
 Found = TypeVar("Found")

@@ -12,12 +12,13 @@ from rich.table import Table
 
 from digipath_ray.cli.words import count
 from digipath_ray.cohort import read_cohort
-from digipath_ray.distributed.night import Summary, Watcher, run_cohort
+from digipath_ray.distributed.night import Summary, run_cohort
+from digipath_ray.distributed.watcher import Watcher
 from digipath_ray.members import resolve
-from digipath_ray.prepared import row_of
 from digipath_ray.progress import RunProgress, say_rate
 from digipath_ray.rundir import Failure, RunDirectory, RunError
 from digipath_ray.settings import Tree
+from digipath_ray.slidetable import row_of
 from digipath_ray.staging import PatientStage
 from digipath_ray.storage import read_table, read_text
 

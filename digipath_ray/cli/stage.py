@@ -28,8 +28,8 @@ from digipath_ray.metastasis.model import (
 )
 from digipath_ray.metastasis.size_rule import LesionGroup, SizeRule
 from digipath_ray.metastasis.validation import ALL_FORESTS, LabeledSlides
-from digipath_ray.prepared import row_of
 from digipath_ray.rundir import RunDirectory
+from digipath_ray.slidetable import row_of
 from digipath_ray.staging import (
     Metastasis,
     PatientStage,

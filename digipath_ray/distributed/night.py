@@ -10,7 +10,7 @@ from typing import Any
 
 from digipath_ray import schema
 from digipath_ray.cohort import SlideRow
-from digipath_ray.config import MemberSpec, RunConfig
+from digipath_ray.config import RunConfig
 from digipath_ray.distributed.cluster import (
     Share,
     connected,
@@ -19,14 +19,15 @@ from digipath_ray.distributed.cluster import (
     fit_chunks,
 )
 from digipath_ray.distributed.collector import Tally
-from digipath_ray.distributed.guard import explain
+from digipath_ray.distributed.folds import by_members, mark_seen, overlap_notes
 from digipath_ray.distributed.heartbeat import Heartbeat
 from digipath_ray.distributed.inference import segment_cohort
 from digipath_ray.distributed.metrics import count_ends, measure
 from digipath_ray.distributed.nodes import check_all_see
 from digipath_ray.distributed.outcomes import find_stale, remeasure_slides
 from digipath_ray.distributed.prepare import prepare_cohort
-from digipath_ray.exposure import Exposure, read_exposure, say_overlap
+from digipath_ray.distributed.watcher import Watcher, both
+from digipath_ray.exposure import read_exposure
 from digipath_ray.lease import Held
 from digipath_ray.manifest import read_manifest, write_manifest
 from digipath_ray.outcome import member_notes
@@ -34,59 +35,11 @@ from digipath_ray.prepared import PreparedSlide, digest_mask
 from digipath_ray.report import write_report
 from digipath_ray.rundir import Failure, RunDirectory, RunError, RunStopped
 from digipath_ray.settings import to_tree
-from digipath_ray.slide import SlideError
 from digipath_ray.staging import PatientStage
 from digipath_ray.storage import publish, read_table
 from digipath_ray.tables import stage_model_of, write_tables
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Watcher:
-    """Whoever wants to see a run's progress.
-
-    Attributes:
-        prepared: told how many slides are prepared, of how many.
-        planned: told of how many slides and patches prediction begins.
-        started: told in words what computes them.
-        tallied: told what is done so far.
-        measured: told how many finished slides are measured anew, of how many.
-    """
-
-    prepared: Callable[[int, int], None] = lambda done, total: None
-    planned: Callable[[int, int], None] = lambda slides, patches: None
-    started: Callable[[str], None] = lambda work: None
-    tallied: Callable[[Tally], None] = lambda tally: None
-    measured: Callable[[int, int], None] = lambda done, total: None
-
-
-def both(watcher: Watcher, beat: Heartbeat) -> Watcher:
-    """A watcher that tells a run's heartbeat, too, what it is told."""
-
-    def prepared(done: int, total: int) -> None:
-        beat.prepared(done, total)
-        watcher.prepared(done, total)
-
-    def planned(slides: int, patches: int) -> None:
-        beat.planned(slides, patches)
-        watcher.planned(slides, patches)
-
-    def tallied(tally: Tally) -> None:
-        beat.tallied(tally)
-        watcher.tallied(tally)
-
-    def measured(done: int, total: int) -> None:
-        beat.measured(done, total)
-        watcher.measured(done, total)
-
-    return replace(
-        watcher,
-        prepared=prepared,
-        planned=planned,
-        tallied=tallied,
-        measured=measured,
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,14 +208,6 @@ def remeasure_run(
     )
 
 
-def overlap_notes(rows: Sequence[SlideRow], config: RunConfig) -> list[str]:
-    """What to warn of where members have seen slides that they predict."""
-    if config.ensemble.out_of_fold:
-        return []
-    told = say_overlap(rows, read_exposure(config.members))
-    return [] if told is None else [told]
-
-
 def patient_notes(outcomes: Sequence[dict[str, Any]], config: RunConfig) -> list[str]:
     """Why no patient has a stage, where stages are asked for."""
     if config.outcome.outcome != "stage" or not outcomes:
@@ -344,39 +289,6 @@ def _work(
     }
     run.write_json(run.metrics, metrics)
     return metrics
-
-
-def mark_seen(slide: PreparedSlide, exposure: Exposure) -> PreparedSlide:
-    """The slide with the members that have seen it or its patient."""
-    seen = exposure.seen_by(slide.slide_id, slide.row["patient_id"])
-    return replace(slide, row={**slide.row, "seen_by": list(seen)})
-
-
-def by_members(
-    slides: Sequence[PreparedSlide], config: RunConfig, failures: list[Failure]
-) -> list[tuple[tuple[MemberSpec, ...], list[PreparedSlide]]]:
-    """Which members predict which slides: all of them, or out of fold.
-
-    A slide that every member has seen is added to ``failures``.
-    """
-    if not config.ensemble.out_of_fold:
-        return [(config.members, list(slides))]
-    parts: dict[tuple[str, ...], list[PreparedSlide]] = {}
-    for slide in slides:
-        unseen = [m.name for m in config.members if m.name not in slide.row["seen_by"]]
-        if unseen:
-            parts.setdefault(tuple(unseen), []).append(slide)
-        else:
-            seen = SlideError(
-                "every member was fitted on it or its patient",
-                "fit a member with it in the validation fold, or leave out "
-                "--out-of-fold",
-            )
-            failures.append(explain(seen, slide.row, "predict"))
-    return [
-        (tuple(m for m in config.members if m.name in names), part)
-        for names, part in parts.items()
-    ]
 
 
 def settle_precision(

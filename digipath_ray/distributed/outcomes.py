@@ -9,8 +9,8 @@ from digipath_ray.distributed.each import for_each_slide
 from digipath_ray.distributed.guard import explain
 from digipath_ray.finish import remeasure_slide
 from digipath_ray.outcome import measured_with
-from digipath_ray.prepared import row_of
 from digipath_ray.rundir import Failure, RunDirectory
+from digipath_ray.slidetable import row_of
 
 ATTEMPTS = 3
 
