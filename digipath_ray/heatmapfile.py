@@ -1,8 +1,11 @@
 """A heatmap's file: a pyramidal OME-TIFF of float32 that QuPath reads, and we again."""
 
+import contextlib
+import struct
 import uuid
 import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import cast
@@ -14,8 +17,8 @@ import tifffile
 from digipath_ray.heatmap import Heatmap, Map
 from digipath_ray.storage import open_file
 
-DAMAGED = (RuntimeError, zlib.error)
-"""What imagecodecs, or tifffile without it, raises of a damaged tile."""
+DAMAGED = (RuntimeError, zlib.error, struct.error, LookupError, TypeError, ValueError)
+"""What imagecodecs and tifffile raise of a damaged file, beside TiffFileError."""
 TILE_PX = 256
 MICROMETER = "µm"
 WEIGHT = "weight"
@@ -124,29 +127,69 @@ def read_heatmap(path: Path) -> Heatmap:
         FileNotFoundError: no such file.
         ValueError: not a heatmap's OME-TIFF.
     """
+    with explained(path), open_file(path) as file, tifffile.TiffFile(file) as tiff:
+        text = tiff.ome_metadata
+        planes = tiff.series[0].levels[0].asarray() if text is not None else None
+    header = read_header(path, text)
+    if planes is None or planes.dtype != np.float32:
+        raise ValueError(f"{path}: not a heatmap: no float32")
+    # tifffile drops axes of length 1: a heatmap of one pixel comes back as [channels].
+    shape = (len(header.channels) + 1, header.height, header.width)
+    with explained(path):
+        stack = cast(Map, planes.reshape(shape))
+    return Heatmap(
+        channels=header.channels,
+        data=stack[:-1],
+        weight=stack[-1],
+        mpp_x=header.mpp_x,
+        mpp_y=header.mpp_y,
+    )
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """What libraries raise of a file that is none, or damaged, as a ValueError."""
     try:
-        with open_file(path) as file, tifffile.TiffFile(file) as tiff:
-            text = tiff.ome_metadata
-            planes = tiff.series[0].levels[0].asarray() if text is not None else None
+        yield
     except tifffile.TiffFileError as e:
         raise ValueError(f"{path}: not a TIFF: {e}") from e
     except DAMAGED as e:
         raise ValueError(f"{path}: damaged: {e}: have its slide run again") from e
-    if text is None or planes is None:
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """What a heatmap's OME-XML says: channels without the weight, px, um per px."""
+
+    channels: tuple[str, ...]
+    width: int
+    height: int
+    mpp_x: float
+    mpp_y: float
+
+
+def read_header(path: Path, text: str | None) -> Header:
+    """What the OME-XML of a heatmap's file says.
+
+    Raises:
+        ValueError: it has none, or another image's.
+    """
+    if text is None:
         raise ValueError(f"{path}: not an OME-TIFF: write it with digipath run")
-    pixels = ElementTree.fromstring(text).find(".//{*}Pixels")
+    try:
+        pixels = ElementTree.fromstring(text).find(".//{*}Pixels")
+    except ElementTree.ParseError as e:
+        raise ValueError(f"{path}: damaged: {e}: have its slide run again") from e
     if pixels is None:
         raise ValueError(f"{path}: not a heatmap: no image in its OME-XML")
     names = [str(c.get("Name")) for c in pixels.findall("{*}Channel")]
-    if names[-1:] != [WEIGHT] or planes.dtype != np.float32:
+    if names[-1:] != [WEIGHT]:
         raise ValueError(f"{path}: not a heatmap: its channels are {names}")
-    # tifffile drops axes of length 1: a heatmap of one pixel comes back as [channels].
-    shape = (len(names), int(pixels.attrib["SizeY"]), int(pixels.attrib["SizeX"]))
-    stack = cast(Map, planes.reshape(shape))
-    return Heatmap(
-        channels=tuple(names[:-1]),
-        data=stack[:-1],
-        weight=stack[-1],
-        mpp_x=float(pixels.attrib["PhysicalSizeX"]),
-        mpp_y=float(pixels.attrib["PhysicalSizeY"]),
-    )
+    with explained(path):
+        return Header(
+            channels=tuple(names[:-1]),
+            width=int(pixels.attrib["SizeX"]),
+            height=int(pixels.attrib["SizeY"]),
+            mpp_x=float(pixels.attrib["PhysicalSizeX"]),
+            mpp_y=float(pixels.attrib["PhysicalSizeY"]),
+        )

@@ -70,7 +70,8 @@ def token_head(folder: Path, **more: str) -> Iterator[dict[str, str]]:
         finally:
             os.killpg(ray_head.pid, signal.SIGTERM)
             try:
-                ray_head.wait(timeout=20)
+                # It sleeps through its own children's end, and holds nothing to save.
+                ray_head.wait(timeout=3)
             except subprocess.TimeoutExpired:
                 os.killpg(ray_head.pid, signal.SIGKILL)
             shutil.rmtree(f"/tmp/r{port}", ignore_errors=True)

@@ -25,6 +25,8 @@ SAMPLE = re.compile(r"^(ray_\w+)\{(.*)\} (\S+)$", re.MULTILINE)
 EXPORTED = {f"ray_{name}_total" for name in gauges.COUNTERS} | {
     f"ray_{name}" for name in gauges.GAUGES
 }
+REPORTED_S = 12
+"""Seconds within which Ray has reported what was counted: it does every 10 s."""
 
 
 def scrape() -> Counter[tuple[str, str]]:
@@ -67,9 +69,10 @@ def test_prometheus_gets_what_a_run_counts(
 
     def look(*_: object) -> None:
         if next(next_look) == 0:
-            time.sleep(12)  # the gauges of a run this short would be gone
+            time.sleep(REPORTED_S)  # the gauges of a run this short would be gone
             seen.update(scrape())
 
+    time.sleep(REPORTED_S)  # what the run of an earlier test counted is to be in it
     before = scrape()
     summary = run_cohort(
         RunDirectory(tmp_path / "run"),

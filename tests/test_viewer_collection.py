@@ -18,7 +18,7 @@ from digipath_ray.status import Status, say_time
 from digipath_ray.viewer.collection import Collection, open_collection
 from digipath_ray.viewer.entries import key_of
 from digipath_ray.viewer.live import Seen, follow
-from digipath_ray.viewer.opened import Snapshot
+from digipath_ray.viewer.snapshot import Snapshot
 from tests.finished_runs import (
     Made,
     done_record,
@@ -82,8 +82,7 @@ def land(run: RunDirectory, made: Made) -> None:
 
 def look(collection: Collection) -> Snapshot:
     """The snapshot, looked at anew whatever the time."""
-    collection._looked = 0.0
-    return collection.snapshot()
+    return collection.look()
 
 
 # A finished run
@@ -91,7 +90,7 @@ def look(collection: Collection) -> Snapshot:
 
 def test_slides_come_as_the_report_orders_them(tmp_path: Path) -> None:
     run = viewed_run(tmp_path, failures=[failure_of("bad", "p1")])
-    snapshot = open_collection([run.root]).snapshot()
+    snapshot = open_collection([run.root]).latest
     assert [e.slide_id for e in snapshot.entries.values()] == ["bad", "with", "without"]
     assert (snapshot.kind, snapshot.ending) == ("run", "none")
     found = says(snapshot, "with")
@@ -121,7 +120,7 @@ def test_a_stage_has_its_rule_and_votes(tmp_path: Path) -> None:
         settings={"outcome": {"outcome": "stage"}},
         patients=[stage_patient("p1", [Metastasis.MACRO, None])],
     )
-    snapshot = open_collection([run.root]).snapshot()
+    snapshot = open_collection([run.root]).latest
     (patient,) = snapshot.patients
     assert patient["pn_stage"] == "pN1"
     assert not patient["complete"]
@@ -147,14 +146,14 @@ def test_a_burden_is_its_verdict(tmp_path: Path) -> None:
     run = write_run(
         tmp_path / "run", [made], settings={"outcome": {"outcome": "burden"}}
     )
-    entry = says(open_collection([run.root]).snapshot(), "s")
+    entry = says(open_collection([run.root]).latest, "s")
     assert (entry["verdict"], entry["burden"]) == ("0.42", 0.4249)
 
 
 def test_numbers_that_json_has_no_word_for_are_none(tmp_path: Path) -> None:
     made = Made(slide_id="s", outcome={"unsure": float("nan"), "score": float("inf")})
     run = write_run(tmp_path / "run", [made])
-    snapshot = open_collection([run.root]).snapshot()
+    snapshot = open_collection([run.root]).latest
     assert says(snapshot, "s")["unsure"] is says(snapshot, "s")["score"] is None
     json.dumps(list(snapshot.slides.values()), allow_nan=False)
 
@@ -163,7 +162,7 @@ def test_a_run_whose_ids_lead_elsewhere_is_not_believed(tmp_path: Path) -> None:
     run = viewed_run(tmp_path)
     rows = [slide_row(Made(slide_id=i)) for i in ("../../etc/x", "a\nb", "fine")]
     run.write_table(run.slides, rows, SLIDES)
-    snapshot = open_collection([run.root]).snapshot()
+    snapshot = open_collection([run.root]).latest
     ids = {entry.slide_id for entry in snapshot.entries.values()}
     assert ids == {"with", "without", "fine"}
 
@@ -174,7 +173,7 @@ def test_a_run_whose_ids_lead_elsewhere_is_not_believed(tmp_path: Path) -> None:
 def test_slides_land_while_it_is_open(tmp_path: Path) -> None:
     run = begin_run(tmp_path)
     collection = open_collection([run.root])
-    first = collection.snapshot()
+    first = collection.latest
     assert {e["status"] for e in first.slides.values()} == {"waiting"}
     assert {e["attention"] for e in first.slides.values()} == {None}
     assert first.status is not None
@@ -195,7 +194,7 @@ def test_slides_wait_before_the_first_is_prepared(tmp_path: Path) -> None:
     write_manifest(rows, run.manifest)
     said = {"slide_id": "s1", "step": "prepare", "error": "cut", "hint": "copy it"}
     tell(run, phase="prepare", failed=1, failures=[said])
-    snapshot = open_collection([run.root]).snapshot()
+    snapshot = open_collection([run.root]).latest
     told = {e["slide_id"]: (e["status"], e["node"]) for e in snapshot.slides.values()}
     assert told == {"s0": ("waiting", "0"), "s1": ("failed", "1")}
 
@@ -203,7 +202,7 @@ def test_slides_wait_before_the_first_is_prepared(tmp_path: Path) -> None:
 def test_slides_in_flight_have_their_progress(tmp_path: Path) -> None:
     run = begin_run(tmp_path)
     tell(run, open_slides=1, finishing=1, progress={"s0": 0.25, "s2": 1.0})
-    snapshot = open_collection([run.root]).snapshot()
+    snapshot = open_collection([run.root]).latest
     told = {
         e["slide_id"]: (e["status"], e["progress"]) for e in snapshot.slides.values()
     }
@@ -217,7 +216,7 @@ def test_a_type_is_known_before_the_tables_are(tmp_path: Path) -> None:
     text = run.settings.read_text().replace('outcome = "none"', 'outcome = "stage"')
     run.settings.write_text(text)
     land(run, Made(slide_id="s1", lesions=((1500, 1500, 700, 0.95),)))
-    entry = says(open_collection([run.root]).snapshot(), "s1")
+    entry = says(open_collection([run.root]).latest, "s1")
     assert (entry["metastasis"], entry["verdict"]) == ("micro", "micro")
 
 
@@ -225,7 +224,7 @@ def test_failures_show_before_their_table_is_written(tmp_path: Path) -> None:
     run = begin_run(tmp_path)
     said = {"slide_id": "s2", "step": "read", "error": "cut short", "hint": "copy it"}
     tell(run, failed=1, failures=[said])
-    entry = says(open_collection([run.root]).snapshot(), "s2")
+    entry = says(open_collection([run.root]).latest, "s2")
     assert entry["status"] == "failed"
     assert entry["failure"]["hint"] == "copy it"
     assert entry["thumbnail"] is False
@@ -234,7 +233,7 @@ def test_failures_show_before_their_table_is_written(tmp_path: Path) -> None:
 def test_a_dead_run_says_that_its_slides_were_not_analyzed(tmp_path: Path) -> None:
     run = begin_run(tmp_path)
     tell(run, updated="2020-01-01T00:00:00+00:00", started="2020-01-01T00:00:00+00:00")
-    snapshot = open_collection([run.root]).snapshot()
+    snapshot = open_collection([run.root]).latest
     assert snapshot.status is not None
     assert snapshot.status["state"] == "dead"
     entry = says(snapshot, "s0")
@@ -245,7 +244,7 @@ def test_a_dead_run_says_that_its_slides_were_not_analyzed(tmp_path: Path) -> No
 def test_a_damaged_table_leaves_what_was_shown(tmp_path: Path) -> None:
     run = viewed_run(tmp_path)
     collection = open_collection([run.root])
-    before = collection.snapshot()
+    before = collection.latest
     kept = run.outcomes.read_bytes()
     run.outcomes.write_bytes(b"no table")
     assert look(collection) is before
@@ -257,7 +256,7 @@ def test_a_slide_that_is_made_again_is_waited_for(tmp_path: Path) -> None:
     run = viewed_run(tmp_path)
     run.done("with").unlink()
     tell(run)
-    snapshot = open_collection([run.root]).snapshot()
+    snapshot = open_collection([run.root]).latest
     assert says(snapshot, "with")["status"] == "waiting"
     assert says(snapshot, "without")["status"] == "done"
 
@@ -266,7 +265,7 @@ def test_a_pace_in_slides_an_hour(tmp_path: Path) -> None:
     run = begin_run(tmp_path)
     now = time.time()
     tell(run, done=2, started=say_time(now - 1800), updated=say_time(now))
-    status = open_collection([run.root]).snapshot().status
+    status = open_collection([run.root]).latest.status
     assert status is not None
     assert status["slides_per_h"] == pytest.approx(4.0)
 
@@ -278,10 +277,13 @@ def test_events_tell_only_what_is_news(tmp_path: Path) -> None:
     run = begin_run(tmp_path)
     collection = open_collection([run.root])
     seen = Seen()
-    first = list(seen.events(collection.snapshot()))
-    assert [e.partition("\n")[0] for e in first] == ["event: status", "event: slides"]
-    assert len(data_of(first[1])) == 3
-    assert list(seen.events(collection.snapshot())) == []
+    first = list(seen.events(collection.latest))
+    assert [e.partition("\n")[0] for e in first] == [
+        "event: cohort", "event: status", "event: slides",
+    ]  # fmt: skip
+    assert data_of(first[0])["whole"] is True
+    assert len(data_of(first[2])) == 3
+    assert list(seen.events(collection.latest)) == []
 
     land(run, Made(slide_id="s1"))
     news = list(seen.events(look(collection)))
@@ -295,7 +297,7 @@ def data_of(event: str) -> Any:
 
 def test_a_name_with_line_breaks_is_one_event() -> None:
     snapshot = Snapshot(title="", kind="run", ending="none", status={"why": "a\n\nb"})
-    (event,) = Seen().events(snapshot)
+    (event,) = Seen(Snapshot(title="", kind="run", ending="none")).events(snapshot)
     assert event.count("\n\n") == 1
 
 
@@ -304,18 +306,18 @@ async def test_events_end_when_the_page_goes(tmp_path: Path) -> None:
     collection = open_collection([viewed_run(tmp_path).root])
     looks = 0
 
-    async def snapshot() -> Snapshot:
-        return collection.snapshot()
-
     async def gone() -> bool:
         nonlocal looks
         looks += 1
         return looks > 4
 
-    told = [e async for e in follow(snapshot, gone, every_s=0, comment_s=0)]
+    told = [
+        e async for e in follow(lambda: collection.latest, gone, every_s=0, comment_s=0)
+    ]
     assert told[0].startswith("retry:")
     assert [e.partition("\n")[0] for e in told[1:]] == [
-        "event: slides", "event: patients", ": here", ": here", ": here", ": here",
+        "event: cohort", "event: slides", "event: patients",
+        ": here", ": here", ": here", ": here",
     ]  # fmt: skip
 
 
@@ -328,7 +330,7 @@ def test_a_thousand_slides_open_without_being_opened(tmp_path: Path) -> None:
     for i in range(1000):
         (folder / f"s{i:04}.svs").write_bytes(b"not looked at")
     started = time.monotonic()
-    snapshot = open_collection([folder]).snapshot()
+    snapshot = open_collection([folder]).latest
     assert time.monotonic() - started < 5
     assert len(snapshot.entries) == 1000
     assert snapshot.kind == "folder"
@@ -339,7 +341,7 @@ def test_a_manifest_has_patients(tmp_path: Path) -> None:
     write_levels(tmp_path / "s.tif", [noise(64, 64)], mpp=1)
     manifest = tmp_path / "m.csv"
     manifest.write_text("slide_id,path,patient_id,node\na,s.tif,p,2\nb,s.tif,p,1\n")
-    snapshot = open_collection([manifest]).snapshot()
+    snapshot = open_collection([manifest]).latest
     (patient,) = snapshot.patients
     assert [node["node"] for node in patient["nodes"]] == ["1", "2"]
     assert patient["pn_stage"] is None
@@ -348,7 +350,7 @@ def test_a_manifest_has_patients(tmp_path: Path) -> None:
 def test_two_runs_share_their_slides(tmp_path: Path) -> None:
     first = viewed_run(tmp_path)
     second = write_run(tmp_path / "second", [Made(slide_id="with")])
-    snapshot = open_collection([first.root], against=second.root).snapshot()
+    snapshot = open_collection([first.root], against=second.root).latest
     assert list(snapshot.runs) == ["a", "b"]
     assert list(snapshot.entries[key_of("with")].runs) == ["a", "b"]
     assert list(snapshot.entries[key_of("without")].runs) == ["a"]
@@ -363,7 +365,7 @@ def test_what_is_no_run_cannot_be_compared_with(tmp_path: Path, against: str) ->
 
 def test_an_opened_run_stays_open_when_another_is_started(tmp_path: Path) -> None:
     collection = open_collection([viewed_run(tmp_path).root])
-    before = collection.snapshot()
+    before = collection.latest
     collection.follow(write_run(tmp_path / "other"))
     assert look(collection).slides == before.slides
 
@@ -392,7 +394,7 @@ def test_a_run_in_a_bucket(tmp_path: Path, bucket_url: str) -> None:
             name = path.relative_to(run.root)
             put(f"{bucket_url}/run/{name}", path.read_bytes())
     collection = open_collection([f"{bucket_url}/run"])
-    snapshot = collection.snapshot()
+    snapshot = collection.latest
     assert says(snapshot, "with")["status"] == "done"
     assert look(collection) is snapshot
     record = json.loads(run.done("with").read_text())
@@ -404,7 +406,7 @@ def test_a_run_in_a_bucket(tmp_path: Path, bucket_url: str) -> None:
 def test_a_snapshot_does_not_change(tmp_path: Path) -> None:
     run = viewed_run(tmp_path)
     collection = open_collection([run.root])
-    before = collection.snapshot()
+    before = collection.latest
     kept = {key: dict(says) for key, says in before.slides.items()}
     land(run, replace(Made(slide_id="third")))
     run.outcomes.unlink()

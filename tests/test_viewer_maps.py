@@ -16,10 +16,11 @@ from digipath_ray.recipe import AnnotationSpec
 from digipath_ray.rundir import RunDirectory
 from digipath_ray.storage import place
 from digipath_ray.viewer import valuetiles
-from digipath_ray.viewer.collection import Entry, open_collection
+from digipath_ray.viewer.collection import open_collection
 from digipath_ray.viewer.entries import key_of
 from digipath_ray.viewer.layers import At, NoMap, read_mask_levels, to_gray
 from digipath_ray.viewer.maps import Maps
+from digipath_ray.viewer.snapshot import Entry
 from digipath_ray.viewer.valuetiles import open_value_tiles
 from tests.finished_runs import Made, write_run
 from tests.viewing import decode, viewed_run
@@ -43,7 +44,7 @@ def random_heatmap(width: int, height: int, *, seed: int = 0) -> Heatmap:
 
 
 def entry_of(run: RunDirectory, slide_id: str = "with") -> Entry:
-    return open_collection([run.root]).snapshot().entries[key_of(slide_id)]
+    return open_collection([run.root]).latest.entries[key_of(slide_id)]
 
 
 @pytest.fixture
@@ -198,7 +199,7 @@ def test_two_runs_share_one_scale(tmp_path: Path, maps: Maps) -> None:
         [Made(slide_id="with", outcome={"epistemic_max": 0.2})],
     )
     collection = open_collection([first.root], against=second.root)
-    entry = collection.snapshot().entries[key_of("with")]
+    entry = collection.latest.entries[key_of("with")]
     high = {x.id: x.high for x in maps.layers(entry)}
     assert high["a/epistemic"] == high["b/epistemic"] == 0.25
     assert maps.values(entry, 1500, 1500)["b/probability"] == 0.0
@@ -293,7 +294,7 @@ def test_tiles_of_another_scale_have_another_version(
     Image.fromarray(np.zeros((300, 400), np.uint8)).save(truth)
     made = Made(slide_id="with", slide={"annotation": str(truth)})
     done = entry_of(write_run(tmp_path / "run", [made]))
-    waiting = replace(done, runs={"a": replace(done.runs["a"], stamps={})})
+    waiting = replace(done, runs={"a": replace(done.runs["a"], stamp=None)})
     before, after = (
         {layer.id: layer for layer in maps.layers(entry)}["a/truth"]
         for entry in (waiting, done)
@@ -312,6 +313,29 @@ def test_another_range_has_another_version(tmp_path: Path, maps: Maps) -> None:
     )
     assert narrow.high < wide.high
     assert narrow.version != wide.version
+
+
+def test_a_layer_beside_another_run_has_another_version(
+    tmp_path: Path, maps: Maps
+) -> None:
+    first = viewed_run(tmp_path)
+    second = write_run(
+        tmp_path / "second", [Made(slide_id="with", outcome={"epistemic_max": 0.2})]
+    )
+    alone, beside = (
+        {
+            layer.id: layer
+            for layer in maps.layers(
+                open_collection([first.root], against=other).latest.entries[
+                    key_of("with")
+                ]
+            )
+        }
+        for other in (None, second.root)
+    )
+    assert alone["a/epistemic"].version != beside["a/epistemic"].version
+    assert alone["a/probability"].version == beside["a/probability"].version
+    assert beside["b/probability"].version != beside["a/probability"].version
 
 
 def test_truth_in_a_mask_image(tmp_path: Path, maps: Maps) -> None:

@@ -181,7 +181,7 @@ def test_what_needs_attention_comes_first_in_one_click(tab: Tab, address: str) -
     assert rows(tab.page) == ["bad", "with", "without"]  # by name
     tab.page.get_by_role("button", name="Slide", exact=True).click()
     assert rows(tab.page) == ["without", "with", "bad"]
-    tab.page.get_by_role("button", name="Needs attention first").click()
+    tab.page.get_by_role("button", name="Failures first").click()
     assert rows(tab.page)[0] == "bad"
     expect(tab.page.get_by_text("the file is cut short")).to_be_visible()
     assert tab.complaints == []

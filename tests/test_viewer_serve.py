@@ -78,6 +78,14 @@ def test_off_this_machine_the_address_has_a_token(tmp_path: Path) -> None:
             assert browser.get("/api/cohort").status_code == 200
 
 
+def test_who_may_start_runs_gets_an_address_with_a_token(tmp_path: Path) -> None:
+    run = viewed_run(tmp_path)
+    with viewing(run.root, "--allow-run") as (address, _):
+        where, _, token = address.partition("#token=")
+        assert len(token) >= 43
+        assert httpx2.get(f"{where}api/jobs").status_code == 401
+
+
 def test_slides_land_on_an_open_page_and_the_stream_ends_with_it(
     tmp_path: Path,
 ) -> None:
@@ -133,6 +141,11 @@ def test_the_next_free_port_is_taken_where_none_is_named() -> None:
     with bind("127.0.0.1", None) as first, bind("127.0.0.1", None) as second:
         ports = [s.getsockname()[1] for s in (first, second)]
     assert FIRST_PORT <= ports[0] < ports[1]
+
+
+def test_an_address_that_is_not_ours_is_not_called_taken() -> None:
+    with pytest.raises(ValueError, match=r"192\.0\.2\.1 cannot be used .*[Aa]ssign"):
+        bind("192.0.2.1", None)
 
 
 def test_an_unknown_host_is_named() -> None:

@@ -1,5 +1,6 @@
 """Runs started from the page: checked, one at a time, canceled, none left behind."""
 
+import asyncio
 import sys
 import time
 from collections.abc import Callable
@@ -11,10 +12,12 @@ import pytest
 from starlette.testclient import TestClient
 
 from digipath_ray.cohort import read_cohort
+from digipath_ray.manifest import SlideRow
 from digipath_ray.rundir import RunDirectory
 from digipath_ray.viewer import starts as starts_module
 from digipath_ray.viewer.collection import open_collection
 from digipath_ray.viewer.entries import key_of
+from digipath_ray.viewer.jobs import Wanted
 from digipath_ray.viewer.starts import Starts
 from tests.slides import noise, write_levels
 from tests.viewing import POST, client
@@ -104,6 +107,7 @@ def test_the_chosen_slides_are_its_manifest(tmp_path: Path) -> None:
         ({"preset": ["demo"]}, "preset"),
         ({"preset": None}, "preset"),
         ({"weights": "a\nb"}, "weights"),
+        ({"weights": "/no/such/folder"}, "weights: /no/such/folder: not there"),
         ({"weights": {}, "out": "-x"}, "out"),
         ({"out": "../elsewhere"}, "out"),
         ({"out": "/etc"}, "out"),
@@ -121,7 +125,9 @@ def test_what_is_wrong_is_refused(
         answer = post(browser, **change)
         assert answer.status_code == 400
         assert said in answer.json()["error"]
-        assert browser.get("/api/jobs").json() == {"jobs": []}
+        told = browser.get("/api/jobs").json()
+        assert told["jobs"] == []
+        assert "demo" in told["presets"]
 
 
 @pytest.mark.parametrize(
@@ -208,7 +214,7 @@ def test_a_program_that_is_not_there_fails_its_run_alone(tmp_path: Path) -> None
         post(browser, out="second")
         jobs = wait_until(browser, lambda jobs: jobs[1]["ended"] is not None)
     assert [job["state"] for job in jobs] == ["failed", "failed"]
-    assert "cannot be started" in jobs[0]["said"][0]
+    assert "cannot be run" in jobs[0]["said"][0]
 
 
 def test_a_started_run_is_shown(tmp_path: Path) -> None:
@@ -238,3 +244,79 @@ def test_ending_the_server_begins_no_other_run(tmp_path: Path) -> None:
         post(browser, out="second")
         wait_until(browser, lambda jobs: jobs[0]["state"] == "running")
     assert [run.root.name for run in begun] == ["night"]
+
+
+def wanted(out: str) -> Wanted:
+    slide = SlideRow(slide_id="s0", path="/s0.tif")
+    return Wanted(slides=(slide,), preset="demo", weights=None, out=out)
+
+
+def test_of_two_posts_at_once_one_takes_the_place(tmp_path: Path) -> None:
+    starts = Starts(tmp_path)
+
+    async def both() -> list[Any]:
+        posts = [starts.add(wanted("night")) for _ in range(2)]
+        answers = await asyncio.gather(*posts, return_exceptions=True)
+        await starts.stop()
+        return answers
+
+    told, refused = asyncio.run(both())
+    assert told["state"] == "queued"
+    assert "night already" in str(refused)
+
+
+def test_a_run_that_cannot_be_told_of_does_not_stop_the_next(tmp_path: Path) -> None:
+    def begin(run: RunDirectory) -> None:
+        if run.root.name == "first":
+            raise ValueError("told to")
+
+    command = (sys.executable, "-c", SAYS.format(code=0))
+    starts = Starts(tmp_path, command=command, begun=begin)
+    with client(folder_of_slides(tmp_path), starts=starts) as browser:
+        post(browser, out="first")
+        post(browser, out="second")
+        jobs = wait_until(browser, lambda jobs: jobs[1]["ended"] is not None)
+    assert jobs[1]["state"] == "done"
+    assert "told to" in jobs[0]["said"][-1]
+
+
+def test_a_run_canceled_while_it_is_spawned_is_told_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts = Starts(tmp_path, command=(sys.executable, "-c", WAITS))
+    real = asyncio.create_subprocess_exec
+
+    async def slow(*command: Any, **options: Any) -> Any:
+        process = await real(*command, **options)
+        (job,) = starts.said
+        starts.cancel(job["id"])  # before its process is known
+        return process
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", slow)
+
+    async def run() -> float:
+        await starts.add(wanted("night"))
+        working = asyncio.create_task(starts.work())
+        started = time.monotonic()
+        while starts.said[0]["ended"] is None:
+            await asyncio.sleep(0.05)
+        working.cancel()
+        took = time.monotonic() - started
+        await starts.stop()
+        return took
+
+    assert asyncio.run(run()) < 10  # and not after ENDS_S
+
+
+def test_a_finished_run_says_how_to_open_it(tmp_path: Path) -> None:
+    writes = (
+        "import sys, pathlib\n"
+        "out = pathlib.Path(sys.argv[4].partition('=')[2]); out.mkdir()\n"
+        "(out / 'run.toml').write_text('')\n"
+    )
+    browser, _ = viewer(tmp_path, writes)
+    with browser:
+        assert post(browser).json()["open"] is None
+        (job,) = wait_until(browser, lambda jobs: jobs[0]["ended"] is not None)
+    assert (job["state"], job["finished"]) == ("done", True)
+    assert job["open"] == f"digipath view {tmp_path / 'night'}"

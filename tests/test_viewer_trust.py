@@ -151,6 +151,48 @@ def test_a_token_file_is_for_its_owner_alone(tmp_path: Path) -> None:
         read_token(file)
 
 
+def test_guessing_by_bearer_counts_as_logging_in(guarded: TestClient) -> None:
+    def ask(token: str) -> int:
+        headers = {"Authorization": f"Bearer {token}"}
+        return guarded.get("/api/cohort", headers=headers).status_code
+
+    assert [ask(str(i)) for i in range(12)] == [401] * 10 + [429] * 2
+    assert ask(TOKEN) == 429  # else the right one would still be told from the others
+
+
+def test_half_a_character_is_a_wrong_token(guarded: TestClient) -> None:
+    headers = {**POST, "Content-Type": "application/json"}
+    body = b'{"token": "\\ud800"}'
+    answer = guarded.post("/api/login", content=body, headers=headers)
+    assert answer.status_code == 401
+    raw = {b"authorization": b"Bearer \xed\xa0\x80"}
+    assert guarded.get("/api/cohort", headers=raw).status_code == 401
+
+
+def test_several_servers_with_one_token_know_each_others_cookies(
+    guarded: TestClient,
+) -> None:
+    assert Trust(token=TOKEN).session == Trust(token=TOKEN).session
+    assert Trust(token=TOKEN).session != Trust(token=f"{TOKEN}x").session
+
+
+def test_below_a_path_of_a_host_it_is_the_same(tmp_path: Path) -> None:
+    app = make_app(
+        open_collection([viewed_run(tmp_path).root]), trust=Trust(token=TOKEN)
+    )
+    with TestClient(app, base_url=ADDRESS, root_path="/view") as browser:
+        assert browser.get("/view/").status_code in (200, 503)  # the page, or not built
+        assert browser.get("/view/api/cohort").status_code == 401
+        login = {"token": TOKEN}
+        answer = browser.post("/view/api/login", json=login, headers=POST)
+        assert answer.status_code == 200
+        assert browser.get("/view/api/cohort").status_code == 200
+
+
+def test_who_can_start_runs_needs_a_token_on_loopback_too() -> None:
+    assert make_trust("127.0.0.1", starts_runs=True).token is not None
+
+
 # Hosts
 
 
@@ -226,7 +268,17 @@ def test_a_post_that_is_no_object_is_refused(guarded: TestClient, body: str) -> 
 def test_a_post_is_not_endless(guarded: TestClient) -> None:
     headers = {**POST, "Content-Type": "application/json"}
     answer = guarded.post("/api/login", content=b" " * (2 << 20), headers=headers)
-    assert answer.status_code == 403
+    assert answer.status_code == 413
+
+
+def test_a_post_that_does_not_say_its_length_is_not_endless_either(
+    guarded: TestClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    headers = {**POST, "Content-Type": "application/json"}
+    parts = (b" " * (1 << 18) for _ in range(8))
+    answer = guarded.post("/api/login", content=parts, headers=headers)
+    assert answer.status_code == 413
+    assert caplog.text == ""
 
 
 @pytest.mark.parametrize("path", ["/api/login", "/api/jobs/1/cancel"])

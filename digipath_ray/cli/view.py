@@ -56,7 +56,11 @@ def view(
         ),
     ] = None,
     allow_run: Annotated[
-        bool, typer.Option("--allow-run", help="runs may be started from the page")
+        bool,
+        typer.Option(
+            "--allow-run",
+            help="runs may be started from the page, with a token on this machine too",
+        ),
     ] = False,
     no_browser: Annotated[
         bool, typer.Option("--no-browser", help="only print the address")
@@ -117,7 +121,7 @@ def show_viewer(
 
     collection = open_collection(slides, against=against)
     token = None if token_file is None else read_token(token_file)
-    trust = make_trust(host, token=token, allowed=allowed_hosts)
+    trust = make_trust(host, token=token, allowed=allowed_hosts, starts_runs=allow_run)
     starts = Starts(Path.cwd(), begun=collection.follow) if allow_run else None
     app = make_app(collection, trust=trust, annotations=annotations, starts=starts)
     listener = bind(host, port)

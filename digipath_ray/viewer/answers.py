@@ -12,10 +12,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from digipath_ray.rundir import explain_os_error
-from digipath_ray.viewer.entries import Json
 from digipath_ray.viewer.guard import refuse
 from digipath_ray.viewer.layers import At
-from digipath_ray.viewer.pyramid import TILE_PX
+from digipath_ray.viewer.picture import TILE_PX
+from digipath_ray.viewer.snapshot import Json
 
 log = logging.getLogger(__name__)
 
@@ -135,6 +135,12 @@ async def say_damaged(request: Request, error: Exception) -> Response:
     """That a file cannot be understood."""
     log.warning("%s", error)
     return refuse(500, str(error), hint_of(error))
+
+
+async def say_fetching(request: Request, error: Exception) -> Response:
+    """That a slide is on its way."""
+    wait = {"retry-after": "3"}
+    return refuse(503, str(error), "wait a little: it is shown when it is here", **wait)
 
 
 async def say_os_error(request: Request, error: Exception) -> Response:

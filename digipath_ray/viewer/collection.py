@@ -8,22 +8,57 @@ snapshot does not exist.
 import logging
 import threading
 import time
-from collections.abc import Sequence
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from digipath_ray.cohort import read_cohort
 from digipath_ray.manifest import SlideRow, read_manifest
 from digipath_ray.rundir import RunDirectory
 from digipath_ray.storage import is_url, place
-from digipath_ray.viewer.entries import blank_entry, say_patients
-from digipath_ray.viewer.marks import Marks, marks_of
-from digipath_ray.viewer.opened import FIRST, SECOND, Entry, OpenRun, Snapshot
-from digipath_ray.viewer.reading import add_second, lay_over, read_run
+from digipath_ray.viewer.entries import blank_entry
+from digipath_ray.viewer.marks import Marker, RunMarks
+from digipath_ray.viewer.patients import NO_RUN, say_patients
+from digipath_ray.viewer.reading import RunReader
+from digipath_ray.viewer.snapshot import (
+    FIRST,
+    SECOND,
+    Entry,
+    Snapshot,
+    add_second,
+    lay_over,
+)
 
 log = logging.getLogger(__name__)
 
+DAMAGED = (ValueError, LookupError, TypeError, AttributeError)
+"""What comes of files that say something else than a run writes."""
 LOOK_S, LOOK_BUCKET_S = 1.0, 10.0
-"""How often the files of a run are looked at, on a disk and in a bucket."""
+"""How often the files of a run that goes on are looked at, on a disk, in a bucket."""
+LOOK_OVER_S = 30.0
+"""And those of a run that has ended: somebody may go on with it."""
+
+
+class Opened:
+    """A run that is opened: its files' marks, and what is read of them."""
+
+    def __init__(self, run: RunDirectory, name: str) -> None:
+        self.run = run
+        self._marker, self.reader = Marker(run), RunReader(run, name)
+        self.marks: RunMarks | None = None
+
+    @property
+    def every_s(self) -> float:
+        """Seconds between two looks."""
+        if self.marks is not None and self.marks.is_over:
+            return LOOK_OVER_S
+        return LOOK_BUCKET_S if is_url(self.run.root) else LOOK_S
+
+    def look(self) -> RunMarks:
+        """What its files are now; errors as :meth:`Marker.take`."""
+        self.marks = self._marker.take()
+        return self.marks
 
 
 class Collection:
@@ -37,31 +72,40 @@ class Collection:
         run: RunDirectory | None = None,
         against: RunDirectory | None = None,
     ) -> None:
-        self._title = title
-        self._slides = tuple(slides)
-        self.run, self.against = run, against
+        self._title, self._is_asked = title, bool(slides)
+        self._first = None if run is None else Opened(run, FIRST)
+        self._second = None if against is None else Opened(against, SECOND)
         self._started: RunDirectory | None = None
         self._follows = run is None
         self._lock = threading.Lock()
-        self._marks: Marks | None = self._look()
-        self._snapshot = self._read(self._marks)
+        self._born, self._number = uuid.uuid4().hex[:8], 0
+        self._manifest = ""
+        self._set_slides(slides)
+        self._marks: tuple[RunMarks, ...] | None = self._look()
+        self._snapshot = self._read()
         self._looked = time.monotonic()
 
     @property
-    def stale(self) -> bool:
-        """Whether it is time to look at the files again."""
-        run = self._started or self.run
-        every = LOOK_BUCKET_S if run is not None and is_url(run.root) else LOOK_S
-        return run is not None and time.monotonic() - self._looked >= every
+    def run(self) -> RunDirectory | None:
+        """The run that is shown."""
+        return None if self._first is None else self._first.run
 
     @property
     def latest(self) -> Snapshot:
         """As it was when it was last looked at."""
         return self._snapshot
 
-    def snapshot(self) -> Snapshot:
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time to look at the files again."""
+        if self._started is not None:
+            return True
+        waits = [opened.every_s for opened in self._opened()]
+        return bool(waits) and time.monotonic() - self._looked >= min(waits)
+
+    def look(self) -> Snapshot:
         """As it stands; while another thread looks, as it was."""
-        if self.stale and self._lock.acquire(blocking=False):
+        if self._lock.acquire(blocking=False):
             try:
                 self._look_again()
             finally:
@@ -73,13 +117,13 @@ class Collection:
         """Read what has changed; what cannot be read is shown as it was."""
         try:
             if self._started is not None and self._started.settings.exists():
-                self.run, self._started = self._started, None
+                self._first, self._started = Opened(self._started, FIRST), None
             marks = self._look()
             if marks != self._marks:
                 self._marks = marks
-                self._snapshot = self._read(marks)
-        except ValueError as e:  # damaged: until its file changes again
-            log.warning("%s: shown as it was: %s", self._title, e)
+                self._snapshot = self._read()
+        except DAMAGED as e:  # until its file changes again
+            log.warning("%s: shown as it was: %s: %s", self._title, type(e).__name__, e)
         except OSError as e:
             self._marks = None
             log.warning("%s: shown as it was: %s", self._title, e)
@@ -87,49 +131,53 @@ class Collection:
     def follow(self, run: RunDirectory) -> None:
         """Show a run that was started from here, once it stands; a run stays open."""
         if self._follows:
-            self._started, self._looked = run, 0.0
+            self._started = run
 
-    def _look(self) -> Marks:
+    def _opened(self) -> list[Opened]:
+        return [opened for opened in (self._first, self._second) if opened is not None]
+
+    def _look(self) -> tuple[RunMarks, ...]:
         """What there is of the runs, without reading it."""
-        return Marks(
-            first=None if self.run is None else marks_of(self.run),
-            second=None if self.against is None else marks_of(self.against),
-        )
+        return tuple(opened.look() for opened in self._opened())
 
-    def _read(self, marks: Marks) -> Snapshot:
-        slides = self._slides or self._read_manifest()
-        snapshot = self._blank(slides)
-        if self.run is not None and marks.first is not None and marks.first.settings:
-            first = OpenRun(
-                name=FIRST, directory=self.run, stamps=dict(marks.first.done)
-            )
-            snapshot = lay_over(snapshot, read_run(first, marks.first, slides))
-        if self.against is not None and marks.second is not None:
-            second = OpenRun(
-                name=SECOND, directory=self.against, stamps=dict(marks.second.done)
-            )
-            snapshot = add_second(snapshot, second)
-        return snapshot
+    def _read(self) -> Snapshot:
+        if not self._is_asked:
+            self._read_manifest()
+        snapshot = self._blank
+        for opened in self._opened():
+            if opened.marks is None or not opened.marks.settings:
+                continue
+            found = opened.reader.read(opened.marks, self._given)
+            join = add_second if opened is self._second else lay_over
+            snapshot = join(snapshot, found)
+        self._number += 1
+        return replace(snapshot, state=f"{self._born}-{self._number}")
 
-    def _read_manifest(self) -> Sequence[SlideRow]:
+    def _read_manifest(self) -> None:
         """The slides that a run was asked for, which it tells before all else."""
-        if self.run is None or not self.run.manifest.exists():
-            return ()
-        return tuple(row for row, _ in read_manifest(self.run.manifest))
+        first = self._first
+        if first is None or first.marks is None:
+            return
+        if first.marks.manifest != self._manifest:
+            rows = [row for row, _ in read_manifest(first.run.manifest)]
+            self._manifest = first.marks.manifest
+            self._set_slides(rows)
 
-    def _blank(self, slides: Sequence[SlideRow]) -> Snapshot:
+    def _set_slides(self, slides: Iterable[SlideRow]) -> None:
         """Slides of which no run has said anything yet."""
+        self._given = {row.slide_id: row for row in slides}
         entries = {}
-        for row in slides:
-            says = blank_entry(row, thumbnail=True)
+        for row in self._given.values():
+            # Of a slide in a bucket a thumbnail would mean to fetch all of it.
+            says = blank_entry(row, thumbnail=not is_url(row.path))
             entries[says["key"]] = Entry(key=says["key"], row=row, says=says)
-        patients = say_patients([], [], [entry.says for entry in entries.values()])
-        return Snapshot(
+        said = [entry.says for entry in entries.values()]
+        self._blank = Snapshot(
             title=self._title,
             kind="folder",
             ending="none",
             entries=entries,
-            patients=patients,
+            patients=say_patients([], said, rule=NO_RUN),
         )
 
 

@@ -1,30 +1,25 @@
-"""Slides, patients and a run's progress as the JSON that the page shows.
+"""Slides and a run's progress as the JSON that the page shows.
 
-The words are the report's: what a slide is called, why it needs a look, which rule
-gives a stage.
+The words are the report's: what a slide is called, and why it needs a look.
 """
 
 import dataclasses
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
 from digipath_ray.manifest import SlideRow
-from digipath_ray.metastasis.forests import FORESTS
 from digipath_ray.metastasis.size_rule import type_of_size
 from digipath_ray.report.attention import Concern
-from digipath_ray.report.evidence import PatientView, say_missing, say_notes
 from digipath_ray.report.findings import Row
 from digipath_ray.report.slides import SlideView
 from digipath_ray.report.words import natural
 from digipath_ray.rundir import Failure
 from digipath_ray.status import State, Status
+from digipath_ray.viewer.snapshot import Json
 
-Json = dict[str, Any]
-
-NOT_STAGED = "not staged: a stage is given once the run is done"
 NUMBERS = ("burden", "largest_um", "unsure", "tumor_mm2", "tissue_mm2", "score")
 """Columns of OUTCOMES that an entry carries as they are."""
 
@@ -43,6 +38,11 @@ def attention_of(view: SlideView) -> int:
     """How much a slide needs a look: 0 not at all, 5 the most (it failed)."""
     most = max(Concern) + 1
     return max((most - reason.concern for reason in view.reasons), default=0)
+
+
+def urgency(view: SlideView) -> tuple[Any, ...]:
+    """By what slides are ordered, as in the report: the most pressing first."""
+    return -attention_of(view), -(view.unsure or 0.0), natural(view.slide_id)
 
 
 def blank_entry(row: SlideRow, *, thumbnail: bool) -> Json:
@@ -87,18 +87,18 @@ def failed_entry(
     }
 
 
-def running_entry(row: SlideRow, progress: float | None) -> Json:
+def running_entry(row: SlideRow, progress: float | None, *, thumbnail: bool) -> Json:
     """What is said of a slide of a run that goes on; no progress: it still waits."""
-    entry = blank_entry(row, thumbnail=True)
+    entry = blank_entry(row, thumbnail=thumbnail)
     if progress is None:
         return entry
     return {**entry, "status": "running", "progress": progress}
 
 
-def left_entry(row: SlideRow, view: SlideView) -> Json:
+def left_entry(row: SlideRow, view: SlideView, *, thumbnail: bool) -> Json:
     """What is said of a slide whose turn never came."""
     return {
-        **blank_entry(row, thumbnail=True),
+        **blank_entry(row, thumbnail=thumbnail),
         "attention": attention_of(view),
         "reasons": [f"{reason.title}. {reason.text}" for reason in view.reasons],
     }
@@ -123,7 +123,6 @@ def done_entry(row: SlideRow, view: SlideView, outcome: Row, *, ending: str) -> 
         "votes": list(votes),
         **{name: number(outcome[name]) for name in NUMBERS},
         "lesions": outcome["lesions"],
-        "label": row.label,
     }
 
 
@@ -148,11 +147,10 @@ def say_lesions(
 
     Args:
         lesions: as its ``done`` record lists them.
-        told: its row of SLIDES.
+        told: its row of SLIDES; not asked where there are no lesions.
         l0_per_px: level-0 px per heatmap px, of which the boxes are, in x and y; None
             leaves the boxes out.
     """
-    mpp_x, mpp_y = told["mpp_x"], told["mpp_y"]
 
     def box(sides: Sequence[int]) -> list[float] | None:
         if l0_per_px is None:
@@ -172,69 +170,21 @@ def say_lesions(
             "max_p": number(lesion["max_p"]),
             "type": type_of_size(lesion["feret_um"]).label,
             "counted": lesion["counted"],
-            "center": [lesion["x_um"] / mpp_x, lesion["y_um"] / mpp_y],
+            "center": [lesion["x_um"] / told["mpp_x"], lesion["y_um"] / told["mpp_y"]],
             "box": box(lesion["box"]),
         }
         for lesion in lesions
     ]
 
 
-def say_patients(
-    rows: Iterable[Row], views: Iterable[PatientView], entries: Iterable[Json]
-) -> list[Json]:
-    """The patients, also those that have no stage yet, in the order of their names."""
-    of: dict[str, list[Json]] = {}
-    for entry in entries:
-        if entry["patient_id"] is not None:
-            of.setdefault(entry["patient_id"], []).append(entry)
-    staged = {view.patient_id: view for view in views}
-    told = {row["patient_id"]: row for row in rows}
-    names = sorted({*of, *staged}, key=natural)
-    return [
-        _say_patient(name, of.get(name, []), told.get(name), staged.get(name))
-        for name in names
-    ]
+def say_status(status: Status, state: State, *, named: int) -> Json:
+    """How far a run is: what status.json says, whether it goes on, and its pace.
 
-
-def _say_patient(
-    name: str, entries: Sequence[Json], row: Row | None, view: PatientView | None
-) -> Json:
-    stage: Json = {
-        "patient_id": name,
-        "pn_stage": None,
-        "complete": False,
-        "rule": NOT_STAGED,
-        "missing": "",
-        "notes": [],
-    }
-    if row is not None and view is not None:
-        stage |= {
-            "pn_stage": row["pn_stage"],
-            "complete": row["complete"],
-            "rule": view.rule,
-            "missing": say_missing(row),
-            "notes": say_notes(row),
-        }
-    ordered = sorted(entries, key=lambda e: natural(e["node"] or e["slide_id"]))
-    return {**stage, "nodes": [_say_node(entry) for entry in ordered]}
-
-
-def _say_node(entry: Json) -> Json:
-    names = [forest.name for forest in FORESTS]
-    votes = [
-        {"forest": forest, "type": kind}
-        for forest, kind in zip(names, entry["votes"], strict=False)
-    ]
-    return {
-        "key": entry["key"],
-        "node": entry["node"] or entry["slide_id"],
-        "metastasis": entry["metastasis"],
-        "votes": votes,
-    }
-
-
-def say_status(status: Status, state: State) -> Json:
-    """How far a run is: what status.json says, whether it goes on, and its pace."""
+    Args:
+        status: what status.json says.
+        state: whether the run goes on.
+        named: how many of the slides that failed are known by name.
+    """
     passed = datetime.fromisoformat(status.updated) - datetime.fromisoformat(
         status.started
     )
@@ -242,9 +192,5 @@ def say_status(status: Status, state: State) -> Json:
     pace = status.done / hours if status.done and hours > 0 else None
     told = dataclasses.asdict(status)
     told |= {name: number(told[name]) for name in ("patches_per_s", "eta_s")}
-    return {**told, "state": state, "slides_per_h": pace}
-
-
-def changed(old: Mapping[str, Json], new: Mapping[str, Json]) -> list[Json]:
-    """The values that are new, or not as they were."""
-    return [value for name, value in new.items() if old.get(name) != value]
+    unnamed = max(0, status.failed - named)
+    return {**told, "state": state, "slides_per_h": pace, "unnamed": unnamed}

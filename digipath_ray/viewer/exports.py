@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from digipath_ray.rundir import RunDirectory
 from digipath_ray.schema import OUTCOMES
 from digipath_ray.storage import is_url, read_bytes
 from digipath_ray.viewer.layers import NoMap
-from digipath_ray.viewer.opened import FIRST, Entry, Snapshot, inside
+from digipath_ray.viewer.snapshot import FIRST, Entry, Snapshot
 from digipath_ray.viewer.valuetiles import read_range
 
 LESION_COLUMNS = (
@@ -68,11 +69,8 @@ def find_heatmap(entry: Entry, run: str) -> Path:
 def _find(
     entry: Entry, run: str, path_of: Callable[[RunDirectory, str], Path], what: str
 ) -> Path:
-    """A file of a finished slide."""
-    opened = entry.runs.get(run)
-    path = None
-    if opened is not None and entry.slide_id in opened.stamps:
-        path = inside(opened.directory, path_of(opened.directory, entry.slide_id))
+    held = entry.runs.get(run)
+    path = None if held is None else held.find_finished(path_of)
     if path is None:
         raise NoMap(f"no {what} of this slide")
     return path
@@ -83,12 +81,19 @@ def read_outlines(entry: Entry, run: str) -> bytes:
 
     Raises:
         NoMap: there is none.
+        ValueError: it is damaged.
         OSError: it cannot be read.
     """
+    path = find_outlines(entry, run)
     try:
-        return read_bytes(find_outlines(entry, run))
+        data = read_bytes(path)
     except FileNotFoundError as e:
         raise NoMap("no outlines of this slide") from e
+    try:
+        json.loads(data)
+    except ValueError as e:
+        raise ValueError(f"{path}: damaged: {e}: have its slide run again") from e
+    return data
 
 
 def size_of(path: Path) -> int:
@@ -112,14 +117,21 @@ def read_parts(path: Path, size: int) -> Iterator[bytes]:
         yield read_range(path, start, min(PART_BYTES, size - start))
 
 
-def lesions_csv(entry: Entry) -> bytes:
-    """A slide's lesions, a row each."""
-    rows = ([lesion.get(name) for name in LESION_COLUMNS] for lesion in entry.lesions)
+def lesions_csv(entry: Entry, run: str) -> bytes:
+    """A slide's lesions as a run lists them, a row each."""
+    lesions = entry.lesions.get(run, ())
+    rows = ([lesion.get(name) for name in LESION_COLUMNS] for lesion in lesions)
     return write_csv(LESION_COLUMNS, rows)
 
 
-def cohort_csv(snapshot: Snapshot) -> bytes:
-    """All slides, a row each: what is said of them, and their row of OUTCOMES."""
+def cohort_csv(snapshot: Snapshot, run: str) -> bytes:
+    """All slides, a row each: what is said of them, and their row of OUTCOMES.
+
+    Of the second run only the latter, of the slides that both have: what is said of
+    them, and which failed, is the first one's.
+    """
+    if run != FIRST:
+        return _outcomes_csv(snapshot, run)
     measured = [name for name in OUTCOMES.names if name not in SLIDE_COLUMNS]
     head = (*SLIDE_COLUMNS, *measured, "error")
 
@@ -130,6 +142,12 @@ def cohort_csv(snapshot: Snapshot) -> bytes:
         return [*said, *(outcome.get(n) for n in measured), failure.get("error")]
 
     return write_csv(head, (row(entry) for entry in snapshot.entries.values()))
+
+
+def _outcomes_csv(snapshot: Snapshot, run: str) -> bytes:
+    found = [e.outcomes[run] for e in snapshot.entries.values() if run in e.outcomes]
+    names = OUTCOMES.names
+    return write_csv(names, ([row.get(name) for name in names] for row in found))
 
 
 def write_csv(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:

@@ -1,12 +1,13 @@
 """What stands before the application: hosts, rates, the token, posts, headers."""
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from digipath_ray.viewer.limits import Limits, Rate
-from digipath_ray.viewer.trust import Trust, cookie_name
+from digipath_ray.viewer.trust import Trust, bearer_of, cookie_name
 
 POLICY = "; ".join(
     (
@@ -74,21 +75,41 @@ class Guard:
         if not self._rate.takes(address):
             wait = {"retry-after": "1"}
             return refuse(429, "too many requests", "wait a second", **wait)
-        path = request.url.path
+        path = path_of(request)
         if path != "/" and request.headers.get("sec-fetch-site") == "cross-site":
             return refuse(403, "asked for by another site", "open this one's address")
         if request.method == "POST":
             if said := post_error(request.headers):
                 return refuse(403, said, "posts are only taken from the page itself")
             if path == "/api/login" and not self._logins.takes(address):
-                wait = {"retry-after": "60"}
-                return refuse(429, "too many logins", "wait a minute", **wait)
+                return _too_many_logins()
         free = path in OPEN_PATHS or path.startswith("/assets/")
-        if not free and not self.trust.admits(request):
-            return refuse(
-                401, "a token is needed", "open the whole address that was printed"
-            )
-        return None
+        return None if free else self._token_error(request, address)
+
+    def _token_error(self, request: Request, address: str) -> Response | None:
+        """Why the token, or what stands for it, will not do; None if it does."""
+        tries = self.trust.token is not None and bearer_of(request) is not None
+        if tries and not self._logins.has_left(address):
+            return _too_many_logins()
+        if self.trust.admits(request):
+            return None
+        if tries:
+            self._logins.takes(address)
+        return refuse(
+            401, "a token is needed", "open the whole address that was printed"
+        )
+
+
+def path_of(request: Request) -> str:
+    """The path below the one that the application is mounted at, as by Ray Serve."""
+    path, root = request.scope["path"], request.scope.get("root_path", "")
+    is_below = bool(root) and f"{path}/".startswith(f"{root.rstrip('/')}/")
+    return path[len(root.rstrip("/")) :] or "/" if is_below else path
+
+
+def _too_many_logins() -> Response:
+    wait = {"retry-after": "60"}
+    return refuse(429, "too many logins", "wait a minute", **wait)
 
 
 def post_error(headers: Headers) -> str:
@@ -102,9 +123,6 @@ def post_error(headers: Headers) -> str:
         return "a post must say its Origin"
     if origin.lower().partition("://")[2] != headers.get("host", "").lower():
         return "a post must come from this page"
-    length = headers.get("content-length", "")
-    if length.isdigit() and int(length) > BODY_BYTES:
-        return "a post must be smaller"
     return ""
 
 
@@ -117,7 +135,7 @@ def _limited(receive: Receive) -> Receive:
         message = await receive()
         came += len(message.get("body", b""))
         if came > BODY_BYTES:
-            return {"type": "http.disconnect"}
+            raise HTTPException(413, "a post must be smaller")
         return message
 
     return receive_limited

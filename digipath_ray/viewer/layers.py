@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from digipath_ray.heatmap import Map
 from digipath_ray.heatmapfile import TILE_PX, pyramid_levels
 from digipath_ray.mask import read_mask
-from digipath_ray.viewer.opened import Entry
+from digipath_ray.viewer.snapshot import Entry
 from digipath_ray.viewer.valuetiles import ValueTiles
 
 Gray = NDArray[np.uint8]
@@ -152,7 +152,7 @@ def value_layers(entry: Entry, run: str, heatmap: ValueTiles) -> Iterator[Layer]
                 l0_per_px_y=heatmap.mpp_y / mpp_y,
                 high=highest(entry, name) if name in VARIANCES else 1.0,
                 unit="variance" if name in VARIANCES else "probability",
-                version=entry.runs[run].version(entry.slide_id),
+                version=entry.runs[run].version,
             )
 
 
@@ -171,5 +171,5 @@ def mask_layer(entry: Entry, run: str, mask: MaskLevels) -> Layer:
         levels=len(mask.levels),
         l0_per_px_x=mask.mpp_x / mpp_x,
         l0_per_px_y=mask.mpp_y / mpp_y,
-        version=entry.runs[run].version(entry.slide_id),
+        version=entry.runs[run].version,
     )

@@ -47,12 +47,20 @@ class Rate:
     def takes(self, address: str) -> bool:
         """Whether an address may ask once more now."""
         now = self._clock()
-        left, since = self._left.pop(address, (float(self.burst), now))
-        left = min(self.burst, left + (now - since) * self.rate)
+        left = self._has(address, now)
+        self._left.pop(address, None)
         self._left[address] = (left - 1 if left >= 1 else left, now)
         if len(self._left) > self.MOST_ADDRESSES:
             self._left.popitem(last=False)
         return left >= 1
+
+    def has_left(self, address: str) -> bool:
+        """Whether an address may ask once more, without asking."""
+        return self._has(address, self._clock()) >= 1
+
+    def _has(self, address: str, now: float) -> float:
+        left, since = self._left.get(address, (float(self.burst), now))
+        return min(self.burst, left + (now - since) * self.rate)
 
 
 class Busy(RuntimeError):  # noqa: N818 - says what is, not "Error"

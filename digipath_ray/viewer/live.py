@@ -5,40 +5,63 @@ import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
-from digipath_ray.viewer.entries import Json, changed
-from digipath_ray.viewer.opened import Snapshot
+from digipath_ray.rundir import RunDirectory
+from digipath_ray.viewer.snapshot import Json, Snapshot
 
 LOOK_S = 1.0
 COMMENT_S = 15.0
 """Between two signs of life, so that proxies keep the connection open."""
 
-Look = Callable[[], Awaitable[Snapshot]]
+
+def say_cohort(snapshot: Snapshot) -> Json:
+    """What is said of a collection beside its slides and patients."""
+    return {
+        "title": snapshot.title,
+        "kind": snapshot.kind,
+        "ending": snapshot.ending,
+        "notes": list(snapshot.notes),
+        "runs": list(snapshot.runs),
+        "run_titles": {name: run_title(run) for name, run in snapshot.runs.items()},
+    }
+
+
+def run_title(run: RunDirectory) -> str:
+    """A run's name for people: the end of its path."""
+    return "/".join(run.root.parts[-2:]).lstrip("/")
 
 
 class Seen:
     """What one page has been told."""
 
-    def __init__(self) -> None:
-        self._snapshot: Snapshot | None = None
-        self._status: Json | None = None
-        self._slides: dict[str, Json] = {}
-        self._patients: dict[str, Json] = {}
-
-    def events(self, snapshot: Snapshot) -> Iterator[str]:
-        """What of a snapshot is news, as events; at first all of it."""
-        if snapshot is self._snapshot:
-            return
+    def __init__(self, snapshot: Snapshot | None = None) -> None:
+        """A page that was told this snapshot, or nothing."""
         self._snapshot = snapshot
-        if snapshot.status is not None and snapshot.status != self._status:
-            self._status = snapshot.status
-            yield say_event("status", snapshot.status)
-        slides = snapshot.slides
-        if news := changed(self._slides, slides):
+
+    def events(self, now: Snapshot) -> Iterator[str]:
+        """What of a snapshot is news, as events; at first all of it."""
+        old, self._snapshot = self._snapshot, now
+        if now is old:
+            return
+        was = old or Snapshot(title="", kind="", ending="")
+        if old is None or say_cohort(was) != say_cohort(now):
+            more = {"status": now.status, "whole": old is None}
+            yield say_event("cohort", {**say_cohort(now), **more})
+        if now.status is not None and now.status != was.status:
+            yield say_event("status", now.status)
+        if gone := [key for key in was.entries if key not in now.entries]:
+            yield say_event("gone", gone)
+        if news := list(_changed(was, now)):
             yield say_event("slides", news)
-        patients = {p["patient_id"]: p for p in snapshot.patients}
-        if changed(self._patients, patients):
-            yield say_event("patients", snapshot.patients)
-        self._slides, self._patients = slides, patients
+        if list(was.patients) != list(now.patients):
+            yield say_event("patients", list(now.patients))
+
+
+def _changed(was: Snapshot, now: Snapshot) -> Iterator[Json]:
+    """What is said of slides that are new, or not as they were."""
+    for key, entry in now.entries.items():
+        old = was.entries.get(key)
+        if old is None or (old is not entry and old.says != entry.says):
+            yield entry.says
 
 
 def say_event(name: str, data: object) -> str:
@@ -47,9 +70,10 @@ def say_event(name: str, data: object) -> str:
 
 
 async def follow(
-    look: Look,
+    look: Callable[[], Snapshot],
     gone: Callable[[], Awaitable[bool]],
     *,
+    since: str = "",
     every_s: float = LOOK_S,
     comment_s: float = COMMENT_S,
 ) -> AsyncIterator[str]:
@@ -58,13 +82,15 @@ async def follow(
     Args:
         look: the snapshot now.
         gone: whether the page has left.
+        since: state that the page was told; of another one it is told all.
         every_s: seconds between two looks.
         comment_s: seconds between two comments.
     """
-    seen, spoken = Seen(), time.monotonic()
+    first, spoken = look(), time.monotonic()
+    seen = Seen(first if first.state == since else None)
     yield "retry: 3000\n\n"
     while not await gone():
-        for event in seen.events(await look()):
+        for event in seen.events(look()):
             spoken = time.monotonic()
             yield event
         if time.monotonic() - spoken >= comment_s:

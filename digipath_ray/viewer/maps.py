@@ -5,6 +5,7 @@ A tile is a gray PNG that the browser colors: 0 where nothing was predicted, els
 without the server.
 """
 
+import contextlib
 import io
 import threading
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from PIL import Image
 from digipath_ray.heatmap import Map
 from digipath_ray.heatmapfile import TILE_PX, WEIGHT
 from digipath_ray.recipe import AnnotationSpec
+from digipath_ray.rundir import RunDirectory
 from digipath_ray.viewer.bounded import Kept
 from digipath_ray.viewer.layers import (
     LABELS,
@@ -31,7 +33,7 @@ from digipath_ray.viewer.layers import (
     to_gray,
     value_layers,
 )
-from digipath_ray.viewer.opened import Entry, inside
+from digipath_ray.viewer.snapshot import Entry
 from digipath_ray.viewer.truth import Truths
 from digipath_ray.viewer.valuetiles import ValueTiles, open_value_tiles
 
@@ -55,23 +57,42 @@ class Maps:
         return layers.get(f"{run}/{name}", "")
 
     def layers(self, entry: Entry) -> list[Layer]:
-        """The maps of a slide, as they stand; those that cannot be read left out.
+        """The maps of a slide that can be read, as they stand.
+
+        Raises:
+            OSError: a bucket does not answer.
+        """
+        return self.examine(entry)[0]
+
+    def examine(self, entry: Entry) -> tuple[list[Layer], list[str]]:
+        """The same, and of those that cannot be read why, in words.
 
         Raises:
             OSError: a bucket does not answer.
         """
         if entry.l0_size is None:
-            return []
+            return [], []
         found: list[Layer] = []
+        troubles: list[str] = []
         for run in entry.runs:
-            heatmap = self._heatmap(entry, run)
-            if heatmap is not None:
-                found += value_layers(entry, run, heatmap)
-            mask = self._mask(entry, run)
-            if mask is not None:
-                found.append(mask_layer(entry, run, mask))
+            for name, layers in (
+                ("heatmap", self._value_layers),
+                ("tissue mask", self._mask_layers),
+            ):
+                try:
+                    found += layers(entry, run)
+                except ValueError as e:
+                    troubles.append(f"the {name} cannot be shown: {e}")
         truth = self._truth_layer(entry)
-        return [layer.stamped() for layer in (*found, *filter(None, [truth]))]
+        return [layer.stamped() for layer in (*found, *filter(None, [truth]))], troubles
+
+    def _value_layers(self, entry: Entry, run: str) -> list[Layer]:
+        heatmap = self._heatmap(entry, run)
+        return [] if heatmap is None else list(value_layers(entry, run, heatmap))
+
+    def _mask_layers(self, entry: Entry, run: str) -> list[Layer]:
+        mask = self._mask(entry, run)
+        return [] if mask is None else [mask_layer(entry, run, mask)]
 
     def png(self, entry: Entry, run: str, name: str, at: At) -> bytes:
         """A tile of a map.
@@ -119,7 +140,8 @@ class Maps:
     def _truth_layer(self, entry: Entry) -> Layer | None:
         heatmap = None
         for run in entry.runs:
-            heatmap = heatmap or self._heatmap(entry, run)
+            with contextlib.suppress(ValueError):  # damaged: its own layer says so
+                heatmap = heatmap or self._heatmap(entry, run)
         mpp = None if heatmap is None else (heatmap.mpp_x, heatmap.mpp_y)
         return self._truths.layer(entry, mpp)
 
@@ -140,7 +162,7 @@ class Maps:
         return np.where(tile, np.uint8(255), np.uint8(0))
 
     def _value_tile(self, entry: Entry, run: str, name: str, at: At) -> Gray:
-        heatmap = self._heatmap(entry, run, damaged_is_none=False)
+        heatmap = self._heatmap(entry, run)
         if heatmap is None or name not in heatmap.channels:
             raise NoMap(f"no map {run}/{name}")
         values = self._read(heatmap, entry, run, name, at)
@@ -171,39 +193,30 @@ class Maps:
                 raise NoMap(f"no tile {at.col}, {at.row} at level {at.level}")
             return tile
 
-        version = entry.runs[run].version(entry.slide_id)
+        version = entry.runs[run].version
         return self._tiles.make((version, channel, at), make)
 
-    def _heatmap(
-        self, entry: Entry, run: str, *, damaged_is_none: bool = True
-    ) -> ValueTiles | None:
-        opened = entry.runs.get(run)
-        if opened is None or entry.slide_id not in opened.stamps:
+    def _heatmap(self, entry: Entry, run: str) -> ValueTiles | None:
+        """A run's heatmap of a slide; None if there is none; errors as :meth:`png`."""
+        held = entry.runs.get(run)
+        path = None if held is None else held.find_finished(RunDirectory.heatmap)
+        if held is None or path is None:
             return None
-        path = inside(opened.directory, opened.directory.heatmap(entry.slide_id))
-        if path is None:
-            return None
-        key = opened.version(entry.slide_id)
         try:
-            return self._files.make(key, lambda: open_value_tiles(path))
+            return self._files.make(held.version, lambda: open_value_tiles(path))
         except FileNotFoundError:
             return None
-        except ValueError:
-            if damaged_is_none:
-                return None
-            raise
 
     def _mask(self, entry: Entry, run: str) -> MaskLevels | None:
-        """A run's tissue mask of a slide; None if there is none that can be read."""
-        opened = entry.runs.get(run)
-        if opened is None:
+        """A run's tissue mask of a slide; None if there is none; errors as above."""
+        held = entry.runs.get(run)
+        path = None if held is None else held.find(RunDirectory.mask)
+        if held is None or path is None:
             return None
-        path = inside(opened.directory, opened.directory.mask(entry.slide_id))
-        if path is None:
-            return None
-        key = opened.version(entry.slide_id)
         with self._reading:
             try:
-                return self._masks.make(key, lambda: read_mask_levels(path))
-            except (ValueError, FileNotFoundError):
-                return None
+                return self._masks.make(held.version, lambda: read_mask_levels(path))
+            except ValueError as e:
+                if isinstance(e.__cause__, FileNotFoundError):
+                    return None
+                raise

@@ -1,4 +1,9 @@
-"""Open slides: a bounded pool of them, none closed while somebody reads from it."""
+"""Open slides: a bounded pool of them, none closed while somebody reads from it.
+
+Of a slide in a bucket a copy is fetched first, in a thread of its own: the threads that
+decode are for slides that are here. An open slide holds its copy, in a cache that the
+machine's own runs share, so of those that nobody reads from only a few stay open.
+"""
 
 import contextlib
 import hashlib
@@ -6,17 +11,28 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from digipath_ray.cache import object_version
 from digipath_ray.manifest import SlideRow
 from digipath_ray.slide import SlideError, open_slide
 from digipath_ray.storage import is_url
-from digipath_ray.viewer.pyramid import HANDLE_BYTES, Picture
+from digipath_ray.viewer.picture import HANDLE_BYTES, Picture
 
 LOOK_S = 30.0
 """How long a slide in a bucket counts as unchanged."""
+FETCHES = 4
+"""Slides fetched out of buckets at once."""
+WAIT_S = 2.0
+"""How long a request waits for a slide that is fetched; then it shall come again."""
+LEFT_S = 60.0
+"""What nobody has asked for that long is not fetched, or waited for, any further."""
+
+
+class Fetching(RuntimeError):  # noqa: N818 - says what is, not "Error"
+    """The slide is on its way from its bucket."""
 
 
 @dataclass(eq=False)
@@ -25,13 +41,21 @@ class _Held:
 
     Attributes:
         version: of its file.
+        is_copy: of a slide in a bucket.
         opening: held while it is opened, so that this happens once.
-        users: threads that read from it.
+        fetch: opens it, once it is here.
+        until: when nobody waits for that any more.
+        asked: when somebody asked last.
+        users: threads that read from it, or fetch it.
         dropped: no longer in the pool; the last user closes it.
     """
 
     version: str
-    opening: threading.Lock
+    is_copy: bool
+    opening: threading.Lock = field(default_factory=threading.Lock)
+    fetch: Future[None] | None = None
+    until: float = 0.0
+    asked: float = 0.0
     picture: Picture | None = None
     users: int = 0
     dropped: bool = False
@@ -48,8 +72,25 @@ class _Held:
 class SlidePool:
     """Open slides: at most so many, the least used closed first, none while in use."""
 
-    def __init__(self, *, most: int = 16, most_bytes: int = 1 << 30) -> None:
-        self.most, self.most_bytes = most, most_bytes
+    def __init__(
+        self,
+        *,
+        most: int = 16,
+        most_bytes: int = 1 << 30,
+        most_copies: int = 2,
+        wait_s: float = WAIT_S,
+    ) -> None:
+        """An empty pool.
+
+        Args:
+            most: slides that stay open.
+            most_bytes: decoded pixels that they may keep.
+            most_copies: slides of buckets that stay open while nobody reads from them.
+            wait_s: how long somebody waits for one that is fetched.
+        """
+        self.most, self.most_bytes, self.most_copies = most, most_bytes, most_copies
+        self._wait_s, self._is_closed = wait_s, False
+        self._fetches = ThreadPoolExecutor(FETCHES, thread_name_prefix="fetch")
         self._lock = threading.Lock()
         self._held: OrderedDict[str, _Held] = OrderedDict()
         self._versions: dict[str, tuple[float, str]] = {}
@@ -79,12 +120,13 @@ class SlidePool:
         """The slide, open; it is not closed before this block is left.
 
         Raises:
+            Fetching: not here yet.
             SlideError: missing, in no format that can be read, or damaged.
             OSError: its bucket does not answer.
         """
         held = self._take(row)
         try:
-            yield _opened(held, row)
+            yield self._fetched(held, row) if held.is_copy else _opened(held, row)
         except SlideError:
             # OpenSlide refuses every read after the first that failed: open it anew.
             self._drop(row.slide_id, held)
@@ -99,28 +141,65 @@ class SlidePool:
             old = held is not None and held.version != version
             if held is None or old:
                 gone = self._held.pop(row.slide_id, None)
-                held = _Held(version=version, opening=threading.Lock())
+                held = _Held(version=version, is_copy=is_url(row.path))
                 self._held[row.slide_id] = held
                 unused = [gone] if gone is not None and _retire(gone) else []
             else:
                 unused = []
             self._held.move_to_end(row.slide_id)
-            held.users += 1
-            unused += self._evict()
+            held.users, held.asked = held.users + 1, time.monotonic()
+            unused += self._evict(self.most_copies)
         for gone in unused:
             gone.close()
         return held
 
-    def _evict(self) -> list[_Held]:
+    def _evict(self, most_copies: int) -> list[_Held]:
         """Take out what is too much: the least used that nobody reads from."""
         gone = []
+        copies = sum(held.is_copy and not held.users for held in self._held.values())
         for slide_id, held in list(self._held.items()):
             total = sum(h.nbytes for h in self._held.values())
-            if len(self._held) <= self.most and total <= self.most_bytes:
-                break
-            if not held.users:
+            is_full = len(self._held) > self.most or total > self.most_bytes
+            too_many = held.is_copy and copies > most_copies
+            if not held.users and (is_full or too_many):
                 gone.append(self._held.pop(slide_id))
+                copies -= held.is_copy
         return gone
+
+    def _fetched(self, held: _Held, row: SlideRow) -> Picture:
+        """The slide of a bucket, if it is here by now."""
+        with held.opening:
+            if held.fetch is None:
+                with self._lock:
+                    held.users += 1  # until it is fetched
+                held.until = time.monotonic() + self._wait_s
+                held.fetch = self._fetches.submit(self._fetch, held, row)
+        try:
+            held.fetch.result(max(0.0, held.until - time.monotonic()))
+        except TimeoutError as e:
+            raise Fetching(f"{row.slide_id} is being fetched out of its bucket") from e
+        assert held.picture is not None
+        return held.picture
+
+    def _fetch(self, held: _Held, row: SlideRow) -> None:
+        def wait() -> None:
+            if self._is_closed or time.monotonic() - held.asked > LEFT_S:
+                raise SlideError(f"{row.slide_id}: nobody waits for it", "ask again")
+            with self._lock:
+                unused = self._evict(0)  # the cache may need their room
+            for other in unused:
+                other.close()
+
+        try:
+            held.picture = Picture(
+                open_slide(
+                    row.path, mpp=row.mpp, cache_bytes=HANDLE_BYTES, on_progress=wait
+                )
+            )
+        finally:
+            if held.picture is None:
+                self._drop(row.slide_id, held)
+            self._give_back(held)
 
     def _drop(self, slide_id: str, held: _Held) -> None:
         with self._lock:
@@ -131,12 +210,16 @@ class SlidePool:
     def _give_back(self, held: _Held) -> None:
         with self._lock:
             held.users -= 1
-            last = held.dropped and held.users == 0
-        if last:
-            held.close()
+            unused = self._evict(self.most_copies)
+            if held.dropped and held.users == 0:
+                unused.append(held)
+        for gone in unused:
+            gone.close()
 
     def close(self) -> None:
         """Close all that nobody reads from; the others are closed by who does."""
+        self._is_closed = True
+        self._fetches.shutdown(wait=False, cancel_futures=True)
         with self._lock:
             unused = [held for held in self._held.values() if _retire(held)]
             self._held.clear()

@@ -1,5 +1,6 @@
 """The process that serves the viewer: a socket, uvicorn, and the address to open."""
 
+import errno
 import logging
 import os
 import socket
@@ -30,7 +31,7 @@ def bind(host: str, port: int | None) -> socket.socket:
         port: 0 takes any that is free, None the first free one from FIRST_PORT on.
 
     Raises:
-        ValueError: the host is unknown, or the port taken.
+        ValueError: the host is unknown or not this machine's, or the port taken.
     """
     ports = range(FIRST_PORT, FIRST_PORT + PORTS) if port is None else (port,)
     for number in ports:
@@ -45,11 +46,12 @@ def bind(host: str, port: int | None) -> socket.socket:
             listener.bind(address)
         except OSError as e:
             listener.close()
-            if port is None:
+            if port is None and e.errno == errno.EADDRINUSE:
                 continue
             why = e.strerror or str(e)
             raise ValueError(
-                f"port {port} of {host} cannot be used ({why}): name another --port"
+                f"port {number} of {host} cannot be used ({why}): name another --port, "
+                "or a --host that is this machine's"
             ) from e
         listener.listen(256)
         return listener

@@ -1,5 +1,6 @@
 """What all routes share: the collection, and the way to the threads that decode."""
 
+import asyncio
 import re
 from collections.abc import Callable
 from typing import TypeVar
@@ -10,8 +11,10 @@ from starlette.requests import Request
 
 from digipath_ray.viewer.collection import Collection
 from digipath_ray.viewer.limits import Busy, Gate, Limits
-from digipath_ray.viewer.opened import Entry, Snapshot
+from digipath_ray.viewer.snapshot import Entry, Snapshot
 
+TICK_S = 0.5
+"""How often it is asked whether it is time to look."""
 KEY = re.compile("[0-9a-f]{16}")
 
 Answer = TypeVar("Answer")
@@ -24,23 +27,31 @@ class Service:
         self.collection, self.limits = collection, limits
         self.gate = Gate(limits)
 
-    async def snapshot(self) -> Snapshot:
-        """The collection now; read again in a thread if it is time to."""
-        if not self.collection.stale:
-            return self.collection.latest
-        return await run_in_threadpool(self.collection.snapshot)
+    @property
+    def latest(self) -> Snapshot:
+        """The collection as it was last looked at; see :meth:`watch`."""
+        return self.collection.latest
 
-    async def entry(self, request: Request) -> Entry:
+    async def watch(self) -> None:
+        """Look at what is opened for as long as this task lives, in a thread.
+
+        No request waits for it: a run of many slides on a slow disk takes its time.
+        """
+        while True:
+            if self.collection.is_due:
+                await run_in_threadpool(self.collection.look)
+            await asyncio.sleep(TICK_S)
+
+    def entry(self, request: Request) -> Entry:
         """The slide that a request names.
 
         Raises:
             HTTPException: there is none.
         """
-        key = request.path_params["key"]
-        snapshot = await self.snapshot()
-        if not KEY.fullmatch(key) or key not in snapshot.entries:
+        key, entries = request.path_params["key"], self.latest.entries
+        if not KEY.fullmatch(key) or key not in entries:
             raise HTTPException(404, "no such slide")
-        return snapshot.entries[key]
+        return entries[key]
 
     async def do(self, request: Request, work: Callable[[], Answer]) -> Answer:
         """What ``work`` returns, when its turn has come.

@@ -1,18 +1,17 @@
 """What is answered about one slide: tiles, maps, values, outlines, files."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from pathlib import Path
 
-from starlette.concurrency import iterate_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from digipath_ray.recipe import AnnotationSpec
+from digipath_ray.rundir import RunDirectory
 from digipath_ray.slideinfo import SlideError, SlideInfo
 from digipath_ray.storage import is_url, read_bytes
 from digipath_ray.viewer import exports
@@ -24,17 +23,18 @@ from digipath_ray.viewer.answers import (
     say_blob,
     tile_of,
 )
-from digipath_ray.viewer.entries import Json, say_lesions
-from digipath_ray.viewer.layers import Layer
+from digipath_ray.viewer.entries import say_lesions
+from digipath_ray.viewer.layers import Layer, NoMap
 from digipath_ray.viewer.maps import Maps
-from digipath_ray.viewer.opened import FIRST, Entry, inside
-from digipath_ray.viewer.pool import SlidePool
-from digipath_ray.viewer.pyramid import OVERLAP, TILE_PX, NoTile, max_level
+from digipath_ray.viewer.picture import OVERLAP, TILE_PX, NoTile, max_level
+from digipath_ray.viewer.pool import Fetching, SlidePool
 from digipath_ray.viewer.service import Service
-from digipath_ray.viewer.tiles import Tiles, shrink
+from digipath_ray.viewer.slidetiles import Tiles, shrink
+from digipath_ray.viewer.snapshot import FIRST, Entry, Json
 
 log = logging.getLogger(__name__)
 
+NO_RUN_THRESHOLD = 0.5
 SLIDE = "/api/slides/{key}"
 ANOTHER_FILE: Json = {
     "error": "the slide's file has another size than when the run read it",
@@ -56,31 +56,41 @@ class SlideRoutes:
 
     async def slide(self, request: Request) -> Response:
         """All that is said of a slide, and what can be laid over it."""
-        entry = await self._service.entry(request)
+        entry = self._service.entry(request)
         return JSONResponse(await self._service.do(request, lambda: self._say(entry)))
 
     def _say(self, entry: Entry) -> Json:
         info, error = self._info(entry)
         measured = self._measured(entry, info)
-        layers = self._maps.layers(measured)
-        opened = entry.runs.get(FIRST)
-        outlined = opened is not None and inside(
-            opened.directory, opened.directory.lesions(entry.slide_id)
-        )
+        layers, troubles = self._maps.examine(measured)
+        outlined, broken = self._outlined(entry)
         return {
             **entry.says,
             "image": say_image(measured, info, self._version(entry)),
             "image_error": error,
-            "threshold": entry.threshold,
+            "threshold": entry.thresholds.get(FIRST, NO_RUN_THRESHOLD),
+            "thresholds": dict(entry.thresholds),
             "layers": [asdict(layer) for layer in layers],
-            "lesions": say_lesions(entry.lesions, entry.told, _scale_of(layers))
-            if entry.told
-            else [],
+            "lesions": say_lesions(
+                entry.lesions.get(FIRST, ()), entry.told, _scale_of(layers)
+            ),
             "facts": [*map(list, entry.facts), *say_file(info)],
-            "notes": list(entry.notes),
-            "outlines": bool(outlined) and entry.says["status"] == "done",
+            "notes": [*entry.notes, *troubles, *broken],
+            "outlines": outlined,
             "truth_outlines": entry.row.annotation is not None and bool(measured.told),
         }
+
+    def _outlined(self, entry: Entry) -> tuple[bool, list[str]]:
+        """Whether the first run's lesions can be outlined, and what is wrong if not."""
+        if FIRST not in entry.runs:
+            return False, []
+        try:
+            data = exports.read_outlines(entry, FIRST)
+        except NoMap:
+            return False, []
+        except ValueError as e:
+            return False, [f"the outlines cannot be shown: {e}"]
+        return bool(data), []
 
     def _info(self, entry: Entry) -> tuple[SlideInfo | None, Json | None]:
         """What the slide's file says of itself, or why it cannot be read."""
@@ -90,6 +100,10 @@ class SlideRoutes:
             if entry.l0_size not in (None, (info.width, info.height)):
                 return info, ANOTHER_FILE
             return info, None
+        except Fetching:
+            if not entry.told:
+                raise
+            return None, None  # its run has said enough
         except (SlideError, OSError) as e:
             return None, {"error": str(e), "hint": hint_of(e)}
 
@@ -116,25 +130,19 @@ class SlideRoutes:
 
     async def tile(self, request: Request) -> Response:
         """A tile of the slide."""
-        entry = await self._service.entry(request)
+        entry = self._service.entry(request)
         at = tile_of(request)
         what, make = "-".join(map(str, at)), self._tiles.tile
         return await self._picture(request, entry, what, lambda: make(entry.row, *at))
 
     async def thumbnail(self, request: Request) -> Response:
         """The slide, small: of what its run made of it, else of the slide itself."""
-        entry = await self._service.entry(request)
-        opened = entry.runs.get(FIRST)
-        stored = None
-        if opened is not None:
-            path = opened.directory.thumbnail(entry.slide_id)
-            stored = inside(opened.directory, path)
-        make = self._tiles.thumbnail
-        if opened is None or stored is None:
-            return await self._picture(
-                request, entry, "thumbnail", lambda: make(entry.row)
-            )
-        found, version = stored, opened.version(entry.slide_id)
+        entry = self._service.entry(request)
+        held = entry.runs.get(FIRST)
+        stored = None if held is None else held.find(RunDirectory.thumbnail)
+        if held is None or stored is None:
+            return await self._overview(request, entry)
+        found, version = stored, held.version
 
         def work() -> Blob:
             tag = f'"{version}-thumbnail"'
@@ -146,10 +154,15 @@ class SlideRoutes:
         try:
             blob = await self._service.do(request, work)
         except FileNotFoundError:  # in a bucket, and not prepared yet
-            return await self._picture(
-                request, entry, "thumbnail", lambda: make(entry.row)
-            )
+            return await self._overview(request, entry)
         return say_blob(request, blob, "image/jpeg")
+
+    async def _overview(self, request: Request, entry: Entry) -> Response:
+        """The slide itself, small; of one in a bucket all would have to be fetched."""
+        if is_url(entry.row.path):
+            raise HTTPException(404, "no thumbnail of this slide yet")
+        make = self._tiles.thumbnail
+        return await self._picture(request, entry, "thumbnail", lambda: make(entry.row))
 
     async def _picture(
         self, request: Request, entry: Entry, what: str, make: Callable[[], bytes]
@@ -181,7 +194,7 @@ class SlideRoutes:
 
     async def map_tile(self, request: Request) -> Response:
         """A tile of one of its maps."""
-        entry = await self._service.entry(request)
+        entry = self._service.entry(request)
         run, name = request.path_params["run"], request.path_params["name"]
         at = tile_of(request)
 
@@ -198,7 +211,7 @@ class SlideRoutes:
 
     async def values(self, request: Request) -> Response:
         """What the maps say at a place."""
-        entry = await self._service.entry(request)
+        entry = self._service.entry(request)
         x, y = number_of(request, "x"), number_of(request, "y")
         measured = await self._service.do(request, lambda: self._measured(entry))
         work = partial(self._maps.values, measured, x, y)
@@ -216,7 +229,7 @@ class SlideRoutes:
 
     async def outlines(self, request: Request) -> Response:
         """The outlines of a run's lesions."""
-        entry, run = await self._service.entry(request), request.path_params["run"]
+        entry, run = self._service.entry(request), request.path_params["run"]
         data = await self._service.do(
             request, lambda: exports.read_outlines(entry, run)
         )
@@ -224,7 +237,7 @@ class SlideRoutes:
 
     async def truth(self, request: Request) -> Response:
         """The outlines of the ground truth."""
-        entry = await self._service.entry(request)
+        entry = self._service.entry(request)
 
         def work() -> Json:
             features = list(self._maps.truth_features(self._measured(entry)))
@@ -232,40 +245,6 @@ class SlideRoutes:
 
         found = await self._service.do(request, work)
         return JSONResponse(found, media_type="application/geo+json")
-
-    # Exports
-
-    async def export(self, request: Request) -> Response:
-        """A slide's outlines, heatmap or lesions as a file."""
-        entry, kind = await self._service.entry(request), request.path_params["kind"]
-        name = entry.slide_id
-        if kind == "geojson":
-            data = await self._service.do(
-                request, lambda: exports.read_outlines(entry, FIRST)
-            )
-            said = exports.attachment(f"{name}.geojson")
-            return Response(data, media_type="application/geo+json", headers=said)
-        if kind == "csv":
-            data = await self._service.do(request, lambda: exports.lesions_csv(entry))
-            said = exports.attachment(f"{name}_lesions.csv")
-            return Response(data, media_type="text/csv", headers=said)
-        if kind == "heatmap":
-            path = await self._service.do(
-                request, lambda: exports.find_heatmap(entry, FIRST)
-            )
-            said = exports.attachment(f"{name}.ome.tiff")
-            return await self._download(request, path, "image/tiff", said)
-        raise HTTPException(404, "no such export")
-
-    async def _download(
-        self, request: Request, path: Path, kind: str, headers: Mapping[str, str]
-    ) -> Response:
-        if not is_url(path):
-            return FileResponse(path, media_type=kind, headers=headers)
-        size = await self._service.do(request, lambda: exports.size_of(path))
-        parts = iterate_in_threadpool(exports.read_parts(path, size))
-        more = {**headers, "content-length": str(size)}
-        return StreamingResponse(parts, media_type=kind, headers=more)
 
     @property
     def routes(self) -> list[Route]:
@@ -280,7 +259,6 @@ class SlideRoutes:
             Route(f"{SLIDE}/values", self.values),
             Route(f"{SLIDE}/outlines/{{run}}.geojson", self.outlines),
             Route(f"{SLIDE}/truth.geojson", self.truth),
-            Route(f"{SLIDE}/export/{{kind}}", self.export),
         ]
 
 

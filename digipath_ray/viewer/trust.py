@@ -28,13 +28,20 @@ class Trust:
         hosts: names that the server goes by, in lower case, without port.
         any_address: a Host that is a bare IP address will do, as no name can be
             rebound to it.
-        session: what the cookie of a browser holds that has shown the token.
     """
 
     token: str | None = field(default=None, repr=False)
     hosts: frozenset[str] = frozenset(("localhost", "127.0.0.1", "::1"))
     any_address: bool = False
-    session: str = field(default_factory=secrets.token_urlsafe, repr=False)
+
+    @property
+    def session(self) -> str:
+        """What the cookie of a browser holds that has shown the token.
+
+        It follows from the token, so that each of several servers knows it.
+        """
+        key = (self.token or "").encode()
+        return hmac.new(key, b"digipath view: session", "sha256").hexdigest()
 
     def knows_host(self, header: str) -> bool:
         """Whether a Host header names this server; its port does not matter."""
@@ -49,15 +56,22 @@ class Trust:
         """Whether a request may be answered: by its cookie, or its bearer token."""
         if self.token is None:
             return True
-        kind, _, bearer = request.headers.get("authorization", "").partition(" ")
-        if kind.lower() == "bearer" and self.is_token(bearer.strip()):
+        bearer = bearer_of(request)
+        if bearer is not None and self.is_token(bearer):
             return True
         return same(request.cookies.get(cookie_name(request), ""), self.session)
 
 
+def bearer_of(request: Request) -> str | None:
+    """The token that a program sends; None if it sends none."""
+    kind, _, bearer = request.headers.get("authorization", "").partition(" ")
+    return bearer.strip() if kind.lower() == "bearer" else None
+
+
 def same(said: str, right: str) -> bool:
-    """Whether two texts are equal, in constant time."""
-    return hmac.compare_digest(said.encode(), right.encode())
+    """Whether two texts are equal, in constant time; JSON may hold half characters."""
+    left = said.encode("utf-8", "surrogatepass")
+    return hmac.compare_digest(left, right.encode())
 
 
 def host_name(header: str) -> str:
@@ -84,7 +98,11 @@ def is_loopback(host: str) -> bool:
 
 
 def make_trust(
-    host: str, *, token: str | None = None, allowed: Iterable[str] = ()
+    host: str,
+    *,
+    token: str | None = None,
+    allowed: Iterable[str] = (),
+    starts_runs: bool = False,
 ) -> Trust:
     """Whom a server bound to ``host`` answers: without a token this machine alone.
 
@@ -93,12 +111,16 @@ def make_trust(
         token: the one to ask for; None makes one up where one is needed.
         allowed: further names that it is reached by, as through a proxy, behind which
             others are.
+        starts_runs: who asks can start runs, as the user who started the server: other
+            users of the machine shall not.
     """
     further = {host_name(name) for name in allowed}
     names = {"localhost", "127.0.0.1", "::1", host.lower(), *further}
     made = token or secrets.token_urlsafe(32)
     if is_loopback(host):
-        return Trust(token=made if further else token, hosts=frozenset(names))
+        return Trust(
+            token=made if further or starts_runs else token, hosts=frozenset(names)
+        )
     names |= {socket.gethostname().lower(), socket.getfqdn().lower()}
     return Trust(token=made, hosts=frozenset(names), any_address=True)
 

@@ -21,7 +21,7 @@ from digipath_ray.recipe import AnnotationSpec
 from digipath_ray.storage import is_url
 from digipath_ray.viewer.bounded import Kept
 from digipath_ray.viewer.layers import LABELS, At, Gray, Layer, NoMap
-from digipath_ray.viewer.opened import Entry
+from digipath_ray.viewer.snapshot import Entry
 
 TRUTH_MPP = 4.0
 """Um per px of the ground truth where no heatmap sets its pixels."""

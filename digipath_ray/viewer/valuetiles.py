@@ -9,14 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
-from xml.etree import ElementTree
 
 import numpy as np
 import tifffile
 
 from digipath_ray import bucket
 from digipath_ray.heatmap import Map
-from digipath_ray.heatmapfile import DAMAGED, TILE_PX, WEIGHT
+from digipath_ray.heatmapfile import TILE_PX, WEIGHT, explained, read_header
 from digipath_ray.storage import is_url
 
 BLOCK_BYTES = 1 << 16
@@ -83,12 +82,8 @@ class ValueTiles:
             return None
         number = row * across + col
         data = read_range(self.path, plane.offsets[number], plane.counts[number])
-        try:
+        with explained(self.path):
             decoded, _, _ = plane.page.decode(data, number)
-        except (*DAMAGED, ValueError) as e:
-            raise ValueError(
-                f"{self.path}: damaged: {e}: have its slide run again"
-            ) from e
         tile = np.zeros((TILE_PX, TILE_PX), np.float32)
         if decoded is not None:
             inside = np.asarray(decoded).reshape(decoded.shape[-3:-1])
@@ -119,13 +114,22 @@ def open_value_tiles(path: Path) -> ValueTiles:
         FileNotFoundError: no such file.
         ValueError: not a heatmap's OME-TIFF.
     """
-    try:
-        with _open(path) as file, tifffile.TiffFile(file) as tiff:
-            return _find_tiles(path, tiff)
-    except tifffile.TiffFileError as e:
-        raise ValueError(f"{path}: not a TIFF: {e}") from e
-    except (*DAMAGED, IndexError, KeyError) as e:
-        raise ValueError(f"{path}: damaged: {e}: have its slide run again") from e
+    with explained(path), _open(path) as file, tifffile.TiffFile(file) as tiff:
+        text = tiff.ome_metadata
+        series = [] if text is None else tiff.series[0].levels
+        levels = tuple(tuple(_plane(page) for page in level.pages) for level in series)
+    header = read_header(path, text)
+    keys = [plane.page for level in levels for plane in level]
+    tiled = all((k.tilewidth, k.tilelength) == (TILE_PX, TILE_PX) for k in keys)
+    if not (tiled and all(key.dtype == np.float32 for key in keys)):
+        raise ValueError(f"{path}: not a heatmap: no float32 in tiles of {TILE_PX} px")
+    return ValueTiles(
+        path=path,
+        channels=header.channels,
+        mpp_x=header.mpp_x,
+        mpp_y=header.mpp_y,
+        levels=levels,
+    )
 
 
 def _open(path: Path) -> BinaryIO:
@@ -178,30 +182,8 @@ class ObjectBlocks(io.RawIOBase):
         return self._blocks[number]
 
 
-def _find_tiles(path: Path, tiff: Any) -> ValueTiles:
-    text = tiff.ome_metadata
-    pixels = None if text is None else ElementTree.fromstring(text).find(".//{*}Pixels")
-    if pixels is None:
-        raise ValueError(f"{path}: not a heatmap: no image in its OME-XML")
-    names = [str(c.get("Name")) for c in pixels.findall("{*}Channel")]
-    if names[-1:] != [WEIGHT]:
-        raise ValueError(f"{path}: not a heatmap: its channels are {names}")
-    return ValueTiles(
-        path=path,
-        channels=tuple(names[:-1]),
-        mpp_x=float(pixels.attrib["PhysicalSizeX"]),
-        mpp_y=float(pixels.attrib["PhysicalSizeY"]),
-        levels=tuple(
-            tuple(_plane(path, page) for page in level.pages)
-            for level in tiff.series[0].levels
-        ),
-    )
-
-
-def _plane(path: Path, page: Any) -> Plane:
+def _plane(page: Any) -> Plane:
     key = page.keyframe
-    if (key.tilewidth, key.tilelength) != (TILE_PX, TILE_PX) or key.dtype != np.float32:
-        raise ValueError(f"{path}: not a heatmap: no float32 in tiles of {TILE_PX} px")
     return Plane(
         page=key,
         offsets=tuple(page.dataoffsets),

@@ -2,10 +2,10 @@
 
     python -m tests.benchmarks.viewer SLIDE [--tiles 1000] [--clients 1 8] [--flood 200]
 
-Asks a fresh ``digipath view SLIDE`` for so many random tiles of the four finest levels,
-each tile once per round, so that its cache of tiles is of no help, by one client and by
-eight; then for 200 at once, again and again. Times are the clients' own, and on a
-machine that runs the clients as well.
+Asks ``digipath view SLIDE`` for so many random tiles of the four finest levels, by one
+client and by eight, each a server of its own; then one more server for 200 at once,
+again and again. No server is asked twice for a tile, so that its cache of tiles is of
+no help. Times are the clients' own, and on a machine that runs the clients as well.
 """
 
 import argparse
@@ -120,37 +120,35 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     rng = random.Random(arguments.seed)
+    print("| clients | tiles | median, ms | 99 %, ms | tiles/s | refused | MB |")
+    print("|---|---|---|---|---|---|---|")
+    for clients in arguments.clients:
+        with serving(arguments.slide) as (site, process):
+            urls = shuffled(tile_urls(site), rng)[: arguments.tiles]
+            measure(f"{clients}", urls, clients, process)
+    print(f"\n{arguments.flood} at once:\n")
+    print("| round | tiles | median, ms | 99 %, ms | tiles/s | refused | MB |")
+    print("|---|---|---|---|---|---|---|")
     with serving(arguments.slide) as (site, process):
-        urls = tile_urls(site)
-        started = mb(process)
-        print(f"{arguments.slide.name}: {len(urls)} tiles, server {started:.0f} MB")
-        print("| clients | tiles | median, ms | 99 %, ms | tiles/s | refused |")
-        print("|---|---|---|---|---|---|")
-        for clients in arguments.clients:
-            measure(f"{clients}", urls, arguments.tiles, clients, rng)
-        print(
-            f"\nmemory after that: {mb(process):.0f} MB; {arguments.flood} at once:\n"
-        )
-        print("| round | tiles | median, ms | 99 %, ms | tiles/s | refused | MB |")
-        print("|---|---|---|---|---|---|---|")
+        urls = shuffled(tile_urls(site), rng)
         for i in range(arguments.floods):
-            many = arguments.flood
-            measure(f"{i + 1}", urls, many, many, rng, process=process)
+            mine = urls[arguments.flood * i : arguments.flood * (i + 1)]
+            if len(mine) < arguments.flood:
+                raise SystemExit(f"the slide has only {len(urls)} tiles")
+            measure(f"{i + 1}", mine, arguments.flood, process)
+
+
+def shuffled(urls: Sequence[str], rng: random.Random) -> list[str]:
+    return rng.sample(urls, len(urls))
 
 
 def measure(
-    name: str,
-    urls: Sequence[str],
-    tiles: int,
-    clients: int,
-    rng: random.Random,
-    process: psutil.Process | None = None,
+    name: str, urls: Sequence[str], clients: int, process: psutil.Process
 ) -> None:
-    chosen = rng.sample(urls, min(tiles, len(urls)))
     started = time.perf_counter()
-    took, refused = fetch(chosen, clients)
+    took, refused = fetch(urls, clients)
     line = say(name, took, time.perf_counter() - started, refused)
-    print(line if process is None else f"{line} {mb(process):.0f} |", flush=True)
+    print(f"{line} {mb(process):.0f} |", flush=True)
     time.sleep(REFILL_S)
 
 

@@ -3,10 +3,10 @@
 import { Refusal } from "./page/api";
 import { drawBar, researchNotice } from "./page/bar";
 import { showCohort } from "./cohort/cohortPage";
-import { fill, find, make } from "./page/dom";
+import { fill, find, make, say } from "./page/dom";
 import { Live } from "./page/live";
 import { showLogin, takeToken } from "./page/login";
-import { showPatient } from "./cohort/patients";
+import { showPatient } from "./cohort/patientPage";
 import { readRoute } from "./page/route";
 import { showSlide } from "./slide/slidePage";
 import { startTheme } from "./page/theme";
@@ -35,9 +35,19 @@ function follow(live: Live): void {
     shown = new AbortController();
     open(live, shown.signal);
   };
-  window.addEventListener("hashchange", show);
+  window.addEventListener("hashchange", () => {
+    show();
+    find("main").focus({ preventScroll: true });
+    say(document.title);
+  });
   const forever = new AbortController().signal;
-  live.watch((part) => part === "kind" && show(), forever);
+  live.watch((part) => {
+    const route = readRoute(location.hash);
+    if (part === "kind" && route.page !== "slide") show();
+    if (part !== "about" || route.page === "slide") return;
+    document.title = titleOf(live, route);
+    drawBar(live);
+  }, forever);
   show();
 }
 
@@ -61,7 +71,8 @@ function titleOf(live: Live, route: ReturnType<typeof readRoute>): string {
   const { title } = live.cohort;
   if (route.page === "slide")
     return `${live.entry(route.key)?.slide_id ?? "slide"} \u2013 ${title}`;
-  return route.page === "patient" ? `${route.id} \u2013 ${title}` : title;
+  const name = route.page === "patient" ? route.id : route.page;
+  return `${name} \u2013 ${title}`;
 }
 
 function showFailure(reason: unknown): void {

@@ -1,143 +1,200 @@
 /** The first page: the night, and its slides or patients. */
 
 import { url } from "../page/api";
-import { fill, isTyping, make } from "../page/dom";
+import { fill, make, patchChildren, say } from "../page/dom";
 import { icon } from "../page/icons";
-import { FILTERS, listing, type Filter } from "./listing";
-import type { Live } from "../page/live";
-import { nightBar } from "./night";
-import { patientTable } from "./patients";
+import type { Live, Part } from "../page/live";
 import { hrefs } from "../page/route";
+import { count } from "../page/words";
+import { Chips, Emptiness, searchField } from "./controls";
+import { announceLandings } from "./landings";
+import { FILTERS, listing, PATIENT_FILTERS, patientListing, type SortKey } from "./listing";
+import { nightBar } from "./night";
+import { PatientTable } from "./patientTable";
 import { runControls } from "./runs";
-import { sayShown, SlideTable } from "./slideTable";
+import { SlideTable } from "./slideTable";
 
-export function showCohort(
-  main: HTMLElement,
-  live: Live,
-  tab: "slides" | "patients",
-  until: AbortSignal,
-): void {
-  const notes = live.cohort.notes.map((note) => make("p", { class: "note" }, note));
-  const parts: HTMLElement[] = [...notes, nightBar(live, until)];
-  if (live.cohort.patients.length > 0) parts.push(tabs(live, tab));
-  if (tab === "patients") parts.push(patients(live, until));
-  else parts.push(...slides(live, until));
-  fill(main, make("div", { class: "page" }, ...parts));
-}
+type Tab = "slides" | "patients";
 
-function tabs(live: Live, tab: "slides" | "patients"): HTMLElement {
-  const { slides, patients } = live.cohort;
-  const link = (name: "slides" | "patients", text: string) =>
-    make("a", { href: hrefs[name], "aria-current": tab === name ? "page" : null }, text);
-  return make(
-    "nav",
-    { class: "tabs", "aria-label": "Slides or patients" },
-    link("slides", `Slides ${slides.length}`),
-    link("patients", `Patients ${patients.length}`),
-  );
-}
-
-function patients(live: Live, until: AbortSignal): HTMLElement {
-  const holder = make("div");
-  const draw = () => fill(holder, patientTable(live.cohort));
-  live.watch((part) => part === "patients" && draw(), until);
+export function showCohort(main: HTMLElement, live: Live, tab: Tab, until: AbortSignal): void {
+  const head = make("div");
+  const draw = () =>
+    patchChildren(head, [
+      make("h1", { class: "unseen" }, `${live.cohort.title}: ${tab}`),
+      ...live.cohort.notes.map((note) => make("p", { class: "note" }, note)),
+    ]);
+  live.watch((part) => part === "about" && draw(), until);
   draw();
-  return holder;
+  const parts = tab === "patients" ? patients(live, until) : slides(live, until);
+  fill(
+    main,
+    make("div", { class: "page" }, head, nightBar(live, until), tabs(live, tab, until), ...parts),
+  );
+  announceLandings(live, until);
+}
+
+function tabs(live: Live, tab: Tab, until: AbortSignal): HTMLElement {
+  const nav = make("nav", { class: "tabs", "aria-label": "Slides or patients" });
+  const link = (name: Tab, text: string) =>
+    make("a", { href: hrefs[name], "aria-current": tab === name ? "page" : null }, text);
+  const draw = () => {
+    const { slides, patients } = live.cohort;
+    nav.hidden = patients.length === 0 && tab === "slides";
+    patchChildren(nav, [
+      link("slides", `Slides ${slides.length}`),
+      link("patients", `Patients ${patients.length}`),
+    ]);
+  };
+  live.watch((part) => (part === "patients" || part === "slides") && draw(), until);
+  draw();
+  return nav;
 }
 
 function slides(live: Live, until: AbortSignal): HTMLElement[] {
-  const table = new SlideTable(live, until);
-  const controls = make("div", { class: "controls" });
-  const number = make("span", { class: "quiet", role: "status" });
-  const chips = make("div", { class: "filters", role: "group", "aria-label": "Show" });
-  const drawControls = () => {
-    number.textContent = sayShown(live.cohort);
-    fill(chips, ...filterChips(live, redraw));
-  };
-  const redraw = () => {
-    table.draw();
-    drawControls();
-  };
-  const first = attentionButton(table);
   const isRun = live.cohort.kind === "run";
-  fill(
-    controls,
-    searchField(redraw, until),
-    isRun && first,
-    isRun && chips,
-    make("div", { class: "end" }, number, isRun && exportLink()),
-  );
-  live.watch((part) => part === "slides" && drawControls(), until);
-  drawControls();
-  const runs = live.cohort.allow_run ? [runControls(table, live, until)] : [];
-  return [controls, ...runs, table.element];
-}
-
-function searchField(redraw: () => void, until: AbortSignal): HTMLElement {
-  const field = make("input", {
-    type: "search",
-    placeholder: "Search slides, findings",
-    "aria-label": "Search slides, findings",
-    "aria-keyshortcuts": "/",
-  });
-  field.value = listing.search;
-  field.addEventListener("input", () => {
-    listing.search = field.value;
+  const number = make("span", { class: "quiet", role: "status" });
+  const orders = make("div", { class: "filters", role: "group", "aria-label": "Order" });
+  const redraw = () => {
+    table.show();
+    drawRest();
+  };
+  const order = (sort: SortKey, descending: boolean) => {
+    Object.assign(listing, { sort, descending });
     redraw();
-  });
-  const jump = (event: KeyboardEvent) => {
-    if (event.key !== "/" || isTyping(event)) return;
-    event.preventDefault();
-    field.focus();
   };
-  document.addEventListener("keydown", jump, { signal: until });
-  return make("div", { class: "search" }, field);
+  const table = new SlideTable(live, order, until);
+  const chips = new Chips(FILTERS, listing, redraw);
+  const empty = new Emptiness(listing, redraw);
+  const drawRest = () => {
+    const all = live.cohort.slides;
+    number.textContent = sayShown(table.shown.length, all.length, "slide");
+    chips.draw(all);
+    empty.draw(table.shown.length, all.length, "slide", sayNoSlides(live));
+    patchChildren(orders, ORDERS.map(orderButton));
+  };
+  orders.addEventListener("click", (event) => {
+    const sort = (event.target as HTMLElement).dataset.order as SortKey | undefined;
+    if (sort === undefined) return;
+    if (isFirst(sort)) order("slide", false);
+    else order(sort, true);
+    say((event.target as HTMLElement).textContent ?? "");
+  });
+  const follow = together((parts, keys) => {
+    table.update(keys, parts.has("patients"));
+    drawRest();
+  }, until);
+  live.watch(
+    (part, keys) => (part === "slides" || part === "patients") && follow(part, keys),
+    until,
+  );
+  redraw();
+  const find = searchField("slides, findings", listing, redraw, until);
+  const end = make("div", { class: "end" }, number, isRun && exportLink());
+  const controls = make(
+    "div",
+    { class: "controls" },
+    find,
+    isRun && orders,
+    isRun && chips.element,
+    end,
+  );
+  const runs = live.cohort.allow_run ? [runControls(table, live, until)] : [];
+  return [controls, ...runs, table.element, empty.element];
 }
 
-/** Failed and uncertain slides first, in one click; a second click: by name. */
-function attentionButton(table: SlideTable): HTMLButtonElement {
-  const button = make("button", { class: "button toggle" }, "Needs attention first");
-  const draw = () => {
-    const on = listing.sort === "attention" && listing.descending;
-    button.setAttribute("aria-pressed", String(on));
+function patients(live: Live, until: AbortSignal): HTMLElement[] {
+  const number = make("span", { class: "quiet", role: "status" });
+  const redraw = () => {
+    table.show();
+    drawRest();
   };
-  button.addEventListener("click", () => {
-    const on = button.getAttribute("aria-pressed") === "true";
-    table.sortBy(on ? "slide" : "attention", !on);
-  });
-  table.onSorted = draw;
-  draw();
-  return button;
+  const table = new PatientTable(
+    live,
+    (sort, descending) => {
+      Object.assign(patientListing, { sort, descending });
+      redraw();
+    },
+    until,
+  );
+  const chips = new Chips(PATIENT_FILTERS, patientListing, redraw);
+  const empty = new Emptiness(patientListing, redraw);
+  const drawRest = () => {
+    const all = live.cohort.patients;
+    number.textContent = sayShown(table.shown.length, all.length, "patient");
+    chips.draw(all);
+    empty.draw(table.shown.length, all.length, "patient", "No slide here has a patient.");
+  };
+  const follow = together((_, keys) => {
+    table.update(keys);
+    drawRest();
+  }, until);
+  live.watch(
+    (part, keys) => (part === "slides" || part === "patients") && follow(part, keys),
+    until,
+  );
+  redraw();
+  const find = searchField("patients, stages", patientListing, redraw, until);
+  const end = make("div", { class: "end" }, number);
+  const controls = make("div", { class: "controls" }, find, chips.element, end);
+  return [controls, table.element, empty.element];
 }
 
-function filterChips(live: Live, redraw: () => void): HTMLElement[] {
-  const names = Object.keys(FILTERS) as Filter[];
-  const counted = names.map((name) => ({
-    name,
-    number: live.cohort.slides.filter(FILTERS[name].holds).length,
-  }));
-  return counted
-    .filter(({ name, number }) => name === "all" || number > 0 || listing.filter === name)
-    .map(({ name, number }) => {
-      const pressed = String(listing.filter === name);
-      const chip = make(
-        "button",
-        { class: "filter", "aria-pressed": pressed, "data-filter": name },
-        FILTERS[name].label,
-        make("span", { class: "number" }, number),
-      );
-      chip.addEventListener("click", () => {
-        listing.filter = name;
-        redraw();
-        document.querySelector<HTMLElement>(`[data-filter=${name}]`)?.focus();
+type Draw = (parts: ReadonlySet<Part>, keys: ReadonlySet<string>) => void;
+
+/** Draw at most once a frame, however many events come. */
+function together(draw: Draw, until: AbortSignal): (part: Part, keys: ReadonlySet<string>) => void {
+  let parts = new Set<Part>();
+  let keys = new Set<string>();
+  return (part, changed) => {
+    if (parts.size === 0)
+      requestAnimationFrame(() => {
+        const [now, news] = [parts, keys];
+        [parts, keys] = [new Set(), new Set()];
+        if (!until.aborted) draw(now, news);
       });
-      return chip;
-    });
+    parts.add(part);
+    for (const key of changed) keys.add(key);
+  };
+}
+
+const ORDERS = [
+  {
+    sort: "attention",
+    label: "Failures first",
+    title: "Failed, then flagged and borderline slides",
+  },
+  {
+    sort: "unsure",
+    label: "Uncertain first",
+    title: "Where the members of the ensemble disagree most",
+  },
+] as const;
+
+function isFirst(sort: SortKey): boolean {
+  return listing.sort === sort && listing.descending;
+}
+
+/** One click: these first; a second: by name. */
+function orderButton({ sort, label, title }: (typeof ORDERS)[number]): HTMLElement {
+  const pressed = String(isFirst(sort));
+  return make(
+    "button",
+    { class: "button toggle", "aria-pressed": pressed, "data-order": sort, title },
+    label,
+  );
+}
+
+function sayShown(shown: number, all: number, noun: string): string {
+  return shown === all ? count(all, noun) : `${shown} of ${count(all, noun)}`;
+}
+
+function sayNoSlides({ cohort }: Live): string {
+  if (cohort.kind === "folder") return "No slides were found in this folder.";
+  return "No slide is listed yet: slides appear here as the run finds their tissue.";
 }
 
 function exportLink(): HTMLElement {
   const link = make("a", { class: "button", href: url.exportedCohort, download: true });
-  link.append(icon("save"), "CSV");
-  link.title = "Outcomes of all slides as a table";
+  link.append(icon("save"), "All slides (CSV)");
   return link;
 }

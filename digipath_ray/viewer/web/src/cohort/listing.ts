@@ -1,7 +1,8 @@
-/** Which slides are listed and in which order; the slide page steps through the same. */
+/** Which slides and patients are listed and in which order; the slide page steps through
+ * the same slides. */
 
 import type { Entry, Patient } from "../page/api";
-import { GRAVITY, natural } from "../page/words";
+import { GRAVITY, natural, stageGravity, TYPES } from "../page/words";
 
 export type SortKey =
   | "attention"
@@ -13,19 +14,31 @@ export type SortKey =
   | "lesions"
   | "unsure"
   | "stage";
-export type Filter = "all" | "attention" | "running" | "failed" | "tumor" | "negative";
+export type PatientSortKey = "patient" | "stage" | "nodes";
 
-export interface Listing {
+export interface Listing<Key = SortKey> {
   search: string;
-  filter: Filter;
-  sort: SortKey;
+  filter: string;
+  sort: Key;
   descending: boolean;
 }
 
-/** As the table was left, so that the way back from a slide leads to the same rows. */
+/** As the tables were left, so that the way back from a slide leads to the same rows. */
 export const listing: Listing = { search: "", filter: "all", sort: "slide", descending: false };
+export const patientListing: Listing<PatientSortKey> = {
+  search: "",
+  filter: "all",
+  sort: "patient",
+  descending: false,
+};
 
-export const FILTERS: Record<Filter, { label: string; holds: (entry: Entry) => boolean }> = {
+/** Slides chosen for a run. */
+export const chosen = new Set<string>();
+
+/** By name; "all" is the first of each. */
+export type Filters<T> = Record<string, { label: string; holds: (item: T) => boolean }>;
+
+export const FILTERS: Filters<Entry> = {
   all: { label: "All", holds: () => true },
   attention: { label: "Need a look", holds: (e) => (e.attention ?? 0) > 0 },
   running: { label: "Not done", holds: (e) => e.status === "running" || e.status === "waiting" },
@@ -34,23 +47,62 @@ export const FILTERS: Record<Filter, { label: string; holds: (entry: Entry) => b
   negative: { label: "Without", holds: (e) => e.status === "done" && !hasTumor(e) },
 };
 
+export const PATIENT_FILTERS: Filters<Patient> = {
+  all: { label: "All", holds: () => true },
+  incomplete: { label: "Incomplete", holds: (p) => p.pn_stage !== null && !p.complete },
+  positive: { label: "Node-positive", holds: isNodePositive },
+  negative: { label: "Node-negative", holds: (p) => p.pn_stage !== null && !isNodePositive(p) },
+  unstaged: { label: "Not staged", holds: (p) => p.pn_stage === null },
+};
+
 function hasTumor(entry: Entry): boolean {
   if (entry.metastasis !== null) return entry.metastasis !== "negative";
   return (entry.lesions ?? 0) > 0;
 }
 
+/** Isolated tumor cells alone are pN0(i+), and no positive node. */
+function isNodePositive(patient: Patient): boolean {
+  return patient.pn_stage !== null && !patient.pn_stage.startsWith("pN0");
+}
+
+/** Higher is more finished, so that the failed stand first or last. */
 const STATUS_ORDER = ["waiting", "done", "running", "failed"];
 
-type Value = string | number | null;
+type Value = number | null;
 
-function valueOf(entry: Entry, sort: SortKey, stages: Map<string, string>): Value {
+/** The listed slides in their order; what is not known stands last either way. */
+export function arrange(slides: Entry[], patients: Patient[], how: Listing): Entry[] {
+  const names = ranksOf(slides);
+  const rank = (entry: Entry) => names.get(entry.key) ?? 0;
+  const stages = new Map(patients.map((p) => [p.patient_id, stageGravity(p.pn_stage)]));
+  const value = (entry: Entry) =>
+    how.sort === "stage"
+      ? (stages.get(entry.patient_id ?? "") ?? null)
+      : valueOf(entry, how.sort, rank);
+  // The less certain first, then by name.
+  const even = (a: Entry, b: Entry) => (b.unsure ?? 0) - (a.unsure ?? 0) || rank(a) - rank(b);
+  return inOrder(pick(slides, FILTERS, how, slideWords), value, even, how.descending);
+}
+
+export function arrangePatients(patients: Patient[], how: Listing<PatientSortKey>): Patient[] {
+  const value = (patient: Patient): Value => {
+    if (how.sort === "stage") return stageGravity(patient.pn_stage);
+    return how.sort === "nodes" ? patient.nodes.length : 0;
+  };
+  const turn = how.sort === "patient" && how.descending ? -1 : 1;
+  const byName = (a: Patient, b: Patient) => turn * natural(a.patient_id, b.patient_id);
+  const shown = pick(patients, PATIENT_FILTERS, how, patientWords);
+  return inOrder(shown, value, byName, how.descending);
+}
+
+function valueOf(entry: Entry, sort: SortKey, rank: (entry: Entry) => number): Value {
   switch (sort) {
     case "attention":
       return entry.attention;
     case "slide":
-      return entry.slide_id;
+      return rank(entry);
     case "status":
-      return STATUS_ORDER.indexOf(entry.status) + (entry.progress ?? 0);
+      return STATUS_ORDER.indexOf(entry.status) + (entry.progress ?? 0) / 2;
     case "finding":
       return entry.burden ?? (entry.metastasis ? GRAVITY.indexOf(entry.metastasis) : null);
     case "largest":
@@ -62,52 +114,66 @@ function valueOf(entry: Entry, sort: SortKey, stages: Map<string, string>): Valu
     case "unsure":
       return entry.unsure;
     case "stage":
-      return stages.get(entry.patient_id ?? "") ?? null;
+      return null;
   }
 }
 
-/** The listed slides in their order; what is not known stands last either way. */
-export function arrange(slides: Entry[], patients: Patient[], how: Listing): Entry[] {
-  const stages = new Map(patients.map((p) => [p.patient_id, p.pn_stage ?? ""]));
-  const words = how.search.toLowerCase().split(/\s+/).filter(Boolean);
-  const shown = slides.filter((entry) => FILTERS[how.filter].holds(entry) && matches(entry, words));
-  const turn = how.descending ? -1 : 1;
-  const valued = shown.map((entry) => ({ entry, value: valueOf(entry, how.sort, stages) }));
+function inOrder<T>(
+  items: T[],
+  value: (item: T) => Value,
+  even: (a: T, b: T) => number,
+  descending: boolean,
+): T[] {
+  const turn = descending ? -1 : 1;
+  const valued = items.map((item) => ({ item, value: value(item) }));
   valued.sort((a, b) => {
-    if (a.value === null || b.value === null) {
-      if (a.value !== b.value) return a.value === null ? 1 : -1;
-    } else {
-      const order = turn * compare(a.value, b.value);
-      if (order !== 0) return order;
-    }
-    return tieBreak(a.entry, b.entry);
+    if (a.value === b.value) return even(a.item, b.item);
+    if (a.value === null || b.value === null) return a.value === null ? 1 : -1;
+    return turn * (a.value - b.value);
   });
-  return valued.map(({ entry }) => entry);
+  return valued.map(({ item }) => item);
 }
 
-function compare(a: string | number, b: string | number): number {
-  if (typeof a === "number" && typeof b === "number") return a - b;
-  return natural(String(a), String(b));
+function pick<T extends object>(
+  items: T[],
+  filters: Filters<T>,
+  how: Listing<unknown>,
+  wordsOf: (item: T) => string,
+): T[] {
+  const words = how.search.toLowerCase().split(/\s+/).filter(Boolean);
+  const holds = filters[how.filter]?.holds;
+  return items.filter((item) => {
+    if (holds && !holds(item)) return false;
+    return words.length === 0 || words.every((word) => said(item, wordsOf).includes(word));
+  });
 }
 
-/** The less certain first, then by name. */
-function tieBreak(a: Entry, b: Entry): number {
-  return (b.unsure ?? 0) - (a.unsure ?? 0) || natural(a.slide_id, b.slide_id);
+/** What an item can be found by. It is replaced when it changes, so it is put once. */
+const SAID = new WeakMap<object, string>();
+
+function said<T extends object>(item: T, wordsOf: (item: T) => string): string {
+  let text = SAID.get(item);
+  if (text === undefined) SAID.set(item, (text = wordsOf(item).toLowerCase()));
+  return text;
 }
 
-function matches(entry: Entry, words: string[]): boolean {
-  if (words.length === 0) return true;
-  const said = [
-    entry.slide_id,
-    entry.patient_id,
-    entry.node,
-    entry.verdict,
-    entry.verdict_label,
-    entry.label,
-    entry.status,
-    ...entry.reasons,
-  ]
-    .join(" ")
-    .toLowerCase();
-  return words.every((word) => said.includes(word));
+function slideWords(entry: Entry): string {
+  const { slide_id, patient_id, node, verdict, verdict_label, label, status, reasons } = entry;
+  return [slide_id, patient_id, node, verdict, verdict_label, label, status, ...reasons].join(" ");
+}
+
+function patientWords({ patient_id, pn_stage, rule, missing, nodes }: Patient): string {
+  const types = nodes.map(({ node, metastasis }) => `${node} ${TYPES[metastasis ?? ""] ?? ""}`);
+  return [patient_id, pn_stage, rule, missing, ...types].join(" ");
+}
+
+/** Key -> place by name. Comparing names is slow, and they never change. */
+let ranks = new Map<string, number>();
+
+function ranksOf(slides: Entry[]): ReadonlyMap<string, number> {
+  if (ranks.size !== slides.length || slides.some(({ key }) => !ranks.has(key))) {
+    const byName = [...slides].sort((a, b) => natural(a.slide_id, b.slide_id));
+    ranks = new Map(byName.map(({ key }, i) => [key, i]));
+  }
+  return ranks;
 }

@@ -1,7 +1,7 @@
 /** The bar of a running night: how far, how fast, what it waits for, what failed. */
 
 import type { Cohort, Status } from "../page/api";
-import { fill, make } from "../page/dom";
+import { make, patchChildren } from "../page/dom";
 import type { Live } from "../page/live";
 import { count, digits, sayDuration } from "../page/words";
 
@@ -20,7 +20,7 @@ const PHASES: Record<string, string> = {
 /** A section that follows the run; empty for a folder of slides. */
 export function nightBar(live: Live, until: AbortSignal): HTMLElement {
   const section = make("section", { class: "night", "aria-label": "The run" });
-  const draw = () => fill(section, ...describe(live.cohort, live.connected));
+  const draw = () => patchChildren(section, describe(live.cohort, live.connected));
   live.watch((part) => part !== "patients" && draw(), until);
   draw();
   return section;
@@ -39,8 +39,7 @@ function describe(cohort: Cohort, connected: boolean): HTMLElement[] {
     progress(cohort, status),
     numbers(status),
   );
-  const failures = status.failures.length > 0 ? [failureList(status)] : [];
-  return [...lost, bar, ...failures];
+  return [...lost, bar, ...firstLanding(cohort, status)];
 }
 
 function heading(status: Status): HTMLElement {
@@ -58,7 +57,7 @@ function heading(status: Status): HTMLElement {
 }
 
 function progress(cohort: Cohort, status: Status): HTMLElement {
-  const failed = cohort.slides.filter((entry) => entry.status === "failed").length;
+  const failed = sayFailed(cohort, status);
   const ended = cohort.slides.filter((entry) => entry.status === "done").length;
   const part = status.patches > 0 ? status.patches_done / status.patches : 0;
   const share = status.state === "done" ? 1 : part;
@@ -72,9 +71,17 @@ function progress(cohort: Cohort, status: Status): HTMLElement {
       "span",
       {},
       text,
-      failed ? make("b", { class: "failed-text" }, ` \u00b7 ${failed} failed`) : null,
+      failed ? make("b", { class: "failed-text" }, ` \u00b7 ${failed}`) : null,
     ),
   );
+}
+
+/** Of very many failures the first have no name any more. */
+function sayFailed({ slides }: Cohort, status: Status): string {
+  const listed = slides.filter((entry) => entry.status === "failed").length;
+  const more = status.unnamed ?? Math.max(0, status.failed - listed);
+  if (listed === 0) return more ? `${more} failed` : "";
+  return more ? `${listed} failed and ${more} more failed` : `${listed} failed`;
 }
 
 function numbers(status: Status): HTMLElement {
@@ -93,18 +100,14 @@ function numbers(status: Status): HTMLElement {
   );
 }
 
-function failureList(status: Status): HTMLElement {
-  const rows = status.failures.map((failure) =>
-    make(
-      "li",
-      {},
-      make("b", {}, failure.slide_id),
-      ` failed at ${failure.step}: ${failure.error} `,
-      make("span", { class: "quiet" }, failure.hint),
-    ),
-  );
-  const summary = make("summary", {}, `Last failures (${rows.length})`);
-  return make("details", { class: "night-failures" }, summary, make("ul", {}, ...rows));
+/** Until a slide is done the table is empty of findings: this says why. */
+function firstLanding({ slides }: Cohort, status: Status): HTMLElement[] {
+  if (slides.length === 0 || slides.some((entry) => entry.status === "done")) return [];
+  const text =
+    status.state === "running"
+      ? "No slide is done yet. Each appears with its findings as it is finished."
+      : "The run ended before any slide was done.";
+  return [make("p", { class: "quiet first-landing" }, text)];
 }
 
 function sayTime(iso: string): string {

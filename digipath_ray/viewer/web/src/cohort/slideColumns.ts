@@ -1,59 +1,50 @@
 /** The columns of the table of slides, and how a cell says its value. */
 
-import type { Cohort, Entry } from "../page/api";
+import type { Entry, Patient } from "../page/api";
 import { make, type Child } from "../page/dom";
-import type { SortKey } from "./listing";
+import type { Live } from "../page/live";
 import { hrefs } from "../page/route";
-import { digits, NONE, sayMm, sayStage, STATUS_WORDS, toneOf, TYPES } from "../page/words";
+import { digits, NONE, sayFinding, sayMm, sayStage, STATUS_WORDS, toneOf } from "../page/words";
+import type { Column } from "./dataTable";
+import type { SortKey } from "./listing";
 
-export interface Column {
-  sort: SortKey;
-  label: string;
-  title: string;
-  kind: "text" | "number";
-  cell: (entry: Entry) => Child;
-}
+type SlideColumn = Column<Entry, SortKey>;
 
-export function columnsOf(cohort: Cohort): Column[] {
-  const slide: Column = {
-    sort: "slide",
-    label: "Slide",
-    title: "Name of the slide, its patient and node",
-    kind: "text",
-    cell: nameCell,
-  };
-  if (cohort.kind === "folder") return [slide];
-  const stages = new Map(cohort.patients.map((p) => [p.patient_id, sayStage(p)]));
+export function columnsOf(live: Live): SlideColumn[] {
+  const { kind, ending, patients } = live.cohort;
+  const slide = text("slide", "Slide", "Name of the slide, its patient and node", nameCell);
+  if (kind === "folder") return [slide];
+  const burden = ending === "burden";
   return [
     slide,
-    { sort: "status", label: "Status", title: "How far it is", kind: "text", cell: statusCell },
-    {
-      sort: "finding",
-      label: cohort.ending === "burden" ? "Burden" : "Finding",
-      title: "What was found",
-      kind: cohort.ending === "burden" ? "number" : "text",
-      cell: findingCell,
-    },
-    ...(stages.size > 0 ? [stageColumn(stages)] : []),
-    number("largest", "Largest mm", "Largest lesion, longest extent", (e) => sayMm(e.largest_um)),
-    number("tumor", "Tumor mm\u00b2", "Area at or above the threshold", (e) =>
+    text("status", "Status", "How far it is", statusCell),
+    burden
+      ? number("finding", "Burden", "Share of the tissue that is tumor", findingCell)
+      : text("finding", "Finding", "What was found", findingCell),
+    ...(ending === "stage" && patients.length > 0 ? [stageColumn(live)] : []),
+    number("largest", "Largest lesion, mm", "Longest extent of the largest lesion", (e) =>
+      sayMm(e.largest_um),
+    ),
+    number("tumor", "Tumor, mm\u00b2", "Area at or above the threshold", (e) =>
       e.tumor_mm2 === null ? NONE : digits(e.tumor_mm2),
     ),
     number("lesions", "Lesions", "How many", (e) => e.lesions ?? NONE),
-    number(
-      "unsure",
-      "Unsure",
-      "Variance between the members where the probability is 0.3 to 0.7, 0 to 0.25",
-      (e) => (e.unsure === null ? NONE : digits(e.unsure)),
-    ),
-    {
-      sort: "attention",
-      label: "Look because",
-      title: "Why a person should look at it",
-      kind: "text",
-      cell: reasonsCell,
-    },
+    number("unsure", "Variance", VARIANCE, (e) => (e.unsure === null ? NONE : digits(e.unsure))),
+    text("attention", "Look because", "Why a person should look at it", reasonsCell),
   ];
+}
+
+const VARIANCE =
+  "How much the members of the ensemble disagree: the variance of their probabilities, " +
+  "0 (they agree) to 0.25, averaged where the probability is 0.3 to 0.7";
+
+function text(
+  sort: SortKey,
+  label: string,
+  title: string,
+  cell: (entry: Entry) => Child,
+): SlideColumn {
+  return { sort, name: sort, label, title, kind: "text", cell };
 }
 
 function number(
@@ -61,24 +52,22 @@ function number(
   label: string,
   title: string,
   cell: (entry: Entry) => Child,
-): Column {
-  return {
-    sort,
-    label,
-    title,
-    kind: "number",
-    cell: (e) => (e.status === "done" ? cell(e) : NONE),
-  };
+): SlideColumn {
+  const known = (entry: Entry) => (entry.status === "done" ? cell(entry) : NONE);
+  return { sort, name: sort, label, title, kind: "number", cell: known };
 }
 
-function stageColumn(stages: Map<string, string>): Column {
-  return {
-    sort: "stage",
-    label: "Stage",
-    title: "pN stage of the patient",
-    kind: "text",
-    cell: ({ patient_id }) => (patient_id && stages.get(patient_id)) || NONE,
-  };
+function stageColumn(live: Live): SlideColumn {
+  let known: readonly Patient[] = [];
+  let stages = new Map<string, string>();
+  return text("stage", "Stage", "pN stage of the patient", ({ patient_id }) => {
+    const { patients } = live.cohort;
+    if (known !== patients) {
+      known = patients;
+      stages = new Map(patients.map((p) => [p.patient_id, p.pn_stage ? sayStage(p) : NONE]));
+    }
+    return stages.get(patient_id ?? "") ?? NONE;
+  });
 }
 
 function nameCell(entry: Entry): HTMLElement {
@@ -107,9 +96,8 @@ function findingCell(entry: Entry): Child {
 
 /** The type alone where there is one: its size has a column of its own. */
 function verdictChip(entry: Entry): HTMLElement {
-  const type = entry.metastasis === null ? null : TYPES[entry.metastasis];
-  const label = type ?? entry.verdict_label ?? entry.verdict ?? NONE;
-  return make("span", { class: `chip ${toneOf(entry)}`, title: entry.verdict_label }, label);
+  const title = entry.verdict_label;
+  return make("span", { class: `chip ${toneOf(entry)}`, title }, sayFinding(entry));
 }
 
 function reasonsCell(entry: Entry): Child {

@@ -67,21 +67,28 @@ export interface Status {
   eta_s: number | null;
   bottleneck: string | null;
   why: string | null;
-  failures: ({ slide_id: string } & Failure)[];
+  /** Failed slides of which nobody knows the names any more. */
+  unnamed?: number;
 }
 
-export interface Cohort {
+/** All that is said of a cohort as a whole. */
+export interface About {
   title: string;
   kind: "run" | "folder";
   research_use: string;
   ending: string;
   notes: string[];
   allow_run: boolean;
+  runs: string[];
+  run_titles: Record<string, string>;
+}
+
+export interface Cohort extends About {
   status: Status | null;
   slides: Entry[];
   patients: Patient[];
-  runs: string[];
-  run_titles: Record<string, string>;
+  /** Its state, so that the events begin where it ends. */
+  state?: string;
 }
 
 export interface Layer {
@@ -160,6 +167,14 @@ export interface Job {
   slides: number;
   /** The last lines that the run printed. */
   said: string[];
+  /** The command that opens its results, once they stand. */
+  open?: string | null;
+}
+
+export interface Jobs {
+  jobs: Job[];
+  /** What a run can be started with. */
+  presets?: string[];
 }
 
 /** An answer that is none: what went wrong and what to do. */

@@ -30,6 +30,41 @@ export function fill(element: Element, ...children: Child[]): void {
   element.replaceChildren(...kept.map((c) => (typeof c === "number" ? String(c) : c)));
 }
 
+/**
+ * Make an element like a fresh one, by the fewest changes: what stays keeps its focus.
+ * What the fresh one listens to is lost, so this is for contents whose container listens.
+ */
+export function patch(element: Element, fresh: Element): void {
+  if (element.isEqualNode(fresh) || isSamePicture(element, fresh)) return;
+  for (const { name } of [...element.attributes])
+    if (!fresh.hasAttribute(name)) element.removeAttribute(name);
+  for (const { name, value } of fresh.attributes)
+    if (element.getAttribute(name) !== value) element.setAttribute(name, value);
+  patchChildren(element, [...fresh.childNodes]);
+}
+
+/** The same for what an element holds. */
+export function patchChildren(element: Element, fresh: readonly Node[]): void {
+  const old = [...element.childNodes];
+  for (const node of old.slice(fresh.length)) node.remove();
+  fresh.forEach((node, i) => {
+    const at = old[i];
+    if (at === undefined) element.append(node);
+    else if (at instanceof Element && node instanceof Element && at.tagName === node.tagName)
+      patch(at, node);
+    else if (!at.isEqualNode(node)) at.replaceWith(node);
+  });
+}
+
+/** A picture whose turn has come has an address that a fresh one has not yet. */
+function isSamePicture(element: Element, fresh: Element): boolean {
+  return (
+    element instanceof HTMLImageElement &&
+    fresh instanceof HTMLImageElement &&
+    element.dataset.source === fresh.dataset.source
+  );
+}
+
 /** The element of index.html with this id. */
 export function find(id: string): HTMLElement {
   const element = document.getElementById(id);

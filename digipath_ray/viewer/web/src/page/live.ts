@@ -1,9 +1,12 @@
 /** The cohort as it stands now: read once, then kept up by the server's events. */
 
-import { ask, type Cohort, type Entry, type Patient, type Status } from "./api";
+import { ask, type About, type Cohort, type Entry, type Patient, type Status } from "./api";
 
-export type Part = "kind" | "status" | "slides" | "patients" | "connection";
+/** "kind": it is another cohort now; "about": its title or notes are others. */
+export type Part = "kind" | "about" | "status" | "slides" | "patients" | "connection";
 type Listener = (part: Part, keys: ReadonlySet<string>) => void;
+
+type News = About & Pick<Cohort, "status"> & { whole: boolean };
 
 const RETRY_MS = 5000;
 
@@ -12,9 +15,11 @@ export class Live {
   private readonly byKey = new Map<string, number>();
   private readonly listeners = new Set<Listener>();
   private source: EventSource | null = null;
+  /** The next slides told are all that there are. */
+  private whole = false;
 
   private constructor(readonly cohort: Cohort) {
-    cohort.slides.forEach((entry, i) => this.byKey.set(entry.key, i));
+    this.number();
   }
 
   static async open(): Promise<Live> {
@@ -39,9 +44,14 @@ export class Live {
     until.addEventListener("abort", () => this.listeners.delete(listener));
   }
 
+  private get address(): string {
+    const { state } = this.cohort;
+    return state ? `api/events?since=${encodeURIComponent(state)}` : "api/events";
+  }
+
   private listen(): void {
     this.source?.close();
-    const source = (this.source = new EventSource("api/events"));
+    const source = (this.source = new EventSource(this.address));
     source.addEventListener("open", () => this.setConnected(true));
     // The browser connects again by itself, unless it was refused; a slide that changed
     // meanwhile is sent then.
@@ -51,37 +61,57 @@ export class Live {
     });
     source.addEventListener("status", (event) => {
       this.cohort.status = parse<Status>(event);
-      if (this.cohort.kind === "folder") void this.turnToRun();
-      else this.tell("status");
+      this.tell("status");
     });
+    source.addEventListener("cohort", (event) => this.rename(parse<News>(event)));
     source.addEventListener("slides", (event) => this.merge(parse<Entry[]>(event)));
+    source.addEventListener("gone", (event) => this.drop(parse<string[]>(event)));
     source.addEventListener("patients", (event) => {
       this.cohort.patients = parse<Patient[]>(event);
       this.tell("patients");
     });
   }
 
-  /** A run was started on a folder of slides: what they end in is known only now. */
-  private async turnToRun(): Promise<void> {
-    const cohort = await ask<Cohort>("cohort");
-    if (cohort.kind === "folder") return; // its run has not told enough yet
-    Object.assign(this.cohort, cohort);
-    this.byKey.clear();
-    cohort.slides.forEach((entry, i) => this.byKey.set(entry.key, i));
-    this.tell("kind");
-  }
-
   private retry(refused: EventSource): void {
     if (this.source === refused && !document.hidden) this.listen();
   }
 
+  /** A run was started on a folder of slides, say. */
+  private rename({ whole, ...about }: News): void {
+    const { kind, ending, runs } = this.cohort;
+    Object.assign(this.cohort, about);
+    this.whole = whole;
+    const same =
+      kind === about.kind && ending === about.ending && String(runs) === String(about.runs);
+    this.tell(same ? "about" : "kind");
+  }
+
   private merge(entries: Entry[]): void {
-    for (const entry of entries) {
+    if (this.whole) {
+      const named = new Set(entries.map(({ key }) => key));
+      this.drop([...this.byKey.keys()].filter((key) => !named.has(key)));
+      this.whole = false;
+    }
+    const news = entries.filter((entry) => !isSame(entry, this.entry(entry.key)));
+    for (const entry of news) {
       const at = this.byKey.get(entry.key) ?? this.cohort.slides.length;
       this.cohort.slides[at] = entry;
       this.byKey.set(entry.key, at);
     }
-    this.tell("slides", new Set(entries.map((entry) => entry.key)));
+    if (news.length > 0) this.tell("slides", new Set(news.map((entry) => entry.key)));
+  }
+
+  private drop(keys: string[]): void {
+    if (keys.length === 0) return;
+    const gone = new Set(keys);
+    this.cohort.slides = this.cohort.slides.filter((entry) => !gone.has(entry.key));
+    this.number();
+    this.tell("slides", gone);
+  }
+
+  private number(): void {
+    this.byKey.clear();
+    this.cohort.slides.forEach((entry, i) => this.byKey.set(entry.key, i));
   }
 
   private setConnected(connected: boolean): void {
@@ -93,6 +123,10 @@ export class Live {
   private tell(part: Part, keys: ReadonlySet<string> = new Set()): void {
     for (const listener of [...this.listeners]) listener(part, keys);
   }
+}
+
+function isSame(entry: Entry, known: Entry | undefined): boolean {
+  return known !== undefined && JSON.stringify(entry) === JSON.stringify(known);
 }
 
 function parse<T>(event: Event): T {

@@ -13,12 +13,26 @@ export const TYPES: Record<string, string> = {
 /** The graver the later. */
 export const GRAVITY = ["negative", "itc", "micro", "macro"];
 
+/** The graver the later, as well. */
+const STAGES = ["pN0", "pN0(i+)", "pN1mi", "pN1", "pN2", "pN3a"];
+
+export function stageGravity(stage: string | null): number | null {
+  const at = STAGES.indexOf(stage ?? "");
+  return at < 0 ? null : at;
+}
+
 export const STATUS_WORDS: Record<SlideStatus, string> = {
   waiting: "waiting",
   running: "running",
   done: "done",
   failed: "failed",
 };
+
+/** What a slide ended in, or how far it is. */
+export function sayFinding(entry: Entry): string {
+  if (entry.status !== "done") return STATUS_WORDS[entry.status];
+  return TYPES[entry.metastasis ?? ""] ?? (entry.verdict_label || entry.verdict || NONE);
+}
 
 /** The color of what was found in a slide. */
 export function toneOf(entry: Entry | Slide): string {

@@ -1,10 +1,10 @@
 /** Colors of values, all but turbo readable by the color-blind. */
 
-export type ColormapName = "viridis" | "cividis" | "magma" | "turbo";
+export type ColormapName = "viridis" | "cividis" | "magma" | "YlOrBr" | "turbo";
 export type Rgb = readonly [number, number, number];
 
-/** 33 colors of each, evenly spaced: viridis, cividis and magma are in the public domain
- * (CC0); turbo is Google's (Apache-2.0). */
+/** Colors of each, evenly spaced: viridis, cividis and magma are in the public domain
+ * (CC0); YlOrBr is ColorBrewer's, by Cynthia Brewer, and turbo Google's (both Apache-2.0). */
 const ANCHORS: Record<ColormapName, string> = {
   viridis:
     "440154470d6048186a482374472d7b4537814240863e49893b528b375b8d33638d" +
@@ -18,6 +18,7 @@ const ANCHORS: Record<ColormapName, string> = {
     "0000040303120a0822130d341d114729115a36106b440f7651127c5d177f6a1c81" +
     "762181832681902a819c2e7faa337db73779c43c75d0416fdc4869e75263ef5d5e" +
     "f56b5cf9795dfc8961fd9869fea772feb67cfec488fed395fde2a3fcf0b2fcfdbf",
+  YlOrBr: "ffffe5fff7bcfee391fec44ffe9929ec7014cc4c02993404662506",
   turbo:
     "30123b392a734040a24456c7466be34680f64294ff37a8fa28bceb1ccdd818ddc2" +
     "1fe9af32f2984ef97d6dfe628bff4ba4fc3cb9f635cdec34dfdf37eecf3af8be39" +
@@ -28,6 +29,7 @@ export const COLORMAPS: readonly { name: ColormapName; label: string }[] = [
   { name: "viridis", label: "viridis" },
   { name: "cividis", label: "cividis" },
   { name: "magma", label: "magma" },
+  { name: "YlOrBr", label: "yellow to brown" },
   { name: "turbo", label: "turbo (not for the color-blind)" },
 ];
 
@@ -48,14 +50,22 @@ function readColor(anchors: string, index: number): Rgb {
   return [number >> 16, (number >> 8) & 255, number & 255];
 }
 
-/** A strip of the colormap from left to right, for a legend. */
-export function drawStrip(name: ColormapName, width: number, height: number): HTMLCanvasElement {
+/** A strip of the colormap from left to right, on white, for a legend. */
+export function drawStrip(
+  name: ColormapName,
+  width: number,
+  height: number,
+  alpha: (value: number) => number,
+): HTMLCanvasElement {
   const canvas = document.createElement("canvas");
   canvas.width = width;
   canvas.height = height;
   const context = canvas.getContext("2d")!;
+  context.fillStyle = "#fff";
+  context.fillRect(0, 0, width, height);
   for (let x = 0; x < width; x++) {
-    context.fillStyle = `rgb(${colorAt(name, x / (width - 1)).join(" ")})`;
+    const value = x / (width - 1);
+    context.fillStyle = `rgb(${colorAt(name, value).join(" ")} / ${alpha(value)})`;
     context.fillRect(x, 0, 1, height);
   }
   return canvas;

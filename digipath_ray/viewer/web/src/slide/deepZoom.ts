@@ -83,7 +83,8 @@ export function openViewer(
     navigatorBorderColor: "#888",
     navigatorDisplayRegionColor: "#d0006f",
     keyboardNavEnabled: false, // keys.ts does that, wherever the focus is
-    gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: true },
+    gestureSettingsMouse: { clickToZoom: false },
+    gestureSettingsPen: { clickToZoom: false },
     gestureSettingsTouch: { pinchRotate: false },
     animationTime: 0.5,
     springStiffness: 12,
@@ -93,6 +94,8 @@ export function openViewer(
     imageLoaderLimit: 8,
     maxImageCacheCount: 400,
     timeout: 60_000,
+    tileRetryMax: 5,
+    tileRetryDelay: 3000,
     placeholderFillStyle: "#f4f4f4",
   });
 }

@@ -1,7 +1,6 @@
 /** The keys of the slide page, and the dialog that lists them. */
 
 import { isTyping, make } from "../page/dom";
-import { STEPS } from "./scale";
 
 export interface Command {
   keys: string[];
@@ -59,15 +58,4 @@ export function showHelp(commands: readonly Command[]): void {
   dialog.addEventListener("close", () => dialog.remove());
   document.body.append(dialog);
   dialog.showModal();
-}
-
-/** 1 to 6: the steps of magnification. */
-export function magnifyCommands(magnify: (step: number) => void): Command[] {
-  const words = STEPS.map((step) => `${step}\u00d7`).join(", ");
-  return STEPS.map((step, i) => ({
-    keys: [String(i + 1)],
-    shown: ["1", "\u2013", "6"],
-    what: i === 0 ? `Magnification: ${words}` : "",
-    run: () => magnify(step),
-  }));
 }

@@ -1,10 +1,11 @@
 /** The controls of the layers: shown or not, opacity, threshold, colors. */
 
-import type { Layer } from "../page/api";
+import type { Layer, Slide } from "../page/api";
 import { COLORMAPS, type ColormapName } from "./colormaps";
 import { fill, make } from "../page/dom";
 import { strip } from "./legend";
-import { firstThreshold, type Looks } from "./looks";
+import { firstThreshold, type LinesName, type Looks } from "./looks";
+import { runsOf, sayRun } from "./scene";
 import { colorOf } from "./valueLayer";
 import { digits } from "../page/words";
 
@@ -18,13 +19,16 @@ interface Control {
 
 export function layerPanel(looks: Looks, titles: Record<string, string>): Control {
   const { slide } = looks;
+  const several = runsOf(slide).length > 1;
   const controls = [
     ...slide.layers.flatMap((layer, i) => {
       const first = layer.run !== slide.layers[i - 1]?.run;
-      const title = first && several(slide.layers) ? [runTitle(layer.run, titles)] : [];
+      const title = first && several ? [runTitle(layer.run, titles)] : [];
       return [...title, layerControl(layer, looks)];
     }),
-    ...(slide.outlines ? [lines("Lesion outlines", "outlines", looks)] : []),
+    ...(slide.outlines
+      ? [lines("Lesion outlines", "outlines", looks, outlinedAt(slide, several))]
+      : []),
     ...(slide.truth_outlines ? [lines("Truth outlines", "truthOutlines", looks)] : []),
   ];
   const element = make("div", { class: "layers" }, ...controls.map((control) => control.element));
@@ -34,20 +38,20 @@ export function layerPanel(looks: Looks, titles: Record<string, string>): Contro
   return { element, update: () => controls.forEach((control) => control.update()) };
 }
 
-function several(layers: readonly Layer[]): boolean {
-  return new Set(layers.map((layer) => layer.run)).size > 1;
-}
-
 function runTitle(run: string, titles: Record<string, string>): Control {
-  const title = titles[run];
-  const element = make("h3", { class: "run-title" }, title ? `${run}: ${title}` : run);
+  const element = make("h3", { class: "run-title" }, sayRun(run, titles));
   return { element, update: () => undefined };
 }
 
 function layerControl(layer: Layer, looks: Looks): Control {
   const shown = make("input", { type: "checkbox" });
   shown.addEventListener("change", () => looks.set(layer.id, { shown: shown.checked }));
-  const sliders = [opacity(layer, looks)];
+  const sliders = [
+    opacity(
+      () => looks.of(layer.id),
+      (value) => looks.set(layer.id, { opacity: value }),
+    ),
+  ];
   if (layer.kind === "value") sliders.push(threshold(layer, looks), colors(layer, looks));
   const swatch = make("span", { class: "swatch" });
   swatch.hidden = layer.kind === "value";
@@ -76,7 +80,7 @@ function layerControl(layer: Layer, looks: Looks): Control {
   };
 }
 
-function opacity(layer: Layer, looks: Looks): Control {
+function opacity(look: () => { opacity: number }, set: (opacity: number) => void): Control {
   const slider = make("input", {
     type: "range",
     min: 0,
@@ -85,13 +89,11 @@ function opacity(layer: Layer, looks: Looks): Control {
     "data-role": "opacity",
   });
   const said = make("output");
-  slider.addEventListener("input", () =>
-    looks.set(layer.id, { opacity: Number(slider.value) / 100 }),
-  );
+  slider.addEventListener("input", () => set(Number(slider.value) / 100));
   return {
     element: make("label", { class: "slider" }, make("span", {}, "Opacity"), slider, said),
     update: () => {
-      const percent = Math.round(100 * looks.of(layer.id).opacity);
+      const percent = Math.round(100 * look().opacity);
       slider.value = String(percent);
       said.textContent = `${percent} %`;
     },
@@ -154,16 +156,33 @@ function colors(layer: Layer, looks: Looks): Control {
   };
 }
 
-function lines(text: string, which: "outlines" | "truthOutlines", looks: Looks): Control {
-  const box = make("input", { type: "checkbox", "data-role": which });
-  box.addEventListener("change", () => {
-    looks[which] = box.checked;
-    looks.onChange();
-  });
+/** Outlines do not follow the slider of a layer: where they were drawn is said. */
+function outlinedAt({ layers, threshold }: Slide, several: boolean): string {
+  if (threshold === null) return "";
+  const whose = several ? ` in run ${layers[0]?.run}` : "";
+  return `Outlined at a probability of ${threshold.toFixed(2)}${whose}.`;
+}
+
+function lines(text: string, name: LinesName, looks: Looks, said = ""): Control {
+  const box = make("input", { type: "checkbox", "data-role": name });
+  box.addEventListener("change", () => looks.setLines(name, { shown: box.checked }));
+  const slider = opacity(
+    () => looks.lines[name],
+    (value) => looks.setLines(name, { opacity: value }),
+  );
+  const note = said ? make("p", { class: "quiet" }, said) : null;
+  const details = make("div", { class: "sliders" }, slider.element, note);
   return {
-    element: make("div", { class: "layer" }, make("label", { class: "layer-name" }, box, text)),
+    element: make(
+      "div",
+      { class: "layer", "data-layer": name },
+      make("label", { class: "layer-name" }, box, text),
+      details,
+    ),
     update: () => {
-      box.checked = looks[which];
+      box.checked = looks.lines[name].shown;
+      details.hidden = !box.checked;
+      slider.update();
     },
   };
 }

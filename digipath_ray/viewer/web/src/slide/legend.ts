@@ -1,41 +1,116 @@
-/** What the colors on a slide mean. */
+/** What the colors on a slide mean: one list, drawn on the page and in pictures. */
 
 import type { Layer } from "../page/api";
 import { drawStrip } from "./colormaps";
 import { make } from "../page/dom";
-import type { Look, Looks, Side } from "./looks";
-import { PENS } from "./outlines";
-import type { Scene } from "./pane";
-import { colorOf } from "./valueLayer";
+import type { Look, Side } from "./looks";
+import { penOf, PENS } from "./outlines";
+import { runsOf, sayRun, type Scene } from "./scene";
+import { alphaOf, colorOf } from "./valueLayer";
 import { digits } from "../page/words";
+
+export type LegendEntry =
+  | { kind: "scale"; text: string; layer: Layer; look: Look }
+  | { kind: "patch"; text: string; color: string }
+  | { kind: "line"; text: string; color: string; dashed: boolean }
+  | { kind: "text"; text: string };
 
 const STRIP_PX = 170;
 
-export function legend(scene: Scene, side: Side): HTMLElement[] {
-  const { looks } = scene;
-  const sides: Side[] = looks.mode === "swipe" ? ["left", "right"] : [side];
-  const entries = sides.flatMap((s) =>
-    looks.shownOn(s).map((layer) => entry(layer, looks, sides.length > 1 ? s : null)),
-  );
-  const once = entries.filter(
-    (e, i) => entries.findIndex((other) => other.dataset.name === e.dataset.name) === i,
-  );
-  return [...once, ...lines(scene, sides)];
+/** What these sides show, each thing once; of a comparison which side shows it. */
+export function legendEntries(scene: Scene, sides: readonly Side[]): LegendEntry[] {
+  if (scene.looks.isBare) return [{ kind: "text", text: "Layers off" }];
+  const entries = [
+    ...sides.flatMap((side) => scales(scene, side)),
+    ...sides.flatMap((side) => patches(scene, side)),
+    ...lesionLines(scene, sides),
+    ...truthLines(scene),
+    ...runNames(scene, sides),
+  ];
+  return entries.filter((e, i) => entries.findIndex((other) => other.text === e.text) === i);
 }
 
-function entry(layer: Layer, looks: Looks, side: Side | null): HTMLElement {
-  const look = looks.of(layer.id);
-  if (layer.kind === "mask") {
-    const swatch = make("span", { class: "swatch" });
-    swatch.style.backgroundColor = `rgb(${colorOf(layer, look, 1).join(" ")})`;
-    return make("div", { class: "key", "data-name": layer.id }, swatch, layer.label);
-  }
-  const where = side === null ? "" : side === "left" ? "\u25c0 " : "\u25b6 ";
-  const unit = layer.unit && layer.unit !== layer.name ? `, ${layer.unit}` : "";
+function scales({ looks }: Scene, side: Side): LegendEntry[] {
+  const where = looks.mode === "one" ? "" : side === "left" ? "Left: " : "Right: ";
+  const layers = looks.shownOn(side).filter((layer) => layer.kind === "value");
+  if (layers.length === 0 && where) return [{ kind: "text", text: `${where}slide alone` }];
+  return layers.map((layer) => {
+    const unit = layer.unit && !layer.label.includes(layer.unit) ? `, ${layer.unit}` : "";
+    const text = `${where}${layer.label}${unit}`;
+    return { kind: "scale", text, layer, look: looks.of(layer.id) };
+  });
+}
+
+function patches({ looks }: Scene, side: Side): LegendEntry[] {
+  const masks = looks.shownOn(side).filter((layer) => layer.kind === "mask");
+  return masks.map((layer) => {
+    const color = `rgb(${colorOf(layer, looks.of(layer.id), 1).join(" ")})`;
+    return { kind: "patch", text: layer.label, color };
+  });
+}
+
+function lesionLines(
+  { looks, slide, outlines }: Scene,
+  sides: readonly Side[],
+): LegendEntry[] {
+  if (!looks.shows("outlines")) return [];
+  const [first, ...others] = runsOf(slide);
+  const runs = new Set(sides.map((side) => looks.runOn(side)));
+  return [...runs].flatMap((run): LegendEntry[] => {
+    const lines = outlines.get(run ?? "") ?? [];
+    const whose = others.length > 0 ? ` of ${run}` : "";
+    const { color } = penOf(run, slide);
+    // The server says at which probability the first run outlined.
+    const at =
+      run === first && slide.threshold !== null
+        ? `, outlined at ${slide.threshold.toFixed(2)}`
+        : "";
+    const hull = lines.some(({ whole }) => whole);
+    const lesions = lines.some(({ whole }) => !whole);
+    return [
+      ...(lesions
+        ? [{ kind: "line" as const, text: `lesions${whose}${at}`, color, dashed: false }]
+        : []),
+      ...(hull
+        ? [{ kind: "line" as const, text: `whole tumor region${whose}`, color, dashed: true }]
+        : []),
+    ];
+  });
+}
+
+function truthLines({ looks, truth }: Scene): LegendEntry[] {
+  if (!looks.shows("truthOutlines") || truth.length === 0) return [];
+  return [{ kind: "line", text: "outlines of the truth", color: PENS.truth.color, dashed: true }];
+}
+
+/** Of two runs, what their letters stand for. */
+function runNames({ looks, slide, titles }: Scene, sides: readonly Side[]): LegendEntry[] {
+  if (runsOf(slide).length < 2) return [];
+  const runs = sides.flatMap((side) => [
+    looks.runOn(side),
+    ...looks.shownOn(side).map((layer) => layer.run),
+  ]);
+  const named = [...new Set(runs)].filter((run) => run !== null && run in titles);
+  return named.map((run) => ({ kind: "text", text: sayRun(run!, titles) }));
+}
+
+export function drawLegend(entries: readonly LegendEntry[]): HTMLElement[] {
+  return entries.map((entry) => {
+    if (entry.kind === "scale") return drawScale(entry);
+    if (entry.kind === "text") return make("div", { class: "key" }, entry.text);
+    const dashed = entry.kind === "line" && entry.dashed ? " dashed" : "";
+    const mark = make("span", { class: entry.kind === "line" ? `line${dashed}` : "swatch" });
+    const side = entry.kind === "line" ? "borderTopColor" : "backgroundColor";
+    mark.style[side] = entry.color;
+    return make("div", { class: "key" }, mark, entry.text);
+  });
+}
+
+function drawScale({ text, layer, look }: LegendEntry & { kind: "scale" }): HTMLElement {
   return make(
     "div",
-    { class: "key value", "data-name": `${layer.id} ${side ?? ""}` },
-    make("span", {}, `${where}${layer.label}${unit}`),
+    { class: "key value" },
+    make("span", {}, text),
     strip(layer, look, STRIP_PX, 9),
     make(
       "span",
@@ -47,34 +122,12 @@ function entry(layer: Layer, looks: Looks, side: Side | null): HTMLElement {
   );
 }
 
-/** The colormap; what is below the threshold, and so not shown, is crossed out in gray. */
+/** The colormap on white; what is below the threshold, and so not shown, is gray. */
 export function strip(layer: Layer, look: Look, width: number, height: number): HTMLCanvasElement {
-  const canvas = drawStrip(look.colormap, width, height);
+  const canvas = drawStrip(look.colormap, width, height, (part) => alphaOf(layer, part));
   const context = canvas.getContext("2d")!;
   const cut = ((look.threshold - layer.low) / (layer.high - layer.low)) * width;
   context.fillStyle = "#9aa0a6";
   context.fillRect(0, 0, Math.max(0, Math.min(cut, width)), height);
   return canvas;
-}
-
-function lines({ looks, slide, outlines, truth }: Scene, sides: Side[]): HTMLElement[] {
-  const first = slide.layers[0]?.run;
-  const runs = new Set(sides.map((side) => looks.runOn(side)));
-  const several = slide.layers.some((layer) => layer.run !== first);
-  const keys: HTMLElement[] = [];
-  for (const run of looks.outlines && slide.outlines ? runs : []) {
-    const name = several ? `lesions of ${run}` : "lesions";
-    const { color } = run === first ? PENS.lesion : PENS.other;
-    keys.push(line(name, color, false));
-    const hull = run !== null && outlines.get(run)?.some(({ whole }) => whole);
-    if (hull) keys.push(line("whole tumor region", color, true));
-  }
-  if (looks.truthOutlines && truth.length > 0) keys.push(line("truth", PENS.truth.color, true));
-  return keys;
-}
-
-function line(text: string, color: string, dashed: boolean): HTMLElement {
-  const mark = make("span", { class: dashed ? "line dashed" : "line" });
-  mark.style.borderTopColor = color;
-  return make("div", { class: "key" }, mark, text);
 }

@@ -1,7 +1,10 @@
-/** What is shown of a slide and how: layers, their colors, the comparison. */
+/** What is shown of a slide and how: layers, their colors, outlines, the comparison.
+ *
+ * What was chosen holds for the slides that follow and for the next visit.
+ */
 
 import type { Layer, Slide } from "../page/api";
-import type { ColormapName } from "./colormaps";
+import { COLORMAPS, type ColormapName } from "./colormaps";
 import { recall, remember } from "../page/memory";
 
 export interface Look {
@@ -15,36 +18,65 @@ export interface Look {
 /** One view; one view parted by a line that is moved; two views that move as one. */
 export type Mode = "one" | "swipe" | "side";
 export type Side = "left" | "right";
+export type LinesName = "outlines" | "truthOutlines";
 
-interface Kept {
+interface LinesLook {
+  shown: boolean;
   opacity: number;
-  colormap: ColormapName;
 }
 
-const FIRST_COLORMAPS: Record<string, ColormapName> = {
-  probability: "viridis",
-  aleatoric: "magma",
-  epistemic: "magma",
+interface Comparison {
+  mode: Mode;
+  /** Layers compared; an empty name: the slide alone. */
+  left: string;
+  right: string;
+}
+
+const FIRST_LINES: Record<LinesName, LinesLook> = {
+  outlines: { shown: true, opacity: 1 },
+  truthOutlines: { shown: false, opacity: 1 },
 };
 
-export class Looks {
+export class Looks implements Comparison {
   mode: Mode = "one";
-  /** Layers compared; an empty name: the slide alone. */
   left = "";
   right = "";
   /** Where the line of a swipe is, of the pane's width. */
   split = 0.5;
-  outlines = true;
-  truthOutlines = false;
+  /** Nothing is laid over the slide, until something is changed. */
+  isBare = false;
+  readonly lines: Record<LinesName, LinesLook>;
   onChange: () => void = () => undefined;
   private readonly looks = new Map<string, Look>();
+  /** As last chosen, on this slide or one before. */
+  private compared = recall<Partial<Comparison>>("comparison", {});
 
-  constructor(readonly slide: Slide) {
-    for (const layer of slide.layers) this.looks.set(layer.id, firstLook(layer, slide));
-    const values = this.values;
-    this.left = values[0]?.id ?? "";
+  constructor(public slide: Slide) {
+    this.lines = {
+      outlines: { ...FIRST_LINES.outlines, ...recall("lines:outlines", {}) },
+      truthOutlines: { ...FIRST_LINES.truthOutlines, ...recall("lines:truthOutlines", {}) },
+    };
+    this.take(slide);
+  }
+
+  /** The same slide, of which more or something else is known now. */
+  take(slide: Slide): void {
+    this.slide = slide;
+    for (const layer of slide.layers) {
+      if (!this.looks.has(layer.id)) this.looks.set(layer.id, firstLook(layer, slide));
+    }
+    const { values } = this;
+    if (values.length === 0) {
+      this.mode = "one";
+      return;
+    }
     const other = values.find((v) => v.run !== values[0].run && v.name === values[0].name);
-    this.right = (other ?? values[1])?.id ?? "";
+    const first = { left: values[0].id, right: (other ?? values[1])?.id ?? "" };
+    const kept = this.compared;
+    const known = (id: string | undefined) => id === "" || values.some((v) => v.id === id);
+    this.mode = (["swipe", "side"] as const).find((mode) => mode === kept.mode) ?? "one";
+    this.left = known(kept.left) ? kept.left! : first.left;
+    this.right = known(kept.right) ? kept.right! : first.right;
   }
 
   get values(): Layer[] {
@@ -58,25 +90,51 @@ export class Looks {
   }
 
   set(id: string, change: Partial<Look>): void {
-    const look = Object.assign(this.of(id), change);
-    const layer = this.slide.layers.find((l) => l.id === id)!;
-    const { opacity, colormap } = look;
-    remember(`look:${layer.name}`, { opacity, colormap } satisfies Kept);
-    this.onChange();
+    Object.assign(this.of(id), change);
+    this.keep(id);
+    this.change();
   }
 
-  compare(change: Partial<Pick<Looks, "mode" | "left" | "right" | "split">>): void {
+  /** Show this value layer and none beside it. */
+  showAlone(id: string): void {
+    for (const layer of this.values) {
+      this.of(layer.id).shown = layer.id === id;
+      this.keep(layer.id);
+    }
+    this.change();
+  }
+
+  setLines(name: LinesName, change: Partial<LinesLook>): void {
+    remember(`lines:${name}`, Object.assign(this.lines[name], change));
+    this.change();
+  }
+
+  compare(change: Partial<Comparison & { split: number }>): void {
     Object.assign(this, change);
+    const { mode, left, right } = this;
+    this.compared = { mode, left, right };
+    remember("comparison", this.compared);
+    this.change();
+  }
+
+  /** All layers and lines off, to see the tissue below them, and on again. */
+  toggleBare(): void {
+    this.isBare = !this.isBare;
     this.onChange();
   }
 
   /** Layers on one side of a comparison, or in the only view; masks are on both. */
   shownOn(side: Side): Layer[] {
+    if (this.isBare) return [];
     if (this.mode === "one") return this.slide.layers.filter((l) => this.of(l.id).shown);
     const chosen = side === "left" ? this.left : this.right;
     return this.slide.layers.filter((layer) =>
       layer.kind === "mask" ? this.of(layer.id).shown : layer.id === chosen,
     );
+  }
+
+  shows(name: LinesName): boolean {
+    return this.lines[name].shown && !this.isBare;
   }
 
   /** The run whose outlines are drawn on a side. */
@@ -85,24 +143,33 @@ export class Looks {
     const layer = this.slide.layers.find((l) => l.id === chosen) ?? this.slide.layers[0];
     return layer?.run ?? null;
   }
+
+  private keep(id: string): void {
+    const look = this.of(id);
+    const layer = this.slide.layers.find((l) => l.id === id)!;
+    const isFirst = look.threshold === firstThreshold(layer, this.slide);
+    // The run's own threshold: it may be another one when this is read again.
+    remember(`look:${id}`, { ...look, threshold: isFirst ? undefined : look.threshold });
+  }
+
+  private change(): void {
+    this.isBare = false;
+    this.onChange();
+  }
 }
 
 function firstLook(layer: Layer, slide: Slide): Look {
-  const kept = recall<Kept>(`look:${layer.name}`, {
-    opacity: firstOpacity(layer),
-    colormap: FIRST_COLORMAPS[layer.name] ?? "viridis",
-  });
-  return { ...kept, shown: layer === firstShown(slide), threshold: firstThreshold(layer, slide) };
-}
-
-/** Small variances are dark, as nuclei are: they need more. */
-function firstOpacity(layer: Layer): number {
-  if (layer.kind === "mask") return 0.35;
-  return layer.name === "probability" ? 0.55 : 0.8;
-}
-
-function firstShown(slide: Slide): Layer | undefined {
-  return slide.layers.find((layer) => layer.name === "probability");
+  const isVariance = layer.kind === "value" && layer.name !== "probability";
+  const look: Look = {
+    shown: layer === slide.layers.find(({ name }) => name === "probability"),
+    opacity: layer.kind === "mask" ? 0.35 : isVariance ? 0.9 : 0.55,
+    threshold: firstThreshold(layer, slide),
+    colormap: isVariance ? "YlOrBr" : "viridis",
+    ...recall<Partial<Look>>(`look:${layer.id}`, {}),
+  };
+  look.threshold = Math.min(Math.max(look.threshold, layer.low), layer.high);
+  if (!COLORMAPS.some(({ name }) => name === look.colormap)) look.colormap = "viridis";
+  return look;
 }
 
 /** Probability: what the run called tumor. Variances: all but the smallest tenth. */

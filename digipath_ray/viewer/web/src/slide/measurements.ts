@@ -12,6 +12,7 @@ interface Figure {
 }
 
 const COLOR = "#ffe600";
+const ENOUGH = { distance: 2, area: 3 };
 
 export class Measurements {
   tool: Tool = "none";
@@ -26,17 +27,29 @@ export class Measurements {
     return this.finished.length === 0 && this.points.length === 0;
   }
 
-  /** Take up a tool; the same again lays it down. */
+  /** Take up a tool; the same again lays it down. What was drawn is kept. */
   choose(tool: Tool): void {
+    this.finish();
     this.tool = tool === this.tool ? "none" : tool;
     this.points = [];
     this.onChange();
   }
 
-  add(point: Point): void {
+  /** Set a corner; one within `reach` level-0 px of the first closes an area.
+   *
+   * The second click of a double click lies where the first did: it is no corner.
+   */
+  add(point: Point, reach: number): void {
     if (this.tool === "none") return;
+    const near = (other: Point | undefined) =>
+      other !== undefined && lengthOf([other, point]) <= reach;
+    if (near(this.points.at(-1))) return;
+    if (this.tool === "area" && near(this.points[0])) {
+      this.finish();
+      return;
+    }
     this.points.push(point);
-    if (this.tool === "distance" && this.points.length === 2) this.finish();
+    if (this.tool === "distance" && this.points.length === ENOUGH.distance) this.finish();
     this.onChange();
   }
 
@@ -45,12 +58,10 @@ export class Measurements {
     if (this.points.length > 0) this.onChange();
   }
 
-  /** Keep what was drawn, if it is enough to measure. */
+  /** Keep what was drawn, if it is enough to measure; else it stays open. */
   finish(): void {
-    const enough = this.tool === "area" ? 3 : 2;
-    if (this.tool !== "none" && this.points.length >= enough) {
-      this.finished.push({ tool: this.tool, points: this.points });
-    }
+    if (this.tool === "none" || this.points.length < ENOUGH[this.tool]) return;
+    this.finished.push({ tool: this.tool, points: this.points });
     this.points = [];
     this.onChange();
   }
@@ -117,7 +128,7 @@ export class Measurements {
   }
 }
 
-export function lengthOf(points: readonly Point[]): number {
+function lengthOf(points: readonly Point[]): number {
   let length = 0;
   for (let i = 1; i < points.length; i++) {
     length += Math.hypot(points[i][0] - points[i - 1][0], points[i][1] - points[i - 1][1]);
@@ -126,7 +137,7 @@ export function lengthOf(points: readonly Point[]): number {
 }
 
 /** The area of a polygon that does not cross itself (the shoelace formula). */
-export function areaOf(points: readonly Point[]): number {
+function areaOf(points: readonly Point[]): number {
   let twice = 0;
   points.forEach(([x, y], i) => {
     const [nextX, nextY] = points[(i + 1) % points.length];

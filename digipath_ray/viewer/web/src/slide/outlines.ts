@@ -1,6 +1,6 @@
 /** Outlines of lesions and of the truth, in level-0 px. */
 
-import { ask } from "../page/api";
+import { ask, type Slide } from "../page/api";
 
 export interface Outline {
   path: Path2D;
@@ -67,6 +67,11 @@ export const PENS = {
   truth: { color: "#7dff6b", width: 1.75, dashed: true },
   chosen: { color: "#ffe600", width: 3, dashed: false },
 } satisfies Record<string, Pen>;
+
+/** The pen of a run's lesions: those of a second run have another color. */
+export function penOf(run: string | null, { layers }: Pick<Slide, "layers">): Pen {
+  return run === layers[0]?.run ? PENS.lesion : PENS.other;
+}
 
 /** Stroke paths of level-0 px with a dark edge, so that they show on any stain.
  *

@@ -2,35 +2,17 @@
 
 import OpenSeadragon from "openseadragon";
 
-import type { Lesion, ShownSlide } from "../page/api";
 import { openViewer } from "./deepZoom";
 import { make } from "../page/dom";
-import { legend } from "./legend";
-import type { Looks, Side } from "./looks";
-import { fullMagnification, scaleBar } from "./scale";
-import type { Measurements } from "./measurements";
-import { PENS, stroke, within, type Outline, type Pen } from "./outlines";
+import { drawLegend, legendEntries } from "./legend";
+import type { Side } from "./looks";
+import { drawOverlay } from "./overlay";
 import { Placement, type Point } from "./placement";
-import type { ValueLayer } from "./valueLayer";
+import { fullMagnification, scaleBar } from "./scale";
+import type { Scene, Size } from "./scene";
 
-/** What the views of a slide have in common. */
-export interface Scene {
-  slide: ShownSlide;
-  looks: Looks;
-  layers: ReadonlyMap<string, ValueLayer>;
-  /** By run. */
-  outlines: Map<string, Outline[]>;
-  truth: Outline[];
-  chosen: Lesion | null;
-  measurements: Measurements;
-  crosshair: boolean;
-}
-
-interface Size {
-  width: number;
-  height: number;
-  ratio: number;
-}
+/** How near a pointer meets a point, CSS px: a finger is broader than a mouse's tip. */
+const REACH = { touch: 22, other: 8 };
 
 export class Pane {
   readonly element: HTMLElement;
@@ -39,7 +21,9 @@ export class Pane {
   onMoved: () => void = () => undefined;
   /** The pointer is over this point of the slide; null when it left. */
   onPointer: (point: Point | null) => void = () => undefined;
-  onClick: (point: Point, event: OpenSeadragon.CanvasClickEvent) => void = () => undefined;
+  /** A click or tap; `reach`, in level-0 px, is how far off it may be meant. */
+  onClick: (point: Point, reach: number) => void = () => undefined;
+  onDoubleClick: (point: Point) => void = () => undefined;
   onReady: () => void = () => undefined;
   private readonly bar = make("div", { class: "scale-bar" });
   private readonly key = make("div", { class: "legend" });
@@ -89,11 +73,40 @@ export class Pane {
     return mpp === null || !this.isOpen ? null : mpp / this.placement.scale;
   }
 
+  /** Whether left and right are changed over, and by how much it is turned, 0 to 359. */
+  get pose(): { mirrored: boolean; degrees: number } {
+    const { viewport } = this.viewer;
+    const turned = Math.round(viewport.getRotation());
+    const degrees = viewport.getFlip() ? -turned : turned;
+    return { mirrored: viewport.getFlip(), degrees: ((degrees % 360) + 360) % 360 };
+  }
+
   magnify(magnification: number): void {
     const full = fullMagnification(this.scene.slide.image);
     if (full === null) return;
     const { viewport } = this.viewer;
     viewport.zoomTo(viewport.imageToViewportZoom(magnification / full)).applyConstraints();
+  }
+
+  /** @param at a point of the slide that stays where it is; else the middle does */
+  zoom(factor: number, at?: Point): void {
+    const { viewport } = this.viewer;
+    viewport.zoomBy(factor, at && viewport.imageToViewportCoordinates(at[0], at[1]));
+    viewport.applyConstraints();
+  }
+
+  whole(): void {
+    this.viewer.viewport.goHome();
+  }
+
+  /** Move by parts of the view, to the right and downward as it is seen. */
+  pan(right: number, down: number): void {
+    const { width, height } = this.size;
+    const to = this.placement.toSlide([width * (0.5 + right), height * (0.5 + down)]);
+    const from = this.center;
+    const { viewport } = this.viewer;
+    const moved = viewport.imageToViewportCoordinates(to[0] - from[0], to[1] - from[1]);
+    viewport.panBy(moved).applyConstraints();
   }
 
   /** Show a box of level-0 px with room around it, at most at 10x. */
@@ -109,14 +122,21 @@ export class Pane {
     viewport.zoomTo(viewport.imageToViewportZoom(1 / scale), undefined);
   }
 
+  /** Turn clockwise as it is seen; a mirrored view turns the other way within itself. */
   turn(degrees: number): void {
-    this.viewer.viewport.setRotation(this.viewer.viewport.getRotation() + degrees);
+    const { viewport } = this.viewer;
+    viewport.setRotation(viewport.getRotation() + (viewport.getFlip() ? -degrees : degrees));
+  }
+
+  mirror(): void {
+    this.viewer.viewport.toggleFlip();
   }
 
   /** Show what another view shows, at once. */
   follow(other: Pane): void {
     const { viewport } = this.viewer;
     const from = other.viewer.viewport;
+    viewport.setFlip(from.getFlip());
     viewport.setRotation(from.getRotation(true), true);
     viewport.zoomTo(from.getZoom(true), undefined, true);
     viewport.panTo(from.getCenter(true), true);
@@ -129,6 +149,12 @@ export class Pane {
       this.frame = 0;
       this.draw();
     });
+  }
+
+  /** Name the layers shown; called when these change, not when the view moves. */
+  drawLegend(): void {
+    const sides: Side[] = this.scene.looks.mode === "swipe" ? ["left", "right"] : [this.side];
+    this.key.replaceChildren(...drawLegend(legendEntries(this.scene, sides)));
   }
 
   close(): void {
@@ -148,95 +174,35 @@ export class Pane {
     // In the same frame as the tiles, so that nothing lags behind the slide.
     viewer.addHandler("update-viewport", () => this.draw());
     viewer.addHandler("viewport-change", () => this.onMoved());
+    viewer.addHandler("flip", () => this.onMoved());
     viewer.addHandler("canvas-click", (event) => {
-      if (event.quick) this.onClick(this.pointAt(event.position), event);
+      if (!event.quick) return;
+      const pointer = event.originalEvent as PointerEvent;
+      const reach = pointer.pointerType === "touch" ? REACH.touch : REACH.other;
+      this.onClick(this.pointAt(pointer), reach / this.placement.scale);
     });
+    viewer.addHandler("canvas-double-click", (event) => {
+      event.preventDefaultAction = true; // it forgets that a view may be mirrored
+      this.onDoubleClick(this.pointAt(event.originalEvent as PointerEvent));
+    });
+    // A finger points only where it taps: what it told then stays.
     viewer.container.addEventListener("pointermove", (event) => {
-      if (!this.isOpen) return;
-      const box = viewer.container.getBoundingClientRect();
-      const at = new OpenSeadragon.Point(event.clientX - box.left, event.clientY - box.top);
-      this.onPointer(this.pointAt(at));
+      if (this.isOpen && event.pointerType !== "touch") this.onPointer(this.pointAt(event));
     });
-    viewer.container.addEventListener("pointerleave", () => this.onPointer(null));
+    viewer.container.addEventListener("pointerleave", (event) => {
+      if (event.pointerType === "mouse") this.onPointer(null);
+    });
   }
 
-  private pointAt(pixel: OpenSeadragon.Point): Point {
-    return this.placement.toSlide([pixel.x, pixel.y]);
+  private pointAt({ clientX, clientY }: PointerEvent): Point {
+    const box = this.viewer.container.getBoundingClientRect();
+    return this.placement.toSlide([clientX - box.left, clientY - box.top]);
   }
 
   private draw(): void {
     if (!this.isOpen) return;
-    const { size, placement } = this;
-    const context = fitCanvas(this.overlay, size);
-    this.drawFound(context, placement, size);
-    this.scene.measurements.draw(context, placement, size.ratio);
-    if (this.scene.crosshair) drawCrosshair(context, size);
-    this.drawBar();
-  }
-
-  /** Layers and outlines; of a swipe each side's up to the line. */
-  private drawFound(context: CanvasRenderingContext2D, placement: Placement, size: Size): void {
-    if (this.scene.looks.mode !== "swipe") {
-      this.drawSide(context, placement, size, this.side);
-      return;
-    }
-    const line = this.scene.looks.split * size.width;
-    const right = size.width - line;
-    for (const [side, x, width] of [
-      ["left", 0, line],
-      ["right", line, right],
-    ] as const) {
-      context.save();
-      context.setTransform(size.ratio, 0, 0, size.ratio, 0, 0);
-      context.beginPath();
-      context.rect(x, 0, width, size.height);
-      context.clip();
-      this.drawSide(context, placement, size, side);
-      context.restore();
-    }
-  }
-
-  private drawSide(
-    context: CanvasRenderingContext2D,
-    placement: Placement,
-    size: Size,
-    side: Side,
-  ): void {
-    const { looks, layers, outlines, truth, slide, chosen } = this.scene;
-    for (const layer of looks.shownOn(side)) {
-      layers.get(layer.id)!.draw(context, placement, looks.of(layer.id), size);
-    }
-    context.save();
-    placement.apply(context, size.ratio);
-    const how = { scale: placement.scale * size.ratio, ratio: size.ratio };
-    const draw = (lines: readonly Outline[], pen: Pen) =>
-      stroke(
-        context,
-        lines.map((line) => line.path),
-        pen,
-        how,
-      );
-    const run = looks.runOn(side);
-    const lines = (run !== null && outlines.get(run)) || [];
-    if (looks.outlines) {
-      const pen = run === slide.layers[0]?.run ? PENS.lesion : PENS.other;
-      draw(
-        lines.filter((line) => !line.whole),
-        pen,
-      );
-      draw(
-        lines.filter((line) => line.whole),
-        { ...pen, dashed: true },
-      );
-    }
-    if (looks.truthOutlines) draw(truth, PENS.truth);
-    if (chosen !== null) {
-      stroke(context, pathsOf(chosen, lines), PENS.chosen, how);
-    }
-    context.restore();
-  }
-
-  private drawBar(): void {
+    const { size, placement, side } = this;
+    drawOverlay(this.overlay, this.scene, { size, placement, side });
     const { umPerPx } = this;
     this.bar.hidden = umPerPx === null;
     if (umPerPx === null) return;
@@ -244,55 +210,4 @@ export class Pane {
     this.bar.style.width = `${px}px`;
     this.bar.textContent = label;
   }
-
-  /** Name the layers shown; called when these change, not when the view moves. */
-  drawLegend(): void {
-    this.key.replaceChildren(...legend(this.scene, this.side));
-  }
-}
-
-/** The canvas at the size of the pane, cleared. */
-function fitCanvas(
-  canvas: HTMLCanvasElement,
-  { width, height, ratio }: Size,
-): CanvasRenderingContext2D {
-  const context = canvas.getContext("2d")!;
-  const across = Math.round(width * ratio);
-  const down = Math.round(height * ratio);
-  if (canvas.width !== across || canvas.height !== down) {
-    canvas.width = across;
-    canvas.height = down;
-  }
-  context.setTransform(1, 0, 0, 1, 0, 0);
-  context.clearRect(0, 0, across, down);
-  return context;
-}
-
-/** A lesion's outlines; its box where the run wrote none. */
-function pathsOf({ box }: Lesion, lines: readonly Outline[]): Path2D[] {
-  if (box === null) return [];
-  const its = within(lines, box);
-  if (its.length > 0) return its.map(({ path }) => path);
-  const path = new Path2D();
-  path.rect(box[0], box[1], box[2] - box[0], box[3] - box[1]);
-  return [path];
-}
-
-function drawCrosshair(context: CanvasRenderingContext2D, { width, height, ratio }: Size): void {
-  context.save();
-  context.setTransform(ratio, 0, 0, ratio, 0, 0);
-  const path = new Path2D();
-  path.moveTo(width / 2 - 12, height / 2);
-  path.lineTo(width / 2 + 12, height / 2);
-  path.moveTo(width / 2, height / 2 - 12);
-  path.lineTo(width / 2, height / 2 + 12);
-  for (const [color, line] of [
-    ["#fff", 3],
-    ["#d0006f", 1],
-  ] as const) {
-    context.strokeStyle = color;
-    context.lineWidth = line;
-    context.stroke(path);
-  }
-  context.restore();
 }

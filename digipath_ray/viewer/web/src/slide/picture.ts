@@ -1,16 +1,19 @@
 /** A PNG of the current view, with scale bar and legend, to be put into a letter. */
 
-import type { Layer } from "../page/api";
-import { strip } from "./legend";
-import type { Looks } from "./looks";
+import { legendEntries, strip, type LegendEntry } from "./legend";
+import type { Side } from "./looks";
 import { drawBar, sayMagnification, scaleBar } from "./scale";
-import { PENS } from "./outlines";
-import type { Pane, Scene } from "./pane";
-import { colorOf } from "./valueLayer";
+import type { Pane } from "./pane";
+import type { Scene } from "./scene";
 import { digits } from "../page/words";
 
-const FOOT = 58; // CSS px
+// CSS px
+const HEAD = 54;
+const ROW = 44;
+const GAP = 24;
 const MARGIN = 12;
+const FONT = "11px system-ui, sans-serif";
+const READ_MS = 60_000;
 
 export async function savePicture(
   panes: readonly Pane[],
@@ -24,25 +27,34 @@ export async function savePicture(
   link.href = URL.createObjectURL(png);
   link.download = `${safeName(scene.slide.slide_id)}.png`;
   link.click();
-  URL.revokeObjectURL(link.href);
+  // Some browsers begin to read it only after this.
+  window.setTimeout(() => URL.revokeObjectURL(link.href), READ_MS);
 }
 
 function drawPicture(panes: readonly Pane[], scene: Scene, notice: string): HTMLCanvasElement {
   const { ratio, height } = panes[0].size;
   const width = panes.reduce((sum, pane) => sum + pane.size.width, 0);
   const canvas = document.createElement("canvas");
-  canvas.width = Math.round(width * ratio);
-  canvas.height = Math.round((height + FOOT) * ratio);
   const context = canvas.getContext("2d")!;
+  context.font = FONT;
+  const sides: Side[] = scene.looks.mode === "one" ? ["left"] : ["left", "right"];
+  const rows = layOut(context, legendEntries(scene, sides), width - 2 * MARGIN);
+  canvas.width = Math.round(width * ratio);
+  canvas.height = Math.round((height + HEAD + rows.length * ROW) * ratio);
   context.fillStyle = "#fff";
   context.fillRect(0, 0, canvas.width, canvas.height);
   let x = 0;
   for (const pane of panes) {
     drawPane(context, pane, x * ratio);
+    if (x > 0) drawLine(context, x * ratio, panes[0].size);
     x += pane.size.width;
   }
+  if (scene.looks.mode === "swipe") {
+    drawLine(context, scene.looks.split * width * ratio, panes[0].size);
+  }
   context.setTransform(ratio, 0, 0, ratio, 0, height * ratio);
-  drawFoot(context, panes[0], scene, { width, notice });
+  drawHead(context, panes[0], scene.slide.slide_id, notice, width);
+  rows.forEach((row, i) => drawRow(context, row, HEAD + i * ROW));
   return canvas;
 }
 
@@ -59,94 +71,114 @@ function drawPane(context: CanvasRenderingContext2D, pane: Pane, x: number): voi
   drawBar(context, bar, { x: left, y: (height - 18) * ratio, unit: ratio });
 }
 
-function drawFoot(
-  context: CanvasRenderingContext2D,
-  pane: Pane,
-  { slide, looks }: Scene,
-  { width, notice }: { width: number; notice: string },
-): void {
-  const magnification = pane.magnification;
-  const name = [slide.slide_id, magnification === null ? "" : sayMagnification(magnification)];
-  context.fillStyle = "#111";
-  context.font = "600 13px system-ui, sans-serif";
-  context.fillText(name.filter(Boolean).join("  "), MARGIN, 21);
-  context.fillStyle = "#555";
-  context.font = "11px system-ui, sans-serif";
-  context.fillText(notice, MARGIN, 43, width / 2);
-  drawKeys(context, { slide, looks }, width);
-}
-
-/** The legend, from the right edge to the left. */
-function drawKeys(
-  context: CanvasRenderingContext2D,
-  { slide, looks }: Pick<Scene, "slide" | "looks">,
-  width: number,
-): void {
-  context.font = "11px system-ui, sans-serif";
-  const both = [...looks.shownOn("left"), ...(looks.mode === "one" ? [] : looks.shownOn("right"))];
-  const layers = both.filter((layer, i) => both.indexOf(layer) === i);
-  let x = width - MARGIN;
-  for (const layer of layers.reverse()) {
-    x -=
-      layer.kind === "mask"
-        ? drawSwatch(context, layer, looks, x)
-        : drawScale(context, layer, looks, x);
-  }
-  if (!looks.outlines || !slide.outlines) return;
-  const first = slide.layers[0]?.run;
-  for (const run of new Set([looks.runOn("right"), looks.runOn("left")])) {
-    const { color } = run === first ? PENS.lesion : PENS.other;
-    x -= drawLine(context, looks.mode === "one" ? "lesions" : `lesions of ${run}`, color, x);
-  }
-}
-
+/** Where the left side ends and the right one begins. */
 function drawLine(
   context: CanvasRenderingContext2D,
-  text: string,
-  color: string,
   x: number,
-): number {
-  const width = context.measureText(text).width + 28;
-  context.fillStyle = color;
-  context.fillRect(x - width, 26, 22, 4);
-  context.fillStyle = "#111";
-  context.fillText(text, x - width + 28, 32);
-  return width + 24;
+  { height, ratio }: Pane["size"],
+): void {
+  for (const [color, width] of [
+    ["#111", 4],
+    ["#fff", 2],
+  ] as const) {
+    context.fillStyle = color;
+    context.fillRect(x - (width / 2) * ratio, 0, width * ratio, height * ratio);
+  }
 }
 
-/** A colormap with its ends, right-aligned at x; says how wide it was. */
+/** Which slide, how near, and how it was turned. */
+function drawHead(
+  context: CanvasRenderingContext2D,
+  pane: Pane,
+  name: string,
+  notice: string,
+  width: number,
+): void {
+  const { magnification } = pane;
+  const { mirrored, degrees } = pane.pose;
+  const parts = [
+    name,
+    magnification === null ? "" : sayMagnification(magnification),
+    mirrored ? "mirrored" : "",
+    degrees === 0 ? "" : `turned by ${degrees}\u00b0`,
+  ];
+  context.fillStyle = "#111";
+  context.font = "600 13px system-ui, sans-serif";
+  context.fillText(parts.filter(Boolean).join("  "), MARGIN, 21, width - 2 * MARGIN);
+  context.fillStyle = "#555";
+  context.font = FONT;
+  context.fillText(notice, MARGIN, 41, width - 2 * MARGIN);
+}
+
+interface Placed {
+  entry: LegendEntry;
+  left: number;
+  width: number;
+}
+
+/** Entries from left to right, in as many rows as they need. */
+function layOut(
+  context: CanvasRenderingContext2D,
+  entries: readonly LegendEntry[],
+  width: number,
+): Placed[][] {
+  const rows: Placed[][] = [];
+  let right = Infinity;
+  for (const entry of entries) {
+    const text = context.measureText(entry.text).width;
+    const own = { scale: Math.max(150, text), patch: text + 18, line: text + 28, text }[entry.kind];
+    if (right + own > width) {
+      rows.push([]);
+      right = 0;
+    }
+    rows[rows.length - 1].push({ entry, left: MARGIN + right, width: Math.ceil(own) });
+    right += own + GAP;
+  }
+  return rows;
+}
+
+function drawRow(context: CanvasRenderingContext2D, row: readonly Placed[], top: number): void {
+  for (const { entry, left, width } of row) {
+    const at = { left, top, width };
+    if (entry.kind === "scale") drawScale(context, entry, at);
+    else drawMark(context, entry, at);
+  }
+}
+
 function drawScale(
   context: CanvasRenderingContext2D,
-  layer: Layer,
-  looks: Looks,
-  x: number,
-): number {
-  const look = looks.of(layer.id);
-  const title = `${layer.label} from ${digits(look.threshold)}`;
-  const width = Math.ceil(Math.max(130, context.measureText(title).width));
-  const left = x - width;
-  context.drawImage(strip(layer, look, width, 10), left, 22);
+  { text, layer, look }: LegendEntry & { kind: "scale" },
+  { left, top, width }: { left: number; top: number; width: number },
+): void {
+  context.drawImage(strip(layer, look, width, 10), left, top + 14);
   context.fillStyle = "#111";
-  context.fillText(title, left, 15);
-  context.fillText(digits(layer.low), left, 45);
+  context.fillText(text, left, top + 9);
+  context.fillText(digits(layer.low), left, top + 36);
+  context.textAlign = "center";
+  context.fillText(`from ${digits(look.threshold)}`, left + width / 2, top + 36);
   context.textAlign = "right";
-  context.fillText(digits(layer.high), x, 45);
+  context.fillText(digits(layer.high), left + width, top + 36);
   context.textAlign = "left";
-  return width + 24;
 }
 
-function drawSwatch(
+function drawMark(
   context: CanvasRenderingContext2D,
-  layer: Layer,
-  looks: Looks,
-  x: number,
-): number {
-  const width = context.measureText(layer.label).width + 18;
-  context.fillStyle = `rgb(${colorOf(layer, looks.of(layer.id), 1).join(" ")})`;
-  context.fillRect(x - width, 22, 12, 10);
+  entry: Exclude<LegendEntry, { kind: "scale" }>,
+  { left, top }: { left: number; top: number },
+): void {
+  let indent = 0;
+  if (entry.kind === "patch") {
+    context.fillStyle = entry.color;
+    context.fillRect(left, top + 13, 12, 11);
+    indent = 18;
+  } else if (entry.kind === "line") {
+    context.fillStyle = entry.color;
+    const parts: [number, number][] = entry.dashed ? [[0, 6], [8, 6], [16, 6]] : [[0, 22]];
+    for (const [from, long] of parts) context.fillRect(left + from, top + 17, long, 4);
+    indent = 28;
+  }
   context.fillStyle = "#111";
-  context.fillText(layer.label, x - width + 18, 31);
-  return width + 24;
+  context.fillText(entry.text, left + indent, top + 23);
 }
 
 /** A file name on any system. */

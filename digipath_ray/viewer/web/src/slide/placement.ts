@@ -1,6 +1,6 @@
 /** Where the slide lies in a pane: level-0 px (l0) to CSS px of the pane and back. */
 
-import OpenSeadragon from "openseadragon";
+import type OpenSeadragon from "openseadragon";
 
 export type Point = readonly [number, number];
 
@@ -15,14 +15,14 @@ export class Placement {
     readonly f: number,
   ) {}
 
-  /** As the viewport shows its only image at this moment, turned and all. */
+  /** As the viewport shows its only image at this moment, turned, mirrored and all. */
   static of(viewport: OpenSeadragon.Viewport, side: number): Placement {
     const on = (x: number, y: number) =>
       viewport.pixelFromPoint(viewport.imageToViewportCoordinates(x, y), true);
     const origin = on(0, 0);
     const right = on(side, 0);
     const down = on(0, side);
-    return new Placement(
+    const turned = new Placement(
       (right.x - origin.x) / side,
       (right.y - origin.y) / side,
       (down.x - origin.x) / side,
@@ -30,6 +30,14 @@ export class Placement {
       origin.x,
       origin.y,
     );
+    // OpenSeadragon mirrors what it has drawn, and leaves that out of its arithmetic.
+    return viewport.getFlip() ? turned.mirrored(viewport.getContainerSize().x) : turned;
+  }
+
+  /** The same with left and right of a pane so wide changed over. */
+  mirrored(width: number): Placement {
+    const { a, b, c, d, e, f } = this;
+    return new Placement(-a, b, -c, d, width - e, f);
   }
 
   /** CSS px per level-0 px. */

@@ -16,12 +16,23 @@ export class Readout {
   private asking = new AbortController();
 
   constructor(
-    private readonly slide: ShownSlide,
+    private slide: ShownSlide,
     until: AbortSignal,
   ) {
     until.addEventListener("abort", () => this.show(null));
     fill(this.element, this.place, this.values, this.aside);
     this.show(null);
+  }
+
+  /** The same slide, which may have other layers now. */
+  take(slide: ShownSlide): void {
+    this.slide = slide;
+    this.showValues({});
+  }
+
+  /** Whether a change is told to those who hear the page: not while a mouse moves. */
+  set isSpoken(spoken: boolean) {
+    this.element.setAttribute("aria-live", spoken ? "polite" : "off");
   }
 
   /** Say the place at once, and the exact values as soon as the pointer rests. */

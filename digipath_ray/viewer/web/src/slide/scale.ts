@@ -21,7 +21,7 @@ export function sayMagnification(magnification: number): string {
 
 const LONGEST_PX = 160;
 
-export interface Bar {
+interface Bar {
   px: number;
   label: string;
 }

@@ -1,5 +1,6 @@
 /** The bar above a slide: its name, what was found, the slides before and after. */
 
+import type { Entry } from "../page/api";
 import { drawBar } from "../page/bar";
 import { make } from "../page/dom";
 import { icon } from "../page/icons";
@@ -33,11 +34,15 @@ export function drawSlideBar(live: Live, key: string): void {
     make(
       "span",
       { class: `chip ${toneOf(entry)}` },
-      entry.verdict_label ?? entry.verdict ?? entry.status,
+      entry.verdict_label ?? entry.verdict ?? sayStatus(entry),
     ),
     step(before, "Slide before (K)", "back"),
     step(after, "Next slide (J)", "next"),
   );
+}
+
+function sayStatus({ status, progress }: Entry): string {
+  return progress === null ? status : `${status}, ${Math.round(100 * progress)} %`;
 }
 
 /** The slides before and after this one, in the order of the table. */

@@ -1,35 +1,65 @@
 /** What stands beside a slide: notices, the controls, lesions, exports, facts. */
 
 import { url, type Slide } from "../page/api";
-import { make } from "../page/dom";
+import { comparisonPanel } from "./comparison";
+import { fill, make, type Child } from "../page/dom";
+import { keepFocus } from "./focus";
 import { icon } from "../page/icons";
+import { layerPanel } from "./layerPanel";
+import type { Looks } from "./looks";
+import { runsOf, sayRun } from "./scene";
 import { NONE } from "../page/words";
 
-interface Parts {
-  comparison: HTMLElement;
-  layers: HTMLElement;
-  lesions: HTMLElement;
-  researchUse: string;
-}
+export class SlidePanel {
+  readonly element = make("aside", { class: "panel", "aria-label": "Findings" });
+  private updates: (() => void)[] = [];
+  /** Which parts are open: as the user left them. */
+  private readonly open = new Map([["Facts", false]]);
 
-export function slidePanel(slide: Slide, parts: Parts): HTMLElement {
-  const done = slide.status === "done";
-  const compared = slide.layers.some((layer) => layer.kind === "value");
-  return make(
-    "aside",
-    { class: "panel", "aria-label": "Findings" },
-    ...notices(slide),
-    compared ? parts.comparison : null,
-    part("Layers", true, parts.layers),
-    done ? part(`Lesions (${slide.lesions.length})`, true, parts.lesions) : null,
-    done ? part("Export", true, exports(slide)) : null,
-    slide.facts.length > 0 ? part("Facts", false, facts(slide.facts)) : null,
-    make("p", { class: "quiet panel-end" }, parts.researchUse),
-  );
+  constructor(
+    private readonly looks: Looks,
+    private readonly titles: Record<string, string>,
+    private readonly researchUse: string,
+  ) {}
+
+  /** All of it anew; what has the focus keeps it. */
+  draw(slide: Slide, lesions: HTMLElement): void {
+    const layers = layerPanel(this.looks, this.titles);
+    const comparison = comparisonPanel(this.looks);
+    this.updates = [layers.update, comparison.update];
+    const done = slide.status === "done";
+    const fit = slide.layers.some((layer) => layer.kind === "value");
+    const notes = slide.notes.length > 0 ? notice("To know", slide.notes, "plain-notice") : null;
+    keepFocus(this.element, () =>
+      fill(
+        this.element,
+        ...notices(slide),
+        fit ? comparison.element : null,
+        this.part("Layers", layers.element, notes),
+        done ? this.part("Lesions", lesions, null, ` (${slide.lesions.length})`) : null,
+        done ? this.part("Export", exports(slide, this.titles)) : null,
+        slide.facts.length > 0 ? this.part("Facts", facts(slide.facts)) : null,
+        make("p", { class: "quiet panel-end" }, this.researchUse),
+      ),
+    );
+  }
+
+  /** Bring the controls up to date with the looks. */
+  update(): void {
+    for (const update of this.updates) update();
+  }
+
+  private part(title: string, content: HTMLElement, before: Child = null, more = ""): HTMLElement {
+    const open = this.open.get(title) ?? true;
+    const summary = make("summary", {}, `${title}${more}`);
+    const details = make("details", { class: "part", open }, summary, before, content);
+    details.addEventListener("toggle", () => this.open.set(title, details.open));
+    return details;
+  }
 }
 
 /** Why it was not analyzed, or why a person should look. */
-function notices({ failure, image_error, reasons, notes }: Slide): HTMLElement[] {
+function notices({ failure, image_error, reasons }: Slide): HTMLElement[] {
   if (failure !== null) {
     return [
       notice(`Not analyzed: failed at ${failure.step}`, [failure.error, failure.hint], "bad"),
@@ -38,7 +68,6 @@ function notices({ failure, image_error, reasons, notes }: Slide): HTMLElement[]
   return [
     ...(image_error ? [notice("Its file", [image_error.error, image_error.hint], "bad")] : []),
     ...(reasons.length > 0 ? [notice("Look because", reasons)] : []),
-    ...(notes.length > 0 ? [notice("To know", notes, "plain-notice")] : []),
   ];
 }
 
@@ -47,25 +76,30 @@ function notice(title: string, texts: readonly string[], kind = ""): HTMLElement
   return make("section", { class: `notice ${kind}` }, make("b", {}, title), ...paragraphs);
 }
 
-function part(title: string, open: boolean, content: HTMLElement): HTMLElement {
-  return make("details", { class: "part", open }, make("summary", {}, title), content);
+/** A row of links for each run. */
+function exports(slide: Slide, titles: Record<string, string>): HTMLElement {
+  const runs = runsOf(slide);
+  const rows = (runs.length > 0 ? runs : [""]).map((run, i) => {
+    const title = runs.length > 1 ? make("h3", { class: "run-title" }, sayRun(run, titles)) : null;
+    return make("div", { class: "exports" }, title, ...exportsOf(slide, run, i === 0));
+  });
+  return make("div", {}, ...rows);
 }
 
-function exports({ key, outlines, layers }: Slide): HTMLElement {
+function exportsOf({ key, outlines, layers }: Slide, run: string, isFirst: boolean): Child[] {
   const link = (what: "geojson" | "heatmap" | "csv", text: string, title: string) => {
-    const anchor = make("a", { class: "button small", href: url.exported(key, what), title });
+    const href = `${url.exported(key, what)}${isFirst ? "" : `?run=${run}`}`;
+    const anchor = make("a", { class: "button small", href, title });
     anchor.setAttribute("download", "");
     anchor.append(icon("save"), text);
     return anchor;
   };
-  return make(
-    "div",
-    { class: "exports" },
+  return [
     outlines && link("geojson", "GeoJSON", "Lesion outlines for QuPath"),
-    layers.some((layer) => layer.kind === "value") &&
+    layers.some((layer) => layer.kind === "value" && layer.run === run) &&
       link("heatmap", "OME-TIFF", "Heatmap with all its channels, as floats"),
-    link("csv", "CSV", "Outcome of this slide"),
-  );
+    link("csv", "CSV", "The lesions of this slide, a row each"),
+  ];
 }
 
 function facts(pairs: readonly [string, string][]): HTMLElement {

@@ -11,6 +11,7 @@ export interface Actions {
   zoom: (factor: number) => void;
   whole: () => void;
   turn: (degrees: number) => void;
+  mirror: () => void;
   measure: (tool: Tool) => void;
   clear: () => void;
   picture: () => void;
@@ -23,6 +24,7 @@ export class Toolbar {
   private readonly steps: HTMLButtonElement[];
   private readonly distance: HTMLButtonElement;
   private readonly area: HTMLButtonElement;
+  private readonly mirror: HTMLButtonElement;
   private readonly clear: HTMLButtonElement;
 
   constructor(slide: ShownSlide, actions: Actions) {
@@ -40,6 +42,7 @@ export class Toolbar {
     });
     this.distance = tool("ruler", "Measure a distance (M)", () => actions.measure("distance"));
     this.area = tool("area", "Measure an area (A)", () => actions.measure("area"));
+    this.mirror = tool("swipe", "Mirror: left for right (F)", actions.mirror);
     this.clear = tool("close", "Remove measurements", actions.clear);
     this.element = make(
       "div",
@@ -50,9 +53,10 @@ export class Toolbar {
         tool("plus", "Zoom in (+)", () => actions.zoom(1.5)),
         tool("home", "Whole slide (0)", actions.whole),
       ]),
-      group("Rotation", [
+      group("Rotation and mirror", [
         tool("left", "Turn left (Shift+R)", () => actions.turn(-90)),
         tool("right", "Turn right (R)", () => actions.turn(90)),
+        this.mirror,
       ]),
       group("Measure", [this.distance, this.area, this.clear]),
       group("Picture and keys", [
@@ -62,7 +66,8 @@ export class Toolbar {
     );
   }
 
-  showMagnification(magnification: number | null): void {
+  showView(magnification: number | null, mirrored: boolean): void {
+    this.mirror.setAttribute("aria-pressed", String(mirrored));
     if (magnification === null) return;
     this.now.textContent = sayMagnification(magnification);
     for (const button of this.steps) {

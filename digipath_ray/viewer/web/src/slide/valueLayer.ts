@@ -22,7 +22,7 @@ interface Range {
 }
 
 export class ValueLayer {
-  readonly tiles: ValueTiles;
+  private readonly tiles: ValueTiles;
   private range: Range | null = null;
   private values = new Uint8Array(0);
   private readonly canvas = document.createElement("canvas");
@@ -163,7 +163,7 @@ export function colorTable(layer: Layer, look: Look): Uint32Array {
     const part = (v - 1) / 254;
     const value = layer.low + part * (layer.high - layer.low);
     const shown = layer.kind === "mask" ? v >= 128 : value >= look.threshold;
-    if (shown) table.set([...colorOf(layer, look, part), 255], 4 * v);
+    if (shown) table.set([...colorOf(layer, look, part), 255 * alphaOf(layer, part)], 4 * v);
   }
   return new Uint32Array(table.buffer);
 }
@@ -172,6 +172,15 @@ export function colorTable(layer: Layer, look: Look): Uint32Array {
 export function colorOf(layer: Layer, look: Look, part: number): Rgb {
   if (layer.kind === "mask") return MASK_COLORS[layer.name] ?? [86, 180, 233];
   return colorAt(look.colormap, part);
+}
+
+/** How much of a value's color covers the slide, `part` of the way from low to high.
+ *
+ * A variance fades where it is small, or it would hide the tissue wherever the networks
+ * agree: it covers as much as its root does, the standard deviation.
+ */
+export function alphaOf(layer: Layer, part: number): number {
+  return layer.unit === "variance" ? Math.sqrt(part) : 1;
 }
 
 /** Of Okabe and Ito's colors, which the color-blind tell apart. */

@@ -3,7 +3,7 @@
 import { url, type Layer } from "../page/api";
 import { requestTile } from "../page/tileRequest";
 
-export interface Tile {
+interface Tile {
   width: number;
   height: number;
   values: Uint8Array;

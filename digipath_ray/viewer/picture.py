@@ -1,4 +1,4 @@
-"""A slide's own tiles: DeepZoom's geometry, and pixels from the slide itself.
+"""An open slide as a picture of tiles: DeepZoom's geometry, the slide's own pixels.
 
 Nothing is tiled beforehand: a tile is read from the level of the file that is just
 finer, whatever the slide's size.

@@ -3,6 +3,7 @@
 import ctypes
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -19,8 +20,7 @@ from digipath_ray.bucket import put
 from digipath_ray.manifest import SlideRow
 from digipath_ray.slide import SlideError, open_slide
 from digipath_ray.viewer.bounded import Kept
-from digipath_ray.viewer.pool import SlidePool
-from digipath_ray.viewer.pyramid import (
+from digipath_ray.viewer.picture import (
     MOST_PX,
     TILE_PX,
     NoTile,
@@ -29,7 +29,8 @@ from digipath_ray.viewer.pyramid import (
     max_level,
     read_shrunk,
 )
-from digipath_ray.viewer.tiles import Tiles, shrink
+from digipath_ray.viewer.pool import Fetching, SlidePool
+from digipath_ray.viewer.slidetiles import Tiles, shrink
 from tests.slides import noise, write_levels, write_pyramid, write_scn
 from tests.viewing import decode, write_gradient
 
@@ -106,7 +107,7 @@ def test_a_plain_image_has_tiles_and_is_decoded_once(tmp_path: Path) -> None:
 def test_a_level_is_shrunk_in_strips_as_it_is_whole(
     gradient: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("digipath_ray.viewer.pyramid.STRIP_PX", 4000 * 100)
+    monkeypatch.setattr("digipath_ray.viewer.picture.STRIP_PX", 4000 * 100)
     with open_slide(gradient) as slide:
         strips = read_shrunk(slide, 0, (0, 0, 4000, 3000), (400, 300))
         whole = slide.read_level(0, 0, 0, 4000, 3000)
@@ -327,3 +328,66 @@ def test_a_slide_in_a_bucket_is_copied_once(
     assert bucket_server.asked("GET", "slide.tif") <= 2
     pool.close()
     shutil.rmtree(tmp_path / "cache")
+
+
+@pytest.fixture
+def in_bucket(
+    bucket_url: str, gradient: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> list[SlideRow]:
+    """Four slides in a bucket, and a cache that holds one and a half of them."""
+    monkeypatch.setenv("DIGIPATH_CACHE", str(tmp_path / "cache"))
+    size = gradient.stat().st_size
+    monkeypatch.setenv("DIGIPATH_CACHE_GB", str(1.5 * size / 1e9))
+    rows = []
+    for i in range(4):
+        put(f"{bucket_url}/{i}.tif", gradient.read_bytes())
+        rows.append(SlideRow(slide_id=str(i), path=f"{bucket_url}/{i}.tif"))
+    return rows
+
+
+def tile_of(pool: SlidePool, one: SlideRow, *, within_s: float) -> float:
+    """Ask for a slide until it is here; the seconds that the longest try took."""
+    longest, started = 0.0, time.monotonic()
+    while True:
+        asked = time.monotonic()
+        try:
+            with pool.use(one) as picture:
+                assert picture.tile(12, 0, 0).shape == (512, 512, 3)
+                return max(longest, time.monotonic() - asked)
+        except Fetching:
+            longest = max(longest, time.monotonic() - asked)
+            assert time.monotonic() - started < within_s
+            time.sleep(0.05)
+
+
+def test_unused_copies_make_room_for_the_next(in_bucket: list[SlideRow]) -> None:
+    pool = SlidePool(wait_s=0.2)
+    for one in in_bucket:
+        assert tile_of(pool, one, within_s=20) < 5
+    pool.close()
+
+
+def test_where_there_is_no_room_nobody_waits_long(in_bucket: list[SlideRow]) -> None:
+    pool = SlidePool(wait_s=0.2)
+    tile_of(pool, in_bucket[0], within_s=20)
+    with pool.use(in_bucket[0]):  # so its copy stays
+        for _ in range(3):
+            started = time.monotonic()
+            with pytest.raises(Fetching), pool.use(in_bucket[1]):
+                pass
+            assert time.monotonic() - started < 5
+        with pool.use(in_bucket[0]) as picture:
+            assert picture.tile(12, 1, 1).shape == (512, 512, 3)
+    tile_of(pool, in_bucket[1], within_s=20)
+    pool.close()
+
+
+def test_few_copies_stay_open_unused(
+    in_bucket: list[SlideRow], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DIGIPATH_CACHE_GB")
+    pool = SlidePool(most_copies=2)
+    for one in in_bucket * 2:  # a fetch closes all others; then all are here
+        tile_of(pool, one, within_s=20)
+    assert len(pool) == 2
+    pool.close()

@@ -8,8 +8,8 @@ from PIL import Image
 from digipath_ray.manifest import SlideRow
 from digipath_ray.slide import Pixels, Slide
 from digipath_ray.viewer.bounded import Kept
+from digipath_ray.viewer.picture import Levels, encode_jpeg, read_shrunk
 from digipath_ray.viewer.pool import SlidePool
-from digipath_ray.viewer.pyramid import Levels, encode_jpeg, read_shrunk
 
 THUMBNAIL_PX = 320
 """Longer side of a slide in the table."""

@@ -1,0 +1,139 @@
+"""Runs that the page asks for: what was asked, checked, and how far each is."""
+
+import asyncio
+import re
+import shlex
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from digipath_ray.manifest import SlideRow
+from digipath_ray.rundir import RunDirectory
+from digipath_ray.settings import PRESETS
+from digipath_ray.storage import is_url
+from digipath_ray.viewer.snapshot import Entry, Json
+
+State = Literal["queued", "running", "done", "failed", "canceled"]
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+"""What a run's folder may be called from the page."""
+MADE_WEIGHTS = ("random", "imagenet")
+"""Weights that are no file's."""
+LINES = 40
+"""Of what a run says, the last ones are shown."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """A run as the page asks for it, checked."""
+
+    slides: tuple[SlideRow, ...]
+    preset: str
+    weights: str | None
+    out: str
+
+    @classmethod
+    def of(cls, said: Mapping[str, Any], entries: Mapping[str, Entry]) -> "Wanted":
+        """What a post asks for.
+
+        Raises:
+            ValueError: what is wrong with it.
+        """
+        keys = said.get("slides")
+        if not isinstance(keys, list) or not keys:
+            raise ValueError("slides: choose at least one")
+        if not all(isinstance(key, str) and key in entries for key in keys):
+            raise ValueError("slides: one of them is not of this cohort")
+        preset = said.get("preset")
+        if preset not in PRESETS:
+            raise ValueError(f"preset: choose from {', '.join(PRESETS)}")
+        weights = _weights_of(said)
+        out = said.get("out")
+        if not isinstance(out, str) or not NAME.fullmatch(out):
+            raise ValueError(
+                "out: name the run with letters, digits, dots, dashes and underscores"
+            )
+        rows = tuple(entries[key].row for key in dict.fromkeys(keys))
+        return cls(slides=rows, preset=str(preset), weights=weights, out=out)
+
+
+def _weights_of(said: Mapping[str, Any]) -> str | None:
+    weights = said.get("weights") or None
+    if weights is None or weights in MADE_WEIGHTS:
+        return weights
+    if not isinstance(weights, str) or not weights.isprintable():
+        raise ValueError("weights: name a folder, a file or a bucket's URL")
+    if not is_url(weights) and not Path(weights).expanduser().exists():
+        raise ValueError(f"weights: {weights}: not there")
+    return weights
+
+
+@dataclass(kw_only=True, eq=False)
+class Job:
+    """A run that was asked for.
+
+    Attributes:
+        id: its name.
+        wanted: what was asked.
+        out: its run directory.
+        manifest: the file that lists its slides.
+        state: how far it is.
+        asked, started, ended: when, UTC, ISO 8601.
+        exit_code: of its process, once that has ended.
+        lines: the last that it said.
+        listed: its manifest is written.
+        process: while it runs.
+    """
+
+    id: str
+    wanted: Wanted
+    out: Path
+    manifest: Path
+    state: State = "queued"
+    asked: str
+    started: str | None = None
+    ended: str | None = None
+    exit_code: int | None = None
+    lines: deque[str] = field(default_factory=lambda: deque(maxlen=LINES))
+    listed: bool = False
+    process: asyncio.subprocess.Process | None = None
+
+    @property
+    def arguments(self) -> list[str]:
+        """Of ``digipath``; values are bound to their options, so that none is one."""
+        weights = self.wanted.weights
+        return [
+            "run",
+            str(self.manifest),
+            f"--preset={self.wanted.preset}",
+            f"--out={self.out}",
+            *([] if weights is None else [f"--weights={weights}"]),
+        ]
+
+    @property
+    def finished(self) -> bool:
+        """Whether its results can be opened."""
+        return self.state == "done" and RunDirectory(self.out).settings.exists()
+
+    @property
+    def said(self) -> Json:
+        """As JSON."""
+        return {
+            "id": self.id,
+            "state": self.state,
+            "slides": len(self.wanted.slides),
+            "preset": self.wanted.preset,
+            "weights": self.wanted.weights,
+            "out": str(self.out),
+            "asked": self.asked,
+            "started": self.started,
+            "ended": self.ended,
+            "exit_code": self.exit_code,
+            "said": list(self.lines),
+            "finished": self.finished,
+            "open": f"digipath view {shlex.quote(str(self.out))}"
+            if self.finished
+            else None,
+        }

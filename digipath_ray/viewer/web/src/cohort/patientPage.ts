@@ -1,0 +1,89 @@
+/** The page of a patient: the nodes side by side, their votes, the stage and its rule. */
+
+import type { Entry, Patient, PatientNode } from "../page/api";
+import { fill, make, patchChildren } from "../page/dom";
+import type { Live } from "../page/live";
+import { hrefs } from "../page/route";
+import { NONE, sayFinding, sayLength, sayStage, toneOf, TYPES } from "../page/words";
+import { graver } from "./patientTable";
+import { thumbnail } from "./thumbnails";
+
+export function showPatient(main: HTMLElement, live: Live, id: string, until: AbortSignal): void {
+  const page = make("div", { class: "page patient-page" });
+  const draw = () => {
+    const patient = live.cohort.patients.find((p) => p.patient_id === id);
+    patchChildren(page, patient ? describe(patient, live) : [make("h1", {}, id), unknown()]);
+  };
+  const parts = new Set(["patients", "slides", "status"]);
+  live.watch((part) => parts.has(part) && draw(), until);
+  draw();
+  fill(main, page);
+}
+
+function unknown(): HTMLElement {
+  return make("p", { class: "empty" }, "This cohort has no such patient.");
+}
+
+function describe(patient: Patient, live: Live): HTMLElement[] {
+  return [
+    make("h1", {}, patient.patient_id),
+    make(
+      "section",
+      { class: "card stage-card", "aria-label": "Stage" },
+      make("p", { class: "big-stage" }, sayStage(patient)),
+      make(
+        "div",
+        {},
+        make("p", {}, patient.rule),
+        patient.missing ? make("p", { class: "lacking" }, patient.missing) : null,
+        ...patient.notes.map((note) => make("p", { class: "quiet" }, note)),
+      ),
+    ),
+    make("h2", {}, "Nodes, the gravest first"),
+    make("ul", { class: "nodes" }, ...graver(patient.nodes).map((node) => nodeCard(node, live))),
+  ];
+}
+
+function nodeCard(node: PatientNode, live: Live): HTMLElement {
+  const entry = live.entry(node.key);
+  const tone = entry ? toneOf(entry) : "plain";
+  const link = make("a", { href: hrefs.slide(node.key) });
+  fill(
+    link,
+    entry ? thumbnail(entry) : null,
+    make("span", { class: "node-name" }, sayNode(node, entry)),
+  );
+  return make(
+    "li",
+    { class: `card node ${tone}` },
+    link,
+    make("p", {}, make("span", { class: `chip ${tone}` }, entry ? sayFinding(entry) : NONE)),
+    entry?.status === "done" ? largest(entry) : null,
+    node.votes.length > 0 ? votes(node) : null,
+    entry?.failure ? make("p", { class: "error-text" }, entry.failure.error) : null,
+  );
+}
+
+/** A slide of no known node goes by its own name. */
+function sayNode({ node }: PatientNode, entry: Entry | undefined): string {
+  if (node === null || node === entry?.slide_id) return entry?.slide_id ?? "slide";
+  return `Node ${node}`;
+}
+
+function largest(entry: Entry): HTMLElement {
+  const text = entry.largest_um ? `Largest lesion ${sayLength(entry.largest_um)}` : "No lesion";
+  return make("p", { class: "quiet" }, text);
+}
+
+function votes(node: PatientNode): HTMLElement {
+  const rows = node.votes.map(({ forest, type }) =>
+    make(
+      "tr",
+      { class: type === node.metastasis ? "taken" : null },
+      make("th", { scope: "row" }, forest),
+      make("td", {}, TYPES[type] ?? type),
+    ),
+  );
+  const caption = make("caption", {}, "Votes of the forests");
+  return make("table", { class: "votes" }, caption, make("tbody", {}, ...rows));
+}

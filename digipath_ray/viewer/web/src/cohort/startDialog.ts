@@ -1,0 +1,90 @@
+/** The form that starts a run; what the server refuses stands next to its field. */
+
+import { Refusal, send, type Job } from "../page/api";
+import { fill, make } from "../page/dom";
+import type { Live } from "../page/live";
+import { count } from "../page/words";
+import { chosen } from "./listing";
+
+type Field = HTMLInputElement | HTMLSelectElement;
+
+export function startDialog(live: Live, presets: string[], onQueued: () => void): void {
+  const preset = make("select", { name: "preset" });
+  fill(preset, ...presets.map((name) => make("option", { value: name }, name)));
+  const weights = make("input", { name: "weights", placeholder: "those of the preset" });
+  const out = make("input", { name: "out", required: true, value: suggestName(live) });
+  const start = make("button", { class: "button primary", type: "submit" }, "Start");
+  const cancel = make("button", { class: "button", type: "button" }, "Not now");
+  const wrong = make("p", { class: "error", role: "alert" });
+  const form = make(
+    "form",
+    { novalidate: true },
+    make("h2", {}, `Run on ${count(chosen.size, "slide")}`),
+    labeled("Preset", preset),
+    labeled("Weights", weights, "A folder or bucket with the members, or random"),
+    labeled("Name of the new run", out),
+    make("p", { class: "quiet" }, "Runs wait for one another: one at a time on these GPUs."),
+    wrong,
+    make("div", { class: "actions" }, cancel, start),
+  );
+  const dialog = make("dialog", { "aria-label": "Start a run" }, form);
+  cancel.addEventListener("click", () => dialog.close());
+  dialog.addEventListener("close", () => dialog.remove());
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    start.disabled = true;
+    forget([preset, weights, out], wrong);
+    const asked = { preset: preset.value, weights: weights.value.trim(), out: out.value.trim() };
+    send<Job>("jobs", { slides: [...chosen], ...asked }).then(
+      () => {
+        dialog.close();
+        onQueued();
+      },
+      (reason: unknown) => {
+        start.disabled = false;
+        refuse(reason, [preset, weights, out], wrong);
+      },
+    );
+  });
+  document.body.append(dialog);
+  dialog.showModal();
+}
+
+function labeled(name: string, field: Field, hint?: string): HTMLElement {
+  const error = make("span", { class: "error", id: `wrong-${field.name}`, role: "alert" });
+  field.setAttribute("aria-describedby", error.id);
+  const label = make("label", {}, name, field, hint ? make("small", {}, hint) : null);
+  return make("div", { class: "field" }, label, error);
+}
+
+function errorOf(field: Field): HTMLElement | null {
+  return document.getElementById(`wrong-${field.name}`);
+}
+
+function forget(fields: Field[], wrong: HTMLElement): void {
+  wrong.textContent = "";
+  for (const field of fields) {
+    field.removeAttribute("aria-invalid");
+    errorOf(field)?.replaceChildren();
+  }
+}
+
+/** A refusal begins with the name of the field it is about: `out: name the run with ...` */
+function refuse(reason: unknown, fields: Field[], wrong: HTMLElement): void {
+  const text = reason instanceof Refusal ? reason.message : "The server gave no answer.";
+  const field = fields.find(({ name }) => text.startsWith(`${name}: `));
+  if (field === undefined) {
+    wrong.textContent = text;
+    return;
+  }
+  field.setAttribute("aria-invalid", "true");
+  const error = errorOf(field);
+  if (error) error.textContent = text.slice(field.name.length + 2);
+  field.focus();
+}
+
+function suggestName(live: Live): string {
+  const day = new Date().toISOString().slice(0, 10);
+  const title = live.cohort.title.replace(/[^A-Za-z0-9]+/g, "-").replace(/^-|-$/g, "");
+  return `${title || "run"}-${day}`;
+}

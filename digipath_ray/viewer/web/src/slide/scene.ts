@@ -1,0 +1,93 @@
+/** What the views of a slide have in common. */
+
+import { Refusal, url, type Lesion, type ShownSlide } from "../page/api";
+import { Looks } from "./looks";
+import { Measurements } from "./measurements";
+import { readOutlines, type Outline } from "./outlines";
+import { ValueLayer } from "./valueLayer";
+
+export interface Scene {
+  slide: ShownSlide;
+  looks: Looks;
+  layers: ReadonlyMap<string, ValueLayer>;
+  /** By run. */
+  outlines: Map<string, Outline[]>;
+  truth: Outline[];
+  chosen: Lesion | null;
+  measurements: Measurements;
+  crosshair: boolean;
+  /** Of the opened runs, by their letter. */
+  titles: Record<string, string>;
+}
+
+/** Of a view: CSS px, and device px per CSS px. */
+export interface Size {
+  width: number;
+  height: number;
+  ratio: number;
+}
+
+/** Tells when more of a layer can be drawn, and when it cannot be read. */
+interface Watch {
+  until: AbortSignal;
+  onArrived: () => void;
+  onFailed: (why: string) => void;
+}
+
+export function makeScene(slide: ShownSlide, titles: Record<string, string>): Scene {
+  return {
+    slide,
+    looks: new Looks(slide),
+    layers: new Map(),
+    outlines: new Map(),
+    truth: [],
+    chosen: null,
+    measurements: new Measurements(slide.image),
+    crosshair: false,
+    titles,
+  };
+}
+
+/** The same slide, of which more is known now; a layer that is the same keeps its tiles. */
+export function takeSlide(scene: Scene, slide: ShownSlide, watch: Watch): void {
+  const { until, onArrived, onFailed } = watch;
+  const layers = slide.layers.map((layer) => {
+    const before = scene.layers.get(layer.id);
+    const same = before?.layer.version === layer.version;
+    return same ? before : new ValueLayer(layer, slide.key, until, onArrived, onFailed);
+  });
+  scene.slide = slide;
+  scene.looks.take(slide);
+  scene.layers = new Map(layers.map((layer) => [layer.layer.id, layer]));
+  scene.chosen = null;
+}
+
+/** Fetch the outlines of each run and of the truth. */
+export async function readLines(
+  scene: Scene,
+  until: AbortSignal,
+  onFailed: (why: string) => void,
+): Promise<void> {
+  const { slide } = scene;
+  const read = (what: string, path: string): Promise<Outline[]> =>
+    readOutlines(path, until).catch((reason: unknown) => {
+      const isNone = reason instanceof Refusal && reason.status === 404;
+      if (!until.aborted && !isNone) onFailed(`${what} could not be read: ${String(reason)}`);
+      return [];
+    });
+  for (const run of slide.outlines ? runsOf(slide) : []) {
+    scene.outlines.set(run, await read("Lesion outlines", url.outlines(slide.key, run)));
+  }
+  if (slide.truth_outlines) scene.truth = await read("Truth outlines", url.truth(slide.key));
+}
+
+/** The runs that a slide's layers come from, the first one first. */
+export function runsOf({ layers }: Pick<ShownSlide, "layers">): string[] {
+  return [...new Set(layers.map((layer) => layer.run))];
+}
+
+/** A run's letter and its name. */
+export function sayRun(run: string, titles: Record<string, string>): string {
+  const title = titles[run];
+  return title ? `${run}: ${title}` : run;
+}

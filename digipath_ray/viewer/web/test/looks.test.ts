@@ -1,0 +1,56 @@
+import assert from "node:assert/strict";
+import { beforeEach, test } from "node:test";
+
+import { Looks } from "../src/slide/looks";
+import { slideOf } from "./slides";
+
+const kept = new Map<string, string>();
+beforeEach(() => kept.clear());
+Object.assign(globalThis, {
+  localStorage: {
+    getItem: (name: string) => kept.get(name) ?? null,
+    setItem: (name: string, value: string) => kept.set(name, value),
+  },
+});
+
+test("what was chosen holds on the next slide", () => {
+  const looks = new Looks(slideOf(["a"]));
+  looks.set("a/probability", { threshold: 0.7, opacity: 0.3, colormap: "cividis" });
+  looks.showAlone("a/epistemic");
+  looks.setLines("outlines", { shown: false });
+  looks.compare({ mode: "swipe", left: "a/epistemic", right: "" });
+  const next = new Looks(slideOf(["a"]));
+  const expected = { shown: false, opacity: 0.3, threshold: 0.7, colormap: "cividis" };
+  assert.deepEqual(next.of("a/probability"), expected);
+  assert.equal(next.of("a/epistemic").shown, true);
+  assert.equal(next.lines.outlines.shown, false);
+  assert.deepEqual([next.mode, next.left, next.right], ["swipe", "a/epistemic", ""]);
+});
+
+test("the run's own threshold stays the run's, whichever run it is", () => {
+  const looks = new Looks(slideOf(["a"]));
+  looks.set("a/probability", { opacity: 0.3 });
+  const next = new Looks(slideOf(["a"], { threshold: 0.6 }));
+  assert.equal(next.of("a/probability").threshold, 0.6);
+});
+
+test("a layer that lands has its first look, and nothing else changes", () => {
+  const looks = new Looks(slideOf([], { threshold: null }));
+  assert.equal(looks.mode, "one");
+  looks.take(slideOf(["a"]));
+  assert.equal(looks.of("a/probability").shown, true);
+  assert.equal(looks.of("a/probability").threshold, 0.46);
+  looks.of("a/probability").opacity = 0.2;
+  looks.take(slideOf(["a", "b"]));
+  assert.equal(looks.of("a/probability").opacity, 0.2);
+  assert.deepEqual([looks.left, looks.right], ["a/probability", "b/probability"]);
+});
+
+test("a kept choice that is none any more is passed over", () => {
+  kept.set("digipath:look:a/epistemic", JSON.stringify({ threshold: 9, colormap: "jet" }));
+  kept.set("digipath:comparison", JSON.stringify({ mode: "both", left: "z/gone" }));
+  const looks = new Looks(slideOf(["a"]));
+  assert.equal(looks.of("a/epistemic").threshold, 0.25);
+  assert.equal(looks.of("a/epistemic").colormap, "viridis");
+  assert.deepEqual([looks.mode, looks.left], ["one", "a/probability"]);
+});
