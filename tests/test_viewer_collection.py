@@ -387,6 +387,35 @@ def test_a_run_started_from_a_folder_is_followed(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_nodes_that_a_started_run_leaves_out_can_raise_the_stage(
+    tmp_path: Path,
+) -> None:
+    manifest = tmp_path / "m.csv"
+    rows = "".join(f"n{i},n{i}.tif,p1,{i}\n" for i in (1, 2, 3))
+    for i in (1, 2, 3):
+        (tmp_path / f"n{i}.tif").write_bytes(b"")
+    manifest.write_text(f"slide_id,path,patient_id,node\n{rows}")
+    made = Made(
+        slide_id="n1",
+        outcome={"metastasis": "micro"},
+        slide={"patient_id": "p1", "node": "1"},
+    )
+    run = write_run(
+        tmp_path / "run",
+        [made],
+        settings={"outcome": {"outcome": "stage"}},
+        patients=[stage_patient("p1", [Metastasis.MICRO])],
+    )
+    collection = open_collection([manifest])
+    collection.follow(run)
+    (patient,) = look(collection).patients
+    assert (patient["pn_stage"], patient["complete"]) == ("pN1mi", False)
+    assert patient["missing"] == "The run leaves out 2 slides of this patient."
+    assert [(n["node"], n["status"]) for n in patient["nodes"]] == [
+        ("1", "done"), ("2", "waiting"), ("3", "waiting"),
+    ]  # fmt: skip
+
+
 def test_a_run_in_a_bucket(tmp_path: Path, bucket_url: str) -> None:
     run = viewed_run(tmp_path)
     for path in run.root.rglob("*"):

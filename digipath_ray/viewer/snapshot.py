@@ -8,6 +8,7 @@ from typing import Any
 
 from digipath_ray.manifest import SlideRow
 from digipath_ray.report.findings import Row
+from digipath_ray.report.words import count
 from digipath_ray.rundir import RunDirectory
 from digipath_ray.storage import is_url
 
@@ -142,9 +143,24 @@ def lay_over(slides: Snapshot, run: Snapshot) -> Snapshot:
     if not left:
         return run
     entries = {**run.entries, **left}
-    known = {patient["patient_id"] for patient in run.patients}
-    more = [p for p in slides.patients if p["patient_id"] not in known]
-    return replace(run, entries=entries, patients=[*run.patients, *more])
+    behind = {patient["patient_id"]: patient for patient in slides.patients}
+    patients = [
+        _add_left(patient, behind.pop(patient["patient_id"], None), left)
+        for patient in run.patients
+    ]
+    return replace(run, entries=entries, patients=[*patients, *behind.values()])
+
+
+def _add_left(patient: Json, behind: Json | None, left: Mapping[str, Entry]) -> Json:
+    """A patient of a run, and the nodes that it left out: they can raise the stage."""
+    nodes = [] if behind is None else [n for n in behind["nodes"] if n["key"] in left]
+    if not nodes:
+        return patient
+    said = {**patient, "nodes": [*patient["nodes"], *nodes]}
+    if patient["pn_stage"] is None:
+        return said
+    out = f"The run leaves out {count(len(nodes), 'slide')} of this patient."
+    return {**said, "complete": False, "missing": f"{patient['missing']} {out}".strip()}
 
 
 def add_second(first: Snapshot, second: Snapshot) -> Snapshot:

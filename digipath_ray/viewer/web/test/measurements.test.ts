@@ -5,10 +5,22 @@ import { Measurements } from "../src/slide/measurements";
 import type { Point } from "../src/slide/placement";
 
 const IMAGE = {
-  version: "", width: 4000, height: 3000, tile_size: 512, overlap: 0, max_level: 12,
-  mpp_x: 1, mpp_y: 1, objective: null,
+  version: "",
+  width: 4000,
+  height: 3000,
+  tile_size: 512,
+  overlap: 0,
+  max_level: 12,
+  mpp_x: 1,
+  mpp_y: 1,
+  objective: null,
 };
-const SQUARE: Point[] = [[0, 0], [1000, 0], [1000, 1000], [0, 1000]];
+const SQUARE: Point[] = [
+  [0, 0],
+  [1000, 0],
+  [1000, 1000],
+  [0, 1000],
+];
 const MM2 = "1 mm\u00b2";
 
 function drawn(): Measurements {

@@ -6,9 +6,21 @@ import { colorAt } from "../src/slide/colormaps";
 import { colorTable } from "../src/slide/valueLayer";
 
 const LAYER: Layer = {
-  id: "a/probability", version: "", run: "a", name: "probability", label: "", kind: "value",
-  width: 1, height: 1, tile_size: 256, levels: 1, l0_per_px_x: 1, l0_per_px_y: 1,
-  low: 0, high: 1, unit: "probability",
+  id: "a/probability",
+  version: "",
+  run: "a",
+  name: "probability",
+  label: "",
+  kind: "value",
+  width: 1,
+  height: 1,
+  tile_size: 256,
+  levels: 1,
+  l0_per_px_x: 1,
+  l0_per_px_y: 1,
+  low: 0,
+  high: 1,
+  unit: "probability",
 };
 const LOOK = { shown: true, opacity: 1, threshold: 0.5, colormap: "viridis" } as const;
 

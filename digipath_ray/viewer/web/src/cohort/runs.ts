@@ -10,20 +10,18 @@ import type { SlideTable } from "./slideTable";
 import { startDialog } from "./startDialog";
 
 const POLL_MS = 5000;
-/** For a server that does not tell which there are. */
-const PRESETS = ["camelyon16", "camelyon17", "paip2019", "digestpath2019", "glas", "demo"];
 
 export function runControls(table: SlideTable, live: Live, until: AbortSignal): HTMLElement {
   const list = make("ul", { class: "jobs", "aria-label": "Runs started here" });
   const button = make("button", { class: "button primary" });
-  let presets = PRESETS;
+  let presets: string[] = [];
   let timer = 0;
   const poll = async () => {
     window.clearTimeout(timer);
     const told = await ask<Jobs>("jobs").catch(() => null); // the bar says that it is silent
     if (until.aborted) return;
     if (told) {
-      presets = told.presets ?? PRESETS;
+      presets = told.presets;
       patchChildren(list, told.jobs.map(jobRow));
     }
     if (!told || told.jobs.some(isOpen)) timer = window.setTimeout(() => void poll(), POLL_MS);

@@ -141,6 +141,8 @@ export interface Slide extends Omit<Entry, "lesions"> {
   /** Null if nobody knows its size, as the file cannot be read. */
   image: SlideImage | null;
   image_error: { error: string; hint: string } | null;
+  /** By run, the probability at which it outlined lesions. */
+  thresholds: Record<string, number>;
   threshold: number | null;
   layers: Layer[];
   lesions: Lesion[];
@@ -174,7 +176,7 @@ export interface Job {
 export interface Jobs {
   jobs: Job[];
   /** What a run can be started with. */
-  presets?: string[];
+  presets: string[];
 }
 
 /** An answer that is none: what went wrong and what to do. */

@@ -11,6 +11,7 @@ const PATHS = {
   ruler: "M3 16L16 3l5 5L8 21zM7 12l2 2M10 9l2 2M13 6l2 2",
   area: "M5 7l8-3 7 6-3 9-10 1z",
   swipe: "M12 3v18M8 8l-4 4 4 4M16 8l4 4-4 4",
+  mirror: "M12 3v18M9 7L3 17h6zM15 7l6 10h-6z",
   side: "M3 5h8v14H3zM13 5h8v14h-8z",
   single: "M3 5h18v14H3z",
   save: "M12 4v11M7 10l5 5 5-5M5 20h14",

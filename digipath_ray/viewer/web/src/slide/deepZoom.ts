@@ -93,7 +93,7 @@ export function openViewer(
     visibilityRatio: 0.4,
     imageLoaderLimit: 8,
     maxImageCacheCount: 400,
-    timeout: 60_000,
+    timeout: 600_000, // a slide out of a bucket is fetched first
     tileRetryMax: 5,
     tileRetryDelay: 3000,
     placeholderFillStyle: "#f4f4f4",

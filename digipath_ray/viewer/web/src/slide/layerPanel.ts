@@ -26,9 +26,7 @@ export function layerPanel(looks: Looks, titles: Record<string, string>): Contro
       const title = first && several ? [runTitle(layer.run, titles)] : [];
       return [...title, layerControl(layer, looks)];
     }),
-    ...(slide.outlines
-      ? [lines("Lesion outlines", "outlines", looks, outlinedAt(slide, several))]
-      : []),
+    ...(slide.outlines ? [lines("Lesion outlines", "outlines", looks, outlinedAt(slide))] : []),
     ...(slide.truth_outlines ? [lines("Truth outlines", "truthOutlines", looks)] : []),
   ];
   const element = make("div", { class: "layers" }, ...controls.map((control) => control.element));
@@ -157,10 +155,13 @@ function colors(layer: Layer, looks: Looks): Control {
 }
 
 /** Outlines do not follow the slider of a layer: where they were drawn is said. */
-function outlinedAt({ layers, threshold }: Slide, several: boolean): string {
-  if (threshold === null) return "";
-  const whose = several ? ` in run ${layers[0]?.run}` : "";
-  return `Outlined at a probability of ${threshold.toFixed(2)}${whose}.`;
+function outlinedAt({ thresholds }: Slide): string {
+  const runs = Object.entries(thresholds);
+  const said = runs.map(([run, threshold]) => {
+    const whose = runs.length > 1 ? ` (${run})` : "";
+    return `${threshold.toFixed(2)}${whose}`;
+  });
+  return said.length > 0 ? `Outlined at a probability of ${said.join(", ")}.` : "";
 }
 
 function lines(text: string, name: LinesName, looks: Looks, said = ""): Control {

@@ -49,22 +49,16 @@ function patches({ looks }: Scene, side: Side): LegendEntry[] {
   });
 }
 
-function lesionLines(
-  { looks, slide, outlines }: Scene,
-  sides: readonly Side[],
-): LegendEntry[] {
+function lesionLines({ looks, slide, outlines }: Scene, sides: readonly Side[]): LegendEntry[] {
   if (!looks.shows("outlines")) return [];
-  const [first, ...others] = runsOf(slide);
+  const several = runsOf(slide).length > 1;
   const runs = new Set(sides.map((side) => looks.runOn(side)));
   return [...runs].flatMap((run): LegendEntry[] => {
     const lines = outlines.get(run ?? "") ?? [];
-    const whose = others.length > 0 ? ` of ${run}` : "";
+    const whose = several ? ` of ${run}` : "";
     const { color } = penOf(run, slide);
-    // The server says at which probability the first run outlined.
-    const at =
-      run === first && slide.threshold !== null
-        ? `, outlined at ${slide.threshold.toFixed(2)}`
-        : "";
+    const threshold = slide.thresholds[run ?? ""];
+    const at = threshold === undefined ? "" : `, outlined at ${threshold.toFixed(2)}`;
     const hull = lines.some(({ whole }) => whole);
     const lesions = lines.some(({ whole }) => !whole);
     return [

@@ -173,7 +173,13 @@ function drawMark(
     indent = 18;
   } else if (entry.kind === "line") {
     context.fillStyle = entry.color;
-    const parts: [number, number][] = entry.dashed ? [[0, 6], [8, 6], [16, 6]] : [[0, 22]];
+    const parts: [number, number][] = entry.dashed
+      ? [
+          [0, 6],
+          [8, 6],
+          [16, 6],
+        ]
+      : [[0, 22]];
     for (const [from, long] of parts) context.fillRect(left + from, top + 17, long, 4);
     indent = 28;
   }

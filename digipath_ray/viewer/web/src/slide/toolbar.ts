@@ -42,7 +42,7 @@ export class Toolbar {
     });
     this.distance = tool("ruler", "Measure a distance (M)", () => actions.measure("distance"));
     this.area = tool("area", "Measure an area (A)", () => actions.measure("area"));
-    this.mirror = tool("swipe", "Mirror: left for right (F)", actions.mirror);
+    this.mirror = tool("mirror", "Mirror: left for right (F)", actions.mirror);
     this.clear = tool("close", "Remove measurements", actions.clear);
     this.element = make(
       "div",
