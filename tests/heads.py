@@ -70,7 +70,7 @@ def token_head(folder: Path, **more: str) -> Iterator[dict[str, str]]:
         finally:
             os.killpg(ray_head.pid, signal.SIGTERM)
             try:
-                # It sleeps through its own children's end, and holds nothing to save.
+              
                 ray_head.wait(timeout=3)
             except subprocess.TimeoutExpired:
                 os.killpg(ray_head.pid, signal.SIGKILL)

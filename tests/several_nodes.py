@@ -17,14 +17,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray.cluster_utils import Cluster
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from digipath_ray.cohort import read_cohort
 from digipath_ray.config import MemberSpec
@@ -32,15 +31,14 @@ from digipath_ray.distributed import collector, inference
 from digipath_ray.distributed.cluster import Share
 from digipath_ray.distributed.collector import Tally
 from digipath_ray.distributed.night import run_cohort
-from digipath_ray.distributed.shard import Batch, read_shard
+from digipath_ray.distributed.shard import Batch
 from digipath_ray.distributed.stage import PredictStage
 from digipath_ray.distributed.watcher import Watcher
 from digipath_ray.predict import EnsemblePredictor
 from digipath_ray.rundir import RunDirectory
+from tests.noted import NAME, SECONDS, note, noted_finish, noted_read, open_diary
 from tests.runs import small_config
 
-NAME = "NODE_OF_A_TEST"
-SECONDS = "SECONDS_PER_CHUNK"
 FAST_TO_NOTICE_A_DEATH = {
     "health_check_initial_delay_ms": 0,
     "health_check_period_ms": 1000,
@@ -97,33 +95,6 @@ def shape(name: str) -> dict[str, float]:
     return {"num_cpus": 1, "num_gpus": 1} if name.startswith("gpu") else {"num_cpus": 2}
 
 
-class Diary:
-    """What was done where, in the order in which it was told."""
-
-    def __init__(self) -> None:
-        self.notes: list[tuple[float, str, str, str, int]] = []
-
-    def note(self, node: str, what: str, slide_id: str, chunk: int) -> None:
-        self.notes.append((time.time(), node, what, slide_id, chunk))
-
-    def read(self) -> list[tuple[float, str, str, str, int]]:
-        return self.notes
-
-
-def open_diary() -> Any:
-    """The diary, on the head: that has no CPU, so it asks for none."""
-    here = NodeAffinitySchedulingStrategy(
-        ray.get_runtime_context().get_node_id(), soft=False
-    )
-    options = {"num_cpus": 0, "name": "diary", "scheduling_strategy": here}
-    return ray.remote(Diary).options(**options).remote()
-
-
-def note(what: str, slide_id: str, chunk: int = -1) -> None:
-    diary = ray.get_actor("diary", namespace="test")
-    diary.note.remote(os.environ.get(NAME, "head"), what, slide_id, chunk)
-
-
 class NotedStage(PredictStage):
     """The product's stage on a logical GPU: it computes on the CPU, and tells of it."""
 
@@ -135,24 +106,6 @@ class NotedStage(PredictStage):
         time.sleep(float(os.environ[SECONDS]))
         note("predict", str(batch["slide_id"][0]), int(batch["chunk"][0]))
         return answer
-
-
-def noted_read(batch: Batch, **options: Any) -> Iterator[Batch]:
-    for row in read_shard(batch, **options):
-        time.sleep(float(os.environ[SECONDS]) / 2)
-        note("read", str(row["slide_id"][0]), int(row["chunk"][0]))
-        yield row
-
-
-finish = collector.finish_guarded
-
-
-def noted_finish(root: str, prepared: Any, *rest: Any) -> Any:
-    note("finish", prepared.slide_id)
-    time.sleep(float(os.environ[SECONDS]))
-    answer = finish(root, prepared, *rest)
-    note("finished", prepared.slide_id)
-    return answer
 
 
 STARTS = 3
