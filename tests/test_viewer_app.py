@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import psutil
 import pytest
+from PIL import Image
 
 from digipath_ray.bucket import put
 from digipath_ray.heatmapfile import read_heatmap
@@ -148,8 +149,59 @@ def test_a_tile_is_not_sent_twice(tmp_path: Path, gradient: Path) -> None:
             assert (again.status_code, again.content) == (304, b"")
             forever = browser.get(f"{url}?v={named}").headers["cache-control"]
             assert forever == "private, max-age=31536000, immutable"
-            other = browser.get(f"{url}?v=other").headers["cache-control"]
-            assert other == "private, no-cache"
+            kept = browser.get(f"{url}?v=other").headers["cache-control"]
+            assert kept in ("private, no-cache", "no-store")
+
+
+def test_a_map_of_another_version_is_not_handed_out(tmp_path: Path) -> None:
+    """Its grays would be read by the range that the page was told of the old one."""
+    with client(viewed_run(tmp_path)) as browser:
+        layer = browser.get(url_of("with")).json()["layers"][0]
+        url = url_of("with", f"/maps/{layer['id']}/0/0_0.png")
+        assert browser.get(f"{url}?v={layer['version']}").status_code == 200
+        assert browser.get(f"{url}?v=other").status_code == 409
+        assert browser.get(url).status_code == 200  # who asks for no version
+
+
+def test_what_stands_is_said_of_each_run(tmp_path: Path) -> None:
+    first = viewed_run(tmp_path)
+    first.done("with").unlink()
+    first.outcomes.unlink()
+    made = Made(slide_id="with", lesions=((1500, 1500, 700, 0.95),))
+    second = write_run(tmp_path / "second", [made])
+    second.lesions("with").write_text('{"type": "FeatureCollection", "features": []}')
+    with client(open_collection([first.root], against=second.root)) as browser:
+        told = browser.get(url_of("with")).json()
+        assert (told["outlines"], told["done"]) == (["b"], ["b"])
+        assert browser.get(url_of("with", "/outlines/b.geojson")).status_code == 200
+        assert browser.get(url_of("with", "/outlines/a.geojson")).status_code == 404
+
+
+def test_what_the_second_run_finishes_is_news_of_the_slide(tmp_path: Path) -> None:
+    first = viewed_run(tmp_path)
+    said = []
+    for made in ([], [Made(slide_id="with")]):
+        second = write_run(tmp_path / f"second{len(made)}", made)
+        opened = open_collection([first.root], against=second.root)
+        said.append({e["slide_id"]: e["second"] for e in opened.latest.slides.values()})
+    before, after = said
+    assert before == {"with": None, "without": None}
+    assert after["with"] is not None
+    assert after["without"] is None
+
+
+def test_a_thumbnail_drawn_anew_is_sent_anew(tmp_path: Path) -> None:
+    run = viewed_run(tmp_path)
+    run.done("with").unlink()
+    path = run.thumbnail("with")
+    Image.new("RGB", (60, 40), "red").save(path)
+    with client(run) as browser:
+        url = url_of("with", "/thumbnail.jpg")
+        first = browser.get(url)
+        Image.new("RGB", (30, 90), "blue").save(path)
+        again = browser.get(url, headers={"if-none-match": first.headers["etag"]})
+        assert again.status_code == 200
+        assert decode(again.content).shape[:2] == (90, 30)
 
 
 def test_a_slide_whose_file_is_gone_keeps_its_maps(tmp_path: Path) -> None:

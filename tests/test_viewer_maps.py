@@ -12,6 +12,7 @@ from PIL import Image
 from digipath_ray.bucket import put
 from digipath_ray.heatmap import Heatmap
 from digipath_ray.heatmapfile import write_heatmap
+from digipath_ray.mask import read_mask, write_mask
 from digipath_ray.recipe import AnnotationSpec
 from digipath_ray.rundir import RunDirectory
 from digipath_ray.storage import place
@@ -22,7 +23,7 @@ from digipath_ray.viewer.layers import At, NoMap, read_mask_levels, to_gray
 from digipath_ray.viewer.maps import Maps
 from digipath_ray.viewer.snapshot import Entry
 from digipath_ray.viewer.valuetiles import open_value_tiles
-from tests.finished_runs import Made, write_run
+from tests.finished_runs import HEATMAP_MPP, Made, write_run
 from tests.viewing import decode, viewed_run
 
 if TYPE_CHECKING:
@@ -203,6 +204,44 @@ def test_two_runs_share_one_scale(tmp_path: Path, maps: Maps) -> None:
     high = {x.id: x.high for x in maps.layers(entry)}
     assert high["a/epistemic"] == high["b/epistemic"] == 0.25
     assert maps.values(entry, 1500, 1500)["b/probability"] == 0.0
+
+
+def test_each_run_lies_by_its_own_mpp(tmp_path: Path, maps: Maps) -> None:
+    """Two runs that were told different mpp of a slide: 16 um are 16 or 8 px of it."""
+    first = viewed_run(tmp_path)
+    second = write_run(
+        tmp_path / "second",
+        [
+            Made(
+                slide_id="with",
+                lesions=((1500, 1500, 700, 0.5),),
+                slide={"mpp_x": 2.0, "mpp_y": 2.0},
+            )
+        ],
+    )
+    collection = open_collection([first.root], against=second.root)
+    entry = collection.latest.entries[key_of("with")]
+    per_px = {x.id: (x.l0_per_px_x, x.l0_per_px_y) for x in maps.layers(entry)}
+    assert per_px["a/probability"] == (HEATMAP_MPP, HEATMAP_MPP)
+    assert per_px["b/probability"] == (HEATMAP_MPP / 2, HEATMAP_MPP / 2)
+    assert per_px["b/tissue"][0] == per_px["a/tissue"][0] / 2
+    told = maps.values(entry, 750, 750)
+    assert told["b/probability"] == pytest.approx(0.5)  # 1500 um
+    assert told["a/probability"] == pytest.approx(
+        maps.values(entry_of(first), 750, 750)["a/probability"]
+    )
+
+
+def test_a_mask_made_anew_before_the_slide_is_done(tmp_path: Path, maps: Maps) -> None:
+    run = viewed_run(tmp_path)
+    run.done("with").unlink()
+    run.outcomes.unlink()
+    entry = entry_of(run)
+    (before,) = [x for x in maps.layers(entry) if x.name == "tissue"]
+    mask = read_mask(run.mask("with"))
+    write_mask(run.mask("with"), replace(mask, array=~mask.array))
+    (after,) = [x for x in maps.layers(entry) if x.name == "tissue"]
+    assert before.version != after.version
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,7 @@ def blank_entry(row: SlideRow, *, thumbnail: bool) -> Json:
         "label": row.label,
         "thumbnail": thumbnail,
         "failure": None,
+        "second": None,
     }
 
 

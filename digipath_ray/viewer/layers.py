@@ -91,6 +91,7 @@ class MaskLevels:
     levels: tuple[Bools, ...]
     mpp_x: float
     mpp_y: float
+    version: str
 
     @property
     def nbytes(self) -> int:
@@ -114,7 +115,7 @@ def to_gray(values: Map, weight: Map, *, low: float, high: float) -> Gray:
     return np.where(weight > 0, gray, 0).astype(np.uint8)
 
 
-def read_mask_levels(path: Path) -> MaskLevels:
+def read_mask_levels(path: Path, *, version: str = "") -> MaskLevels:
     """A mask's file as a pyramid; a px is true where at least half of its px are.
 
     Raises:
@@ -124,7 +125,9 @@ def read_mask_levels(path: Path) -> MaskLevels:
     levels = [mask.array]
     for _ in range(pyramid_levels(*mask.array.shape[::-1])):
         levels.append(_half(levels[-1]))
-    return MaskLevels(levels=tuple(levels), mpp_x=mask.mpp_x, mpp_y=mask.mpp_y)
+    return MaskLevels(
+        levels=tuple(levels), mpp_x=mask.mpp_x, mpp_y=mask.mpp_y, version=version
+    )
 
 
 def _half(array: Bools) -> Bools:
@@ -136,7 +139,7 @@ def _half(array: Bools) -> Bools:
 
 def value_layers(entry: Entry, run: str, heatmap: ValueTiles) -> Iterator[Layer]:
     """The layers of a run's heatmap."""
-    mpp_x, mpp_y = entry.mpp or (1.0, 1.0)
+    mpp_x, mpp_y = entry.mpp_of(run)
     for name in heatmap.channels:
         if name in LABELS:
             yield Layer(
@@ -158,7 +161,7 @@ def value_layers(entry: Entry, run: str, heatmap: ValueTiles) -> Iterator[Layer]
 
 def mask_layer(entry: Entry, run: str, mask: MaskLevels) -> Layer:
     """The layer of a run's tissue mask."""
-    mpp_x, mpp_y = entry.mpp or (1.0, 1.0)
+    mpp_x, mpp_y = entry.mpp_of(run)
     height, width = mask.levels[0].shape
     return Layer(
         id=f"{run}/tissue",
@@ -171,5 +174,5 @@ def mask_layer(entry: Entry, run: str, mask: MaskLevels) -> Layer:
         levels=len(mask.levels),
         l0_per_px_x=mask.mpp_x / mpp_x,
         l0_per_px_y=mask.mpp_y / mpp_y,
-        version=entry.runs[run].version,
+        version=mask.version,
     )

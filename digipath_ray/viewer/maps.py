@@ -173,7 +173,7 @@ class Maps:
     def _values_of(
         self, heatmap: ValueTiles, entry: Entry, run: str, x: float, y: float
     ) -> Iterator[tuple[str, float | None]]:
-        mpp_x, mpp_y = entry.mpp or (1.0, 1.0)
+        mpp_x, mpp_y = entry.mpp_of(run)
         col, row = int(x * mpp_x // heatmap.mpp_x), int(y * mpp_y // heatmap.mpp_y)
         there = 0 <= col < heatmap.width and 0 <= row < heatmap.height
         px = np.s_[row % TILE_PX, col % TILE_PX]
@@ -215,7 +215,12 @@ class Maps:
             return None
         with self._reading:
             try:
-                return self._masks.make(held.version, lambda: read_mask_levels(path))
+                version = held.version_of(path)
+                return self._masks.make(
+                    version, lambda: read_mask_levels(path, version=version)
+                )
+            except FileNotFoundError:
+                return None
             except ValueError as e:
                 if isinstance(e.__cause__, FileNotFoundError):
                     return None

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -63,7 +64,7 @@ class SlideRoutes:
         info, error = self._info(entry)
         measured = self._measured(entry, info)
         layers, troubles = self._maps.examine(measured)
-        outlined, broken = self._outlined(entry)
+        outlined, broken = _outlined(entry)
         return {
             **entry.says,
             "image": say_image(measured, info, self._version(entry)),
@@ -77,20 +78,9 @@ class SlideRoutes:
             "facts": [*map(list, entry.facts), *say_file(info)],
             "notes": [*entry.notes, *troubles, *broken],
             "outlines": outlined,
+            "done": [name for name, held in entry.runs.items() if held.stamp],
             "truth_outlines": entry.row.annotation is not None and bool(measured.told),
         }
-
-    def _outlined(self, entry: Entry) -> tuple[bool, list[str]]:
-        """Whether the first run's lesions can be outlined, and what is wrong if not."""
-        if FIRST not in entry.runs:
-            return False, []
-        try:
-            data = exports.read_outlines(entry, FIRST)
-        except NoMap:
-            return False, []
-        except ValueError as e:
-            return False, [f"the outlines cannot be shown: {e}"]
-        return bool(data), []
 
     def _info(self, entry: Entry) -> tuple[SlideInfo | None, Json | None]:
         """What the slide's file says of itself, or why it cannot be read."""
@@ -138,22 +128,18 @@ class SlideRoutes:
     async def thumbnail(self, request: Request) -> Response:
         """The slide, small: of what its run made of it, else of the slide itself."""
         entry = self._service.entry(request)
-        held = entry.runs.get(FIRST)
-        stored = None if held is None else held.find(RunDirectory.thumbnail)
-        if held is None or stored is None:
-            return await self._overview(request, entry)
-        found, version = stored, held.version
 
         def work() -> Blob:
+            path, version = _stored_thumbnail(entry)
             tag = f'"{version}-thumbnail"'
             if request.headers.get("if-none-match") == tag:
                 return Blob(version=version, tag=tag, data=None)
-            data = self._tiles.kept.make(tag, lambda: shrink(read_bytes(found)))
+            data = self._tiles.kept.make(tag, lambda: shrink(read_bytes(path)))
             return Blob(version=version, tag=tag, data=data)
 
         try:
             blob = await self._service.do(request, work)
-        except FileNotFoundError:  # in a bucket, and not prepared yet
+        except FileNotFoundError:  # not prepared yet
             return await self._overview(request, entry)
         return say_blob(request, blob, "image/jpeg")
 
@@ -201,6 +187,10 @@ class SlideRoutes:
         def work() -> Blob:
             measured = self._measured(entry)
             version = self._maps.version(measured, run, name)
+            asked = request.query_params.get("v")
+            if version and asked and asked != version:
+                # Another scale, perhaps: its grays would be read as other values.
+                raise HTTPException(409, "this map has changed since it was listed")
             tag = f'"{version}-{run}-{name}-{at.level}-{at.col}-{at.row}"'
             if request.headers.get("if-none-match") == tag:
                 return Blob(version=version, tag=tag, data=None)
@@ -260,6 +250,35 @@ class SlideRoutes:
             Route(f"{SLIDE}/outlines/{{run}}.geojson", self.outlines),
             Route(f"{SLIDE}/truth.geojson", self.truth),
         ]
+
+
+def _stored_thumbnail(entry: Entry) -> tuple[Path, str]:
+    """What its run has drawn of a slide, and its version.
+
+    Raises:
+        FileNotFoundError: nothing yet.
+    """
+    held = entry.runs.get(FIRST)
+    path = None if held is None else held.find(RunDirectory.thumbnail)
+    if held is None or path is None:
+        raise FileNotFoundError(f"{entry.slide_id}: no thumbnail")
+    return path, held.version_of(path)
+
+
+def _outlined(entry: Entry) -> tuple[list[str], list[str]]:
+    """The runs whose lesions can be outlined, and what is wrong with others."""
+    found: list[str] = []
+    troubles: list[str] = []
+    for run in entry.runs:
+        try:
+            exports.read_outlines(entry, run)
+        except NoMap:
+            continue
+        except ValueError as e:
+            troubles.append(f"the outlines cannot be shown: {e}")
+        else:
+            found.append(run)
+    return found, troubles
 
 
 def _scale_of(layers: Sequence[Layer]) -> tuple[float, float] | None:

@@ -27,17 +27,29 @@ class InRun:
         run: where that lies.
         slide_id: the slide's name.
         stamp: what tells its files from those of another time; None until it is done.
+        mpp: um per level-0 px in x and y, where this run took others than the first.
     """
 
     run: RunDirectory
     slide_id: str
     stamp: str | None
+    mpp: tuple[float, float] | None = None
 
     @property
     def version(self) -> str:
         """Changes when what the run says of the slide does."""
-        said = f"{self.run.root} {self.slide_id} {self.stamp}"
-        return hashlib.sha256(said.encode()).hexdigest()[:16]
+        return _digest(f"{self.run.root} {self.slide_id} {self.stamp}")
+
+    def version_of(self, path: Path) -> str:
+        """The same of one of its files that stands before the slide is done.
+
+        Raises:
+            FileNotFoundError: it is gone.
+        """
+        if is_url(path):
+            return self.version
+        found = path.stat()
+        return _digest(f"{self.version} {found.st_mtime_ns} {found.st_size}")
 
     def find(self, path_of: Callable[[RunDirectory, str], Path]) -> Path | None:
         """One of its files; None if it is not there, or a link leads out of the run.
@@ -103,6 +115,10 @@ class Entry:
     def mpp(self) -> tuple[float, float] | None:
         """Um per level-0 px in x and y, where a run says so."""
         return (self.told["mpp_x"], self.told["mpp_y"]) if self.told else None
+
+    def mpp_of(self, run: str) -> tuple[float, float]:
+        """The same as one of its runs took them; 1 where nobody says."""
+        return self.runs[run].mpp or self.mpp or (1.0, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -175,10 +191,17 @@ def add_second(first: Snapshot, second: Snapshot) -> Snapshot:
 def _add(entry: Entry, other: Entry) -> Entry:
     if not other.outcomes:
         return entry
+    runs = {k: replace(held, mpp=other.mpp) for k, held in other.runs.items()}
+    versions = " ".join(held.version for held in runs.values())
     return replace(
         entry,
-        runs={**entry.runs, **other.runs},
+        says={**entry.says, "second": versions},
+        runs={**entry.runs, **runs},
         outcomes={**entry.outcomes, **other.outcomes},
         lesions={**entry.lesions, **other.lesions},
         thresholds={**entry.thresholds, **other.thresholds},
     )
+
+
+def _digest(said: str) -> str:
+    return hashlib.sha256(said.encode()).hexdigest()[:16]
