@@ -271,19 +271,6 @@ def test_opacity_and_colormap_are_those_chosen(tab: Tab, address: str) -> None:
     assert np.allclose(tab.color(INSIDE), bare, atol=8)
 
 
-def test_the_layer_stays_on_the_slide_when_it_is_turned(tab: Tab, address: str) -> None:
-    tab.open_slide(address, "with")
-    tab.page.locator("[data-role=outlines]").uncheck()
-    tab.slide("opacity", 100)
-    before = tab.page.locator(".views").screenshot()
-    for _ in range(4):
-        tab.page.keyboard.press("r")
-    tab.settle()
-    after = tab.page.locator(".views").screenshot()
-    off = np.abs(pixels_of(before) - pixels_of(after)).max(axis=2)
-    assert (off > 40).mean() < 0.002
-
-
 def test_a_lesion_in_the_list_leads_there(tab: Tab, address: str) -> None:
     tab.open_slide(address, "with")
     tab.page.locator("[data-lesion='1']").click()
@@ -439,6 +426,8 @@ def test_pixels_change_where_the_heatmap_says_so(
     (stored,) = tmp_path.rglob("heatmaps/patient_1_node_1.ome.tiff")
     with viewing(stored.parent.parent) as (address, _):
         look_at(tab, address, "patient_1_node_1", read_heatmap(stored))
+        go_to_lesion(tab, read_heatmap(stored))
+        take_away(tab, RunDirectory(stored.parent.parent), "patient_1_node_1")
 
 
 def look_at(tab: Tab, address: str, slide_id: str, heatmap: Heatmap) -> None:
@@ -463,6 +452,36 @@ def look_at(tab: Tab, address: str, slide_id: str, heatmap: Heatmap) -> None:
             off = np.abs(shown - bare)[y.astype(int), x.astype(int)].max(axis=1)
             assert len(off) > 100
             assert np.mean((off > 12) == is_colored) > 0.99
+
+
+def go_to_lesion(tab: Tab, heatmap: Heatmap) -> None:
+    """What is read under the pointer there is what the heatmap holds."""
+    tab.page.locator("[data-lesion='1']").click()
+    tab.settle()
+    tab.page.mouse.move(*tab.place(tab.size[0] / 2, tab.size[1] / 2))
+    place = tab.page.locator(".readout .place")
+    expect(place).to_have_text(re.compile(r"x [\d,]+  y [\d,]+"))
+    x, y = (int(n.replace(",", "")) for n in re.findall(r"[\d,]+", place.inner_text()))
+    row, col = int(y // heatmap.mpp_y), int(x // heatmap.mpp_x)
+    around = heatmap.probability[row - 1 : row + 2, col - 1 : col + 2]  # um are rounded
+    value = tab.page.locator("[data-value='a/probability']")
+    expect(value).to_have_text(re.compile(r"\d"))
+    said = float(value.inner_text())
+    assert around.min() - 0.01 <= said <= around.max() + 0.01
+    assert said > 0.5
+
+
+def take_away(tab: Tab, run: RunDirectory, slide_id: str) -> None:
+    """The files that leave the page are those of the run."""
+    folder = run.root.parent / "taken"
+    folder.mkdir()
+
+    def save(name: str) -> bytes:
+        link = tab.page.get_by_role("link", name=name, exact=True)
+        return tab.save(link.click, folder).read_bytes()
+
+    assert save("GeoJSON") == run.lesions(slide_id).read_bytes()
+    assert save("OME-TIFF") == run.heatmap(slide_id).read_bytes()
 
 
 def pixels_of(png: bytes) -> NDArray[np.int64]:
