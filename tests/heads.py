@@ -70,7 +70,6 @@ def token_head(folder: Path, **more: str) -> Iterator[dict[str, str]]:
         finally:
             os.killpg(ray_head.pid, signal.SIGTERM)
             try:
-              
                 ray_head.wait(timeout=3)
             except subprocess.TimeoutExpired:
                 os.killpg(ray_head.pid, signal.SIGKILL)
