@@ -127,7 +127,8 @@ def test_nodes_are_worded_by_what_they_are(tab: Tab, address: str) -> None:
 
 def test_ten_thousand_slides_are_listed_at_once(tab: Tab, address: str) -> None:
     tell(tab.page, 10_000)
-    tab.page.goto(address)
+    with tab.page.expect_request("**/thumbnail.jpg*"):
+        tab.page.goto(address)
     rows = tab.page.locator("table.slides tbody tr")
     expect(rows).to_have_count(100)
     assert 0 < sum("thumbnail" in url for url in tab.requests) < 30  # those in sight
@@ -174,6 +175,79 @@ def test_failures_that_have_no_name_are_told(tab: Tab, address: str) -> None:
     tab.page.goto(address)
     progress = tab.page.locator(".night-progress")
     expect(progress).to_contain_text("1 failed and 50 more failed")
+
+
+def told_event(name: str, data: object) -> str:
+    return f"event: {name}\ndata: {json.dumps(data)}\n\n"
+
+
+def test_a_server_with_another_token_is_shown_it(tab: Tab, address: str) -> None:
+    tell(tab.page, 5)
+    tab.page.route("**/api/events*", lambda route: route.fulfill(status=401))
+    tab.page.goto(address)
+    rows = tab.page.locator("table.slides tbody tr")
+    expect(rows).to_have_count(5)
+    refusal = {"status": 401, "json": {"error": "the token is missing", "hint": ""}}
+    tab.page.route("**/api/cohort", lambda route: route.fulfill(**refusal))
+    expect(tab.page.get_by_label("Token")).to_be_visible(timeout=15_000)
+
+
+def test_events_that_were_refused_begin_with_the_cohort_anew(
+    tab: Tab, address: str
+) -> None:
+    tell(tab.page, 5)
+    tab.page.route("**/api/events*", lambda route: route.fulfill(status=500))
+    tab.page.goto(address)
+    rows = tab.page.locator("table.slides tbody tr")
+    expect(rows).to_have_count(5)
+    tell(tab.page, 3, state="later")
+    expect(rows).to_have_count(3, timeout=15_000)
+    expect(tab.page.locator("table.slides")).not_to_contain_text("slide_4")
+    assert any(url.endswith("/api/events?since=later") for url in tab.requests)
+
+
+def test_events_go_on_where_they_ended(tab: Tab, address: str) -> None:
+    tell(tab.page, 5, state="s0")
+    cohort: dict[str, Any] = {
+        "title": "told",
+        "kind": "run",
+        "ending": "stage",
+        "notes": [],
+    }
+    cohort |= {"runs": ["a"], "run_titles": {"a": "told"}, "status": None}
+    said = [
+        "retry: 1000000\n\n",
+        told_event("cohort", {**cohort, "whole": True}),
+        told_event("slides", [told_slide(0), told_slide(1)]),
+        told_event("patients", []),
+        "id: s1\n\n",
+        told_event("slides", [told_slide(7)]),  # one more, and none is gone
+    ]
+    answer(tab.page, "**/api/events*", "".join(said), "text/event-stream")
+    tab.page.goto(address)
+    rows = tab.page.locator("table.slides tbody tr")
+    expect(rows).to_have_count(3)
+    for hidden in ("true", "false"):
+        tab.page.evaluate(
+            "hidden => { Object.defineProperty(document, 'hidden',"
+            " { value: hidden === 'true', configurable: true });"
+            " document.dispatchEvent(new Event('visibilitychange')); }",
+            hidden,
+        )
+    expect(rows).to_have_count(3)
+    asked = [url.partition("?")[2] for url in tab.requests if "/api/events" in url]
+    assert asked == ["since=s0", "since=s1"]
+
+
+def test_the_next_run_is_named_as_the_server_says(tab: Tab, address: str) -> None:
+    tell(tab.page, 1, allow_run=True)
+    jobs = {"jobs": [], "presets": ["demo"], "out": "free-name-3"}
+    answer(tab.page, "**/api/jobs", json.dumps(jobs), "application/json")
+    tab.page.goto(address)
+    tab.page.get_by_label("Choose slide_0", exact=True).check()
+    tab.page.get_by_role("button", name="Start a run of 1 slide").click()
+    name = tab.page.get_by_label("Name of the new run")
+    expect(name).to_have_value("free-name-3")
 
 
 def test_a_run_is_queued_and_canceled(tab: Tab, tmp_path: Path) -> None:

@@ -279,7 +279,7 @@ def test_events_tell_only_what_is_news(tmp_path: Path) -> None:
     seen = Seen()
     first = list(seen.events(collection.latest))
     assert [e.partition("\n")[0] for e in first] == [
-        "event: cohort", "event: status", "event: slides",
+        "event: cohort", "event: status", "event: slides", "event: patients",
     ]  # fmt: skip
     assert data_of(first[0])["whole"] is True
     assert len(data_of(first[2])) == 3
@@ -317,6 +317,7 @@ async def test_events_end_when_the_page_goes(tmp_path: Path) -> None:
     assert told[0].startswith("retry:")
     assert [e.partition("\n")[0] for e in told[1:]] == [
         "event: cohort", "event: slides", "event: patients",
+        f"id: {collection.latest.state}",
         ": here", ": here", ": here", ": here",
     ]  # fmt: skip
 

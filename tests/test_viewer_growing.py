@@ -1,6 +1,7 @@
 """A run that goes on under the viewer's eyes: what is read again, and what is told."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,15 +12,18 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from digipath_ray.bucket import put
+from digipath_ray.manifest import SlideRow, write_manifest
 from digipath_ray.rundir import RunDirectory
-from digipath_ray.schema import FAILURES
-from digipath_ray.viewer.cohort import CohortRoutes
-from digipath_ray.viewer.collection import Collection, open_collection
+from digipath_ray.schema import FAILURES, OUTCOMES, PATIENTS, SLIDES
+from digipath_ray.staging import Metastasis, stage_patient
+from digipath_ray.viewer.cohort import CohortRoutes, Stream
+from digipath_ray.viewer.collection import RECENT, Collection, open_collection
 from digipath_ray.viewer.entries import key_of
 from digipath_ray.viewer.limits import Limits
 from digipath_ray.viewer.live import Seen
 from digipath_ray.viewer.service import Service
-from tests.finished_runs import Made, failure_of, write_run
+from digipath_ray.viewer.snapshot import Snapshot
+from tests.finished_runs import Made, failure_of, slide_row, write_run
 from tests.test_viewer_collection import begin_run, data_of, land, says, tell
 from tests.viewing import client, viewed_run
 
@@ -122,14 +126,165 @@ def wait_until(holds: Callable[[], bool], *, timeout_s: float) -> None:
         time.sleep(0.05)
 
 
-def test_records_that_are_no_records_do_not_end_the_looking(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"outcome": {}},
+        {"outcome": {"slide_id": "s1"}},
+        {"outcome": 3},
+        {"outcome": None},
+    ],
+)
+def test_a_damaged_record_is_its_own_slides_failure_alone(
+    tmp_path: Path, record: dict[str, Any]
+) -> None:
     run = begin_run(tmp_path)
     collection = open_collection([run.root])
-    before = collection.latest
-    run.write_json(run.done("s1"), {"outcome": {"slide_id": "s1"}})
-    assert collection.look().slides == before.slides
+    run.write_json(run.done("s1"), record)
+    land(run, Made(slide_id="s2"))
+    for snapshot in (collection.look(), open_collection([run.root]).latest):
+        assert says(snapshot, "s2")["status"] == "done"
+        bad = says(snapshot, "s1")
+        assert bad["status"] == "failed"
+        assert bad["failure"]["error"] == "its record done/s1.json is damaged"
+        assert "run again" in bad["failure"]["hint"]
     land(run, Made(slide_id="s1"))
     assert says(collection.look(), "s1")["status"] == "done"
+
+
+def test_what_is_no_record_is_waited_for(tmp_path: Path) -> None:
+    run = begin_run(tmp_path)
+    collection = open_collection([run.root])
+    run.write_json(run.done("s1"), ["no", "record"])
+    land(run, Made(slide_id="s2"))
+    snapshot = collection.look()
+    assert says(snapshot, "s2")["status"] == "done"
+    assert says(snapshot, "s1")["status"] == "waiting"
+
+
+# What is made again
+
+
+def staged_run(folder: Path, **options: Any) -> RunDirectory:
+    """A finished run: p1 with a macrometastasis in one of two nodes, p2 without."""
+    nodes = [("n1", "p1", LARGE), ("n2", "p1", ()), ("n3", "p2", ())]
+    made = [
+        Made(
+            slide_id=slide_id,
+            lesions=lesions,
+            outcome={"metastasis": "macro" if lesions else "negative"},
+            slide={"patient_id": patient_id, "node": slide_id[1:]},
+        )
+        for slide_id, patient_id, lesions in nodes
+    ]
+    patients = [
+        stage_patient("p1", [Metastasis.MACRO, Metastasis.NEGATIVE]),
+        stage_patient("p2", [Metastasis.NEGATIVE]),
+    ]
+    settings = {"outcome": {"outcome": "stage"}}
+    run = write_run(folder / "run", made, settings=settings, patients=patients)
+    tell(run, phase="done")
+    return run
+
+
+LARGE = ((1500.0, 1500.0, 1200.0, 0.95),)
+AGAIN = Made(
+    slide_id="n1", outcome={"seconds": 2.5}, slide={"patient_id": "p1", "node": "1"}
+)
+"""The node with the macrometastasis, in which nothing is found now."""
+NOT_YET = "no stage yet: it is given once all slides of the run are done"
+
+
+def stages(snapshot: Snapshot) -> list[tuple[str | None, bool]]:
+    return [(p["pn_stage"], p["complete"]) for p in snapshot.patients]
+
+
+@pytest.mark.parametrize("phase", ["segment", "stopped"])
+def test_a_slide_made_again_lands_with_what_is_new(tmp_path: Path, phase: str) -> None:
+    run = staged_run(tmp_path)
+    collection = open_collection([run.root])
+    assert says(collection.latest, "n1")["verdict"] == "macro"
+    run.forget("n1")
+    tell(run)
+    assert says(collection.look(), "n1")["status"] == "waiting"
+    land(run, AGAIN)
+    tell(run, phase=phase)  # stopped: it lost its directory, and wrote no tables
+    for snapshot in (collection.look(), open_collection([run.root]).latest):
+        entry = says(snapshot, "n1")
+        assert (entry["status"], entry["verdict"]) == ("done", "negative")
+        assert (entry["largest_um"], entry["lesions"]) == (0.0, 0)
+
+
+def test_a_type_that_the_record_does_not_say_is_kept(tmp_path: Path) -> None:
+    """Forests type slides, and only the tables hold that."""
+    run = staged_run(tmp_path)
+    record = run.read_record("n1")
+    del record["outcome"]["metastasis"]
+    record["outcome"]["aleatoric_mean"] = float("nan")
+    run.write_json(run.done("n1"), record)
+    row = {**record["outcome"], "metastasis": "micro"}
+    run.write_table(run.outcomes, [row], OUTCOMES)
+    tell(run)
+    assert says(open_collection([run.root]).latest, "n1")["verdict"] == "micro"
+
+
+def test_a_patient_whose_node_is_made_again_has_no_stage(tmp_path: Path) -> None:
+    run = staged_run(tmp_path)
+    collection = open_collection([run.root])
+    assert stages(collection.latest) == [("pN1", True), ("pN0", True)]
+    run.forget("n1")
+    tell(run)
+    for snapshot in (collection.look(), open_collection([run.root]).latest):
+        assert stages(snapshot) == [(None, False), ("pN0", True)]
+        assert snapshot.patients[0]["rule"] == NOT_YET
+    land(run, AGAIN)  # the table still has the macrometastasis
+    for snapshot in (collection.look(), open_collection([run.root]).latest):
+        assert stages(snapshot) == [(None, False), ("pN0", True)]
+    tell(run, updated="2020-01-01T00:00:00+00:00", started="2020-01-01T00:00:00+00:00")
+    snapshot = collection.look()
+    assert snapshot.status is not None
+    assert snapshot.status["state"] == "dead"
+    assert stages(snapshot) == [(None, False), ("pN0", True)]
+
+
+def test_a_patient_whose_node_fails_now_has_no_stage(tmp_path: Path) -> None:
+    run = staged_run(tmp_path)
+    run.forget("n1")
+    tell(run, failed=1, failures=[{**failed(0), "slide_id": "n1"}])
+    snapshot = open_collection([run.root]).latest
+    assert says(snapshot, "n1")["status"] == "failed"
+    assert stages(snapshot) == [(None, False), ("pN0", True)]
+
+
+@pytest.mark.parametrize("is_prepared", [False, True])
+def test_a_patient_who_gets_another_node_has_no_stage(
+    tmp_path: Path, is_prepared: bool
+) -> None:
+    run = staged_run(tmp_path)
+    names = {"n1": "p1", "n2": "p1", "n3": "p2", "n4": "p2"}
+    given = [SlideRow(slide_id=i, path=f"/{i}", patient_id=p) for i, p in names.items()]
+    write_manifest(given, run.manifest)
+    if is_prepared:
+        rows = [Made(slide_id=i, slide={"patient_id": p}) for i, p in names.items()]
+        run.write_table(run.slides, [slide_row(made) for made in rows], SLIDES)
+    tell(run)
+    snapshot = open_collection([run.root]).latest
+    assert stages(snapshot) == [("pN1", True), (None, False)]
+    nodes = [node["status"] for node in snapshot.patients[1]["nodes"]]
+    assert nodes == ["done", "waiting"]
+
+
+def test_an_old_failure_that_fails_again_leaves_the_stage(tmp_path: Path) -> None:
+    run = staged_run(tmp_path)
+    run.forget("n1")
+    run.write_table(run.failures, [vars(failure_of("n1", "p1"))], FAILURES)
+    patient = stage_patient("p1", [None, Metastasis.NEGATIVE])
+    run.write_table(run.patients, [vars(patient)], PATIENTS)
+    tell(run)
+    collection = open_collection([run.root])
+    assert stages(collection.latest)[0] == (None, False)
+    tell(run, failed=1, failures=[{**failed(0), "slide_id": "n1"}])
+    assert stages(collection.look())[0] == ("pN0", False)
 
 
 # Failures
@@ -201,6 +356,69 @@ def test_who_knows_the_present_state_is_not_told_it_again(tmp_path: Path) -> Non
         state = browser.get("/api/cohort").json()["state"]
     assert first_event(run, state) == "event: slides"
     assert first_event(run, "another") == "event: cohort"
+
+
+def test_a_page_that_comes_back_is_told_the_news_alone(tmp_path: Path) -> None:
+    run = begin_run(tmp_path)
+    collection = open_collection([run.root])
+    state = collection.latest.state
+    whole = ["cohort", "status", "slides 3", "patients 0", f"id {state}"]
+    assert first_look(collection) == whole
+    for number in (1, 2):
+        land(run, Made(slide_id=f"s{number}"))
+        collection.look()
+    now = collection.latest.state
+    news = ["slides 2", f"id {now}"]
+    assert first_look(collection, since=state) == news
+    assert first_look(collection, header=state, since="of another server") == news
+    assert first_look(collection, header=now, since=state) == []
+    assert first_look(collection, header="of another server")[0] == "cohort"
+
+
+def first_look(
+    collection: Collection, *, header: str = "", since: str = ""
+) -> list[str]:
+    """What a page is told as it connects: events with their lengths, and the id."""
+    routes = CohortRoutes(Service(collection, Limits()), allow_run=False)
+    scope = {
+        "type": "http",
+        "headers": [(b"last-event-id", header.encode())] if header else [],
+        "query_string": f"since={since}".encode(),
+    }
+
+    async def nothing() -> Any:
+        await asyncio.sleep(60)
+
+    async def collect() -> list[str]:
+        answer = await routes.events(Request(scope, nothing))
+        assert isinstance(answer, Stream)
+        told = []
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.5):
+                async for part in answer.body_iterator:
+                    told.append(summary(str(part)))
+        return told[1:]  # without the first, "retry"
+
+    return asyncio.run(collect())
+
+
+def summary(event: str) -> str:
+    kind, _, rest = event.partition("\n")
+    if kind.startswith("event: ") and isinstance(data := data_of(rest), list):
+        return f"{kind.removeprefix('event: ')} {len(data)}"
+    return kind.removeprefix("event: ").replace(": ", " ")
+
+
+def test_states_of_long_ago_are_forgotten(tmp_path: Path) -> None:
+    run = begin_run(tmp_path)
+    collection = open_collection([run.root])
+    first = collection.latest
+    for number in range(RECENT):
+        assert collection.recall(first.state) is first
+        tell(run, done=number + 1)
+        collection.look()
+    assert collection.recall(first.state) is None
+    assert collection.recall(collection.latest.state) is collection.latest
 
 
 def first_event(run: RunDirectory, since: str) -> str:

@@ -6,17 +6,21 @@ import os
 import re
 import signal
 import socket
+import stat
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import psutil
 import pytest
 
 from digipath_ray.cli import run_app
+from digipath_ray.rundir import RunDirectory
 from digipath_ray.viewer.serve import FIRST_PORT, address_of, bind, open_browser
 from digipath_ray.viewer.trust import Trust
 from tests.finished_runs import Made
@@ -28,28 +32,40 @@ DIGIPATH = [sys.executable, "-c", "from digipath_ray.cli import main; main()"]
 
 @contextlib.contextmanager
 def viewing(*arguments: object) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """``digipath view`` as a process: the address that it printed, and the process."""
+    """``digipath view`` as a process: its address, with the token, and the process."""
     command = [*DIGIPATH, "view", *map(str, arguments), "--port", "0", "--no-browser"]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    assert process.stdout is not None
-    said = ""
-    try:
-        for line in process.stdout:
-            said += line
-            if found := re.search(r"http://\S+", line):
-                yield found[0], process
-                break
-        else:
-            raise AssertionError(said)
-    finally:
-        process.send_signal(signal.SIGINT)
+    with tempfile.TemporaryDirectory() as state:
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "XDG_STATE_HOME": state},
+        )
+        assert process.stdout is not None
         try:
-            process.wait(20)
+            yield address_in(process.stdout, Path(state)), process
         finally:
-            process.kill()
-            process.stdout.close()
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(20)
+            finally:
+                process.kill()
+                process.stdout.close()
+
+
+def address_in(lines: Iterable[str], state: Path) -> str:
+    """The address that was printed; with the token, if that is in a file."""
+    said = ""
+    for line in lines:
+        said += line
+        if found := re.search(r"http://\S+", line):
+            assert "token=" not in said
+            for file in state.glob("digipath_ray/*.address"):
+                assert str(file) in said
+                return file.read_text().strip()
+            return found[0]
+    raise AssertionError(said)
 
 
 def test_the_command_serves_a_run(tmp_path: Path) -> None:
@@ -84,6 +100,71 @@ def test_who_may_start_runs_gets_an_address_with_a_token(tmp_path: Path) -> None
         where, _, token = address.partition("#token=")
         assert len(token) >= 43
         assert httpx2.get(f"{where}api/jobs").status_code == 401
+
+
+def listening(state: Path, run: RunDirectory, **streams: Any) -> subprocess.Popen[str]:
+    """``digipath view`` that asks for a token; it keeps its address below ``state``."""
+    command = [*DIGIPATH, "view", str(run.root), "--allow-run", "--port", "0"]
+    environment = {**os.environ, "XDG_STATE_HOME": str(state)}
+    return subprocess.Popen(
+        [*command, "--no-browser"], text=True, env=environment, **streams
+    )
+
+
+def until_served(lines: Iterable[str]) -> Iterator[str]:
+    for line in lines:
+        yield line
+        if "Ctrl-C" in line:
+            return
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_log_holds_no_token_but_names_its_file(tmp_path: Path, number: int) -> None:
+    process = listening(tmp_path, viewed_run(tmp_path), stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        lines = list(until_served(process.stdout))
+        (file,) = (tmp_path / "digipath_ray").iterdir()
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        assert lines[1] == f"The address with its token: {file}\n"
+        site, _, token = file.read_text().strip().partition("#token=")
+        assert lines[2] == f"{site}   (Ctrl-C ends it)\n"
+        assert len(token) >= 43
+        httpx2.get(site)
+        process.send_signal(number)
+        process.wait(20)
+        assert token not in process.stdout.read()
+        assert not file.exists()
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_terminal_is_told_the_token(tmp_path: Path) -> None:
+    screen, end = os.openpty()
+    process = listening(tmp_path, viewed_run(tmp_path), stdout=end)
+    try:
+        said = b""
+        while b"Ctrl-C" not in said:
+            said += os.read(screen, 4096)
+        assert re.search(rb"http://127\.0\.0\.1:\d+/#token=[\w-]{43}", said)
+        assert not (tmp_path / "digipath_ray").exists()
+    finally:
+        process.terminate()
+        process.wait(20)
+        os.close(screen)
+        os.close(end)
+
+
+def test_where_no_token_can_be_kept_one_can_be_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    run = viewed_run(tmp_path)
+    arguments = ["view", str(run.root), "--host", "0.0.0.0", "--no-browser"]
+    assert run_app(arguments) == 2
+    assert "--token-file" in capsys.readouterr().err
 
 
 def test_slides_land_on_an_open_page_and_the_stream_ends_with_it(

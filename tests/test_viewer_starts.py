@@ -1,6 +1,7 @@
 """Runs started from the page: checked, one at a time, canceled, none left behind."""
 
 import asyncio
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -11,13 +12,15 @@ import psutil
 import pytest
 from starlette.testclient import TestClient
 
+from digipath_ray.bucket import put
 from digipath_ray.cohort import read_cohort
 from digipath_ray.manifest import SlideRow
 from digipath_ray.rundir import RunDirectory
+from digipath_ray.storage import place
 from digipath_ray.viewer import starts as starts_module
 from digipath_ray.viewer.collection import open_collection
 from digipath_ray.viewer.entries import key_of
-from digipath_ray.viewer.jobs import Wanted
+from digipath_ray.viewer.jobs import NAME, Wanted, find_free, is_free
 from digipath_ray.viewer.starts import Starts
 from tests.slides import noise, write_levels
 from tests.viewing import POST, client
@@ -164,6 +167,69 @@ def test_two_runs_do_not_share_a_place(tmp_path: Path) -> None:
     with browser:
         assert post(browser).status_code == 201
         assert "night already" in post(browser).json()["error"]
+
+
+@pytest.mark.parametrize("there", ["night/run.toml", "night/a.txt", "night"])
+def test_a_run_does_not_go_into_what_is_there(tmp_path: Path, there: str) -> None:
+    (tmp_path / there).parent.mkdir(exist_ok=True)
+    (tmp_path / there).write_text("")
+    browser, _ = viewer(tmp_path, SAYS.format(code=0))
+    with browser:
+        answer = post(browser)
+        assert answer.status_code == 400
+        assert answer.json()["error"].startswith("out: night is there already")
+        assert "another name" in answer.json()["error"]
+        assert browser.get("/api/jobs").json()["jobs"] == []
+        assert post(browser, out="other").status_code == 201
+
+
+def test_an_empty_folder_will_do(tmp_path: Path) -> None:
+    (tmp_path / "night").mkdir()
+    browser, _ = viewer(tmp_path, SAYS.format(code=0))
+    with browser:
+        assert post(browser).status_code == 201
+
+
+def test_a_run_in_a_bucket_is_not_mixed_with_another(bucket_url: str) -> None:
+    out = place(f"{bucket_url}/night")
+    assert is_free(out)
+    put(f"{bucket_url}/night/run.toml", b"")
+    assert not is_free(out)
+    assert find_free(out.parent, "night", taken=[out.parent / "night-2"]) == "night-3"
+
+
+def test_the_page_is_told_a_free_name(tmp_path: Path) -> None:
+    browser, _ = viewer(tmp_path, WAITS)
+    with browser:
+        first = browser.get("/api/jobs").json()["out"]
+        assert re.fullmatch(r"slides-\d{4}-\d\d-\d\d", first)
+        (tmp_path / first / "done").mkdir(parents=True)
+        second = browser.get("/api/jobs").json()["out"]
+        assert second == f"{first}-2"
+        assert post(browser, out=second).status_code == 201
+        assert browser.get("/api/jobs").json()["out"] == f"{first}-3"
+
+
+@pytest.mark.parametrize(
+    ("title", "name"),
+    [
+        ("../CAMELYON 17, center 2", "CAMELYON-17-center-2"),
+        ("\N{GREEK SMALL LETTER MU}", "run"),
+        ("x" * 300, "x" * 40),
+    ],
+)
+def test_a_free_name_is_none_that_is_refused(
+    tmp_path: Path, title: str, name: str
+) -> None:
+    async def ask() -> str:
+        starts = Starts(tmp_path)
+        found = await starts.free_name(title)
+        await starts.stop()
+        return found
+
+    found = asyncio.run(ask())
+    assert found.startswith(f"{name}-2")
+    assert NAME.fullmatch(found)
 
 
 def test_the_line_of_runs_is_bounded(
@@ -320,3 +386,27 @@ def test_a_finished_run_says_how_to_open_it(tmp_path: Path) -> None:
         (job,) = wait_until(browser, lambda jobs: jobs[0]["ended"] is not None)
     assert (job["state"], job["finished"]) == ("done", True)
     assert job["open"] == f"digipath view {tmp_path / 'night'}"
+
+
+def test_to_be_asked_how_far_runs_are_costs_no_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk of a cluster may hang, and all that is served with it."""
+    starts = Starts(tmp_path, command=(sys.executable, "-c", SAYS.format(code=0)))
+
+    async def run() -> None:
+        await starts.add(wanted("night"))
+        working = asyncio.create_task(starts.work())
+        while starts.said[0]["ended"] is None:
+            await asyncio.sleep(0.05)
+        working.cancel()
+
+    asyncio.run(run())
+
+    def touched(path: Path, **_: Any) -> Any:
+        raise AssertionError(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "stat", touched)
+        assert starts.said[0]["finished"] is False
+    asyncio.run(starts.stop())

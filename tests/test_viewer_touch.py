@@ -6,17 +6,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import shapely
 from numpy.typing import NDArray
-from playwright.sync_api import Browser, Locator, expect
+from playwright.sync_api import Browser, Locator, Route, expect
 
+from digipath_ray.qupath import feature, write_features
+from digipath_ray.rundir import RunDirectory
 from digipath_ray.viewer.entries import key_of
 from tests.finished_runs import HEIGHT, WIDTH, Made
 from tests.test_viewer_collection import begin_run, land
 from tests.test_viewer_page import (
     INSIDE,
+    OUTSIDE,
     Tab,
     address,
     chromium,
+    color_of,
     pixels_of,
     read_number,
     run,
@@ -30,6 +35,7 @@ pytestmark = pytest.mark.browser
 
 SQUARE = [(1000, 1000), (2000, 1000), (2000, 2000), (1000, 2000)]
 FINGER_PX = 44
+LANDED = Made(slide_id="s1", lesions=((1500, 1500, 700, 0.95),))
 
 
 @pytest.fixture
@@ -203,6 +209,49 @@ def test_a_mirrored_view_turns_and_moves_as_it_is_seen(tab: Tab, address: str) -
     assert after[1] < before[1] - 5  # the right is now the slide's upper end
 
 
+@pytest.mark.parametrize("keys", ["", "f", "fr"])
+def test_what_two_fingers_hold_stays_under_them(
+    tablet: Tab, address: str, keys: str
+) -> None:
+    tablet.open_slide(address, "with")
+    tablet.page.locator("[data-role=outlines]").uncheck()
+    tablet.slide("opacity", 0)
+    for key in [*keys, "+", "+"]:
+        tablet.page.keyboard.press(key)
+    tablet.settle()
+    x, y = (int(v) for v in tablet.place(WIDTH / 2, HEIGHT / 2))
+    begun = [(x - 120, y - 40), (x + 20, y - 40)]
+    ended = [(x - 100, y - 10), (x + 110, y - 10)]  # 1.5 times as far apart
+
+    def held(fingers: list[tuple[int, int]]) -> list[tuple[NDArray[np.float64], ...]]:
+        shot = tablet.page.screenshot()
+        return [points_of(np.array(color_of(shot, *at))) for at in fingers]
+
+    before = held(begun)
+    pinch(tablet, begun, ended)
+    tablet.settle()
+    assert np.allclose(held(ended), before, atol=60)
+
+
+def pinch(
+    tablet: Tab, begun: list[tuple[int, int]], ended: list[tuple[int, int]]
+) -> None:
+    """Move two fingers; they rest before they are lifted, so that nothing glides on."""
+    devtools = tablet.page.context.new_cdp_session(tablet.page)
+
+    def touch(kind: str, points: NDArray[np.float64]) -> None:
+        told = [{"x": x, "y": y, "id": i} for i, (x, y) in enumerate(points.tolist())]
+        said = {"type": kind, "touchPoints": told}
+        devtools.send("Input.dispatchTouchEvent", said)
+        tablet.page.wait_for_timeout(30)
+
+    start, way = np.array(begun, float), np.subtract(ended, begun)
+    touch("touchStart", start)
+    for part in [*np.linspace(0.1, 1, 10), *[1.0] * 6]:
+        touch("touchMove", start + part * way)
+    touch("touchEnd", np.empty((0, 2)))
+
+
 # What stays
 
 
@@ -236,7 +285,7 @@ def test_a_slide_that_lands_leaves_the_view_alone(tab: Tab, tmp_path: Path) -> N
         scale = bar.evaluate("e => e.style.width")
         button = tab.page.get_by_role("button", name="Measure a distance (M)")
         button.focus()
-        land(running, Made(slide_id="s1", lesions=((1500, 1500, 700, 0.95),)))
+        land(running, LANDED)
         layer = tab.page.locator("[data-layer='a/probability']")
         expect(layer).to_be_visible(timeout=20_000)
         assert bar.evaluate("e => e.style.width") == scale
@@ -244,3 +293,150 @@ def test_a_slide_that_lands_leaves_the_view_alone(tab: Tab, tmp_path: Path) -> N
         expect(button).to_be_focused()
     opened = [url for url in tab.requests if url.endswith(key_of("s1"))]
     assert len(opened) == 2  # once more, when it had landed
+
+
+# What becomes of a slide that is shown
+
+
+def outline(run: RunDirectory) -> None:
+    """The lesion of s1, as its run outlines it."""
+    lesion = feature(
+        shapely.box(800, 800, 2200, 2200),
+        class_name="Tumor",
+        color=(200, 0, 0),
+        name="lesion 1",
+        measurements={},
+    )
+    write_features(run.lesions("s1"), [lesion])
+
+
+def test_outlines_go_with_the_results_that_they_are_of(
+    tab: Tab, tmp_path: Path
+) -> None:
+    running = begin_run(tmp_path)
+    outline(running)
+    land(running, LANDED)
+    with viewing(running.root) as (address, _):
+        tab.open_slide(address, "s1")
+        legend = tab.page.locator(".legend")
+        expect(legend).to_contain_text("lesions, outlined at")
+        running.done("s1").unlink()
+        layer = tab.page.locator("[data-layer='a/probability']")
+        expect(layer).to_have_count(0, timeout=20_000)
+        expect(legend).not_to_contain_text("lesions")
+
+
+def test_a_slide_lands_in_the_second_run(tab: Tab, tmp_path: Path) -> None:
+    first, second = begin_run(tmp_path / "one"), begin_run(tmp_path / "two")
+    for one in (first, second):
+        outline(one)
+    land(first, LANDED)
+    with viewing(first.root, "--against", second.root) as (address, _):
+        tab.open_slide(address, "s1")
+        exports = tab.page.locator(".exports")
+        expect(exports).to_have_count(1)
+        legend = tab.page.locator(".legend")
+        expect(legend).to_contain_text("lesions, outlined at")
+        land(second, LANDED)
+        layer = tab.page.locator("[data-layer='b/probability']")
+        expect(layer).to_be_visible(timeout=20_000)
+        expect(exports).to_have_count(2)
+        hrefs = [
+            link.get_attribute("href") for link in exports.nth(1).locator("a").all()
+        ]
+        assert len(hrefs) == 3
+        assert all(href and href.endswith("?run=b") for href in hrefs)
+        expect(legend).to_contain_text("lesions of a")
+        expect(legend).to_contain_text("lesions of b")
+
+
+@pytest.mark.parametrize("status", [429, 500, 0])
+def test_a_slide_that_cannot_be_read_again_is_tried_again(
+    tab: Tab, tmp_path: Path, status: int
+) -> None:
+    running = begin_run(tmp_path)
+    with viewing(running.root) as (address, _):
+        tab.open_slide(address, "s1")
+        refused: list[str] = []
+
+        def refuse_once(route: Route) -> None:
+            refused.append(route.request.url)
+            if len(refused) > 1:
+                route.continue_()
+            elif status:
+                route.fulfill(status=status, body="{}")
+            else:
+                route.abort()
+
+        tab.page.route(f"**/api/slides/{key_of('s1')}", refuse_once)
+        land(running, LANDED)
+        layer = tab.page.locator("[data-layer='a/probability']")
+        expect(layer).to_be_visible(timeout=20_000)
+        assert len(refused) == 2
+
+
+def test_a_slide_that_has_left_is_closed(tab: Tab, tmp_path: Path) -> None:
+    running = begin_run(tmp_path)
+    with viewing(running.root) as (address, _):
+        tab.open_slide(address, "s1")
+        gone = f"**/api/slides/{key_of('s1')}"
+        tab.page.route(gone, lambda route: route.fulfill(status=404, body="{}"))
+        land(running, LANDED)
+        alert = tab.page.get_by_role("alert")
+        expect(alert).to_contain_text("has left the cohort", timeout=20_000)
+        expect(tab.page.locator(".pane")).to_have_count(0)
+        tab.page.unroute(gone)
+        land(running, Made(slide_id="s1", lesions=((1500, 1500, 500, 0.9),)))
+        expect(tab.page.locator(".pane")).to_have_count(1, timeout=20_000)
+
+
+def test_what_was_missing_is_not_told_any_more_once_it_is_here(
+    tab: Tab, address: str
+) -> None:
+    tab.page.route("**/maps/**", lambda route: route.fulfill(status=500, body=""))
+    tab.page.goto(f"{address}#/slide/{key_of('with')}")
+    trouble = tab.page.locator(".readout .trouble")
+    expect(trouble).to_contain_text("Not all is shown. tumor probability: 500")
+    shown = tab.page.locator("[data-layer='a/probability'] input[type=checkbox]")
+    shown.uncheck()
+    expect(trouble).to_have_text("")
+    shown.check()
+    expect(trouble).to_contain_text("Not all is shown")
+    tab.page.unroute("**/maps/**")
+    expect(trouble).to_have_text("", timeout=10_000)
+    tab.settle()
+    assert tab.color(INSIDE) != tab.color(OUTSIDE)
+
+
+@pytest.mark.parametrize("outdated", [1, 99])
+def test_layers_of_another_version_are_read_anew(
+    tab: Tab, address: str, outdated: int
+) -> None:
+    """The server has other maps than it told the first, or the first 99 times."""
+    told: list[str] = []
+
+    def tell(route: Route) -> None:
+        told.append(route.request.url)
+        answer = route.fetch()
+        said = answer.json()
+        for layer in said["layers"]:
+            layer["version"] = f"{len(told)}-{layer['version']}"
+        route.fulfill(response=answer, json=said)
+
+    def give(route: Route) -> None:
+        where, _, version = route.request.url.partition("?v=")
+        number, _, version = version.partition("-")
+        if int(number) <= outdated:
+            route.fulfill(status=409, body="{}")
+        else:
+            route.fulfill(response=route.fetch(url=f"{where}?v={version}"))
+
+    tab.page.route(f"**/api/slides/{key_of('with')}", tell)
+    tab.page.route("**/maps/**", give)
+    tab.open_slide(address, "with")
+    tab.page.locator("[data-role=outlines]").uncheck()
+    tab.page.wait_for_timeout(1000)
+    assert len(told) == 2  # once more, not in a loop
+    if outdated == 1:
+        tab.slide("opacity", 100)
+        assert np.allclose(tab.color(INSIDE), (223, 227, 24), atol=9)

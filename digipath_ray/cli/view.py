@@ -1,6 +1,10 @@
 """``digipath view``: a run, or slides before any run, in a browser."""
 
-from collections.abc import Sequence
+import contextlib
+import os
+import signal
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +16,12 @@ from digipath_ray.cli.console import console
 from digipath_ray.cli.options import with_specs
 from digipath_ray.cli.words import count
 from digipath_ray.recipe import AnnotationSpec
+
+IN_THE_OPEN = (
+    "Whoever has this address sees the slides, and so does whoever listens on the "
+    "network: HTTP is not encrypted. A tunnel is: "
+    "ssh -L 8000:localhost:8000 this-machine"
+)
 
 
 @with_specs
@@ -124,19 +134,80 @@ def show_viewer(
     trust = make_trust(host, token=token, allowed=allowed_hosts, starts_runs=allow_run)
     starts = Starts(Path.cwd(), begun=collection.follow) if allow_run else None
     app = make_app(collection, trust=trust, annotations=annotations, starts=starts)
-    listener = bind(host, port)
-    address = address_of(listener, trust, host=host)
-    many = count(len(collection.latest.entries), "slide")
-    console.print(f"{escape(collection.latest.title)}: {many}")
-    shown = address if token_file is None else address.partition("#")[0]
-    console.print(f"[bold]{escape(shown)}[/]   (Ctrl-C ends it)", soft_wrap=True)
-    if not is_loopback(host):
-        console.print(
-            "Whoever has this address sees the slides, and so does whoever listens on "
-            "the network: HTTP is not encrypted. A tunnel is: "
-            "ssh -L 8000:localhost:8000 this-machine"
-        )
-    if browser:
-        open_browser(address, host=host)
-    serve(app, listener)
+    with bind(host, port) as listener:
+        address = address_of(listener, trust, host=host)
+        many = count(len(collection.latest.entries), "slide")
+        console.print(f"{escape(collection.latest.title)}: {many}")
+        shown = address if token_file is None else address.partition("#")[0]
+        with said(console, shown):
+            if not is_loopback(host):
+                console.print(IN_THE_OPEN)
+            if browser:
+                open_browser(address, host=host)
+            serve(app, listener)
     return 0
+
+
+@contextlib.contextmanager
+def said(console: Console, address: str) -> Iterator[None]:
+    """Print an address; a token in it goes to a terminal alone, and never to a log.
+
+    Others may read the log of a service or of a batch job. There the token is in a file
+    of the user's own, for as long as this lasts.
+
+    Raises:
+        ValueError: no such file can be written.
+    """
+    shown, _, token = address.partition("#")
+    with contextlib.ExitStack() as kept:
+        if token and console.is_terminal:
+            shown = address
+        elif token:
+            file = kept.enter_context(kept_address(address))
+            console.print(f"The address with its token: {escape(str(file))}")
+        console.print(f"[bold]{escape(shown)}[/]   (Ctrl-C ends it)", soft_wrap=True)
+        yield
+
+
+@contextlib.contextmanager
+def kept_address(address: str) -> Iterator[Path]:
+    """A file that the user alone can read, with the address; removed at the end.
+
+    It lies below the home, which a batch job's node shares with where one logs in.
+
+    Raises:
+        ValueError: it cannot be written.
+    """
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    folder = Path(state) / "digipath_ray"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        opened, name = tempfile.mkstemp(  # of mode 0600
+            dir=folder, prefix="view-", suffix=".address"
+        )
+    except OSError as e:
+        raise ValueError(
+            f"{folder}: no file with the token can be written there ({e.strerror}): "
+            "give one by --token-file"
+        ) from e
+    with ended_by_sigterm(), os.fdopen(opened, "w", encoding="utf-8") as file:
+        try:
+            file.write(f"{address}\n")
+            file.flush()
+            yield Path(name)
+        finally:
+            Path(name).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """Leave by an exception when told to end, so that what is to be removed is."""
+
+    def leave(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

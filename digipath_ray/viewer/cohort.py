@@ -69,7 +69,7 @@ class CohortRoutes:
         events = follow(
             lambda: self._service.latest,
             request.is_disconnected,
-            since=request.query_params.get("since", ""),
+            told=self._service.collection.recall(_state_of(request)),
         )
         return Stream(events, headers, ended=self._ended)
 
@@ -80,3 +80,9 @@ class CohortRoutes:
     def routes(self) -> list[Route]:
         """What is answered, and by what."""
         return [Route("/api/cohort", self.cohort), Route("/api/events", self.events)]
+
+
+def _state_of(request: Request) -> str:
+    """The state that a page was told last; a browser that connects again says it."""
+    since = request.query_params.get("since", "")
+    return request.headers.get("last-event-id", since)

@@ -18,6 +18,7 @@ from digipath_ray.manifest import SlideRow, read_manifest
 from digipath_ray.rundir import RunDirectory
 from digipath_ray.storage import is_url, place
 from digipath_ray.viewer.entries import blank_entry
+from digipath_ray.viewer.making import DAMAGED
 from digipath_ray.viewer.marks import Marker, RunMarks
 from digipath_ray.viewer.patients import NO_RUN, say_patients
 from digipath_ray.viewer.reading import RunReader
@@ -32,12 +33,12 @@ from digipath_ray.viewer.snapshot import (
 
 log = logging.getLogger(__name__)
 
-DAMAGED = (ValueError, LookupError, TypeError, AttributeError)
-"""What comes of files that say something else than a run writes."""
 LOOK_S, LOOK_BUCKET_S = 1.0, 10.0
 """How often the files of a run that goes on are looked at, on a disk, in a bucket."""
 LOOK_OVER_S = 30.0
 """And those of a run that has ended: somebody may go on with it."""
+RECENT = 16
+"""Snapshots that are kept, so that a page that comes back is told the news alone."""
 
 
 class Opened:
@@ -82,7 +83,7 @@ class Collection:
         self._manifest = ""
         self._set_slides(slides)
         self._marks: tuple[RunMarks, ...] | None = self._look()
-        self._snapshot = self._read()
+        self._recent: tuple[Snapshot, ...] = (self._read(),)
         self._looked = time.monotonic()
 
     @property
@@ -93,7 +94,11 @@ class Collection:
     @property
     def latest(self) -> Snapshot:
         """As it was when it was last looked at."""
-        return self._snapshot
+        return self._recent[-1]
+
+    def recall(self, state: str) -> Snapshot | None:
+        """The snapshot of a state; None if that is unknown, or too long ago."""
+        return next((s for s in self._recent if s.state == state), None)
 
     @property
     def is_due(self) -> bool:
@@ -111,7 +116,7 @@ class Collection:
             finally:
                 self._looked = time.monotonic()
                 self._lock.release()
-        return self._snapshot
+        return self.latest
 
     def _look_again(self) -> None:
         """Read what has changed; what cannot be read is shown as it was."""
@@ -121,12 +126,19 @@ class Collection:
             marks = self._look()
             if marks != self._marks:
                 self._marks = marks
-                self._snapshot = self._read()
+                self._keep(self._read())
         except DAMAGED as e:  # until its file changes again
             log.warning("%s: shown as it was: %s: %s", self._title, type(e).__name__, e)
         except OSError as e:
             self._marks = None
             log.warning("%s: shown as it was: %s", self._title, e)
+
+    def _keep(self, snapshot: Snapshot) -> None:
+        """Show a snapshot; what is said of patients is shared while it is the same."""
+        before = self.latest
+        if list(before.patients) == list(snapshot.patients):
+            snapshot = replace(snapshot, patients=before.patients)
+        self._recent = (*self._recent[1 - RECENT :], snapshot)
 
     def follow(self, run: RunDirectory) -> None:
         """Show a run that was started from here, once it stands; a run stays open."""

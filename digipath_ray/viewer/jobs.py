@@ -4,7 +4,7 @@ import asyncio
 import re
 import shlex
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 """What a run's folder may be called from the page."""
 MADE_WEIGHTS = ("random", "imagenet")
 """Weights that are no file's."""
+NAMES_TRIED = 1000
 LINES = 40
 """Of what a run says, the last ones are shown."""
 
@@ -35,8 +36,15 @@ class Wanted:
     out: str
 
     @classmethod
-    def of(cls, said: Mapping[str, Any], entries: Mapping[str, Entry]) -> "Wanted":
+    def of(
+        cls, said: Mapping[str, Any], entries: Mapping[str, Entry], *, base: Path
+    ) -> "Wanted":
         """What a post asks for.
+
+        Args:
+            said: the post.
+            entries: the slides to choose from, by key.
+            base: the folder in which the run's directory is made.
 
         Raises:
             ValueError: what is wrong with it.
@@ -55,6 +63,11 @@ class Wanted:
             raise ValueError(
                 "out: name the run with letters, digits, dots, dashes and underscores"
             )
+        if not is_free(base / out):
+            raise ValueError(
+                f"out: {out} is there already, and a run mixes no two choices of "
+                "slides: choose another name"
+            )
         rows = tuple(entries[key].row for key in dict.fromkeys(keys))
         return cls(slides=rows, preset=str(preset), weights=weights, out=out)
 
@@ -68,6 +81,32 @@ def _weights_of(said: Mapping[str, Any]) -> str | None:
     if not is_url(weights) and not Path(weights).expanduser().exists():
         raise ValueError(f"weights: {weights}: not there")
     return weights
+
+
+def is_free(out: Path) -> bool:
+    """Whether a new run can be made there: nothing is there, or an empty folder."""
+    if is_url(out):
+        run = RunDirectory(out)
+        return not (run.settings.exists() or run.status.exists())
+    try:
+        return not any(out.iterdir())
+    except FileNotFoundError:
+        return not out.is_symlink()
+    except OSError:  # a file, or a folder of somebody else's
+        return False
+
+
+def find_free(base: Path, stem: str, *, taken: Collection[Path]) -> str:
+    """A name for a new run: the stem, else the stem and the first number that is free.
+
+    Args:
+        base: the folder in which the run's directory is made.
+        stem: what it is to be called.
+        taken: directories that runs which wait will make.
+    """
+    names = (stem, *(f"{stem}-{number}" for number in range(2, NAMES_TRIED)))
+    free = (n for n in names if base / n not in taken and is_free(base / n))
+    return next(free, stem)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -84,6 +123,7 @@ class Job:
         exit_code: of its process, once that has ended.
         lines: the last that it said.
         listed: its manifest is written.
+        finished: its results can be opened.
         process: while it runs.
     """
 
@@ -98,6 +138,7 @@ class Job:
     exit_code: int | None = None
     lines: deque[str] = field(default_factory=lambda: deque(maxlen=LINES))
     listed: bool = False
+    finished: bool = False
     process: asyncio.subprocess.Process | None = None
 
     @property
@@ -111,11 +152,6 @@ class Job:
             f"--out={self.out}",
             *([] if weights is None else [f"--weights={weights}"]),
         ]
-
-    @property
-    def finished(self) -> bool:
-        """Whether its results can be opened."""
-        return self.state == "done" and RunDirectory(self.out).settings.exists()
 
     @property
     def said(self) -> Json:

@@ -42,17 +42,17 @@ class Seen:
         old, self._snapshot = self._snapshot, now
         if now is old:
             return
-        was = old or Snapshot(title="", kind="", ending="")
-        if old is None or say_cohort(was) != say_cohort(now):
-            more = {"status": now.status, "whole": old is None}
+        was, whole = old or Snapshot(title="", kind="", ending=""), old is None
+        if whole or say_cohort(was) != say_cohort(now):
+            more = {"status": now.status, "whole": whole}
             yield say_event("cohort", {**say_cohort(now), **more})
         if now.status is not None and now.status != was.status:
             yield say_event("status", now.status)
         if gone := [key for key in was.entries if key not in now.entries]:
             yield say_event("gone", gone)
-        if news := list(_changed(was, now)):
+        if (news := list(_changed(was, now))) or whole:
             yield say_event("slides", news)
-        if list(was.patients) != list(now.patients):
+        if whole or list(was.patients) != list(now.patients):
             yield say_event("patients", list(now.patients))
 
 
@@ -69,11 +69,16 @@ def say_event(name: str, data: object) -> str:
     return f"event: {name}\ndata: {json.dumps(data, allow_nan=False)}\n\n"
 
 
+def say_state(snapshot: Snapshot) -> str:
+    """What a browser sends when it connects again: it has been told all up to here."""
+    return f"id: {snapshot.state}\n\n"
+
+
 async def follow(
     look: Callable[[], Snapshot],
     gone: Callable[[], Awaitable[bool]],
     *,
-    since: str = "",
+    told: Snapshot | None = None,
     every_s: float = LOOK_S,
     comment_s: float = COMMENT_S,
 ) -> AsyncIterator[str]:
@@ -82,17 +87,20 @@ async def follow(
     Args:
         look: the snapshot now.
         gone: whether the page has left.
-        since: state that the page was told; of another one it is told all.
+        told: what the page knows already; None: nothing.
         every_s: seconds between two looks.
         comment_s: seconds between two comments.
     """
-    first, spoken = look(), time.monotonic()
-    seen = Seen(first if first.state == since else None)
+    seen, known, spoken = Seen(told), told, time.monotonic()
     yield "retry: 3000\n\n"
     while not await gone():
-        for event in seen.events(look()):
-            spoken = time.monotonic()
-            yield event
+        now = look()
+        if now is not known:
+            for event in seen.events(now):
+                yield event
+            # After the last of them: a connection may break between two.
+            yield say_state(now)
+            known, spoken = now, time.monotonic()
         if time.monotonic() - spoken >= comment_s:
             spoken = time.monotonic()
             yield ": here\n\n"

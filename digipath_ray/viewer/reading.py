@@ -5,66 +5,19 @@ a finished slide, and what was made of it, is kept for as long as its record sta
 """
 
 import contextlib
-import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from typing import Any
 
-from digipath_ray.manifest import SlideRow, check_slide_id
+from digipath_ray.manifest import SlideRow
 from digipath_ray.outcome import member_notes
 from digipath_ray.report.findings import Findings, Row, read_findings
-from digipath_ray.report.slides import SlideView, view_slides
 from digipath_ray.rundir import READERS, Failure, RunDirectory
-from digipath_ray.schema import OUTCOMES, SLIDES
-from digipath_ray.slidetable import row_of
-from digipath_ray.storage import is_url
-from digipath_ray.viewer.entries import (
-    done_entry,
-    failed_entry,
-    full_outcome,
-    key_of,
-    left_entry,
-    running_entry,
-    say_status,
-    urgency,
-)
+from digipath_ray.viewer.entries import say_status
 from digipath_ray.viewer.failures import Failures
+from digipath_ray.viewer.making import Made, Maker, Standing
 from digipath_ray.viewer.marks import RunMarks
 from digipath_ray.viewer.patients import NOT_STAGED, say_patients
-from digipath_ray.viewer.snapshot import Entry, InRun, Json, Snapshot
-
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Standing:
-    """What an entry is made of; while that stays, so does the entry.
-
-    Attributes:
-        tables: which reading of the run's tables it is from.
-        stamp: of its ``done`` record.
-        record: that; None of one that is not done.
-        failure: why it failed.
-        goes_on: the run's driver lives.
-        progress: share predicted of one that is in flight.
-    """
-
-    tables: int
-    stamp: str | None
-    record: Row | None
-    failure: Failure | None
-    goes_on: bool
-    progress: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Made:
-    """An entry, what it was made of, and its place; None of an id that is no name."""
-
-    standing: Standing
-    entry: Entry | None = None
-    urgency: tuple[Any, ...] = ()
+from digipath_ray.viewer.snapshot import Snapshot
 
 
 class RunReader:
@@ -135,7 +88,8 @@ class RunReader:
         """A ``done`` record; None of one that is damaged, or gone again."""
         with contextlib.suppress(ValueError, FileNotFoundError):
             record = self.run.read_record(slide_id)
-            return record if record.keys() & {"slide", "outcome"} else None
+            if isinstance(record, dict) and record.keys() & {"slide", "outcome"}:
+                return record
         return None
 
     def _stand(
@@ -166,92 +120,15 @@ class RunReader:
             for slide_id, made in self._made.items()
             if slide_id in now and made.standing == now[slide_id]
         }
-        new = {i: standing for i, standing in now.items() if i not in kept}
-        self._made = {**kept, **self._make_new(findings, new, marks)}
-
-    def _make_new(
-        self, findings: Findings, new: Mapping[str, Standing], marks: RunMarks
-    ) -> dict[str, Made]:
-        outcomes = dict(self._outcomes(findings, new, marks))
-        part = replace(
-            findings,
-            slides={i: findings.slides[i] for i in new if i in findings.slides},
-            outcomes=outcomes,
-            failures=tuple(s.failure for s in new.values() if s.failure is not None),
-            records={i: s.record for i, s in new.items() if s.record is not None},
+        maker = Maker(
+            findings=findings,
+            run=self.run,
+            name=self.name,
+            given=self._given,
+            is_told=bool(findings.outcomes) and not _is_open(marks),
         )
-        made = {slide_id: Made(standing=standing) for slide_id, standing in new.items()}
-        for view in view_slides(part):
-            standing = new[view.slide_id]
-            if _is_safe(view.slide_id):
-                entry = self._entry(part, view, standing)
-                made[view.slide_id] = Made(
-                    standing=standing, entry=entry, urgency=urgency(view)
-                )
-        return made
-
-    def _outcomes(
-        self, findings: Findings, new: Mapping[str, Standing], marks: RunMarks
-    ) -> Iterator[tuple[str, Row]]:
-        """The rows of OUTCOMES, with those that no table holds yet."""
-        spec = findings.config.outcome
-        by_size = spec.outcome == "stage" and spec.stage_model is None
-        is_told = marks.state not in ("running", "dead") and bool(findings.outcomes)
-        for slide_id, standing in new.items():
-            row, record = findings.outcomes.get(slide_id), standing.record
-            if standing.failure is not None:
-                continue
-            # Of what is made again the table still has the old row.
-            if row is not None and (is_told or record is not None):
-                yield slide_id, row
-            elif not is_told and record is not None and "outcome" in record:
-                names = OUTCOMES.names
-                yield slide_id, full_outcome(record, names, by_size=by_size)
-
-    def _entry(self, findings: Findings, view: SlideView, standing: Standing) -> Entry:
-        slide_id, known = view.slide_id, findings.slide(view.slide_id)
-        told = {**dict.fromkeys(SLIDES.names), **known} if known else {}
-        row = row_of(told) if told else self._row(view, standing.failure)
-        outcome = findings.outcomes.get(slide_id)
-        held = InRun(run=self.run, slide_id=slide_id, stamp=standing.stamp)
-        return Entry(
-            key=key_of(slide_id),
-            row=row,
-            says=self._says(findings, view, row, standing),
-            told=told,
-            runs={self.name: held},
-            outcomes={} if outcome is None else {self.name: outcome},
-            lesions={}
-            if outcome is None
-            else {self.name: tuple(findings.lesions(slide_id))},
-            facts=view.facts,
-            notes=view.notes,
-            thresholds={self.name: findings.config.ensemble.threshold},
-        )
-
-    def _row(self, view: SlideView, failure: Failure | None) -> SlideRow:
-        """Of a slide that was never prepared: as the user named it."""
-        given = self._given.get(view.slide_id)
-        path = "" if failure is None else failure.path
-        return given or SlideRow(
-            slide_id=view.slide_id, path=path, patient_id=view.patient_id
-        )
-
-    def _says(
-        self, findings: Findings, view: SlideView, row: SlideRow, standing: Standing
-    ) -> Json:
-        outcome = findings.outcomes.get(view.slide_id)
-        if outcome is not None:
-            ending = findings.config.outcome.outcome
-            return done_entry(row, view, outcome, ending=ending)
-        if standing.failure is not None:
-            drawn = self.run.thumbnail(view.slide_id).exists()
-            return failed_entry(row, view, standing.failure, thumbnail=drawn)
-        # What is prepared has one; else it is made of the slide, if that is here.
-        drawn = view.slide_id in findings.slides or not is_url(row.path)
-        if standing.goes_on:
-            return running_entry(row, standing.progress, thumbnail=drawn)
-        return left_entry(row, view, thumbnail=drawn)
+        new = {i: maker.make(i, now[i]) for i in now if i not in kept}
+        self._made = {**kept, **new}
 
     def _snapshot(self, findings: Findings, marks: RunMarks, *, named: int) -> Snapshot:
         made = sorted(self._made.values(), key=lambda m: m.urgency)
@@ -269,18 +146,44 @@ class RunReader:
             status=said,
             entries=entries,
             patients=say_patients(
-                findings.patients,
+                self._stages(findings, marks),
                 [entry.says for entry in entries.values()],
                 rule=NOT_STAGED[ending],
             ),
         )
 
+    def _stages(self, findings: Findings, marks: RunMarks) -> Sequence[Row]:
+        """The rows of PATIENTS that still hold.
 
-def _is_safe(slide_id: str) -> bool:
-    """Whether an id can be a file's name; a run's tables are not just believed."""
-    try:
-        check_slide_id(slide_id, where="the run", fix="")
-    except ValueError as e:
-        log.warning("left out: %s", e)
-        return False
-    return True
+        A run that goes on writes them at its end: until then they are an earlier
+        start's, and hold for patients of whose nodes it makes none anew, or more.
+        """
+        if not findings.patients or not _is_open(marks):
+            return findings.patients
+        patients = {i: row["patient_id"] for i, row in findings.outcomes.items()}
+        patients |= {i: row.patient_id for i, row in self._given.items()}
+        for slide_id, made in self._made.items():
+            if made.entry is not None:
+                patients[slide_id] = made.entry.row.patient_id
+        failed = {failure.slide_id for failure in findings.failures}
+        moved = {
+            patient_id
+            for slide_id, patient_id in patients.items()
+            if not self._is_as_told(slide_id, findings, failed)
+        }
+        return [row for row in findings.patients if row["patient_id"] not in moved]
+
+    def _is_as_told(self, slide_id: str, findings: Findings, failed: Set[str]) -> bool:
+        """Whether a slide is what it was when the tables were written."""
+        made = self._made.get(slide_id)
+        if made is None or made.entry is None:
+            return False
+        outcome = made.entry.outcomes.get(self.name)
+        if outcome is None:
+            return slide_id in failed and made.standing.failure is not None
+        return outcome is findings.outcomes.get(slide_id)
+
+
+def _is_open(marks: RunMarks) -> bool:
+    """Whether the run goes on, or died before it could write its tables."""
+    return marks.state in ("running", "dead")

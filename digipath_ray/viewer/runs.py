@@ -22,14 +22,17 @@ class RunRoutes:
 
     async def jobs(self, request: Request) -> Response:
         """Runs started from here, and how one can be made."""
-        return JSONResponse({"jobs": self._starts.said, "presets": list(PRESETS)})
+        out = await self._starts.free_name(self._service.latest.title)
+        jobs = self._starts.said
+        return JSONResponse({"jobs": jobs, "presets": list(PRESETS), "out": out})
 
     async def start(self, request: Request) -> Response:
         """Queue a run."""
         said = await body_of(request)
         try:
             entries = self._service.latest.entries
-            wanted = await run_in_threadpool(Wanted.of, said, entries)
+            base = self._starts.base
+            wanted = await run_in_threadpool(Wanted.of, said, entries, base=base)
             job = await self._starts.add(wanted)
         except (ValueError, OSError) as e:
             return refuse(400, str(e), "choose otherwise")

@@ -22,7 +22,7 @@ from starlette.concurrency import run_in_threadpool
 from digipath_ray.manifest import write_manifest
 from digipath_ray.rundir import RunDirectory
 from digipath_ray.storage import place
-from digipath_ray.viewer.jobs import Job, Wanted
+from digipath_ray.viewer.jobs import Job, Wanted, find_free
 from digipath_ray.viewer.snapshot import Json
 
 log = logging.getLogger(__name__)
@@ -32,6 +32,9 @@ MOST_QUEUED = 20
 WAITING = ("queued", "running")
 LINE_LENGTH = 500
 LINE_END = re.compile(r"[\r\n]")
+PLAIN = re.compile(r"[^A-Za-z0-9]+")
+TITLE_LENGTH = 40
+"""Of a title, so much is in the name of a run on its slides."""
 LAST_WORDS_S = 2.0
 """How long what a run has said last is waited for once it has ended."""
 ENDS_S = 30.0
@@ -94,6 +97,17 @@ class Starts:
         job.listed = True
         return job.said
 
+    async def free_name(self, title: str) -> str:
+        """A name that a new run can have: the title, the day, and a number if needed.
+
+        Args:
+            title: of what its slides are chosen from.
+        """
+        plain = PLAIN.sub("-", title)[:TITLE_LENGTH].strip("-") or "run"
+        stem = f"{plain}-{datetime.now(UTC):%Y-%m-%d}"
+        taken = {job.out for job in self._jobs.values() if job.state in WAITING}
+        return await run_in_threadpool(find_free, self.base, stem, taken=taken)
+
     def cancel(self, identity: str) -> Json | None:
         """End a run, or take it out of the queue; None if there is none."""
         job = self._jobs.get(identity)
@@ -126,11 +140,14 @@ class Starts:
             job.lines.append(f"cannot be run: {e}")
         finally:
             process, job.process = job.process, None
-            job.ended = _now()
             job.exit_code = None if process is None else process.returncode
+            # 1: a slide failed, all others are done.
+            ended_well = job.exit_code in (0, 1)
+            stands = ended_well and await run_in_threadpool(_stands, job.out)
+            job.ended = _now()
             if job.state == "running":
-                # 1: a slide failed, all others are done.
-                job.state = "done" if job.exit_code in (0, 1) else "failed"
+                job.state = "done" if ended_well else "failed"
+                job.finished = stands
 
     async def _spawn(self, job: Job) -> None:
         job.process = await asyncio.create_subprocess_exec(
@@ -167,6 +184,15 @@ class Starts:
         for job in jobs:
             await _end(job)
         self._folder.cleanup()
+
+
+def _stands(out: Path) -> bool:
+    """Whether a run directory holds a run."""
+    try:
+        return RunDirectory(out).settings.exists()
+    except OSError as e:  # its bucket does not answer
+        log.warning("%s: %s", out, e)
+        return False
 
 
 async def _keep_lines(stream: asyncio.StreamReader, lines: deque[str]) -> None:

@@ -1,6 +1,6 @@
 /** The page: logs in, reads the cohort, and shows what the address asks for. */
 
-import { Refusal } from "./page/api";
+import { needsToken, Refusal } from "./page/api";
 import { drawBar, researchNotice } from "./page/bar";
 import { showCohort } from "./cohort/cohortPage";
 import { fill, find, make, say } from "./page/dom";
@@ -21,8 +21,7 @@ async function start(): Promise<void> {
     await takeToken();
     follow(await Live.open());
   } catch (reason) {
-    if (reason instanceof Refusal && [401, 403].includes(reason.status))
-      showLogin(() => void start());
+    if (needsToken(reason)) showLogin(() => void start());
     else showFailure(reason);
   }
 }
@@ -40,6 +39,7 @@ function follow(live: Live): void {
     find("main").focus({ preventScroll: true });
     say(document.title);
   });
+  live.onRefused = () => location.reload(); // begins with the token
   const forever = new AbortController().signal;
   live.watch((part) => {
     const route = readRoute(location.hash);

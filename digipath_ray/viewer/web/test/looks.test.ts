@@ -30,8 +30,24 @@ test("what was chosen holds on the next slide", () => {
 test("the run's own threshold stays the run's, whichever run it is", () => {
   const looks = new Looks(slideOf(["a"]));
   looks.set("a/probability", { opacity: 0.3 });
-  const next = new Looks(slideOf(["a"], { threshold: 0.6 }));
+  const next = new Looks(slideOf(["a"], { thresholds: { a: 0.6 } }));
   assert.equal(next.of("a/probability").threshold, 0.6);
+});
+
+test("each run's probability opens at its own threshold", () => {
+  const looks = new Looks(slideOf(["a", "b"], { thresholds: { a: 0.46, b: 0.3 } }));
+  assert.equal(looks.of("a/probability").threshold, 0.46);
+  assert.equal(looks.of("b/probability").threshold, 0.3);
+});
+
+test("lesions are outlined by each run that did, in a comparison by the side's", () => {
+  const looks = new Looks(slideOf(["a", "b"]));
+  assert.deepEqual(looks.runsOn("left"), ["a", "b"]);
+  looks.mode = "swipe";
+  assert.deepEqual([looks.runsOn("left"), looks.runsOn("right")], [["a"], ["b"]]);
+  looks.take(slideOf(["a", "b"], { outlines: ["b"] }));
+  looks.mode = "swipe";
+  assert.deepEqual([looks.runsOn("left"), looks.runsOn("right")], [[], ["b"]]);
 });
 
 test("a layer that lands has its first look, and nothing else changes", () => {

@@ -7,7 +7,7 @@ export function slideOf(runs: readonly string[], more: Partial<ShownSlide> = {})
     layerOf(run, "probability", "tumor probability", "probability", 1),
     layerOf(run, "epistemic", "epistemic uncertainty", "variance", 0.25),
   ]);
-  return { ...BARE, layers, ...more };
+  return { ...BARE, layers, outlines: [...runs], done: [...runs], ...more };
 }
 
 function layerOf(run: string, name: string, label: string, unit: string, high: number): Layer {
@@ -59,7 +59,8 @@ const BARE: ShownSlide = {
   lesions: [],
   facts: [],
   notes: [],
-  outlines: true,
+  outlines: [],
+  done: [],
   truth_outlines: true,
   image: {
     version: "",

@@ -98,7 +98,7 @@ function slides(live: Live, until: AbortSignal): HTMLElement[] {
     isRun && chips.element,
     end,
   );
-  const runs = live.cohort.allow_run ? [runControls(table, live, until)] : [];
+  const runs = live.cohort.allow_run ? [runControls(table, until)] : [];
   return [controls, ...runs, table.element, empty.element];
 }
 

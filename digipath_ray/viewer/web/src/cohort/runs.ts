@@ -3,7 +3,6 @@
 import { ask, send, type Job, type Jobs } from "../page/api";
 import { fill, make, patchChildren, say } from "../page/dom";
 import { icon } from "../page/icons";
-import type { Live } from "../page/live";
 import { count } from "../page/words";
 import { chosen } from "./listing";
 import type { SlideTable } from "./slideTable";
@@ -11,17 +10,17 @@ import { startDialog } from "./startDialog";
 
 const POLL_MS = 5000;
 
-export function runControls(table: SlideTable, live: Live, until: AbortSignal): HTMLElement {
+export function runControls(table: SlideTable, until: AbortSignal): HTMLElement {
   const list = make("ul", { class: "jobs", "aria-label": "Runs started here" });
   const button = make("button", { class: "button primary" });
-  let presets: string[] = [];
+  let known: Jobs = { jobs: [], presets: [], out: "" };
   let timer = 0;
   const poll = async () => {
     window.clearTimeout(timer);
     const told = await ask<Jobs>("jobs").catch(() => null); // the bar says that it is silent
     if (until.aborted) return;
     if (told) {
-      presets = told.presets;
+      known = told;
       patchChildren(list, told.jobs.map(jobRow));
     }
     if (!told || told.jobs.some(isOpen)) timer = window.setTimeout(() => void poll(), POLL_MS);
@@ -35,7 +34,7 @@ export function runControls(table: SlideTable, live: Live, until: AbortSignal): 
     button.disabled = number === 0;
   };
   button.addEventListener("click", () =>
-    startDialog(live, presets, () => {
+    startDialog(known, () => {
       chosen.clear();
       table.markChosen();
       say("The run is queued");

@@ -1,18 +1,17 @@
 /** The form that starts a run; what the server refuses stands next to its field. */
 
-import { Refusal, send, type Job } from "../page/api";
+import { Refusal, send, type Job, type Jobs } from "../page/api";
 import { fill, make } from "../page/dom";
-import type { Live } from "../page/live";
 import { count } from "../page/words";
 import { chosen } from "./listing";
 
 type Field = HTMLInputElement | HTMLSelectElement;
 
-export function startDialog(live: Live, presets: string[], onQueued: () => void): void {
+export function startDialog({ presets, out: free }: Jobs, onQueued: () => void): void {
   const preset = make("select", { name: "preset" });
   fill(preset, ...presets.map((name) => make("option", { value: name }, name)));
   const weights = make("input", { name: "weights", placeholder: "those of the preset" });
-  const out = make("input", { name: "out", required: true, value: suggestName(live) });
+  const out = make("input", { name: "out", required: true, value: free });
   const start = make("button", { class: "button primary", type: "submit" }, "Start");
   const cancel = make("button", { class: "button", type: "button" }, "Not now");
   const wrong = make("p", { class: "error", role: "alert" });
@@ -81,10 +80,4 @@ function refuse(reason: unknown, fields: Field[], wrong: HTMLElement): void {
   const error = errorOf(field);
   if (error) error.textContent = text.slice(field.name.length + 2);
   field.focus();
-}
-
-function suggestName(live: Live): string {
-  const day = new Date().toISOString().slice(0, 10);
-  const title = live.cohort.title.replace(/[^A-Za-z0-9]+/g, "-").replace(/^-|-$/g, "");
-  return `${title || "run"}-${day}`;
 }

@@ -148,7 +148,10 @@ export interface Slide extends Omit<Entry, "lesions"> {
   lesions: Lesion[];
   facts: [string, string][];
   notes: string[];
-  outlines: boolean;
+  /** Runs that outlined lesions on it. */
+  outlines: string[];
+  /** Runs whose results of it stand. */
+  done: string[];
   truth_outlines: boolean;
 }
 
@@ -177,6 +180,8 @@ export interface Jobs {
   jobs: Job[];
   /** What a run can be started with. */
   presets: string[];
+  /** A name that no run has, for the next one. */
+  out: string;
 }
 
 /** An answer that is none: what went wrong and what to do. */
@@ -188,6 +193,10 @@ export class Refusal extends Error {
   ) {
     super(message);
   }
+}
+
+export function needsToken(reason: unknown): boolean {
+  return reason instanceof Refusal && [401, 403].includes(reason.status);
 }
 
 /** Paths are relative, so that the viewer may lie under any path of a host. */
@@ -220,7 +229,7 @@ export const url = {
     `api/slides/${key}/maps/${id}/${level}/${col}_${row}.png?v=${version}`,
   outlines: (key: string, run: string) => `slides/${key}/outlines/${run}.geojson`,
   truth: (key: string) => `slides/${key}/truth.geojson`,
-  exported: (key: string, what: "geojson" | "heatmap" | "csv") =>
-    `api/slides/${key}/export/${what}`,
+  exported: (key: string, what: "geojson" | "heatmap" | "csv", run: string) =>
+    `api/slides/${key}/export/${what}?run=${run}`,
   exportedCohort: "api/export/csv",
 };

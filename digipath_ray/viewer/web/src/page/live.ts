@@ -1,6 +1,14 @@
 /** The cohort as it stands now: read once, then kept up by the server's events. */
 
-import { ask, type About, type Cohort, type Entry, type Patient, type Status } from "./api";
+import {
+  ask,
+  needsToken,
+  type About,
+  type Cohort,
+  type Entry,
+  type Patient,
+  type Status,
+} from "./api";
 
 /** "kind": it is another cohort now; "about": its title or notes are others. */
 export type Part = "kind" | "about" | "status" | "slides" | "patients" | "connection";
@@ -12,6 +20,8 @@ const RETRY_MS = 5000;
 
 export class Live {
   connected = true;
+  /** The server wants a token that this page has not: it was started anew, say. */
+  onRefused: () => void = () => undefined;
   private readonly byKey = new Map<string, number>();
   private readonly listeners = new Set<Listener>();
   private source: EventSource | null = null;
@@ -52,28 +62,63 @@ export class Live {
   private listen(): void {
     this.source?.close();
     const source = (this.source = new EventSource(this.address));
-    source.addEventListener("open", () => this.setConnected(true));
+    const hear = <T>(name: string, take: (told: T) => void) =>
+      source.addEventListener(name, (event: MessageEvent<string>) => {
+        take(JSON.parse(event.data) as T);
+        if (event.lastEventId) this.cohort.state = event.lastEventId;
+      });
+    source.addEventListener("open", () => {
+      this.whole = false; // what was to follow went with the connection before
+      this.setConnected(true);
+    });
     // The browser connects again by itself, unless it was refused; a slide that changed
     // meanwhile is sent then.
     source.addEventListener("error", () => {
       this.setConnected(false);
-      if (source.readyState === EventSource.CLOSED) setTimeout(() => this.retry(source), RETRY_MS);
+      if (source.readyState === EventSource.CLOSED) this.retryLater(source);
     });
-    source.addEventListener("status", (event) => {
-      this.cohort.status = parse<Status>(event);
-      this.tell("status");
-    });
-    source.addEventListener("cohort", (event) => this.rename(parse<News>(event)));
-    source.addEventListener("slides", (event) => this.merge(parse<Entry[]>(event)));
-    source.addEventListener("gone", (event) => this.drop(parse<string[]>(event)));
-    source.addEventListener("patients", (event) => {
-      this.cohort.patients = parse<Patient[]>(event);
-      this.tell("patients");
-    });
+    hear<News>("cohort", (news) => this.rename(news));
+    hear<Status>("status", (status) => this.takeStatus(status));
+    hear<string[]>("gone", (keys) => this.drop(keys));
+    hear<Entry[]>("slides", (entries) => this.merge(entries));
+    hear<Patient[]>("patients", (patients) => this.takePatients(patients));
   }
 
-  private retry(refused: EventSource): void {
-    if (this.source === refused && !document.hidden) this.listen();
+  private retryLater(refused: EventSource): void {
+    window.setTimeout(() => void this.retry(refused), RETRY_MS);
+  }
+
+  /** An event source does not say why it was refused; the cohort does. */
+  private async retry(refused: EventSource): Promise<void> {
+    const isLate = () => this.source !== refused || document.hidden;
+    if (isLate()) return;
+    try {
+      const cohort = await ask<Cohort>("cohort");
+      if (isLate()) return;
+      this.takeAll(cohort);
+      this.listen();
+    } catch (reason) {
+      if (isLate()) return;
+      if (needsToken(reason)) this.onRefused();
+      else this.retryLater(refused);
+    }
+  }
+
+  private takeAll({ slides, patients, ...about }: Cohort): void {
+    this.rename({ ...about, whole: true });
+    this.merge(slides);
+    this.takePatients(patients);
+    this.tell("status");
+  }
+
+  private takeStatus(status: Status): void {
+    this.cohort.status = status;
+    this.tell("status");
+  }
+
+  private takePatients(patients: Patient[]): void {
+    this.cohort.patients = patients;
+    this.tell("patients");
   }
 
   /** A run was started on a folder of slides, say. */
@@ -127,8 +172,4 @@ export class Live {
 
 function isSame(entry: Entry, known: Entry | undefined): boolean {
   return known !== undefined && JSON.stringify(entry) === JSON.stringify(known);
-}
-
-function parse<T>(event: Event): T {
-  return JSON.parse((event as MessageEvent<string>).data) as T;
 }

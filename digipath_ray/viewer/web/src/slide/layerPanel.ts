@@ -26,7 +26,9 @@ export function layerPanel(looks: Looks, titles: Record<string, string>): Contro
       const title = first && several ? [runTitle(layer.run, titles)] : [];
       return [...title, layerControl(layer, looks)];
     }),
-    ...(slide.outlines ? [lines("Lesion outlines", "outlines", looks, outlinedAt(slide))] : []),
+    ...(slide.outlines.length > 0
+      ? [lines("Lesion outlines", "outlines", looks, outlinedAt(slide))]
+      : []),
     ...(slide.truth_outlines ? [lines("Truth outlines", "truthOutlines", looks)] : []),
   ];
   const element = make("div", { class: "layers" }, ...controls.map((control) => control.element));

@@ -52,12 +52,12 @@ function patches({ looks }: Scene, side: Side): LegendEntry[] {
 function lesionLines({ looks, slide, outlines }: Scene, sides: readonly Side[]): LegendEntry[] {
   if (!looks.shows("outlines")) return [];
   const several = runsOf(slide).length > 1;
-  const runs = new Set(sides.map((side) => looks.runOn(side)));
+  const runs = new Set(sides.flatMap((side) => looks.runsOn(side)));
   return [...runs].flatMap((run): LegendEntry[] => {
-    const lines = outlines.get(run ?? "") ?? [];
+    const lines = outlines.get(run) ?? [];
     const whose = several ? ` of ${run}` : "";
     const { color } = penOf(run, slide);
-    const threshold = slide.thresholds[run ?? ""];
+    const threshold = slide.thresholds[run];
     const at = threshold === undefined ? "" : `, outlined at ${threshold.toFixed(2)}`;
     const hull = lines.some(({ whole }) => whole);
     const lesions = lines.some(({ whole }) => !whole);
@@ -81,11 +81,11 @@ function truthLines({ looks, truth }: Scene): LegendEntry[] {
 function runNames({ looks, slide, titles }: Scene, sides: readonly Side[]): LegendEntry[] {
   if (runsOf(slide).length < 2) return [];
   const runs = sides.flatMap((side) => [
-    looks.runOn(side),
+    ...looks.runsOn(side),
     ...looks.shownOn(side).map((layer) => layer.run),
   ]);
-  const named = [...new Set(runs)].filter((run) => run !== null && run in titles);
-  return named.map((run) => ({ kind: "text", text: sayRun(run!, titles) }));
+  const named = [...new Set(runs)].filter((run) => run in titles);
+  return named.map((run) => ({ kind: "text", text: sayRun(run, titles) }));
 }
 
 export function drawLegend(entries: readonly LegendEntry[]): HTMLElement[] {

@@ -137,11 +137,13 @@ export class Looks implements Comparison {
     return this.lines[name].shown && !this.isBare;
   }
 
-  /** The run whose outlines are drawn on a side. */
-  runOn(side: Side): string | null {
-    const chosen = this.mode === "one" ? "" : side === "left" ? this.left : this.right;
-    const layer = this.slide.layers.find((l) => l.id === chosen) ?? this.slide.layers[0];
-    return layer?.run ?? null;
+  /** The runs whose outlines are drawn on a side of a comparison, or in the only view. */
+  runsOn(side: Side): string[] {
+    const { layers, outlines } = this.slide;
+    if (this.mode === "one") return outlines;
+    const chosen = side === "left" ? this.left : this.right;
+    const layer = layers.find(({ id }) => id === chosen) ?? layers.at(0);
+    return outlines.filter((run) => run === layer?.run);
   }
 
   private keep(id: string): void {
@@ -174,6 +176,7 @@ function firstLook(layer: Layer, slide: Slide): Look {
 
 /** Probability: what the run called tumor. Variances: all but the smallest tenth. */
 export function firstThreshold(layer: Layer, slide: Slide): number {
-  if (layer.name === "probability") return slide.threshold ?? 0.5;
+  const { thresholds, threshold } = slide;
+  if (layer.name === "probability") return thresholds[layer.run] ?? threshold ?? 0.5;
   return layer.low + 0.1 * (layer.high - layer.low);
 }

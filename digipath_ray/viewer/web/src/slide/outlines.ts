@@ -69,7 +69,7 @@ export const PENS = {
 } satisfies Record<string, Pen>;
 
 /** The pen of a run's lesions: those of a second run have another color. */
-export function penOf(run: string | null, { layers }: Pick<Slide, "layers">): Pen {
+export function penOf(run: string, { layers }: Pick<Slide, "layers">): Pen {
   return run === layers[0]?.run ? PENS.lesion : PENS.other;
 }
 

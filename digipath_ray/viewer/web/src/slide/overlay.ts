@@ -73,7 +73,7 @@ function drawSide(
   drawLines(context, scene, { side, placement, size });
   if (chosen !== null && !looks.isBare) {
     const how = { scale: placement.scale * size.ratio, ratio: size.ratio };
-    const lines = scene.outlines.get(looks.runOn(side) ?? "") ?? [];
+    const lines = looks.runsOn(side).flatMap((run) => scene.outlines.get(run) ?? []);
     stroke(context, pathsOf(chosen, lines), PENS.chosen, how);
   }
   context.restore();
@@ -94,9 +94,8 @@ function drawLines(
       pen,
       how,
     );
-  if (looks.shows("outlines")) {
-    const run = looks.runOn(side);
-    const lines = (run !== null && outlines.get(run)) || [];
+  for (const run of looks.shows("outlines") ? looks.runsOn(side) : []) {
+    const lines = outlines.get(run) ?? [];
     const pen = penOf(run, slide);
     const [hulls, lesions] = [true, false].map((whole) => lines.filter((l) => l.whole === whole));
     context.globalAlpha = looks.lines.outlines.opacity;

@@ -185,6 +185,11 @@ export class Pane {
       event.preventDefaultAction = true; // it forgets that a view may be mirrored
       this.onDoubleClick(this.pointAt(event.originalEvent as PointerEvent));
     });
+    viewer.addHandler("canvas-pinch", (event) => {
+      if (!viewer.viewport.getFlip()) return;
+      event.preventDefaultPanAction = event.preventDefaultZoomAction = true; // as above
+      this.pinch(event);
+    });
     // A finger points only where it taps: what it told then stays.
     viewer.container.addEventListener("pointermove", (event) => {
       if (this.isOpen && event.pointerType !== "touch") this.onPointer(this.pointAt(event));
@@ -192,6 +197,23 @@ export class Pane {
     viewer.container.addEventListener("pointerleave", (event) => {
       if (event.pointerType === "mouse") this.onPointer(null);
     });
+  }
+
+  /** Two fingers move and spread: what is between them stays there. */
+  private pinch({
+    center,
+    lastCenter,
+    distance,
+    lastDistance,
+  }: OpenSeadragon.CanvasPinchEvent): void {
+    const { placement } = this;
+    const { viewport } = this.viewer;
+    const at = ({ x, y }: OpenSeadragon.Point) =>
+      viewport.imageToViewportCoordinates(...placement.toSlide([x, y]));
+    const held = at(lastCenter);
+    viewport.panBy(held.minus(at(center)), true);
+    viewport.zoomBy(distance / lastDistance, held, true);
+    viewport.applyConstraints();
   }
 
   private pointAt({ clientX, clientY }: PointerEvent): Point {

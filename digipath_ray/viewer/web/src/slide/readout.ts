@@ -11,6 +11,7 @@ export class Readout {
   readonly element = make("div", { class: "readout", role: "status", "aria-live": "off" });
   private readonly place = make("span", { class: "place" });
   private readonly values = make("span", { class: "values" });
+  private readonly trouble = make("span", { class: "trouble" });
   private readonly aside = make("span", { class: "aside" });
   private timer = 0;
   private asking = new AbortController();
@@ -20,7 +21,7 @@ export class Readout {
     until: AbortSignal,
   ) {
     until.addEventListener("abort", () => this.show(null));
-    fill(this.element, this.place, this.values, this.aside);
+    fill(this.element, this.place, this.values, this.trouble, this.aside);
     this.show(null);
   }
 
@@ -55,6 +56,11 @@ export class Readout {
   /** What else is to be said: a measurement, or what to do next. */
   note(text: string): void {
     this.aside.textContent = text;
+  }
+
+  /** Say what cannot be shown at present; empty: all is. */
+  warn(text: string): void {
+    this.trouble.textContent = text;
   }
 
   private sayPlace([x, y]: Point): string {

@@ -5,6 +5,7 @@ import { Looks } from "./looks";
 import { Measurements } from "./measurements";
 import { readOutlines, type Outline } from "./outlines";
 import { ValueLayer } from "./valueLayer";
+import type { TileWatch } from "./valueTiles";
 
 export interface Scene {
   slide: ShownSlide;
@@ -27,13 +28,6 @@ export interface Size {
   ratio: number;
 }
 
-/** Tells when more of a layer can be drawn, and when it cannot be read. */
-interface Watch {
-  until: AbortSignal;
-  onArrived: () => void;
-  onFailed: (why: string) => void;
-}
-
 export function makeScene(slide: ShownSlide, titles: Record<string, string>): Scene {
   return {
     slide,
@@ -49,12 +43,11 @@ export function makeScene(slide: ShownSlide, titles: Record<string, string>): Sc
 }
 
 /** The same slide, of which more is known now; a layer that is the same keeps its tiles. */
-export function takeSlide(scene: Scene, slide: ShownSlide, watch: Watch): void {
-  const { until, onArrived, onFailed } = watch;
+export function takeSlide(scene: Scene, slide: ShownSlide, watch: TileWatch): void {
   const layers = slide.layers.map((layer) => {
     const before = scene.layers.get(layer.id);
-    const same = before?.layer.version === layer.version;
-    return same ? before : new ValueLayer(layer, slide.key, until, onArrived, onFailed);
+    const same = before?.layer.version === layer.version && !before.isOutdated;
+    return same ? before : new ValueLayer(layer, slide.key, watch);
   });
   scene.slide = slide;
   scene.looks.take(slide);
@@ -62,23 +55,28 @@ export function takeSlide(scene: Scene, slide: ShownSlide, watch: Watch): void {
   scene.chosen = null;
 }
 
-/** Fetch the outlines of each run and of the truth. */
+/** Fetch the outlines of each run and of the truth, unless the slide is taken anew meanwhile. */
 export async function readLines(
   scene: Scene,
   until: AbortSignal,
   onFailed: (why: string) => void,
 ): Promise<void> {
   const { slide } = scene;
+  const isLate = () => until.aborted || scene.slide !== slide;
   const read = (what: string, path: string): Promise<Outline[]> =>
     readOutlines(path, until).catch((reason: unknown) => {
       const isNone = reason instanceof Refusal && reason.status === 404;
-      if (!until.aborted && !isNone) onFailed(`${what} could not be read: ${String(reason)}`);
+      if (!isLate() && !isNone) onFailed(`${what} could not be read: ${String(reason)}`);
       return [];
     });
-  for (const run of slide.outlines ? runsOf(slide) : []) {
-    scene.outlines.set(run, await read("Lesion outlines", url.outlines(slide.key, run)));
+  const outlines = new Map<string, Outline[]>();
+  for (const run of slide.outlines) {
+    outlines.set(run, await read("Lesion outlines", url.outlines(slide.key, run)));
   }
-  if (slide.truth_outlines) scene.truth = await read("Truth outlines", url.truth(slide.key));
+  const truth = slide.truth_outlines ? await read("Truth outlines", url.truth(slide.key)) : [];
+  if (isLate()) return;
+  scene.outlines = outlines;
+  scene.truth = truth;
 }
 
 /** The runs that a slide's layers come from, the first one first. */

@@ -27,6 +27,8 @@ export async function showSlide(
 class SlidePage {
   private view: SlideView | null = null;
   private reads = 0;
+  /** When it is read again as a layer is outdated, by `performance.now`. */
+  private dueAt = -Infinity;
 
   constructor(
     private readonly main: HTMLElement,
@@ -46,12 +48,35 @@ class SlidePage {
       if (!isLate()) this.show(slide);
     } catch (reason) {
       if (isLate()) return;
-      if (this.view === null) fill(this.main, refusal(reason));
-      // The slide is on its way from a bucket.
-      if (reason instanceof Refusal && reason.status === 503) {
-        window.setTimeout(() => isLate() || void this.read(), AGAIN_MS);
+      if (reason instanceof Refusal && reason.status === 404) {
+        this.leave(reason);
+        return;
       }
+      if (this.view === null) fill(this.main, refusal(reason));
+      // The slide is on its way from a bucket, or the server has no time.
+      window.setTimeout(() => isLate() || void this.read(), AGAIN_MS);
     }
+  }
+
+  /** No slide has this name: not any more, if it was shown. */
+  private leave(reason: Refusal): void {
+    const said = this.view === null ? refusal(reason) : message("It has left the cohort.", "");
+    this.view?.close();
+    this.view = null;
+    fill(this.main, said);
+  }
+
+  /** Layers have changed: read once what they are now, however many of them say so.
+   *
+   * If they are outdated again at once, then after a while, not in a loop.
+   */
+  private readLayers(): void {
+    const now = performance.now();
+    if (this.dueAt > now) return;
+    const wait = Math.max(0, this.dueAt + AGAIN_MS - now);
+    this.dueAt = now + wait;
+    const read = () => this.view?.isOutdated && !this.until.aborted && void this.read();
+    window.setTimeout(read, wait);
   }
 
   /** Read the slide again when more than its progress has changed. */
@@ -79,7 +104,7 @@ class SlidePage {
       this.view.take(slide);
     } else {
       this.view?.close();
-      this.view = new SlideView(this.main, this.live, slide);
+      this.view = new SlideView(this.main, this.live, slide, () => this.readLayers());
     }
   }
 }

@@ -7,7 +7,7 @@ import { keepFocus } from "./focus";
 import { icon } from "../page/icons";
 import { layerPanel } from "./layerPanel";
 import type { Looks } from "./looks";
-import { runsOf, sayRun } from "./scene";
+import { sayRun } from "./scene";
 import { NONE } from "../page/words";
 
 export class SlidePanel {
@@ -37,7 +37,7 @@ export class SlidePanel {
         fit ? comparison.element : null,
         this.part("Layers", layers.element, notes),
         done ? this.part("Lesions", lesions, null, ` (${slide.lesions.length})`) : null,
-        done ? this.part("Export", exports(slide, this.titles)) : null,
+        slide.done.length > 0 ? this.part("Export", exports(slide, this.titles)) : null,
         slide.facts.length > 0 ? this.part("Facts", facts(slide.facts)) : null,
         make("p", { class: "quiet panel-end" }, this.researchUse),
       ),
@@ -76,26 +76,26 @@ function notice(title: string, texts: readonly string[], kind = ""): HTMLElement
   return make("section", { class: `notice ${kind}` }, make("b", {}, title), ...paragraphs);
 }
 
-/** A row of links for each run. */
+/** A row of links for each run; where two are opened, it is said whose, even of one. */
 function exports(slide: Slide, titles: Record<string, string>): HTMLElement {
-  const runs = runsOf(slide);
-  const rows = (runs.length > 0 ? runs : [""]).map((run, i) => {
-    const title = runs.length > 1 ? make("h3", { class: "run-title" }, sayRun(run, titles)) : null;
-    return make("div", { class: "exports" }, title, ...exportsOf(slide, run, i === 0));
+  const several = Object.keys(titles).length > 1;
+  const rows = slide.done.map((run) => {
+    const title = several ? make("h3", { class: "run-title" }, sayRun(run, titles)) : null;
+    return make("div", { class: "exports" }, title, ...exportsOf(slide, run));
   });
   return make("div", {}, ...rows);
 }
 
-function exportsOf({ key, outlines, layers }: Slide, run: string, isFirst: boolean): Child[] {
+function exportsOf({ key, outlines, layers }: Slide, run: string): Child[] {
   const link = (what: "geojson" | "heatmap" | "csv", text: string, title: string) => {
-    const href = `${url.exported(key, what)}${isFirst ? "" : `?run=${run}`}`;
+    const href = url.exported(key, what, run);
     const anchor = make("a", { class: "button small", href, title });
     anchor.setAttribute("download", "");
     anchor.append(icon("save"), text);
     return anchor;
   };
   return [
-    outlines && link("geojson", "GeoJSON", "Lesion outlines for QuPath"),
+    outlines.includes(run) && link("geojson", "GeoJSON", "Lesion outlines for QuPath"),
     layers.some((layer) => layer.kind === "value" && layer.run === run) &&
       link("heatmap", "OME-TIFF", "Heatmap with all its channels, as floats"),
     link("csv", "CSV", "The lesions of this slide, a row each"),

@@ -36,6 +36,8 @@ export class SlideView {
     main: HTMLElement,
     private readonly live: Live,
     slide: ShownSlide,
+    /** A layer is not any more what was told of it. */
+    private readonly onOutdated: () => void,
   ) {
     const titles = live.cohort.run_titles;
     this.scene = makeScene(slide, titles);
@@ -56,13 +58,18 @@ export class SlideView {
     return JSON.stringify(image) === JSON.stringify(this.scene.slide.image);
   }
 
+  /** Whether the server has other layers than these. */
+  get isOutdated(): boolean {
+    return [...this.scene.layers.values()].some((layer) => layer.isOutdated);
+  }
+
   /** The same slide, of which more or something else is known now. */
   take(slide: ShownSlide): void {
     const { scene } = this;
     takeSlide(scene, slide, {
       until: this.closing.signal,
-      onArrived: () => this.redraw(),
-      onFailed: (why) => this.readout.note(`Not all is shown. ${why}: trying again`),
+      onChange: () => this.showTiles(),
+      onOutdated: () => this.onOutdated(),
     });
     this.readout.take(slide);
     this.lesions = new LesionList(slide.lesions);
@@ -132,6 +139,16 @@ export class SlideView {
     this.line.update();
     this.panel.update();
     for (const pane of this.panes) pane.drawLegend();
+    this.showTiles();
+  }
+
+  /** Draw what is here of the layers, and say whether some of it is missing. */
+  private showTiles(): void {
+    const { looks, layers } = this.scene;
+    const shown = [...looks.shownOn("left"), ...looks.shownOn("right")];
+    const troubles = shown.map(({ id }) => layers.get(id)!.trouble);
+    const why = troubles.find((trouble) => trouble !== "");
+    this.readout.warn(why === undefined ? "" : `Not all is shown. ${why}: trying again`);
     this.redraw();
   }
 

@@ -10,7 +10,7 @@ import type { Layer } from "../page/api";
 import { colorAt, type Rgb } from "./colormaps";
 import type { Look } from "./looks";
 import type { Placement } from "./placement";
-import { ValueTiles, type Address } from "./valueTiles";
+import { ValueTiles, type Address, type TileWatch } from "./valueTiles";
 
 /** Tiles in sight, as one image. */
 interface Range {
@@ -33,16 +33,23 @@ export class ValueLayer {
   constructor(
     readonly layer: Layer,
     slide: string,
-    until: AbortSignal,
-    onArrived: () => void,
-    onFailed: (why: string) => void,
+    watch: TileWatch,
   ) {
-    this.tiles = new ValueTiles(layer, slide, until);
-    this.tiles.onArrived = () => {
+    const onChange = () => {
       this.stale = true;
-      onArrived();
+      watch.onChange();
     };
-    this.tiles.onFailed = onFailed;
+    this.tiles = new ValueTiles(layer, slide, { ...watch, onChange });
+  }
+
+  /** Why part of what is in sight is missing; empty if nothing failed. */
+  get trouble(): string {
+    return this.tiles.trouble;
+  }
+
+  /** Whether the server has another version of it. */
+  get isOutdated(): boolean {
+    return this.tiles.isOutdated;
   }
 
   /** Draw what a pane of this size in CSS px shows of the layer. */
@@ -102,7 +109,7 @@ export class ValueLayer {
     this.stale = false;
     this.painted = "";
     const overview = { level: this.layer.levels - 1, col: 0, row: 0 };
-    if (missing.length > 0) this.tiles.want([overview, ...missing]);
+    this.tiles.want(missing.length > 0 ? [overview, ...missing] : []);
   }
 
   /** Whether the tile is here; if not, its place holds a coarser one's values. */

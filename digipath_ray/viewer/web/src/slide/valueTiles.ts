@@ -17,22 +17,37 @@ export interface Address {
 
 const AT_ONCE = 6;
 const AGAIN_MS = 4000;
+const OUTDATED = 409;
 const KEPT = 400; // of 64 KiB: 25 MiB a layer
 
+/** Who draws the tiles. */
+export interface TileWatch {
+  until: AbortSignal;
+  /** A tile has come, or cannot be read; then it is asked for again after a while. */
+  onChange: () => void;
+  /** The server has another version of the layer; told once. */
+  onOutdated: () => void;
+}
+
 export class ValueTiles {
-  onArrived: () => void = () => undefined;
-  /** Told why a tile cannot be read; it is asked for again after a while. */
-  onFailed: (why: string) => void = () => undefined;
+  /** Nothing of this version can be had any more. */
+  isOutdated = false;
   /** Null: nothing is there. In the order of their last use. */
   private readonly tiles = new Map<string, Tile | null>();
   private readonly fetching = new Set<string>();
+  /** Why tiles that are wanted could not be read, by their names. */
+  private readonly failed = new Map<string, string>();
   private queue: Address[] = [];
 
   constructor(
     private readonly layer: Layer,
     private readonly slide: string,
-    private readonly until: AbortSignal,
+    private readonly watch: TileWatch,
   ) {}
+
+  get trouble(): string {
+    return [...this.failed.values()].at(-1) ?? "";
+  }
 
   /** The tile; undefined while it is not here yet. */
   get(address: Address): Tile | null | undefined {
@@ -47,6 +62,8 @@ export class ValueTiles {
 
   /** Fetch these and forget what was wanted before: it is out of sight. */
   want(addresses: Address[]): void {
+    const wanted = new Set(addresses.map(nameOf));
+    for (const name of this.failed.keys()) if (!wanted.has(name)) this.failed.delete(name);
     this.queue = addresses.filter((address) => {
       const name = nameOf(address);
       return !this.tiles.has(name) && !this.fetching.has(name);
@@ -55,11 +72,15 @@ export class ValueTiles {
   }
 
   private pump(): void {
-    while (this.fetching.size < AT_ONCE && !this.until.aborted) {
+    while (this.fetching.size < AT_ONCE && !this.isOver) {
       const next = this.queue.shift();
       if (next === undefined) return;
       void this.load(next);
     }
+  }
+
+  private get isOver(): boolean {
+    return this.isOutdated || this.watch.until.aborted;
   }
 
   private async load(address: Address): Promise<void> {
@@ -67,25 +88,40 @@ export class ValueTiles {
     this.fetching.add(name);
     try {
       const tile = await this.read(address);
+      if (this.isOver) return;
       this.keep(name, tile);
+      this.failed.delete(name);
     } catch (reason) {
-      if (this.until.aborted) return;
-      this.onFailed(reason instanceof Error ? reason.message : String(reason));
+      if (this.isOver) return;
+      this.failed.set(name, reason instanceof Error ? reason.message : String(reason));
+      this.watch.onChange();
       await new Promise((resolve) => setTimeout(resolve, AGAIN_MS));
     } finally {
       this.fetching.delete(name);
       this.pump();
     }
-    if (!this.until.aborted) this.onArrived();
+    if (!this.isOver) this.watch.onChange();
   }
 
   private async read(address: Address): Promise<Tile | null> {
     const { level, col, row } = address;
     const path = url.map(this.slide, this.layer, level, col, row);
-    const answer = await requestTile(path, this.until);
+    const answer = await requestTile(path, this.watch.until);
     if (answer.ok) return decode(await answer.blob());
     if (answer.status === 404) return null;
+    if (answer.status === OUTDATED) this.end();
     throw new Error(`${this.layer.label}: ${answer.status}`);
+  }
+
+  /** Forget all: what is here is not what the layer is now. */
+  private end(): void {
+    if (this.isOver) return;
+    this.isOutdated = true;
+    this.tiles.clear();
+    this.failed.clear();
+    this.queue = [];
+    this.watch.onChange();
+    this.watch.onOutdated();
   }
 
   private keep(name: string, tile: Tile | null): void {
