@@ -12,17 +12,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from digipath_ray.cohort import SlideRow, read_cohort
-    from digipath_ray.config import RunConfig
-    from digipath_ray.heatmap import Heatmap
-    from digipath_ray.heatmapfile import read_heatmap, write_heatmap
-    from digipath_ray.lesions import find_lesions
-    from digipath_ray.members import resolve
-    from digipath_ray.pipeline import segment_slide
-    from digipath_ray.predict import load_ensemble
-    from digipath_ray.settings import load_config
-    from digipath_ray.slide import Slide, SlideError, open_slide
-    from digipath_ray.staging import Metastasis, stage_nodes
+    from digipath_ray.cohort.read import SlideRow, read_cohort
+    from digipath_ray.config.run import RunConfig
+    from digipath_ray.config.toml import load_config
+    from digipath_ray.heatmap.canvas import Heatmap
+    from digipath_ray.heatmap.file import read_heatmap, write_heatmap
+    from digipath_ray.networks.predict import load_ensemble
+    from digipath_ray.networks.resolve import resolve
+    from digipath_ray.outcome.lesions import find_lesions
+    from digipath_ray.outcome.staging import Metastasis, stage_nodes
+    from digipath_ray.pipeline.segment import segment_slide
+    from digipath_ray.slide.open import Slide, SlideError, open_slide
 
 __version__ = "0.1.0"
 
@@ -46,17 +46,17 @@ __all__ = [
 ]
 
 _HOME = {
-    "cohort": ("SlideRow", "read_cohort"),
-    "config": ("RunConfig",),
-    "heatmap": ("Heatmap",),
-    "heatmapfile": ("read_heatmap", "write_heatmap"),
-    "lesions": ("find_lesions",),
-    "members": ("resolve",),
-    "pipeline": ("segment_slide",),
-    "predict": ("load_ensemble",),
-    "settings": ("load_config",),
-    "slide": ("Slide", "SlideError", "open_slide"),
-    "staging": ("Metastasis", "stage_nodes"),
+    "cohort.read": ("SlideRow", "read_cohort"),
+    "config.run": ("RunConfig",),
+    "heatmap.canvas": ("Heatmap",),
+    "heatmap.file": ("read_heatmap", "write_heatmap"),
+    "outcome.lesions": ("find_lesions",),
+    "networks.resolve": ("resolve",),
+    "pipeline.segment": ("segment_slide",),
+    "networks.predict": ("load_ensemble",),
+    "config.toml": ("load_config",),
+    "slide.open": ("Slide", "SlideError", "open_slide"),
+    "outcome.staging": ("Metastasis", "stage_nodes"),
 }
 
 

@@ -18,11 +18,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from digipath_ray.config import Edge, GridSpec
+from digipath_ray.config.run import Edge, GridSpec
 from digipath_ray.geometry import Frame
-from digipath_ray.mask import Mask
 from digipath_ray.schema import PATCHES
-from digipath_ray.slide import Pixels, Slide, SlideInfo
+from digipath_ray.slide.open import Pixels, Slide, SlideInfo
+from digipath_ray.tissue.mask import Mask
 
 Cells = NDArray[np.int32]
 """Grid cells [n, 2]: row, col."""

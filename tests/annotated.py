@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import scipy.ndimage
 
-from digipath_ray.cohort import SlideRow, read_cohort
-from digipath_ray.settings import Tree
+from digipath_ray.cohort.read import SlideRow, read_cohort
+from digipath_ray.config.toml import Tree
 from tests.slides import write_pyramid
 
 GLASS = 245

@@ -16,7 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# As digipath_ray.distributed.cluster does: idle workers stay.
+# As digipath_ray.distributed.resources does: idle workers stay.
 os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
 
 

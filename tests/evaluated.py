@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import tomli_w
 
-from digipath_ray.heatmap import Heatmap
-from digipath_ray.heatmapfile import write_heatmap
-from digipath_ray.mask import Mask, write_mask
-from digipath_ray.rundir import RunDirectory
-from digipath_ray.settings import Tree, to_tree
+from digipath_ray.config.toml import Tree, to_tree
+from digipath_ray.heatmap.canvas import Heatmap
+from digipath_ray.heatmap.file import write_heatmap
+from digipath_ray.run.directory import RunDirectory
+from digipath_ray.tissue.mask import Mask, write_mask
 from tests.runs import small_config
 
 HM_MPP = 4.0

@@ -10,14 +10,14 @@ import numpy as np
 import tomli_w
 from PIL import Image
 
-from digipath_ray.heatmap import Heatmap
-from digipath_ray.heatmapfile import write_heatmap
-from digipath_ray.lesions import find_lesions
-from digipath_ray.mask import Mask, write_mask
-from digipath_ray.rundir import Failure, RunDirectory
+from digipath_ray.config.toml import Tree, from_tree, merge, to_tree
+from digipath_ray.heatmap.canvas import Heatmap
+from digipath_ray.heatmap.file import write_heatmap
+from digipath_ray.outcome.lesions import find_lesions
+from digipath_ray.outcome.staging import PatientStage
+from digipath_ray.run.directory import Failure, RunDirectory
 from digipath_ray.schema import FAILURES, OUTCOMES, PATIENTS, SLIDES
-from digipath_ray.settings import Tree, from_tree, merge, to_tree
-from digipath_ray.staging import PatientStage
+from digipath_ray.tissue.mask import Mask, write_mask
 
 WIDTH, HEIGHT = 4000, 3000
 """Of every slide, px of 1 um at level 0."""

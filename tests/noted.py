@@ -12,7 +12,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from digipath_ray.distributed import collector
-from digipath_ray.distributed.shard import Batch, read_shard
+from digipath_ray.distributed.read import Batch, read_shard
 
 NAME = "NODE_OF_A_TEST"
 SECONDS = "SECONDS_PER_CHUNK"

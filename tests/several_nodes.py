@@ -25,17 +25,17 @@ from typing import Any
 import ray
 from ray.cluster_utils import Cluster
 
-from digipath_ray.cohort import read_cohort
-from digipath_ray.config import MemberSpec
+from digipath_ray.cohort.read import read_cohort
+from digipath_ray.config.run import MemberSpec
 from digipath_ray.distributed import collector, inference
-from digipath_ray.distributed.cluster import Share
 from digipath_ray.distributed.collector import Tally
-from digipath_ray.distributed.night import run_cohort
-from digipath_ray.distributed.shard import Batch
-from digipath_ray.distributed.stage import PredictStage
+from digipath_ray.distributed.predict import PredictStage
+from digipath_ray.distributed.read import Batch
+from digipath_ray.distributed.resources import Share
+from digipath_ray.distributed.run import run_cohort
 from digipath_ray.distributed.watcher import Watcher
-from digipath_ray.predict import EnsemblePredictor
-from digipath_ray.rundir import RunDirectory
+from digipath_ray.networks.predict import EnsemblePredictor
+from digipath_ray.run.directory import RunDirectory
 from tests.noted import NAME, SECONDS, note, noted_finish, noted_read, open_diary
 from tests.runs import small_config
 

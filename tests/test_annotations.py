@@ -26,7 +26,7 @@ from digipath_ray.annotations import (
     read_annotation,
 )
 from digipath_ray.annotations.maskbits import PackedBits, TiledBits
-from digipath_ray.slideinfo import SlideError
+from digipath_ray.slide.info import SlideError
 
 Points = Sequence[tuple[float, float]]
 Place = tuple[float, float, int, int]

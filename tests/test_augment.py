@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from scipy.stats import chisquare
 
-from digipath_ray.recipe import AugmentSpec
+from digipath_ray.config.recipe import AugmentSpec
 from digipath_ray.training.augment import (
     augment_patch,
     blur,

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from digipath_ray import bucket
-from digipath_ray.bucket import ChangedError, StorageError
-from digipath_ray.storage import (
+from digipath_ray.storage import bucket
+from digipath_ray.storage.bucket import ChangedError, StorageError
+from digipath_ray.storage.files import (
     is_url,
     open_file,
     place,

@@ -9,20 +9,20 @@ import pytest
 import tomli_w
 from safetensors.torch import save_file
 
-from digipath_ray import bucket
-from digipath_ray.card import file_digest, read_card, write_card
 from digipath_ray.cli import run_app
-from digipath_ray.cohort import read_cohort
-from digipath_ray.distributed import training
-from digipath_ray.distributed.training import FitWatcher, fit_cohort
-from digipath_ray.members import resolve_recipe
+from digipath_ray.cohort.read import read_cohort
+from digipath_ray.config.recipe import Recipe
+from digipath_ray.config.toml import Tree, merge
+from digipath_ray.distributed import fit as training
+from digipath_ray.distributed.fit import FitWatcher, fit_cohort
 from digipath_ray.mining.examples import read_hard, write_hard
-from digipath_ray.networks import build_network
-from digipath_ray.recipe import Recipe
-from digipath_ray.rundir import RunError, RunStopped
+from digipath_ray.networks.build import build_network
+from digipath_ray.networks.card import file_digest, read_card, write_card
+from digipath_ray.networks.resolve import resolve_recipe
+from digipath_ray.run.directory import RunError, RunStopped
 from digipath_ray.schema import SAMPLES
-from digipath_ray.settings import Tree, merge
-from digipath_ray.storage import is_url, place, read_bytes, read_table, read_text
+from digipath_ray.storage import bucket
+from digipath_ray.storage.files import is_url, place, read_bytes, read_table, read_text
 from digipath_ray.training.directory import FitDirectory
 from digipath_ray.training.start import start_network
 from tests.annotated import FIT, write_annotated_cohort
@@ -42,7 +42,7 @@ def with_ray(test: Test) -> Test:
 @pytest.fixture(autouse=True)
 def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DIGIPATH_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("digipath_ray.weights.CACHE", tmp_path / "weights")
+    monkeypatch.setattr("digipath_ray.networks.weights.CACHE", tmp_path / "weights")
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def assert_same_fit(there: FitDirectory, here: FitDirectory) -> None:
 
 @with_ray
 def test_a_fit_that_was_overtaken_stops(bucket_url, cohort_url, monkeypatch):
-    monkeypatch.setattr("digipath_ray.lease.RENEW_S", 0.1)
+    monkeypatch.setattr("digipath_ray.storage.lease.RENEW_S", 0.1)
     monkeypatch.setattr(training, "BUCKET_POLL_S", 0.1)
     fit = FitDirectory(f"{bucket_url}/fit")
 

@@ -7,21 +7,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from digipath_ray import bucket
-from digipath_ray.bucket import ChangedError
 from digipath_ray.cli import run_app
-from digipath_ray.cohort import read_cohort
-from digipath_ray.distributed import night
-from digipath_ray.distributed.night import run_cohort
-from digipath_ray.distributed.shard import cut_shards
+from digipath_ray.cohort.read import read_cohort
+from digipath_ray.distributed import run as night
+from digipath_ray.distributed.read import cut_shards
+from digipath_ray.distributed.run import run_cohort
 from digipath_ray.geometry import Frame
-from digipath_ray.members import resolve
-from digipath_ray.networks import build_network
-from digipath_ray.prepared import PreparedSlide
-from digipath_ray.rundir import RunDirectory, RunError, RunStopped
-from digipath_ray.slide import SlideError, open_slide
-from digipath_ray.storage import place, read_bytes, read_table, read_text
-from digipath_ray.weights import load_member
+from digipath_ray.networks.build import build_network
+from digipath_ray.networks.resolve import resolve
+from digipath_ray.networks.weights import load_member
+from digipath_ray.run.directory import RunDirectory, RunError, RunStopped
+from digipath_ray.run.prepared import PreparedSlide
+from digipath_ray.slide.open import SlideError, open_slide
+from digipath_ray.storage import bucket
+from digipath_ray.storage.bucket import ChangedError
+from digipath_ray.storage.files import place, read_bytes, read_table, read_text
 from tests.buckets import Bucket
 from tests.runs import RAY_WARNINGS, heatmaps, small_config, write_cohort, write_slide
 from tests.test_networks import LIGHT, write_member
@@ -104,7 +104,7 @@ def test_a_slide_in_a_bucket_reads_as_on_a_disk(cohort_url, tmp_path, bucket_ser
 def test_weights_in_a_bucket_are_fetched_once_and_again_when_changed(
     bucket_server: Bucket, bucket_url, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("digipath_ray.weights.CACHE", tmp_path / "weights")
+    monkeypatch.setattr("digipath_ray.networks.weights.CACHE", tmp_path / "weights")
     (tmp_path / "fit").mkdir()
     write_member(tmp_path / "fit", LIGHT)
     send(tmp_path / "fit", f"{bucket_url}/fit")
@@ -246,7 +246,7 @@ def test_a_slide_replaced_after_it_was_prepared_fails_and_is_made_anew(
 def test_a_run_that_was_overtaken_stops_and_writes_no_table(
     ray_here, bucket_url, cohort_url, monkeypatch
 ):
-    monkeypatch.setattr("digipath_ray.lease.RENEW_S", 0.1)
+    monkeypatch.setattr("digipath_ray.storage.lease.RENEW_S", 0.1)
     run = RunDirectory(f"{bucket_url}/run")
 
     def overtake(*_: object) -> None:

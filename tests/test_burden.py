@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from digipath_ray.burden import Burden, measure_burden
-from digipath_ray.config import OutcomeSpec
-from digipath_ray.heatmap import Heatmap
-from digipath_ray.mask import Mask
+from digipath_ray.config.run import OutcomeSpec
+from digipath_ray.heatmap.canvas import Heatmap
+from digipath_ray.outcome.burden import Burden, measure_burden
+from digipath_ray.tissue.mask import Mask
 from tests.pixels import drawn, heatmap_of
 
 PLAIN = {"viable_close_um": 0.0, "viable_open_um": 0.0, "min_viable_mm2": 0.0}

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from digipath_ray import bucket, cache
-from digipath_ray.bucket import ChangedError, StorageError
-from digipath_ray.cache import Cache, local_copy, object_version
 from digipath_ray.cli.doctor import check_bucket, check_cache
-from digipath_ray.storage import place
+from digipath_ray.storage import bucket, cache
+from digipath_ray.storage.bucket import ChangedError, StorageError
+from digipath_ray.storage.cache import Cache, local_copy, object_version
+from digipath_ray.storage.files import place
 from tests.buckets import Bucket, Fault
 
 

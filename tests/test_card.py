@@ -3,7 +3,13 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from digipath_ray.card import ModelCard, card_path, file_digest, read_card, write_card
+from digipath_ray.networks.card import (
+    ModelCard,
+    card_path,
+    file_digest,
+    read_card,
+    write_card,
+)
 
 CARD = ModelCard(
     name="light",

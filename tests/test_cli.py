@@ -29,9 +29,9 @@ from digipath_ray.cli.info import nominal_mpp
 from digipath_ray.cli.options import config_as_known, with_config
 from digipath_ray.cli.plan import Cost, Pace, measure_rate, refuse_disk, say_time
 from digipath_ray.cli.words import count, size
-from digipath_ray.heatmapfile import read_heatmap
-from digipath_ray.rundir import RunDirectory
-from digipath_ray.settings import PRESETS, Tree, load_config, merge, option_fields
+from digipath_ray.config.toml import PRESETS, Tree, load_config, merge, option_fields
+from digipath_ray.heatmap.file import read_heatmap
+from digipath_ray.run.directory import RunDirectory
 from tests.runs import RAY_WARNINGS, SMALL, small_config, write_slide
 from tests.slides import write_pyramid
 

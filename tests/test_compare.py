@@ -7,7 +7,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from digipath_ray.compare import (
+from digipath_ray.figures.figure import TIMES
+from digipath_ray.heatmap.canvas import Heatmap
+from digipath_ray.heatmap.file import write_heatmap
+from digipath_ray.run.compare import (
     COMPARISON,
     box_weights,
     compare_heatmaps,
@@ -19,9 +22,6 @@ from digipath_ray.compare import (
     resample,
     write_comparison_figures,
 )
-from digipath_ray.figure import TIMES
-from digipath_ray.heatmap import Heatmap
-from digipath_ray.heatmapfile import write_heatmap
 from digipath_ray.schema import FAILURES, OUTCOMES
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from digipath_ray.config import GridSpec, RunConfig
-from digipath_ray.settings import (
+from digipath_ray.config.run import GridSpec, RunConfig
+from digipath_ray.config.toml import (
     PRESETS,
     check_tree,
     difference,

@@ -23,13 +23,13 @@ from digipath_ray.annotations.corrected import (
     untouched_note,
 )
 from digipath_ray.cli.app import run_app
-from digipath_ray.manifest import SlideRow
+from digipath_ray.cohort.manifest import SlideRow
+from digipath_ray.config.recipe import Recipe
+from digipath_ray.config.toml import merge, read_toml, recipe_from_tree, to_tree
 from digipath_ray.mining.examples import write_hard
-from digipath_ray.recipe import Recipe
-from digipath_ray.rundir import RunError
+from digipath_ray.run.directory import RunError
 from digipath_ray.schema import SAMPLES
-from digipath_ray.settings import merge, read_toml, recipe_from_tree, to_tree
-from digipath_ray.slideinfo import SlideError
+from digipath_ray.slide.info import SlideError
 from digipath_ray.training.directory import FitDirectory
 from digipath_ray.training.reader import PatchReader, open_annotated
 from digipath_ray.training.sampled import (

@@ -14,9 +14,9 @@ from rich.console import Console
 from safetensors.numpy import load_file
 from skimage.measure import regionprops
 
-from digipath_ray.card import ModelCard, file_digest, read_card
 from digipath_ray.cli.app import run_app
 from digipath_ray.cli.demo import run_demo
+from digipath_ray.config.toml import load_config
 from digipath_ray.demo.anatomy import Label, lay_anatomy
 from digipath_ray.demo.cohort import (
     COLUMNS,
@@ -29,12 +29,12 @@ from digipath_ray.demo.drawing import DemoSlide, draw_slide
 from digipath_ray.demo.fitting import brief_slides, fit_slides
 from digipath_ray.demo.painting import EOSIN_OD, HEMATOXYLIN_OD
 from digipath_ray.demo.truth import Score, dice_of, score_run
-from digipath_ray.heatmapfile import read_heatmap
-from digipath_ray.members import resolve, resolve_recipe
-from digipath_ray.outcome import overlay_notes
-from digipath_ray.rundir import RunDirectory
-from digipath_ray.settings import load_config
-from digipath_ray.slide import SlideError, open_slide
+from digipath_ray.heatmap.file import read_heatmap
+from digipath_ray.networks.card import ModelCard, file_digest, read_card
+from digipath_ray.networks.resolve import resolve, resolve_recipe
+from digipath_ray.outcome.measure import overlay_notes
+from digipath_ray.run.directory import RunDirectory
+from digipath_ray.slide.open import SlideError, open_slide
 from digipath_ray.training.directory import FitDirectory
 from tests.benchmarks import demo_quality
 from tests.runs import RAY_WARNINGS

@@ -12,17 +12,19 @@ import pytest
 import ray
 import torch
 
-from digipath_ray.cohort import read_cohort
-from digipath_ray.distributed import cluster, inference, shard
-from digipath_ray.distributed.cluster import Share, divide, fit_chunks
+from digipath_ray.cohort.read import read_cohort
+from digipath_ray.distributed import inference
+from digipath_ray.distributed import read as shard
+from digipath_ray.distributed import resources as cluster
 from digipath_ray.distributed.collector import Collector, Tally
-from digipath_ray.distributed.night import Summary, run_cohort
+from digipath_ray.distributed.resources import Share, divide, fit_chunks
+from digipath_ray.distributed.run import Summary, run_cohort
 from digipath_ray.distributed.watcher import Watcher
-from digipath_ray.heatmap import blend_window
-from digipath_ray.prepared import grid_of
-from digipath_ray.rundir import RunDirectory
-from digipath_ray.slide import open_slide
-from digipath_ray.weights import load_member
+from digipath_ray.heatmap.canvas import blend_window
+from digipath_ray.networks.weights import load_member
+from digipath_ray.run.directory import RunDirectory
+from digipath_ray.run.prepared import grid_of
+from digipath_ray.slide.open import open_slide
 from tests.runs import RAY_WARNINGS, heatmaps, small_config, write_cohort, write_slide
 from tests.test_predict import NUMPY_TURNS
 
@@ -202,9 +204,9 @@ def test_slides_are_finished_while_others_are_predicted(
 ONE_CPU = """
 import functools, sys
 import ray
-from digipath_ray.cohort import read_cohort
-from digipath_ray.distributed.night import run_cohort
-from digipath_ray.rundir import RunDirectory
+from digipath_ray.cohort.read import read_cohort
+from digipath_ray.distributed.run import run_cohort
+from digipath_ray.run.directory import RunDirectory
 from tests.runs import small_config
 
 ray.init = functools.partial(ray.init, num_cpus=1, object_store_memory=200 << 20)
@@ -227,7 +229,7 @@ def test_one_cpu_is_enough_and_ray_says_nothing(cohort, tmp_path):
 
 INTERRUPTED = """
 import functools, os, signal, ray
-from digipath_ray.distributed.cluster import connected
+from digipath_ray.distributed.resources import connected
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 ray.init = functools.partial(ray.init, num_cpus=1, object_store_memory=200 << 20)

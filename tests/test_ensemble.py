@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from digipath_ray.ensemble import MemberError, combine
+from digipath_ray.networks.ensemble import MemberError, combine
 
 
 def maps(*values):

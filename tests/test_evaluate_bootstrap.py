@@ -5,9 +5,9 @@ from statistics import mean
 
 import pytest
 
+from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.evaluate.bootstrap import Units, interval, score_cases, units_of
 from digipath_ray.evaluate.results import Evaluation, Score
-from digipath_ray.manifest import SlideRow
 
 
 def row(slide_id: str, patient_id: str | None) -> SlideRow:

@@ -9,14 +9,14 @@ import pytest
 from rich.console import Console
 
 from digipath_ray.cli.evaluate import evaluate
-from digipath_ray.config import RunConfig
+from digipath_ray.config.run import RunConfig
+from digipath_ray.config.toml import from_tree, read_toml
 from digipath_ray.evaluate.camelyon17 import evaluate_camelyon17, kappa
-from digipath_ray.finished import read_finished
-from digipath_ray.outcome import measure_slide
-from digipath_ray.rundir import RunDirectory
-from digipath_ray.settings import from_tree, read_toml
-from digipath_ray.staging import PnStage
-from digipath_ray.tables import write_tables
+from digipath_ray.outcome.measure import measure_slide
+from digipath_ray.outcome.staging import PnStage
+from digipath_ray.outcome.tables import write_tables
+from digipath_ray.run.directory import RunDirectory
+from digipath_ray.run.finished import read_finished
 from tests.evaluated import plane, write_run
 
 N0, ITC, MICRO, N1, N2 = list(PnStage)[:5]

@@ -15,6 +15,8 @@ from rich.console import Console
 
 from digipath_ray.annotations import Window, read_annotation
 from digipath_ray.cli.evaluate import evaluate
+from digipath_ray.cohort.manifest import SlideRow
+from digipath_ray.config.recipe import AnnotationSpec
 from digipath_ray.evaluate.camelyon16 import evaluate_camelyon16, truth_of
 from digipath_ray.evaluate.detections import (
     Detection,
@@ -34,8 +36,6 @@ from digipath_ray.evaluate.froc import (
 from digipath_ray.evaluate.predicted import read_run
 from digipath_ray.evaluate.reference import Extent
 from digipath_ray.evaluate.slidescore import auc, slide_score
-from digipath_ray.manifest import SlideRow
-from digipath_ray.recipe import AnnotationSpec
 from tests.evaluated import plane, write_run
 
 # --- lesions ---

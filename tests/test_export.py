@@ -19,10 +19,10 @@ from digipath_ray.export.segmentation import (
 )
 from digipath_ray.export.source import derive_uid, find_source, make_source
 from digipath_ray.export.tables import say_cell
-from digipath_ray.features import FEATURES, FEATURES_SCHEMA
-from digipath_ray.heatmap import Heatmap
-from digipath_ray.rundir import RunDirectory, RunError
-from digipath_ray.staging import Metastasis, stage_patient
+from digipath_ray.heatmap.canvas import Heatmap
+from digipath_ray.outcome.features import FEATURES, FEATURES_SCHEMA
+from digipath_ray.outcome.staging import Metastasis, stage_patient
+from digipath_ray.run.directory import RunDirectory, RunError
 from tests.finished_runs import Made, draw_heatmap, failure_of, slide_row, write_run
 
 ONE = Made(

@@ -3,10 +3,10 @@ from pathlib import Path
 import pytest
 from safetensors.torch import save_file
 
-from digipath_ray.card import ModelCard, file_digest, write_card
-from digipath_ray.config import MemberSpec
-from digipath_ray.exposure import Exposure, read_exposure, say_overlap
-from digipath_ray.manifest import SlideRow
+from digipath_ray.cohort.manifest import SlideRow
+from digipath_ray.config.run import MemberSpec
+from digipath_ray.networks.card import ModelCard, file_digest, write_card
+from digipath_ray.networks.exposure import Exposure, read_exposure, say_overlap
 
 
 def card(name: str, slides: tuple[str, ...], patients: tuple[str, ...]) -> ModelCard:

@@ -12,15 +12,15 @@ import pytest
 import tifffile
 
 from digipath_ray import schema
-from digipath_ray.cohort import read_cohort
-from digipath_ray.distributed.cluster import Share
+from digipath_ray.cohort.read import read_cohort
 from digipath_ray.distributed.ledger import Ledger
-from digipath_ray.distributed.night import run_cohort
-from digipath_ray.distributed.shard import pixel_row
-from digipath_ray.distributed.stage import PredictStage
-from digipath_ray.networks import build_network
-from digipath_ray.rundir import Failure, RunDirectory, RunError
-from digipath_ray.weights import save_weights
+from digipath_ray.distributed.predict import PredictStage
+from digipath_ray.distributed.read import pixel_row
+from digipath_ray.distributed.resources import Share
+from digipath_ray.distributed.run import run_cohort
+from digipath_ray.networks.build import build_network
+from digipath_ray.networks.weights import save_weights
+from digipath_ray.run.directory import Failure, RunDirectory, RunError
 from tests.runs import RAY_WARNINGS, small_config, stamps, write_cohort, write_slide
 
 pytestmark = pytest.mark.filterwarnings(RAY_WARNINGS)

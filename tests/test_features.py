@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from scipy import stats
 
-from digipath_ray.features import (
+from digipath_ray.heatmap.canvas import Heatmap
+from digipath_ray.outcome.features import (
     FEATURES,
     FEATURES_SCHEMA,
     HIGH,
     LOW,
     measure_features,
 )
-from digipath_ray.heatmap import Heatmap
-from digipath_ray.lesions import find_lesions
+from digipath_ray.outcome.lesions import find_lesions
 from tests.pixels import drawn, heatmap_of
 
 SLIDE = """

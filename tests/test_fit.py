@@ -3,10 +3,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from digipath_ray.config import MemberSpec
-from digipath_ray.networks import build_network
-from digipath_ray.recipe import FitSpec, Recipe
-from digipath_ray.settings import merge, recipe_from_tree
+from digipath_ray.config.recipe import FitSpec, Recipe
+from digipath_ray.config.run import MemberSpec
+from digipath_ray.config.toml import merge, recipe_from_tree
+from digipath_ray.networks.build import build_network
 from digipath_ray.training.fit import FitStopped, MemberFit, freezes
 from digipath_ray.training.reader import Columns
 from tests.annotated import FIT

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from digipath_ray.manifest import SlideRow
+from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.training.folds import Split, assign_folds
 
 

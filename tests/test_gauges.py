@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import ray
 
-from digipath_ray.distributed import gauges
-from digipath_ray.distributed.night import run_cohort
+from digipath_ray.distributed import prometheus as gauges
+from digipath_ray.distributed.run import run_cohort
 from digipath_ray.distributed.watcher import Watcher
-from digipath_ray.rundir import RunDirectory
-from digipath_ray.slide import open_slide
-from digipath_ray.storage import publish
+from digipath_ray.run.directory import RunDirectory
+from digipath_ray.slide.open import open_slide
+from digipath_ray.storage.files import publish
 from tests.runs import RAY_WARNINGS, small_config, write_cohort, write_slide
 
 ROOT = Path(__file__).parents[1]

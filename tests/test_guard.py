@@ -8,7 +8,7 @@ import time
 import pytest
 import ray
 
-from digipath_ray.distributed.guard import (
+from digipath_ray.distributed.attempts import (
     HINTS,
     TooManyAttempts,
     counted,
@@ -16,8 +16,8 @@ from digipath_ray.distributed.guard import (
     watched,
 )
 from digipath_ray.distributed.ledger import Ledger, share_ledger
-from digipath_ray.rundir import Failure
-from digipath_ray.slide import SlideError
+from digipath_ray.run.directory import Failure
+from digipath_ray.slide.open import SlideError
 
 SLIDE = {"slide_id": "s", "path": "/slides/s.svs", "patient_id": "p"}
 

@@ -8,9 +8,9 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from digipath_ray.config import GridSpec
-from digipath_ray.heatmap import Canvas, Heatmap, blend_window, sum_patches
-from digipath_ray.heatmapfile import halve, pyramid_levels, read_heatmap, write_heatmap
+from digipath_ray.config.run import GridSpec
+from digipath_ray.heatmap.canvas import Canvas, Heatmap, blend_window, sum_patches
+from digipath_ray.heatmap.file import halve, pyramid_levels, read_heatmap, write_heatmap
 
 
 def spec(patch: int, stride: int) -> GridSpec:
@@ -423,7 +423,7 @@ def test_equal_heatmaps_give_equal_files_and_other_ones_another_identity(tmp_pat
 
 def test_a_map_beyond_4_gb_is_bigtiff(tmp_path, monkeypatch):
     # The limit is lowered instead of 4 GB written: 2 planes of one tile are 0.7 MB.
-    monkeypatch.setattr("digipath_ray.heatmapfile.CLASSIC_TIFF_BYTES", 600_000)
+    monkeypatch.setattr("digipath_ray.heatmap.file.CLASSIC_TIFF_BYTES", 600_000)
     path = tmp_path / "s.ome.tiff"
     heatmap = random_heatmap(10, 7, ("probability",))
     write_heatmap(path, heatmap, name="s")

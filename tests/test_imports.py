@@ -7,35 +7,22 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "digipath_ray"
 ORDER = (  # noqa: SIM905 - a line to read from left to right
-    "geometry bucket storage lease cache schema config recipe settings slideinfo "
-    "image machine slidefile slide manifest cohort "
-    "annotations datasets mask quality tissue patches rundir status card original "
-    "networks weights members exposure ensemble predict heatmap heatmapfile figure "
-    "hull qupath lesions features staging metastasis burden overlay compare slidetable "
-    "prepared chunk finished outcome tables finish pipeline evaluate report export "
-    "mining training demo progress distributed viewer cli"
+    "geometry schema machine storage config slide annotations cohort tissue patches "
+    "networks heatmap figures run outcome pipeline evaluate report export mining "
+    "training demo planning distributed viewer cli"
 ).split()
 ONLY_IN = {
-    "imblearn": {"metastasis"},
-    "skops": {"metastasis"},
+    "imblearn": {"outcome"},
+    "skops": {"outcome"},
     "jinja2": {"report"},
     "highdicom": {"export"},
     "pydicom": {"export"},
-    "openslide": {"slidefile", "viewer", "cli"},
+    "openslide": {"slide", "viewer", "cli"},
     "starlette": {"viewer"},
     "uvicorn": {"viewer"},
     "ray": {"distributed", "cli"},
     "segmentation_models_pytorch": {"networks"},
-    "torch": {
-        "original",
-        "networks",
-        "weights",
-        "members",
-        "predict",
-        "training",
-        "distributed",
-        "cli",
-    },
+    "torch": {"networks", "training", "distributed", "cli"},
 }
 
 
@@ -87,7 +74,7 @@ def test_heavy_libraries_stay_in_their_place() -> None:
 
 def test_a_cpu_task_does_without_torch_and_ray() -> None:
     script = (
-        "import sys, digipath_ray.prepared, digipath_ray.outcome\n"
+        "import sys, digipath_ray.run.prepared, digipath_ray.outcome.measure\n"
         "print(sorted({'ray', 'torch'} & set(sys.modules)))"
     )
     out = subprocess.run(

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from digipath_ray.heatmapfile import read_heatmap
+from digipath_ray.heatmap.file import read_heatmap
 from tests.heads import ROOT, submit, token_head
 from tests.slides import paint, write_pyramid
 

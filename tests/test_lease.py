@@ -6,10 +6,10 @@ import threading
 
 import pytest
 
-from digipath_ray import bucket, lease
-from digipath_ray.lease import HeldByOther, Lease, hold
-from digipath_ray.rundir import RunDirectory, RunError
-from digipath_ray.storage import place, read_bytes
+from digipath_ray.run.directory import RunDirectory, RunError
+from digipath_ray.storage import bucket, lease
+from digipath_ray.storage.files import place, read_bytes
+from digipath_ray.storage.lease import HeldByOther, Lease, hold
 from tests.buckets import Bucket, Fault
 
 

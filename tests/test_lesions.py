@@ -11,8 +11,8 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from skimage.measure import regionprops
 from skimage.morphology import convex_hull_image
 
-from digipath_ray.hull import CORNERS, convex_hull, count_inside, fill
-from digipath_ray.lesions import MOST, Lesion, find_lesions
+from digipath_ray.outcome.hull import CORNERS, convex_hull, count_inside, fill
+from digipath_ray.outcome.lesions import MOST, Lesion, find_lesions
 from tests.pixels import drawn, heatmap_of
 
 BOOLS = arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, max_side=12))

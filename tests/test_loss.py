@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from digipath_ray.recipe import LossSpec
+from digipath_ray.config.recipe import LossSpec
 from digipath_ray.training.loss import (
     LOG_FLOOR,
     dice_losses,

@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 from scipy import ndimage
 
-from digipath_ray.mask import Mask, read_mask, read_mask_image, write_mask
+from digipath_ray.tissue.mask import Mask, read_mask, read_mask_image, write_mask
 
 BOOLS = arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, max_side=24))
 MPP = st.sampled_from([0.5, 2.0, 7.7, 8.0])
@@ -188,6 +188,6 @@ def test_an_image_too_large_for_a_mask_is_refused(
 ) -> None:
     path = tmp_path / "huge.png"
     Image.fromarray(np.zeros((30, 30), np.uint8)).save(path)
-    monkeypatch.setattr("digipath_ray.mask.MAX_MASK_PX", 899)
+    monkeypatch.setattr("digipath_ray.tissue.mask.MAX_MASK_PX", 899)
     with pytest.raises(ValueError, match="too large for a mask"):
         read_mask_image(path)

@@ -16,10 +16,11 @@ from PIL import Image
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import cohen_kappa_score
 
-from digipath_ray.features import FEATURES
-from digipath_ray.metastasis.drawing import write_importances
-from digipath_ray.metastasis.fit import fit_model
-from digipath_ray.metastasis.fitting import (
+from digipath_ray.config.toml import Tree
+from digipath_ray.outcome.features import FEATURES
+from digipath_ray.outcome.metastasis.drawing import write_importances
+from digipath_ray.outcome.metastasis.fit import fit_model
+from digipath_ray.outcome.metastasis.fitting import (
     Training,
     balance,
     count_types,
@@ -27,14 +28,14 @@ from digipath_ray.metastasis.fitting import (
     forest_of,
     left_out,
 )
-from digipath_ray.metastasis.forests import (
+from digipath_ray.outcome.metastasis.forests import (
     FORESTS,
     Forests,
     Partial,
     feature_matrix,
     take_vote,
 )
-from digipath_ray.metastasis.model import (
+from digipath_ray.outcome.metastasis.model import (
     HeatmapSetting,
     StageModel,
     check_fits,
@@ -42,10 +43,10 @@ from digipath_ray.metastasis.model import (
     save_stage_model,
     setting_of,
 )
-from digipath_ray.metastasis.scores import quadratic_kappa, score_types
-from digipath_ray.metastasis.size_fit import fit_size_rule, undominated
-from digipath_ray.metastasis.size_rule import LesionGroup, SizeRule
-from digipath_ray.metastasis.validation import (
+from digipath_ray.outcome.metastasis.scores import quadratic_kappa, score_types
+from digipath_ray.outcome.metastasis.size_fit import fit_size_rule, undominated
+from digipath_ray.outcome.metastasis.size_rule import LesionGroup, SizeRule
+from digipath_ray.outcome.metastasis.validation import (
     ALL_FORESTS,
     FITTED_RULE,
     PRESET_RULE,
@@ -53,8 +54,7 @@ from digipath_ray.metastasis.validation import (
     cross_validate,
     deal_patients,
 )
-from digipath_ray.settings import Tree
-from digipath_ray.staging import Metastasis, PnStage
+from digipath_ray.outcome.staging import Metastasis, PnStage
 from tests.runs import small_config
 
 NEGATIVE, ITC, MICRO, MACRO = Metastasis

@@ -13,18 +13,18 @@ import tomli_w
 
 from digipath_ray.annotations import Window, read_annotation
 from digipath_ray.cli.app import run_app
-from digipath_ray.finished import FinishedSlide, Truth, read_finished, read_truth
-from digipath_ray.heatmap import Heatmap
-from digipath_ray.heatmapfile import write_heatmap
-from digipath_ray.manifest import SlideRow
-from digipath_ray.mask import Mask, write_mask
+from digipath_ray.cohort.manifest import SlideRow
+from digipath_ray.config.recipe import AnnotationSpec
+from digipath_ray.config.toml import to_tree
+from digipath_ray.heatmap.canvas import Heatmap
+from digipath_ray.heatmap.file import write_heatmap
 from digipath_ray.mining.hard import Windows, find_hard
 from digipath_ray.mining.regions import find_regions, region_features
 from digipath_ray.mining.spec import MiningSpec
-from digipath_ray.recipe import AnnotationSpec
-from digipath_ray.rundir import RunDirectory
+from digipath_ray.run.directory import RunDirectory
+from digipath_ray.run.finished import FinishedSlide, Truth, read_finished, read_truth
 from digipath_ray.schema import SAMPLES, SLIDES
-from digipath_ray.settings import to_tree
+from digipath_ray.tissue.mask import Mask, write_mask
 from tests.runs import small_config
 
 MPP = 0.243

@@ -9,17 +9,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from digipath_ray.card import ModelCard, file_digest, read_card, write_card
-from digipath_ray.config import MemberSpec
-from digipath_ray.members import check_member, resolve
-from digipath_ray.networks import (
+from digipath_ray.config.run import MemberSpec
+from digipath_ray.config.toml import from_tree, to_tree
+from digipath_ray.networks.build import (
     PAPER_MEMBERS,
     Member,
     build_network,
     default_normalization,
 )
-from digipath_ray.settings import from_tree, to_tree
-from digipath_ray.weights import (
+from digipath_ray.networks.card import ModelCard, file_digest, read_card, write_card
+from digipath_ray.networks.resolve import check_member, resolve
+from digipath_ray.networks.weights import (
     dtype_on,
     import_checkpoint,
     load_member,
@@ -327,8 +327,8 @@ def test_a_file_that_is_no_safetensors(tmp_path):
 def test_imagenet_weights_offline_say_what_to_do(tmp_path):
     # huggingface_hub reads these variables once, at import: hence a new process.
     script = (
-        "from digipath_ray.config import MemberSpec\n"
-        "from digipath_ray.networks import build_network\n"
+        "from digipath_ray.config.run import MemberSpec\n"
+        "from digipath_ray.networks.build import build_network\n"
         "for encoder in ('resnet18', 'tu-resnet18'):\n"
         "    spec = MemberSpec(name='m', architecture='Unet', encoder=encoder,\n"
         "                      weights='imagenet')\n"

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from ray.data import DataContext
 
-from digipath_ray.config import (
+from digipath_ray.cohort.manifest import SlideRow, read_manifest
+from digipath_ray.config.run import (
     TRANSFORMS,
     ComputeSpec,
     EnsembleSpec,
@@ -15,14 +16,13 @@ from digipath_ray.config import (
     OutcomeSpec,
     RunConfig,
 )
-from digipath_ray.distributed.cluster import Share, connect, describe_work
+from digipath_ray.config.toml import load_config
 from digipath_ray.distributed.inference import plan_context
-from digipath_ray.distributed.metrics import bottleneck, count_ends
-from digipath_ray.distributed.night import note_cohort, patient_notes, settle_precision
-from digipath_ray.manifest import SlideRow, read_manifest
-from digipath_ray.members import resolve
-from digipath_ray.rundir import Failure, RunDirectory, RunError
-from digipath_ray.settings import load_config
+from digipath_ray.distributed.resources import Share, connect, describe_work
+from digipath_ray.distributed.run import note_cohort, patient_notes, settle_precision
+from digipath_ray.distributed.throughput import bottleneck, count_ends
+from digipath_ray.networks.resolve import resolve
+from digipath_ray.run.directory import Failure, RunDirectory, RunError
 
 CPU = Share(
     actors=1,

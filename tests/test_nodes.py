@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from digipath_ray import bucket
-from digipath_ray.cohort import read_cohort
-from digipath_ray.config import RunConfig
-from digipath_ray.distributed import cluster
-from digipath_ray.distributed.cluster import divide
+from digipath_ray.cohort.read import read_cohort
+from digipath_ray.config.run import RunConfig
+from digipath_ray.distributed import resources as cluster
 from digipath_ray.distributed.inference import actor_pool
-from digipath_ray.distributed.night import run_cohort
 from digipath_ray.distributed.nodes import has_several_nodes
-from digipath_ray.rundir import RunDirectory
-from digipath_ray.storage import place, read_table
+from digipath_ray.distributed.resources import divide
+from digipath_ray.distributed.run import run_cohort
+from digipath_ray.run.directory import RunDirectory
+from digipath_ray.storage import bucket
+from digipath_ray.storage.files import place, read_table
 from tests.buckets import BUCKET, Bucket
 from tests.runs import RAY_WARNINGS, heatmaps, small_config, write_cohort
 from tests.several_nodes import Event, Plan, environment, write_plan
@@ -235,7 +235,7 @@ import os, subprocess, sys, time
 import ray
 from ray.cluster_utils import Cluster
 from digipath_ray.distributed.nodes import check_all_see
-from digipath_ray.rundir import RunDirectory, RunError
+from digipath_ray.run.directory import RunDirectory, RunError
 
 cluster = Cluster()
 cluster.add_node(num_cpus=1, include_dashboard=False)

@@ -11,21 +11,21 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from digipath_ray.card import ModelCard, read_card
 from digipath_ray.cli.weights import ImportedMember, import_weights, parse_options
-from digipath_ray.config import (
+from digipath_ray.config.run import (
     ComputeSpec,
     EnsembleSpec,
     GridSpec,
     MemberSpec,
     RunConfig,
 )
-from digipath_ray.members import resolve
-from digipath_ray.networks import build_network, default_normalization
-from digipath_ray.original import ORIGINAL_ARCHITECTURES
-from digipath_ray.original.layers import SameConv2d, SameMaxPool2d
-from digipath_ray.predict import EnsemblePredictor
-from digipath_ray.weights import import_checkpoint, import_keras, load_member
+from digipath_ray.networks.build import build_network, default_normalization
+from digipath_ray.networks.card import ModelCard, read_card
+from digipath_ray.networks.original import ORIGINAL_ARCHITECTURES
+from digipath_ray.networks.original.layers import SameConv2d, SameMaxPool2d
+from digipath_ray.networks.predict import EnsemblePredictor
+from digipath_ray.networks.resolve import resolve
+from digipath_ray.networks.weights import import_checkpoint, import_keras, load_member
 from tests import keras_networks
 
 keras = keras_networks.keras  # which has chosen the backend first

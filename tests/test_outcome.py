@@ -10,17 +10,17 @@ import pytest
 import shapely
 from numpy.typing import NDArray
 
-from digipath_ray.config import (
+from digipath_ray.config.run import (
     EnsembleSpec,
     MemberSpec,
     OutcomeSpec,
     RunConfig,
 )
-from digipath_ray.finished import FinishedSlide, finished_slide
-from digipath_ray.heatmap import Heatmap
-from digipath_ray.mask import Mask, read_mask
-from digipath_ray.outcome import measure_slide, measured_with, write_outcome
-from digipath_ray.rundir import RunDirectory
+from digipath_ray.heatmap.canvas import Heatmap
+from digipath_ray.outcome.measure import measure_slide, measured_with, write_outcome
+from digipath_ray.run.directory import RunDirectory
+from digipath_ray.run.finished import FinishedSlide, finished_slide
+from digipath_ray.tissue.mask import Mask, read_mask
 
 MPP = 8.0
 """um per heatmap px; a level-0 px is 1 um."""

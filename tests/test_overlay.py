@@ -3,7 +3,7 @@ import pytest
 from matplotlib.text import Text
 from PIL import Image
 
-from digipath_ray.figure import (
+from digipath_ray.figures.figure import (
     TIMES,
     lay_out,
     round_length,
@@ -12,8 +12,8 @@ from digipath_ray.figure import (
     shorten,
     shown,
 )
-from digipath_ray.heatmap import Heatmap
-from digipath_ray.overlay import draw_overlay, write_overlay
+from digipath_ray.figures.overlay import draw_overlay, write_overlay
+from digipath_ray.heatmap.canvas import Heatmap
 
 GRAY = 200
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from digipath_ray import bucket
-from digipath_ray.rundir import RunDirectory
-from digipath_ray.storage import place, read_bytes, read_table
+from digipath_ray.run.directory import RunDirectory
+from digipath_ray.storage import bucket
+from digipath_ray.storage.files import place, read_bytes, read_table
 from tests.buckets import Bucket
 from tests.heads import ROOT, submit, token_head
 from tests.runs import write_slide

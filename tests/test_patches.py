@@ -5,9 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from digipath_ray.config import GridSpec
+from digipath_ray.config.run import GridSpec
 from digipath_ray.geometry import Frame
-from digipath_ray.mask import Mask
 from digipath_ray.patches import (
     Grid,
     cut_chunks,
@@ -20,7 +19,8 @@ from digipath_ray.patches import (
     tissue_share,
 )
 from digipath_ray.schema import PATCHES
-from digipath_ray.slide import open_slide
+from digipath_ray.slide.open import open_slide
+from digipath_ray.tissue.mask import Mask
 from tests.slides import noise, write_pyramid
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from digipath_ray.config import RunConfig
-from digipath_ray.pipeline import PredictChunk, segment_slide
-from digipath_ray.settings import from_tree
-from digipath_ray.slide import SlideError
+from digipath_ray.config.run import RunConfig
+from digipath_ray.config.toml import from_tree
+from digipath_ray.pipeline.segment import PredictChunk, segment_slide
+from digipath_ray.slide.open import SlideError
 from tests.slides import paint, probability_of, write_pyramid
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from digipath_ray.config import (
+from digipath_ray.config.run import (
     TRANSFORMS,
     ComputeSpec,
     EnsembleSpec,
@@ -16,8 +16,8 @@ from digipath_ray.config import (
     MemberSpec,
     RunConfig,
 )
-from digipath_ray.networks import Member
-from digipath_ray.predict import (
+from digipath_ray.networks.build import Member
+from digipath_ray.networks.predict import (
     TRANSFORM_PAIRS,
     EnsemblePredictor,
     gather_patches,
@@ -318,7 +318,7 @@ def test_without_augmentation_there_is_no_aleatoric_column():
 @pytest.mark.slow
 def test_a_lost_gpu_ends_the_process_and_other_errors_do_not():
     script = (
-        "from digipath_ray.predict import EnsemblePredictor as E\n"
+        "from digipath_ray.networks.predict import EnsemblePredictor as E\n"
         "E.end_process_if_device_is_lost(ValueError('CUDA error in a name'))\n"
         "E.end_process_if_device_is_lost(RuntimeError('CUDA out of memory'))\n"
         "print('alive', flush=True)\n"

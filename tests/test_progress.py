@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import pytest
 from rich.console import Console
 
-from digipath_ray import progress
-from digipath_ray.progress import RunProgress, duration, patches_per_second
+from digipath_ray.cli import progress
+from digipath_ray.cli.progress import RunProgress, duration, patches_per_second
 
 
 @dataclass

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from digipath_ray.mask import Mask
-from digipath_ray.quality import Quality, find_ink, measure_quality
-from digipath_ray.slide import open_slide
+from digipath_ray.slide.open import open_slide
+from digipath_ray.tissue.mask import Mask
+from digipath_ray.tissue.quality import Quality, find_ink, measure_quality
 
 CLEAN = {
     "tissue_mm2": 50.0,

@@ -15,7 +15,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from scipy import ndimage
 
 from digipath_ray.annotations import read_annotation
-from digipath_ray.qupath import feature, outline, trace, write_features
+from digipath_ray.outcome.qupath import feature, outline, trace, write_features
 
 BOOLS = arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, max_side=12))
 RED = (200, 0, 0)

@@ -5,11 +5,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from digipath_ray.cohort.manifest import SlideRow
+from digipath_ray.config.recipe import Recipe
+from digipath_ray.config.toml import merge, recipe_from_tree
 from digipath_ray.demo.cohort import damage
-from digipath_ray.manifest import SlideRow
-from digipath_ray.recipe import Recipe
 from digipath_ray.schema import DRAWS
-from digipath_ray.settings import merge, recipe_from_tree
 from digipath_ray.training.reader import OPEN_SLIDES, PatchReader, open_annotated
 from tests.annotated import FIT, RADIUS, SIDE, write_disc
 from tests.slides import write_pyramid

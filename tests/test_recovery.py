@@ -13,12 +13,12 @@ import numpy as np
 import psutil
 import pytest
 
-from digipath_ray.cohort import SlideRow, read_cohort
-from digipath_ray.distributed import night
+from digipath_ray.cohort.read import SlideRow, read_cohort
+from digipath_ray.distributed import run as night
 from digipath_ray.distributed.collector import Tally
-from digipath_ray.distributed.night import run_cohort
+from digipath_ray.distributed.run import run_cohort
 from digipath_ray.distributed.watcher import Watcher
-from digipath_ray.rundir import RunDirectory, RunError
+from digipath_ray.run.directory import RunDirectory, RunError
 from tests.runs import (
     RAY_WARNINGS,
     heatmaps,
@@ -40,9 +40,9 @@ SLIDES = [f"s{i:02}" for i in range(6)]
 DRIVER = """
 import functools, sys
 import ray
-from digipath_ray.cohort import read_cohort
-from digipath_ray.distributed.night import run_cohort
-from digipath_ray.rundir import RunDirectory
+from digipath_ray.cohort.read import read_cohort
+from digipath_ray.distributed.run import run_cohort
+from digipath_ray.run.directory import RunDirectory
 from tests.runs import small_config
 
 ray.init = functools.partial(ray.init, num_cpus=2, object_store_memory=200 << 20)

@@ -8,11 +8,11 @@ import pytest
 from typer.testing import CliRunner
 
 from digipath_ray.cli.app import app
-from digipath_ray.config import OutcomeSpec
-from digipath_ray.distributed.night import remeasure_run, run_cohort
-from digipath_ray.members import resolve
-from digipath_ray.rundir import RunDirectory, RunError
-from digipath_ray.settings import to_tree
+from digipath_ray.config.run import OutcomeSpec
+from digipath_ray.config.toml import to_tree
+from digipath_ray.distributed.run import remeasure_run, run_cohort
+from digipath_ray.networks.resolve import resolve
+from digipath_ray.run.directory import RunDirectory, RunError
 from tests.runs import RAY_WARNINGS, small_config, write_cohort
 
 pytestmark = [

@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from digipath_ray import schema
-from digipath_ray.config import RunConfig
-from digipath_ray.rundir import Failure, RunDirectory, RunError
-from digipath_ray.storage import publish, read_table
-from digipath_ray.tables import write_tables
+from digipath_ray.config.run import RunConfig
+from digipath_ray.outcome.tables import write_tables
+from digipath_ray.run.directory import Failure, RunDirectory, RunError
+from digipath_ray.storage.files import publish, read_table
 
 
 def test_publish_shows_the_old_file_or_the_new_one(tmp_path: Path) -> None:
@@ -31,7 +31,7 @@ def test_publish_shows_the_old_file_or_the_new_one(tmp_path: Path) -> None:
 def test_second_run_is_refused_while_the_first_lives(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
     script = (
-        "import sys; from digipath_ray.rundir import RunDirectory\n"
+        "import sys; from digipath_ray.run.directory import RunDirectory\n"
         "with RunDirectory(sys.argv[1]).lock(): print('held', flush=True); input()\n"
     )
     with subprocess.Popen(

@@ -3,10 +3,10 @@ import pyarrow as pa
 import pytest
 import scipy.stats
 
+from digipath_ray.config.recipe import SamplingSpec
 from digipath_ray.geometry import model_frame
-from digipath_ray.mask import Mask
-from digipath_ray.recipe import SamplingSpec
 from digipath_ray.schema import SAMPLES
+from digipath_ray.tissue.mask import Mask
 from digipath_ray.training.sampling import (
     draw_epoch,
     draw_samples,

@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from digipath_ray.lesions import Lesions, find_lesions
-from digipath_ray.metastasis.size_rule import (
+from digipath_ray.outcome.lesions import Lesions, find_lesions
+from digipath_ray.outcome.metastasis.size_rule import (
     SizedLesions,
     SizeRule,
     merge_lesions,
     type_of_size,
 )
-from digipath_ray.staging import Metastasis
+from digipath_ray.outcome.staging import Metastasis
 from tests.pixels import drawn, heatmap_of
 
 RULE = SizeRule(min_extent_um=40.0, min_p=0.7, merge_um=75.0)

@@ -12,11 +12,18 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from digipath_ray import image as plain_image
-from digipath_ray import slide as slide_module
 from digipath_ray.geometry import Frame, model_frame
-from digipath_ray.slide import Pixels, Slide, SlideError, SlideInfo, mirror, open_slide
-from digipath_ray.slideinfo import Mpp, on_white, settle_mpp
+from digipath_ray.slide import image as plain_image
+from digipath_ray.slide import open as slide_module
+from digipath_ray.slide.info import Mpp, on_white, settle_mpp
+from digipath_ray.slide.open import (
+    Pixels,
+    Slide,
+    SlideError,
+    SlideInfo,
+    mirror,
+    open_slide,
+)
 from tests.slides import (
     block_mean,
     noise,

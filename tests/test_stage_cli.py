@@ -12,13 +12,13 @@ import tomli_w
 from rich.console import Console
 
 from digipath_ray.cli.stage import fit_stage_model, stage_labels
-from digipath_ray.features import FEATURES
-from digipath_ray.metastasis.fitting import Training
-from digipath_ray.metastasis.model import check_fits, load_stage_model
-from digipath_ray.rundir import RunDirectory
+from digipath_ray.config.toml import to_tree
+from digipath_ray.outcome.features import FEATURES
+from digipath_ray.outcome.metastasis.fitting import Training
+from digipath_ray.outcome.metastasis.model import check_fits, load_stage_model
+from digipath_ray.outcome.staging import Metastasis
+from digipath_ray.run.directory import RunDirectory
 from digipath_ray.schema import SLIDES
-from digipath_ray.settings import to_tree
-from digipath_ray.staging import Metastasis
 from tests.runs import small_config
 
 FEW = Training(trees=20)

@@ -7,8 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from digipath_ray.schema import PATIENTS
-from digipath_ray.staging import (
+from digipath_ray.outcome.staging import (
     Metastasis,
     PnStage,
     read_stage_labels,
@@ -17,6 +16,7 @@ from digipath_ray.staging import (
     stage_patient,
     write_submission,
 )
+from digipath_ray.schema import PATIENTS
 
 NEGATIVE, ITC, MICRO, MACRO = Metastasis
 LETTERS = {"n": NEGATIVE, "i": ITC, "u": MICRO, "m": MACRO}

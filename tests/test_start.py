@@ -4,10 +4,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from digipath_ray.config import MemberSpec
-from digipath_ray.members import resolve, resolve_recipe
-from digipath_ray.networks import build_network
-from digipath_ray.settings import load_config
+from digipath_ray.config.run import MemberSpec
+from digipath_ray.config.toml import load_config
+from digipath_ray.networks.build import build_network
+from digipath_ray.networks.resolve import resolve, resolve_recipe
 from digipath_ray.training.start import start_network
 
 

@@ -23,11 +23,11 @@ from digipath_ray.cli.logs import JsonLines
 from digipath_ray.cli.status import WATCH_S, look, show_status
 from digipath_ray.distributed.collector import Tally
 from digipath_ray.distributed.heartbeat import Heartbeat
-from digipath_ray.distributed.night import remeasure_run, run_cohort
+from digipath_ray.distributed.run import remeasure_run, run_cohort
 from digipath_ray.distributed.watcher import Watcher
-from digipath_ray.rundir import Failure, RunDirectory, RunError
+from digipath_ray.run.directory import Failure, RunDirectory, RunError
+from digipath_ray.run.status import Status, judge, read_status, say_time
 from digipath_ray.schema import FAILURES
-from digipath_ray.status import Status, judge, read_status, say_time
 from tests.runs import RAY_WARNINGS, small_config, write_cohort
 
 if TYPE_CHECKING:

@@ -8,17 +8,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from digipath_ray.config import GridSpec, MemberSpec, OutcomeSpec, RunConfig
-from digipath_ray.features import FEATURES
-from digipath_ray.metastasis.fit import fit_model
-from digipath_ray.metastasis.fitting import Training
-from digipath_ray.metastasis.model import save_stage_model, setting_of
-from digipath_ray.metastasis.size_rule import SizeRule
-from digipath_ray.metastasis.validation import LabeledSlides
-from digipath_ray.rundir import Failure, RunDirectory
+from digipath_ray.config.run import GridSpec, MemberSpec, OutcomeSpec, RunConfig
+from digipath_ray.outcome.features import FEATURES
+from digipath_ray.outcome.metastasis.fit import fit_model
+from digipath_ray.outcome.metastasis.fitting import Training
+from digipath_ray.outcome.metastasis.model import save_stage_model, setting_of
+from digipath_ray.outcome.metastasis.size_rule import SizeRule
+from digipath_ray.outcome.metastasis.validation import LabeledSlides
+from digipath_ray.outcome.staging import Metastasis
+from digipath_ray.outcome.tables import make_tables, write_tables
+from digipath_ray.run.directory import Failure, RunDirectory
 from digipath_ray.schema import FAILURES
-from digipath_ray.staging import Metastasis
-from digipath_ray.tables import make_tables, write_tables
 
 MEMBERS = (MemberSpec(name="a", architecture="Unet", digest="a" * 64),)
 

@@ -8,10 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from digipath_ray.config import TissueSpec
-from digipath_ray.mask import Mask
-from digipath_ray.slide import open_slide
-from digipath_ray.tissue import (
+from digipath_ray.config.run import TissueSpec
+from digipath_ray.slide.open import open_slide
+from digipath_ray.tissue.find import (
     INK_COLOR,
     PATCH_COLOR,
     SAMPLING_COLOR,
@@ -21,6 +20,7 @@ from digipath_ray.tissue import (
     find_tissue,
     tissue_from_mask,
 )
+from digipath_ray.tissue.mask import Mask
 
 GLASS = (243, 242, 243)
 STAINED = (205, 130, 185)

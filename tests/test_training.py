@@ -16,13 +16,13 @@ import pytest
 import tomli_w
 from safetensors.torch import load_file
 
-from digipath_ray.card import read_card
 from digipath_ray.cli.app import run_app
+from digipath_ray.config.toml import Tree, merge
 from digipath_ray.demo.cohort import damage
-from digipath_ray.heatmapfile import read_heatmap
-from digipath_ray.members import resolve_recipe
-from digipath_ray.rundir import RunDirectory
-from digipath_ray.settings import Tree, merge
+from digipath_ray.heatmap.file import read_heatmap
+from digipath_ray.networks.card import read_card
+from digipath_ray.networks.resolve import resolve_recipe
+from digipath_ray.run.directory import RunDirectory
 from digipath_ray.training.directory import FitDirectory
 from tests.annotated import FIT, RADIUS, SIDE, write_annotated_cohort
 from tests.runs import RAY_WARNINGS

@@ -14,14 +14,14 @@ import psutil
 import pytest
 from PIL import Image
 
-from digipath_ray.bucket import put
-from digipath_ray.heatmapfile import read_heatmap
-from digipath_ray.rundir import RunDirectory
-from digipath_ray.viewer import slides
+from digipath_ray.heatmap.file import read_heatmap
+from digipath_ray.run.directory import RunDirectory
+from digipath_ray.storage.bucket import put
 from digipath_ray.viewer.app import PAGE
-from digipath_ray.viewer.collection import open_collection
-from digipath_ray.viewer.exports import attachment, write_csv
-from digipath_ray.viewer.slidetiles import Tiles
+from digipath_ray.viewer.collection.collection import open_collection
+from digipath_ray.viewer.server import slides
+from digipath_ray.viewer.server.exports import attachment, write_csv
+from digipath_ray.viewer.tiles.slidetiles import Tiles
 from tests.finished_runs import Made, failure_of, write_run
 from tests.slides import noise, write_levels
 from tests.viewing import client, decode, url_of, viewed_run, write_gradient

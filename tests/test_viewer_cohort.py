@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, Route, expect
 
-from digipath_ray.manifest import SlideRow
-from digipath_ray.rundir import RunDirectory
-from digipath_ray.viewer.entries import blank_entry
+from digipath_ray.cohort.manifest import SlideRow
+from digipath_ray.run.directory import RunDirectory
+from digipath_ray.viewer.collection.entries import blank_entry
 from tests.finished_runs import Made
 from tests.test_viewer_collection import begin_run, land
 from tests.test_viewer_page import UNNAMED, Tab, address, chromium, run, tab

@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from digipath_ray.bucket import put
-from digipath_ray.manifest import SlideRow, write_manifest
-from digipath_ray.rundir import RunDirectory
+from digipath_ray.cohort.manifest import SlideRow, write_manifest
+from digipath_ray.outcome.staging import Metastasis, stage_patient
+from digipath_ray.run.directory import RunDirectory
+from digipath_ray.run.status import Status, say_time
 from digipath_ray.schema import SLIDES
-from digipath_ray.staging import Metastasis, stage_patient
-from digipath_ray.status import Status, say_time
-from digipath_ray.viewer.collection import Collection, open_collection
-from digipath_ray.viewer.entries import key_of
-from digipath_ray.viewer.live import Seen, follow
-from digipath_ray.viewer.snapshot import Snapshot
+from digipath_ray.storage.bucket import put
+from digipath_ray.viewer.collection.collection import Collection, open_collection
+from digipath_ray.viewer.collection.entries import key_of
+from digipath_ray.viewer.collection.snapshot import Snapshot
+from digipath_ray.viewer.server.live import Seen, follow
 from tests.finished_runs import (
     Made,
     done_record,

@@ -11,18 +11,22 @@ import pytest
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from digipath_ray.bucket import put
-from digipath_ray.manifest import SlideRow, write_manifest
-from digipath_ray.rundir import RunDirectory
+from digipath_ray.cohort.manifest import SlideRow, write_manifest
+from digipath_ray.outcome.staging import Metastasis, stage_patient
+from digipath_ray.run.directory import RunDirectory
 from digipath_ray.schema import FAILURES, OUTCOMES, PATIENTS, SLIDES
-from digipath_ray.staging import Metastasis, stage_patient
-from digipath_ray.viewer.cohort import CohortRoutes, Stream
-from digipath_ray.viewer.collection import RECENT, Collection, open_collection
-from digipath_ray.viewer.entries import key_of
-from digipath_ray.viewer.limits import Limits
-from digipath_ray.viewer.live import Seen
-from digipath_ray.viewer.service import Service
-from digipath_ray.viewer.snapshot import Snapshot
+from digipath_ray.storage.bucket import put
+from digipath_ray.viewer.collection.collection import (
+    RECENT,
+    Collection,
+    open_collection,
+)
+from digipath_ray.viewer.collection.entries import key_of
+from digipath_ray.viewer.collection.snapshot import Snapshot
+from digipath_ray.viewer.server.cohort import CohortRoutes, Stream
+from digipath_ray.viewer.server.limits import Limits
+from digipath_ray.viewer.server.live import Seen
+from digipath_ray.viewer.server.service import Service
 from tests.finished_runs import Made, failure_of, slide_row, write_run
 from tests.test_viewer_collection import begin_run, data_of, land, says, tell
 from tests.viewing import client, viewed_run

@@ -9,20 +9,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from digipath_ray.bucket import put
-from digipath_ray.heatmap import Heatmap
-from digipath_ray.heatmapfile import write_heatmap
-from digipath_ray.mask import read_mask, write_mask
-from digipath_ray.recipe import AnnotationSpec
-from digipath_ray.rundir import RunDirectory
-from digipath_ray.storage import place
-from digipath_ray.viewer import valuetiles
-from digipath_ray.viewer.collection import open_collection
-from digipath_ray.viewer.entries import key_of
-from digipath_ray.viewer.layers import At, NoMap, read_mask_levels, to_gray
-from digipath_ray.viewer.maps import Maps
-from digipath_ray.viewer.snapshot import Entry
-from digipath_ray.viewer.valuetiles import open_value_tiles
+from digipath_ray.config.recipe import AnnotationSpec
+from digipath_ray.heatmap.canvas import Heatmap
+from digipath_ray.heatmap.file import write_heatmap
+from digipath_ray.run.directory import RunDirectory
+from digipath_ray.storage.bucket import put
+from digipath_ray.storage.files import place
+from digipath_ray.tissue.mask import read_mask, write_mask
+from digipath_ray.viewer.collection.collection import open_collection
+from digipath_ray.viewer.collection.entries import key_of
+from digipath_ray.viewer.collection.snapshot import Entry
+from digipath_ray.viewer.tiles import valuetiles
+from digipath_ray.viewer.tiles.layers import At, NoMap, read_mask_levels, to_gray
+from digipath_ray.viewer.tiles.maps import Maps
+from digipath_ray.viewer.tiles.valuetiles import open_value_tiles
 from tests.finished_runs import HEATMAP_MPP, Made, write_run
 from tests.viewing import decode, viewed_run
 

@@ -19,12 +19,12 @@ from rich.console import Console
 from scipy.ndimage import maximum_filter, minimum_filter
 
 from digipath_ray.cli.demo import run_demo
-from digipath_ray.heatmap import Heatmap
-from digipath_ray.heatmapfile import read_heatmap
-from digipath_ray.qupath import feature, write_features
-from digipath_ray.rundir import RunDirectory
+from digipath_ray.heatmap.canvas import Heatmap
+from digipath_ray.heatmap.file import read_heatmap
+from digipath_ray.outcome.qupath import feature, write_features
+from digipath_ray.run.directory import RunDirectory
 from digipath_ray.viewer import app as viewer_app
-from digipath_ray.viewer.entries import key_of
+from digipath_ray.viewer.collection.entries import key_of
 from tests.browser import need_chromium
 from tests.finished_runs import HEIGHT, WIDTH, Made, failure_of
 from tests.test_viewer_collection import begin_run, land

@@ -20,9 +20,9 @@ import psutil
 import pytest
 
 from digipath_ray.cli import run_app
-from digipath_ray.rundir import RunDirectory
+from digipath_ray.run.directory import RunDirectory
 from digipath_ray.viewer.serve import FIRST_PORT, address_of, bind, open_browser
-from digipath_ray.viewer.trust import Trust
+from digipath_ray.viewer.server.auth import Trust
 from tests.finished_runs import Made
 from tests.test_viewer_collection import begin_run, land
 from tests.viewing import viewed_run

@@ -16,11 +16,12 @@ import pytest
 from openslide.deepzoom import DeepZoomGenerator
 from PIL import Image
 
-from digipath_ray.bucket import put
-from digipath_ray.manifest import SlideRow
-from digipath_ray.slide import SlideError, open_slide
-from digipath_ray.viewer.bounded import Kept
-from digipath_ray.viewer.picture import (
+from digipath_ray.cohort.manifest import SlideRow
+from digipath_ray.slide.open import SlideError, open_slide
+from digipath_ray.storage.bucket import put
+from digipath_ray.viewer.tiles.lru import Kept
+from digipath_ray.viewer.tiles.pool import Fetching, SlidePool
+from digipath_ray.viewer.tiles.pyramid import (
     MOST_PX,
     TILE_PX,
     NoTile,
@@ -29,8 +30,7 @@ from digipath_ray.viewer.picture import (
     max_level,
     read_shrunk,
 )
-from digipath_ray.viewer.pool import Fetching, SlidePool
-from digipath_ray.viewer.slidetiles import Tiles, shrink
+from digipath_ray.viewer.tiles.slidetiles import Tiles, shrink
 from tests.slides import noise, write_levels, write_pyramid, write_scn
 from tests.viewing import decode, write_gradient
 
@@ -107,7 +107,7 @@ def test_a_plain_image_has_tiles_and_is_decoded_once(tmp_path: Path) -> None:
 def test_a_level_is_shrunk_in_strips_as_it_is_whole(
     gradient: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("digipath_ray.viewer.picture.STRIP_PX", 4000 * 100)
+    monkeypatch.setattr("digipath_ray.viewer.tiles.pyramid.STRIP_PX", 4000 * 100)
     with open_slide(gradient) as slide:
         strips = read_shrunk(slide, 0, (0, 0, 4000, 3000), (400, 300))
         whole = slide.read_level(0, 0, 0, 4000, 3000)
@@ -215,7 +215,7 @@ def test_many_threads_open_a_slide_once(
         opened.append(args)
         return real(*args, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("digipath_ray.viewer.pool.open_slide", counted)
+    monkeypatch.setattr("digipath_ray.viewer.tiles.pool.open_slide", counted)
     start = threading.Barrier(8)
 
     def read(_: int) -> int:

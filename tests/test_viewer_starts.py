@@ -12,16 +12,16 @@ import psutil
 import pytest
 from starlette.testclient import TestClient
 
-from digipath_ray.bucket import put
-from digipath_ray.cohort import read_cohort
-from digipath_ray.manifest import SlideRow
-from digipath_ray.rundir import RunDirectory
-from digipath_ray.storage import place
-from digipath_ray.viewer import starts as starts_module
-from digipath_ray.viewer.collection import open_collection
-from digipath_ray.viewer.entries import key_of
-from digipath_ray.viewer.jobs import NAME, Wanted, find_free, is_free
-from digipath_ray.viewer.starts import Starts
+from digipath_ray.cohort.manifest import SlideRow
+from digipath_ray.cohort.read import read_cohort
+from digipath_ray.run.directory import RunDirectory
+from digipath_ray.storage.bucket import put
+from digipath_ray.storage.files import place
+from digipath_ray.viewer.collection.collection import open_collection
+from digipath_ray.viewer.collection.entries import key_of
+from digipath_ray.viewer.queue import queue as starts_module
+from digipath_ray.viewer.queue.jobs import NAME, Wanted, find_free, is_free
+from digipath_ray.viewer.queue.queue import Starts
 from tests.slides import noise, write_levels
 from tests.viewing import POST, client
 

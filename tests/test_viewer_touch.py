@@ -10,9 +10,9 @@ import shapely
 from numpy.typing import NDArray
 from playwright.sync_api import Browser, Locator, Route, expect
 
-from digipath_ray.qupath import feature, write_features
-from digipath_ray.rundir import RunDirectory
-from digipath_ray.viewer.entries import key_of
+from digipath_ray.outcome.qupath import feature, write_features
+from digipath_ray.run.directory import RunDirectory
+from digipath_ray.viewer.collection.entries import key_of
 from tests.finished_runs import HEIGHT, WIDTH, Made
 from tests.test_viewer_collection import begin_run, land
 from tests.test_viewer_page import (

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from digipath_ray.viewer import trust as trust_module
 from digipath_ray.viewer.app import make_app
-from digipath_ray.viewer.collection import open_collection
-from digipath_ray.viewer.limits import Busy, Gate, Limits, Rate
-from digipath_ray.viewer.starts import Starts
-from digipath_ray.viewer.trust import Trust, is_loopback, make_trust, read_token
+from digipath_ray.viewer.collection.collection import open_collection
+from digipath_ray.viewer.queue.queue import Starts
+from digipath_ray.viewer.server import auth as trust_module
+from digipath_ray.viewer.server.auth import Trust, is_loopback, make_trust, read_token
+from digipath_ray.viewer.server.limits import Busy, Gate, Limits, Rate
 from tests.viewing import ADDRESS, POST, client, url_of, viewed_run, write_gradient
 
 TOKEN = "a-token-of-more-than-16-characters"

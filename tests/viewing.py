@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from starlette.testclient import TestClient
 
-from digipath_ray.rundir import RunDirectory
+from digipath_ray.run.directory import RunDirectory
 from digipath_ray.viewer.app import make_app
-from digipath_ray.viewer.collection import Collection, open_collection
-from digipath_ray.viewer.entries import key_of
+from digipath_ray.viewer.collection.collection import Collection, open_collection
+from digipath_ray.viewer.collection.entries import key_of
 from tests.finished_runs import HEIGHT, WIDTH, Made, write_run
 from tests.slides import write_pyramid
 

@@ -21,9 +21,9 @@ from digipath_ray.annotations.geojson import parse_geojson
 from digipath_ray.annotations.maskimage import MaskAnnotation, read_mask_annotation
 from digipath_ray.annotations.outlines import Meaning, Meanings, Outlines
 from digipath_ray.annotations.window import SlideSize, Window
-from digipath_ray.cache import local_copy
-from digipath_ray.slideinfo import SlideError
-from digipath_ray.storage import is_url
+from digipath_ray.slide.info import SlideError
+from digipath_ray.storage.cache import local_copy
+from digipath_ray.storage.files import is_url
 
 __all__ = [
     "ANNOTATION_SUFFIXES",

@@ -14,7 +14,7 @@ from digipath_ray.annotations.outlines import (
     polygon,
     unknown_name,
 )
-from digipath_ray.slideinfo import SlideError
+from digipath_ray.slide.info import SlideError
 
 ROOT = "ASAP_Annotations"
 NO_GROUP = "None"

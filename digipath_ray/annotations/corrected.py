@@ -26,7 +26,7 @@ from digipath_ray.annotations.annotation import (
 from digipath_ray.annotations.geojson import KNOWN_CLASSES, parse_geojson
 from digipath_ray.annotations.outlines import Meanings, Outlines, Shape
 from digipath_ray.annotations.window import SlideSize, Window
-from digipath_ray.slideinfo import SlideError
+from digipath_ray.slide.info import SlideError
 
 log = logging.getLogger(__name__)
 

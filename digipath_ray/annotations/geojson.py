@@ -17,7 +17,7 @@ from digipath_ray.annotations.outlines import (
     polygon,
     unknown_name,
 )
-from digipath_ray.slideinfo import SlideError
+from digipath_ray.slide.info import SlideError
 
 UNCLASSIFIED = "unclassified"
 KNOWN_CLASSES: dict[str, Meaning] = {

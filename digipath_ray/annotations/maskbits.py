@@ -16,7 +16,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from digipath_ray.slideinfo import SlideError
+from digipath_ray.slide.info import SlideError
 
 Bools = NDArray[np.bool_]
 Indices = NDArray[np.int64]

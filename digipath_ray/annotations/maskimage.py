@@ -13,7 +13,7 @@ import numpy as np
 
 from digipath_ray.annotations.maskbits import Bits, Bools, Indices, open_bits
 from digipath_ray.annotations.window import SlideSize, Window
-from digipath_ray.slideinfo import SlideError
+from digipath_ray.slide.info import SlideError
 
 MAX_ASPECT_ERROR = 0.02
 STRIP_PX = 16 << 20

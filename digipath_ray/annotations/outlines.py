@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 import shapely
 
-from digipath_ray.slideinfo import SlideError
+from digipath_ray.slide.info import SlideError
 
 Meaning = Literal["tumor", "hole", "ignored", "skip"]
 """tumor; a hole cut out of it; neither tumor nor normal; as if it were not drawn."""

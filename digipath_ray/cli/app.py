@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from digipath_ray import __version__
-from digipath_ray.cli import answers, learning
+from digipath_ray.cli import commands_fit, commands_outcome
 from digipath_ray.cli.console import console
 from digipath_ray.cli.logs import LogFormat, set_up_logs
 from digipath_ray.cli.options import (
@@ -25,10 +25,10 @@ from digipath_ray.cli.options import (
     WeightsOption,
     with_config,
 )
-from digipath_ray.cli.prices import NIGHT_H
 from digipath_ray.cli.view import view
-from digipath_ray.rundir import RunStopped, explain_os_error
-from digipath_ray.settings import Tree
+from digipath_ray.config.toml import Tree
+from digipath_ray.planning.prices import NIGHT_H
+from digipath_ray.run.directory import RunStopped, explain_os_error
 
 log = logging.getLogger(__name__)
 
@@ -163,16 +163,16 @@ def status(
 
 
 # Between the commands of a run, where the help lists them.
-app.add_typer(answers.stage, name="stage")
-app.command()(answers.burden)
-app.command()(answers.report)
-app.command()(answers.evaluate)
-app.command()(answers.export)
+app.add_typer(commands_outcome.stage, name="stage")
+app.command()(commands_outcome.burden)
+app.command()(commands_outcome.report)
+app.command()(commands_outcome.evaluate)
+app.command()(commands_outcome.export)
 app.command()(view)
-app.command()(learning.cohort)
-app.command(name="import-weights")(learning.import_weights)
-app.command()(learning.train)
-app.command()(learning.mine)
+app.command()(commands_fit.cohort)
+app.command(name="import-weights")(commands_fit.import_weights)
+app.command()(commands_fit.train)
+app.command()(commands_fit.mine)
 
 
 @app.command()

@@ -18,24 +18,24 @@ from rich.console import Console
 from rich.markup import escape
 
 from digipath_ray import __version__
-from digipath_ray.chunk import read_chunk
-from digipath_ray.cli.calibration import (
+from digipath_ray.config.run import RunConfig
+from digipath_ray.config.toml import Tree
+from digipath_ray.demo.cohort import DEMO_MPP, demo_slides, write_pyramid
+from digipath_ray.demo.drawing import draw_slide
+from digipath_ray.distributed.resources import connected
+from digipath_ray.networks.resolve import resolve
+from digipath_ray.patches import cut_chunks, keep_cells, lay_grid
+from digipath_ray.pipeline.chunk import read_chunk
+from digipath_ray.planning.calibration import (
     Calibration,
     Machine,
     describe_ensemble,
     say_ensemble,
     say_machine,
 )
-from digipath_ray.cli.rate import MEASURE_S, for_cpu, measure_rate
-from digipath_ray.config import RunConfig
-from digipath_ray.demo.cohort import DEMO_MPP, demo_slides, write_pyramid
-from digipath_ray.demo.drawing import draw_slide
-from digipath_ray.distributed.cluster import connected
-from digipath_ray.members import resolve
-from digipath_ray.patches import cut_chunks, keep_cells, lay_grid
-from digipath_ray.prepared import find_slide_tissue, grid_of, open_cohort_slide
-from digipath_ray.settings import Tree
-from digipath_ray.storage import is_url, place, publish
+from digipath_ray.planning.rate import MEASURE_S, for_cpu, measure_rate
+from digipath_ray.run.prepared import find_slide_tissue, grid_of, open_cohort_slide
+from digipath_ray.storage.files import is_url, place, publish
 
 READ_S = 10.0
 TASK_CPUS = 0.5

@@ -7,19 +7,19 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from digipath_ray.cli.progress import RunProgress
 from digipath_ray.cli.run import print_summary, watch
 from digipath_ray.cli.train import member_table, narrate
-from digipath_ray.cohort import read_cohort
+from digipath_ray.cohort.read import read_cohort
+from digipath_ray.config.toml import load_config
 from digipath_ray.demo.cohort import MANIFEST, build_cohort, demo_slides
 from digipath_ray.demo.drawing import DemoSlide
 from digipath_ray.demo.fitting import brief_recipe, brief_slides
 from digipath_ray.demo.truth import Score, dice_of, score_run
-from digipath_ray.distributed.night import Summary, run_cohort
-from digipath_ray.distributed.training import fit_cohort
-from digipath_ray.members import resolve, resolve_recipe
-from digipath_ray.progress import RunProgress
-from digipath_ray.rundir import RunDirectory
-from digipath_ray.settings import load_config
+from digipath_ray.distributed.fit import fit_cohort
+from digipath_ray.distributed.run import Summary, run_cohort
+from digipath_ray.networks.resolve import resolve, resolve_recipe
+from digipath_ray.run.directory import RunDirectory
 from digipath_ray.training.directory import FitDirectory
 
 

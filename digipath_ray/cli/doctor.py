@@ -17,12 +17,12 @@ import psutil
 from rich.console import Console
 from rich.markup import escape
 
-from digipath_ray import bucket
-from digipath_ray.cache import default_cache
 from digipath_ray.cli.words import count, size
 from digipath_ray.machine import CGROUP, container_memory, free_disk_bytes
-from digipath_ray.rundir import explain_os_error
-from digipath_ray.storage import is_url, place
+from digipath_ray.run.directory import explain_os_error
+from digipath_ray.storage import bucket
+from digipath_ray.storage.cache import default_cache
+from digipath_ray.storage.files import is_url, place
 
 GB = 2**30
 Finding = tuple[str, str, str]
@@ -39,7 +39,7 @@ SPILL_FULL = 0.95
 
 RAY_SCRIPT = """
 import ray
-from digipath_ray.distributed.cluster import connect
+from digipath_ray.distributed.resources import connect
 connect()
 assert ray.get(ray.remote(num_cpus=0.1)(lambda: 2 + 2).remote()) == 4
 have = ray.cluster_resources()
@@ -83,7 +83,7 @@ def check_openslide() -> Finding:
         import openslide
         import tifffile
 
-        from digipath_ray.slide import open_slide
+        from digipath_ray.slide.open import open_slide
     except (ImportError, OSError) as e:
         return "fail", "openslide", f"{e}: pip install openslide-python openslide-bin"
     with tempfile.TemporaryDirectory() as folder:
@@ -153,7 +153,11 @@ def check_ray() -> Finding:
     lines = [line for line in done.stdout.splitlines() if line.startswith("found: ")]
     if done.returncode != 0 or not lines:
         said = done.stderr.strip().splitlines() or ["it says nothing"]
-        return "fail", "ray", said[-1].removeprefix("digipath_ray.rundir.RunError: ")
+        return (
+            "fail",
+            "ray",
+            said[-1].removeprefix("digipath_ray.run.directory.RunError: "),
+        )
     _, version, *numbers = lines[-1].split()
     nodes, cpus, gpus, store = (float(n) for n in numbers)
     text = (

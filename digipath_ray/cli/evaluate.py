@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from digipath_ray.config.recipe import AnnotationSpec
 from digipath_ray.evaluate.bootstrap import ENSEMBLE, RESAMPLES
 from digipath_ray.evaluate.camelyon16 import MASK_MPP, evaluate_camelyon16
 from digipath_ray.evaluate.camelyon17 import evaluate_camelyon17
@@ -17,8 +18,7 @@ from digipath_ray.evaluate.froc import FalsePositives
 from digipath_ray.evaluate.masks import evaluate_masks
 from digipath_ray.evaluate.paip import evaluate_paip2019
 from digipath_ray.evaluate.results import Evaluation, Score
-from digipath_ray.recipe import AnnotationSpec
-from digipath_ray.storage import place, publish
+from digipath_ray.storage.files import place, publish
 
 Challenge = Literal["camelyon16", "camelyon17", "digestpath2019", "paip2019", "masks"]
 

@@ -7,7 +7,7 @@ from rich.markup import escape
 
 from digipath_ray.cli.words import count
 from digipath_ray.export import export_run as write_export
-from digipath_ray.rundir import RunDirectory
+from digipath_ray.run.directory import RunDirectory
 
 
 def export_run(console: Console, run_folder: Path, out: Path, format: str) -> int:

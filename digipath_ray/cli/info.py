@@ -8,20 +8,20 @@ from rich.markup import escape
 
 from digipath_ray.cli.options import config_as_known
 from digipath_ray.cli.words import count
-from digipath_ray.cohort import SlideRow, read_cohort
-from digipath_ray.config import RunConfig
+from digipath_ray.cohort.read import SlideRow, read_cohort
+from digipath_ray.config.run import RunConfig
+from digipath_ray.config.toml import Tree
 from digipath_ray.geometry import MPP_TOLERANCE, NoLevelFineEnough
 from digipath_ray.patches import Grid, cut_chunks, keep_cells
-from digipath_ray.prepared import (
+from digipath_ray.run.prepared import (
     check_heatmap_size,
     find_slide_tissue,
     grid_of,
     no_tissue,
     open_cohort_slide,
 )
-from digipath_ray.settings import Tree
-from digipath_ray.slide import Slide, SlideError, SlideInfo
-from digipath_ray.slidetable import differs_from_file, slide_flags
+from digipath_ray.run.slidetable import differs_from_file, slide_flags
+from digipath_ray.slide.open import Slide, SlideError, SlideInfo
 
 Line = tuple[str, str]
 """A name and what is said of it."""
@@ -130,8 +130,8 @@ def usable_grid(slide: Slide, config: RunConfig, *, mpp_said: bool) -> Grid:
     """The grid over the slide.
 
     Raises:
-        SlideError: as :func:`digipath_ray.prepared.grid_of`; that nobody asked for the
-            mpp for which the slide is too coarse is said too.
+        SlideError: as :func:`digipath_ray.run.prepared.grid_of`; that nobody asked for
+            the mpp for which the slide is too coarse is said too.
     """
     try:
         return grid_of(slide, config)

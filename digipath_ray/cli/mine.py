@@ -8,11 +8,9 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.markup import escape
 
-from digipath_ray import finished
 from digipath_ray.cli.words import count
-from digipath_ray.config import RunConfig
-from digipath_ray.exposure import read_exposure
-from digipath_ray.finished import read_finished, read_truth
+from digipath_ray.config.recipe import AnnotationSpec
+from digipath_ray.config.run import RunConfig
 from digipath_ray.mining.examples import write_hard
 from digipath_ray.mining.hard import HardPatches, find_hard, merge_hard, window_px
 from digipath_ray.mining.regions import (
@@ -22,9 +20,11 @@ from digipath_ray.mining.regions import (
     write_regions,
 )
 from digipath_ray.mining.spec import MiningSpec, RegionSpec
-from digipath_ray.recipe import AnnotationSpec
-from digipath_ray.rundir import RunDirectory
-from digipath_ray.slidetable import row_of
+from digipath_ray.networks.exposure import read_exposure
+from digipath_ray.run import finished
+from digipath_ray.run.directory import RunDirectory
+from digipath_ray.run.finished import read_finished, read_truth
+from digipath_ray.run.slidetable import row_of
 
 Record = Mapping[str, Any]
 Found = TypeVar("Found")

@@ -10,9 +10,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import typer
 from rich.markup import escape
 
-from digipath_ray.config import TRANSFORMS, OutcomeSpec, RunConfig
-from digipath_ray.geometry import mpp_from_magnification
-from digipath_ray.settings import (
+from digipath_ray.config.run import TRANSFORMS, OutcomeSpec, RunConfig
+from digipath_ray.config.toml import (
     PRESETS,
     RECIPE_SECTIONS,
     RUN_SECTIONS,
@@ -22,6 +21,7 @@ from digipath_ray.settings import (
     option_fields,
     specs_from_tree,
 )
+from digipath_ray.geometry import mpp_from_magnification
 
 Command = Callable[..., int]
 Sections = Mapping[str, type[Any]]
@@ -336,8 +336,8 @@ def config_as_known(
     """The config for a look at slides, for which no weights need be there.
 
     Where weights are named it is the run's own
-    (:func:`digipath_ray.members.resolve`): their cards say the mpp. Else it is what
-    was said, a stride that nobody said being half the patch.
+    (:func:`digipath_ray.networks.resolve.resolve`): their cards say the mpp. Else it is
+    what was said, a stride that nobody said being half the patch.
 
     Raises:
         ValueError: as ``resolve``.
@@ -345,7 +345,7 @@ def config_as_known(
     named = {m.get("weights") for m in tree.get("members", [])}
     if weights is not None or named - {None, "random", "imagenet"}:
         # Imported late: torch takes seconds, which a look at a slide does not need.
-        from digipath_ray.members import resolve
+        from digipath_ray.networks.resolve import resolve
 
         return resolve(tree, weights=weights, force=force)
     grid = dict(tree.get("grid", {}))

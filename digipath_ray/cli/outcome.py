@@ -5,12 +5,12 @@ from typing import Any
 
 from rich.console import Console
 
+from digipath_ray.cli.progress import RunProgress
 from digipath_ray.cli.run import print_summary, watch
-from digipath_ray.config import Ending, RunConfig
-from digipath_ray.distributed.night import remeasure_run
-from digipath_ray.progress import RunProgress
-from digipath_ray.rundir import RunDirectory, RunError
-from digipath_ray.settings import from_tree, merge, read_toml, with_paths
+from digipath_ray.config.run import Ending, RunConfig
+from digipath_ray.config.toml import from_tree, merge, read_toml, with_paths
+from digipath_ray.distributed.run import remeasure_run
+from digipath_ray.run.directory import RunDirectory, RunError
 
 
 def conclude(

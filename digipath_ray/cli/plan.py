@@ -13,27 +13,27 @@ import psutil
 from rich.console import Console
 from rich.markup import escape
 
-from digipath_ray import bucket
-from digipath_ray.cli.calibration import Calibration, read_calibration
 from digipath_ray.cli.options import config_as_known
-from digipath_ray.cli.prices import NIGHT_H, NodeType, read_prices
 from digipath_ray.cli.pricing import price, say_hours, say_reading, tabulate, work_of
-from digipath_ray.cli.rate import for_cpu, measure_rate
+from digipath_ray.cli.progress import RunProgress, duration
 from digipath_ray.cli.run import print_failure, print_flags
 from digipath_ray.cli.words import count, size
-from digipath_ray.cohort import SlideRow, read_cohort
-from digipath_ray.config import RunConfig
-from digipath_ray.distributed.cluster import cell_bytes, connected
+from digipath_ray.cohort.read import SlideRow, read_cohort
+from digipath_ray.config.run import RunConfig
+from digipath_ray.config.toml import Tree
 from digipath_ray.distributed.prepare import prepare_cohort
+from digipath_ray.distributed.resources import cell_bytes, connected
 from digipath_ray.machine import free_disk_bytes
-from digipath_ray.members import resolve
-from digipath_ray.networks import PAPER_MEMBERS
+from digipath_ray.networks.build import PAPER_MEMBERS
+from digipath_ray.networks.resolve import resolve
 from digipath_ray.patches import Grid, share_blocks
-from digipath_ray.prepared import STITCH_COPIES, PreparedSlide, read_chunks
-from digipath_ray.progress import RunProgress, duration
-from digipath_ray.rundir import Failure, RunDirectory
-from digipath_ray.settings import Tree
-from digipath_ray.storage import is_url, place
+from digipath_ray.planning.calibration import Calibration, read_calibration
+from digipath_ray.planning.prices import NIGHT_H, NodeType, read_prices
+from digipath_ray.planning.rate import for_cpu, measure_rate
+from digipath_ray.run.directory import Failure, RunDirectory
+from digipath_ray.run.prepared import STITCH_COPIES, PreparedSlide, read_chunks
+from digipath_ray.storage import bucket
+from digipath_ray.storage.files import is_url, place
 
 FILE_BYTES_PER_BYTE = 0.88
 """Bytes of a heatmap file, pyramid and weight channel within, per float32 byte of the

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from digipath_ray.cli.calibration import Calibration
-from digipath_ray.cli.prices import NodeType, Offer, Work, find_offers
+from digipath_ray.cli.progress import duration
 from digipath_ray.cli.words import count
-from digipath_ray.progress import duration
+from digipath_ray.planning.calibration import Calibration
+from digipath_ray.planning.prices import NodeType, Offer, Work, find_offers
 
 NOTE = (
     "networks and reading alone; not in it: the head, nodes that start (image, "

@@ -7,7 +7,7 @@ from rich.markup import escape
 
 from digipath_ray.cli.words import size
 from digipath_ray.report import write_report
-from digipath_ray.rundir import RunDirectory
+from digipath_ray.run.directory import RunDirectory
 
 
 def report_run(console: Console, run_folder: Path) -> int:

@@ -10,17 +10,17 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from digipath_ray.cli.progress import RunProgress, say_rate
 from digipath_ray.cli.words import count
-from digipath_ray.cohort import read_cohort
-from digipath_ray.distributed.night import Summary, run_cohort
+from digipath_ray.cohort.read import read_cohort
+from digipath_ray.config.toml import Tree
+from digipath_ray.distributed.run import Summary, run_cohort
 from digipath_ray.distributed.watcher import Watcher
-from digipath_ray.members import resolve
-from digipath_ray.progress import RunProgress, say_rate
-from digipath_ray.rundir import Failure, RunDirectory, RunError
-from digipath_ray.settings import Tree
-from digipath_ray.slidetable import row_of
-from digipath_ray.staging import PatientStage
-from digipath_ray.storage import read_table, read_text
+from digipath_ray.networks.resolve import resolve
+from digipath_ray.outcome.staging import PatientStage
+from digipath_ray.run.directory import Failure, RunDirectory, RunError
+from digipath_ray.run.slidetable import row_of
+from digipath_ray.storage.files import read_table, read_text
 
 FLAGGED_SHOWN = 5
 """Slides named behind a flag."""

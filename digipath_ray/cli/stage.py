@@ -13,24 +13,21 @@ from rich.markup import escape
 from rich.table import Table
 
 from digipath_ray.cli.words import count
-from digipath_ray.config import RunConfig
-from digipath_ray.exposure import read_exposure
-from digipath_ray.finished import read_run, was_seen
-from digipath_ray.metastasis.drawing import write_importances
-from digipath_ray.metastasis.fit import fit_model
-from digipath_ray.metastasis.fitting import Training
-from digipath_ray.metastasis.forests import feature_matrix
-from digipath_ray.metastasis.model import (
+from digipath_ray.config.run import RunConfig
+from digipath_ray.networks.exposure import read_exposure
+from digipath_ray.outcome.metastasis.drawing import write_importances
+from digipath_ray.outcome.metastasis.fit import fit_model
+from digipath_ray.outcome.metastasis.fitting import Training
+from digipath_ray.outcome.metastasis.forests import feature_matrix
+from digipath_ray.outcome.metastasis.model import (
     StageCard,
     check_model_name,
     save_stage_model,
     setting_of,
 )
-from digipath_ray.metastasis.size_rule import LesionGroup, SizeRule
-from digipath_ray.metastasis.validation import ALL_FORESTS, LabeledSlides
-from digipath_ray.rundir import RunDirectory
-from digipath_ray.slidetable import row_of
-from digipath_ray.staging import (
+from digipath_ray.outcome.metastasis.size_rule import LesionGroup, SizeRule
+from digipath_ray.outcome.metastasis.validation import ALL_FORESTS, LabeledSlides
+from digipath_ray.outcome.staging import (
     Metastasis,
     PatientStage,
     PnStage,
@@ -39,7 +36,10 @@ from digipath_ray.staging import (
     stage_label_file,
     write_submission,
 )
-from digipath_ray.storage import publish
+from digipath_ray.run.directory import RunDirectory
+from digipath_ray.run.finished import read_run, was_seen
+from digipath_ray.run.slidetable import row_of
+from digipath_ray.storage.files import publish
 
 Record = Mapping[str, Any]
 

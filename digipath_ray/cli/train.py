@@ -9,14 +9,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from digipath_ray.card import ModelCard
 from digipath_ray.cli.run import print_failure
 from digipath_ray.cli.words import count
-from digipath_ray.cohort import read_cohort
-from digipath_ray.distributed.training import FitSummary, FitWatcher, fit_cohort
-from digipath_ray.members import resolve_recipe
-from digipath_ray.settings import Tree
-from digipath_ray.storage import read_table, read_text
+from digipath_ray.cohort.read import read_cohort
+from digipath_ray.config.toml import Tree
+from digipath_ray.distributed.fit import FitSummary, FitWatcher, fit_cohort
+from digipath_ray.networks.card import ModelCard
+from digipath_ray.networks.resolve import resolve_recipe
+from digipath_ray.storage.files import read_table, read_text
 from digipath_ray.training.directory import FitDirectory
 from digipath_ray.training.folds import Folds
 

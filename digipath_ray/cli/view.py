@@ -15,7 +15,7 @@ from rich.markup import escape
 from digipath_ray.cli.console import console
 from digipath_ray.cli.options import with_specs
 from digipath_ray.cli.words import count
-from digipath_ray.recipe import AnnotationSpec
+from digipath_ray.config.recipe import AnnotationSpec
 
 IN_THE_OPEN = (
     "Whoever has this address sees the slides, and so does whoever listens on the "
@@ -125,9 +125,9 @@ def show_viewer(
             "the viewer needs starlette and uvicorn, which are not installed: "
             "pip install 'digipath_ray[viewer]'"
         ) from e
-    from digipath_ray.viewer.collection import open_collection
-    from digipath_ray.viewer.starts import Starts
-    from digipath_ray.viewer.trust import is_loopback, make_trust, read_token
+    from digipath_ray.viewer.collection.collection import open_collection
+    from digipath_ray.viewer.queue.queue import Starts
+    from digipath_ray.viewer.server.auth import is_loopback, make_trust, read_token
 
     collection = open_collection(slides, against=against)
     token = None if token_file is None else read_token(token_file)

@@ -9,11 +9,11 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from digipath_ray.card import ModelCard, card_path
-from digipath_ray.config import MemberSpec
-from digipath_ray.networks import normalization_of
-from digipath_ray.original import ORIGINAL_ARCHITECTURES
-from digipath_ray.weights import import_checkpoint, import_keras
+from digipath_ray.config.run import MemberSpec
+from digipath_ray.networks.build import normalization_of
+from digipath_ray.networks.card import ModelCard, card_path
+from digipath_ray.networks.original import ORIGINAL_ARCHITECTURES
+from digipath_ray.networks.weights import import_checkpoint, import_keras
 
 KERAS_SUFFIXES = (".h5", ".hdf5")
 RANDOM_LAYER = "The last layer is random: fit before use."
@@ -27,7 +27,7 @@ class ImportedMember:
     """What the user says of a weights file; the card holds it.
 
     Attributes:
-        architecture: of the network; see ``digipath_ray.networks``.
+        architecture: of the network; see ``digipath_ray.networks.build``.
         mpp: um per px it was trained at.
         name: the member's name; None takes the new file's.
         encoder: None for the original authors' networks.

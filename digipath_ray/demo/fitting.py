@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from digipath_ray.config.toml import Tree, merge, read_preset
 from digipath_ray.demo.anatomy import Label
 from digipath_ray.demo.cohort import build_cohort, demo_slides
 from digipath_ray.demo.drawing import DemoSlide
 from digipath_ray.demo.painting import InkColor
-from digipath_ray.settings import Tree, merge, read_preset
 
 FIT_SEEDS = (101, 102, 103, 104, 105, 106)
 """Of the cohorts that the demo's ensemble is fitted on."""

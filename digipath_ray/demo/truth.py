@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from digipath_ray.heatmap import Heatmap, on_heatmap
-from digipath_ray.heatmapfile import read_heatmap
-from digipath_ray.mask import Mask, read_mask_image
-from digipath_ray.metastasis.size_rule import type_of_size
-from digipath_ray.rundir import RunDirectory
+from digipath_ray.heatmap.canvas import Heatmap, on_heatmap
+from digipath_ray.heatmap.file import read_heatmap
+from digipath_ray.outcome.metastasis.size_rule import type_of_size
+from digipath_ray.run.directory import RunDirectory
+from digipath_ray.tissue.mask import Mask, read_mask_image
 
 
 @dataclass(frozen=True, kw_only=True)

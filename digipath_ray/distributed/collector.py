@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 import ray
 
-from digipath_ray.chunk import ChunkSums
-from digipath_ray.config import RunConfig
-from digipath_ray.distributed.cluster import Share
-from digipath_ray.distributed.guard import explain
+from digipath_ray.config.run import RunConfig
+from digipath_ray.distributed.attempts import explain
 from digipath_ray.distributed.ledger import Ledger, Standing
-from digipath_ray.distributed.shard import Batch
-from digipath_ray.finish import finish_slide
-from digipath_ray.prepared import PreparedSlide
-from digipath_ray.rundir import Failure, RunDirectory
-from digipath_ray.slide import SlideError
+from digipath_ray.distributed.read import Batch
+from digipath_ray.distributed.resources import Share
+from digipath_ray.pipeline.chunk import ChunkSums
+from digipath_ray.pipeline.finish import finish_slide
+from digipath_ray.run.directory import Failure, RunDirectory
+from digipath_ray.run.prepared import PreparedSlide
+from digipath_ray.slide.open import SlideError
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""A run's sign of life: a thread that writes ``status.json`` and sets the gauges.
+"""A run's sign of life: a thread that writes ``status.json`` and sets the prometheus.
 
 What the driver does it only notes; the writing, which a bucket may hold up, is the
 thread's, and whatever comes of it the run goes on.
@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
-from digipath_ray.distributed import gauges
+from digipath_ray.distributed import prometheus
 from digipath_ray.distributed.collector import Tally
-from digipath_ray.distributed.metrics import say_bottleneck
-from digipath_ray.rundir import Failure, RunDirectory
-from digipath_ray.status import WRITE_S, Phase, Status, say_time
+from digipath_ray.distributed.throughput import say_bottleneck
+from digipath_ray.run.directory import Failure, RunDirectory
+from digipath_ray.run.status import WRITE_S, Phase, Status, say_time
 
 log = logging.getLogger(__name__)
 
@@ -156,7 +156,7 @@ class Heartbeat:
         """Set the gauges, and write the status if that is due or ``write``."""
         now = self._clock()
         status = self._look(now)
-        gauges.show_driver(status)
+        prometheus.show_driver(status)
         self._count(status)
         if write or now - self._written >= WRITE_S:
             self._written = now
@@ -196,6 +196,6 @@ class Heartbeat:
         """Add what is new since the last look to the counters."""
         failed = Counter(f.step for f in self._failures)
         for step, number in (failed - self._counted).items():
-            gauges.count("digipath_slides_failed", number, step=step)
-        gauges.count("digipath_slides_done", status.done - self._counted["done"])
+            prometheus.count("digipath_slides_failed", number, step=step)
+        prometheus.count("digipath_slides_done", status.done - self._counted["done"])
         self._counted = failed + Counter(done=status.done)

@@ -15,16 +15,16 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
 from ray.data.exceptions import ExecutionTimeoutError, SystemException
 from upath import UPath
 
-from digipath_ray.config import RunConfig
-from digipath_ray.distributed.cluster import Share
+from digipath_ray.config.run import RunConfig
 from digipath_ray.distributed.collector import Collector, Tally
 from digipath_ray.distributed.fairness import fair
 from digipath_ray.distributed.ledger import Ledger, share_ledger
-from digipath_ray.distributed.shard import read_shard, shard_table
-from digipath_ray.distributed.stage import PredictStage
-from digipath_ray.prepared import PreparedSlide
-from digipath_ray.rundir import Failure, RunDirectory, RunStopped
-from digipath_ray.storage import is_url, read_table
+from digipath_ray.distributed.predict import PredictStage
+from digipath_ray.distributed.read import read_shard, shard_table
+from digipath_ray.distributed.resources import Share
+from digipath_ray.run.directory import Failure, RunDirectory, RunStopped
+from digipath_ray.run.prepared import PreparedSlide
+from digipath_ray.storage.files import is_url, read_table
 
 PLAN_ERRORS = (
     ray.exceptions.RayError,

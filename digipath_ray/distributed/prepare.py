@@ -3,12 +3,12 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from digipath_ray.cohort import SlideRow
-from digipath_ray.config import RunConfig
-from digipath_ray.distributed.each import for_each_slide
-from digipath_ray.distributed.guard import explain, watched
-from digipath_ray.prepared import PreparedSlide, prepare_slide, read_prepared
-from digipath_ray.rundir import READERS, Failure, RunDirectory
+from digipath_ray.cohort.read import SlideRow
+from digipath_ray.config.run import RunConfig
+from digipath_ray.distributed.attempts import explain, watched
+from digipath_ray.distributed.tasks import for_each_slide
+from digipath_ray.run.directory import READERS, Failure, RunDirectory
+from digipath_ray.run.prepared import PreparedSlide, prepare_slide, read_prepared
 
 Answer = PreparedSlide | Failure
 

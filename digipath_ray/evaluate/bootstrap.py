@@ -10,8 +10,8 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
+from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.evaluate.results import Evaluation, Score, Scores
-from digipath_ray.manifest import SlideRow
 
 Case = TypeVar("Case")
 Statistic = Callable[[Sequence[Case]], float]

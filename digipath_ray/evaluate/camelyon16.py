@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from digipath_ray.annotations import Window
+from digipath_ray.cohort.manifest import SlideRow
+from digipath_ray.config.recipe import AnnotationSpec
 from digipath_ray.evaluate.bootstrap import (
     ENSEMBLE,
     RESAMPLES,
@@ -49,8 +51,6 @@ from digipath_ray.evaluate.reference import (
 )
 from digipath_ray.evaluate.results import Evaluation
 from digipath_ray.evaluate.slidescore import auc, slide_score
-from digipath_ray.manifest import SlideRow
-from digipath_ray.recipe import AnnotationSpec
 
 MASK_MPP = 0.243
 """Of CAMELYON16's slides, which the challenge's masks have the size of."""

@@ -18,11 +18,11 @@ from digipath_ray.evaluate.bootstrap import (
 )
 from digipath_ray.evaluate.predicted import PredictedRun, note_not_scored, read_run
 from digipath_ray.evaluate.results import Evaluation
-from digipath_ray.metastasis.scores import quadratic_kappa
-from digipath_ray.outcome import SlideOutcome, measure_slide
-from digipath_ray.staging import PnStage, read_stage_labels, stage_label_file
-from digipath_ray.storage import read_table
-from digipath_ray.tables import stage_patients, type_slides
+from digipath_ray.outcome.measure import SlideOutcome, measure_slide
+from digipath_ray.outcome.metastasis.scores import quadratic_kappa
+from digipath_ray.outcome.staging import PnStage, read_stage_labels, stage_label_file
+from digipath_ray.outcome.tables import stage_patients, type_slides
+from digipath_ray.storage.files import read_table
 
 STAGES = (PnStage.N0, PnStage.N0_ITC, PnStage.N1_MICRO, PnStage.N1, PnStage.N2)
 """The challenge's, in the order of their weights."""

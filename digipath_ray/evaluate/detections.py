@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from digipath_ray.finished import FinishedSlide
-from digipath_ray.storage import publish
+from digipath_ray.run.finished import FinishedSlide
+from digipath_ray.storage.files import publish
 
 NMS_UM = 187.0
 """24 px of CAMELYON16's level 5, as in the authors' code."""

@@ -8,6 +8,7 @@ and without.
 from dataclasses import dataclass
 from pathlib import Path
 
+from digipath_ray.config.recipe import AnnotationSpec
 from digipath_ray.evaluate.bootstrap import (
     ENSEMBLE,
     RESAMPLES,
@@ -35,8 +36,7 @@ from digipath_ray.evaluate.predicted import (
 from digipath_ray.evaluate.reference import annotations_in, read_reference
 from digipath_ray.evaluate.results import Evaluation
 from digipath_ray.evaluate.slidescore import auc, slide_score
-from digipath_ray.finished import FinishedSlide, Truth
-from digipath_ray.recipe import AnnotationSpec
+from digipath_ray.run.finished import FinishedSlide, Truth
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,8 @@ from digipath_ray.annotations import (
     Window,
     read_annotation,
 )
+from digipath_ray.cohort.manifest import SlideRow
+from digipath_ray.config.recipe import AnnotationSpec
 from digipath_ray.evaluate.bootstrap import (
     ENSEMBLE,
     RESAMPLES,
@@ -42,9 +44,7 @@ from digipath_ray.evaluate.reference import (
     size_of_file,
 )
 from digipath_ray.evaluate.results import Evaluation
-from digipath_ray.finished import FinishedSlide, Truth, read_truth
-from digipath_ray.manifest import SlideRow
-from digipath_ray.recipe import AnnotationSpec
+from digipath_ray.run.finished import FinishedSlide, Truth, read_truth
 
 Bools = NDArray[np.bool_]
 Found = TypeVar("Found")

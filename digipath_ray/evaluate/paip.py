@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from digipath_ray.burden import measure_burden
+from digipath_ray.cohort.manifest import ALIASES, SlideRow
+from digipath_ray.config.recipe import AnnotationSpec
 from digipath_ray.evaluate.bootstrap import (
     ENSEMBLE,
     RESAMPLES,
@@ -32,10 +33,9 @@ from digipath_ray.evaluate.predicted import (
 )
 from digipath_ray.evaluate.reference import annotations_in, read_reference
 from digipath_ray.evaluate.results import Evaluation
-from digipath_ray.finished import FinishedSlide, Truth
-from digipath_ray.manifest import ALIASES, SlideRow
-from digipath_ray.recipe import AnnotationSpec
-from digipath_ray.staging import cell_text, find_column, read_rows
+from digipath_ray.outcome.burden import measure_burden
+from digipath_ray.outcome.staging import cell_text, find_column, read_rows
+from digipath_ray.run.finished import FinishedSlide, Truth
 
 CLIP = 0.65
 """Jaccard index below which a case's Task 1 score is 0."""

@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from digipath_ray import finished
-from digipath_ray.config import RunConfig
+from digipath_ray.cohort.manifest import SlideRow
+from digipath_ray.config.run import RunConfig
 from digipath_ray.evaluate.bootstrap import ENSEMBLE
-from digipath_ray.finished import FinishedSlide, read_finished
-from digipath_ray.heatmap import Heatmap
-from digipath_ray.manifest import SlideRow
-from digipath_ray.rundir import RunDirectory
+from digipath_ray.heatmap.canvas import Heatmap
+from digipath_ray.run import finished
+from digipath_ray.run.directory import RunDirectory
+from digipath_ray.run.finished import FinishedSlide, read_finished
 
 MEMBER = "member:"
 """What a member's channel of a heatmap begins with."""

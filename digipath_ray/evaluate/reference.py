@@ -13,10 +13,10 @@ from digipath_ray.annotations import (
     read_annotation,
 )
 from digipath_ray.annotations.maskbits import open_bits
-from digipath_ray.manifest import MANIFEST_SUFFIXES, SlideRow, read_manifest
-from digipath_ray.recipe import AnnotationSpec
-from digipath_ray.slide import open_slide
-from digipath_ray.slideinfo import SlideError, SlideInfo
+from digipath_ray.cohort.manifest import MANIFEST_SUFFIXES, SlideRow, read_manifest
+from digipath_ray.config.recipe import AnnotationSpec
+from digipath_ray.slide.info import SlideError, SlideInfo
+from digipath_ray.slide.open import open_slide
 
 ENDINGS = ("_mask", "_viable")
 """What the challenges put between a slide's name and its mask's suffix."""

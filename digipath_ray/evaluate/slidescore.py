@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 from sklearn.metrics import roc_auc_score
 
-from digipath_ray.config import RunConfig
-from digipath_ray.heatmap import Heatmap
-from digipath_ray.lesions import find_lesions
-from digipath_ray.metastasis.size_rule import SizeRule
+from digipath_ray.config.run import RunConfig
+from digipath_ray.heatmap.canvas import Heatmap
+from digipath_ray.outcome.lesions import find_lesions
+from digipath_ray.outcome.metastasis.size_rule import SizeRule
 
 
 def slide_score(heatmap: Heatmap, config: RunConfig) -> float:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from digipath_ray.rundir import RunDirectory, RunError
+from digipath_ray.run.directory import RunDirectory, RunError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from digipath_ray.rundir import RunDirectory, RunError
-from digipath_ray.storage import publish, read_bytes
+from digipath_ray.run.directory import RunDirectory, RunError
+from digipath_ray.storage.files import publish, read_bytes
 
 
 def copy_outlines(run: RunDirectory, out: Path) -> tuple[list[Path], list[str]]:

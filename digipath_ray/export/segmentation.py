@@ -20,10 +20,10 @@ from pydicom.uid import RLELossless
 
 from digipath_ray import __version__
 from digipath_ray.export.source import SECTION_MM, derive_uid, find_source
-from digipath_ray.heatmap import Heatmap
-from digipath_ray.heatmapfile import read_heatmap
-from digipath_ray.rundir import RunDirectory, RunError
-from digipath_ray.storage import publish
+from digipath_ray.heatmap.canvas import Heatmap
+from digipath_ray.heatmap.file import read_heatmap
+from digipath_ray.run.directory import RunDirectory, RunError
+from digipath_ray.storage.files import publish
 
 TILE_PX = 512
 LEVELS = 255

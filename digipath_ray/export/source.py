@@ -20,7 +20,7 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import UID, VLWholeSlideMicroscopyImageStorage
 from pydicom.valuerep import format_number_as_ds
 
-from digipath_ray.cache import local_copy
+from digipath_ray.storage.cache import local_copy
 
 ORIENTATION = (0.0, -1.0, 0.0, -1.0, 0.0, 0.0)
 """How rows and columns lie in the slide's frame: as scanners write it (label left)."""

@@ -7,8 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from digipath_ray.rundir import RunDirectory, RunError
-from digipath_ray.storage import publish, read_table
+from digipath_ray.run.directory import RunDirectory, RunError
+from digipath_ray.storage.files import publish, read_table
 
 SEPARATOR = ";"
 """Between the parts of a list in a cell."""

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from digipath_ray.schema import SAMPLES
-from digipath_ray.storage import publish, read_table
+from digipath_ray.storage.files import publish, read_table
 
 NOTE = b"digipath_ray.hard"
 """What the metadata of the table says of the patches' size."""
@@ -27,7 +27,7 @@ def read_hard(path: Path) -> tuple[pa.Table, Mapping[str, float]]:
 
     Raises:
         ValueError: no such file, or not a table of samples.
-        OSError: as :func:`digipath_ray.storage.read_table`.
+        OSError: as :func:`digipath_ray.storage.files.read_table`.
     """
     try:
         table = read_table(path)

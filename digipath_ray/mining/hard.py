@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from digipath_ray.finished import FinishedSlide, Truth
 from digipath_ray.mining.spec import MiningSpec
+from digipath_ray.run.finished import FinishedSlide, Truth
 from digipath_ray.schema import SAMPLES
 
 Bools = NDArray[np.bool_]
@@ -103,8 +103,8 @@ def find_hard(
 
     What is ignored or was not predicted counts nowhere, and glass alone is not looked
     at. Where nobody says that all tumor is annotated
-    (:attr:`~digipath_ray.manifest.SlideRow.gives_normal`), only the tumor is known: no
-    false alarms, and a Dice over the tumor's pixels.
+    (:attr:`~digipath_ray.cohort.manifest.SlideRow.gives_normal`), only the tumor is
+    known: no false alarms, and a Dice over the tumor's pixels.
 
     Args:
         slide: as the run left it.

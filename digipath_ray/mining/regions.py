@@ -20,10 +20,10 @@ from digipath_ray.annotations.corrected import (
     untouched_note,
 )
 from digipath_ray.annotations.outlines import Shape
-from digipath_ray.finished import FinishedSlide
-from digipath_ray.heatmap import Heatmap, Map
+from digipath_ray.heatmap.canvas import Heatmap, Map
 from digipath_ray.mining.spec import Uncertainty
-from digipath_ray.qupath import Feature, feature, outline, write_features
+from digipath_ray.outcome.qupath import Feature, feature, outline, write_features
+from digipath_ray.run.finished import FinishedSlide
 
 Bools = NDArray[np.bool_]
 FRAME_COLOR, TUMOR_COLOR = (0, 0, 180), (200, 0, 0)

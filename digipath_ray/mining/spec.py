@@ -7,7 +7,7 @@ Nothing heavy is imported here: the command line reads it whatever is asked of i
 from dataclasses import dataclass
 from typing import Literal
 
-from digipath_ray.config import check, check_choice, option
+from digipath_ray.config.run import check, check_choice, option
 
 Uncertainty = Literal["epistemic", "aleatoric", "both"]
 """A heatmap's channel, or the sum of both: they are variances."""

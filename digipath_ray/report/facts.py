@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from digipath_ray.metastasis.size_rule import type_of_size
+from digipath_ray.outcome.metastasis.size_rule import type_of_size
 from digipath_ray.report.attention import say_unsure
 from digipath_ray.report.findings import Findings, Row
 from digipath_ray.report.words import (

@@ -7,11 +7,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from digipath_ray.card import file_digest
-from digipath_ray.config import RunConfig
-from digipath_ray.rundir import Failure, RunDirectory, RunError
-from digipath_ray.settings import from_tree, read_toml
-from digipath_ray.storage import modified, read_table, read_text
+from digipath_ray.config.run import RunConfig
+from digipath_ray.config.toml import from_tree, read_toml
+from digipath_ray.networks.card import file_digest
+from digipath_ray.run.directory import Failure, RunDirectory, RunError
+from digipath_ray.storage.files import modified, read_table, read_text
 
 Row = Mapping[str, Any]
 

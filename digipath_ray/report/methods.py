@@ -5,7 +5,7 @@ from pathlib import PurePath
 from typing import Any
 
 from digipath_ray import __version__
-from digipath_ray.config import MemberSpec, OutcomeSpec, RunConfig
+from digipath_ray.config.run import MemberSpec, OutcomeSpec, RunConfig
 from digipath_ray.report.words import count, listed
 
 TIMES = "\N{MULTIPLICATION SIGN}"

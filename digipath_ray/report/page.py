@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from digipath_ray.outcome import member_notes
+from digipath_ray.outcome.measure import member_notes
 from digipath_ray.report.evidence import PatientView, view_patients
 from digipath_ray.report.facts import Facts
 from digipath_ray.report.findings import Findings, Row

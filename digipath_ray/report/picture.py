@@ -16,11 +16,11 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from digipath_ray.figure import probability_colors
-from digipath_ray.heatmapfile import DAMAGED
-from digipath_ray.mask import Mask, read_mask
-from digipath_ray.rundir import RunDirectory
-from digipath_ray.storage import open_file
+from digipath_ray.figures.figure import probability_colors
+from digipath_ray.heatmap.file import DAMAGED
+from digipath_ray.run.directory import RunDirectory
+from digipath_ray.storage.files import open_file
+from digipath_ray.tissue.mask import Mask, read_mask
 
 PAGE_BYTES = 14_000_000
 """What all pictures of a page may weigh together: 500 slides make about 15 MB."""

@@ -13,7 +13,7 @@ from urllib.parse import quote
 from jinja2 import Environment, StrictUndefined
 
 from digipath_ray import __version__
-from digipath_ray.figure import round_length
+from digipath_ray.figures.figure import round_length
 from digipath_ray.report.facts import LESION_COLUMNS, LesionView
 from digipath_ray.report.findings import read_findings
 from digipath_ray.report.methods import REFERENCE
@@ -28,8 +28,8 @@ from digipath_ray.report.picture import (
 )
 from digipath_ray.report.slides import SLIDE_COLUMNS, SlideView
 from digipath_ray.report.words import NONE, count, say_length
-from digipath_ray.rundir import RunDirectory
-from digipath_ray.storage import publish
+from digipath_ray.run.directory import RunDirectory
+from digipath_ray.storage.files import publish
 
 log = logging.getLogger(__name__)
 

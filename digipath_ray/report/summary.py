@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from digipath_ray.outcome.staging import PnStage
 from digipath_ray.report.evidence import NO_STAGE, stage_counts
 from digipath_ray.report.findings import Findings
 from digipath_ray.report.slides import SlideView
 from digipath_ray.report.words import TYPES, count, plural, say_mm2, share
-from digipath_ray.staging import PnStage
 
 STAGE_TONES = {
     PnStage.N0: "negative",

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-from digipath_ray.figure import say_mm2, say_um
+from digipath_ray.figures.figure import say_mm2, say_um
 
 __all__ = [
     "GRAVER",

@@ -21,14 +21,14 @@ from digipath_ray.annotations.annotation import PolygonAnnotation
 from digipath_ray.annotations.corrected import CorrectedAnnotation, list_corrections
 from digipath_ray.annotations.outlines import Outlines, Shape
 from digipath_ray.annotations.window import Window
-from digipath_ray.card import file_digest
-from digipath_ray.manifest import SlideRow
-from digipath_ray.mask import Bools, Mask
+from digipath_ray.cohort.manifest import SlideRow
+from digipath_ray.config.recipe import Recipe
 from digipath_ray.mining.examples import read_hard
-from digipath_ray.recipe import Recipe
+from digipath_ray.networks.card import file_digest
 from digipath_ray.schema import SAMPLES
-from digipath_ray.slideinfo import SlideError
-from digipath_ray.storage import place
+from digipath_ray.slide.info import SlideError
+from digipath_ray.storage.files import place
+from digipath_ray.tissue.mask import Bools, Mask
 from digipath_ray.training.reader import AnnotatedSlide
 from digipath_ray.training.sampling import Candidates, draw_samples
 

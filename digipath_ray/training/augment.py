@@ -13,7 +13,7 @@ from PIL import Image, ImageEnhance
 from scipy.ndimage import gaussian_filter
 from skimage.color import hed_from_rgb, rgb_from_hed
 
-from digipath_ray.recipe import AugmentSpec
+from digipath_ray.config.recipe import AugmentSpec
 
 Pixels = NDArray[np.uint8]
 Masks = NDArray[np.bool_]

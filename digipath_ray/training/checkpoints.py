@@ -14,8 +14,8 @@ from pyarrow import PythonFile
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 from upath import UPath
 
-from digipath_ray import bucket
-from digipath_ray.storage import is_url, open_file, place, publish
+from digipath_ray.storage import bucket
+from digipath_ray.storage.files import is_url, open_file, place, publish
 
 
 def storage_of(folder: Path) -> tuple[str, PyFileSystem | None]:
@@ -33,7 +33,7 @@ class BucketHandler(FSSpecHandler):  # type: ignore[misc] # pyarrow has no types
         """An object to read from, in memory.
 
         Raises:
-            OSError: as :func:`digipath_ray.bucket.spoken`.
+            OSError: as :func:`digipath_ray.storage.bucket.spoken`.
         """
         return PythonFile(open_file(self._url(path)), mode="r")
 
@@ -81,7 +81,7 @@ class Upload:
         """Put it in the bucket.
 
         Raises:
-            OSError: as :func:`digipath_ray.bucket.spoken`.
+            OSError: as :func:`digipath_ray.storage.bucket.spoken`.
         """
         if not self.closed:
             self._file.close()

@@ -12,10 +12,11 @@ from typing import Any
 from safetensors.torch import load
 
 from digipath_ray import __version__
-from digipath_ray.card import ModelCard, card_path, file_digest, write_card
-from digipath_ray.manifest import SlideRow
-from digipath_ray.networks import normalization_of
-from digipath_ray.storage import publish, read_bytes
+from digipath_ray.cohort.manifest import SlideRow
+from digipath_ray.networks.build import normalization_of
+from digipath_ray.networks.card import ModelCard, card_path, file_digest, write_card
+from digipath_ray.networks.weights import save_weights
+from digipath_ray.storage.files import publish, read_bytes
 from digipath_ray.training.calibration import (
     Histogram,
     auroc,
@@ -30,7 +31,6 @@ from digipath_ray.training.curves import write_curves, write_reliability
 from digipath_ray.training.directory import FitDirectory
 from digipath_ray.training.fit import MemberFit
 from digipath_ray.training.folds import Split
-from digipath_ray.weights import save_weights
 
 UNSTATED = "LicenseRef-unstated"
 

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
-from digipath_ray.figure import DOT, DPI, INK, QUIET, shorten, write_figure
-from digipath_ray.storage import publish
+from digipath_ray.figures.figure import DOT, DPI, INK, QUIET, shorten, write_figure
+from digipath_ray.storage.files import publish
 from digipath_ray.training.calibration import Reliability
 
 Value = float | int | str | None

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from digipath_ray.config import MemberSpec
-from digipath_ray.networks import freeze_encoder, normalization_of, normalize
-from digipath_ray.recipe import Recipe
+from digipath_ray.config.recipe import Recipe
+from digipath_ray.config.run import MemberSpec
+from digipath_ray.networks.build import freeze_encoder, normalization_of, normalize
+from digipath_ray.networks.weights import dtype_on
 from digipath_ray.training.calibration import Histogram, auroc, scores_at
 from digipath_ray.training.loss import (
     reduced_sums,
@@ -26,7 +27,6 @@ from digipath_ray.training.loss import (
 )
 from digipath_ray.training.reader import Columns
 from digipath_ray.training.start import start_network
-from digipath_ray.weights import dtype_on
 
 Row = dict[str, Any]
 State = dict[str, Any]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from digipath_ray.manifest import SPLITS, SlideRow
+from digipath_ray.cohort.manifest import SPLITS, SlideRow
 
 Patient = tuple[str, str]
 """("patient", patient_id), or ("slide", slide_id) of a slide without patient."""

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from digipath_ray.recipe import LossSpec
+from digipath_ray.config.recipe import LossSpec
 
 LOG_FLOOR = -100.0
 """Logs are not taken lower, so that one pixel cannot outweigh a batch.

@@ -16,18 +16,18 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
-from digipath_ray import bucket
 from digipath_ray.annotations.corrected import find_correction
-from digipath_ray.card import file_digest
-from digipath_ray.manifest import SlideRow
-from digipath_ray.mask import Mask
-from digipath_ray.prepared import THUMBNAIL_PX, find_slide_tissue
-from digipath_ray.recipe import Recipe
+from digipath_ray.cohort.manifest import SlideRow
+from digipath_ray.config.recipe import Recipe
+from digipath_ray.config.toml import to_tree
+from digipath_ray.networks.card import file_digest
+from digipath_ray.run.prepared import THUMBNAIL_PX, find_slide_tissue
 from digipath_ray.schema import SAMPLES
-from digipath_ray.settings import to_tree
-from digipath_ray.slide import Pixels, SlideError
-from digipath_ray.storage import is_url, publish, read_table
-from digipath_ray.tissue import Tissue, draw_tissue
+from digipath_ray.slide.open import Pixels, SlideError
+from digipath_ray.storage import bucket
+from digipath_ray.storage.files import is_url, publish, read_table
+from digipath_ray.tissue.find import Tissue, draw_tissue
+from digipath_ray.tissue.mask import Mask
 from digipath_ray.training.added import check_corrected, draw_added
 from digipath_ray.training.directory import FitDirectory
 from digipath_ray.training.reader import AnnotatedSlide, open_annotated
@@ -168,7 +168,7 @@ def file_state(path: str) -> str | None:
     """What tells a file from another: its digest, of an object its etag; None if gone.
 
     Raises:
-        OSError: as :func:`digipath_ray.bucket.spoken`.
+        OSError: as :func:`digipath_ray.storage.bucket.spoken`.
     """
     if not is_url(path):
         return file_digest(path) if Path(path).is_file() else None

@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from digipath_ray.config.recipe import SamplingSpec
 from digipath_ray.geometry import Frame, top_left_from_center
-from digipath_ray.mask import Mask
-from digipath_ray.recipe import SamplingSpec
 from digipath_ray.schema import DRAWS, SAMPLES
+from digipath_ray.tissue.mask import Mask
 
 TumorShare = Callable[[int, int], float]
 """Tumor as a fraction of the patch whose top-left corner is at a model px (x, y)."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from digipath_ray.networks import Member
+from digipath_ray.networks.build import Member
 from digipath_ray.training.calibration import (
     Histogram,
     auroc,

@@ -11,10 +11,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from digipath_ray.config import MemberSpec
-from digipath_ray.networks import build_network
-from digipath_ray.storage import is_url
-from digipath_ray.weights import fetch_encoder, weights_file
+from digipath_ray.config.run import MemberSpec
+from digipath_ray.networks.build import build_network
+from digipath_ray.networks.weights import fetch_encoder, weights_file
+from digipath_ray.storage.files import is_url
 
 Tensors = dict[str, Tensor]
 PREFIXES = ("module.", "encoder.")
@@ -77,7 +77,7 @@ def encoder_file(name: str) -> Path:
 
     Raises:
         ValueError: none of them is there, saying what to do.
-        OSError: as :func:`digipath_ray.weights.fetch_encoder`.
+        OSError: as :func:`digipath_ray.networks.weights.fetch_encoder`.
     """
     if is_url(name):
         return fetch_encoder(name)

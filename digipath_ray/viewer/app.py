@@ -15,8 +15,15 @@ from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from digipath_ray.recipe import AnnotationSpec
-from digipath_ray.viewer.answers import (
+from digipath_ray.config.recipe import AnnotationSpec
+from digipath_ray.viewer.collection.collection import Collection
+from digipath_ray.viewer.queue.queue import Starts
+from digipath_ray.viewer.server.auth import Trust
+from digipath_ray.viewer.server.cohort import CohortRoutes
+from digipath_ray.viewer.server.downloads import DownloadRoutes
+from digipath_ray.viewer.server.limits import Limits
+from digipath_ray.viewer.server.middleware import Guard, refuse, welcome
+from digipath_ray.viewer.server.responses import (
     body_of,
     say_damaged,
     say_fetching,
@@ -24,18 +31,11 @@ from digipath_ray.viewer.answers import (
     say_no_map,
     say_os_error,
 )
-from digipath_ray.viewer.cohort import CohortRoutes
-from digipath_ray.viewer.collection import Collection
-from digipath_ray.viewer.downloads import DownloadRoutes
-from digipath_ray.viewer.guard import Guard, refuse, welcome
-from digipath_ray.viewer.layers import NoMap
-from digipath_ray.viewer.limits import Limits
-from digipath_ray.viewer.pool import Fetching
-from digipath_ray.viewer.runs import RunRoutes
-from digipath_ray.viewer.service import Service
-from digipath_ray.viewer.slides import SlideRoutes
-from digipath_ray.viewer.starts import Starts
-from digipath_ray.viewer.trust import Trust
+from digipath_ray.viewer.server.runs import RunRoutes
+from digipath_ray.viewer.server.service import Service
+from digipath_ray.viewer.server.slides import SlideRoutes
+from digipath_ray.viewer.tiles.layers import NoMap
+from digipath_ray.viewer.tiles.pool import Fetching
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import uvicorn
 from starlette.types import ASGIApp
 
-from digipath_ray.viewer.trust import Trust, is_loopback
+from digipath_ray.viewer.server.auth import Trust, is_loopback
 
 log = logging.getLogger(__name__)
 

@@ -20,16 +20,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from digipath_ray.cohort import read_cohort
+from digipath_ray.cohort.read import read_cohort
+from digipath_ray.config.toml import load_config
 from digipath_ray.demo.cohort import DEMO_SEED, build_demo_cohort
 from digipath_ray.demo.painting import EOSIN_OD, HEMATOXYLIN_OD
 from digipath_ray.demo.truth import Score, dice_of, score_run
-from digipath_ray.distributed.night import run_cohort
-from digipath_ray.mask import read_mask, read_mask_image
-from digipath_ray.members import resolve
-from digipath_ray.rundir import RunDirectory
-from digipath_ray.settings import load_config
-from digipath_ray.slide import open_slide
+from digipath_ray.distributed.run import run_cohort
+from digipath_ray.networks.resolve import resolve
+from digipath_ray.run.directory import RunDirectory
+from digipath_ray.slide.open import open_slide
+from digipath_ray.tissue.mask import read_mask, read_mask_image
 
 SEEDS = (DEMO_SEED, 301, 302)
 SMOOTH_UM = (0, 2, 4, 8, 16, 32, 64, 128)

@@ -19,17 +19,17 @@ import numpy as np
 import ray
 import torch
 
-from digipath_ray.cohort import read_cohort
-from digipath_ray.config import RunConfig
+from digipath_ray.cohort.read import read_cohort
+from digipath_ray.config.run import RunConfig
+from digipath_ray.config.toml import load_config
 from digipath_ray.demo.cohort import demo_slides, write_pyramid
 from digipath_ray.demo.drawing import draw_slide
-from digipath_ray.distributed.cluster import Share, connect, divide
-from digipath_ray.distributed.night import run_cohort
-from digipath_ray.members import resolve
+from digipath_ray.distributed.resources import Share, connect, divide
+from digipath_ray.distributed.run import run_cohort
+from digipath_ray.networks.predict import EnsemblePredictor
+from digipath_ray.networks.resolve import resolve
 from digipath_ray.patches import share_blocks
-from digipath_ray.predict import EnsemblePredictor
-from digipath_ray.rundir import RunDirectory
-from digipath_ray.settings import load_config
+from digipath_ray.run.directory import RunDirectory
 
 
 @ray.remote

@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.metrics import auc, roc_auc_score
 
-from digipath_ray.cohort import read_cohort
-from digipath_ray.compare import dice
-from digipath_ray.heatmapfile import read_heatmap
-from digipath_ray.manifest import SlideRow, write_manifest
-from digipath_ray.rundir import RunDirectory
-from digipath_ray.settings import read_toml
+from digipath_ray.cohort.manifest import SlideRow, write_manifest
+from digipath_ray.cohort.read import read_cohort
+from digipath_ray.config.toml import read_toml
+from digipath_ray.heatmap.file import read_heatmap
+from digipath_ray.run.compare import dice
+from digipath_ray.run.directory import RunDirectory
 
 PIXELS = 2_000_000
 """Pixels drawn for the scores of uncertainty: all of them would tell no more."""

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from digipath_ray.config.toml import from_tree
 from digipath_ray.demo.cohort import demo_slides, write_pyramid
 from digipath_ray.demo.drawing import draw_slide
 from digipath_ray.patches import (
@@ -23,9 +24,8 @@ from digipath_ray.patches import (
     read_blocks,
     share_blocks,
 )
-from digipath_ray.prepared import find_slide_tissue, grid_of
-from digipath_ray.settings import from_tree
-from digipath_ray.slide import open_slide
+from digipath_ray.run.prepared import find_slide_tissue, grid_of
+from digipath_ray.slide.open import open_slide
 
 
 def cpu_seconds(work: Callable[[], None]) -> float:

@@ -19,13 +19,13 @@ import numpy as np
 import tomli_w
 from scipy import ndimage
 
-from digipath_ray.config import MemberSpec, OutcomeSpec, RunConfig
-from digipath_ray.heatmap import Heatmap, Map
-from digipath_ray.heatmapfile import write_heatmap
-from digipath_ray.mask import Mask, write_mask
-from digipath_ray.rundir import RunDirectory
+from digipath_ray.config.run import MemberSpec, OutcomeSpec, RunConfig
+from digipath_ray.config.toml import to_tree
+from digipath_ray.heatmap.canvas import Heatmap, Map
+from digipath_ray.heatmap.file import write_heatmap
+from digipath_ray.run.directory import RunDirectory
 from digipath_ray.schema import SLIDES
-from digipath_ray.settings import to_tree
+from digipath_ray.tissue.mask import Mask, write_mask
 
 DISTINCT = 10
 MPP, L0_MPP = 4.0, 0.25

@@ -31,18 +31,18 @@ import psutil
 import ray
 from ray.cluster_utils import Cluster
 
-from digipath_ray.config import RunConfig
+from digipath_ray.config.run import RunConfig
+from digipath_ray.config.toml import from_tree, load_config
 from digipath_ray.distributed import collector, inference
-from digipath_ray.distributed.cluster import Share, connect, divide
+from digipath_ray.distributed.attempts import counted
 from digipath_ray.distributed.collector import Tally
-from digipath_ray.distributed.guard import counted
 from digipath_ray.distributed.ledger import Ledger, Place
-from digipath_ray.distributed.shard import Batch, pixel_row
+from digipath_ray.distributed.read import Batch, pixel_row
+from digipath_ray.distributed.resources import Share, connect, divide
 from digipath_ray.geometry import Frame
 from digipath_ray.patches import Cells, share_blocks
-from digipath_ray.prepared import PreparedSlide
-from digipath_ray.rundir import Failure, RunDirectory
-from digipath_ray.settings import from_tree, load_config
+from digipath_ray.run.directory import Failure, RunDirectory
+from digipath_ray.run.prepared import PreparedSlide
 
 SIDE = 8
 """A chunk is a square of so many patches a side."""

@@ -1,0 +1,216 @@
+"""The commands by which networks are learned: ``cohort`` to ``mine``.
+
+They are registered in :mod:`digipath_ray.cli.app`.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from digipath_ray.cli.console import console
+from digipath_ray.cli.options import (
+    OverwriteOption,
+    with_recipe,
+    with_specs,
+)
+from digipath_ray.config.recipe import AnnotationSpec
+from digipath_ray.config.toml import Tree
+from digipath_ray.mining.spec import MiningSpec, RegionSpec
+from digipath_ray.storage.files import is_url, place
+
+Dataset = Literal["camelyon16", "camelyon17", "paip2019", "digestpath2019"]
+Color = tuple[float, float, float]
+ArchitectureOption = Annotated[
+    str,
+    typer.Option(
+        help="Unet, DeepLabV3Plus, ... or of the authors: OriginalUnetDenseNet121, "
+        "OriginalUnetInceptionResNetV2, OriginalDeepLabV3Plus"
+    ),
+]
+SourceArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="SOURCE", help="a .pth state_dict, or a Keras .h5 of the authors"
+    ),
+]
+NewClassifierOption = Annotated[
+    bool,
+    typer.Option(
+        "--new-classifier",
+        help="leave the last layer random: weights of other classes, to fit from",
+    ),
+]
+
+
+def cohort(
+    dataset: Annotated[
+        Dataset,
+        typer.Argument(metavar="DATASET", help="a public dataset's name"),
+    ],
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="where it was unpacked")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="the table (.csv, .tsv, .parquet)")
+    ] = Path("cohort.csv"),
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="replace the table")
+    ] = False,
+) -> int:
+    """Write the table of a public dataset: slides, annotations, labels, splits."""
+    from digipath_ray.cli.cohort import write_cohort
+
+    return write_cohort(console(), dataset, folder, out, overwrite=overwrite)
+
+
+def import_weights(
+    source: SourceArgument,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="the .safetensors file to write")
+    ],
+    architecture: ArchitectureOption,
+    mpp: Annotated[float, typer.Option(help="um per px it was trained at")],
+    name: Annotated[
+        str | None, typer.Option(help="the member's name; default: the file's")
+    ] = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="of the architecture, if it has a choice")
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="of the architecture; repeatable"),
+    ] = None,
+    patch_px: Annotated[
+        int, typer.Option(help="side of the patches to predict on, px")
+    ] = 1024,
+    mean: Annotated[
+        Color | None,
+        typer.Option(help="per RGB channel, 0..1; default: the encoder's own"),
+    ] = None,
+    std: Annotated[Color | None, typer.Option(help="as --mean")] = None,
+    license: Annotated[str, typer.Option(help="of the weights")] = "unknown",
+    notes: Annotated[str, typer.Option(help="anything else worth knowing")] = "",
+    new_classifier: NewClassifierOption = False,
+    overwrite: OverwriteOption = False,
+) -> int:
+    """Turn somebody else's weights into a .safetensors file with a model card."""
+    from digipath_ray.cli.weights import ImportedMember
+    from digipath_ray.cli.weights import import_weights as write_imported
+
+    member = ImportedMember(
+        architecture=architecture,
+        mpp=mpp,
+        name=name,
+        encoder=encoder,
+        options=tuple(option or ()),
+        patch_px=patch_px,
+        mean=mean,
+        std=std,
+        license=license,
+        notes=notes,
+    )
+    return write_imported(
+        console(),
+        source,
+        out,
+        member,
+        new_classifier=new_classifier,
+        overwrite=overwrite,
+    )
+
+
+@with_recipe
+def train(
+    *,
+    slides: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="COHORT",
+            help="a cohort table with the columns path, annotation and label (CSV, "
+            "TSV, Parquet)",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        str,
+        typer.Option(
+            "--out",
+            "-o",
+            help="the fit's directory, on a disk that all nodes see or in a bucket",
+            show_default=False,
+        ),
+    ],
+    init: Annotated[
+        str | None,
+        typer.Option(
+            "--init",
+            help="what members start from: imagenet (default), random, a .safetensors "
+            "file, or a folder of them named as the members, also in a bucket",
+            show_default=False,
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="begin anew in this directory")
+    ] = False,
+    tree: Tree,
+) -> int:
+    """Fit the ensemble: annotated slides in, weights with model cards out.
+
+    Run again after a crash, it goes on from the last checkpoint.
+    """
+    from digipath_ray.cli.train import train_cohort
+
+    return train_cohort(console(), slides, out, tree, init=init, overwrite=overwrite)
+
+
+@with_specs
+def mine(
+    *,
+    run_directory: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN",
+            help="a finished run over annotated slides, made with --out-of-fold",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="write hard patches here (.parquet), on a disk or in a bucket, for "
+            "'train --hard-examples'",
+            show_default=False,
+        ),
+    ] = None,
+    mining: MiningSpec,
+    uncertain: Annotated[
+        Path | None,
+        typer.Option(
+            help="write each slide's most uncertain regions to this folder as QuPath "
+            "GeoJSON, to be corrected for 'train --extra-annotations'",
+            show_default=False,
+        ),
+    ] = None,
+    regions: RegionSpec,
+    annotations: AnnotationSpec,
+) -> int:
+    """Find what a run got wrong, and where it is least sure, to fit on it again."""
+    from digipath_ray.cli.mine import mine_run
+
+    return mine_run(
+        console(),
+        run_directory,
+        out=_placed(out),
+        uncertain=_placed(uncertain),
+        mining=mining,
+        regions=regions,
+        annotations=annotations,
+    )
+
+
+def _placed(path: Path | None) -> Path | None:
+    """Where to write; a URL has lost a slash on its way through the command line."""
+    return place(path) if path is not None and is_url(path) else path

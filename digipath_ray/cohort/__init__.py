@@ -1,0 +1,1 @@
+"""What the user named, as the slides of a cohort."""

@@ -1,0 +1,160 @@
+"""CAMELYON16 and CAMELYON17: lymph nodes with and without metastases."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from digipath_ray.cohort.datasets.files import (
+    DatasetCohort,
+    files_by_id,
+    files_named,
+    id_of,
+    note_unannotated,
+    note_zips,
+    other_layout,
+    read_lines,
+    slide_row,
+    walk,
+)
+
+CAMELYON16_PARTLY_ANNOTATED = frozenset(
+    f"tumor_{n:03d}"
+    for n in (
+        10, 15, 18, 20, 25, 29, 33, 34, 44, 46,
+        51, 54, 55, 56, 67, 79, 85, 92, 95, 110,
+    )
+) | {"test_114"}  # fmt: skip
+"""Slides whose tumor is not annotated exhaustively.
+
+The 20 training slides that the paper's authors left out (DigitalHistoPath,
+dataset_csv_generation.ipynb), and a test slide that they and others left out.
+"""
+CAMELYON16_DOUBTFUL = frozenset({"normal_086", "normal_144"})
+"""Called normal, but said to hold tumor (Liu et al. 2017, arXiv:1703.02442)."""
+CAMELYON16_DUPLICATES = frozenset({"test_049"})
+"""A copy of another test slide, gone from later editions of the dataset."""
+CAMELYON17_TYPES = ("negative", "itc", "micro", "macro")
+CAMELYON17_TRAINING_PATIENTS = 100
+MASK_FOLDERS = ("mask", "background", "evaluation")
+
+CAMELYON16_LAYOUT = """\
+  training/normal/normal_001.tif ..     training/tumor/tumor_001.tif ..
+  testing/images/test_001.tif ..        testing/reference.csv
+  lesion_annotations.zip of training and testing, extracted: tumor_001.xml .."""
+CAMELYON17_LAYOUT = """\
+  training/center_0/patient_000_node_0.tif ..     stage_labels.csv (or stages.csv)
+  lesion_annotations/patient_004_node_4.xml .."""
+
+
+def read_camelyon16(folder: Path) -> DatasetCohort:
+    """CAMELYON16; a slide counts as a patient, as patients are not published.
+
+    A label is negative or tumor; of a test slide itc, micro or macro if reference.csv
+    says so, and none if it is absent and the slide has no annotation.
+    """
+    files = list(walk(folder))
+    slides = _slides(files, r"(normal|tumor|test)_\d{3}\.tiff?")
+    if not slides:
+        raise other_layout(folder, "CAMELYON16", CAMELYON16_LAYOUT)
+    drawn = files_by_id(files, r"(tumor|test)_\d{3}\.xml")
+    reference = _camelyon16_reference(files)
+    notes = note_zips(files, drawn)
+    rows = []
+    for slide_id, path in slides.items():
+        if slide_id in CAMELYON16_DUPLICATES:
+            notes.append(f"{slide_id} is left out: it is a copy of another slide")
+            continue
+        kind = slide_id.split("_")[0]
+        label = {"normal": "negative", "tumor": "tumor"}.get(kind)
+        if kind == "test":
+            label = reference.get(slide_id, "tumor" if slide_id in drawn else None)
+        if slide_id in CAMELYON16_DOUBTFUL:
+            label = None
+            notes.append(f"{slide_id} gets no label: it is said to hold tumor")
+        whole = slide_id not in CAMELYON16_PARTLY_ANNOTATED
+        split = "test" if kind == "test" else "train"
+        rows.append(
+            slide_row(slide_id, path, label, drawn.get(slide_id), split, whole=whole)
+        )
+    return DatasetCohort(rows=rows, notes=[*notes, *note_unannotated(rows)])
+
+
+def _camelyon16_reference(files: Iterable[Path]) -> dict[str, str]:
+    """Test slide -> label, from lines as ``test_001,Tumor,IDC,Macro``."""
+    labels = {}
+    for path in files_named(files, "reference.csv"):
+        for line in read_lines(path):
+            words = {cell.strip().lower() for cell in line[1:]}
+            size = words & {"itc", "micro", "macro"}
+            if words & {"tumor", "tumour"} or size:
+                label = size.pop() if size else "tumor"
+            elif words & {"normal", "negative"}:
+                label = "negative"
+            else:
+                continue
+            labels[id_of(line[0])] = label
+    return labels
+
+
+def read_camelyon17(folder: Path) -> DatasetCohort:
+    """CAMELYON17; the labels of its test patients (100 on) are not published.
+
+    Of its annotations the organizers say that isolated tumor cells are not annotated
+    exhaustively (camelyon17.grand-challenge.org/Data): such a slide is not exhaustive.
+    """
+    files = list(walk(folder))
+    slides = _slides(files, r"patient_\d{3}_node_\d\.tiff?")
+    if not slides:
+        raise other_layout(folder, "CAMELYON17", CAMELYON17_LAYOUT)
+    drawn = files_by_id(files, r"patient_\d{3}_node_\d\.xml")
+    labels = _camelyon17_labels(files)
+    notes = note_zips(files, drawn)
+    rows = []
+    for slide_id, path in slides.items():
+        _, number, _, node = slide_id.split("_")
+        train = int(number) < CAMELYON17_TRAINING_PATIENTS
+        label = labels.get(slide_id)
+        if train and label is None:
+            raise ValueError(
+                f"{folder}: no label of {slide_id}: put the challenge's "
+                "stage_labels.csv (called stages.csv too) into this folder"
+            )
+        row = slide_row(
+            slide_id,
+            path,
+            label,
+            drawn.get(slide_id),
+            "train" if train else "test",
+            patient_id=f"patient_{number}",
+            node=node,
+            whole=label != "itc",
+        )
+        rows.append(row)
+    missing = len(set(labels) - set(slides))
+    if missing:
+        notes.append(f"{missing} of {len(labels)} labeled slides are not in the folder")
+    return DatasetCohort(rows=rows, notes=[*notes, *note_unannotated(rows)])
+
+
+def _camelyon17_labels(files: Iterable[Path]) -> dict[str, str]:
+    """Slide -> metastasis type; the lines of whole patients (.zip) are left aside."""
+    labels = {}
+    for path in files_named(files, "stage_labels.csv", "stages.csv"):
+        for line in read_lines(path):
+            if not line[0].lower().endswith(".tif"):
+                continue
+            label = line[1].strip().lower() if len(line) > 1 else ""
+            if label not in CAMELYON17_TYPES:
+                raise ValueError(
+                    f"{path}: {','.join(line)!r} does not say one of "
+                    f"{', '.join(CAMELYON17_TYPES)}: download it again"
+                )
+            labels[id_of(line[0])] = label
+    return labels
+
+
+def _slides(files: Iterable[Path], pattern: str) -> dict[str, Path]:
+    """The slides by their id, without the masks that mirrors call as the slides."""
+    kept = [
+        f for f in files if not any(w in f.parent.name.lower() for w in MASK_FOLDERS)
+    ]
+    return files_by_id(kept, pattern)

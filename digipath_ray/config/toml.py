@@ -1,0 +1,352 @@
+"""What was said of a run: preset, TOML file and options, merged into one tree.
+
+A tree is kept until the last moment, so that what nobody said can still come from a
+member's card (:func:`digipath_ray.networks.resolve.resolve`).
+"""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, fields, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any, cast, get_type_hints
+
+from digipath_ray.config.recipe import (
+    AnnotationSpec,
+    AugmentSpec,
+    FitSpec,
+    LossSpec,
+    Recipe,
+    SamplingSpec,
+)
+from digipath_ray.config.run import (
+    ComputeSpec,
+    EnsembleSpec,
+    GridSpec,
+    MemberSpec,
+    OutcomeSpec,
+    RunConfig,
+    SlideSpec,
+    TissueSpec,
+)
+from digipath_ray.storage.files import is_url, place, read_text
+
+PRESETS = ("camelyon16", "camelyon17", "paip2019", "digestpath2019", "glas", "demo")
+SHARED_SECTIONS: dict[str, type[Any]] = {
+    "slide": SlideSpec,
+    "tissue": TissueSpec,
+    "grid": GridSpec,
+}
+RUN_SECTIONS = {
+    **SHARED_SECTIONS,
+    "ensemble": EnsembleSpec,
+    "outcome": OutcomeSpec,
+    "compute": ComputeSpec,
+}
+RECIPE_SECTIONS = {
+    **SHARED_SECTIONS,
+    "annotations": AnnotationSpec,
+    "sampling": SamplingSpec,
+    "augment": AugmentSpec,
+    "loss": LossSpec,
+    "fit": FitSpec,
+}
+SECTIONS = {**RUN_SECTIONS, **RECIPE_SECTIONS}
+"""A TOML file may hold them all: it fits an ensemble and runs it."""
+PATHS = {
+    "sampling": ("hard_examples", "extra_annotations"),
+    "outcome": ("stage_model",),
+}
+"""Fields that name a path, by section: from a TOML file, beside it."""
+OPTIONS_ONLY = {
+    "magnification": "mpp, the um per px (40x is 0.25, 20x is 0.5)",
+    "overlap_px": "stride_px, which is patch_px less the overlap",
+}
+"""What the command line alone may say of [grid], and what a file says in its place."""
+FREE_TO_CHANGE = (
+    "fit.epochs", "fit.patience", "fit.workers", "fit.worker_gpus", "fit.readers",
+    "fit.members_at_once", "fit.restarts", "fit.max_failed",
+)  # fmt: skip
+"""Settings that a fit may be taken up with anew: how long, where and how fast."""
+
+Tree = dict[str, Any]
+"""A config as TOML reads it: section -> field -> value, and ``members``: a list."""
+
+
+def option_fields(
+    sections: Mapping[str, type[Any]] = RUN_SECTIONS,
+) -> dict[str, tuple[str, Any, Any]]:
+    """Every overridable field: name -> (section, dataclass field, resolved type)."""
+    found: dict[str, tuple[str, Any, Any]] = {}
+    for section, spec in sections.items():
+        hints = get_type_hints(spec)
+        for f in fields(spec):
+            found[f.name] = (section, f, hints[f.name])
+    return found
+
+
+def read_toml(path: Path) -> Tree:
+    """The config tree of a TOML file, its ``preset`` key merged underneath.
+
+    Raises:
+        ValueError: the file is missing, no TOML, or names an unknown section or field.
+    """
+    try:
+        tree = tomllib.loads(read_text(path))
+    except FileNotFoundError as e:
+        raise ValueError(f"config {path}: no such file") from e
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise ValueError(f"config {path}: not valid TOML: {e}") from e
+    preset = tree.pop("preset", None)
+    try:
+        check_tree(tree)
+        for row in tree.get("members", []):
+            row.update(_found_beside(path, row.get("weights")))
+        for section, names in PATHS.items():
+            for name in names:
+                said = tree.get(section, {}).get(name)
+                if isinstance(said, str):
+                    tree[section][name] = _beside(path, said)
+        return merge(read_preset(preset), tree) if preset is not None else tree
+    except ValueError as e:
+        raise ValueError(f"config {path}: {e}") from e
+
+
+def _found_beside(path: Path, weights: object) -> dict[str, str]:
+    """Weights named by a relative path lie beside the file that names them."""
+    if not isinstance(weights, str) or not weights.endswith(".safetensors"):
+        return {}
+    return {"weights": _beside(path, weights)}
+
+
+def _beside(path: Path, said: str) -> str:
+    """What a file at ``path`` names, seen from anywhere."""
+    named = Path(said).expanduser()
+    if is_url(said) or named.is_absolute():
+        return str(place(said))
+    return str((path if is_url(path) else path.absolute()).parent / named)
+
+
+def read_preset(name: str) -> Tree:
+    """The config tree of a preset shipped with the package."""
+    if name not in PRESETS:
+        known = ", ".join(PRESETS)
+        raise ValueError(f"preset {name!r} is unknown: choose from {known}")
+    path = Path(str(resources.files("digipath_ray.presets") / f"{name}.toml"))
+    tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    check_tree(tree)
+    for row in tree.get("members", []):
+        row.update(_found_beside(path, row.get("weights")))
+    return tree
+
+
+def check_tree(tree: Mapping[str, Any]) -> None:
+    """Refuse unknown sections and fields, naming the closest known ones."""
+    for section, body in tree.items():
+        if section == "members":
+            known = {f.name for f in fields(MemberSpec)}
+            rows = body if isinstance(body, list) else [body]
+            keys = {key for row in rows for key in row}
+        elif section in SECTIONS:
+            known = {f.name for f in fields(SECTIONS[section])}
+            keys = set(body)
+        else:
+            raise ValueError(
+                f"unknown section [{section}]: known are "
+                + ", ".join([*SECTIONS, "members"])
+            )
+        for key in sorted(keys - known):
+            if section == "grid" and key in OPTIONS_ONLY:
+                raise ValueError(
+                    f"{key!r} in [grid]: only an option of the command line "
+                    f"(--{key.replace('_', '-')}): write {OPTIONS_ONLY[key]}"
+                )
+            raise ValueError(
+                f"unknown field {key!r} in [{section}]: known are "
+                + ", ".join(sorted(known))
+            )
+
+
+def merge(*trees: Mapping[str, Any]) -> Tree:
+    """Trees laid over each other, the last one winning; ``members`` go as a whole."""
+    merged: Tree = {}
+    for tree in trees:
+        for section, body in tree.items():
+            if section == "members":
+                merged["members"] = body
+            else:
+                merged[section] = {**merged.get(section, {}), **body}
+    return merged
+
+
+def _coerce(section: str, name: str, value: Any, hint: Any) -> Any:
+    """TOML value to field value: int to float, list to tuple; wrong types refused."""
+    numbers = {"float": (int, float), "int": (int,), "bool": (bool,), "str": (str,)}
+    text = str(hint)
+    if isinstance(value, list):
+        return tuple(value)
+    if isinstance(value, bool):
+        ok = hint is bool
+    elif isinstance(value, (int, float)):
+        ok = hint in (int, float) or "int" in text or "float" in text
+        ok = ok and not (isinstance(value, float) and "float" not in text)
+        value = float(value) if "float" in text else value
+    else:
+        ok = hint not in (int, float, bool) and "int |" not in text
+    if not ok:
+        wanted = next((k for k in numbers if k in text), text)
+        raise ValueError(f"{section}.{name} = {value!r}: must be of type {wanted}")
+    return value
+
+
+_MEMBER_TYPES: dict[str, type] = {
+    "seed": int,
+    "temperature": float,
+    "options": dict,
+    "mean": tuple,
+    "std": tuple,
+}
+
+
+def _member_values(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A [[members]] table's values; wrong types refused."""
+    hints = get_type_hints(MemberSpec)
+    values: dict[str, Any] = {}
+    for key, value in row.items():
+        if isinstance(value, (list, tuple)):
+            value = tuple(value)
+        if key == "temperature" and type(value) is int:
+            value = float(value)
+        if not isinstance(value, _MEMBER_TYPES.get(key, str)):
+            raise ValueError(f"members.{key} = {value!r}: must be of type {hints[key]}")
+        values[key] = value
+    return values
+
+
+def from_tree(tree: Mapping[str, Any]) -> RunConfig:
+    """The checked config of a tree; what is said of fitting is left out.
+
+    Raises:
+        ValueError: naming the field and the value.
+    """
+    check_tree(tree)
+    return RunConfig(members=_members(tree), **specs_from_tree(tree, RUN_SECTIONS))
+
+
+def recipe_from_tree(tree: Mapping[str, Any]) -> Recipe:
+    """The checked recipe of a tree; what is said of running is left out.
+
+    Raises:
+        ValueError: naming the field and the value.
+    """
+    check_tree(tree)
+    return Recipe(members=_members(tree), **specs_from_tree(tree, RECIPE_SECTIONS))
+
+
+def specs_from_tree(
+    tree: Mapping[str, Any], sections: Mapping[str, type[Any]]
+) -> dict[str, Any]:
+    """The checked spec of each section, by its name.
+
+    Raises:
+        ValueError: naming the field and the value.
+    """
+    specs: dict[str, Any] = {}
+    for section, spec in sections.items():
+        hints = get_type_hints(spec)
+        body = tree.get(section, {})
+        values = {k: _coerce(section, k, v, hints[k]) for k, v in body.items()}
+        specs[section] = spec(**values)
+    return specs
+
+
+def _members(tree: Mapping[str, Any]) -> tuple[MemberSpec, ...]:
+    """The checked members of a tree."""
+    required = [
+        f.name
+        for f in fields(MemberSpec)
+        if f.default is MISSING and f.default_factory is MISSING
+    ]
+    members = []
+    for row in tree.get("members", []):
+        for name in required:
+            if name not in row:
+                raise ValueError(f"[[members]] {row!r}: field {name!r} is missing")
+        members.append(MemberSpec(**_member_values(row)))
+    return tuple(members)
+
+
+def to_tree(config: RunConfig | Recipe) -> Tree:
+    """The config as a TOML-ready tree; fields that are None are left out."""
+
+    def clean(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: clean(v) for k, v in value.items() if v is not None}
+        if isinstance(value, (list, tuple)):
+            return [clean(v) for v in value]
+        return value
+
+    return cast(Tree, clean(asdict(config)))
+
+
+def with_paths(config: RunConfig) -> RunConfig:
+    """The config with its paths as a process in another folder finds them."""
+    model = config.outcome.stage_model
+    if model is None:
+        return config
+    model = str(Path(model).expanduser().absolute())
+    return replace(config, outcome=replace(config.outcome, stage_model=model))
+
+
+def load_config(
+    *,
+    preset: str | None = None,
+    path: Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Tree:
+    """Preset, then file, then overrides, merged into one tree of what was SAID.
+
+    Kept a tree, so that what nobody said can still come from a member's card
+    (:func:`digipath_ray.networks.resolve.resolve`).
+    """
+    trees: list[Tree] = []
+    if preset is not None:
+        trees.append(read_preset(preset))
+    if path is not None:
+        trees.append(read_toml(path))
+    if overrides:
+        check_tree(overrides)
+        trees.append(dict(overrides))
+    return merge(*trees)
+
+
+def _flat_member(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A member's fields by full name; a file is its digest, wherever it lies."""
+    kept = {k: v for k, v in row.items() if k != "weights" or "digest" not in row}
+    return {f"members.{row['name']}.{k}": v for k, v in kept.items()}
+
+
+def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Lines naming each field whose value changes a heatmap and is not the same.
+
+    ``[compute]`` is left out, but for the precision: where and how fast a run goes
+    does not change what it finds. So is ``[outcome]``, which is made anew.
+    """
+
+    def flat(tree: Mapping[str, Any]) -> dict[str, Any]:
+        out: dict[str, Any] = {}
+        for section, body in tree.items():
+            if section == "members":
+                for row in body:
+                    out.update(_flat_member(row))
+            elif section not in ("compute", "outcome"):
+                out.update({f"{section}.{k}": v for k, v in body.items()})
+        out["compute.precision"] = tree.get("compute", {}).get("precision")
+        return out
+
+    a, b = flat(old), flat(new)
+    return [
+        f"{key}: {a.get(key, 'not set')} -> {b.get(key, 'not set')}"
+        for key in sorted((a.keys() | b.keys()) - {*FREE_TO_CHANGE})
+        if a.get(key) != b.get(key)
+    ]

@@ -1,0 +1,348 @@
+"""Fit an ensemble: Ray tasks draw patches, a Ray Train run fits each member.
+
+    sample (a task per slide) -> folds -> per member: TorchTrainer whose workers are fed
+    by Ray Data -> weights, card and curves -> the ensemble, scored on test patients
+
+A fit started again goes on: finished members are left alone, the others are taken up
+from their last checkpoint.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.train
+import torch
+
+from digipath_ray import schema
+from digipath_ray.cohort.manifest import SlideRow
+from digipath_ray.config.recipe import Recipe
+from digipath_ray.distributed.fit_member import divide_fit, fit_member
+from digipath_ray.distributed.fit_samples import sample_cohort
+from digipath_ray.distributed.resources import connected
+from digipath_ray.networks.card import ModelCard, read_card
+from digipath_ray.networks.weights import card_spec, load_member
+from digipath_ray.run.directory import Failure, RunStopped
+from digipath_ray.storage.files import is_url, read_table
+from digipath_ray.storage.lease import Held
+from digipath_ray.training.calibration import Histogram
+from digipath_ray.training.conclusion import is_finished, patients_of
+from digipath_ray.training.directory import FitDirectory
+from digipath_ray.training.folds import Folds, Split, assign_folds
+from digipath_ray.training.reader import PatchReader
+from digipath_ray.training.sampled import added_samples, own_samples
+from digipath_ray.training.sampling import (
+    draw_validation,
+    is_tumor,
+    kept_slides,
+    lacks_kind,
+)
+from digipath_ray.training.scoring import ENSEMBLE, count_predictions, describe
+
+log = logging.getLogger(__name__)
+
+POLL_S, BUCKET_POLL_S = 1.0, 10.0
+"""How often a fit asks how far its members are: a bucket is paid by the request."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitWatcher:
+    """Whoever wants to see a fit's progress."""
+
+    sampled: Callable[[int, int], None] = lambda done, total: None
+    folded: Callable[[Folds], None] = lambda folds: None
+    taken_up: Callable[[str, int], None] = lambda member, epochs: None
+    epoch_ended: Callable[[str, dict[str, Any]], None] = lambda member, row: None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitSummary:
+    """How a fit ended."""
+
+    directory: FitDirectory
+    slides: int
+    skipped: int
+    """Members that an earlier start had finished."""
+    cards: list[ModelCard]
+    folds: Folds
+    failures: list[Failure] = field(default_factory=list)
+
+
+def fit_cohort(
+    directory: FitDirectory,
+    rows: Sequence[SlideRow],
+    recipe: Recipe,
+    *,
+    overwrite: bool = False,
+    watcher: FitWatcher | None = None,
+) -> FitSummary:
+    """Fit every member that is not finished yet.
+
+    Args:
+        directory: of the fit.
+        rows: the annotated cohort.
+        recipe: resolved (:func:`digipath_ray.networks.resolve.resolve_recipe`).
+        overwrite: begin anew.
+        watcher: told of the progress.
+
+    Raises:
+        RunError: the directory is in use, not writable, or of another fit.
+        ValueError: the cohort does not give patches of both kinds to every member.
+        RunStopped: a member's fit ended early, or another fit has taken the directory
+            over; what is finished stays.
+    """
+    watcher = watcher or FitWatcher()
+    with directory.lock() as held:
+        directory.create()
+        directory.accept(recipe, rows, overwrite=overwrite)
+        with connected():
+            return _fit(directory, rows, recipe, watcher, held)
+
+
+def _fit(
+    directory: FitDirectory,
+    rows: Sequence[SlideRow],
+    recipe: Recipe,
+    watcher: FitWatcher,
+    held: Held,
+) -> FitSummary:
+    """Fit every member that is not finished yet, in a directory that is held."""
+    tables, failures = sample_cohort(
+        directory, rows, recipe, report=lambda n: watcher.sampled(n, len(rows))
+    )
+    write_failures(directory, failures)
+    folds = settle_folds(directory, rows, tables, recipe)
+    watcher.folded(folds)
+    names = [m.name for m in recipe.members]
+    todo = [i for i, name in enumerate(names) if not is_finished(directory, name)]
+    for i in todo:
+        check_both_kinds(names[i], folds.split_of(i), tables, directory)
+    failures += fit_members(directory, todo, recipe, rows, folds, watcher, held)
+    write_failures(directory, failures)
+    cards = [read_card(directory.weights(name)) for name in names]
+    write_scores(directory, recipe, rows, folds, cards)
+    return FitSummary(
+        directory=directory,
+        slides=len(rows),
+        skipped=len(names) - len(todo),
+        cards=cards,
+        folds=folds,
+        failures=failures,
+    )
+
+
+def write_failures(directory: FitDirectory, failures: Sequence[Failure]) -> None:
+    """Publish the FAILURES table."""
+    rows = [vars(failure) for failure in failures]
+    directory.write_table(directory.failures, rows, schema.FAILURES)
+
+
+def write_scores(
+    directory: FitDirectory,
+    recipe: Recipe,
+    rows: Sequence[SlideRow],
+    folds: Folds,
+    cards: Sequence[ModelCard],
+) -> None:
+    """Publish the members' validation scores, and all on test patients if there are."""
+    scores: dict[str, Any] = {
+        "validation": {c.name: c.training["validation"] for c in cards}
+    }
+    tested = sorted(i for i, fold in folds.fold_of.items() if fold is None)
+    if tested:
+        share = divide_fit(recipe, 1)
+        task = ray.remote(num_cpus=share.worker_cpus, num_gpus=share.worker_gpus)(
+            score_test
+        )
+        names = [card.name for card in cards]
+        counted = ray.get(task.remote(str(directory.root), recipe, rows, tested, names))
+        thresholds = {c.name: c.threshold or 0.5 for c in cards}
+        thresholds[ENSEMBLE] = sum(thresholds.values()) / len(thresholds)
+        scores["test"] = {
+            "slides": tested,
+            "patients": list(patients_of(tested, rows)),
+            **{n: describe(h, thresholds[n]) for n, h in counted.items()},
+        }
+    directory.write_json(directory.scores, scores)
+
+
+def score_test(
+    root: str,
+    recipe: Recipe,
+    rows: Sequence[SlideRow],
+    slide_ids: Sequence[str],
+    names: Sequence[str],
+) -> dict[str, Histogram]:
+    """Every member and the ensemble on the patches of some slides."""
+    directory = FitDirectory(root)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    members = {}
+    for name in names:
+        card, path = read_card(directory.weights(name)), directory.weights(name)
+        members[name] = load_member(card_spec(card, path), device=device)
+    draws = draw_validation(
+        own_samples(directory, slide_ids),
+        limit=recipe.sampling.validation_patches,
+        batch_size=recipe.fit.batch_size,
+        seed=recipe.fit.seed,
+    )
+    size = recipe.fit.batch_size
+    with closing(PatchReader({row.slide_id: row for row in rows}, recipe)) as reader:
+        batches = (
+            reader.read(draws.slice(i, size)) for i in range(0, len(draws), size)
+        )
+        return count_predictions(members, batches)
+
+
+def settle_folds(
+    directory: FitDirectory,
+    rows: Sequence[SlideRow],
+    tables: dict[str, pa.Table],
+    recipe: Recipe,
+) -> Folds:
+    """The folds of the slides that gave patches, as an earlier start cut them if so.
+
+    Raises:
+        ValueError: as :func:`digipath_ray.training.folds.assign_folds`.
+    """
+    ready = [row for row in rows if row.slide_id in tables]
+    if not ready:
+        raise ValueError(
+            f"no slide of the cohort can be used: look at {directory.failures}"
+        )
+    counts = {i: int(is_tumor(table).sum()) for i, table in tables.items()}
+    strata = {i: int(n > 0) for i, n in counts.items()}
+    folds = assign_folds(ready, strata, k=recipe.fit.folds, seed=recipe.fit.seed)
+    if directory.folds.exists():
+        written = read_table(directory.folds).to_pylist()
+        before = {r["slide_id"]: r["fold"] for r in written}
+        known = {i: before.get(i, fold) for i, fold in folds.fold_of.items()}
+        folds = Folds(k=folds.k, fold_of=known, warnings=folds.warnings)
+    table = [
+        {
+            "slide_id": row.slide_id,
+            "patient_id": row.patient_id,
+            "fold": folds.fold_of[row.slide_id],
+            "tumor_patches": counts[row.slide_id],
+            "normal_patches": len(tables[row.slide_id]) - counts[row.slide_id],
+        }
+        for row in ready
+    ]
+    directory.write_table(directory.folds, table, schema.FOLDS)
+    return folds
+
+
+def check_both_kinds(
+    member: str, split: Split, tables: Mapping[str, pa.Table], directory: FitDirectory
+) -> None:
+    """Refuse a split whose slides do not give patches of both kinds.
+
+    Args:
+        member: its name.
+        split: its slides.
+        tables: slide_id -> SAMPLES of its own.
+        directory: of the fit, which holds what is added to them.
+
+    Raises:
+        ValueError: naming the member, and what is missing where.
+    """
+    for part, ids, more in (
+        ("fitted", split.fit, [added_samples(directory, split.fit)]),
+        ("validated", split.validation, []),
+    ):
+        samples = kept_slides([*(tables[i] for i in ids), *more])
+        tumor = int(is_tumor(samples).sum())
+        if not 0 < tumor < len(samples):
+            raise ValueError(
+                f"member {member} is to be {part} on {len(ids)} slides, but "
+                f"{lacks_kind(tumor, len(samples))}; or change --folds or --seed"
+            )
+
+
+def fit_members(
+    directory: FitDirectory,
+    todo: Sequence[int],
+    recipe: Recipe,
+    rows: Sequence[SlideRow],
+    folds: Folds,
+    watcher: FitWatcher,
+    held: Held,
+) -> list[Failure]:
+    """Fit members side by side where GPUs allow; slides that could not be read.
+
+    Raises:
+        RunStopped: a member's fit ended early, the others are fitted to their end; or
+            another fit has taken the directory over.
+    """
+    poll_s = BUCKET_POLL_S if is_url(directory.root) else POLL_S
+    share = divide_fit(recipe, len(todo))
+    task = ray.remote(num_cpus=0, max_retries=0)(fit_member)
+    waiting = deque(todo)
+    active: dict[ray.ObjectRef, int] = {}
+    seen = {i: _epochs_before(directory, recipe.members[i].name, watcher) for i in todo}
+    stopped: list[str] = []
+    while waiting or active:
+        while waiting and len(active) < share.members_at_once:
+            i = waiting.popleft()
+            active[task.remote(str(directory.root), i, recipe, rows, folds, share)] = i
+        done, _ = ray.wait(list(active), num_returns=1, timeout=poll_s)
+        stop_if_lost(directory, held, active)
+        for i in active.values():
+            seen[i] = _tell_epochs(directory, recipe.members[i].name, seen[i], watcher)
+        for ref in done:
+            member = recipe.members[active.pop(ref)].name
+            if why := ray.get(ref):
+                stopped.append(f"{member}: {why}")
+    if stopped:
+        lines = "\n  ".join(stopped)
+        raise RunStopped(
+            f"not all members were fitted:\n  {lines}\n"
+            "what is finished stays; mend the cause and run again, which goes on from "
+            "the last checkpoint"
+        )
+    return directory.read_unread()
+
+
+def stop_if_lost(
+    directory: FitDirectory, held: Held, active: Iterable[ray.ObjectRef]
+) -> None:
+    """End what fits for a directory that somebody else has taken over.
+
+    Raises:
+        RunStopped: so it is.
+    """
+    if not held.lost.is_set():
+        return
+    for ref in active:
+        ray.cancel(ref, force=True)
+    raise RunStopped(
+        f"{directory.root} was taken over by another fit, as this one could not renew "
+        "its lease: see that only one runs, then run again"
+    )
+
+
+def _epochs_before(directory: FitDirectory, member: str, watcher: FitWatcher) -> int:
+    """Epochs that an earlier start has fitted."""
+    if not directory.history(member).exists():
+        return 0
+    epochs = len(directory.read_history(member))
+    watcher.taken_up(member, epochs)
+    return epochs
+
+
+def _tell_epochs(
+    directory: FitDirectory, member: str, seen: int, watcher: FitWatcher
+) -> int:
+    """Tell of the epochs after the first ``seen`` ones; how many there are now."""
+    path = directory.history(member)
+    if not path.exists():
+        return seen
+    epochs = directory.read_history(member)
+    for row in epochs[seen:]:
+        watcher.epoch_ended(member, row)
+    return len(epochs)

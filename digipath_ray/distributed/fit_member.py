@@ -1,0 +1,267 @@
+"""One member's fit on Ray Train: its workers, what feeds them, and its checkpoints.
+
+A worker fits epoch by epoch. After each, all report, and the first leaves a checkpoint,
+from which Ray Train takes the fit up when a worker or a node is lost.
+"""
+
+import contextlib
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow.compute as pc
+import ray
+import ray.train
+import torch
+from ray.train import (
+    Checkpoint,
+    CheckpointConfig,
+    CheckpointUploadMode,
+    FailureConfig,
+    ScalingConfig,
+)
+from ray.train.torch import TorchTrainer, get_device
+
+from digipath_ray.cohort.manifest import SlideRow
+from digipath_ray.config.recipe import Recipe
+from digipath_ray.distributed.fit_feed import Feed
+from digipath_ray.distributed.resources import floor_cpus
+from digipath_ray.run.directory import Failure, explain_os_error
+from digipath_ray.storage.files import publish, read_text
+from digipath_ray.training.checkpoints import storage_of
+from digipath_ray.training.conclusion import (
+    conclude,
+    keep_best,
+    load_best,
+    write_progress,
+)
+from digipath_ray.training.directory import FitDirectory
+from digipath_ray.training.fit import FitStopped, MemberFit
+from digipath_ray.training.folds import Folds
+from digipath_ray.training.sampled import fitted_samples, own_samples
+
+STATE = "fit.pt"
+UNSAVED = "a checkpoint cannot be written"
+SAID = 200
+"""Characters kept of an error: of a long line Ray Train hands on the end alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitShare:
+    """What each process of a fit asks of Ray."""
+
+    workers: int
+    worker_cpus: float
+    worker_gpus: float
+    threads: int
+    readers: int
+    reader_cpus: float
+    members_at_once: int
+
+
+def divide_fit(recipe: Recipe, members: int) -> FitShare:
+    """How a fit divides the cluster: a GPU per process, CPUs among its readers."""
+    have = ray.cluster_resources()
+    cpus, gpus = have.get("CPU", 1.0), have.get("GPU", 0.0)
+    fit = recipe.fit
+    worker_gpus = fit.worker_gpus
+    if worker_gpus is None:
+        worker_gpus = 1.0 if gpus >= 1 else 0.0
+    at_once = fit.members_at_once or (
+        max(1, int(gpus / worker_gpus / fit.workers)) if worker_gpus > 0 else 1
+    )
+    processes = fit.workers * min(at_once, max(members, 1))
+    # One whole CPU is left to Ray Data's own tasks, which ask for no less.
+    spare = max(0.0, cpus - 1)
+    worker_cpus = floor_cpus(min(1.0, spare / (2 * processes)))
+    each = (spare - worker_cpus * processes) / processes
+    readers = fit.readers or max(1, int(each))
+    return FitShare(
+        workers=fit.workers,
+        worker_cpus=worker_cpus,
+        worker_gpus=worker_gpus,
+        threads=max(1, int(cpus / processes) - readers),
+        readers=readers,
+        reader_cpus=floor_cpus(min(1.0, each / readers)),
+        members_at_once=at_once,
+    )
+
+
+def fit_member(
+    root: str,
+    index: int,
+    recipe: Recipe,
+    rows: Sequence[SlideRow],
+    folds: Folds,
+    share: FitShare,
+) -> str | None:
+    """Fit one member by Ray Train; why it ended early, if it did."""
+    directory, name = FitDirectory(root), recipe.members[index].name
+    storage_path, filesystem = storage_of(directory.checkpoints)
+    trainer = TorchTrainer(
+        fit_worker,
+        train_loop_config={
+            "root": root,
+            "index": index,
+            "recipe": recipe,
+            "rows": rows,
+            "split": folds.split_of(index),
+            "share": share,
+        },
+        scaling_config=ScalingConfig(
+            num_workers=share.workers,
+            use_gpu=share.worker_gpus > 0,
+            resources_per_worker={
+                "CPU": share.worker_cpus,
+                **({"GPU": share.worker_gpus} if share.worker_gpus > 0 else {}),
+            },
+        ),
+        run_config=ray.train.RunConfig(
+            name=name,
+            storage_path=storage_path,
+            storage_filesystem=filesystem,
+            failure_config=FailureConfig(max_failures=recipe.fit.restarts),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+        ),
+    )
+    directory.stopped(name).unlink(missing_ok=True)
+    try:
+        trainer.fit()
+    except ray.train.TrainingFailedError as e:
+        return _say(e)
+    if directory.stopped(name).exists():
+        return str(json.loads(read_text(directory.stopped(name))))
+    return None
+
+
+def _say(error: BaseException) -> str:
+    """What an error of Ray Train says below the tracebacks of its workers."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    full = next((x for x in lines if UNSAVED in x or "No space left" in x), None)
+    return full or (lines[-1] if lines else repr(error))
+
+
+def fit_worker(work: dict[str, Any]) -> None:
+    """One of a member's fitting processes, started by Ray Train."""
+    directory = FitDirectory(work["root"])
+    recipe: Recipe = work["recipe"]
+    share: FitShare = work["share"]
+    spec, split = recipe.members[work["index"]], work["split"]
+    rank = ray.train.get_context().get_world_rank()
+    torch.set_num_threads(share.threads)
+    torch.manual_seed(recipe.fit.seed + rank)
+    fit = MemberFit(spec, recipe, get_device())
+    _take_up(fit)
+    feed = Feed(
+        directory=directory,
+        recipe=recipe,
+        fit=fitted_samples(directory, split.fit),
+        validation=own_samples(directory, split.validation),
+        rank=rank,
+        workers=share.workers,
+        readers=share.readers,
+        reader_cpus=share.reader_cpus,
+    )
+    try:
+        while not fit.finished:
+            _fit_one_epoch(fit, feed, directory, work["rows"])
+    except FitStopped as e:
+        if rank == 0:
+            _leave_batch(directory, fit, feed, e.batch)
+            directory.write_json(directory.stopped(spec.name), str(e))
+        return
+    load_best(directory, fit)
+    _, histogram = fit.validate(feed.validate())
+    if rank == 0:
+        conclude(directory, fit, histogram, split, work["rows"])
+
+
+def _take_up(fit: MemberFit) -> None:
+    """Go on from the last checkpoint, if there is one."""
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        return
+    with checkpoint.filesystem.open_input_stream(f"{checkpoint.path}/{STATE}") as file:
+        state = io.BytesIO(file.read())
+    fit.restore(torch.load(state, map_location=fit.device, weights_only=True))
+
+
+def _fit_one_epoch(
+    fit: MemberFit, feed: Feed, directory: FitDirectory, rows: Sequence[SlideRow]
+) -> None:
+    """Fit, validate, keep the best, and leave a checkpoint."""
+    row = fit.fit_epoch(feed.epoch(fit.epoch))
+    mark_unread(directory, rows, row.pop("errors"))
+    validation, _ = fit.validate(feed.validate())
+    best = fit.end_epoch({**row, **validation})
+    told = {"epoch": row["epoch"], "validation_loss": validation["validation_loss"]}
+    if feed.rank != 0:
+        ray.train.report(told)
+        return
+    try:
+        if best:
+            keep_best(directory, fit)
+        checkpoint = leave_checkpoint(directory, fit)
+    except OSError as e:
+        said = str(e)[:SAID]
+        raise OSError(f"{UNSAVED}: {said}; {explain_os_error(e)}") from e
+    ray.train.report(
+        told,
+        checkpoint=checkpoint,
+        checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
+    )
+    write_progress(directory, fit)
+
+
+def leave_checkpoint(directory: FitDirectory, fit: MemberFit) -> Checkpoint:
+    """Write what a fit is taken up from to where Ray Train keeps it.
+
+    Not by Ray Train's own upload: it copies with pyarrow, which says nothing of an
+    object that a bucket did not take.
+
+    Raises:
+        OSError: as :func:`digipath_ray.storage.files.publish`.
+    """
+    folder = directory.checkpoints / fit.spec.name / f"epoch_{fit.epoch:04}"
+    # By way of memory: on a full disk torch's own writer hides what happened.
+    state = io.BytesIO()
+    torch.save(fit.state(), state)
+    with publish(folder / STATE) as path:
+        path.write_bytes(state.getbuffer())
+    path_there, filesystem = storage_of(folder)
+    return Checkpoint(path_there, filesystem)
+
+
+def mark_unread(
+    directory: FitDirectory, rows: Sequence[SlideRow], errors: dict[str, str]
+) -> None:
+    """Leave a mark of each slide of which a patch could not be read."""
+    by_id = {row.slide_id: row for row in rows}
+    for slide_id, error in errors.items():
+        row = by_id[slide_id]
+        hint = "the file is damaged or cut short: copy it again"
+        failure = Failure(
+            slide_id=slide_id,
+            path=row.path,
+            patient_id=row.patient_id,
+            step="read",
+            attempt=1,
+            error=error,
+            hint=hint,
+        )
+        with contextlib.suppress(OSError):  # a full disk is told of elsewhere
+            directory.mark_unread(failure)
+
+
+def _leave_batch(
+    directory: FitDirectory, fit: MemberFit, feed: Feed, batch: int | None
+) -> None:
+    """Record the batch that a fit stopped at, to be looked at."""
+    if batch is None:
+        return
+    draws = feed.draws(fit.epoch)
+    rows = draws.filter(pc.equal(draws["batch"], batch))
+    with contextlib.suppress(OSError):
+        directory.write_arrow(directory.unusual(fit.spec.name), rows)

@@ -1,0 +1,69 @@
+"""Draw the patches of a cohort: one Ray task per slide."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import pyarrow as pa
+
+from digipath_ray.cohort.manifest import SlideRow
+from digipath_ray.config.recipe import Recipe
+from digipath_ray.distributed.attempts import explain, watched
+from digipath_ray.distributed.tasks import for_each_slide
+from digipath_ray.run.directory import READERS, Failure
+from digipath_ray.training.directory import FitDirectory
+from digipath_ray.training.sampled import read_samples, sample_slide
+
+READ_TIMEOUT_S = 600.0
+"""A slide whose preparation takes this long is given up."""
+TRIES = 3
+
+
+def sample_guarded(root: str, row: SlideRow, recipe: Recipe) -> pa.Table | Failure:
+    """The slide's samples, or why there are none; ends its process if it hangs."""
+    try:
+        with watched(READ_TIMEOUT_S):
+            return sample_slide(row, recipe, FitDirectory(root))
+    except Exception as e:
+        return explain(e, vars(row), "prepare")
+
+
+def sample_cohort(
+    directory: FitDirectory,
+    rows: Sequence[SlideRow],
+    recipe: Recipe,
+    *,
+    report: Callable[[int], None] = lambda n: None,
+) -> tuple[dict[str, pa.Table], list[Failure]]:
+    """Draw patches on every slide that an earlier start has not: slide_id -> SAMPLES.
+
+    Args:
+        directory: of the fit.
+        rows: the cohort.
+        recipe: what to draw.
+        report: called with the number of slides ready so far.
+    """
+
+    def read(row: SlideRow) -> pa.Table | None:
+        return read_samples(row, recipe, directory)
+
+    with ThreadPoolExecutor(READERS) as pool:
+        ready = list(pool.map(read, rows))
+    answers: dict[str, pa.Table | Failure] = {
+        row.slide_id: table
+        for row, table in zip(rows, ready, strict=True)
+        if table is not None
+    }
+    before = len(answers)
+    report(before)
+    answers |= for_each_slide(
+        sample_guarded,
+        [row for row in rows if row.slide_id not in answers],
+        str(directory.root),
+        recipe,
+        attempts=TRIES,
+        report=lambda n: report(before + n),
+    )
+    return (
+        {i: a for i, a in answers.items() if isinstance(a, pa.Table)},
+        [a for a in answers.values() if isinstance(a, Failure)],
+    )

@@ -1,0 +1,53 @@
+"""Which members may predict a slide: none that was fitted on it or its patient."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from digipath_ray.cohort.read import SlideRow
+from digipath_ray.config.run import MemberSpec, RunConfig
+from digipath_ray.distributed.attempts import explain
+from digipath_ray.networks.exposure import Exposure, read_exposure, say_overlap
+from digipath_ray.run.directory import Failure
+from digipath_ray.run.prepared import PreparedSlide
+from digipath_ray.slide.open import SlideError
+
+
+def overlap_notes(rows: Sequence[SlideRow], config: RunConfig) -> list[str]:
+    """What to warn of where members have seen slides that they predict."""
+    if config.ensemble.out_of_fold:
+        return []
+    told = say_overlap(rows, read_exposure(config.members))
+    return [] if told is None else [told]
+
+
+def mark_seen(slide: PreparedSlide, exposure: Exposure) -> PreparedSlide:
+    """The slide with the members that have seen it or its patient."""
+    seen = exposure.seen_by(slide.slide_id, slide.row["patient_id"])
+    return replace(slide, row={**slide.row, "seen_by": list(seen)})
+
+
+def by_members(
+    slides: Sequence[PreparedSlide], config: RunConfig, failures: list[Failure]
+) -> list[tuple[tuple[MemberSpec, ...], list[PreparedSlide]]]:
+    """Which members predict which slides: all of them, or out of fold.
+
+    A slide that every member has seen is added to ``failures``.
+    """
+    if not config.ensemble.out_of_fold:
+        return [(config.members, list(slides))]
+    parts: dict[tuple[str, ...], list[PreparedSlide]] = {}
+    for slide in slides:
+        unseen = [m.name for m in config.members if m.name not in slide.row["seen_by"]]
+        if unseen:
+            parts.setdefault(tuple(unseen), []).append(slide)
+        else:
+            seen = SlideError(
+                "every member was fitted on it or its patient",
+                "fit a member with it in the validation fold, or leave out "
+                "--out-of-fold",
+            )
+            failures.append(explain(seen, slide.row, "predict"))
+    return [
+        (tuple(m for m in config.members if m.name in names), part)
+        for names, part in parts.items()
+    ]

@@ -1,0 +1,125 @@
+"""The members as a stage of the plan: rows of pixels into rows of weighted sums."""
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from digipath_ray.config.run import MemberSpec, RunConfig
+from digipath_ray.distributed.attempts import TooManyAttempts, counted, explain
+from digipath_ray.distributed.ledger import Ledger, Place
+from digipath_ray.distributed.prometheus import count_predicted
+from digipath_ray.distributed.read import Batch, error_row
+from digipath_ray.distributed.resources import Share
+from digipath_ray.networks.ensemble import combine_maps
+from digipath_ray.networks.predict import EnsemblePredictor
+from digipath_ray.pipeline.chunk import sum_chunk
+
+
+class PredictStage:
+    """An actor that holds members and maps chunks of pixels to their posteriors.
+
+    The shared pool has one stage holding all members. With a pool per member the stages
+    are chained, and the last one drops the pixels.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        members: Sequence[MemberSpec],
+        last: bool,
+        config: RunConfig,
+        share: Share,
+    ) -> None:
+        self.ledger = ledger
+        self.config = config
+        self.last = last
+        self.pool = config.members.index(members[0])
+        self.place = Place(ledger, share.actor_gpus)
+        self.ensemble = self._load(members, share)
+
+    def _load(self, members: Sequence[MemberSpec], share: Share) -> EnsemblePredictor:
+        """The members; Ray starts anew for ever an actor that dies of loading them."""
+        names = "-".join(m.name for m in members)
+        limit = self.config.compute.attempts * share.actors
+        try:
+            with counted(self.ledger, f"load {self.pool}", limit=limit):
+                return EnsemblePredictor(
+                    members,
+                    self.config,
+                    device="cuda" if share.actor_gpus > 0 else "cpu",
+                    threads=share.actor_threads,
+                )
+        except TooManyAttempts as e:
+            raise MemoryError(
+                f"loading {names} ended its process {e.attempts} times, most often "
+                "since memory ran out: fewer --actors, or --pools per-member"
+            ) from e
+
+    def __call__(self, batch: Batch) -> Batch:
+        """One chunk: its members' maps added, and summed up by the last stage."""
+        if batch["error"][0] != "":
+            return self._pass_error(batch)
+        self.place.keep()
+        slide_id, chunk = str(batch["slide_id"][0]), int(batch["chunk"][0])
+        work = f"predict {self.pool} {slide_id} {chunk}"
+        limit = self.config.compute.attempts
+        try:
+            with counted(self.ledger, work, limit=limit):
+                return self._predict(batch)
+        except Exception as e:
+            failure = explain(e, {"slide_id": slide_id, "path": ""}, "predict")
+            return self._pass_error(error_row(failure, self.config))
+
+    def _predict(self, batch: Batch) -> Batch:
+        started = time.perf_counter()
+        try:
+            maps = self.ensemble.predict(batch["pixels"][0], batch["index"][0])
+        except RuntimeError as e:
+            self.ensemble.end_process_if_device_is_lost(e)
+            raise
+        row = {**batch, **{name: value[None] for name, value in maps.items()}}
+        if self.last:
+            row = self._sum(row)
+        seconds = time.perf_counter() - started
+        row["predict_seconds"] = batch["predict_seconds"] + seconds
+        patches = len(batch["index"][0]) if self.last else 0
+        count_predicted(patches=patches, seconds=seconds)
+        return row
+
+    def _sum(self, row: Batch) -> Batch:
+        """The chunk's weighted sums per block, in place of its pixels and patches."""
+        maps = {name: values[0] for name, values in row.items() if ":" in name}
+        values = combine_maps(maps, self.config)
+        chunk, blocks, index = int(row["chunk"][0]), row["blocks"][0], row["index"][0]
+        part = sum_chunk(values, blocks, index, chunk, self.config)
+        return self._final_row(row, part.sums, part.weight, len(index))
+
+    def _pass_error(self, batch: Batch) -> Batch:
+        """The error row in the columns that the next stage, or the driver, expects."""
+        grid = self.config.grid
+        if not self.last:
+            empty = np.empty((1, 0, grid.hm_patch, grid.hm_patch), np.float32)
+            return {**batch, **dict.fromkeys(self.ensemble.columns, empty)}
+        side = grid.hm_stride
+        sums = np.empty((len(self.config.channels), 0, side, side), np.float32)
+        weight = np.empty((0, side, side), np.float32)
+        return self._final_row(batch, sums, weight, 0)
+
+    @staticmethod
+    def _final_row(
+        row: Batch,
+        sums: NDArray[np.float32],
+        weight: NDArray[np.float32],
+        patches: int,
+    ) -> Batch:
+        kept = ("slide_id", "chunk", "error", "blocks", "read_seconds")
+        return {
+            **{name: row[name] for name in kept},
+            "sums": sums[None],
+            "weight": weight[None],
+            "patches": np.array([patches]),
+            "read_px": np.array([row["pixels"].size // 3]),
+            "predict_seconds": row["predict_seconds"],
+        }

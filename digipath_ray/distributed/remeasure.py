@@ -1,0 +1,70 @@
+"""Outcomes made anew from finished heatmaps: one Ray task per slide, no GPU."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from digipath_ray.cohort.read import SlideRow
+from digipath_ray.config.run import RunConfig
+from digipath_ray.distributed.attempts import explain
+from digipath_ray.distributed.tasks import for_each_slide
+from digipath_ray.outcome.measure import measured_with
+from digipath_ray.pipeline.finish import remeasure_slide
+from digipath_ray.run.directory import Failure, RunDirectory
+from digipath_ray.run.slidetable import row_of
+
+ATTEMPTS = 3
+
+
+def remeasure_guarded(root: str, row: SlideRow, config: RunConfig) -> Failure | None:
+    """Measure a finished slide anew; why it cannot be."""
+    run = RunDirectory(root)
+    try:
+        remeasure_slide(run, run.read_record(row.slide_id), config)
+    except Exception as e:
+        return explain(e, vars(row), "measure")
+    return None
+
+
+def find_stale(
+    done: Mapping[str, Mapping[str, Any]], config: RunConfig
+) -> list[SlideRow]:
+    """Finished slides whose outcome was measured by other settings, or never."""
+    now = measured_with(config)
+    return [
+        row_of(record["slide"])
+        for record in done.values()
+        if record.get("measured") != now
+    ]
+
+
+def remeasure_slides(
+    run: RunDirectory,
+    done: Mapping[str, Mapping[str, Any]],
+    config: RunConfig,
+    *,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Failure]:
+    """Measure anew the finished slides whose outcome is not by this config.
+
+    Args:
+        run: where they are finished.
+        done: slide_id -> ``done`` record.
+        config: of the run.
+        report: told how many are measured, of how many.
+
+    Returns:
+        Those that could not be; their heatmaps and former outcomes stay.
+    """
+    stale = find_stale(done, config)
+    if not stale:
+        return []
+    answers = for_each_slide(
+        remeasure_guarded,
+        stale,
+        str(run.root),
+        config,
+        step="measure",
+        attempts=ATTEMPTS,
+        report=lambda n: report(n, len(stale)),
+    )
+    return [a for a in answers.values() if isinstance(a, Failure)]

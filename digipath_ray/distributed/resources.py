@@ -1,0 +1,373 @@
+"""What the cluster has, and how a run divides it."""
+
+import contextlib
+import logging
+import math
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from types import FrameType
+
+import ray
+import ray.data
+
+from digipath_ray.cli.progress import duration
+from digipath_ray.config.run import RunConfig
+from digipath_ray.distributed.nodes import has_several_nodes
+from digipath_ray.outcome.measure import is_demo
+from digipath_ray.run.directory import RunError
+
+log = logging.getLogger(__name__)
+
+ACTOR_GB, PATCH_GB = 2.5, 0.35
+"""Memory of a CPU actor, and of each patch of 1024 px in its batch. Measured: the
+paper's members in float32 peak at 2.8 GB with one patch and at 3.2 GB with two."""
+PATCH_CORE_S = 10.0
+"""Seconds of a core for one network, one transform and a patch of 1024 px. Measured:
+the paper's three members do 0.07 patches/s on two cores."""
+CHUNK_S = 60.0
+"""A CPU actor reports about this often, so that a slow run is seen to go on."""
+RAY_ALONE = ("ray.data.exceptions", "ray.data._internal.progress")
+BOTH_ASKED = "Specifying both num_cpus and num_gpus"
+"""How Ray Data begins to say that it finds this experimental."""
+SHARED_BLOCKS = 0.6
+"""Of a patch's blocks those that no other patch of its chunk has, on scattered tissue;
+0.32 on whole tissue at 50 % overlap."""
+FIRST_CPUS = 8.0
+"""What a cluster is taken for whose head does no work and whose nodes are to come."""
+ROOM_CPUS = 0.01
+"""What a reader leaves of its CPU where nodes come and go, and all that a finish task
+asks for there: so one always fits beside the readers, on whatever node."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """How many actors and tasks a run starts, and what each asks of Ray.
+
+    Attributes:
+        actors: of each pool, at the start.
+        readers: at the start.
+        more_actors: nodes that join get more of them.
+        more_readers: likewise.
+    """
+
+    actors: int
+    actor_cpus: float
+    actor_gpus: float
+    actor_threads: int
+    readers: int
+    reader_cpus: float
+    finish_cpus: float
+    more_actors: bool = False
+    more_readers: bool = False
+
+
+def connect() -> bool:
+    """Join the cluster that RAY_ADDRESS, a job or this machine has, else start one.
+
+    Returns:
+        False if this process was in a cluster already; who joined it is to leave it.
+
+    Raises:
+        RunError: nobody answers there, or Ray does not start.
+    """
+    _mute_ray_data()
+    if ray.is_initialized():
+        return False
+    _check_answers(os.environ.get("RAY_ADDRESS", ""))
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Readers that wait a second for the networks would be ended and started anew, all
+    # their imports again: Ray keeps no more idle workers than there are CPUs.
+    os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
+    # Ray's C++ part reports an error of Ray's own for every pool (ray issue 57733), and
+    # when told to be quiet it says so.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    try:
+        with muted():
+            ray.init(
+                log_to_driver=False, include_dashboard=False, logging_level="ERROR"
+            )
+    except Exception as e:  # Ray raises just that when its node is slow to start
+        raise RunError(f"Ray does not start: {e}") from e
+    return True
+
+
+@contextlib.contextmanager
+def connected() -> Iterator[None]:
+    """In a cluster as :func:`connect` says; an interrupt leaves it if this joined it.
+
+    From an interrupt on nothing is printed until the cluster is left: Ray tells, in
+    color and on standard output, of every actor that it ends itself.
+    """
+    joined = connect()
+    with contextlib.ExitStack() as silence, _on_interrupt(silence):
+        try:
+            yield
+        except KeyboardInterrupt:
+            if joined:
+                _leave()
+            raise
+
+
+def _leave() -> None:
+    """Leave the cluster, and let no second interrupt come between."""
+    if threading.current_thread() is not threading.main_thread():
+        ray.shutdown()
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        ray.shutdown()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def _on_interrupt(silence: contextlib.ExitStack) -> Iterator[None]:
+    """Mute this process when it is interrupted, until ``silence`` is left."""
+    loud = True
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal loud
+        if loud:
+            loud = False
+            silence.enter_context(muted())
+        raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield  # somebody else's, or ignored as in the background of a shell
+        return
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _check_answers(address: str) -> None:
+    """Refuse an address host:port where nobody listens: Ray would wait for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and port.isdigit()):
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as e:
+        raise RunError(
+            f"no Ray head answers at RAY_ADDRESS={address} ({e}): start it, or unset "
+            "RAY_ADDRESS to run on this machine alone"
+        ) from e
+
+
+def _mute_ray_data() -> None:
+    """Keep off the terminal what is news to Ray's developers; its log file has it."""
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setLevel(logging.WARNING)
+            handler.addFilter(_is_for_users)
+
+
+def _is_for_users(record: logging.LogRecord) -> bool:
+    """Not so: that Ray's bars are off, errors be reported to Ray, and GPUs are new."""
+    said = record.getMessage()
+    return not (record.name.startswith(RAY_ALONE) or said.startswith(BOTH_ASKED))
+
+
+@contextlib.contextmanager
+def muted() -> Iterator[None]:
+    """Drop what Python and C++ write to standard output and error; exceptions come.
+
+    Nothing is flushed on entry, which may lie in the middle of a write.
+    """
+    kept = {fd: os.dup(fd) for fd in (1, 2)}
+    try:
+        with open(os.devnull, "w") as nowhere:
+            for fd in kept:
+                os.dup2(nowhere.fileno(), fd)
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for fd, copy in kept.items():
+            os.dup2(copy, fd)
+            os.close(copy)
+
+
+def divide(config: RunConfig) -> Share:
+    """How a run divides the cluster: a pool of actors, and readers on what is left.
+
+    With GPUs an actor takes a whole one (a pool per member: its share of one). Without,
+    networks and readers share the CPUs.
+
+    Where nodes may come and go, a pool whose size nobody has said starts with what is
+    there and grows. Ray cannot tell of nodes that are still to come: a cluster whose
+    GPUs are has to be told so, by ``gpus_per_actor``.
+    """
+    have = ray.cluster_resources()
+    several = has_several_nodes(have)
+    cpus = have.get("CPU", FIRST_CPUS if several else 1.0)
+    compute = config.compute
+    pools = config.pools
+    actor_gpus = _gpu_share(config, pools, several=several)
+    grows = several and actor_gpus > 0
+    actors = compute.actors or _actors(config, pools, actor_gpus)
+    if compute.actors is not None or not grows:
+        _check_places(actors * pools, actor_gpus)
+    if grows:
+        _check_free(actor_gpus)
+    # Together never more than there is: a finish task that waits for the CPU of a
+    # reader that waits for the driver that waits for the finish task waits for ever.
+    # And one whole CPU is left to the plan: Ray Data's own tasks ask for no less.
+    spare = max(0.0, cpus - 1)
+    actor_cpus = floor_cpus(min(1.0, spare / (2 * actors * pools)))
+    room = ROOM_CPUS if several else 0.25
+    finish_cpus = floor_cpus(min(room, spare / (4 * compute.finishers)))
+    left = cpus - actors * pools * actor_cpus - compute.finishers * finish_cpus
+    readers = compute.readers or int(left)
+    whole = 1 - ROOM_CPUS if several else 1.0
+    reader_cpus = floor_cpus(min(whole, left / readers))
+    if reader_cpus == actor_cpus:  # Ray Data would fuse the stages: actors would read
+        reader_cpus -= 0.01
+    return Share(
+        actors=actors,
+        actor_cpus=actor_cpus,
+        actor_gpus=actor_gpus,
+        actor_threads=max(1, int(cpus / (actors * pools))),
+        readers=readers,
+        reader_cpus=reader_cpus,
+        finish_cpus=finish_cpus,
+        more_actors=grows and compute.actors is None,
+        more_readers=grows and compute.readers is None,
+    )
+
+
+def _gpu_share(config: RunConfig, pools: int, *, several: bool) -> float:
+    """GPUs of an actor: what was said, else by whether there is a GPU."""
+    if config.compute.gpus_per_actor is not None:
+        return config.compute.gpus_per_actor
+    if ray.cluster_resources().get("GPU", 0.0) >= 1:
+        return 1 / pools
+    if several:
+        log.warning(
+            "no node of the cluster has a GPU, so the networks run on CPUs: if nodes "
+            "with GPUs are to join, say so by --gpus-per-actor 1"
+        )
+    return 0.0
+
+
+def _check_places(actors: int, actor_gpus: float) -> None:
+    """Warn of more actors than the GPUs hold."""
+    gpus = ray.cluster_resources().get("GPU", 0.0)
+    if actors > _places(actor_gpus, gpus):
+        log.warning(
+            "%d actors of %g GPUs each do not fit on the cluster's %g GPUs: unless it "
+            "grows, lower --actors or --gpus-per-actor, or take --pools shared",
+            actors,
+            actor_gpus,
+            gpus,
+        )
+
+
+def _check_free(actor_gpus: float) -> None:
+    """Warn if others hold every GPU: what is no run keeps its own until it ends."""
+    if ray.cluster_resources().get("GPU", 0.0) < actor_gpus:
+        return
+    if ray.available_resources().get("GPU", 0.0) < actor_gpus:
+        log.warning(
+            "others hold the cluster's GPUs: runs give way within seconds, anything "
+            "else, a fit say, when it ends"
+        )
+
+
+def _actors(config: RunConfig, pools: int, actor_gpus: float) -> int:
+    """Actors per pool where nobody says how many: one per GPU, or one per core.
+
+    On a CPU an actor has one thread, since threads that share a batch wait for each
+    other: beside other work two of them were 7 times slower than one.
+    """
+    have = ray.cluster_resources()
+    if actor_gpus > 0:
+        gpus = have.get("GPU", 0.0)
+        return max(1, int(_places(actor_gpus, gpus) / pools))
+    patches = config.compute.batch_size * (config.grid.patch_px / 1024) ** 2
+    need = (ACTOR_GB + PATCH_GB * patches) * 2**30
+    fit = have.get("memory", math.inf) / need
+    return max(1, int(min(have.get("CPU", 1.0), fit) / pools))
+
+
+def _places(actor_gpus: float, gpus: float) -> float:
+    """How many actors the GPUs hold; a share of a GPU lies on one GPU."""
+    if actor_gpus == 0:
+        return math.inf
+    if actor_gpus < 1:
+        return int(gpus) * int(1 / actor_gpus + 1e-9)
+    return int(gpus / actor_gpus)
+
+
+def floor_cpus(cpus: float) -> float:
+    """Rounded down to whole hundredths."""
+    return math.floor(cpus * 100) / 100
+
+
+def cell_bytes(config: RunConfig) -> float:
+    """Bytes of a chunk's pixels per patch in it, at most."""
+    blocks = max(1.0, SHARED_BLOCKS * config.grid.blocks_per_side**2)
+    return blocks * config.grid.stride_px**2 * 3
+
+
+def fit_chunks(config: RunConfig, share: Share) -> RunConfig:
+    """The config with chunks small enough for the object store and for a slow CPU.
+
+    Those in flight half fill the store; one keeps a core no longer than CHUNK_S, unless
+    a single batch does.
+    """
+    store = ray.cluster_resources().get("object_store_memory", 1 << 30)
+    in_flight = share.readers + 2 * share.actors * config.pools + 4
+    fit = int(store / 2 / in_flight / cell_bytes(config))
+    core_s = patch_core_seconds(config)
+    if share.actor_gpus == 0 and core_s > 0:
+        fit = min(fit, int(CHUNK_S / core_s))
+    batch = config.compute.batch_size
+    cells = min(config.compute.chunk_cells, max(batch, fit // batch * batch))
+    return replace(config, compute=replace(config.compute, chunk_cells=cells))
+
+
+def patch_core_seconds(config: RunConfig) -> float:
+    """Seconds of a core that a patch takes if its networks are like the paper's.
+
+    0 where they are the demo's, which are a hundred times as fast.
+    """
+    networks = sum(not is_demo(m) for m in config.members)
+    size = (config.grid.patch_px / 1024) ** 2
+    return PATCH_CORE_S * networks * len(config.ensemble.tta) * size
+
+
+def describe_work(config: RunConfig, share: Share, *, patches: int) -> str:
+    """What computes what, and about how long so many patches take where that is long.
+
+    ``3 networks x 6 transforms on 2 CPU cores: expect about 90 s per patch, ...``
+    """
+    networks, transforms = len(config.members), len(config.ensemble.tta)
+    pools = config.pools
+    work = f"{_counted(networks, 'network')} x {_counted(transforms, 'transform')}"
+    if share.actor_gpus > 0:
+        gpus = share.actors * pools * share.actor_gpus
+        return f"{work} on {_counted(math.ceil(gpus - 1e-9), 'GPU')}"
+    cores = share.actors * pools * share.actor_threads
+    said = f"{work} on {_counted(cores, 'CPU core')}"
+    seconds = patch_core_seconds(config) / cores
+    if seconds < 1:
+        return said
+    return (
+        f"{said}: expect about {duration(seconds)} per patch, "
+        f"{duration(patches * seconds)} in all, if they are as large as the paper's"
+    )
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")

@@ -1,0 +1,352 @@
+"""What figures are made of: a layout in inches, maps in um, color strips, scale bars.
+
+Everything is placed in um from the slide's top left corner, so maps and thumbnails of
+any scale lie on each other. Matplotlib's objects are used directly: no pyplot, no
+global state.
+"""
+
+import math
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Colormap, ListedColormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import Transform, blended_transform_factory, offset_copy
+from numpy.typing import NDArray
+from PIL import Image
+
+from digipath_ray.heatmap.canvas import Heatmap, Map
+from digipath_ray.heatmap.file import halve
+
+Pixels = NDArray[np.uint8]
+
+DPI = 160
+PANEL_IN = 2.65
+"""Side of a square slide's panel, inches."""
+SHOWN_PX = 1024
+"""Longer side of what is drawn of a map; a panel has fewer pixels."""
+VISIBLE_FROM = 0.1
+"""Lower probabilities leave the tissue uncovered."""
+ALPHA = 0.6
+VARIANCE_ALPHA = 0.85
+FADED = 0.7
+"""How much of the thumbnail shows beneath the uncertainty maps."""
+TICK_FORMAT = "%.3g"
+TICK_CHARACTERS = 5
+"""Five numbers as long as this still stand apart below a strip."""
+INK = "#1f2329"
+QUIET = "#5f6672"
+EMPTY = "#e8eaed"
+DOT = "  \N{MIDDLE DOT}  "
+TIMES = "\N{MULTIPLICATION SIGN}"
+AT_LEAST = "\N{GREATER-THAN OR EQUAL TO}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Where panels stand on a figure, in inches.
+
+    Each panel has a heading above and a caption (color strip or scale bar) below.
+    """
+
+    columns: int
+    rows: int
+    panel_width: float
+    panel_height: float
+    footer: float
+    margin: float = 0.3
+    gap: float = 0.25
+    header: float = 0.8
+    heading: float = 0.27
+    caption: float = 0.6
+
+    @property
+    def size(self) -> tuple[float, float]:
+        """Width and height of the figure."""
+        width = self.columns * (self.panel_width + self.gap) - self.gap
+        height = self.rows * (self.heading + self.panel_height + self.caption)
+        return 2 * self.margin + width, self.header + height + self.footer
+
+    def box(self, i: int) -> tuple[float, float, float, float]:
+        """Left, bottom, width and height of panel ``i``, as fractions of the figure."""
+        row, col = divmod(i, self.columns)
+        width, height = self.size
+        left = self.margin + col * (self.panel_width + self.gap)
+        top = self.header + row * (self.heading + self.panel_height + self.caption)
+        bottom = height - top - self.heading - self.panel_height
+        return (
+            left / width,
+            bottom / height,
+            self.panel_width / width,
+            self.panel_height / height,
+        )
+
+
+def lay_out(
+    panels: int, *, width_um: float, height_um: float, footer: float = 0.3
+) -> Layout:
+    """Panels of the slide's shape, of equal area whatever the shape.
+
+    Slides longer than eight times their width keep a panel of 8:1 and are drawn smaller
+    in it. Panels stand in one row if that is no wider than about 14 inches.
+    """
+    aspect = min(max(width_um / height_um, 1 / 8), 8.0)
+    width = max(2.4, PANEL_IN * math.sqrt(aspect))
+    even = [n for n in range(panels, 0, -1) if panels % n == 0]
+    columns = next((n for n in even if n * width <= 14), 1)
+    return Layout(
+        columns=columns,
+        rows=panels // columns,
+        panel_width=width,
+        panel_height=PANEL_IN / math.sqrt(aspect),
+        footer=footer,
+    )
+
+
+def open_figure(
+    panels: int,
+    *,
+    width_um: float,
+    height_um: float,
+    title: str,
+    subtitle: str,
+    notes: Sequence[str],
+) -> tuple[Figure, Layout]:
+    """An empty figure with its title, a line below it, and its notes at the bottom."""
+    layout = lay_out(panels, width_um=width_um, height_um=height_um)
+    inches = layout.size[0] - 2 * layout.margin
+    # 10 pt text has about 13 characters to the inch, the 15 pt title about 7.5.
+    lines = textwrap.wrap(DOT.join(notes), max(20, int(inches * 13)))
+    footer = 0.2 + 0.18 * len(lines)
+    layout = lay_out(panels, width_um=width_um, height_um=height_um, footer=footer)
+    width, height = layout.size
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
+    FigureCanvasAgg(figure)
+    left = layout.margin / width
+    figure.text(
+        left,
+        1 - 0.2 / height,
+        shorten(title, int(inches * 7.5)),
+        size=15,
+        weight="bold",
+        color=INK,
+        va="top",
+    )
+    subtitle = shorten(subtitle, int(inches * 13))
+    figure.text(left, 1 - 0.51 / height, subtitle, size=10, color=QUIET, va="top")
+    figure.text(
+        left,
+        0.13 / height,
+        "\n".join(lines),
+        size=10,
+        color=QUIET,
+        style="italic",
+        va="bottom",
+    )
+    return figure, layout
+
+
+def shorten(text: str, length: int) -> str:
+    """The text, its middle left out where it has more than ``length`` characters."""
+    if len(text) <= length:
+        return text
+    keep = max(length - 1, 2)
+    return text[: keep - keep // 2] + "\N{HORIZONTAL ELLIPSIS}" + text[-(keep // 2) :]
+
+
+def add_panel(
+    figure: Figure,
+    layout: Layout,
+    i: int,
+    *,
+    title: str,
+    width_um: float,
+    height_um: float,
+) -> Axes:
+    """Axes of panel ``i`` in um, y down, without ticks."""
+    axes = figure.add_axes(layout.box(i))
+    axes.set(xlim=(0, width_um), ylim=(height_um, 0), aspect="equal")
+    axes.set(xticks=[], yticks=[], facecolor=EMPTY, anchor="NW")
+    for spine in axes.spines.values():
+        spine.set(color="#c9cdd3", linewidth=0.8)
+    # 11.5 pt text has about 9 characters to the inch.
+    title = shorten(title, int(layout.panel_width * 9))
+    axes.set_title(title, loc="left", size=11.5, color=INK, pad=5)
+    return axes
+
+
+def show_thumbnail(
+    axes: Axes, thumbnail: Pixels, mpp: tuple[float, float], *, fade: float = 1.0
+) -> None:
+    """Draw an RGB thumbnail of ``mpp`` um per px; ``fade`` < 1 mixes it with white."""
+    factor = max(1, max(thumbnail.shape[:2]) // SHOWN_PX)
+    image = np.asarray(Image.fromarray(thumbnail).reduce(factor))
+    if fade < 1:
+        image = (255 - fade * (255 - image.astype(np.float32))).astype(np.uint8)
+    right, bottom = image.shape[1] * mpp[0] * factor, image.shape[0] * mpp[1] * factor
+    axes.imshow(image, extent=(0, right, bottom, 0), aspect="equal", zorder=0)
+
+
+def shown(plane: Map) -> tuple[Map, int]:
+    """A map halved until it is small enough to draw, and the px it takes together."""
+    factor = 1
+    while max(plane.shape) > SHOWN_PX:
+        plane, factor = halve(plane), factor * 2
+    return plane, factor
+
+
+def show_map(
+    axes: Axes, plane: Map, heatmap: Heatmap, *, cmap: Colormap, norm: Normalize
+) -> None:
+    """Draw a map of ``heatmap``'s scale where patches lie, and nothing elsewhere."""
+    small, factor = shown(plane)
+    weight, _ = shown(heatmap.weight)
+    right = small.shape[1] * factor * heatmap.mpp_x
+    bottom = small.shape[0] * factor * heatmap.mpp_y
+    axes.imshow(
+        np.ma.masked_where(weight <= 0, small),
+        extent=(0, right, bottom, 0),
+        aspect="equal",
+        cmap=cmap,
+        norm=norm,
+        zorder=1,
+    )
+
+
+def show_outline(axes: Axes, heatmap: Heatmap, threshold: float) -> None:
+    """Outline what has a probability of at least ``threshold``."""
+    small, factor = shown(heatmap.probability)
+    if min(small.shape) < 2 or not small.min() < threshold < small.max():
+        return  # nothing to go around
+    x = (np.arange(small.shape[1]) + 0.5) * factor * heatmap.mpp_x
+    y = (np.arange(small.shape[0]) + 0.5) * factor * heatmap.mpp_y
+    axes.contour(x, y, small, levels=[threshold], colors=INK, linewidths=0.7, zorder=2)
+
+
+def add_strip(
+    figure: Figure,
+    layout: Layout,
+    i: int,
+    *,
+    cmap: Colormap,
+    norm: Normalize,
+    label: str,
+) -> Axes:
+    """The color strip below panel ``i``."""
+    left, bottom, width, _ = layout.box(i)
+    inch = 1 / layout.size[1]
+    ticks = strip_ticks(norm)
+    strip = figure.add_axes((left, bottom - 0.2 * inch, width, 0.1 * inch))
+    bar = figure.colorbar(
+        ScalarMappable(norm=norm, cmap=cmap),
+        cax=strip,
+        orientation="horizontal",
+        ticks=ticks,
+        format=TICK_FORMAT,
+        spacing="proportional",
+    )
+    bar.outline.set(edgecolor="#c9cdd3", linewidth=0.8)
+    strip.tick_params(labelsize=9, colors=QUIET, length=2.5, pad=2)
+    for tick, number in zip(ticks, strip.get_xticklabels(), strict=True):
+        # Centered at an end it would reach into the numbers of the next panel.
+        place = float(norm(tick))
+        if min(place, 1 - place) < 1e-6:
+            number.set_horizontalalignment("left" if place < 0.5 else "right")
+    strip.set_xlabel(label, size=9.5, color=QUIET, labelpad=1)
+    return strip
+
+
+def strip_ticks(norm: Normalize) -> list[float]:
+    """Round values within the norm's range, fewer of them if they are long to write."""
+    low, high = float(norm.vmin or 0), float(norm.vmax or 0)
+    slack = 1e-9 * (high - low)
+    ticks: list[float] = []
+    for most in (4, 2):
+        values = MaxNLocator(most).tick_values(low, high)
+        ticks = [float(v) for v in values if low - slack <= v <= high + slack]
+        if max(len(TICK_FORMAT % t) for t in ticks) <= TICK_CHARACTERS:
+            break
+    return ticks
+
+
+def round_length(width_um: float) -> float:
+    """The longest of 1, 2, 5, 10 ... um that is at most 0.3 of the width."""
+    longest = 0.3 * width_um
+    power = 10.0 ** math.floor(math.log10(longest))
+    return max(m * power for m in (1, 2, 5) if m * power <= longest * (1 + 1e-9))
+
+
+def say_um(length_um: float) -> str:
+    """A length with its unit: '500 um' below a millimeter, else '2 mm'."""
+    if length_um >= 1000:
+        return f"{length_um / 1000:.3g} mm"
+    return f"{length_um:.3g} \N{MICRO SIGN}m"
+
+
+def say_mm2(area_mm2: float) -> str:
+    """An area with its unit: um2 below a thousandth of a mm2, else mm2."""
+    if 0 < area_mm2 < 1e-3:
+        return f"{area_mm2 * 1e6:.3g} \N{MICRO SIGN}m\N{SUPERSCRIPT TWO}"
+    return f"{area_mm2:.3g} mm\N{SUPERSCRIPT TWO}"
+
+
+def draw_scale_bar(
+    figure: Figure, axes: Axes, *, width_um: float, height_um: float
+) -> None:
+    """A bar of round length below a panel, and the slide's size beneath it."""
+    length = round_length(width_um)
+
+    def below(points: float) -> Transform:
+        y = offset_copy(axes.transAxes, figure, y=-points, units="points")
+        return blended_transform_factory(axes.transData, y)
+
+    axes.plot(
+        [0, length],
+        [0, 0],
+        transform=below(11),
+        color=INK,
+        linewidth=3,
+        solid_capstyle="butt",
+        clip_on=False,
+    )
+    size = f"{say_um(width_um)} {TIMES} {say_um(height_um)}"
+    lines = ((length, 11, f"  {say_um(length)}", INK), (0.0, 27, size, QUIET))
+    for x, points, text, color in lines:
+        axes.text(
+            x,
+            0,
+            text,
+            transform=below(points),
+            size=10,
+            color=color,
+            va="center_baseline",
+        )
+
+
+def probability_colors() -> Colormap:
+    """Turbo over 0..1, uncovered below :data:`VISIBLE_FROM`."""
+    probability = np.linspace(0, 1, 256)
+    # Turbo's last tenth is a dark red that looks brown on stained tissue.
+    colors = colormaps["turbo"](probability * 0.9)
+    colors[:, 3] = np.where(probability < VISIBLE_FROM, 0, ALPHA)
+    return ListedColormap(colors, name="probability")
+
+
+def variance_colors() -> Colormap:
+    """Magma, through which the tissue just shows."""
+    colors = colormaps["magma"](np.linspace(0, 1, 256))
+    colors[:, 3] = VARIANCE_ALPHA
+    return ListedColormap(colors, name="variance")
+
+
+def write_figure(path: Path, figure: Figure) -> None:
+    """Write a figure as PNG, whatever the path's suffix."""
+    figure.savefig(path, format="png", metadata={"Software": "digipath_ray"})

@@ -1,0 +1,169 @@
+"""The picture of a slide: its heatmap and uncertainty maps over a thumbnail.
+
+For looking at, not for measuring: the values are in the heatmap's file.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+
+from digipath_ray.figures.figure import (
+    AT_LEAST,
+    DOT,
+    FADED,
+    INK,
+    QUIET,
+    TIMES,
+    Layout,
+    Pixels,
+    add_panel,
+    add_strip,
+    draw_scale_bar,
+    open_figure,
+    probability_colors,
+    say_mm2,
+    show_map,
+    show_outline,
+    show_thumbnail,
+    variance_colors,
+    write_figure,
+)
+from digipath_ray.heatmap.canvas import Heatmap, Map
+
+
+def draw_overlay(
+    thumbnail: Pixels,
+    heatmap: Heatmap,
+    *,
+    thumbnail_mpp: tuple[float, float],
+    title: str,
+    notes: Sequence[str],
+    threshold: float,
+) -> Figure:
+    """Thumbnail, probability over it, and both uncertainties side by side.
+
+    A map that was not estimated has its panel say so and why.
+
+    Args:
+        thumbnail: the whole slide, uint8 RGB [height, width, 3].
+        heatmap: its maps; both start at the slide's top left corner.
+        thumbnail_mpp: um per thumbnail px, x and y.
+        title: the slide's name.
+        notes: what the reader must know, e.g. "research use only"; at the bottom.
+        threshold: probability that is outlined and whose area is named.
+
+    Raises:
+        ValueError: the thumbnail is no RGB image.
+    """
+    _check_rgb(thumbnail)
+    width_um = thumbnail.shape[1] * thumbnail_mpp[0]
+    height_um = thumbnail.shape[0] * thumbnail_mpp[1]
+    figure, layout = open_figure(
+        4,
+        width_um=width_um,
+        height_um=height_um,
+        title=title,
+        subtitle=_say_found(heatmap, threshold),
+        notes=notes,
+    )
+    names = (
+        "H&E",
+        "Tumor probability",
+        "Aleatoric uncertainty",
+        "Epistemic uncertainty",
+    )
+    panels = [
+        add_panel(figure, layout, i, title=n, width_um=width_um, height_um=height_um)
+        for i, n in enumerate(names)
+    ]
+    show_thumbnail(panels[0], thumbnail, thumbnail_mpp)
+    draw_scale_bar(figure, panels[0], width_um=width_um, height_um=height_um)
+    show_thumbnail(panels[1], thumbnail, thumbnail_mpp)
+    _draw_probability(figure, layout, panels[1], heatmap, threshold)
+    for i, plane, why_not in (
+        (2, heatmap.aleatoric, "one transform only"),
+        (3, heatmap.epistemic, "one member only"),
+    ):
+        if plane is None:
+            _say_missing(panels[i], f"not estimated:\n{why_not}")
+        else:
+            show_thumbnail(panels[i], thumbnail, thumbnail_mpp, fade=FADED)
+            _draw_variance(figure, layout, i, panels[i], plane, heatmap)
+    return figure
+
+
+def _check_rgb(thumbnail: Pixels) -> None:
+    if thumbnail.dtype != np.uint8 or thumbnail.ndim != 3 or thumbnail.shape[2] != 3:
+        raise ValueError(
+            f"thumbnail: {thumbnail.dtype} {thumbnail.shape}, not uint8 [h, w, 3]"
+        )
+
+
+def _say_found(heatmap: Heatmap, threshold: float) -> str:
+    area = say_mm2(heatmap.area_mm2(threshold))
+    px = f"{heatmap.mpp_x:.3g} {TIMES} {heatmap.mpp_y:.3g}"
+    return (
+        f"{area} with probability {AT_LEAST} {threshold:.3g}{DOT}"
+        f"heatmap of {px} \N{MICRO SIGN}m/px"
+    )
+
+
+def _draw_probability(
+    figure: Figure, layout: Layout, axes: Axes, heatmap: Heatmap, threshold: float
+) -> None:
+    cmap, norm = probability_colors(), Normalize(0, 1)
+    show_map(axes, heatmap.probability, heatmap, cmap=cmap, norm=norm)
+    show_outline(axes, heatmap, threshold)
+    label = f"probability (outline: {AT_LEAST} {threshold:.3g})"
+    strip = add_strip(figure, layout, 1, cmap=cmap, norm=norm, label=label)
+    strip.axvline(threshold, color=INK, linewidth=1.2)
+
+
+def _draw_variance(
+    figure: Figure, layout: Layout, i: int, axes: Axes, plane: Map, heatmap: Heatmap
+) -> None:
+    # A map that is 0 everywhere still needs a scale that rises.
+    norm = Normalize(0, max(float(plane.max()), 1e-6))
+    cmap = variance_colors()
+    show_map(axes, plane, heatmap, cmap=cmap, norm=norm)
+    add_strip(figure, layout, i, cmap=cmap, norm=norm, label="variance")
+
+
+def _say_missing(axes: Axes, text: str) -> None:
+    axes.text(
+        0.5,
+        0.5,
+        text,
+        transform=axes.transAxes,
+        size=10.5,
+        color=QUIET,
+        linespacing=1.5,
+        ha="center",
+        va="center",
+    )
+
+
+def write_overlay(
+    path: Path,
+    thumbnail: Pixels,
+    heatmap: Heatmap,
+    *,
+    thumbnail_mpp: tuple[float, float],
+    title: str,
+    notes: Sequence[str],
+    threshold: float,
+) -> None:
+    """Write :func:`draw_overlay`'s figure as a PNG."""
+    figure = draw_overlay(
+        thumbnail,
+        heatmap,
+        thumbnail_mpp=thumbnail_mpp,
+        title=title,
+        notes=notes,
+        threshold=threshold,
+    )
+    write_figure(path, figure)

@@ -1,0 +1,1 @@
+"""The map of a slide: overlapping patches added up, and its OME-TIFF file."""

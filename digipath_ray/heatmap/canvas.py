@@ -1,0 +1,262 @@
+"""Overlapping patches become one map per slide.
+
+``sum_patches`` turns the patches of a chunk into partial sums of stride-sized blocks,
+a :class:`Canvas` adds blocks up in any order, and ``Canvas.heatmap`` divides by the
+weight. Everything here is in heatmap px (hm), one px = downsample model px; nothing is
+smoothed, clipped or colored, so a value in a file is the value that was predicted.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from digipath_ray.config.run import Blend, GridSpec
+from digipath_ray.tissue.mask import Mask
+
+Map = NDArray[np.float32]
+
+
+def blend_window(spec: GridSpec, blend: Blend) -> Map:
+    """Weight [hm_patch, hm_patch] of a patch's pixels where patches overlap.
+
+    Positive everywhere: a pixel that only one patch's corner covers keeps its value.
+    ``mean`` weighs all alike (the paper), ``linear`` is a tent, ``gaussian`` has a
+    sigma of an eighth of the patch (nnU-Net's and MONAI's choice).
+    """
+    size = spec.hm_patch
+    offset = np.abs(np.arange(size) - (size - 1) / 2)
+    match blend:
+        case "mean":
+            profile = np.ones(size)
+        case "linear":
+            profile = 1 - offset / (size / 2)
+        case "gaussian":
+            profile = np.exp(-0.5 * (offset / (size / 8)) ** 2)
+    return np.outer(profile, profile).astype(np.float32)
+
+
+def sum_patches(
+    values: Mapping[str, Map],
+    index: NDArray[np.integer],
+    blocks: int,
+    *,
+    window: Map,
+    hm_stride: int,
+) -> tuple[Map, Map]:
+    """Partial sums of one chunk: [channels, blocks, s, s] and weight [blocks, s, s].
+
+    Args:
+        values: channel -> patches [n, p, p]; channels keep this order.
+        index: [n, k, k], the chunk's number (0..blocks-1) of each patch's blocks;
+            k * hm_stride may exceed p, then the last blocks are covered in part.
+        blocks: how many blocks the chunk has.
+        window: blending weight [p, p].
+        hm_stride: side s of a block.
+
+    Raises:
+        ValueError: shapes do not fit, or two patches have the same cell.
+    """
+    side = _check_patches(values, index, blocks, window=window, hm_stride=hm_stride)
+    sums = np.zeros((len(values), blocks, hm_stride, hm_stride), np.float32)
+    weight = np.zeros((blocks, hm_stride, hm_stride), np.float32)
+    for row in range(side):
+        for col in range(side):
+            rows = slice(row * hm_stride, (row + 1) * hm_stride)
+            cols = slice(col * hm_stride, (col + 1) * hm_stride)
+            part = window[rows, cols]
+            height, width = part.shape
+            # No block comes twice in `where` (checked), so += loses nothing.
+            where = index[:, row, col]
+            weight[where, :height, :width] += part
+            for channel, patches in zip(sums, values.values(), strict=True):
+                channel[where, :height, :width] += patches[:, rows, cols] * part
+    return sums, weight
+
+
+def _check_patches(
+    values: Mapping[str, Map],
+    index: NDArray[np.integer],
+    blocks: int,
+    *,
+    window: Map,
+    hm_stride: int,
+) -> int:
+    """The checked number of blocks per side."""
+    n, side = index.shape[0], -(-int(window.shape[0]) // hm_stride)
+    if index.shape != (n, side, side):
+        raise ValueError(
+            f"index has shape {index.shape}: a patch of {window.shape[0]} px with "
+            f"stride {hm_stride} has {side} x {side} blocks"
+        )
+    for channel, patches in values.items():
+        if patches.shape != (n, *window.shape):
+            raise ValueError(
+                f"{channel}: patches have shape {patches.shape}, not "
+                f"{(n, *window.shape)}"
+            )
+    if n and not 0 <= index.min() <= index.max() < blocks:
+        raise ValueError(f"index goes beyond the chunk's {blocks} blocks")
+    if (np.diff(np.sort(index.reshape(n, -1), axis=0), axis=0) == 0).any():
+        raise ValueError("two patches of a chunk have the same cell")
+    return side
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Heatmap:
+    """What was found on one slide.
+
+    A channel that was not estimated is absent, never 0; a pixel that no patch covers
+    is 0 in every channel and has weight 0.
+
+    Attributes:
+        channels: names in the order of ``data``; "probability" is always there.
+        data: [channels, height, width].
+        weight: [height, width], summed blending weight.
+        mpp_x, mpp_y: um per heatmap px.
+    """
+
+    channels: tuple[str, ...]
+    data: Map
+    weight: Map
+    mpp_x: float
+    mpp_y: float
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        if "probability" not in self.channels:
+            raise ValueError(f"channels {self.channels}: no probability among them")
+        if self.data.shape != (len(self.channels), *self.weight.shape):
+            raise ValueError(
+                f"data has shape {self.data.shape}, not {len(self.channels)} channels "
+                f"of the weight's {self.weight.shape}"
+            )
+        for name in ("mpp_x", "mpp_y"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} = {getattr(self, name)}: must be positive")
+
+    @property
+    def width(self) -> int:
+        """Heatmap px from left to right."""
+        return int(self.weight.shape[1])
+
+    @property
+    def height(self) -> int:
+        """Heatmap px from top to bottom."""
+        return int(self.weight.shape[0])
+
+    def channel(self, name: str) -> Map | None:
+        """The map [height, width] of a channel; None if it was not estimated."""
+        if name not in self.channels:
+            return None
+        return cast(Map, self.data[self.channels.index(name)])
+
+    @property
+    def probability(self) -> Map:
+        """Tumor probability, 0 to 1."""
+        return cast(Map, self.data[self.channels.index("probability")])
+
+    @property
+    def aleatoric(self) -> Map | None:
+        """Variance over test-time augmentations (eq. 4)."""
+        return self.channel("aleatoric")
+
+    @property
+    def epistemic(self) -> Map | None:
+        """Variance over members (eq. 5)."""
+        return self.channel("epistemic")
+
+    def area_mm2(self, threshold: float) -> float:
+        """Area with probability >= threshold, of the pixels that were predicted."""
+        pixels = np.count_nonzero((self.probability >= threshold) & (self.weight > 0))
+        return float(pixels * self.mpp_x * self.mpp_y / 1e6)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Canvas:
+    """Sums of a slide's blocks so far; canvases merge in any order.
+
+    Attributes:
+        channels: names in the order of ``sums``.
+        sums: weighted sums [channels, height, width].
+        weight: [height, width].
+    """
+
+    channels: tuple[str, ...]
+    sums: Map
+    weight: Map
+
+    @classmethod
+    def empty(cls, channels: Sequence[str], *, width: int, height: int) -> Self:
+        """A canvas of heatmap px with nothing on it."""
+        return cls(
+            channels=tuple(channels),
+            sums=np.zeros((len(channels), height, width), np.float32),
+            weight=np.zeros((height, width), np.float32),
+        )
+
+    def add(self, blocks: NDArray[np.integer], sums: Map, weight: Map) -> None:
+        """Add blocks, cutting off what overhangs the far edge.
+
+        Args:
+            blocks: [n, 2], (row, col) of each block, in blocks from the top left.
+            sums: [channels, n, s, s] of :func:`sum_patches`.
+            weight: [n, s, s].
+
+        Raises:
+            ValueError: shapes do not fit, or a block starts before the grid.
+        """
+        n, side = weight.shape[:2]
+        if sums.shape != (len(self.channels), *weight.shape) or blocks.shape != (n, 2):
+            raise ValueError(
+                f"blocks {blocks.shape}, sums {sums.shape} and weight {weight.shape} "
+                f"do not fit {len(self.channels)} channels"
+            )
+        if n and blocks.min() < 0:
+            raise ValueError(f"block {blocks.min(axis=0)}: the grid starts at (0, 0)")
+        for i, (row, col) in enumerate(blocks.tolist()):
+            target = np.s_[row * side : (row + 1) * side, col * side : (col + 1) * side]
+            height, width = self.weight[target].shape
+            self.weight[target] += weight[i, :height, :width]
+            self.sums[:, *target] += sums[:, i, :height, :width]
+
+    def merge(self, other: "Canvas") -> "Canvas":
+        """Both canvases on one; commutative, associative up to float32 rounding."""
+        if self.channels != other.channels or self.sums.shape != other.sums.shape:
+            raise ValueError(
+                f"canvases differ: {self.channels} {self.sums.shape} and "
+                f"{other.channels} {other.sums.shape}"
+            )
+        return Canvas(
+            channels=self.channels,
+            sums=self.sums + other.sums,
+            weight=self.weight + other.weight,
+        )
+
+    def heatmap(self, *, mpp_x: float, mpp_y: float) -> Heatmap:
+        """The weighted mean at each pixel, 0 where no patch lies.
+
+        Args:
+            mpp_x: um per HEATMAP px, i.e. the effective mpp times downsample.
+            mpp_y: the same, from top to bottom.
+        """
+        data = np.zeros_like(self.sums)
+        np.divide(self.sums, self.weight, out=data, where=self.weight > 0)
+        return Heatmap(
+            channels=self.channels,
+            data=data,
+            weight=self.weight,
+            mpp_x=mpp_x,
+            mpp_y=mpp_y,
+        )
+
+
+def on_heatmap(mask: Mask, heatmap: Heatmap) -> NDArray[np.bool_]:
+    """The mask [H, W] at the heatmap's pixels, nearest by position in um."""
+    height, width = heatmap.weight.shape
+    rows = ((np.arange(height) + 0.5) * heatmap.mpp_y / mask.mpp_y).astype(int)
+    cols = ((np.arange(width) + 0.5) * heatmap.mpp_x / mask.mpp_x).astype(int)
+    last_row, last_col = mask.array.shape[0] - 1, mask.array.shape[1] - 1
+    return mask.array[np.ix_(rows.clip(max=last_row), cols.clip(max=last_col))]

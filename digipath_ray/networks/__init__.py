@@ -1,0 +1,1 @@
+"""The members of an ensemble: how they are built, loaded, run and combined."""

@@ -1,0 +1,263 @@
+"""The members' networks by name, and the normalization each expects.
+
+A network maps normalized pixels [B, 3, H, W] to logits [B, 2, H, W] of (other, tumor).
+Architectures are the classes of segmentation_models_pytorch (smp) or the original
+authors' own networks.
+"""
+
+import difflib
+import inspect
+from collections.abc import Iterable
+from typing import Any, cast
+
+import segmentation_models_pytorch as smp
+import timm
+import torch
+from torch import Tensor, nn
+
+from digipath_ray.config.run import MemberSpec
+from digipath_ray.networks.original import ORIGINAL_ARCHITECTURES
+
+Normalization = tuple[tuple[float, float, float], tuple[float, float, float]]
+"""Mean and standard deviation per RGB channel, on the 0..1 scale of a pixel."""
+
+PAPER_MEMBERS: tuple[MemberSpec, ...] = (
+    MemberSpec(
+        name="unet-densenet121",
+        architecture="Unet",
+        encoder="densenet121",
+        options={"decoder_interpolation": "bilinear"},
+    ),
+    MemberSpec(
+        name="unet-inceptionresnetv2",
+        architecture="Unet",
+        encoder="inceptionresnetv2",
+        options={"decoder_interpolation": "bilinear"},
+    ),
+    # timm's Xception-65: smp's own "xception" cannot be dilated to output stride 16.
+    MemberSpec(
+        name="deeplabv3plus-xception65",
+        architecture="DeepLabV3Plus",
+        encoder="tu-xception65",
+    ),
+)
+"""The paper's three networks ("Network architectures"), without weights."""
+
+_IMAGENET: Normalization = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_HALF: Normalization = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+_DPN: Normalization = ((124 / 255, 117 / 255, 104 / 255), (1 / (0.0167 * 255),) * 3)
+_MID: Normalization = ((128 / 255,) * 3, (128 / 255,) * 3)
+
+# smp keeps these on its hub only, out of reach offline. As in smp 0.3's sources, for
+# the weights it calls "imagenet"; every encoder not named here has ImageNet's.
+_ENCODER_NORMALIZATION = {
+    "dpn": _DPN,
+    "inceptionresnetv2": _HALF,
+    "inceptionv4": _HALF,
+    "timm-tf_efficientnet_lite": _HALF,
+    "xception": _HALF,
+}
+
+_OURS = {"encoder_name", "encoder_weights", "in_channels", "classes", "activation"}
+_OURS |= {"aux_params", "kwargs"}
+
+
+class Member(nn.Module):
+    """A network with its normalization: pixels in, tumor posteriors out."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        normalization: Normalization,
+        temperature: float = 1.0,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.temperature = temperature
+        self.dtype = dtype
+        for name, values in zip(("mean", "std"), normalization, strict=True):
+            # Normalized in float32: a pixel's 256 steps are too fine for bfloat16.
+            self.register_buffer(name, torch.tensor(values).reshape(3, 1, 1))
+        self.eval().requires_grad_(False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network lies."""
+        return self.mean.device
+
+    @torch.inference_mode()
+    def forward(self, pixels: Tensor) -> Tensor:
+        """The tumor posterior float32 [B, H, W] of uint8 pixels [B, 3, H, W]."""
+        scaled = normalize(pixels.to(self.device), self.mean, self.std)
+        layout = torch.channels_last if scaled.is_cuda else torch.contiguous_format
+        logits = self.network(scaled.to(self.dtype, memory_format=layout))
+        return cast(Tensor, (logits.float() / self.temperature).softmax(dim=1)[:, 1])
+
+
+def normalize(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """What a network takes of uint8 pixels [B, 3, H, W], float32."""
+    return (pixels.float() / 255 - mean) / std
+
+
+def freeze_encoder(network: nn.Module, frozen: bool) -> None:
+    """Make the network's encoder keep its weights while the rest is fitted, or not.
+
+    To be called after each ``network.train()``: a frozen encoder's batch normalization
+    then keeps its statistics too.
+    """
+    encoder = network.get_submodule("encoder")
+    encoder.requires_grad_(not frozen)
+    if frozen:
+        encoder.eval()
+
+
+def _smp_architectures() -> dict[str, type[nn.Module]]:
+    classes = smp.MODEL_ARCHITECTURES_MAPPING.values()
+    return {c.__name__: c for c in classes}
+
+
+def build_network(spec: MemberSpec) -> nn.Module:
+    """The member's network, randomly weighted from ``spec.seed``; no file is read.
+
+    With weights ``"imagenet"`` the encoder has them, by name through smp's hub.
+
+    Raises:
+        ValueError: architecture, encoder or an option is unknown, naming the known or
+            closest ones; or the ImageNet weights are not to be had, saying what to do.
+    """
+    if spec.architecture in ORIGINAL_ARCHITECTURES:
+        return _build_original(spec)
+    build = _smp_architecture(spec)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(spec.seed)
+        try:
+            network = build(
+                encoder_name=spec.encoder,
+                encoder_weights=_encoder_weights(spec),
+                classes=2,
+                **spec.options,
+            )
+        except OSError as e:
+            raise ValueError(_no_imagenet(spec)) from e
+        except (KeyError, RuntimeError, TypeError, ValueError) as e:
+            raise ValueError(
+                f"member {spec.name}: {spec.architecture} with {spec.encoder} and "
+                f"options {spec.options} cannot be built: {e}"
+            ) from e
+    return cast(nn.Module, network)
+
+
+def _build_original(spec: MemberSpec) -> nn.Module:
+    """One of the original authors' networks, randomly weighted from the seed."""
+    if spec.encoder is not None or spec.weights == "imagenet":
+        raise ValueError(
+            f"member {spec.name}: {spec.architecture} has its own encoder and no "
+            "ImageNet weights: leave encoder out, and take random weights or a file"
+        )
+    build = ORIGINAL_ARCHITECTURES[spec.architecture]
+    _check_options(spec, inspect.signature(build).parameters)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(spec.seed)
+        try:
+            return build(**spec.options)
+        except ValueError as e:
+            raise ValueError(f"member {spec.name}: {e}") from e
+
+
+def _smp_architecture(spec: MemberSpec) -> Any:
+    """The smp class of a member whose encoder and options it knows."""
+    classes = _smp_architectures()
+    if spec.architecture not in classes:
+        known = [*classes, *ORIGINAL_ARCHITECTURES]
+        raise ValueError(_unknown(spec, "architecture", spec.architecture, known))
+    if spec.encoder is None:
+        raise ValueError(
+            f"member {spec.name}: {spec.architecture} needs an encoder, "
+            'for instance encoder = "densenet121"'
+        )
+    _check_encoder(spec, spec.encoder)
+    build = classes[spec.architecture]
+    _check_options(spec, inspect.signature(build).parameters.keys() - _OURS)
+    return build
+
+
+def _check_options(spec: MemberSpec, known: Iterable[str]) -> None:
+    for key in spec.options:
+        if key not in known:
+            what = f"option of {spec.architecture}"
+            raise ValueError(_unknown(spec, what, key, sorted(known)))
+
+
+def _check_encoder(spec: MemberSpec, encoder: str) -> None:
+    if encoder.startswith("tu-"):
+        if not timm.is_model(encoder[3:]):
+            known = [f"tu-{name}" for name in timm.list_models()]
+            raise ValueError(_unknown(spec, "encoder", encoder, known))
+    elif encoder not in smp.encoders.get_encoder_names():
+        known = smp.encoders.get_encoder_names()
+        raise ValueError(_unknown(spec, "encoder", encoder, known))
+
+
+def _unknown(spec: MemberSpec, what: str, name: str, known: Iterable[str]) -> str:
+    """What to say of an unknown name: the closest known ones, or all if few."""
+    by_lower = {k.lower(): k for k in known}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=4, cutoff=0.5)
+    text = f"member {spec.name}: unknown {what} {name!r}"
+    if close:
+        text += "; closest are " + ", ".join(by_lower[c] for c in close)
+    if 0 < len(by_lower) <= 20:
+        text += "; known are " + ", ".join(by_lower.values())
+    return text
+
+
+def _encoder_weights(spec: MemberSpec) -> str | bool | None:
+    if spec.weights != "imagenet":
+        return None
+    # smp's name for "the weights timm has" is True.
+    return True if str(spec.encoder).startswith("tu-") else "imagenet"
+
+
+def _no_imagenet(spec: MemberSpec) -> str:
+    return (
+        f"member {spec.name}: the ImageNet weights of {spec.encoder} are not in the "
+        "Hugging Face cache and cannot be fetched. Offline: copy the cache of a "
+        "machine that has them (~/.cache/huggingface) and set HF_HOME to the copy; "
+        'or name a .pth or .safetensors file of them: encoder_weights = "FILE" in its '
+        "[[members]]; or bring trained weights: --weights (to train: --init) "
+        "FILE.safetensors; or start from random ones: --init random"
+    )
+
+
+def default_normalization(spec: MemberSpec) -> Normalization:
+    """Mean and std where neither config nor card says them, on the 0..1 scale.
+
+    The encoder's own; (x - 128) / 128 for random weights and the original authors'
+    networks, their preprocessing.
+    """
+    if spec.weights == "random" or spec.architecture in ORIGINAL_ARCHITECTURES:
+        return _MID
+    encoder = str(spec.encoder)
+    if encoder.startswith("tu-"):
+        try:
+            own = smp.encoders.get_preprocessing_params(encoder)
+        except ValueError as e:
+            raise ValueError(
+                f"member {spec.name}: {encoder} has no normalization of its own, "
+                "give mean and std"
+            ) from e
+        return tuple(own["mean"]), tuple(own["std"])
+    named = (v for k, v in _ENCODER_NORMALIZATION.items() if encoder.startswith(k))
+    return next(named, _IMAGENET)
+
+
+def normalization_of(spec: MemberSpec) -> Normalization:
+    """The member's mean and std: as it says, else the default."""
+    if spec.mean is not None and spec.std is not None:
+        return spec.mean, spec.std
+    mean, std = default_normalization(spec)
+    return spec.mean or mean, spec.std or std

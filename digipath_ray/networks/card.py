@@ -1,0 +1,180 @@
+"""The model card beside a member's weights: what the network is and what it expects.
+
+Weights ``NAME.safetensors`` have their card in ``NAME.json``, one JSON object with the
+fields of :class:`ModelCard`. Every field without a default must be there: a missing or
+unknown one is an error, never a guess.
+"""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from digipath_ray.storage.files import is_url, place, publish, read_bytes, read_text
+
+CLASSES = ("other", "tumor")
+"""What the two channels of a network's answer are, in this order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelCard:
+    """What a weights file holds and how its network was trained.
+
+    Attributes:
+        name: the member's name.
+        architecture: class of segmentation_models_pytorch, or of the original authors'.
+        encoder: its encoder; None where the architecture has no choice.
+        options: further arguments of the architecture.
+        mpp: um per px the network was trained at.
+        patch_px: side of the patches to predict on, px.
+        mean, std: normalization per RGB channel, on the 0..1 scale of a pixel.
+        classes: the answer's channels, always (other, tumor).
+        training_slides, training_patients: ids the network has seen.
+        license: of the weights, an SPDX name where there is one.
+        digest: SHA-256 of the weights file, 64 hexadecimal digits.
+        threshold: probability from which a pixel counts as tumor, as chosen on
+            validation patients; None if nobody chose one.
+        temperature: what its logits are divided by to be calibrated.
+        training: how it was fitted: folds, schedule, seeds, scores, versions.
+        notes: anything else worth knowing.
+    """
+
+    name: str
+    architecture: str
+    encoder: str | None
+    options: dict[str, Any]
+    mpp: float
+    patch_px: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    classes: tuple[str, ...] = CLASSES
+    training_slides: tuple[str, ...]
+    training_patients: tuple[str, ...]
+    license: str
+    digest: str
+    threshold: float | None = None
+    temperature: float = 1.0
+    training: dict[str, Any] = field(default_factory=dict)
+    notes: str = ""
+
+    def __post_init__(self) -> None:
+        """Check the fields; a wrong one is named with its value."""
+        for key, (want, fits) in _WANTED.items():
+            value = getattr(self, key)
+            if not fits(value):
+                raise ValueError(f"{key} = {value!r}: must be {want}")
+        if self.classes != CLASSES:
+            raise ValueError(f"classes = {self.classes!r}: must be {CLASSES!r}")
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _are_three(value: Any) -> bool:
+    ok = isinstance(value, tuple) and len(value) == 3
+    return ok and all(_is_number(v) for v in value)
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, tuple) and all(_is_text(v) for v in value)
+
+
+_WANTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "name": ("text", _is_text),
+    "architecture": ("text", _is_text),
+    "encoder": ("text or null", lambda v: v is None or _is_text(v)),
+    "options": ("an object", lambda v: isinstance(v, dict)),
+    "mpp": ("a positive number", lambda v: _is_number(v) and v > 0),
+    "patch_px": ("a positive whole number", lambda v: type(v) is int and v > 0),
+    "mean": ("three numbers", _are_three),
+    "std": ("three positive numbers", lambda v: _are_three(v) and min(v) > 0),
+    "classes": ("a list of texts", _are_texts),
+    "training_slides": ("a list of texts", _are_texts),
+    "training_patients": ("a list of texts", _are_texts),
+    "license": ("text", _is_text),
+    "digest": (
+        "64 lower-case hexadecimal digits",
+        lambda v: _is_text(v) and re.fullmatch("[0-9a-f]{64}", v) is not None,
+    ),
+    "threshold": (
+        "a number between 0 and 1, or null",
+        lambda v: v is None or (_is_number(v) and 0 < v < 1),
+    ),
+    "temperature": ("a positive number", lambda v: _is_number(v) and v > 0),
+    "training": ("an object", lambda v: isinstance(v, dict)),
+    "notes": ("text", _is_text),
+}
+
+
+def card_path(weights_path: str | Path) -> Path:
+    """Where the card of a weights file lies."""
+    path = place(weights_path) if is_url(weights_path) else Path(weights_path)
+    return path.with_suffix(".json")
+
+
+def read_card(weights_path: str | Path) -> ModelCard:
+    """The card of a weights file.
+
+    Raises:
+        ValueError: there is no card, or it is no JSON object, or a key is missing,
+            unknown or of the wrong type; names the file and the key.
+        OSError: as :func:`digipath_ray.storage.files.read_bytes`.
+    """
+    path = card_path(weights_path)
+    try:
+        values = json.loads(read_text(path))
+    except FileNotFoundError as e:
+        raise ValueError(
+            f"weights {weights_path} have no model card: {path} is missing"
+        ) from e
+    except (json.JSONDecodeError, UnicodeDecodeError) as e:
+        raise ValueError(f"model card {path}: not valid JSON: {e}") from e
+    try:
+        return _parse(values)
+    except ValueError as e:
+        raise ValueError(f"model card {path}: {e}") from e
+
+
+def _parse(values: Any) -> ModelCard:
+    if not isinstance(values, dict):
+        raise ValueError("must be a JSON object")
+    known = {
+        f.name: f.default is MISSING and f.default_factory is MISSING
+        for f in fields(ModelCard)
+    }
+    if unknown := sorted(values.keys() - known):
+        raise ValueError(
+            f"unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}"
+        )
+    for key, required in known.items():
+        if required and key not in values:
+            raise ValueError(f"key {key!r} is missing")
+    args: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+    }
+    return ModelCard(**args)
+
+
+def write_card(weights_path: str | Path, card: ModelCard) -> Path:
+    """Publish the card beside a weights file; returns the card's path."""
+    path, text = card_path(weights_path), json.dumps(asdict(card), indent=2) + "\n"
+    with publish(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return path
+
+
+def file_digest(path: str | Path) -> str:
+    """SHA-256 of a file or an object, 64 hexadecimal digits."""
+    if is_url(path):
+        return hashlib.sha256(read_bytes(place(path))).hexdigest()
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,101 @@
+"""Members' answers into the channels of a heatmap: mean, aleatoric, epistemic.
+
+Both uncertainties are population variances of tumor posteriors. What was not estimated
+is absent, never 0.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from digipath_ray.config.run import RunConfig
+
+Values = NDArray[np.float32]
+
+Maps = NDArray[np.float32]
+"""One number per heatmap px of n patches, [n, h, w]."""
+
+
+class MemberError(ValueError):
+    """A member's answer is missing, or is no probability."""
+
+
+def combine(
+    means: Mapping[str, Maps],
+    aleatorics: Mapping[str, Maps] | None,
+    *,
+    members: Sequence[str],
+    keep_members: bool,
+) -> dict[str, Maps]:
+    """The channels [n, h, w] of a chunk's patches.
+
+    Args:
+        means: each member's posterior, mean over its test-time augmentations.
+        aleatorics: each member's variance over them (eq. 4), None without them.
+        members: names of all members that must have answered.
+        keep_members: also return each member's mean as ``member:<name>``.
+
+    Returns:
+        ``probability``, the mean of the members' means; ``aleatoric``, the mean of
+        theirs, unless None; ``epistemic``, the population variance of their means
+        (eq. 5), unless there is one member only.
+
+    Raises:
+        MemberError: an answer is missing, of another shape than the others', NaN,
+            infinite or outside 0..1; names the member.
+    """
+    stack = _checked(means, members, "probability")
+    channels = {"probability": stack.mean(axis=0)}
+    if aleatorics is not None:
+        channels["aleatoric"] = _checked(aleatorics, members, "variance").mean(axis=0)
+    if len(members) > 1:
+        # Two passes: E[p^2] - E[p]^2 in float32 can come out below zero.
+        channels["epistemic"] = np.square(stack - channels["probability"]).mean(axis=0)
+    if keep_members:
+        for name, posterior in zip(members, stack, strict=True):
+            channels[f"member:{name}"] = posterior
+    return channels
+
+
+def _checked(answers: Mapping[str, Maps], members: Sequence[str], what: str) -> Maps:
+    """Answers [m, n, h, w] in the order of the members, all of them probabilities."""
+    for name in members:
+        if name not in answers:
+            raise MemberError(f"member {name} gave no {what}")
+        answer, first = answers[name], answers[members[0]]
+        if answer.shape != first.shape:
+            raise MemberError(
+                f"member {name} gave a {what} of shape {answer.shape}, "
+                f"member {members[0]} of {first.shape}"
+            )
+        if not np.isfinite(answer).all():
+            bad = np.count_nonzero(~np.isfinite(answer))
+            raise MemberError(
+                f"member {name}: {bad} of {answer.size} values of its {what} are NaN "
+                "or infinite; in half precision try --precision float32"
+            )
+        if answer.size and not 0 <= answer.min() <= answer.max() <= 1:
+            raise MemberError(
+                f"member {name}: its {what} runs from {answer.min():.4g} to "
+                f"{answer.max():.4g}, outside 0..1"
+            )
+    return np.stack([np.asarray(answers[name], np.float32) for name in members])
+
+
+def combine_maps(maps: Mapping[str, Values], config: RunConfig) -> dict[str, Values]:
+    """The heatmap's channels from columns ``mean:<name>`` and ``aleatoric:<name>``.
+
+    Raises:
+        MemberError: a member's answer is no probability, or it is not there.
+    """
+    kinds: dict[str, dict[str, Values]] = {"mean": {}, "aleatoric": {}}
+    for column, values in maps.items():
+        kind, name = column.split(":", 1)
+        kinds[kind][name] = values
+    return combine(
+        kinds["mean"],
+        kinds["aleatoric"] or None,
+        members=[m.name for m in config.members],
+        keep_members=config.ensemble.keep_members,
+    )

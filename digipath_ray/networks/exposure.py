@@ -1,0 +1,55 @@
+"""Which members have seen a slide, or its patient, while they were fitted.
+
+A member says so in the model card beside its weights. What a network has seen it finds
+more easily: scores on such slides are no test of it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from digipath_ray.cohort.manifest import SlideRow
+from digipath_ray.config.run import MemberSpec
+from digipath_ray.networks.card import ModelCard, card_path, read_card
+from digipath_ray.networks.weights import weights_file
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exposure:
+    """What an ensemble's members have seen, by their names."""
+
+    cards: dict[str, ModelCard]
+
+    def seen_by(self, slide_id: str, patient_id: str | None) -> tuple[str, ...]:
+        """Names of the members that have seen the slide or its patient."""
+        return tuple(
+            name
+            for name, card in self.cards.items()
+            if slide_id in card.training_slides
+            or (patient_id is not None and patient_id in card.training_patients)
+        )
+
+
+def read_exposure(members: Sequence[MemberSpec]) -> Exposure:
+    """What the cards of the members' weights say; members without a card saw nothing.
+
+    Raises:
+        ValueError: a card cannot be read.
+    """
+    cards = {}
+    for member in members:
+        path = weights_file(member.weights)
+        if path is not None and card_path(path).is_file():
+            cards[member.name] = read_card(path)
+    return Exposure(cards=cards)
+
+
+def say_overlap(rows: Sequence[SlideRow], exposure: Exposure) -> str | None:
+    """What to warn of where members have seen slides of the cohort; None if nothing."""
+    seen = [row for row in rows if exposure.seen_by(row.slide_id, row.patient_id)]
+    if not seen:
+        return None
+    return (
+        f"{len(seen)} of {len(rows)} slides, or other slides of their patients, were "
+        "seen by members while they were fitted: scores on them are no test. "
+        "--out-of-fold predicts each slide only by members that have not seen it"
+    )

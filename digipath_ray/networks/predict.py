@@ -1,0 +1,274 @@
+"""Patches of uint8 pixels into tumor posteriors at heatmap scale.
+
+Test-time augmentations are each applied to the ORIGINAL patch and undone on its
+posterior, then averaged down to heatmap px on the member's device, so that little
+travels. Batches have one shape: the last one is padded and its padding dropped.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from digipath_ray.config.run import MemberSpec, RunConfig, Transform
+from digipath_ray.networks.build import Member
+from digipath_ray.networks.ensemble import combine_maps
+from digipath_ray.networks.weights import load_member
+
+log = logging.getLogger(__name__)
+
+Maps = dict[str, NDArray[np.float32]]
+"""Name -> one number per heatmap px of n patches, [n, h, w]."""
+Turn = Callable[[Tensor], Tensor]
+
+
+def _rotation(quarters: int) -> Turn:
+    return lambda x: torch.rot90(x, quarters, (-2, -1))
+
+
+def _flip(axis: int) -> Turn:
+    return lambda x: torch.flip(x, (axis,))
+
+
+TRANSFORM_PAIRS: dict[Transform, tuple[Turn, Turn]] = {
+    "identity": (lambda x: x, lambda x: x),
+    "rot90": (_rotation(1), _rotation(-1)),
+    "rot180": (_rotation(2), _rotation(-2)),
+    "rot270": (_rotation(3), _rotation(-3)),
+    "hflip": (_flip(-1), _flip(-1)),
+    "vflip": (_flip(-2), _flip(-2)),
+}
+"""Each transform of the last two axes and its exact inverse; rotations go
+counterclockwise."""
+
+
+def gather_patches(blocks: Tensor, index: Tensor, patch_px: int) -> Tensor:
+    """Patches uint8 [n, 3, patch_px, patch_px] put together from shared blocks.
+
+    Args:
+        blocks: uint8 [nb, S, S, 3], stride-sized squares of pixels.
+        index: long [n, k, k], the blocks of each patch, k * S >= patch_px.
+        patch_px: side of a patch; what the blocks hold beyond it, right and below,
+            is cut off.
+    """
+    n, k, _ = index.shape
+    side = k * blocks.shape[1]
+    if side < patch_px:
+        raise ValueError(f"patch_px = {patch_px}: {k} blocks reach only {side} px")
+    tiled = blocks[index].permute(0, 5, 1, 3, 2, 4)
+    return tiled.reshape(n, 3, side, side)[:, :, :patch_px, :patch_px]
+
+
+@torch.inference_mode()
+def predict_patches(
+    member: Member,
+    patches: Tensor,
+    *,
+    tta: Sequence[Transform],
+    downsample: int,
+    batch_size: int,
+) -> tuple[Tensor, Tensor | None]:
+    """A member's posterior of patches uint8 [n, 3, P, P] at heatmap scale.
+
+    Returns:
+        On the member's device, float32 [n, P / downsample, P / downsample]: the mean
+        over the transforms, and its population variance over them (eq. 4), the
+        member's aleatoric uncertainty; None for a single transform.
+    """
+    n, side = len(patches), patches.shape[-1]
+    if side % downsample or patches.shape[-2] != side:
+        raise ValueError(
+            f"patches of shape {tuple(patches.shape)}: must be squares whose side is "
+            f"a multiple of downsample ({downsample})"
+        )
+    shape = (n, side // downsample, side // downsample)
+    mean = torch.empty(shape, device=member.device)
+    variance = torch.empty_like(mean) if len(tta) > 1 else None
+    for start in range(0, n, batch_size):
+        batch = patches[start : start + batch_size].to(member.device)
+        padded = torch.cat(
+            [batch, batch[-1:].expand(batch_size - len(batch), -1, -1, -1)]
+        )
+        answers = _augmented(member, padded, tta, downsample)[:, : len(batch)]
+        stop = start + len(batch)
+        mean[start:stop] = answers.mean(0)
+        if variance is not None:
+            # Two passes: E[p^2] - E[p]^2 in float32 can come out below zero.
+            variance[start:stop] = (answers - mean[start:stop]).square().mean(0)
+    return mean, variance
+
+
+def _augmented(
+    member: Member, batch: Tensor, tta: Sequence[Transform], downsample: int
+) -> Tensor:
+    """Posteriors [t, b, h, w] at heatmap scale under each transform, undone."""
+    answers = []
+    for name in tta:
+        apply, undo = TRANSFORM_PAIRS[name]
+        answers.append(_average_down(undo(member(apply(batch))), downsample))
+    return torch.stack(answers)
+
+
+def _average_down(posterior: Tensor, downsample: int) -> Tensor:
+    """The exact mean of each heatmap px's square of ``downsample`` model px."""
+    b, height, width = posterior.shape
+    d = downsample
+    return posterior.reshape(b, height // d, d, width // d, d).mean((2, 4))
+
+
+@torch.inference_mode()
+def predict_blocks(
+    member: Member,
+    blocks: NDArray[np.uint8] | Tensor,
+    index: NDArray[np.int64],
+    *,
+    patch_px: int,
+    tta: Sequence[Transform],
+    downsample: int,
+    batch_size: int,
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    """As :func:`predict_patches`, for the blocks of a chunk, in numpy.
+
+    The blocks travel to the member's device once (not at all if they are a tensor that
+    lies there) and the answers back once; patches are gathered there batch by batch:
+    all at once would take several times the room.
+    """
+    if not isinstance(blocks, Tensor):
+        blocks = to_device(blocks, member.device)
+    cells = torch.from_numpy(np.array(index, np.int64)).to(member.device)
+    answers = []
+    for start in range(0, max(1, len(cells)), batch_size):  # no patch: one empty batch
+        mean, variance = predict_patches(
+            member,
+            gather_patches(blocks, cells[start : start + batch_size], patch_px),
+            tta=tta,
+            downsample=downsample,
+            batch_size=batch_size,
+        )
+        answers.append(
+            mean[None] if variance is None else torch.stack([mean, variance])
+        )
+    home = torch.cat(answers, dim=1).cpu().numpy()
+    return home[0], home[1] if len(home) > 1 else None
+
+
+def to_device(blocks: NDArray[np.uint8], device: torch.device) -> Tensor:
+    """The blocks on a device, by way of pinned memory where it is a GPU.
+
+    They are copied in any case: arrays that Ray hands out are read-only.
+    """
+    host = torch.empty(
+        blocks.shape, dtype=torch.uint8, pin_memory=device.type == "cuda"
+    )
+    host.numpy()[...] = blocks
+    return host.to(device, non_blocking=True)
+
+
+class EnsemblePredictor:
+    """Members on one device, and what a run asks of them."""
+
+    def __init__(
+        self,
+        members: Sequence[MemberSpec],
+        config: RunConfig,
+        *,
+        device: str | torch.device = "cpu",
+        threads: int | None = None,
+    ) -> None:
+        """Load the members.
+
+        Args:
+            members: those of ``config.members`` to hold here.
+            config: patch, downsample, transforms, batch size and precision.
+            device: where the members run.
+            threads: CPU threads of this process's torch; None leaves them as they are.
+        """
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self.config = config
+        self.members = {
+            spec.name: load_member(
+                spec,
+                device=device,
+                precision=config.compute.precision,
+                compile_networks=config.compute.compile_networks,
+            )
+            for spec in members
+        }
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of what :meth:`predict` returns."""
+        kinds = (
+            ("mean", "aleatoric") if len(self.config.ensemble.tta) > 1 else ("mean",)
+        )
+        return tuple(f"{kind}:{name}" for name in self.members for kind in kinds)
+
+    def predict(self, blocks: NDArray[np.uint8], index: NDArray[np.int64]) -> Maps:
+        """Each member's maps [n, h, w] of a chunk's pixels, not yet combined.
+
+        Args:
+            blocks: [nb, S, S, 3], the pixels of a chunk.
+            index: [n, k, k], the blocks of each patch.
+
+        Returns:
+            ``mean:<name>`` and, with several transforms, ``aleatoric:<name>``.
+        """
+        maps: Maps = {}
+        pixels: Tensor | None = None
+        for name, member in self.members.items():
+            pixels = to_device(blocks, member.device) if pixels is None else pixels
+            mean, variance = predict_blocks(
+                member,
+                pixels,
+                index,
+                patch_px=self.config.grid.patch_px,
+                tta=self.config.ensemble.tta,
+                downsample=self.config.grid.downsample,
+                batch_size=self.config.compute.batch_size,
+            )
+            maps[f"mean:{name}"] = mean
+            if variance is not None:
+                maps[f"aleatoric:{name}"] = variance
+        return maps
+
+    def predict_combined(
+        self, blocks: NDArray[np.uint8], index: NDArray[np.int64]
+    ) -> Maps:
+        """The heatmap's channels of a chunk's pixels, all members being here.
+
+        Raises:
+            MemberError: a member's answer is no probability, or it is not held here.
+        """
+        return combine_maps(self.predict(blocks, index), self.config)
+
+    @staticmethod
+    def end_process_if_device_is_lost(error: Exception) -> None:
+        """End this process, at once, if the error says that its GPU context is gone.
+
+        After such an error every later call fails too: only a new process helps. Memory
+        that ran out is another matter and leaves the context whole.
+        """
+        if isinstance(error, RuntimeError) and "CUDA error" in str(error):
+            log.error("the GPU is lost to this process, which ends: %s", error)
+            os._exit(1)
+
+
+def load_ensemble(
+    config: RunConfig, *, device: str | torch.device = "cpu"
+) -> Callable[[NDArray[np.uint8], NDArray[np.int64]], Maps]:
+    """All members of a run: blocks and index of a chunk -> its heatmap channels.
+
+    Raises:
+        ValueError: the device is a GPU that torch does not see, or weights are wrong.
+    """
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            f"device = {str(device)!r}: torch sees no GPU here: give 'cpu', or see "
+            "digipath doctor"
+        )
+    return EnsemblePredictor(config.members, config, device=device).predict_combined

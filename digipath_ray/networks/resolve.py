@@ -1,0 +1,318 @@
+"""The ensemble a run uses: what was said, what the cards say, and what is missing.
+
+:func:`resolve` makes the final config and checks all of it before a night starts.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from digipath_ray.config.recipe import Recipe
+from digipath_ray.config.run import MemberSpec, RunConfig
+from digipath_ray.config.toml import (
+    Tree,
+    check_tree,
+    from_tree,
+    recipe_from_tree,
+    with_paths,
+)
+from digipath_ray.networks.build import (
+    PAPER_MEMBERS,
+    build_network,
+    normalization_of,
+)
+from digipath_ray.networks.card import ModelCard, card_path, file_digest, read_card
+from digipath_ray.networks.weights import (
+    check_file_finite,
+    check_fit,
+    fetch_encoder,
+    list_weights,
+    no_weights,
+    weights_file,
+)
+from digipath_ray.storage.files import is_url, place
+
+MPP_AGREEMENT = 0.01
+"""Relative difference of mpp within which two statements of it agree."""
+
+
+def resolve(
+    tree: Tree, *, weights: str | Path | None = None, force: bool = False
+) -> RunConfig:
+    """The final config of what was said: cards read, defaults filled in, all checked.
+
+    Args:
+        tree: what preset, file and command line said; without members, the paper's.
+        weights: "random" or "imagenet" for all members, or a .safetensors file or a
+            directory of them, whose cards then say the members.
+        force: take what the tree says where a card says otherwise (mpp by more than
+            1 %, mean, std).
+
+    Returns:
+        A config whose members have mean, std, and for files path and digest. What the
+        tree does not say of mpp, patch_px and threshold comes from the cards; a stride
+        nobody said is half the patch (the paper's 50 % overlap).
+
+    Raises:
+        ValueError: a member has no weights, or they, its card and its network do not
+            fit together, hold NaN, or members disagree on mpp.
+    """
+    check_tree(tree)
+    rows = _member_rows(tree, weights)
+    weightless = [str(row.get("name")) for row in rows if row.get("weights") is None]
+    if weightless:
+        raise ValueError(no_weights(weightless))
+    carded = [_with_card(row, force=force) for row in rows]
+    cards = [card for _, card in carded if card is not None]
+    config = from_tree(
+        {
+            **tree,
+            "grid": _grid_section(tree.get("grid", {}), cards, force=force),
+            "ensemble": _ensemble_section(tree.get("ensemble", {}), cards),
+            "members": [row for row, _ in carded],
+        }
+    )
+    for spec in config.members:
+        check_member(spec, patch_px=config.grid.patch_px)
+    members = tuple(_normalized(m) for m in config.members)
+    return with_paths(replace(config, members=members))
+
+
+def resolve_recipe(tree: Tree, *, init: str | Path | None = None) -> Recipe:
+    """The final recipe of what was said: every member knows what it starts from.
+
+    Args:
+        tree: what preset, file and command line said; without members, the paper's.
+        init: "random" or "imagenet" for all members, a .safetensors file, or a
+            directory of weights named as the members, on a disk or in a bucket.
+
+    Returns:
+        A recipe whose members have weights, mean, std and seeds of their own.
+
+    Raises:
+        ValueError: what a member starts from is not there, or something lies in a
+            bucket that is read from a disk alone.
+        OSError: a bucket does not answer.
+    """
+    check_tree(tree)
+    rows = [dict(row) for row in tree.get("members", _paper_rows())]
+    seed = tree.get("fit", {}).get("seed", 0)
+    for number, row in enumerate(rows):
+        if init is not None:
+            row["weights"] = _start_of(str(init), str(row.get("name")))
+            row.pop("encoder_weights", None)
+        elif row.get("encoder_weights") is None:
+            row.setdefault("weights", "imagenet")
+        row.setdefault("seed", seed + number)
+    recipe = recipe_from_tree({**tree, "members": rows})
+    members = tuple(_carded_or_normalized(spec) for spec in recipe.members)
+    extra = recipe.sampling.extra_annotations
+    if extra is not None and is_url(extra):
+        raise ValueError(
+            f"extra annotations {extra}: corrections are read from a disk, not from a "
+            "bucket: copy the folder to a disk that all nodes see, and name it"
+        )
+    sampling = replace(
+        recipe.sampling,
+        hard_examples=_absolute(recipe.sampling.hard_examples),
+        extra_annotations=_absolute(extra),
+    )
+    return replace(recipe, members=members, sampling=sampling)
+
+
+def _absolute(path: str | None) -> str | None:
+    """A path as a process in another folder finds it."""
+    return None if path is None else str(place(path))
+
+
+def _start_of(init: str, name: str) -> str:
+    """What ``--init`` means for a member."""
+    if init in ("random", "imagenet") or init.endswith(".safetensors"):
+        return init
+    path = place(init)
+    if not path.is_dir():
+        return init
+    found = path / f"{name}.safetensors"
+    if not found.exists():
+        raise ValueError(f"--init {init}: holds no {found.name} for member {name}")
+    return str(found)
+
+
+def _carded_or_normalized(spec: MemberSpec) -> MemberSpec:
+    """With mean and std: as said, else as the card of its start says, else default."""
+    path = weights_file(spec.weights) if spec.encoder_weights is None else None
+    if path is not None and card_path(path).is_file():
+        card = read_card(path)
+        mean, std = spec.mean or card.mean, spec.std or card.std
+        return replace(spec, mean=mean, std=std)
+    if spec.encoder_weights is not None and is_url(spec.encoder_weights):
+        fetch_encoder(spec.encoder_weights)  # refused now, not by a worker
+    if spec.encoder_weights is not None and spec.weights is None:
+        mean, std = normalization_of(replace(spec, weights="imagenet"))
+        return replace(spec, mean=mean, std=std)
+    return _normalized(spec)
+
+
+def _member_rows(tree: Tree, weights: str | Path | None) -> list[dict[str, Any]]:
+    rows = [dict(row) for row in tree.get("members", _paper_rows())]
+    if weights is None:
+        return rows
+    if str(weights) in ("random", "imagenet"):
+        return [{**row, "weights": str(weights)} for row in rows]
+    return [{"weights": found} for found in _found_weights(str(weights))]
+
+
+def _paper_rows() -> list[dict[str, Any]]:
+    keys = ("name", "architecture", "encoder", "options")
+    return [{key: getattr(m, key) for key in keys} for m in PAPER_MEMBERS]
+
+
+def _found_weights(place: str) -> list[str]:
+    """The safetensors files that ``--weights`` names, in order of their names."""
+    if place.endswith(".safetensors"):
+        return [place]
+    if is_url(place):
+        found = list_weights(place)
+    else:
+        path = Path(place).expanduser()
+        found = sorted(map(str, path.glob("*.safetensors"))) if path.is_dir() else []
+        if not path.is_dir():
+            return [place]  # named wrongly: weights_file says how
+    if not found:
+        raise ValueError(f"weights {place}: no .safetensors file in this directory")
+    return found
+
+
+def _with_card(
+    row: dict[str, Any], *, force: bool
+) -> tuple[dict[str, Any], ModelCard | None]:
+    """A member's row with what the card of its weights says, and the card."""
+    path = weights_file(str(row["weights"])) if "weights" in row else None
+    if path is None:
+        return row, None
+    if not path.is_file():
+        raise ValueError(f"weights {path}: no such file")
+    card, digest = read_card(path), file_digest(path)
+    if not card.digest == row.get("digest", digest) == digest:
+        raise ValueError(
+            f"weights {path}: SHA-256 is {digest[:12]}..., but {card.digest[:12]}... "
+            f"in its card and {str(row.get('digest', 'nothing'))[:12]} in the config: "
+            "the file was changed, or its card belongs to another"
+        )
+    keys = ("architecture", "encoder", "options", "mean", "std")
+    stated = {key: getattr(card, key) for key in keys}
+    for key in keys:
+        _check_stated(row, key, stated[key], path, force=force)
+    stated = {key: value for key, value in stated.items() if value is not None}
+    stated["temperature"] = card.temperature
+    # Absolute: the workers of a cluster start in directories of their own. A URI stays
+    # one: every node fetches its copy.
+    uri = str(row["weights"])
+    where = uri if is_url(uri) else str(path.resolve())
+    place = {"weights": where, "digest": digest}
+    return {"name": card.name, **stated, **row, **place}, card
+
+
+def _check_stated(
+    row: Mapping[str, Any], key: str, stated: Any, path: Path, *, force: bool
+) -> None:
+    """Refuse a config that says another ``key`` than the card of its weights."""
+    said = row.get(key, stated)
+    said = tuple(said) if isinstance(said, list) else said
+    if said == stated:
+        return
+    told = f"weights {path}: their card says {key} = {stated!r}, the config {said!r}"
+    if key in ("architecture", "encoder", "options"):
+        raise ValueError(f"{told}: these are weights of another architecture")
+    if not force:
+        raise ValueError(f"{told}; --force takes the config's")
+
+
+def _grid_section(
+    said: Mapping[str, Any], cards: list[ModelCard], *, force: bool
+) -> dict[str, Any]:
+    """The tree's [grid] with what it does not say taken from the cards."""
+    grid = dict(said)
+    if cards:
+        _check_cards_agree(cards)
+        mpp = grid.setdefault("mpp", cards[0].mpp)
+        known = isinstance(mpp, (int, float))  # else from_tree tells of the type
+        if known and not force and not _agree(mpp, cards[0].mpp):
+            raise ValueError(
+                f"grid.mpp = {mpp:g}, but the members were trained at "
+                f"{cards[0].mpp:g} um/px: leave mpp out, or --force"
+            )
+        if "patch_px" not in grid:
+            grid["patch_px"] = _common_patch(cards)
+    if isinstance(grid.get("patch_px"), int):
+        grid.setdefault("stride_px", grid["patch_px"] // 2)
+    return grid
+
+
+def _ensemble_section(
+    said: Mapping[str, Any], cards: list[ModelCard]
+) -> dict[str, Any]:
+    """The tree's [ensemble]; a threshold nobody said is the mean of the cards'."""
+    ensemble = dict(said)
+    chosen = [card.threshold for card in cards if card.threshold is not None]
+    if chosen:
+        ensemble.setdefault("threshold", sum(chosen) / len(chosen))
+    return ensemble
+
+
+def _agree(mpp: float, other: float) -> bool:
+    return abs(mpp / other - 1) <= MPP_AGREEMENT
+
+
+def _check_cards_agree(cards: list[ModelCard]) -> None:
+    for card in cards[1:]:
+        if not _agree(card.mpp, cards[0].mpp):
+            raise ValueError(
+                f"member {card.name} was trained at {card.mpp:g} um/px, member "
+                f"{cards[0].name} at {cards[0].mpp:g}: they cannot run together"
+            )
+
+
+def _common_patch(cards: list[ModelCard]) -> int:
+    sizes = sorted({card.patch_px for card in cards})
+    if len(sizes) > 1:
+        raise ValueError(
+            f"members were trained on patches of {sizes} px: choose with --patch-px"
+        )
+    return sizes[0]
+
+
+def _normalized(spec: MemberSpec) -> MemberSpec:
+    mean, std = normalization_of(spec)
+    return replace(spec, mean=mean, std=std)
+
+
+def check_member(spec: MemberSpec, *, patch_px: int) -> None:
+    """Build the member and check its weights, so that no run fails over it at night.
+
+    Raises:
+        ValueError: as :func:`load_member`; a weight is NaN or infinite; or the network
+            cannot take patches of ``patch_px``.
+    """
+    network = build_network(spec)
+    path = weights_file(spec.weights)
+    if path is not None:
+        check_fit(network, path, spec)
+        check_file_finite(path)
+    patch = torch.empty((1, 3, patch_px, patch_px), device="meta")
+    try:
+        # On the device "meta" shapes are worked out and nothing is computed.
+        answer = network.to("meta").eval()(patch).shape
+    except (AssertionError, RuntimeError) as e:
+        raise ValueError(
+            f"member {spec.name}: {spec.architecture} with {spec.encoder} cannot take "
+            f"patches of {patch_px} px: {e}"
+        ) from e
+    if answer != (1, 2, patch_px, patch_px):
+        raise ValueError(
+            f"member {spec.name}: {spec.architecture} with {spec.encoder} answers "
+            f"patches of {patch_px} px in shape {tuple(answer)}"
+        )

@@ -1,0 +1,365 @@
+"""Weights in and out: safetensors files with a model card beside them.
+
+A run loads safetensors alone; it never opens a pickle. :func:`import_checkpoint` does,
+refuses code in it, and writes safetensors; :func:`import_keras` takes the original
+authors' Keras files.
+"""
+
+import hashlib
+import pickle
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from digipath_ray.config.run import MemberSpec, Precision
+from digipath_ray.networks.build import (
+    Member,
+    build_network,
+    normalization_of,
+)
+from digipath_ray.networks.card import ModelCard, file_digest, read_card, write_card
+from digipath_ray.networks.original import ORIGINAL_ARCHITECTURES, OriginalNetwork
+from digipath_ray.networks.original.keras_file import read_keras_file
+from digipath_ray.storage import bucket
+from digipath_ray.storage.files import is_url, place, publish
+
+CACHE = Path("~/.cache/digipath_ray/weights")
+"""Where weights that lie in a bucket are kept on this machine."""
+
+
+def load_member(
+    spec: MemberSpec,
+    *,
+    device: str | torch.device = "cpu",
+    precision: Precision = "float32",
+    compile_networks: bool = False,
+) -> Member:
+    """The member, its weights loaded, ready to predict.
+
+    Args:
+        spec: weights are a safetensors file, "random" (from ``spec.seed``) or
+            "imagenet"; a ``digest`` must be the file's.
+        device: where it shall run.
+        precision: float16 runs on a GPU only; auto is float16 there, else float32.
+        compile_networks: torch.compile the network, for one shape of batch.
+
+    Raises:
+        ValueError: no weights, or not this network's; see also :func:`build_network`.
+    """
+    place = torch.device(device)
+    dtype = dtype_on(place, precision)
+    if spec.weights is None:
+        raise ValueError(no_weights([spec.name]))
+    network = build_network(spec)
+    path = weights_file(spec.weights)
+    if path is not None:
+        _load_weights(network, spec, path)
+    network = network.to(place, dtype)
+    if place.type == "cuda":
+        network = network.to(memory_format=torch.channels_last)
+    if compile_networks:
+        network = cast(nn.Module, torch.compile(network.eval(), dynamic=False))
+    return Member(
+        network,
+        normalization=normalization_of(spec),
+        temperature=spec.temperature,
+        dtype=dtype,
+    ).to(place)
+
+
+def card_spec(card: ModelCard, path: Path) -> MemberSpec:
+    """The member that a weights file and its card describe."""
+    return MemberSpec(
+        name=card.name,
+        architecture=card.architecture,
+        encoder=card.encoder,
+        options=card.options,
+        weights=str(path),
+        digest=card.digest,
+        mean=card.mean,
+        std=card.std,
+        temperature=card.temperature,
+    )
+
+
+def no_weights(names: list[str]) -> str:
+    """What to say of members that have no weights."""
+    return (
+        f"no weights for {', '.join(names)}: give --weights DIR with a .safetensors "
+        "file and its card for each member, or --weights random to try the plumbing"
+    )
+
+
+def dtype_on(device: torch.device, precision: Precision) -> torch.dtype:
+    """In which numbers a network computes on a device: auto is float16 on a GPU only.
+
+    Raises:
+        ValueError: float16 on a CPU.
+    """
+    if precision == "auto":
+        return torch.float16 if device.type == "cuda" else torch.float32
+    if precision == "float16" and device.type != "cuda":
+        raise ValueError(
+            f"precision = 'float16': needs a GPU, not {device}; take float32"
+        )
+    return cast(torch.dtype, getattr(torch, precision))
+
+
+def list_weights(url: str) -> list[str]:
+    """URLs of the safetensors files in a folder of a bucket, in order of their names.
+
+    Raises:
+        OSError: as :func:`digipath_ray.storage.bucket.spoken`.
+    """
+    return sorted(
+        found.url
+        for found in bucket.list_objects(url)
+        if found.url.endswith(".safetensors")
+        and found.url.rpartition("/")[0] == str(place(url))
+    )
+
+
+def fetch_weights(url: str) -> Path:
+    """The local copy of weights and their card that lie in a bucket, fetched once.
+
+    Whoever asks holds the digest against the copy.
+
+    Raises:
+        ValueError: they or their card are not there.
+        OSError: as :func:`digipath_ray.storage.bucket.spoken`.
+    """
+    folder = CACHE.expanduser() / hashlib.sha256(url.encode()).hexdigest()[:16]
+    card = url.removesuffix(".safetensors") + ".json"
+    for remote in (card, url):
+        try:
+            local = _fetch(remote, folder)
+        except FileNotFoundError as e:
+            raise ValueError(f"weights {url}: {remote} is missing") from e
+    return local
+
+
+def fetch_encoder(url: str) -> Path:
+    """The local copy of an encoder's weights that lie in a bucket, fetched once.
+
+    Raises:
+        ValueError: they are not there.
+        OSError: as :func:`digipath_ray.storage.bucket.spoken`.
+    """
+    folder = CACHE.expanduser() / hashlib.sha256(url.encode()).hexdigest()[:16]
+    try:
+        return _fetch(url, folder)
+    except FileNotFoundError as e:
+        raise ValueError(f"encoder weights {url}: no such object") from e
+
+
+def _fetch(url: str, folder: Path) -> Path:
+    """The copy of an object in a folder, fetched anew if it is another version."""
+    version = bucket.head(url)
+    local = folder / url.rpartition("/")[2]
+    kept = local.with_name(f"{local.name}.version")
+    if local.exists() and kept.exists() and kept.read_text() == version.etag:
+        return local
+    with publish(local) as temporary:
+        bucket.download(url, version, temporary)
+    kept.write_text(version.etag)
+    return local
+
+
+def weights_file(weights: str | None) -> Path | None:
+    """The safetensors file that a member's ``weights`` name, None if they name none."""
+    if weights is None or weights in ("random", "imagenet"):
+        return None
+    if is_url(weights) and weights.endswith(".safetensors"):
+        return fetch_weights(weights)
+    path = place(weights) if "://" in weights else Path(weights).expanduser()
+    if path.suffix == "" and not path.exists():
+        raise ValueError(f"weights {weights}: no such folder, nor random, nor imagenet")
+    if path.suffix != ".safetensors":
+        raise ValueError(
+            f"weights {weights}: neither random, imagenet nor a .safetensors file; "
+            "'digipath import-weights' turns a .pth or .h5 file into one"
+        )
+    return path
+
+
+def _load_weights(network: nn.Module, spec: MemberSpec, path: Path) -> None:
+    if spec.digest is not None and file_digest(path) != spec.digest:
+        raise ValueError(
+            f"weights {path}: not the file the run was set up with, its SHA-256 is not "
+            f"{spec.digest[:12]}..."
+        )
+    check_fit(network, path, spec)
+    network.load_state_dict(load_file(path), strict=True)
+
+
+def check_fit(network: nn.Module, path: Path, spec: MemberSpec) -> None:
+    """Refuse a file whose tensors have other names or shapes than the network's."""
+    misfits = _misfits(network, _read_shapes(path))
+    if misfits:
+        card = read_card(path)
+        raise ValueError(
+            f"member {spec.name}: {path} are weights of another architecture than "
+            f"{spec.architecture} with {spec.encoder} and options {spec.options}: "
+            f"{misfits}; its card says {card.architecture} with {card.encoder} and "
+            f"options {card.options}"
+        )
+
+
+def _read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Shape of every tensor of a safetensors file, from its header alone."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {k: tuple(file.get_slice(k).get_shape()) for k in file.keys()}  # noqa: SIM118 - no mapping
+    except FileNotFoundError as e:
+        raise ValueError(f"weights {path}: no such file") from e
+    except SafetensorError as e:
+        raise ValueError(f"weights {path}: not a safetensors file: {e}") from e
+
+
+def _misfits(network: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """What keeps tensors of these shapes from being the network's; empty if nothing."""
+    own = {k: tuple(v.shape) for k, v in network.state_dict().items()}
+    kinds = {
+        "missing": sorted(own.keys() - shapes.keys()),
+        "unexpected": sorted(shapes.keys() - own.keys()),
+        "of another shape": [
+            f"{k} {list(shapes[k])} for {list(own[k])}"
+            for k in sorted(own.keys() & shapes.keys())
+            if own[k] != shapes[k]
+        ],
+    }
+    return "; ".join(
+        f"{len(found)} {kind} ({', '.join(found[:3])}{', ...' * (len(found) > 3)})"
+        for kind, found in kinds.items()
+        if found
+    )
+
+
+def _check_finite(tensors: Iterable[tuple[str, Tensor]], source: Path) -> None:
+    for name, tensor in tensors:
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ValueError(f"weights {source}: {name} holds NaN or infinite numbers")
+
+
+def check_file_finite(path: Path) -> None:
+    """Refuse a file in which a tensor holds NaN or infinite numbers."""
+    with safe_open(path, framework="pt") as file:
+        _check_finite(((k, file.get_tensor(k)) for k in file.keys()), path)  # noqa: SIM118 - no mapping
+
+
+def import_checkpoint(
+    source_pth: str | Path, destination: str | Path, card: ModelCard
+) -> ModelCard:
+    """Write a .pth checkpoint as safetensors with its card, once it fits the card.
+
+    Args:
+        source_pth: a state_dict, bare or under the key ``state_dict``, its names with
+            or without the ``module.`` of data-parallel training. Read with
+            ``weights_only=True``: code in it is refused, not run.
+        destination: the .safetensors file to write.
+        card: what it holds; its digest is replaced by the new file's.
+
+    Returns:
+        The card as written.
+    """
+    source, target = Path(source_pth), _destination(destination)
+    tensors = _read_checkpoint(source)
+    network = _network_of(card)
+    if misfits := _misfits(network, {k: tuple(v.shape) for k, v in tensors.items()}):
+        raise ValueError(
+            f"checkpoint {source}: not the weights of {card.architecture} with "
+            f"{card.encoder} and options {card.options}: {misfits}"
+        )
+    return _write_imported(tensors, source, target, card)
+
+
+def import_keras(
+    source_h5: str | Path,
+    destination: str | Path,
+    card: ModelCard,
+    *,
+    new_classifier: bool = False,
+) -> ModelCard:
+    """Write a Keras file of the original authors as safetensors with its card.
+
+    Args:
+        source_h5: written by tf.keras for the architecture that the card names.
+        destination: the .safetensors file to write.
+        card: what it holds; its digest is replaced by the new file's.
+        new_classifier: leave the last layer of OriginalDeepLabV3Plus random: weights
+            to start fitting from, such as Pascal VOC's.
+
+    Returns:
+        The card as written.
+
+    Raises:
+        ValueError: the file is not that architecture's, naming the Keras layer.
+    """
+    source, target = Path(source_h5), _destination(destination)
+    network = _network_of(card)
+    if not isinstance(network, OriginalNetwork):
+        raise ValueError(
+            f"weights {source}: Keras files are read for the original authors' "
+            f"networks alone ({', '.join(ORIGINAL_ARCHITECTURES)}), not for "
+            f"{card.architecture}"
+        )
+    tensors = read_keras_file(source, network, new_classifier=new_classifier)
+    return _write_imported(tensors, source, target, card)
+
+
+def _destination(path: str | Path) -> Path:
+    target = weights_file(str(path))
+    if target is None:
+        raise ValueError(f"destination {path}: must be a .safetensors file")
+    return target
+
+
+def _network_of(card: ModelCard) -> nn.Module:
+    spec = MemberSpec(
+        name=card.name,
+        architecture=card.architecture,
+        encoder=card.encoder,
+        options=card.options,
+    )
+    return build_network(spec)
+
+
+def _write_imported(
+    tensors: Mapping[str, Tensor], source: Path, target: Path, card: ModelCard
+) -> ModelCard:
+    """Write tensors and card; returns the card with the new file's digest."""
+    _check_finite(tensors.items(), source)
+    save_weights(tensors, target)
+    written = replace(card, digest=file_digest(target))
+    write_card(target, written)
+    return written
+
+
+def save_weights(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write a state_dict as a safetensors file."""
+    # Cloned: safetensors refuses tensors that share their storage.
+    whole = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+    save_file(whole, path, metadata={"format": "pt"})
+
+
+def _read_checkpoint(source: Path) -> dict[str, Tensor]:
+    try:
+        content = torch.load(source, map_location="cpu", weights_only=True)
+    except FileNotFoundError as e:
+        raise ValueError(f"checkpoint {source}: no such file") from e
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as e:
+        raise ValueError(
+            f"checkpoint {source}: not a PyTorch file of tensors alone: {e}"
+        ) from e
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    ok = isinstance(content, dict) and len(content) > 0
+    if not ok or not all(isinstance(v, Tensor) for v in content.values()):
+        raise ValueError(f"checkpoint {source}: holds no state_dict")
+    return {str(k).removeprefix("module."): v for k, v in content.items()}

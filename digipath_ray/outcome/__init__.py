@@ -1,0 +1,1 @@
+"""What a heatmap comes to: lesions, features, metastasis types, pN stages, burden."""

@@ -1,0 +1,203 @@
+"""Tumor burden: viable tumor by the whole tumor region, as fractions of area.
+
+The whole region is the convex hull of all viable tumor, where there is tissue. The
+paper's own notebook divides the viable area before morphology by the hull's, which may
+exceed 1, and lets any stray blob stretch the hull: here the same viable area makes the
+hull and is counted, and small pieces are passed over.
+"""
+
+from dataclasses import dataclass
+from math import ceil
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from skimage.segmentation import (
+    inverse_gaussian_gradient,
+    morphological_geodesic_active_contour,
+)
+
+from digipath_ray.annotations.outlines import Shape
+from digipath_ray.config.run import OutcomeSpec
+from digipath_ray.heatmap.canvas import Heatmap, on_heatmap
+from digipath_ray.outcome.hull import CORNERS, convex_hull, fill
+from digipath_ray.outcome.lesions import NEIGHBORS
+from digipath_ray.outcome.qupath import trace
+from digipath_ray.tissue.mask import Mask
+
+Bools = NDArray[np.bool_]
+
+CONTOUR_UM = 64.0
+"""Pixels of the map that the active contour moves on, at least."""
+CONTOUR_PX = 256
+"""Longer side of that map, at most: it moves a px a step."""
+STOP = 0.5
+"""Edge map (1 on flat ground, 0.16 on a border) at which it stops moving inward."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Burden:
+    """The burden of a slide, and what it was measured on.
+
+    Attributes:
+        viable: viable tumor after morphology, within ``whole``; heatmap px.
+        whole: the whole tumor region.
+        burden: area of ``viable`` by that of ``whole``, 0 to 1; None where no tumor
+            was found.
+        viable_mm2: area of ``viable``.
+        whole_mm2: area of ``whole``.
+        note: why there is no burden.
+        hull: around all viable tumor, before tissue is asked for: the convex hull, or
+            what it was refined to; heatmap px, x right and y down from the corner.
+    """
+
+    viable: Mask
+    whole: Mask
+    burden: float | None
+    viable_mm2: float
+    whole_mm2: float
+    note: str | None
+    hull: Shape | None
+
+
+def measure_burden(
+    heatmap: Heatmap, tissue: Mask | Bools, spec: OutcomeSpec, *, threshold: float
+) -> Burden:
+    """The tumor burden of a slide.
+
+    Args:
+        heatmap: what was predicted.
+        tissue: the undilated tissue mask, or bool [H, W] at the heatmap's pixels.
+        spec: widths of the morphology, the least piece, whether to refine the hull.
+        threshold: probability from which a pixel is viable tumor.
+
+    Raises:
+        ValueError: the tissue is not at the heatmap's pixels.
+    """
+    found, note = find_viable(heatmap, spec, threshold=threshold)
+    if note is not None:
+        return _no_burden(found, note)
+    hull = convex_hull(found.array, CORNERS)
+    region = fill(hull, found.array.shape)
+    if spec.refine_hull:
+        region = refine(found, region)
+        hull = trace(region)
+    whole = found.like(region & _tissue(heatmap, tissue) & (heatmap.weight > 0))
+    viable = found.like(found.array & whole.array)
+    if not viable.array.any():
+        return _no_burden(viable, "all viable tumor lies off the tissue mask")
+    return Burden(
+        viable=viable,
+        whole=whole,
+        burden=viable.area_mm2 / whole.area_mm2,
+        viable_mm2=viable.area_mm2,
+        whole_mm2=whole.area_mm2,
+        note=None,
+        hull=hull,
+    )
+
+
+def _no_burden(nothing: Mask, note: str) -> Burden:
+    return Burden(
+        viable=nothing,
+        whole=nothing,
+        burden=None,
+        viable_mm2=0.0,
+        whole_mm2=0.0,
+        note=note,
+        hull=None,
+    )
+
+
+def _tissue(heatmap: Heatmap, tissue: Mask | Bools) -> Bools:
+    at_pixels = on_heatmap(tissue, heatmap) if isinstance(tissue, Mask) else tissue
+    if at_pixels.shape != heatmap.weight.shape:
+        raise ValueError(
+            f"tissue {list(at_pixels.shape)} is not at the pixels of the heatmap "
+            f"{list(heatmap.weight.shape)}: give the Mask itself"
+        )
+    return at_pixels
+
+
+def find_viable(
+    heatmap: Heatmap, spec: OutcomeSpec, *, threshold: float
+) -> tuple[Mask, str | None]:
+    """Viable tumor: thresholded, closed, opened, its small pieces left out.
+
+    Returns:
+        The mask, and why it is empty if it is.
+    """
+    above = (heatmap.probability >= threshold) & (heatmap.weight > 0)
+    viable = Mask(array=above, mpp_x=heatmap.mpp_x, mpp_y=heatmap.mpp_y)
+    if not above.any():
+        return viable, f"no tumor found: no probability of {threshold:g} or more"
+    if spec.viable_close_um > 0:
+        viable = viable.closed(spec.viable_close_um)
+    if spec.viable_open_um > 0:
+        viable = viable.opened(spec.viable_open_um)
+    kept, largest_mm2 = _drop_small(viable, spec.min_viable_mm2)
+    if kept.array.any():
+        return kept, None
+    return kept, (
+        f"no tumor found: the largest piece, {largest_mm2:.3g} mm2 after morphology, "
+        f"is below {spec.min_viable_mm2:g} mm2"
+    )
+
+
+def _drop_small(mask: Mask, least_mm2: float) -> tuple[Mask, float]:
+    """The 8-connected pieces of at least an area, and the area of the largest, mm2."""
+    labels, _ = ndimage.label(mask.array, NEIGHBORS)
+    pixels = np.bincount(labels[mask.array], minlength=1)
+    areas_mm2 = pixels * (mask.mpp_x * mask.mpp_y / 1e6)
+    # Rounded: 5,000 px of 1e-4 mm2 are 0.5, whatever a float's tail says.
+    large = np.round(areas_mm2, 9) >= least_mm2
+    large[0] = False
+    return mask.like(large[labels]), float(areas_mm2.max(initial=0))
+
+
+def refine(viable: Mask, hull: Bools) -> Bools:
+    """The convex hull, shrunk to the viable tumor as an elastic band would.
+
+    A geodesic active contour (Marquez-Neila et al. 2014) starts from the hull and moves
+    inward until it meets the outer border of the viable tumor. It moves in from outside
+    only, so what lies enclosed, such as necrosis, stays in: a contour that weighs the
+    region's probabilities (Chan-Vese) would leave it out, and the burden be 1.
+
+    Args:
+        viable: the viable tumor.
+        hull: its convex hull, bool [H, W].
+
+    Returns:
+        Bool [H, W], nothing beyond the hull and never without the viable tumor.
+    """
+    rows, cols = ndimage.find_objects(hull.astype(np.uint8))[0]
+    inside = viable.like(viable.array[rows, cols])
+    height, width = inside.array.shape
+    longer_um = max(height * viable.mpp_y, width * viable.mpp_x)
+    side_um = max(CONTOUR_UM, longer_um / CONTOUR_PX)
+    px_y = max(1, round(side_um / viable.mpp_y))
+    px_x = max(1, round(side_um / viable.mpp_x))
+    start = _coarse(hull[rows, cols], px_y, px_x) >= 0.5
+    share = np.pad(_coarse(inside.array, px_y, px_x), 1)
+    band = morphological_geodesic_active_contour(
+        inverse_gaussian_gradient(share, sigma=1.0),
+        num_iter=max(share.shape),
+        init_level_set=np.pad(start, 1),
+        threshold=STOP,
+        balloon=-1,
+    )[1:-1, 1:-1]
+    fine = band.repeat(px_y, axis=0).repeat(px_x, axis=1)[:height, :width] > 0
+    refined = np.zeros_like(hull)
+    # Where a thin wall let the contour through, what it encloses is filled again.
+    refined[rows, cols] = ndimage.binary_fill_holes(
+        inside.array | (fine & hull[rows, cols])
+    )
+    return refined
+
+
+def _coarse(pixels: Bools, px_y: int, px_x: int) -> NDArray[np.float64]:
+    """Shares of true pixels in blocks of px_y by px_x; beyond the end there is none."""
+    height, width = pixels.shape
+    rows, cols = ceil(height / px_y), ceil(width / px_x)
+    padded = np.pad(pixels, ((0, rows * px_y - height), (0, cols * px_x - width)))
+    return np.asarray(padded.reshape(rows, px_y, cols, px_x).mean(axis=(1, 3)))

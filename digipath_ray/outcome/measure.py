@@ -1,0 +1,278 @@
+"""What a slide's heatmap comes to: lesions, features, burden, and its OUTCOMES row.
+
+Measured as the slide lands, and again, without a GPU, from a finished run.
+"""
+
+import functools
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from digipath_ray.annotations.outlines import Shape
+from digipath_ray.config.run import MemberSpec, OutcomeSpec, RunConfig
+from digipath_ray.config.toml import Tree, to_tree
+from digipath_ray.heatmap.canvas import Heatmap
+from digipath_ray.networks.card import read_card
+from digipath_ray.outcome.burden import Burden, measure_burden
+from digipath_ray.outcome.features import HIGH, LOW, measure_features
+from digipath_ray.outcome.lesions import Lesion, Lesions, find_lesions
+from digipath_ray.outcome.metastasis.size_rule import (
+    LesionGroup,
+    SizeRule,
+    merge_lesions,
+)
+from digipath_ray.outcome.qupath import feature, outline, write_features
+from digipath_ray.run.directory import RunDirectory
+from digipath_ray.run.finished import FinishedSlide
+from digipath_ray.storage.files import publish
+from digipath_ray.tissue.mask import write_mask
+
+Bools = NDArray[np.bool_]
+
+UNSURE = (0.3, 0.7)
+"""Probabilities between which a pixel could be either."""
+LESIONS_LISTED = 50
+"""Lesions of a slide that its record lists, the largest; its GeoJSON holds all."""
+NOISY = "noisy heatmap"
+"""Quality flag of a slide with more lesions than are measured."""
+NOT_BY_SLIDE = ("stage_model", "nodes")
+"""Fields of [outcome] that change no slide's measures."""
+TUMOR_COLOR, WHOLE_COLOR = (200, 0, 0), (0, 120, 160)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SlideOutcome:
+    """What was measured on a slide.
+
+    Attributes:
+        row: its row of the OUTCOMES table, as far as the heatmap tells.
+        lesions: at the ensemble's threshold.
+        groups: of those, fragments of one metastasis together.
+        counted: numbers of those that the size rule counts.
+        features: the 32 of Table 5; None unless stages are asked for.
+        burden: None unless it is asked for.
+    """
+
+    row: dict[str, Any]
+    lesions: Lesions
+    groups: tuple[LesionGroup, ...]
+    counted: frozenset[int]
+    features: dict[str, float] | None
+    burden: Burden | None
+
+    @property
+    def listed(self) -> list[dict[str, Any]]:
+        """The largest lesions as records."""
+        return [
+            {**asdict(lesion), "counted": lesion.number in self.counted}
+            for lesion in self.lesions.lesions[:LESIONS_LISTED]
+        ]
+
+
+def size_rule(spec: OutcomeSpec) -> SizeRule:
+    """The size rule with a config's numbers."""
+    return SizeRule(
+        min_extent_um=spec.min_lesion_um,
+        min_p=spec.min_lesion_p,
+        merge_um=spec.merge_um,
+    )
+
+
+def measured_with(config: RunConfig) -> Tree:
+    """What of a config decides a slide's measures: they are made anew if it changes."""
+    spec = {
+        name: value
+        for name, value in to_tree(config)["outcome"].items()
+        if name not in NOT_BY_SLIDE
+    }
+    return {**spec, "threshold": config.ensemble.threshold}
+
+
+def measure_slide(
+    slide: FinishedSlide, told: Mapping[str, Any], config: RunConfig
+) -> SlideOutcome:
+    """Measure a slide's heatmap.
+
+    Args:
+        slide: its heatmap and tissue.
+        told: its row of the SLIDES table.
+        config: of the run; ``outcome`` says what is measured.
+    """
+    spec, threshold = config.outcome, config.ensemble.threshold
+    heatmap = slide.heatmap
+    asked = {threshold, *((HIGH, LOW) if spec.outcome == "stage" else ())}
+    at = {p: find_lesions(heatmap, p) for p in asked}
+    lesions = at[threshold]
+    groups = merge_lesions(lesions, spec.merge_um)
+    sized = size_rule(spec).judge(groups)
+    noisy = any(found.left_out for found in at.values())
+    features = burden = None
+    if spec.outcome == "stage":
+        tissue_mm2 = told["tissue_mm2"]
+        features = measure_features(at[HIGH], at[LOW], tissue_mm2=tissue_mm2)
+    if spec.outcome == "burden":
+        burden = measure_burden(heatmap, slide.tissue, spec, threshold=threshold)
+    row = {
+        "slide_id": slide.row.slide_id,
+        "patient_id": slide.row.patient_id,
+        "tumor_mm2": heatmap.area_mm2(threshold),
+        "tissue_mm2": told["tissue_mm2"],
+        "lesions": len(lesions.lesions) + lesions.left_out,
+        "largest_um": sized.largest_um,
+        "score": sized.score,
+        "upsampled": told["upsampled"],
+        "qc": [*told["qc"], *([NOISY] if noisy else [])],
+        "seen_by": told.get("seen_by"),
+        "patches": told["patches"],
+        **measure_maps(slide),
+        **(burden_row(burden) if burden is not None else {}),
+    }
+    return SlideOutcome(
+        row=row,
+        lesions=lesions,
+        groups=groups,
+        counted=frozenset(n for group in sized.counted for n in group),
+        features=features,
+        burden=burden,
+    )
+
+
+def measure_maps(slide: FinishedSlide) -> dict[str, float | None]:
+    """Highest probability and how uncertain it is, over the tissue predicted."""
+    heatmap, over = slide.heatmap, slide.predicted
+    found: dict[str, float | None] = {
+        "probability_max": float(heatmap.probability[over].max(initial=0.0)),
+        "unsure": mean_unsure(heatmap, over),
+    }
+    for name in ("aleatoric", "epistemic"):
+        values = getattr(heatmap, name)
+        known = values is not None and bool(over.any())
+        found[f"{name}_mean"] = float(values[over].mean()) if known else None
+        found[f"{name}_max"] = float(values[over].max()) if known else None
+    return found
+
+
+def mean_unsure(heatmap: Heatmap, over: Bools) -> float | None:
+    """Mean epistemic variance where the probability could go either way.
+
+    0 where nothing could; None where it was not estimated.
+    """
+    values = heatmap.epistemic
+    if values is None:
+        return None
+    low, high = UNSURE
+    either = over & (heatmap.probability >= low) & (heatmap.probability <= high)
+    return float(values[either].mean()) if either.any() else 0.0
+
+
+def burden_row(burden: Burden) -> dict[str, Any]:
+    """The burden's columns of the OUTCOMES table."""
+    return {
+        "burden": burden.burden,
+        "viable_mm2": burden.viable_mm2,
+        "whole_mm2": burden.whole_mm2,
+        "burden_note": burden.note,
+    }
+
+
+def write_outcome(
+    run: RunDirectory, slide: FinishedSlide, outcome: SlideOutcome
+) -> None:
+    """Publish the lesions' outlines for QuPath, and the burden's masks."""
+    slide_id = slide.row.slide_id
+    write_features(run.lesions(slide_id), lesion_features(slide, outcome))
+    if outcome.burden is None:
+        return
+    for path, mask in (
+        (run.viable(slide_id), outcome.burden.viable),
+        (run.whole(slide_id), outcome.burden.whole),
+    ):
+        with publish(path) as temporary:
+            write_mask(temporary, mask)
+
+
+def lesion_features(
+    slide: FinishedSlide, outcome: SlideOutcome
+) -> Iterator[dict[str, Any]]:
+    """GeoJSON features: each lesion, and the whole tumor region where there is one."""
+    found = outcome.lesions
+    for lesion in found.lesions:
+        top, left, _, _ = lesion.box
+        inside = found.pixels(lesion.number)
+        yield feature(
+            on_slide(slide, inside, row=top, col=left),
+            class_name="Tumor",
+            color=TUMOR_COLOR,
+            name=f"lesion {lesion.number}",
+            measurements=measurements(lesion, lesion.number in outcome.counted),
+        )
+    burden = outcome.burden
+    if burden is not None and burden.burden is not None:
+        yield feature(
+            on_slide(slide, burden.whole.array, row=0, col=0),
+            class_name="Whole tumor",
+            color=WHOLE_COLOR,
+            name="whole tumor region",
+            measurements={"Burden": burden.burden, "Area mm^2": burden.whole_mm2},
+        )
+
+
+def on_slide(slide: FinishedSlide, pixels: Bools, *, row: int, col: int) -> Shape:
+    """The outline of heatmap px in level-0 px; nothing goes beyond the slide."""
+    return outline(
+        pixels,
+        x=col * slide.l0_per_hm_x,
+        y=row * slide.l0_per_hm_y,
+        l0_per_px_x=slide.l0_per_hm_x,
+        l0_per_px_y=slide.l0_per_hm_y,
+        max_x=slide.width,
+        max_y=slide.height,
+    )
+
+
+def measurements(lesion: Lesion, counted: bool) -> dict[str, float]:
+    """A lesion's numbers as QuPath shows them."""
+    return {
+        "Area mm^2": lesion.area_mm2,
+        "Perimeter um": lesion.perimeter_um,
+        "Max Feret um": lesion.feret_um,
+        "Major axis um": lesion.major_axis_um,
+        "Eccentricity": lesion.eccentricity,
+        "Extent": lesion.extent,
+        "Solidity": lesion.solidity,
+        "Mean probability": lesion.mean_p,
+        "Max probability": lesion.max_p,
+        "Counted by the size rule": float(counted),
+    }
+
+
+@functools.cache
+def demo_digests() -> frozenset[str]:
+    """Digests of the weights that come with the package."""
+    folder = Path(str(resources.files("digipath_ray") / "demo" / "weights"))
+    return frozenset(read_card(path).digest for path in folder.glob("*.safetensors"))
+
+
+def is_demo(member: MemberSpec) -> bool:
+    """Whether a member's weights are the demo's, wherever they were copied to."""
+    return member.digest in demo_digests()
+
+
+def member_notes(config: RunConfig) -> list[str]:
+    """Why what the members of a resolved config say is no prediction; mostly empty."""
+    notes = []
+    if any(m.weights in ("random", "imagenet") for m in config.members):
+        notes.append("untrained members: not a prediction")
+    if any(is_demo(m) for m in config.members):
+        notes.append("demo networks, fitted on synthetic slides: not for real slides")
+    return notes
+
+
+def overlay_notes(config: RunConfig) -> list[str]:
+    """What a reader of an overlay must know."""
+    return [*member_notes(config), "for research use only"]

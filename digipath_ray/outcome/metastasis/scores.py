@@ -1,0 +1,79 @@
+"""How well metastasis types and pN stages are told."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import cohen_kappa_score, confusion_matrix
+
+from digipath_ray.outcome.metastasis.fitting import Types
+from digipath_ray.outcome.metastasis.forests import TYPES
+from digipath_ray.outcome.staging import Metastasis, PnStage, stage_nodes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """How well types are told.
+
+    Attributes:
+        confusion: slides [true type][type said].
+        accuracy: share of the slides with the right type.
+        sensitivity: share of each true type's slides told so; None without a slide.
+        slide_kappa: quadratic-weighted kappa of the slides' types.
+        patient_kappa: of the patients' pN stages, as CAMELYON17 scores; None if all
+            stages are one.
+    """
+
+    confusion: tuple[tuple[int, ...], ...]
+    accuracy: float
+    sensitivity: tuple[float | None, ...]
+    slide_kappa: float | None
+    patient_kappa: float | None
+
+
+def score_types(types: Types, said: Types, patients: Sequence[str]) -> Scores:
+    """How well the types said [n] agree with the true ones [n] of patients' slides."""
+    confusion = confusion_matrix(types, said, labels=range(TYPES))
+    there = confusion.sum(axis=1)
+    return Scores(
+        confusion=tuple(map(tuple, confusion.tolist())),
+        accuracy=float(np.trace(confusion) / confusion.sum()),
+        sensitivity=tuple(
+            float(row[i] / there[i]) if there[i] else None
+            for i, row in enumerate(confusion)
+        ),
+        slide_kappa=quadratic_kappa(types.tolist(), said.tolist(), range(TYPES)),
+        patient_kappa=quadratic_kappa(
+            stage_patients(patients, types),
+            stage_patients(patients, said),
+            list(PnStage),
+        ),
+    )
+
+
+def stage_patients(patients: Sequence[str], types: Types) -> list[PnStage]:
+    """The stage of each patient, in the order of their names."""
+    nodes: dict[str, list[Metastasis]] = {}
+    for patient, kind in zip(patients, types.tolist(), strict=True):
+        nodes.setdefault(patient, []).append(Metastasis(kind))
+    return [stage_nodes(nodes[patient]) for patient in sorted(nodes)]
+
+
+def quadratic_kappa(
+    true: Sequence[Any], said: Sequence[Any], labels: Sequence[Any]
+) -> float | None:
+    """Cohen's kappa with quadratic weights; None where all is one label on both sides.
+
+    Args:
+        true: labels of reference.
+        said: labels told, in the same order.
+        labels: all labels there are, in order.
+    """
+    if len({*true, *said}) < 2:
+        return None
+    return float(
+        cohen_kappa_score(
+            list(true), list(said), labels=list(labels), weights="quadratic"
+        )
+    )

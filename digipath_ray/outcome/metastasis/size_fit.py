@@ -1,0 +1,71 @@
+"""The size rule's numbers, chosen on slides whose types are known."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
+
+from digipath_ray.outcome.metastasis.fitting import Types
+from digipath_ray.outcome.metastasis.scores import quadratic_kappa
+from digipath_ray.outcome.metastasis.size_rule import (
+    LesionGroup,
+    SizeRule,
+    type_of_size,
+)
+from digipath_ray.outcome.staging import Metastasis
+
+EXTENTS_UM = tuple(range(0, 201, 10))
+"""Minimum extents that are tried; beyond 200 um no isolated tumor cells were left."""
+PEAKS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.97, 0.99)
+"""Minimum peaks that are tried."""
+
+
+def type_of_groups(groups: Sequence[LesionGroup], rule: SizeRule) -> Metastasis:
+    """The type by the largest group that counts."""
+    return type_of_size(rule.judge(groups).largest_um)
+
+
+def fit_size_rule(
+    groups: Sequence[Sequence[LesionGroup]], types: Types, preset: SizeRule
+) -> SizeRule:
+    """The rule with the minimum extent and peak of the highest kappa over slides.
+
+    Of several as good the nearest to the preset, so the preset itself if it is one.
+
+    Args:
+        groups: of each slide, merged as the preset merges.
+        types: of each slide.
+        preset: where the search starts.
+    """
+    telling = [undominated(each) for each in groups]
+    best, highest = preset, float("-inf")
+    for rule in candidates(preset):
+        said = [type_of_groups(each, rule) for each in telling]
+        kappa = quadratic_kappa(types.tolist(), said, list(Metastasis))
+        if kappa is not None and kappa > highest:
+            best, highest = rule, kappa
+    return best
+
+
+def candidates(preset: SizeRule) -> list[SizeRule]:
+    """The rules that are tried, the nearest to the preset first."""
+    rules = [
+        replace(preset, min_extent_um=float(extent), min_p=peak)
+        for extent, peak in product(EXTENTS_UM, PEAKS)
+    ]
+    return [preset, *sorted(rules, key=lambda rule: _steps(rule, preset))]
+
+
+def _steps(rule: SizeRule, preset: SizeRule) -> tuple[float, float, float]:
+    """How far a rule is from the preset, in steps of 10 um and of 0.05."""
+    far = abs(rule.min_extent_um - preset.min_extent_um) / 10
+    far += abs(rule.min_p - preset.min_p) / 0.05
+    return (round(far, 6), rule.min_extent_um, rule.min_p)
+
+
+def undominated(groups: Sequence[LesionGroup]) -> list[LesionGroup]:
+    """The groups that none exceeds in extent and peak: only they can decide a type."""
+    kept: list[LesionGroup] = []
+    for group in sorted(groups, key=lambda g: (g.extent_um, g.max_p), reverse=True):
+        if not kept or group.max_p > kept[-1].max_p:
+            kept.append(group)
+    return kept

@@ -1,0 +1,53 @@
+"""A chunk's two states: the pixels of its blocks, and its share of the canvas."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from digipath_ray.config.run import RunConfig
+from digipath_ray.heatmap.canvas import blend_window, sum_patches
+from digipath_ray.patches import Cells, Grid, read_blocks, share_blocks
+from digipath_ray.slide.open import Pixels, Slide
+
+Arrays = Mapping[str, NDArray[np.float32]]
+"""Channel -> values [n, p, p] of a chunk's patches at heatmap scale."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChunkSums:
+    """A chunk's share of the canvas: weighted sums per block."""
+
+    chunk: int
+    blocks: Cells
+    sums: NDArray[np.float32]
+    weight: NDArray[np.float32]
+
+
+def read_chunk(
+    slide: Slide, grid: Grid, cells: Cells, config: RunConfig
+) -> tuple[Cells, Pixels, NDArray[np.int64]]:
+    """A chunk's blocks: positions [nb, 2], pixels, and index [n, k, k]."""
+    blocks, index = share_blocks(cells, grid.spec.blocks_per_side)
+    pixels = read_blocks(slide, grid, blocks, edge=config.slide.edge)
+    return blocks, pixels, index
+
+
+def sum_chunk(
+    values: Arrays,
+    blocks: Cells,
+    index: NDArray[np.int64],
+    chunk: int,
+    config: RunConfig,
+) -> ChunkSums:
+    """A chunk's weighted sums per block from its patches' channels."""
+    window = blend_window(config.grid, config.ensemble.blend)
+    sums, weight = sum_patches(
+        {name: values[name] for name in config.channels},
+        index,
+        len(blocks),
+        window=window,
+        hm_stride=config.grid.hm_stride,
+    )
+    return ChunkSums(chunk=chunk, blocks=blocks, sums=sums, weight=weight)

@@ -1,0 +1,64 @@
+"""The whole journey of one slide in one process, without Ray.
+
+``distributed/`` spreads these same steps over a cluster; here they are a loop.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from digipath_ray.config.run import RunConfig
+from digipath_ray.heatmap.canvas import Heatmap
+from digipath_ray.patches import cut_chunks, keep_cells
+from digipath_ray.pipeline.chunk import Arrays, read_chunk, sum_chunk
+from digipath_ray.pipeline.finish import stitch
+from digipath_ray.run.prepared import (
+    check_heatmap_size,
+    find_slide_tissue,
+    grid_of,
+    no_tissue,
+    open_cohort_slide,
+)
+from digipath_ray.slide.open import Pixels
+
+PredictChunk = Callable[[Pixels, NDArray[np.int64]], Arrays]
+"""Blocks [nb, stride, stride, 3] and index [n, k, k] -> channel -> [n, p, p]."""
+
+
+def segment_slide(
+    path: str | Path,
+    config: RunConfig,
+    predict: PredictChunk,
+    *,
+    slide_mpp: float | None = None,
+    mask: str | None = None,
+) -> Heatmap:
+    """The heatmap of one slide, made in this process.
+
+    Args:
+        path: file of the slide.
+        config: what to do; ``compute`` only gives the chunk size here.
+        predict: the ensemble, from :func:`digipath_ray.networks.predict.load_ensemble`.
+        slide_mpp: um per level-0 px that overrides the file's.
+        mask: image of the tissue, in place of finding it.
+
+    Raises:
+        SlideError: the slide cannot be used, or shows no tissue.
+    """
+    with open_cohort_slide(str(path), slide_mpp, config) as slide:
+        grid = grid_of(slide, config)
+        check_heatmap_size(grid, config)
+        _, tissue = find_slide_tissue(slide, config, mask)
+        cells = keep_cells(grid, tissue.sampling)
+        if len(cells) == 0:
+            raise no_tissue(config, "the slide")
+        sums = []
+        for number, chunk in enumerate(
+            cut_chunks(cells, chunk_cells=config.compute.chunk_cells)
+        ):
+            blocks, pixels, index = read_chunk(slide, grid, chunk, config)
+            values = predict(pixels, index)
+            sums.append(sum_chunk(values, blocks, index, number, config))
+        return stitch(grid, sums, config)

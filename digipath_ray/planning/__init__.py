@@ -1,0 +1,1 @@
+"""What a run will take: patches, hours, memory and money."""

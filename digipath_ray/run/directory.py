@@ -1,0 +1,337 @@
+"""A run's directory, on a disk or in a bucket: its files by name, and who may write.
+
+    run.toml  manifest.csv  slides.parquet  shards.parquet  thumbnails/<id>.jpg
+    masks/<id>.png  patches/<id>.parquet  heatmaps/<id>.ome.tiff  overlays/<id>.png
+    lesions/<id>.geojson  burden/<id>_viable.png  burden/<id>_whole.png  done/<id>.json
+    outcomes.parquet  features.parquet  patients.parquet  failures.parquet
+    metrics.json  status.json  report.html
+
+``done/<id>.json`` is written last: a slide is finished when it stands. The tables at
+the top are compactions that can be made again from the files of the slides.
+"""
+
+import contextlib
+import errno
+import json
+import tomllib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import tomli_w
+
+from digipath_ray import schema
+from digipath_ray.config.toml import Tree, difference
+from digipath_ray.storage.files import (
+    TEMPORARY,
+    is_url,
+    place,
+    publish,
+    read_table,
+    read_text,
+)
+from digipath_ray.storage.lease import Held, HeldByOther, hold
+
+READERS = 16
+"""Records read at once: a bucket takes its time with each."""
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class RunError(ValueError):
+    """A run cannot start as asked; the message says what to do."""
+
+
+class RunStopped(RunError):  # noqa: N818 - says what happened, not "Error"
+    """A run ended early through no slide's fault; what was finished stays."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """A row of the FAILURES table."""
+
+    slide_id: str
+    path: str
+    patient_id: str | None
+    step: str
+    attempt: int
+    error: str
+    hint: str
+
+
+def explain_os_error(error: OSError) -> str:
+    """What a user can do about a failed write or read."""
+    hint = getattr(error, "hint", None)
+    if hint is not None:
+        return str(hint)
+    if error.errno in DISK_FULL:
+        return "the disk is full: free space or move the run, then run again"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "not permitted: check the folder's owner and mode"
+    return "check the disk and the path, then run again"
+
+
+class RunDirectory:
+    """The directory of one run."""
+
+    FOLDERS: ClassVar[tuple[str, ...]] = (
+        "thumbnails", "masks", "patches", "heatmaps", "overlays", "lesions", "done",
+    )  # fmt: skip
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = place(root)
+
+    def __repr__(self) -> str:
+        return f"RunDirectory({str(self.root)!r})"
+
+    @property
+    def settings(self) -> Path:
+        """The config this run was made with."""
+        return self.root / "run.toml"
+
+    @property
+    def manifest(self) -> Path:
+        """The slides as they were asked for; ``digipath run`` takes it as a cohort."""
+        return self.root / "manifest.csv"
+
+    @property
+    def slides(self) -> Path:
+        """SLIDES table."""
+        return self.root / "slides.parquet"
+
+    @property
+    def shards(self) -> Path:
+        """SHARDS table of what is still to be read."""
+        return self.root / "shards.parquet"
+
+    @property
+    def outcomes(self) -> Path:
+        """OUTCOMES table."""
+        return self.root / "outcomes.parquet"
+
+    @property
+    def features(self) -> Path:
+        """FEATURES table."""
+        return self.root / "features.parquet"
+
+    @property
+    def patients(self) -> Path:
+        """PATIENTS table."""
+        return self.root / "patients.parquet"
+
+    @property
+    def failures(self) -> Path:
+        """FAILURES table."""
+        return self.root / "failures.parquet"
+
+    @property
+    def metrics(self) -> Path:
+        """Throughput per stage, as JSON."""
+        return self.root / "metrics.json"
+
+    @property
+    def status(self) -> Path:
+        """How far the run is, as JSON (:mod:`digipath_ray.run.status`)."""
+        return self.root / "status.json"
+
+    @property
+    def report(self) -> Path:
+        """What was found, as a page."""
+        return self.root / "report.html"
+
+    def thumbnail(self, slide_id: str) -> Path:
+        """The slide at about 8 um/px."""
+        return self.root / "thumbnails" / f"{slide_id}.jpg"
+
+    def mask(self, slide_id: str) -> Path:
+        """Tissue mask."""
+        return self.root / "masks" / f"{slide_id}.png"
+
+    def mask_overlay(self, slide_id: str) -> Path:
+        """Tissue outline and grid points, for a person to check."""
+        return self.root / "masks" / f"{slide_id}_overlay.jpg"
+
+    def patches(self, slide_id: str) -> Path:
+        """PATCHES table of one slide."""
+        return self.root / "patches" / f"{slide_id}.parquet"
+
+    def heatmap(self, slide_id: str) -> Path:
+        """Heatmap and uncertainty maps."""
+        return self.root / "heatmaps" / f"{slide_id}.ome.tiff"
+
+    def overlay(self, slide_id: str) -> Path:
+        """Heatmaps drawn over the slide."""
+        return self.root / "overlays" / f"{slide_id}.png"
+
+    def lesions(self, slide_id: str) -> Path:
+        """Outlines of the lesions, for QuPath."""
+        return self.root / "lesions" / f"{slide_id}.geojson"
+
+    def viable(self, slide_id: str) -> Path:
+        """Mask of the viable tumor that the burden counts."""
+        return self.root / "burden" / f"{slide_id}_viable.png"
+
+    def whole(self, slide_id: str) -> Path:
+        """Mask of the whole tumor region that it is a part of."""
+        return self.root / "burden" / f"{slide_id}_whole.png"
+
+    def done(self, slide_id: str) -> Path:
+        """Stands when the slide is finished."""
+        return self.root / "done" / f"{slide_id}.json"
+
+    def create(self) -> None:
+        """Make the folders.
+
+        Raises:
+            RunError: the place cannot be written, or holds somebody else's files.
+        """
+        self._check_ours()
+        try:
+            if not is_url(self.root):
+                for folder in self.FOLDERS:
+                    (self.root / folder).mkdir(parents=True, exist_ok=True)
+            with publish(self.root / "writable") as probe:
+                probe.write_bytes(bytes(1 << 20))
+            (self.root / "writable").unlink()
+        except OSError as e:
+            raise self._unwritable(e) from e
+        if not is_url(self.root):
+            for left_over in self.root.rglob(f"{TEMPORARY}*"):
+                left_over.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[Held]:
+        """Hold the directory, so that no other run writes to it.
+
+        Raises:
+            RunError: another run holds it.
+        """
+        with contextlib.ExitStack() as stack:
+            try:
+                held = stack.enter_context(hold(self.root))
+            except HeldByOther as e:
+                raise RunError(
+                    f"{self.root} is in use by {e.holder}: wait for it, or choose "
+                    "another --out"
+                ) from e
+            except OSError as e:
+                raise self._unwritable(e) from e
+            yield held
+
+    def _unwritable(self, error: OSError) -> RunError:
+        hint = explain_os_error(error)
+        said = error.strerror or error
+        return RunError(f"cannot write to {self.root}: {said}; {hint}")
+
+    def _check_ours(self) -> None:
+        """Refuse a folder with files where a run's would lie, that is no run."""
+        if self.settings.exists():
+            return
+        for name in self.FOLDERS:
+            folder = self.root / name
+            if folder.is_dir() and any(folder.iterdir()):
+                raise RunError(
+                    f"{self.root} is no run directory, yet holds files in {name}/: "
+                    "choose another --out"
+                )
+
+    def agree(self, tree: Tree, slide_ids: Sequence[str], *, overwrite: bool) -> None:
+        """Record the run's config, or hold it against the one recorded.
+
+        Raises:
+            RunError: the directory was made with another config, and not all of its
+                slides are to be made again; the difference is in the message.
+        """
+        if self.settings.exists():
+            old = tomllib.loads(read_text(self.settings))
+            self._check_change(difference(old, tree), slide_ids, overwrite=overwrite)
+        if overwrite:
+            for slide_id in slide_ids:
+                self.forget(slide_id)
+        with publish(self.settings) as path:
+            path.write_text(tomli_w.dumps(tree), encoding="utf-8")
+
+    def _check_change(
+        self, changed: Sequence[str], slide_ids: Sequence[str], *, overwrite: bool
+    ) -> None:
+        """Refuse a changed config unless all that was made with it is made again."""
+        if not changed:
+            return
+        lines = "\n  ".join(changed)
+        said = f"{self.root} was made with another config:\n  {lines}\n"
+        if not overwrite:
+            raise RunError(
+                f"{said}choose another --out, or --overwrite to make its slides again"
+            )
+        others = self.read_done().keys() - set(slide_ids)
+        if others:
+            raise RunError(
+                f"{said}{len(others)} finished slides are not among those to be made "
+                f"again, {min(others)} for one: name them too, or choose another --out"
+            )
+
+    def forget(self, slide_id: str) -> None:
+        """Remove what was made of a slide, its ``done`` record first."""
+        made = (self.done, self.patches, self.heatmap, self.overlay, self.mask)
+        shown = (self.lesions, self.viable, self.whole, self.mask_overlay)
+        for path_of in (*made, *shown, self.thumbnail):
+            path_of(slide_id).unlink(missing_ok=True)
+
+    def write_json(self, path: Path, value: Any) -> None:
+        """Publish a JSON file."""
+        with publish(path) as temporary:
+            temporary.write_text(json.dumps(value, indent=1), encoding="utf-8")
+
+    def read_record(self, slide_id: str) -> dict[str, Any]:
+        """The ``done`` record of a finished slide.
+
+        Raises:
+            FileNotFoundError: it is not finished.
+            ValueError: its record is damaged.
+        """
+        return cast(dict[str, Any], json.loads(read_text(self.done(slide_id))))
+
+    def read_done(self) -> dict[str, dict[str, Any]]:
+        """What stands in ``done/``: slide_id -> record; a damaged record is none."""
+        slide_ids = sorted(p.stem for p in (self.root / "done").glob("*.json"))
+
+        def read(slide_id: str) -> dict[str, Any] | None:
+            with contextlib.suppress(ValueError):
+                record = self.read_record(slide_id)
+                return record if record.keys() & {"slide", "outcome"} else None
+            return None
+
+        with ThreadPoolExecutor(READERS) as pool:
+            records = dict(zip(slide_ids, pool.map(read, slide_ids), strict=True))
+        return {i: record for i, record in records.items() if record is not None}
+
+    def write_table(self, path: Path, rows: Sequence[Any], schema: pa.Schema) -> None:
+        """Publish rows (dicts) as a Parquet table of a schema."""
+        self.write_arrow(path, pa.Table.from_pylist(list(rows), schema=schema))
+
+    def write_arrow(self, path: Path, table: pa.Table) -> None:
+        """Publish a table as Parquet."""
+        with publish(path) as temporary:
+            pq.write_table(table, temporary)
+
+    def write_failures(self, tried: Sequence[str], failures: Sequence[Failure]) -> None:
+        """Write failures.parquet from what stands now.
+
+        Args:
+            tried: slides that this start was about; what it does not say of others, an
+                earlier start's failures, stays.
+            failures: those of this start.
+        """
+        over = {*tried, *self.read_done()}
+        kept = [f for f in self.read_failures() if f.slide_id not in over]
+        failed = [vars(f) for f in [*kept, *failures]]
+        self.write_table(self.failures, failed, schema.FAILURES)
+
+    def read_failures(self) -> list[Failure]:
+        """The failures that stand in failures.parquet."""
+        if not self.failures.exists():
+            return []
+        return [Failure(**row) for row in read_table(self.failures).to_pylist()]

@@ -1,0 +1,159 @@
+"""Plain images (JPEG, PNG, TIFF, BMP) as slides of one level, held in memory whole."""
+
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from digipath_ray.slide.info import Pixels, SlideError, on_white, positive_number
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
+MAX_IMAGE_PX = 1 << 30
+"""3 GB of pixels at most, and once while decoding 4 GB more."""
+
+READABLE_MODES = (
+    "1",
+    "L",
+    "LA",
+    "La",
+    "P",
+    "PA",
+    "RGB",
+    "RGBA",
+    "RGBa",
+    "RGBX",
+    "YCbCr",
+)
+EXIF_ORIENTATION = 274
+TIFF_X_RESOLUTION, TIFF_Y_RESOLUTION, TIFF_RESOLUTION_UNIT = 282, 283, 296
+UM_PER_TIFF_UNIT = {2: 25_400.0, 3: 10_000.0}
+STRIP_ROWS = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageHeader:
+    """What an image's header says: its upright size in px, and um per px if any."""
+
+    format: str
+    width: int
+    height: int
+    mpp_x: float | None
+    mpp_y: float | None
+
+
+def read_header(path: Path) -> ImageHeader:
+    """Header of a plain image.
+
+    Raises:
+        SlideError: not an image, too large, or in pixels that are not 8-bit color.
+    """
+    with _opened(path) as image:
+        width, height = _upright_size(image)
+        if width * height > MAX_IMAGE_PX:
+            raise SlideError(
+                f"{path.name}: {width}x{height} px without a pyramid",
+                "convert it to a tiled pyramid, e.g. vips tiffsave --tile --pyramid",
+            )
+        _check_pixels(path, image)
+        mpp_x, mpp_y = _tiff_mpp(image)
+        return ImageHeader(
+            format=str(image.format),
+            width=width,
+            height=height,
+            mpp_x=mpp_x,
+            mpp_y=mpp_y,
+        )
+
+
+def decode(path: Path) -> Pixels:
+    """All pixels [height, width, 3] of a plain image, upright, on white.
+
+    Raises:
+        SlideError: the file is damaged.
+    """
+    with _opened(path) as image:
+        if _orientation(image) != 1:
+            ImageOps.exif_transpose(image, in_place=True)
+        width, height = image.size
+        out = np.empty((height, width, 3), np.uint8)
+        for top in range(0, height, STRIP_ROWS):
+            bottom = min(top + STRIP_ROWS, height)
+            out[top:bottom] = _rgb(image.crop((0, top, width, bottom)))
+        return out
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """The image, its pixels not yet decoded; MAX_IMAGE_PX is the only limit."""
+    limit = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = None
+    try:
+        with Image.open(path) as image:
+            yield image
+    except SlideError:
+        raise
+    # What Pillow's decoders raise on damaged files, depending on the format.
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as e:
+        raise SlideError(
+            f"{path.name}: cannot be read as an image: {e}",
+            "the file is damaged, cut short or no image: copy it again",
+        ) from e
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's way to turn the image, 1 as it is; in TIFF Pillow turns it by itself."""
+    # Of a PNG without EXIF in its header, getexif would decode all pixels.
+    if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
+        return 1
+    return int(image.getexif().get(EXIF_ORIENTATION, 1))
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    width, height = image.size
+    return (height, width) if _orientation(image) in (5, 6, 7, 8) else (width, height)
+
+
+def _check_pixels(path: Path, image: Image.Image) -> None:
+    # Pillow keeps the high bytes of 16-bit color, which turns 12-bit pixels black.
+    tiles: list[Any] = getattr(image, "tile", [])
+    deep = any("16" in str(_raw_mode(tile)) for tile in tiles)
+    if image.mode in READABLE_MODES and not deep:
+        return
+    kind = "16-bit" if deep else image.mode
+    raise SlideError(
+        f"{path.name}: {kind} pixels, not 8-bit color", "convert it to 8-bit RGB"
+    )
+
+
+def _raw_mode(tile: Any) -> object:
+    """How a stored block packs its pixels, as Pillow names it: "RGB;16B"."""
+    return tile.args[0] if isinstance(tile.args, tuple) and tile.args else tile.args
+
+
+def _rgb(image: Image.Image) -> Pixels:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return np.asarray(image)
+    return on_white(np.asarray(image.convert("RGBA")))
+
+
+def _tiff_mpp(image: Image.Image) -> tuple[float | None, float | None]:
+    """Um per px in x and y of a TIFF's resolution tags.
+
+    JPEG, PNG and BMP carry printing densities, never a scanner's.
+    """
+    if image.format != "TIFF":
+        return None, None
+    tags: Any = image.tag_v2  # type: ignore[attr-defined]
+    um = UM_PER_TIFF_UNIT.get(tags.get(TIFF_RESOLUTION_UNIT))
+    per_unit = [
+        positive_number(tags.get(t)) for t in (TIFF_X_RESOLUTION, TIFF_Y_RESOLUTION)
+    ]
+    mpp_x, mpp_y = (um / n if um and n else None for n in per_unit)
+    return mpp_x, mpp_y

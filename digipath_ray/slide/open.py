@@ -1,0 +1,268 @@
+"""An open slide, read at an mpp.
+
+Level-0 coordinates are relative to the scanned bounds (MRXS, SCN), as in QuPath.
+Transparent pixels and pixels beyond the slide are white.
+"""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from digipath_ray.config.run import Edge
+from digipath_ray.geometry import Frame
+from digipath_ray.slide.file import SLIDE_SUFFIXES, ReadLevel, lattice, open_file
+from digipath_ray.slide.image import IMAGE_SUFFIXES
+from digipath_ray.slide.info import Pixels, SlideError, SlideInfo
+from digipath_ray.storage.cache import local_copy
+from digipath_ray.storage.files import is_url, place
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "SLIDE_SUFFIXES",
+    "Pixels",
+    "Slide",
+    "SlideError",
+    "SlideInfo",
+    "mirror",
+    "open_slide",
+]
+
+TILE_CACHE_BYTES = 256 << 20
+"""Decoded tiles kept per open slide: a row of tiles of the widest slides."""
+STRIP_PX = 16 << 20
+"""Level px decoded at once while a thumbnail is made."""
+RESAMPLE_PX = 128
+"""Side of the squares, model px, in which a slide is resampled."""
+
+ReadRectangle = Callable[[int, int, int, int], Pixels]
+
+
+class Slide:
+    """An open slide. Use as a context manager; not shared between processes."""
+
+    def __init__(
+        self, info: SlideInfo, read_level: ReadLevel, close: Callable[[], None]
+    ) -> None:
+        self.info = info
+        self.on_progress: Callable[[], None] = lambda: None
+        self.version: str | None = None
+        self.fetched_bytes = 0
+        self.read_inside = read_level
+        self._close = close
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._close()
+
+    def read_level(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
+        """RGB [height, width, 3] of a rectangle in px of ``level``; white beyond.
+
+        Raises:
+            SlideError: the file is damaged there. OpenSlide then refuses every later
+                read of this slide too.
+        """
+        lv_width, lv_height = self.info.level_dimensions[level]
+        x0, y0 = max(x, 0), max(y, 0)
+        x1, y1 = min(x + width, lv_width), min(y + height, lv_height)
+        if (x0, y0, x1, y1) == (x, y, x + width, y + height):
+            return self.read_inside(level, x, y, width, height)
+        out: Pixels = np.full((height, width, 3), 255, np.uint8)
+        if x1 > x0 and y1 > y0:
+            inside = self.read_inside(level, x0, y0, x1 - x0, y1 - y0)
+            out[y0 - y : y1 - y, x0 - x : x1 - x] = inside
+        return out
+
+    def read(
+        self, frame: Frame, x: int, y: int, width: int, height: int, *, edge: Edge
+    ) -> Pixels:
+        """RGB [height, width, 3] of a rectangle in model px of ``frame``.
+
+        Two rectangles that touch, read apart, equal the one that holds both, bit for
+        bit. Beyond the slide lies white, or the slide's mirror image.
+
+        Raises:
+            SlideError: the file is damaged there.
+        """
+
+        def inside(x: int, y: int, width: int, height: int) -> Pixels:
+            if frame.native:
+                return self._read_edged(frame.level, x, y, width, height, edge)
+            return self._resample(frame, x, y, width, height, edge)
+
+        if edge == "white":
+            return inside(x, y, width, height)
+        size = frame.md_size(self.info.width, self.info.height)
+        return _mirrored(inside, size, x, y, width, height)
+
+    def _read_edged(
+        self, level: int, x: int, y: int, width: int, height: int, edge: Edge
+    ) -> Pixels:
+        def inside(x: int, y: int, width: int, height: int) -> Pixels:
+            return self.read_level(level, x, y, width, height)
+
+        if edge == "white":
+            return inside(x, y, width, height)
+        size = self.info.level_dimensions[level]
+        return _mirrored(inside, size, x, y, width, height)
+
+    def _resample(
+        self, frame: Frame, x: int, y: int, width: int, height: int, edge: Edge
+    ) -> Pixels:
+        """A rectangle put together from the resampled squares of a fixed lattice.
+
+        Pillow rounds a box to float32, so what it makes of a pixel depends on the
+        rectangle it is part of; a square of the lattice is always the same.
+        """
+        out: Pixels = np.empty((height, width, 3), np.uint8)
+        for md_y, y0, y1 in lattice(y, y + height, RESAMPLE_PX):
+            for md_x, x0, x1 in lattice(x, x + width, RESAMPLE_PX):
+                square = self._resample_square(frame, md_x, md_y, edge)
+                cut = square[y0 - md_y : y1 - md_y, x0 - md_x : x1 - md_x]
+                out[y0 - y : y1 - y, x0 - x : x1 - x] = cut
+        return out
+
+    def _resample_square(self, frame: Frame, x: int, y: int, edge: Edge) -> Pixels:
+        """[RESAMPLE_PX, RESAMPLE_PX, 3] at a model px, by an antialiased triangle."""
+        left, lv_x, lv_width = _span(x, frame.lv_per_md_x)
+        top, lv_y, lv_height = _span(y, frame.lv_per_md_y)
+        stored = self._read_edged(frame.level, lv_x, lv_y, lv_width, lv_height, edge)
+        right = left + RESAMPLE_PX * frame.lv_per_md_x
+        bottom = top + RESAMPLE_PX * frame.lv_per_md_y
+        return np.asarray(
+            Image.fromarray(stored).resize(
+                (RESAMPLE_PX, RESAMPLE_PX),
+                Image.Resampling.BILINEAR,
+                box=(left, top, right, bottom),
+            )
+        )
+
+    def thumbnail(self, mpp: float) -> tuple[Pixels, float, float]:
+        """The whole slide at about ``mpp``: [height, width, 3], exact um/px in x, y.
+
+        Every px is the mean of the level px under it.
+
+        Raises:
+            SlideError: no mpp, or the file is damaged.
+        """
+        mpp_x, mpp_y = self.info.need_mpp()
+        um_x, um_y = self.info.width * mpp_x, self.info.height * mpp_y
+        width, height = max(1, round(um_x / mpp)), max(1, round(um_y / mpp))
+        finer = [
+            i
+            for i, d in enumerate(self.info.level_downsamples)
+            if d * max(mpp_x, mpp_y) <= mpp * 1.01
+        ]
+        level = max(finer, key=lambda i: self.info.level_downsamples[i], default=0)
+        return self._shrink(level, width, height), um_x / width, um_y / height
+
+    def _shrink(self, level: int, width: int, height: int) -> Pixels:
+        """A level resized to [height, width, 3], decoded in strips."""
+        lv_width, lv_height = self.info.level_dimensions[level]
+        scale = lv_height / height
+        rows = max(1, int(STRIP_PX / lv_width / scale))
+        out: Pixels = np.empty((height, width, 3), np.uint8)
+        for row in range(0, height, rows):
+            stop = min(row + rows, height)
+            top, bottom = row * scale, stop * scale
+            y0 = int(np.floor(top))
+            y1 = min(lv_height, max(y0 + 1, int(np.ceil(bottom))))
+            strip = Image.fromarray(self.read_level(level, 0, y0, lv_width, y1 - y0))
+            box = (0.0, top - y0, float(lv_width), min(bottom - y0, float(y1 - y0)))
+            size = (width, stop - row)
+            out[row:stop] = np.asarray(
+                strip.resize(size, Image.Resampling.BOX, box=box)
+            )
+            self.on_progress()
+        return out
+
+
+def mirror(index: NDArray[np.int64], length: int) -> NDArray[np.int64]:
+    """Indices folded back into [0, length) by reflection at both ends (edge twice)."""
+    forth = np.mod(index, 2 * length)
+    folded: NDArray[np.int64] = np.minimum(forth, 2 * length - 1 - forth)
+    return folded
+
+
+def _mirrored(
+    read: ReadRectangle, size: tuple[int, int], x: int, y: int, width: int, height: int
+) -> Pixels:
+    """A rectangle of an image of ``size``, mirrored beyond its edges."""
+    if x >= 0 and y >= 0 and x + width <= size[0] and y + height <= size[1]:
+        return read(x, y, width, height)
+    cols = mirror(np.arange(x, x + width), size[0])
+    rows = mirror(np.arange(y, y + height), size[1])
+    x0, y0 = int(cols.min()), int(rows.min())
+    inside = read(x0, y0, int(cols.max()) + 1 - x0, int(rows.max()) + 1 - y0)
+    return inside[np.ix_(rows - y0, cols - x0)]
+
+
+def _span(md_start: int, lv_per_md: float) -> tuple[float, int, int]:
+    """What a side of a resampled square needs of a level.
+
+    Returns:
+        Where in the stored px the square starts, the first level px, and how many.
+    """
+    start, stop = md_start * lv_per_md, (md_start + RESAMPLE_PX) * lv_per_md
+    # Room for the triangle kernel, which reaches max(scale, 1) level px.
+    margin = int(np.ceil(max(lv_per_md, 1.0))) + 1
+    first = int(np.floor(start)) - margin
+    return start - first, first, int(np.ceil(stop)) + margin - first
+
+
+def open_slide(
+    path: str | Path,
+    *,
+    mpp: float | None = None,
+    cache_bytes: int = TILE_CACHE_BYTES,
+    version: str | None = None,
+    on_progress: Callable[[], None] = lambda: None,
+) -> Slide:
+    """Open what OpenSlide opens, else a plain image (JPEG, PNG, TIFF, BMP).
+
+    Args:
+        path: file of the slide; for MRXS the .mrxs, for DICOM any .dcm of the series.
+            Of one in a bucket a copy is opened, and kept on this node while it is open.
+        mpp: um per level-0 px that overrides what the file says.
+        cache_bytes: decoded tiles that OpenSlide may keep.
+        version: of a slide in a bucket, the one wanted.
+        on_progress: called while a slide is fetched.
+
+    Raises:
+        SlideError: missing, or in no format that can be read.
+        OSError: as :func:`digipath_ray.storage.cache.local_copy`.
+        ValueError: ``mpp`` is not positive.
+    """
+    if mpp is not None and not 0 < mpp < float("inf"):
+        raise ValueError(f"mpp = {mpp}: must be positive, um per level-0 px")
+    if not is_url(path):
+        return Slide(*open_file(Path(path), mpp, cache_bytes))
+    url = str(place(path))
+    with ExitStack() as stack:
+        try:
+            held = local_copy(url, version=version, on_progress=on_progress)
+            copy = stack.enter_context(held)
+        except FileNotFoundError as e:
+            raise SlideError(str(e), "check the path in the manifest") from e
+        info, read_level, close = open_file(copy.path, mpp, cache_bytes)
+        stack.callback(close)
+        whole = Slide(replace(info, path=url), read_level, stack.pop_all().close)
+    whole.version, whole.fetched_bytes = copy.version, copy.fetched_bytes
+    return whole

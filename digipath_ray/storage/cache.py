@@ -1,0 +1,296 @@
+"""Copies of a bucket's objects on a node's disk, bounded; the least used leave first.
+
+    <folder>/<key>/       a slide's file, and whatever lies beside it that belongs to it
+    <folder>/<key>.json   which version that is, and its bytes; touched at every use
+    <folder>/<key>.lock   shared by who reads it, exclusive to who makes or removes it
+
+Locks are the system's and end with their process, so a crash leaves no copy in use, and
+a copy half made is made anew. ``DIGIPATH_CACHE`` names the folder,
+``DIGIPATH_CACHE_GB`` says what it may hold.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from digipath_ray.storage import bucket
+from digipath_ray.storage.bucket import StorageError, Version
+from digipath_ray.storage.files import is_url, place
+
+FREE_SHARE = 0.8
+"""Of what is free on its disk, what the cache takes where nobody says how much."""
+LOOK_S = 0.2
+ROOM_WAIT_S = 900.0
+"""How long a slide waits for others to be closed where all that is kept is in use."""
+
+Progress = Callable[[], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Copy:
+    """A file on this node.
+
+    Attributes:
+        path: where.
+        version: of the object; None of a file that was here all along.
+        fetched_bytes: what came over the network for it now.
+    """
+
+    path: Path
+    version: str | None = None
+    fetched_bytes: int = 0
+
+
+@contextlib.contextmanager
+def local_copy(
+    path: str | Path,
+    *,
+    version: str | None = None,
+    on_progress: Progress = lambda: None,
+) -> Iterator[Copy]:
+    """A file as it lies on this node: itself, or the copy of an object while in use.
+
+    Args:
+        path: a file's, or an object's URL.
+        version: the one wanted of an object; None takes the present one.
+        on_progress: called while a copy is made or waited for.
+
+    Raises:
+        ChangedError: the object is another version by now.
+        StorageError: the cache is too small.
+        OSError: as :func:`digipath_ray.storage.bucket.spoken`.
+    """
+    if not is_url(path):
+        yield Copy(path=Path(path).expanduser())
+        return
+    with default_cache().hold(str(place(path)), version, on_progress) as copy:
+        yield copy
+
+
+def default_cache() -> "Cache":
+    """The cache that the environment names.
+
+    Raises:
+        ValueError: DIGIPATH_CACHE_GB is no number above 0.
+    """
+    user = os.getuid() if hasattr(os, "getuid") else os.getlogin()
+    folder = Path(tempfile.gettempdir()) / f"digipath-cache-{user}"
+    said = os.environ.get("DIGIPATH_CACHE_GB")
+    try:
+        limit = None if said is None else float(said) * 1e9
+    except ValueError:
+        limit = -1.0
+    if limit is not None and not limit > 0:
+        raise ValueError(f"DIGIPATH_CACHE_GB={said}: give a number of GB above 0")
+    return Cache(Path(os.environ.get("DIGIPATH_CACHE", folder)), limit)
+
+
+def object_version(url: str | Path) -> str:
+    """What tells a slide's objects from others under the same names.
+
+    Raises:
+        OSError: as :func:`digipath_ray.storage.bucket.spoken`.
+    """
+    return _version_of(_parts_of(str(place(url))))
+
+
+def _parts_of(url: str) -> dict[str, Version]:
+    """The objects that make up a slide: name beside its own -> version."""
+    path = PurePosixPath(url.partition("://")[2])
+    parts = {path.name: bucket.head(url)}
+    suffix = path.suffix.lower()
+    folder = url[: -len(path.name)]
+    beside: dict[str, Version] = {}
+    if suffix == ".mrxs":
+        below = bucket.list_objects(f"{folder}{path.stem}/")
+        beside = {f"{path.stem}/{_name(o.url)}": o.version for o in below}
+    elif suffix in (".dcm", ".vms", ".vmu"):
+        like = "" if suffix == ".dcm" else path.stem
+        for found in bucket.list_objects(folder):
+            name = found.url[len(folder) :]
+            same = suffix != ".dcm" or name.lower().endswith(".dcm")
+            if "/" not in name and name.startswith(like) and same:
+                beside[name] = found.version
+    return {**beside, **parts}
+
+
+def _name(url: str) -> str:
+    return url.rpartition("/")[2]
+
+
+def _version_of(parts: dict[str, Version]) -> str:
+    if len(parts) == 1:
+        return next(iter(parts.values())).etag
+    said = "\n".join(f"{name} {v.etag}" for name, v in sorted(parts.items()))
+    return hashlib.sha256(said.encode()).hexdigest()
+
+
+class Cache:
+    """A folder of copies that all processes of a node share."""
+
+    def __init__(self, folder: Path, limit_bytes: float | None = None) -> None:
+        self.folder = folder
+        self.limit_bytes = limit_bytes
+
+    @contextlib.contextmanager
+    def hold(
+        self, url: str, version: str | None, on_progress: Progress
+    ) -> Iterator[Copy]:
+        """As :func:`local_copy`."""
+        parts = _parts_of(url)
+        now = _version_of(parts)
+        if version is not None and version != now:
+            raise bucket.ChangedError(url)
+        key = hashlib.sha256(url.encode()).hexdigest()[:24]
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        fetched = 0
+        with _Lock(self.folder / f"{key}.lock", on_progress) as lock:
+            while True:
+                lock.acquire(shared=True)
+                if self._stands(key, now):
+                    break
+                lock.acquire(shared=False)
+                if not self._stands(key, now):
+                    self._fetch(key, url, parts, on_progress)
+                    fetched = sum(part.size for part in parts.values())
+            self._entry(key).touch()
+            path = self.folder / key / _name(url)
+            yield Copy(path=path, version=now, fetched_bytes=fetched)
+
+    def _entry(self, key: str) -> Path:
+        return self.folder / f"{key}.json"
+
+    def _read(self, key: str) -> dict[str, Any]:
+        with contextlib.suppress(OSError, ValueError):
+            said: dict[str, Any] = json.loads(self._entry(key).read_text("utf-8"))
+            return said
+        return {}
+
+    def _stands(self, key: str, version: str) -> bool:
+        return bool(self._read(key).get("version") == version)
+
+    def _fetch(
+        self, key: str, url: str, parts: dict[str, Version], on_progress: Progress
+    ) -> None:
+        """Make the copy; the caller holds its lock alone."""
+        self._remove(key)
+        size = sum(part.size for part in parts.values())
+        self._reserve(key, url, size, on_progress)
+        folder = url[: -len(_name(url))]
+        for name, version in parts.items():
+            target = self.folder / key / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            bucket.download(folder + name, version, target, on_progress=on_progress)
+        self._write(key, url, size, version=_version_of(parts))
+
+    def _write(self, key: str, url: str, size: int, *, version: str | None) -> None:
+        said = {"url": url, "bytes": size, "version": version}
+        temporary = self.folder / f"{key}.json.writing"
+        temporary.write_text(json.dumps(said), "utf-8")
+        temporary.replace(self._entry(key))
+
+    def _remove(self, key: str) -> None:
+        self._entry(key).unlink(missing_ok=True)
+        shutil.rmtree(self.folder / key, ignore_errors=True)
+
+    def _reserve(self, key: str, url: str, size: int, on_progress: Progress) -> None:
+        """Make room for a copy and claim it.
+
+        Raises:
+            StorageError: it is larger than the cache, or all that is kept stays in use.
+        """
+        until = time.monotonic() + ROOM_WAIT_S
+        while True:
+            with _Lock(self.folder / "room.lock", on_progress) as lock:
+                lock.acquire(shared=False)
+                limit = self.limit()
+                if size > limit:
+                    raise StorageError(
+                        f"{url}: {size / 1e9:.1f} GB, more than the {limit / 1e9:.1f} "
+                        f"GB that {self.folder} may hold",
+                        "raise DIGIPATH_CACHE_GB, or let DIGIPATH_CACHE name a folder "
+                        "on a larger disk",
+                    )
+                if self._make_room(limit - size):
+                    self._write(key, url, size, version=None)
+                    return
+            if time.monotonic() > until:
+                raise StorageError(
+                    f"{url}: no room in {self.folder}: all it holds is in use",
+                    "raise DIGIPATH_CACHE_GB, or lower --readers",
+                )
+            on_progress()
+            time.sleep(LOOK_S)
+
+    def limit(self) -> float:
+        """Bytes that it may hold."""
+        if self.limit_bytes is not None:
+            return self.limit_bytes
+        free = shutil.disk_usage(self.folder).free
+        return FREE_SHARE * (free + sum(size for _, size, _ in self._kept()))
+
+    def _kept(self) -> list[tuple[float, int, str]]:
+        """Last use, bytes and key of every copy, the least used first."""
+        found = []
+        for entry in self.folder.glob("*.json"):
+            with contextlib.suppress(FileNotFoundError):
+                used = entry.stat().st_mtime
+                found.append((used, int(self._read(entry.stem)["bytes"]), entry.stem))
+        return sorted(found)
+
+    def _make_room(self, at_most: float) -> bool:
+        """Remove copies that nobody uses until the others are ``at_most`` bytes."""
+        kept = self._kept()
+        used = sum(size for _, size, _ in kept)
+        for _, size, key in kept:
+            if used <= at_most:
+                break
+            with _Lock(self.folder / f"{key}.lock") as lock:
+                if lock.take(shared=False):
+                    self._remove(key)
+                    used -= size
+        return used <= at_most
+
+
+class _Lock:
+    """A lock of the system on a file; left when its process ends, however."""
+
+    def __init__(self, path: Path, on_progress: Progress = lambda: None) -> None:
+        self._path = path
+        self._on_progress = on_progress
+
+    def __enter__(self) -> "_Lock":
+        self._file = self._path.open("ab")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+    def take(self, *, shared: bool) -> bool:
+        """Take it, in place of what is held, if that needs no waiting."""
+        import fcntl  # not on Windows, where slides do not come from buckets
+
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        try:
+            fcntl.flock(self._file, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def acquire(self, *, shared: bool) -> None:
+        """Take it, in place of what is held, once the others have let go."""
+        import fcntl
+
+        while not self.take(shared=shared):
+            # Else two that want it alone would each wait for the other to let go.
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+            self._on_progress()
+            time.sleep(LOOK_S)

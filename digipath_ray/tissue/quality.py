@@ -1,0 +1,218 @@
+"""What is wrong with a slide, as far as its thumbnail shows: ink, blur, black, blank.
+
+Thresholds are module constants, chosen on real H&E (124 GlaS fields, an Aperio slide)
+so that no tissue color comes near them; each says what it was measured against.
+Colors are compared as optical density, OD = -log10(value / 255), because ink and stain
+add up there, and a thinner layer keeps the ratios of its channels.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from digipath_ray.slide.info import Pixels
+from digipath_ray.tissue.mask import Bools, Mask
+
+UNSCANNED = 16
+"""All three channels below this: no light at all, the scanner saw nothing there."""
+BLANK_VALUE = 200
+BLANK_SATURATION = 0.05
+"""Glass: every channel and the HSV saturation are at least and at most this."""
+
+INK_WIDTH_UM = 100.0
+"""Ink thinner than this is left alone; a fine marker draws 300 um and more."""
+RED_WIDTH_UM = 200.0
+"""As INK_WIDTH_UM, for red: a vessel full of blood is narrower."""
+INK_MARGIN_UM = 24.0
+"""Ink reaches this far beyond the pixels found: its soft edge."""
+INK_OVER_UM = 1000.0
+"""Ink this wide with tissue on both sides lies over tissue."""
+INK_TOUCH_UM = 50.0
+"""Ink this close to tissue touches it."""
+
+BLUR_MPP = 8.0
+"""Blur is judged on pixels of about this size, whatever the thumbnail's."""
+BLUR_RATIO = 0.5
+"""Sharp tissue has 0.85 to 1.6; a Gaussian blur of half a pixel's width 0.3 to 0.5."""
+BLUR_WINDOW_UM = 400.0
+BLUR_TEXTURE = 4.0
+"""Mean squared Laplacian (gray levels) at two pixels below which nothing is seen."""
+
+FLAG_INK = 0.002
+FLAG_INK_OVER_TISSUE = 0.005
+FLAG_BLUR = 0.25
+FLAG_BLACK = 0.05
+FLAG_LITTLE_TISSUE_MM2 = 0.1
+"""A third of the smallest usual tissue-microarray core (0.6 mm)."""
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quality:
+    """One slide's quality, all fractions in 0..1.
+
+    Attributes:
+        tissue_mm2: area of the tissue mask, mm2.
+        ink: drawn ink, fraction of the slide.
+        ink_over_tissue: ink over or touching tissue, fraction of tissue with that ink.
+        blur: fraction of the tissue that is grossly out of focus (point spread of about
+            half a mask px and more, 4 um at 8 um/px; finer defocus is invisible here).
+        black: unscanned, fraction of the slide.
+        blank: bright and colorless (glass), fraction of the slide.
+    """
+
+    tissue_mm2: float
+    ink: float
+    ink_over_tissue: float
+    blur: float
+    black: float
+    blank: float
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Names of what passed its FLAG_ constant, in a fixed order."""
+        little = 0 < self.tissue_mm2 < FLAG_LITTLE_TISSUE_MM2
+        raised = {
+            "ink": self.ink >= FLAG_INK,
+            "ink over tissue": self.ink_over_tissue >= FLAG_INK_OVER_TISSUE,
+            "blur": self.blur >= FLAG_BLUR,
+            "black": self.black >= FLAG_BLACK,
+            "little tissue": little,
+            "no tissue": self.tissue_mm2 == 0,
+        }
+        return tuple(name for name, up in raised.items() if up)
+
+
+def measure_quality(rgb: Pixels, *, tissue: Mask, ink: Mask) -> Quality:
+    """The quality of a slide from its thumbnail [rows, cols, 3] and two masks on it."""
+    low, high = extremes(rgb)
+    blank = (low >= BLANK_VALUE) & (high - low <= BLANK_SATURATION * high)
+    return Quality(
+        tissue_mm2=tissue.area_mm2,
+        ink=float(ink.array.mean()),
+        ink_over_tissue=_ink_over_tissue(tissue=tissue, ink=ink),
+        blur=_blurred_share(rgb, tissue),
+        black=float((high < UNSCANNED).mean()),
+        blank=float(blank.mean()),
+    )
+
+
+def extremes(rgb: Pixels) -> tuple[Pixels, Pixels]:
+    """Each pixel's lowest and highest channel, uint8 [rows, cols]."""
+    r, g, b = rgb[..., 0], rgb[..., 1], rgb[..., 2]
+    return (
+        np.minimum(np.minimum(r, g), b),
+        np.maximum(np.maximum(r, g), b),
+    )
+
+
+def find_ink(rgb: Pixels, *, mpp_x: float, mpp_y: float) -> Mask:
+    """Drawn ink in blue, green, red and black, from an rgb smoothed over about 24 um.
+
+    Lines thinner than INK_WIDTH_UM (red: RED_WIDTH_UM) stay out; the rest gets a margin
+    of INK_MARGIN_UM. What light ink over tissue makes of a color can be a stain's, and
+    is then not found.
+    """
+    # One more than the value, so that black is dark (2.4) and not infinite.
+    density = -np.log10(np.arange(1, 257, dtype=np.float32) / 256)
+    r, g, b = (density[rgb[..., i]] for i in range(3))
+    found = np.zeros(rgb.shape[:2], np.bool_)
+    for colored, width_um in (
+        (_cold_ink(r, g, b) | _black_ink(r, g, b), INK_WIDTH_UM),
+        (_red_ink(r, g, b), RED_WIDTH_UM),
+    ):
+        if colored.any():
+            ink = Mask(array=colored, mpp_x=mpp_x, mpp_y=mpp_y)
+            # Opening rounds the corners off a stroke; this gives them back.
+            near = ink.opened(width_um).dilated(width_um / 2).array
+            found |= ink.like(colored & near).dilated(INK_MARGIN_UM).array
+    return Mask(array=found, mpp_x=mpp_x, mpp_y=mpp_y)
+
+
+# The three rules below take the optical densities of red, green and blue [rows, cols].
+# Bounds are set against the 24-um means of the real images named above.
+
+
+def _cold_ink(r: Floats, g: Floats, b: Floats) -> Bools:
+    """Blue and green: red is absorbed most, or as much as green with little blue.
+
+    Hematoxylin and eosin absorb green most: red over green is below 0.7 in 99.9 % of
+    the real pixels, and where it comes near 1 blue over green is 0.64 and more (0.41 in
+    pure hematoxylin, which no mean over 24 um is).
+    """
+    light = r > 1.1 * g + 0.05
+    deep = (g > 0.3) & (r > 0.85 * g) & (b < 0.35 * g)
+    navy = (g > 0.6) & (r > g) & (b < 0.5 * g)
+    return np.asarray(light | deep | navy)
+
+
+def _red_ink(r: Floats, g: Floats, b: Floats) -> Bools:
+    """Saturated red; blue over green was at most 0.66 in blood and eosin."""
+    return np.asarray((g > 0.7) & (b > 0.8 * g) & (r < 0.3 * g))
+
+
+def _black_ink(r: Floats, g: Floats, b: Floats) -> Bools:
+    """Dark and gray; the grayest dark tissue spread by 0.28 of its densest channel."""
+    densest = np.maximum(np.maximum(r, g), b)
+    lightest = np.minimum(np.minimum(r, g), b)
+    return np.asarray((lightest > 0.4) & (densest - lightest < 0.2 * densest))
+
+
+def _ink_over_tissue(*, tissue: Mask, ink: Mask) -> float:
+    """Ink between or beside tissue, as a fraction of the tissue and that ink."""
+    if not (tissue.array.any() and ink.array.any()):
+        return 0.0
+    # A share needs no fine pixels: about 32 um, which makes the wide closing cheap.
+    step_y, step_x = (max(1, round(32 / m)) for m in (tissue.mpp_y, tissue.mpp_x))
+    coarse = Mask(
+        array=tissue.array[::step_y, ::step_x],
+        mpp_x=tissue.mpp_x * step_x,
+        mpp_y=tissue.mpp_y * step_y,
+    )
+    near = coarse.dilated(INK_TOUCH_UM).closed(INK_OVER_UM).array
+    over = near & ink.array[::step_y, ::step_x]
+    return float(over.sum() / max(1, (over | coarse.array).sum()))
+
+
+def _blurred_share(rgb: Pixels, tissue: Mask) -> float:
+    """Fraction of the tissue's interior that is blurred, at BLUR_MPP or coarser.
+
+    Measure: mean squared Laplacian at one pixel over the same at two. Tissue has
+    detail at every scale, so in focus the two are alike whatever the stain or its
+    contrast; a blur takes the finer one first. The tissue's rim is left out, where a
+    straight edge to the glass gives 0.5 by itself.
+    """
+    fine_y, fine_x = (max(1, round(BLUR_MPP / m)) for m in (tissue.mpp_y, tissue.mpp_x))
+    r, g, b = (rgb[..., i].astype(np.float32) for i in range(3))
+    fine = _binned((r + g + b) / np.float32(3), fine_y, fine_x)
+    coarse = _binned(fine, 2, 2)
+    whole = _binned(tissue.array.astype(np.float32), 2 * fine_y, 2 * fine_x) == 1
+    inside = ndimage.binary_erosion(whole, np.ones((3, 3)))
+    if not inside.any():
+        return 0.0
+    energy = _binned(ndimage.laplace(fine) ** 2, 2, 2)
+    um = (2 * fine_y * tissue.mpp_y, 2 * fine_x * tissue.mpp_x)
+    window = tuple(max(3, round(BLUR_WINDOW_UM / u)) for u in um)
+    # Rounding to 8 bits adds (1/12)/3 per pixel, times the Laplacian's 20.
+    at_one = _local_mean(energy, inside, window) - 20 / 36
+    at_two = _local_mean(ndimage.laplace(coarse) ** 2, inside, window)
+    blurred = (at_two > BLUR_TEXTURE) & (at_one < BLUR_RATIO * at_two)
+    return float(blurred[inside].mean())
+
+
+def _binned(image: Floats, rows: int, cols: int) -> Floats:
+    """Means of blocks of rows x cols pixels; an incomplete last block is dropped."""
+    height, width = image.shape[0] // rows, image.shape[1] // cols
+    blocks = image[: height * rows, : width * cols].reshape(height, rows, width, cols)
+    return np.asarray(blocks.mean(axis=(1, 3)))
+
+
+def _local_mean(values: Floats, where: Bools, window: tuple[int, ...]) -> Floats:
+    """Mean in a window around each pixel over the pixels of ``where``; 0 beyond."""
+    weight = where.astype(np.float32)
+    total = ndimage.uniform_filter(values * weight, window, mode="constant")
+    count = ndimage.uniform_filter(weight, window, mode="constant")
+    return np.where(where, total / np.maximum(count, 1e-6), 0.0).astype(np.float32)

@@ -1,0 +1,40 @@
+"""The slides that failed, of which a run that goes on tells only the last ones."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from digipath_ray.report.findings import Findings
+from digipath_ray.run.directory import Failure
+from digipath_ray.viewer.collection.marks import RunMarks
+
+
+class Failures:
+    """The failures of a run's present start; status.json tells the last ones."""
+
+    def __init__(self) -> None:
+        self._started = ""
+        self._seen: dict[str, Failure] = {}
+
+    def known(self, findings: Findings, marks: RunMarks) -> dict[str, Failure]:
+        """By slide_id: all that were told since this start began, else the table's."""
+        status = marks.status
+        if status is None or marks.state not in ("running", "dead"):
+            return {failure.slide_id: failure for failure in findings.failures}
+        if status.started != self._started:
+            self._started, self._seen = status.started, {}
+        told = {said["slide_id"]: _failure(said) for said in status.failures}
+        self._seen = {**self._seen, **told}
+        return self._seen
+
+
+def _failure(said: Mapping[str, Any]) -> Failure:
+    """A failure of status.json, which says less than the table."""
+    return Failure(
+        slide_id=said["slide_id"],
+        path="",
+        patient_id=None,
+        step=said["step"],
+        attempt=0,
+        error=said["error"],
+        hint=said["hint"],
+    )

@@ -1,0 +1,199 @@
+"""A slide of a run as an entry of the collection, made of what there is of it."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from digipath_ray.cohort.manifest import SlideRow, check_slide_id
+from digipath_ray.report.findings import Findings, Row
+from digipath_ray.report.slides import SlideView, view_slides
+from digipath_ray.run.directory import Failure, RunDirectory
+from digipath_ray.run.slidetable import row_of
+from digipath_ray.schema import OUTCOMES, SLIDES
+from digipath_ray.storage.files import is_url
+from digipath_ray.viewer.collection.entries import (
+    done_entry,
+    failed_entry,
+    full_outcome,
+    key_of,
+    left_entry,
+    running_entry,
+    urgency,
+)
+from digipath_ray.viewer.collection.snapshot import Entry, InRun, Json
+
+log = logging.getLogger(__name__)
+
+DAMAGED = (ValueError, LookupError, TypeError, AttributeError)
+"""What comes of files that say something else than a run writes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """What an entry is made of; while that stays, so does the entry.
+
+    Attributes:
+        tables: which reading of the run's tables it is from.
+        stamp: of its ``done`` record.
+        record: that; None of one that is not done.
+        failure: why it failed.
+        goes_on: the run's driver lives.
+        progress: share predicted of one that is in flight.
+    """
+
+    tables: int
+    stamp: str | None
+    record: Row | None
+    failure: Failure | None
+    goes_on: bool
+    progress: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """An entry, what it was made of, and its place; None of an id that is no name."""
+
+    standing: Standing
+    entry: Entry | None = None
+    urgency: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Maker:
+    """Makes the entries of a run.
+
+    Attributes:
+        findings: its tables.
+        run: where it lies.
+        name: FIRST or SECOND.
+        given: slide_id -> the slide as the user named it.
+        is_told: the tables say all that the run has come to.
+    """
+
+    findings: Findings
+    run: RunDirectory
+    name: str
+    given: Mapping[str, SlideRow]
+    is_told: bool
+
+    def make(self, slide_id: str, standing: Standing) -> Made:
+        """The entry of a slide; a damaged record is its own slide's failure alone."""
+        if not _is_safe(slide_id):
+            return Made(standing=standing)
+        try:
+            return self._make(slide_id, standing)
+        except DAMAGED as e:
+            if standing.record is None:
+                raise
+            log.warning("%s: %s: %s", self.run.done(slide_id), type(e).__name__, e)
+            failed = replace(standing, record=None, failure=_damaged(slide_id))
+            return replace(self._make(slide_id, failed), standing=standing)
+
+    def _make(self, slide_id: str, standing: Standing) -> Made:
+        findings, outcome = self.findings, self._outcome(slide_id, standing)
+        told, record = findings.slides.get(slide_id), standing.record
+        part = replace(
+            findings,
+            slides={} if told is None else {slide_id: told},
+            outcomes={} if outcome is None else {slide_id: outcome},
+            failures=() if standing.failure is None else (standing.failure,),
+            records={} if record is None else {slide_id: record},
+        )
+        for view in view_slides(part):
+            entry = self._entry(part, view, standing)
+            return Made(standing=standing, entry=entry, urgency=urgency(view))
+        return Made(standing=standing)
+
+    def _outcome(self, slide_id: str, standing: Standing) -> Row | None:
+        """The slide's row of OUTCOMES, also if no table holds it yet."""
+        row, record = self.findings.outcomes.get(slide_id), standing.record
+        if standing.failure is not None:
+            return None
+        if record is None:  # of what is made again the table still has the old row
+            return row if self.is_told else None
+        if "outcome" not in record or (row is not None and _agree(row, record)):
+            return row
+        spec = self.findings.config.outcome
+        by_size = spec.outcome == "stage" and spec.stage_model is None
+        return full_outcome(record, OUTCOMES.names, by_size=by_size)
+
+    def _entry(self, findings: Findings, view: SlideView, standing: Standing) -> Entry:
+        slide_id, known = view.slide_id, findings.slide(view.slide_id)
+        told = {**dict.fromkeys(SLIDES.names), **known} if known else {}
+        row = row_of(told) if told else self._row(view, standing.failure)
+        outcome = findings.outcomes.get(slide_id)
+        held = InRun(run=self.run, slide_id=slide_id, stamp=standing.stamp)
+        return Entry(
+            key=key_of(slide_id),
+            row=row,
+            says=self._says(findings, view, row, standing),
+            told=told,
+            runs={self.name: held},
+            outcomes={} if outcome is None else {self.name: outcome},
+            lesions={}
+            if outcome is None
+            else {self.name: tuple(findings.lesions(slide_id))},
+            facts=view.facts,
+            notes=view.notes,
+            thresholds={self.name: findings.config.ensemble.threshold},
+        )
+
+    def _row(self, view: SlideView, failure: Failure | None) -> SlideRow:
+        """Of a slide that was never prepared: as the user named it."""
+        given = self.given.get(view.slide_id)
+        path = "" if failure is None else failure.path
+        return given or SlideRow(
+            slide_id=view.slide_id, path=path, patient_id=view.patient_id
+        )
+
+    def _says(
+        self, findings: Findings, view: SlideView, row: SlideRow, standing: Standing
+    ) -> Json:
+        outcome = findings.outcomes.get(view.slide_id)
+        if outcome is not None:
+            ending = findings.config.outcome.outcome
+            return done_entry(row, view, outcome, ending=ending)
+        if standing.failure is not None:
+            drawn = self.run.thumbnail(view.slide_id).exists()
+            return failed_entry(row, view, standing.failure, thumbnail=drawn)
+        # What is prepared has one; else it is made of the slide, if that is here.
+        drawn = view.slide_id in findings.slides or not is_url(row.path)
+        if standing.goes_on:
+            return running_entry(row, standing.progress, thumbnail=drawn)
+        return left_entry(row, view, thumbnail=drawn)
+
+
+def _agree(row: Row, record: Row) -> bool:
+    """Whether a row of OUTCOMES is of this record, and not of an earlier one.
+
+    A record says how long its slide took, so that no two are the same; what the cohort
+    decides, as types by forests, only the row says.
+    """
+    return all(
+        row[name] == value or value != value  # NaN
+        for name, value in record["outcome"].items()
+        if name in row
+    )
+
+
+def _damaged(slide_id: str) -> Failure:
+    return Failure(
+        slide_id=slide_id,
+        path="",
+        patient_id=None,
+        step="record",
+        attempt=0,
+        error=f"its record done/{slide_id}.json is damaged",
+        hint="remove that file and start the run again, to have its slide run again",
+    )
+
+
+def _is_safe(slide_id: str) -> bool:
+    """Whether an id can be a file's name; a run's tables are not just believed."""
+    try:
+        check_slide_id(slide_id, where="the run", fix="")
+    except ValueError as e:
+        log.warning("left out: %s", e)
+        return False
+    return True

@@ -1,0 +1,127 @@
+"""What a run's files are, found out without reading them, so that a change shows."""
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from digipath_ray.run.directory import RunDirectory
+from digipath_ray.run.status import State, Status, judge, read_status
+from digipath_ray.storage import bucket
+from digipath_ray.storage.files import is_url
+
+SETTLED_S = 2.0
+"""Age from which a folder's time tells its changes apart on every disk."""
+
+Marks = dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunMarks:
+    """What a run's files are.
+
+    Attributes:
+        settings: of run.toml, what tells its versions apart; empty if it is not there.
+        manifest: of manifest.csv the same.
+        tables: of each table.
+        done: slide_id -> of its record.
+        status: what status.json says.
+        state: whether the run goes on.
+    """
+
+    settings: str
+    manifest: str
+    tables: tuple[str, ...]
+    done: Marks
+    status: Status | None
+    state: State | None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more is expected of the run."""
+        return self.state in ("done", "stopped")
+
+
+class Marker:
+    """Takes the marks of one run, again and again."""
+
+    def __init__(self, run: RunDirectory) -> None:
+        self.run = run
+        self._last: RunMarks | None = None
+        self._folder: tuple[int, Marks] | None = None
+
+    def take(self) -> RunMarks:
+        """What the run's files are now.
+
+        Of a run that is over only the files at the top are looked at, as long as they
+        stay what they are.
+
+        Raises:
+            ValueError: status.json is damaged.
+            OSError: its bucket does not answer.
+        """
+        run, last = self.run, self._last
+        status = read_status(run)
+        top = (run.settings, run.manifest)
+        tables = (run.slides, run.outcomes, run.patients, run.failures)
+        settings, manifest = (_mark(path) for path in top)
+        marked = tuple(_mark(path) for path in tables)
+        stands = (
+            last is not None
+            and last.is_over
+            and (last.status, last.settings, last.tables) == (status, settings, marked)
+        )
+        self._last = RunMarks(
+            settings=settings,
+            manifest=manifest,
+            tables=marked,
+            done=last.done if stands and last is not None else self._done(),
+            status=status,
+            state=None if status is None else judge(status, now=datetime.now(UTC)),
+        )
+        return self._last
+
+    def _done(self) -> Marks:
+        folder = self.run.root / "done"
+        if is_url(folder):
+            return dict(_objects(folder))
+        try:
+            changed = folder.stat().st_mtime_ns
+        except FileNotFoundError:
+            return {}
+        if self._folder is not None and self._folder[0] == changed:
+            return self._folder[1]
+        found = dict(_files(folder))
+        # A record that comes within the same tick of the disk's clock would be missed.
+        settled = time.time() - changed / 1e9 > SETTLED_S
+        self._folder = (changed, found) if settled else None
+        return found
+
+
+def _mark(path: Path) -> str:
+    """What tells the versions of a file apart; empty if it is not there."""
+    try:
+        if is_url(path):
+            return bucket.head(path).etag
+        found = path.stat()
+    except FileNotFoundError:
+        return ""
+    return f"{found.st_mtime_ns} {found.st_size} {found.st_ino}"
+
+
+def _objects(folder: Path) -> Iterator[tuple[str, str]]:
+    for found in bucket.list_objects(folder):
+        name = found.url.rpartition("/")[2]
+        if name.endswith(".json"):
+            yield name.removesuffix(".json"), found.version.etag
+
+
+def _files(folder: Path) -> Iterator[tuple[str, str]]:
+    with os.scandir(folder) as files:
+        for file in files:
+            if file.name.endswith(".json") and not file.name.startswith("."):
+                state = file.stat()
+                mark = f"{state.st_mtime_ns} {state.st_size}"
+                yield file.name.removesuffix(".json"), mark

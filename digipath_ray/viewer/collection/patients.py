@@ -1,0 +1,78 @@
+"""Patients as the JSON that the page shows: their nodes, their stage, and why."""
+
+from collections.abc import Iterable, Sequence
+
+from digipath_ray.outcome.metastasis.forests import FORESTS
+from digipath_ray.report.evidence import say_missing, say_notes, say_rule
+from digipath_ray.report.findings import Row
+from digipath_ray.report.words import natural
+from digipath_ray.viewer.collection.snapshot import Json
+
+NOT_STAGED = {
+    "stage": "no stage yet: it is given once all slides of the run are done",
+    "burden": "no stage: this run's slides end in a tumor burden, patients are not "
+    "staged",
+    "none": "no stage: this run's slides end in outlines, patients are not staged",
+}
+"""By what a run's slides end in."""
+NO_RUN = "no stage: no run has analyzed these slides"
+
+
+def say_patients(
+    staged: Iterable[Row], entries: Iterable[Json], *, rule: str
+) -> list[Json]:
+    """The patients, also those that have no stage, in the order of their names.
+
+    Args:
+        staged: rows of PATIENTS.
+        entries: what is said of the slides.
+        rule: what is said of those without a stage.
+    """
+    of: dict[str, list[Json]] = {}
+    for entry in entries:
+        if entry["patient_id"] is not None:
+            of.setdefault(entry["patient_id"], []).append(entry)
+    told = {row["patient_id"]: row for row in staged}
+    return [
+        _say_patient(name, of.get(name, []), told.get(name), rule)
+        for name in sorted({*of, *told}, key=natural)
+    ]
+
+
+def _say_patient(
+    name: str, entries: Sequence[Json], row: Row | None, rule: str
+) -> Json:
+    stage: Json = {
+        "patient_id": name,
+        "pn_stage": None,
+        "complete": False,
+        "rule": rule,
+        "missing": "",
+        "notes": [],
+    }
+    if row is not None:
+        stage |= {
+            "pn_stage": row["pn_stage"],
+            "complete": row["complete"],
+            "rule": say_rule(row),
+            "missing": say_missing(row),
+            "notes": say_notes(row),
+        }
+    ordered = sorted(entries, key=lambda e: natural(e["node"] or e["slide_id"]))
+    return {**stage, "nodes": [_say_node(entry) for entry in ordered]}
+
+
+def _say_node(entry: Json) -> Json:
+    names = [forest.name for forest in FORESTS]
+    votes = [
+        {"forest": forest, "type": kind}
+        for forest, kind in zip(names, entry["votes"], strict=False)
+    ]
+    return {
+        "key": entry["key"],
+        "node": entry["node"] or entry["slide_id"],
+        "status": entry["status"],
+        "finding": entry["verdict_label"],
+        "metastasis": entry["metastasis"],
+        "votes": votes,
+    }

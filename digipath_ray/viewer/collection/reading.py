@@ -1,0 +1,189 @@
+"""A run's files as a snapshot, also of a run that has not written its tables yet.
+
+A run of ten thousand slides tells every few seconds how far it is. So what was read of
+a finished slide, and what was made of it, is kept for as long as its record stands.
+"""
+
+import contextlib
+from collections.abc import Mapping, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
+
+from digipath_ray.cohort.manifest import SlideRow
+from digipath_ray.outcome.measure import member_notes
+from digipath_ray.report.findings import Findings, Row, read_findings
+from digipath_ray.run.directory import READERS, Failure, RunDirectory
+from digipath_ray.viewer.collection.entries import say_status
+from digipath_ray.viewer.collection.failures import Failures
+from digipath_ray.viewer.collection.maker import Made, Maker, Standing
+from digipath_ray.viewer.collection.marks import RunMarks
+from digipath_ray.viewer.collection.patients import NOT_STAGED, say_patients
+from digipath_ray.viewer.collection.snapshot import Snapshot
+
+
+class RunReader:
+    """Reads a run again as it changes: only what has changed."""
+
+    def __init__(self, run: RunDirectory, name: str) -> None:
+        """A reader that has read nothing yet.
+
+        Args:
+            run: the run.
+            name: FIRST or SECOND.
+        """
+        self.run, self.name = run, name
+        self._findings: Findings | None = None
+        self._read_from: tuple[str, ...] = ()
+        self._tables = 0
+        self._given: Mapping[str, SlideRow] = {}
+        self._records: dict[str, tuple[str, Row | None]] = {}
+        self._failures = Failures()
+        self._made: dict[str, Made] = {}
+
+    def read(self, marks: RunMarks, given: Mapping[str, SlideRow]) -> Snapshot:
+        """The run as it stands.
+
+        Args:
+            marks: what its files are.
+            given: slide_id -> the slide as the user named it; the same mapping as
+                before if nothing has changed in it.
+
+        Raises:
+            ValueError: one of its files is damaged.
+            OSError: one cannot be read.
+        """
+        findings = self._read_tables(marks)
+        if given is not self._given:
+            self._given, self._tables = given, self._tables + 1
+        failures = self._failures.known(findings, marks)
+        self._make(findings, self._stand(findings, marks, failures), marks)
+        return self._snapshot(findings, marks, named=len(failures))
+
+    def _read_tables(self, marks: RunMarks) -> Findings:
+        """The tables, and the records that are new; all anew if a table has changed."""
+        now = (marks.settings, *marks.tables)
+        if self._findings is None or now != self._read_from:
+            findings = read_findings(self.run)
+            self._findings, self._read_from = findings, now
+            self._tables += 1
+            self._records = {
+                slide_id: (mark, findings.records.get(slide_id))
+                for slide_id, mark in marks.done.items()
+            }
+            return findings
+        kept = {
+            slide_id: self._records[slide_id]
+            for slide_id, mark in marks.done.items()
+            if slide_id in self._records and self._records[slide_id][0] == mark
+        }
+        new = [slide_id for slide_id in marks.done if slide_id not in kept]
+        with ThreadPoolExecutor(READERS) as threads:
+            for slide_id, record in zip(
+                new, threads.map(self._record, new), strict=True
+            ):
+                kept[slide_id] = (marks.done[slide_id], record)
+        self._records = kept
+        return self._findings
+
+    def _record(self, slide_id: str) -> Row | None:
+        """A ``done`` record; None of one that is damaged, or gone again."""
+        with contextlib.suppress(ValueError, FileNotFoundError):
+            record = self.run.read_record(slide_id)
+            if isinstance(record, dict) and record.keys() & {"slide", "outcome"}:
+                return record
+        return None
+
+    def _stand(
+        self, findings: Findings, marks: RunMarks, failures: Mapping[str, Failure]
+    ) -> dict[str, Standing]:
+        """What there is of each slide."""
+        done = {i: known for i, known in self._records.items() if known[1] is not None}
+        progress = {} if marks.status is None else marks.status.progress
+        names = dict.fromkeys((*failures, *findings.slides, *findings.outcomes, *done))
+        return {
+            slide_id: Standing(
+                tables=self._tables,
+                stamp=marks.done.get(slide_id),
+                record=done.get(slide_id, (None, None))[1],
+                failure=failures.get(slide_id),
+                goes_on=marks.state == "running",
+                progress=progress.get(slide_id),
+            )
+            for slide_id in names
+        }
+
+    def _make(
+        self, findings: Findings, now: Mapping[str, Standing], marks: RunMarks
+    ) -> None:
+        """Make what is not as it was, and forget what is gone."""
+        kept = {
+            slide_id: made
+            for slide_id, made in self._made.items()
+            if slide_id in now and made.standing == now[slide_id]
+        }
+        maker = Maker(
+            findings=findings,
+            run=self.run,
+            name=self.name,
+            given=self._given,
+            is_told=bool(findings.outcomes) and not _is_open(marks),
+        )
+        new = {i: maker.make(i, now[i]) for i in now if i not in kept}
+        self._made = {**kept, **new}
+
+    def _snapshot(self, findings: Findings, marks: RunMarks, *, named: int) -> Snapshot:
+        made = sorted(self._made.values(), key=lambda m: m.urgency)
+        entries = {m.entry.key: m.entry for m in made if m.entry is not None}
+        ending, status = findings.config.outcome.outcome, marks.status
+        said = None
+        if status is not None and marks.state is not None:
+            said = say_status(status, marks.state, named=named)
+        return Snapshot(
+            title=findings.name,
+            kind="run",
+            ending=ending,
+            notes=tuple(member_notes(findings.config)),
+            runs={self.name: self.run},
+            status=said,
+            entries=entries,
+            patients=say_patients(
+                self._stages(findings, marks),
+                [entry.says for entry in entries.values()],
+                rule=NOT_STAGED[ending],
+            ),
+        )
+
+    def _stages(self, findings: Findings, marks: RunMarks) -> Sequence[Row]:
+        """The rows of PATIENTS that still hold.
+
+        A run that goes on writes them at its end: until then they are an earlier
+        start's, and hold for patients of whose nodes it makes none anew, or more.
+        """
+        if not findings.patients or not _is_open(marks):
+            return findings.patients
+        patients = {i: row["patient_id"] for i, row in findings.outcomes.items()}
+        patients |= {i: row.patient_id for i, row in self._given.items()}
+        for slide_id, made in self._made.items():
+            if made.entry is not None:
+                patients[slide_id] = made.entry.row.patient_id
+        failed = {failure.slide_id for failure in findings.failures}
+        moved = {
+            patient_id
+            for slide_id, patient_id in patients.items()
+            if not self._is_as_told(slide_id, findings, failed)
+        }
+        return [row for row in findings.patients if row["patient_id"] not in moved]
+
+    def _is_as_told(self, slide_id: str, findings: Findings, failed: Set[str]) -> bool:
+        """Whether a slide is what it was when the tables were written."""
+        made = self._made.get(slide_id)
+        if made is None or made.entry is None:
+            return False
+        outcome = made.entry.outcomes.get(self.name)
+        if outcome is None:
+            return slide_id in failed and made.standing.failure is not None
+        return outcome is findings.outcomes.get(slide_id)
+
+
+def _is_open(marks: RunMarks) -> bool:
+    """Whether the run goes on, or died before it could write its tables."""
+    return marks.state in ("running", "dead")

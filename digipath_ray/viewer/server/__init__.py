@@ -1,0 +1,1 @@
+"""The routes of the viewer, who may use them, and what they answer."""

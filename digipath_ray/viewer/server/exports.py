@@ -1,0 +1,166 @@
+"""What leaves the viewer as a file: outlines, heatmaps, tables."""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from digipath_ray.export.tables import say_cell
+from digipath_ray.run.directory import RunDirectory
+from digipath_ray.schema import OUTCOMES
+from digipath_ray.storage import bucket
+from digipath_ray.storage.files import is_url, read_bytes
+from digipath_ray.viewer.collection.snapshot import FIRST, Entry, Snapshot
+from digipath_ray.viewer.tiles.layers import NoMap
+from digipath_ray.viewer.tiles.valuetiles import read_range
+
+LESION_COLUMNS = (
+    "number",
+    "area_mm2",
+    "perimeter_um",
+    "major_axis_um",
+    "feret_um",
+    "eccentricity",
+    "extent",
+    "solidity",
+    "mean_p",
+    "max_p",
+    "x_um",
+    "y_um",
+    "counted",
+)
+SLIDE_COLUMNS = ("slide_id", "patient_id", "node", "status", "attention", "reasons")
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What a spreadsheet takes for a formula at the start of a text."""
+PART_BYTES = 1 << 20
+
+
+def attachment(name: str) -> dict[str, str]:
+    """The header that saves an answer under a name, whatever is in it (RFC 6266)."""
+    plain = "".join(
+        c if c.isascii() and (c.isalnum() or c in "-_.") else "_" for c in name
+    )
+    exact = quote(name, safe="")
+    said = f"attachment; filename=\"{plain}\"; filename*=UTF-8''{exact}"
+    return {"content-disposition": said}
+
+
+def find_outlines(entry: Entry, run: str) -> Path:
+    """The GeoJSON of a run's lesions on a slide.
+
+    Raises:
+        NoMap: there is none.
+    """
+    return _find(entry, run, RunDirectory.lesions, "outlines")
+
+
+def find_heatmap(entry: Entry, run: str) -> Path:
+    """The OME-TIFF of a run's heatmap of a slide.
+
+    Raises:
+        NoMap: there is none.
+    """
+    return _find(entry, run, RunDirectory.heatmap, "heatmap")
+
+
+def _find(
+    entry: Entry, run: str, path_of: Callable[[RunDirectory, str], Path], what: str
+) -> Path:
+    held = entry.runs.get(run)
+    path = None if held is None else held.find_finished(path_of)
+    if path is None:
+        raise NoMap(f"no {what} of this slide")
+    return path
+
+
+def read_outlines(entry: Entry, run: str) -> bytes:
+    """The GeoJSON of a run's lesions on a slide, level-0 px.
+
+    Raises:
+        NoMap: there is none.
+        ValueError: it is damaged.
+        OSError: it cannot be read.
+    """
+    path = find_outlines(entry, run)
+    try:
+        data = read_bytes(path)
+    except FileNotFoundError as e:
+        raise NoMap("no outlines of this slide") from e
+    try:
+        json.loads(data)
+    except ValueError as e:
+        raise ValueError(f"{path}: damaged: {e}: have its slide run again") from e
+    return data
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file or an object.
+
+    Raises:
+        OSError: it cannot be looked up.
+    """
+    if is_url(path):
+        return bucket.head(path).size
+    return path.stat().st_size
+
+
+def read_parts(path: Path, size: int) -> Iterator[bytes]:
+    """A file or an object of ``size`` bytes, part by part.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    for start in range(0, size, PART_BYTES):
+        yield read_range(path, start, min(PART_BYTES, size - start))
+
+
+def lesions_csv(entry: Entry, run: str) -> bytes:
+    """A slide's lesions as a run lists them, a row each."""
+    lesions = entry.lesions.get(run, ())
+    rows = ([lesion.get(name) for name in LESION_COLUMNS] for lesion in lesions)
+    return write_csv(LESION_COLUMNS, rows)
+
+
+def cohort_csv(snapshot: Snapshot, run: str) -> bytes:
+    """All slides, a row each: what is said of them, and their row of OUTCOMES.
+
+    Of the second run only the latter, of the slides that both have: what is said of
+    them, and which failed, is the first one's.
+    """
+    if run != FIRST:
+        return _outcomes_csv(snapshot, run)
+    measured = [name for name in OUTCOMES.names if name not in SLIDE_COLUMNS]
+    head = (*SLIDE_COLUMNS, *measured, "error")
+
+    def row(entry: Entry) -> list[Any]:
+        outcome = entry.outcomes.get(FIRST, {})
+        failure = entry.says["failure"] or {}
+        said = [entry.says[name] for name in SLIDE_COLUMNS]
+        return [*said, *(outcome.get(n) for n in measured), failure.get("error")]
+
+    return write_csv(head, (row(entry) for entry in snapshot.entries.values()))
+
+
+def _outcomes_csv(snapshot: Snapshot, run: str) -> bytes:
+    found = [e.outcomes[run] for e in snapshot.entries.values() if run in e.outcomes]
+    names = OUTCOMES.names
+    return write_csv(names, ([row.get(name) for name in names] for row in found))
+
+
+def write_csv(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
+    """A table as CSV in UTF-8; texts that a spreadsheet would run are quoted by '."""
+    out = io.StringIO(newline="")
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(head)
+    for row in rows:
+        writer.writerow([_cell(value) for value in row])
+    return out.getvalue().encode()
+
+
+def _cell(value: Any) -> str:
+    text = say_cell(value)
+    is_text = isinstance(value, str | list)
+    return f"'{text}" if is_text and text.startswith(FORMULA) else text

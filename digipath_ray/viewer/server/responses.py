@@ -1,0 +1,149 @@
+"""Requests taken apart and answers put together: numbers, pictures, errors."""
+
+import io
+import json
+import logging
+import re
+from dataclasses import dataclass
+
+from PIL import Image, ImageDraw
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from digipath_ray.run.directory import explain_os_error
+from digipath_ray.viewer.collection.snapshot import Json
+from digipath_ray.viewer.server.middleware import refuse
+from digipath_ray.viewer.tiles.layers import At
+from digipath_ray.viewer.tiles.pyramid import TILE_PX
+
+log = logging.getLogger(__name__)
+
+TILE = re.compile("([0-9]{1,7})_([0-9]{1,7})")
+LEVEL = re.compile("[0-9]{1,2}")
+FOREVER = "private, max-age=31536000, immutable"
+ASK_AGAIN = "private, no-cache"
+HINTS = {
+    405: "use the page",
+    499: "ask again",
+    503: "wait a second and ask again",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blob:
+    """Bytes to send; none of them where the browser has them already."""
+
+    version: str
+    tag: str
+    data: bytes | None
+
+
+async def body_of(request: Request) -> Json:
+    """A post's JSON object.
+
+    Raises:
+        HTTPException: it is none.
+    """
+    try:
+        said = json.loads(await request.body())
+    except (ValueError, RecursionError) as e:
+        raise HTTPException(400, "the post is not JSON") from e
+    if not isinstance(said, dict):
+        raise HTTPException(400, "the post is no JSON object")
+    return said
+
+
+def tile_of(request: Request) -> At:
+    """Level, column and row in a tile's address.
+
+    Raises:
+        HTTPException: they are no numbers.
+    """
+    level = request.path_params["level"]
+    place = TILE.fullmatch(request.path_params["tile"])
+    if place is None or not LEVEL.fullmatch(level):
+        raise HTTPException(404, "no such tile")
+    return At(int(level), int(place[1]), int(place[2]))
+
+
+def number_of(request: Request, name: str) -> float:
+    """A finite number of the query.
+
+    Raises:
+        HTTPException: it is not there, or none.
+    """
+    try:
+        value = float(request.query_params.get(name, ""))
+    except ValueError:
+        value = float("nan")
+    if not abs(value) < 1e9:
+        raise HTTPException(400, f"{name}: give a number of level-0 px")
+    return value
+
+
+def say_blob(request: Request, blob: Blob, kind: str) -> Response:
+    """Bytes with what a browser may keep of them.
+
+    An address that names the version (``?v=``) never changes; without one the browser
+    asks each time, and mostly hears that nothing has.
+    """
+    named = request.query_params.get("v") == blob.version
+    headers = {"etag": blob.tag, "cache-control": FOREVER if named else ASK_AGAIN}
+    if blob.data is None:
+        return Response(status_code=304, headers=headers)
+    return Response(blob.data, media_type=kind, headers=headers)
+
+
+def hint_of(error: Exception) -> str:
+    """What to do about an error."""
+    if isinstance(error, OSError):
+        return explain_os_error(error)
+    return str(getattr(error, "hint", "have its slide run again"))
+
+
+def draw_error(text: str) -> bytes:
+    """A tile that says why there is none, as JPEG."""
+    image = Image.new("RGB", (TILE_PX, TILE_PX), (238, 238, 238))
+    pen = ImageDraw.Draw(image)
+    words, line, y = text.split(), "", TILE_PX // 2 - 20
+    pen.text((24, y - 24), "This part of the slide cannot be read.", fill=(90, 0, 0))
+    for word in [*words, ""]:
+        if word and len(f"{line} {word}") <= 70:
+            line = f"{line} {word}".strip()
+            continue
+        pen.text((24, y), line, fill=(60, 60, 60))
+        line, y = word, y + 16
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=80)
+    return out.getvalue()
+
+
+async def say_http_error(request: Request, error: Exception) -> Response:
+    """A refusal as JSON."""
+    assert isinstance(error, HTTPException)
+    hint = HINTS.get(error.status_code, "reload the page")
+    return refuse(error.status_code, error.detail, hint, **(error.headers or {}))
+
+
+async def say_no_map(request: Request, error: Exception) -> Response:
+    """That there is no such map, tile or file."""
+    return refuse(404, str(error), "reload the page: the run may have changed")
+
+
+async def say_damaged(request: Request, error: Exception) -> Response:
+    """That a file cannot be understood."""
+    log.warning("%s", error)
+    return refuse(500, str(error), hint_of(error))
+
+
+async def say_fetching(request: Request, error: Exception) -> Response:
+    """That a slide is on its way."""
+    wait = {"retry-after": "3"}
+    return refuse(503, str(error), "wait a little: it is shown when it is here", **wait)
+
+
+async def say_os_error(request: Request, error: Exception) -> Response:
+    """That a file cannot be read."""
+    log.warning("%s", error)
+    return refuse(500, str(error), hint_of(error))

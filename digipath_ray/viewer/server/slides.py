@@ -1,0 +1,324 @@
+"""What is answered about one slide: tiles, maps, values, outlines, files."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from digipath_ray.config.recipe import AnnotationSpec
+from digipath_ray.run.directory import RunDirectory
+from digipath_ray.slide.info import SlideError, SlideInfo
+from digipath_ray.storage.files import is_url, read_bytes
+from digipath_ray.viewer.collection.entries import say_lesions
+from digipath_ray.viewer.collection.snapshot import FIRST, Entry, Json
+from digipath_ray.viewer.server import exports
+from digipath_ray.viewer.server.responses import (
+    Blob,
+    draw_error,
+    hint_of,
+    number_of,
+    say_blob,
+    tile_of,
+)
+from digipath_ray.viewer.server.service import Service
+from digipath_ray.viewer.tiles.layers import Layer, NoMap
+from digipath_ray.viewer.tiles.maps import Maps
+from digipath_ray.viewer.tiles.pool import Fetching, SlidePool
+from digipath_ray.viewer.tiles.pyramid import OVERLAP, TILE_PX, NoTile, max_level
+from digipath_ray.viewer.tiles.slidetiles import Tiles, shrink
+
+log = logging.getLogger(__name__)
+
+NO_RUN_THRESHOLD = 0.5
+SLIDE = "/api/slides/{key}"
+ANOTHER_FILE: Json = {
+    "error": "the slide's file has another size than when the run read it",
+    "hint": "its maps do not lie where they should: put the file back, or run again",
+}
+
+
+class SlideRoutes:
+    """The routes below a slide's key."""
+
+    def __init__(self, service: Service, annotations: AnnotationSpec) -> None:
+        self._service = service
+        self.pool = SlidePool()
+        self._tiles = Tiles(self.pool)
+        self._maps = Maps(annotations)
+        self._warned: set[str] = set()
+
+    # A slide
+
+    async def slide(self, request: Request) -> Response:
+        """All that is said of a slide, and what can be laid over it."""
+        entry = self._service.entry(request)
+        return JSONResponse(await self._service.do(request, lambda: self._say(entry)))
+
+    def _say(self, entry: Entry) -> Json:
+        info, error = self._info(entry)
+        measured = self._measured(entry, info)
+        layers, troubles = self._maps.examine(measured)
+        outlined, broken = _outlined(entry)
+        return {
+            **entry.says,
+            "image": say_image(measured, info, self._version(entry)),
+            "image_error": error,
+            "threshold": entry.thresholds.get(FIRST, NO_RUN_THRESHOLD),
+            "thresholds": dict(entry.thresholds),
+            "layers": [asdict(layer) for layer in layers],
+            "lesions": say_lesions(
+                entry.lesions.get(FIRST, ()), entry.told, _scale_of(layers)
+            ),
+            "facts": [*map(list, entry.facts), *say_file(info)],
+            "notes": [*entry.notes, *troubles, *broken],
+            "outlines": outlined,
+            "done": [name for name, held in entry.runs.items() if held.stamp],
+            "truth_outlines": entry.row.annotation is not None and bool(measured.told),
+        }
+
+    def _info(self, entry: Entry) -> tuple[SlideInfo | None, Json | None]:
+        """What the slide's file says of itself, or why it cannot be read."""
+        try:
+            with self.pool.use(entry.row) as picture:
+                info = picture.slide.info
+            if entry.l0_size not in (None, (info.width, info.height)):
+                return info, ANOTHER_FILE
+            return info, None
+        except Fetching:
+            if not entry.told:
+                raise
+            return None, None  # its run has said enough
+        except (SlideError, OSError) as e:
+            return None, {"error": str(e), "hint": hint_of(e)}
+
+    def _version(self, entry: Entry) -> str:
+        try:
+            return self.pool.version(entry.row)
+        except (SlideError, OSError):
+            return ""
+
+    def _measured(self, entry: Entry, info: SlideInfo | None = None) -> Entry:
+        """The slide with its size, also where no run has told it."""
+        if entry.told:
+            return entry
+        info = info or self._info(entry)[0]
+        if info is None:
+            return entry
+        told = {
+            "width": info.width,
+            "height": info.height,
+            "mpp_x": info.mpp_x or 1.0,
+            "mpp_y": info.mpp_y or 1.0,
+        }
+        return replace(entry, told=told)
+
+    async def tile(self, request: Request) -> Response:
+        """A tile of the slide."""
+        entry = self._service.entry(request)
+        at = tile_of(request)
+        what, make = "-".join(map(str, at)), self._tiles.tile
+        return await self._picture(request, entry, what, lambda: make(entry.row, *at))
+
+    async def thumbnail(self, request: Request) -> Response:
+        """The slide, small: of what its run made of it, else of the slide itself."""
+        entry = self._service.entry(request)
+
+        def work() -> Blob:
+            path, version = _stored_thumbnail(entry)
+            tag = f'"{version}-thumbnail"'
+            if request.headers.get("if-none-match") == tag:
+                return Blob(version=version, tag=tag, data=None)
+            data = self._tiles.kept.make(tag, lambda: shrink(read_bytes(path)))
+            return Blob(version=version, tag=tag, data=data)
+
+        try:
+            blob = await self._service.do(request, work)
+        except FileNotFoundError:  # not prepared yet
+            return await self._overview(request, entry)
+        return say_blob(request, blob, "image/jpeg")
+
+    async def _overview(self, request: Request, entry: Entry) -> Response:
+        """The slide itself, small; of one in a bucket all would have to be fetched."""
+        if is_url(entry.row.path):
+            raise HTTPException(404, "no thumbnail of this slide yet")
+        make = self._tiles.thumbnail
+        return await self._picture(request, entry, "thumbnail", lambda: make(entry.row))
+
+    async def _picture(
+        self, request: Request, entry: Entry, what: str, make: Callable[[], bytes]
+    ) -> Response:
+        """A picture of the slide; of one that cannot be read a picture that says so."""
+
+        def work() -> Blob:
+            version = self.pool.version(entry.row)
+            tag = f'"{version}-{what}"'
+            same = request.headers.get("if-none-match") == tag
+            return Blob(version=version, tag=tag, data=None if same else make())
+
+        try:
+            return say_blob(
+                request, await self._service.do(request, work), "image/jpeg"
+            )
+        except NoTile as e:
+            raise HTTPException(404, "no such tile") from e
+        except (SlideError, OSError) as e:
+            self._warn(entry.slide_id, e)
+            picture = draw_error(hint_of(e))
+            return Response(picture, 500, media_type="image/jpeg")
+
+    def _warn(self, slide_id: str, error: Exception) -> None:
+        """Log what is wrong with a slide: once, not for each of its tiles."""
+        if slide_id not in self._warned:
+            self._warned.add(slide_id)
+            log.warning("%s: %s", slide_id, error)
+
+    async def map_tile(self, request: Request) -> Response:
+        """A tile of one of its maps."""
+        entry = self._service.entry(request)
+        run, name = request.path_params["run"], request.path_params["name"]
+        at = tile_of(request)
+
+        def work() -> Blob:
+            measured = self._measured(entry)
+            version = self._maps.version(measured, run, name)
+            asked = request.query_params.get("v")
+            if version and asked and asked != version:
+                # Another scale, perhaps: its grays would be read as other values.
+                raise HTTPException(409, "this map has changed since it was listed")
+            tag = f'"{version}-{run}-{name}-{at.level}-{at.col}-{at.row}"'
+            if request.headers.get("if-none-match") == tag:
+                return Blob(version=version, tag=tag, data=None)
+            png = self._maps.png(measured, run, name, at)
+            return Blob(version=version, tag=tag, data=png)
+
+        return say_blob(request, await self._service.do(request, work), "image/png")
+
+    async def values(self, request: Request) -> Response:
+        """What the maps say at a place."""
+        entry = self._service.entry(request)
+        x, y = number_of(request, "x"), number_of(request, "y")
+        measured = await self._service.do(request, lambda: self._measured(entry))
+        work = partial(self._maps.values, measured, x, y)
+        found = await self._service.do(request, work)
+        mpp = measured.mpp
+        return JSONResponse(
+            {
+                "x": x,
+                "y": y,
+                "x_um": None if mpp is None else x * mpp[0],
+                "y_um": None if mpp is None else y * mpp[1],
+                "values": found,
+            }
+        )
+
+    async def outlines(self, request: Request) -> Response:
+        """The outlines of a run's lesions."""
+        entry, run = self._service.entry(request), request.path_params["run"]
+        data = await self._service.do(
+            request, lambda: exports.read_outlines(entry, run)
+        )
+        return Response(data, media_type="application/geo+json")
+
+    async def truth(self, request: Request) -> Response:
+        """The outlines of the ground truth."""
+        entry = self._service.entry(request)
+
+        def work() -> Json:
+            features = list(self._maps.truth_features(self._measured(entry)))
+            return {"type": "FeatureCollection", "features": features}
+
+        found = await self._service.do(request, work)
+        return JSONResponse(found, media_type="application/geo+json")
+
+    @property
+    def routes(self) -> list[Route]:
+        """What is answered, and by what."""
+        return [
+            Route(SLIDE, self.slide),
+            Route(f"{SLIDE}/thumbnail.jpg", self.thumbnail),
+            Route(f"{SLIDE}/tiles/{{level}}/{{tile}}.jpg", self.tile),
+            Route(
+                f"{SLIDE}/maps/{{run}}/{{name}}/{{level}}/{{tile}}.png", self.map_tile
+            ),
+            Route(f"{SLIDE}/values", self.values),
+            Route(f"{SLIDE}/outlines/{{run}}.geojson", self.outlines),
+            Route(f"{SLIDE}/truth.geojson", self.truth),
+        ]
+
+
+def _stored_thumbnail(entry: Entry) -> tuple[Path, str]:
+    """What its run has drawn of a slide, and its version.
+
+    Raises:
+        FileNotFoundError: nothing yet.
+    """
+    held = entry.runs.get(FIRST)
+    path = None if held is None else held.find(RunDirectory.thumbnail)
+    if held is None or path is None:
+        raise FileNotFoundError(f"{entry.slide_id}: no thumbnail")
+    return path, held.version_of(path)
+
+
+def _outlined(entry: Entry) -> tuple[list[str], list[str]]:
+    """The runs whose lesions can be outlined, and what is wrong with others."""
+    found: list[str] = []
+    troubles: list[str] = []
+    for run in entry.runs:
+        try:
+            exports.read_outlines(entry, run)
+        except NoMap:
+            continue
+        except ValueError as e:
+            troubles.append(f"the outlines cannot be shown: {e}")
+        else:
+            found.append(run)
+    return found, troubles
+
+
+def _scale_of(layers: Sequence[Layer]) -> tuple[float, float] | None:
+    """Level-0 px per heatmap px of the first run; None without a heatmap."""
+    for layer in layers:
+        if layer.kind == "value" and layer.run == FIRST:
+            return layer.l0_per_px_x, layer.l0_per_px_y
+    return None
+
+
+def say_image(entry: Entry, info: SlideInfo | None, version: str) -> Json | None:
+    """The slide's size and scale; None where neither a run nor its file say them."""
+    if entry.l0_size is None or entry.mpp is None:
+        return None
+    width, height = entry.l0_size
+    known = info is None or info.mpp_x is not None
+    return {
+        "width": width,
+        "height": height,
+        "tile_size": TILE_PX,
+        "overlap": OVERLAP,
+        "max_level": max_level(width, height),
+        "mpp_x": entry.mpp[0] if known else None,
+        "mpp_y": entry.mpp[1] if known else None,
+        "objective": None if info is None else info.objective_power,
+        "version": version,
+    }
+
+
+def say_file(info: SlideInfo | None) -> list[list[str]]:
+    """What the slide's file says of itself, names and words."""
+    if info is None:
+        return []
+    scale = "not stated" if info.mpp_x is None else f"{info.mpp_x:.4g} µm/px"
+    power = (
+        [["objective", f"{info.objective_power:g}x"]] if info.objective_power else []
+    )
+    return [
+        ["format", info.format],
+        ["size", f"{info.width:,} x {info.height:,} px"],
+        ["scale", scale],
+        *power,
+    ]

@@ -1,0 +1,178 @@
+"""The layers of a slide: what lies over it, and how its pixels lie on the slide's."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from digipath_ray.heatmap.canvas import Map
+from digipath_ray.heatmap.file import TILE_PX, pyramid_levels
+from digipath_ray.tissue.mask import read_mask
+from digipath_ray.viewer.collection.snapshot import Entry
+from digipath_ray.viewer.tiles.valuetiles import ValueTiles
+
+Gray = NDArray[np.uint8]
+Bools = NDArray[np.bool_]
+
+LABELS = {
+    "probability": "tumor probability",
+    "aleatoric": "aleatoric uncertainty",
+    "epistemic": "epistemic uncertainty",
+    "tissue": "tissue",
+    "truth": "ground truth",
+}
+VARIANCES = ("aleatoric", "epistemic")
+MOST_VARIANCE = 0.25
+"""Of a probability: half the members say 0, half say 1."""
+
+
+class At(NamedTuple):
+    """A tile's place: its level, 0 the finest, and which one from the top left."""
+
+    level: int
+    col: int
+    row: int
+
+
+class NoMap(ValueError):  # noqa: N818 - says what is, not "Error"
+    """The slide has no such map, or the map no such tile."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """A map of a slide as the page draws it.
+
+    Attributes:
+        id: ``<run>/<name>``.
+        run: name of the run it is of.
+        name: key of LABELS.
+        label: what it shows, in words.
+        kind: "value", or "mask": 255 or 0.
+        width, height: px of level 0, the finest.
+        tile_size: px.
+        levels: how many, each half the one before.
+        l0_per_px_x, l0_per_px_y: level-0 px of the slide per px of level 0.
+        low, high: values of 1 and 255.
+        unit: of the values.
+        version: changes when its file does, or what a gray of its tiles stands for.
+    """
+
+    id: str
+    run: str
+    name: str
+    label: str
+    kind: str
+    width: int
+    height: int
+    tile_size: int = TILE_PX
+    levels: int
+    l0_per_px_x: float
+    l0_per_px_y: float
+    low: float = 0.0
+    high: float = 1.0
+    unit: str = ""
+    version: str
+
+    def stamped(self) -> Self:
+        """With a version that tells its scale and range as well as its file."""
+        said = replace(self, label="")
+        version = hashlib.sha256(repr(said).encode()).hexdigest()[:16]
+        return replace(self, version=version)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MaskLevels:
+    """A mask, finest level first, each half the one before."""
+
+    levels: tuple[Bools, ...]
+    mpp_x: float
+    mpp_y: float
+    version: str
+
+    @property
+    def nbytes(self) -> int:
+        """Of all its levels."""
+        return sum(level.nbytes for level in self.levels)
+
+
+def highest(entry: Entry, name: str) -> float:
+    """What a variance's colors end at: 0.25 / 2^n, the same for all runs of a slide."""
+    found = [outcome.get(f"{name}_max") or 0.0 for outcome in entry.outcomes.values()]
+    high = MOST_VARIANCE
+    while any(found) and high / 2 >= max(found) and high > 1e-4:
+        high /= 2
+    return high
+
+
+def to_gray(values: Map, weight: Map, *, low: float, high: float) -> Gray:
+    """Values as gray: 0 where the weight is, else 1 to 255 from ``low`` to ``high``."""
+    share = (np.nan_to_num(values) - low) / (high - low)
+    gray = 1 + np.rint(254 * np.clip(share, 0, 1))
+    return np.where(weight > 0, gray, 0).astype(np.uint8)
+
+
+def read_mask_levels(path: Path, *, version: str = "") -> MaskLevels:
+    """A mask's file as a pyramid; a px is true where at least half of its px are.
+
+    Raises:
+        ValueError: no mask.
+    """
+    mask = read_mask(path)
+    levels = [mask.array]
+    for _ in range(pyramid_levels(*mask.array.shape[::-1])):
+        levels.append(_half(levels[-1]))
+    return MaskLevels(
+        levels=tuple(levels), mpp_x=mask.mpp_x, mpp_y=mask.mpp_y, version=version
+    )
+
+
+def _half(array: Bools) -> Bools:
+    height, width = array.shape
+    even = np.pad(array, ((0, height % 2), (0, width % 2)), mode="edge")
+    blocks = even.reshape(even.shape[0] // 2, 2, even.shape[1] // 2, 2)
+    return np.asarray(blocks.sum(axis=(1, 3), dtype=np.uint8) >= 2)
+
+
+def value_layers(entry: Entry, run: str, heatmap: ValueTiles) -> Iterator[Layer]:
+    """The layers of a run's heatmap."""
+    mpp_x, mpp_y = entry.mpp_of(run)
+    for name in heatmap.channels:
+        if name in LABELS:
+            yield Layer(
+                id=f"{run}/{name}",
+                run=run,
+                name=name,
+                label=LABELS[name],
+                kind="value",
+                width=heatmap.width,
+                height=heatmap.height,
+                levels=len(heatmap.levels),
+                l0_per_px_x=heatmap.mpp_x / mpp_x,
+                l0_per_px_y=heatmap.mpp_y / mpp_y,
+                high=highest(entry, name) if name in VARIANCES else 1.0,
+                unit="variance" if name in VARIANCES else "probability",
+                version=entry.runs[run].version,
+            )
+
+
+def mask_layer(entry: Entry, run: str, mask: MaskLevels) -> Layer:
+    """The layer of a run's tissue mask."""
+    mpp_x, mpp_y = entry.mpp_of(run)
+    height, width = mask.levels[0].shape
+    return Layer(
+        id=f"{run}/tissue",
+        run=run,
+        name="tissue",
+        label=LABELS["tissue"],
+        kind="mask",
+        width=width,
+        height=height,
+        levels=len(mask.levels),
+        l0_per_px_x=mask.mpp_x / mpp_x,
+        l0_per_px_y=mask.mpp_y / mpp_y,
+        version=mask.version,
+    )

@@ -1,0 +1,227 @@
+"""What lies over a slide: its maps as value tiles, and their exact values.
+
+A tile is a gray PNG that the browser colors: 0 where nothing was predicted, else 1 to
+255 from the layer's ``low`` to its ``high``. So threshold, opacity and colors change
+without the server.
+"""
+
+import contextlib
+import io
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from digipath_ray.config.recipe import AnnotationSpec
+from digipath_ray.heatmap.canvas import Map
+from digipath_ray.heatmap.file import TILE_PX, WEIGHT
+from digipath_ray.run.directory import RunDirectory
+from digipath_ray.viewer.collection.snapshot import Entry
+from digipath_ray.viewer.tiles.layers import (
+    LABELS,
+    VARIANCES,
+    At,
+    Gray,
+    Layer,
+    MaskLevels,
+    NoMap,
+    highest,
+    mask_layer,
+    read_mask_levels,
+    to_gray,
+    value_layers,
+)
+from digipath_ray.viewer.tiles.lru import Kept
+from digipath_ray.viewer.tiles.truth import Truths
+from digipath_ray.viewer.tiles.valuetiles import ValueTiles, open_value_tiles
+
+OPEN_MAPS = 64
+"""Heatmaps whose directories are kept; no file stays open."""
+
+
+class Maps:
+    """The maps of a collection's slides; any thread may ask."""
+
+    def __init__(self, spec: AnnotationSpec, *, most_bytes: int = 96 << 20) -> None:
+        self._truths = Truths(spec)
+        self._files: Kept[ValueTiles] = Kept(OPEN_MAPS, lambda _: 1)
+        self._tiles: Kept[Map] = Kept(most_bytes, lambda tile: tile.nbytes)
+        self._masks: Kept[MaskLevels] = Kept(most_bytes, lambda mask: mask.nbytes)
+        self._reading = threading.Lock()
+
+    def version(self, entry: Entry, run: str, name: str) -> str:
+        """Changes when the map may have; empty if there is none that can be read."""
+        layers = {layer.id: layer.version for layer in self.layers(entry)}
+        return layers.get(f"{run}/{name}", "")
+
+    def layers(self, entry: Entry) -> list[Layer]:
+        """The maps of a slide that can be read, as they stand.
+
+        Raises:
+            OSError: a bucket does not answer.
+        """
+        return self.examine(entry)[0]
+
+    def examine(self, entry: Entry) -> tuple[list[Layer], list[str]]:
+        """The same, and of those that cannot be read why, in words.
+
+        Raises:
+            OSError: a bucket does not answer.
+        """
+        if entry.l0_size is None:
+            return [], []
+        found: list[Layer] = []
+        troubles: list[str] = []
+        for run in entry.runs:
+            for name, layers in (
+                ("heatmap", self._value_layers),
+                ("tissue mask", self._mask_layers),
+            ):
+                try:
+                    found += layers(entry, run)
+                except ValueError as e:
+                    troubles.append(f"the {name} cannot be shown: {e}")
+        truth = self._truth_layer(entry)
+        return [layer.stamped() for layer in (*found, *filter(None, [truth]))], troubles
+
+    def _value_layers(self, entry: Entry, run: str) -> list[Layer]:
+        heatmap = self._heatmap(entry, run)
+        return [] if heatmap is None else list(value_layers(entry, run, heatmap))
+
+    def _mask_layers(self, entry: Entry, run: str) -> list[Layer]:
+        mask = self._mask(entry, run)
+        return [] if mask is None else [mask_layer(entry, run, mask)]
+
+    def png(self, entry: Entry, run: str, name: str, at: At) -> bytes:
+        """A tile of a map.
+
+        Raises:
+            NoMap: there is none.
+            ValueError: its file is damaged.
+            OSError: its file cannot be read.
+        """
+        makers = {"truth": self._truth_tile, "tissue": self._tissue_tile}
+        if name in makers:
+            gray = makers[name](entry, run, at)
+        else:
+            gray = self._value_tile(entry, run, name, at)
+        out = io.BytesIO()
+        Image.fromarray(gray).save(out, "PNG", compress_level=3)
+        return out.getvalue()
+
+    def values(self, entry: Entry, x: float, y: float) -> dict[str, float | None]:
+        """What the maps say at a place, level-0 px: exact; None where nothing was said.
+
+        Raises:
+            ValueError: a file is damaged.
+            OSError: a file cannot be read.
+        """
+        found: dict[str, float | None] = {}
+        for run in entry.runs:
+            heatmap = self._heatmap(entry, run)
+            if heatmap is not None:
+                found |= self._values_of(heatmap, entry, run, x, y)
+        return found
+
+    def truth_features(self, entry: Entry) -> Iterator[dict[str, Any]]:
+        """The ground truth as GeoJSON features, level-0 px.
+
+        Raises:
+            NoMap: there is none.
+            SlideError: it cannot be read.
+        """
+        layer = self._truth_layer(entry)
+        if layer is None:
+            raise NoMap("no ground truth of this slide")
+        return self._truths.features(entry, layer)
+
+    def _truth_layer(self, entry: Entry) -> Layer | None:
+        heatmap = None
+        for run in entry.runs:
+            with contextlib.suppress(ValueError):  # damaged: its own layer says so
+                heatmap = heatmap or self._heatmap(entry, run)
+        mpp = None if heatmap is None else (heatmap.mpp_x, heatmap.mpp_y)
+        return self._truths.layer(entry, mpp)
+
+    def _truth_tile(self, entry: Entry, run: str, at: At) -> Gray:
+        layer = self._truth_layer(entry)
+        if layer is None or layer.run != run:
+            raise NoMap("no ground truth of this slide")
+        return self._truths.tile(entry, layer, at)
+
+    def _tissue_tile(self, entry: Entry, run: str, at: At) -> Gray:
+        mask = self._mask(entry, run)
+        if mask is None or not at.level < len(mask.levels):
+            raise NoMap(f"no map {run}/tissue")
+        x, y = at.col * TILE_PX, at.row * TILE_PX
+        tile = mask.levels[at.level][y : y + TILE_PX, x : x + TILE_PX]
+        if not tile.size:
+            raise NoMap(f"no tile {at.col}, {at.row} at level {at.level}")
+        return np.where(tile, np.uint8(255), np.uint8(0))
+
+    def _value_tile(self, entry: Entry, run: str, name: str, at: At) -> Gray:
+        heatmap = self._heatmap(entry, run)
+        if heatmap is None or name not in heatmap.channels:
+            raise NoMap(f"no map {run}/{name}")
+        values = self._read(heatmap, entry, run, name, at)
+        weight = self._read(heatmap, entry, run, WEIGHT, at)
+        high = highest(entry, name) if name in VARIANCES else 1.0
+        return to_gray(values, weight, low=0.0, high=high)
+
+    def _values_of(
+        self, heatmap: ValueTiles, entry: Entry, run: str, x: float, y: float
+    ) -> Iterator[tuple[str, float | None]]:
+        mpp_x, mpp_y = entry.mpp_of(run)
+        col, row = int(x * mpp_x // heatmap.mpp_x), int(y * mpp_y // heatmap.mpp_y)
+        there = 0 <= col < heatmap.width and 0 <= row < heatmap.height
+        px = np.s_[row % TILE_PX, col % TILE_PX]
+        at = At(0, col // TILE_PX, row // TILE_PX)
+        said = there and self._read(heatmap, entry, run, WEIGHT, at)[px] > 0
+        for name in heatmap.channels:
+            if name in LABELS:
+                value = self._read(heatmap, entry, run, name, at)[px] if said else None
+                yield f"{run}/{name}", None if value is None else float(value)
+
+    def _read(
+        self, heatmap: ValueTiles, entry: Entry, run: str, channel: str, at: At
+    ) -> Map:
+        def make() -> Map:
+            tile = heatmap.read(channel, *at)
+            if tile is None:
+                raise NoMap(f"no tile {at.col}, {at.row} at level {at.level}")
+            return tile
+
+        version = entry.runs[run].version
+        return self._tiles.make((version, channel, at), make)
+
+    def _heatmap(self, entry: Entry, run: str) -> ValueTiles | None:
+        """A run's heatmap of a slide; None if there is none; errors as :meth:`png`."""
+        held = entry.runs.get(run)
+        path = None if held is None else held.find_finished(RunDirectory.heatmap)
+        if held is None or path is None:
+            return None
+        try:
+            return self._files.make(held.version, lambda: open_value_tiles(path))
+        except FileNotFoundError:
+            return None
+
+    def _mask(self, entry: Entry, run: str) -> MaskLevels | None:
+        """A run's tissue mask of a slide; None if there is none; errors as above."""
+        held = entry.runs.get(run)
+        path = None if held is None else held.find(RunDirectory.mask)
+        if held is None or path is None:
+            return None
+        with self._reading:
+            try:
+                version = held.version_of(path)
+                return self._masks.make(
+                    version, lambda: read_mask_levels(path, version=version)
+                )
+            except FileNotFoundError:
+                return None
+            except ValueError as e:
+                if isinstance(e.__cause__, FileNotFoundError):
+                    return None
+                raise

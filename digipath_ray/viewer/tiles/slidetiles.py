@@ -1,0 +1,67 @@
+"""Tiles and thumbnails of slides as JPEG, the last ones kept."""
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from digipath_ray.cohort.manifest import SlideRow
+from digipath_ray.slide.open import Pixels, Slide
+from digipath_ray.viewer.tiles.lru import Kept
+from digipath_ray.viewer.tiles.pool import SlidePool
+from digipath_ray.viewer.tiles.pyramid import Levels, encode_jpeg, read_shrunk
+
+THUMBNAIL_PX = 320
+"""Longer side of a slide in the table."""
+
+
+class Tiles:
+    """Tiles and thumbnails of slides as JPEG, the last ones kept."""
+
+    def __init__(self, pool: SlidePool, *, most_bytes: int = 128 << 20) -> None:
+        self.pool = pool
+        self.kept: Kept[bytes] = Kept(most_bytes, len)
+
+    def tile(self, row: SlideRow, level: int, col: int, at_row: int) -> bytes:
+        """A DeepZoom tile as JPEG.
+
+        Raises:
+            NoTile: there is none.
+            SlideError: the slide cannot be read there.
+            OSError: its bucket does not answer.
+        """
+
+        def make() -> bytes:
+            with self.pool.use(row) as picture:
+                return encode_jpeg(picture.tile(level, col, at_row))
+
+        return self.kept.make((self.pool.version(row), level, col, at_row), make)
+
+    def thumbnail(self, row: SlideRow) -> bytes:
+        """The whole slide, small, as JPEG; errors as :meth:`tile`."""
+
+        def make() -> bytes:
+            with self.pool.use(row) as picture:
+                return encode_jpeg(_overview(picture.slide))
+
+        return self.kept.make((self.pool.version(row), "thumbnail"), make)
+
+
+def _overview(slide: Slide) -> Pixels:
+    info = slide.info
+    scale = max(info.width, info.height, THUMBNAIL_PX) / THUMBNAIL_PX
+    level = Levels(info).get_best_level_for_downsample(scale)
+    width, height = info.level_dimensions[level]
+    size = (max(1, round(info.width / scale)), max(1, round(info.height / scale)))
+    return read_shrunk(slide, level, (0, 0, width, height), size)
+
+
+def shrink(thumbnail: bytes) -> bytes:
+    """An image as a JPEG of THUMBNAIL_PX at most: a table shows hundreds.
+
+    Raises:
+        OSError: it is no image.
+    """
+    with Image.open(io.BytesIO(thumbnail)) as image:
+        image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+        return encode_jpeg(np.asarray(image.convert("RGB")))

@@ -1,0 +1,193 @@
+"""The tiles of a heatmap's OME-TIFF, each read alone, from a disk or a bucket.
+
+Only the file's directories are read when it is opened; then a tile is one small read,
+whatever the heatmap's size.
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+import tifffile
+
+from digipath_ray.heatmap.canvas import Map
+from digipath_ray.heatmap.file import TILE_PX, WEIGHT, explained, read_header
+from digipath_ray.storage import bucket
+from digipath_ray.storage.files import is_url
+
+BLOCK_BYTES = 1 << 16
+"""Fetched at once from a bucket while the directories are looked for."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Plane:
+    """One channel at one level: where in the file its tiles are.
+
+    Attributes:
+        page: what decodes them.
+        offsets, counts: of each tile's bytes, row by row.
+        width, height: px.
+    """
+
+    page: Any
+    offsets: Sequence[int]
+    counts: Sequence[int]
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ValueTiles:
+    """A heatmap's file whose tiles can be read one by one.
+
+    Attributes:
+        path: the file's, or object's.
+        channels: names, the weight left out.
+        mpp_x, mpp_y: um per px of the finest level.
+        levels: finest first; of each its planes, the weight's last.
+    """
+
+    path: Path
+    channels: tuple[str, ...]
+    mpp_x: float
+    mpp_y: float
+    levels: tuple[tuple[Plane, ...], ...]
+
+    @property
+    def width(self) -> int:
+        """Heatmap px from left to right."""
+        return self.levels[0][0].width
+
+    @property
+    def height(self) -> int:
+        """Heatmap px from top to bottom."""
+        return self.levels[0][0].height
+
+    def read(self, channel: str, level: int, col: int, row: int) -> Map | None:
+        """A tile of at most 256 x 256 px, [height, width]; None if there is none.
+
+        Raises:
+            ValueError: damaged.
+            OSError: the file cannot be read any more.
+        """
+        if not 0 <= level < len(self.levels):
+            return None
+        index = -1 if channel == WEIGHT else self.channels.index(channel)
+        plane = self.levels[level][index]
+        across = -(-plane.width // TILE_PX)
+        if not (0 <= col < across and 0 <= row < -(-plane.height // TILE_PX)):
+            return None
+        number = row * across + col
+        data = read_range(self.path, plane.offsets[number], plane.counts[number])
+        with explained(self.path):
+            decoded, _, _ = plane.page.decode(data, number)
+        tile = np.zeros((TILE_PX, TILE_PX), np.float32)
+        if decoded is not None:
+            inside = np.asarray(decoded).reshape(decoded.shape[-3:-1])
+            tile[: inside.shape[0], : inside.shape[1]] = inside
+        rows = min(TILE_PX, plane.height - row * TILE_PX)
+        cols = min(TILE_PX, plane.width - col * TILE_PX)
+        return tile[:rows, :cols]
+
+
+def read_range(path: Path, start: int, count: int) -> bytes:
+    """Some bytes of a file or an object.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if is_url(path):
+        where: Any = path
+        return bytes(where.fs.cat_file(where.path, start=start, end=start + count))
+    with path.open("rb") as file:
+        file.seek(start)
+        return file.read(count)
+
+
+def open_value_tiles(path: Path) -> ValueTiles:
+    """The tiles of a file that :func:`digipath_ray.heatmap.file.write_heatmap` wrote.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a heatmap's OME-TIFF.
+    """
+    with explained(path), _open(path) as file, tifffile.TiffFile(file) as tiff:
+        text = tiff.ome_metadata
+        series = [] if text is None else tiff.series[0].levels
+        levels = tuple(tuple(_plane(page) for page in level.pages) for level in series)
+    header = read_header(path, text)
+    keys = [plane.page for level in levels for plane in level]
+    tiled = all((k.tilewidth, k.tilelength) == (TILE_PX, TILE_PX) for k in keys)
+    if not (tiled and all(key.dtype == np.float32 for key in keys)):
+        raise ValueError(f"{path}: not a heatmap: no float32 in tiles of {TILE_PX} px")
+    return ValueTiles(
+        path=path,
+        channels=header.channels,
+        mpp_x=header.mpp_x,
+        mpp_y=header.mpp_y,
+        levels=levels,
+    )
+
+
+def _open(path: Path) -> BinaryIO:
+    return cast(BinaryIO, ObjectBlocks(path)) if is_url(path) else path.open("rb")
+
+
+class ObjectBlocks(io.RawIOBase):
+    """An object to seek and read in; each block of it is fetched once."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._size = path, bucket.head(path).size
+        self._blocks: dict[int, bytes] = {}
+        self._at = 0
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def seekable(self) -> bool:
+        """It is."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to a byte; returns which."""
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}
+        self._at = start[whence] + offset
+        return self._at
+
+    def tell(self) -> int:
+        """The byte that is read next."""
+        return self._at
+
+    def readinto(self, into: Any) -> int:
+        """Fill a buffer as far as the object goes; returns how far."""
+        view = memoryview(into).cast("B")
+        stop = min(self._at + len(view), self._size)
+        done = 0
+        while self._at < stop:
+            number, first = divmod(self._at, BLOCK_BYTES)
+            part = self._block(number)[first : first + stop - self._at]
+            view[done : done + len(part)] = part
+            done, self._at = done + len(part), self._at + len(part)
+        return done
+
+    def _block(self, number: int) -> bytes:
+        if number not in self._blocks:
+            start = number * BLOCK_BYTES
+            count = min(BLOCK_BYTES, self._size - start)
+            self._blocks[number] = read_range(self._path, start, count)
+        return self._blocks[number]
+
+
+def _plane(page: Any) -> Plane:
+    key = page.keyframe
+    return Plane(
+        page=key,
+        offsets=tuple(page.dataoffsets),
+        counts=tuple(page.databytecounts),
+        width=int(key.imagewidth),
+        height=int(key.imagelength),
+    )
