@@ -15,7 +15,8 @@ from digipath_ray.heatmap.canvas import Heatmap
 from digipath_ray.heatmap.file import write_heatmap
 from digipath_ray.outcome.lesions import find_lesions
 from digipath_ray.outcome.staging import PatientStage
-from digipath_ray.run.directory import Failure, RunDirectory
+from digipath_ray.run.directory import RunDirectory
+from digipath_ray.run.failure import Failure
 from digipath_ray.schema import FAILURES, OUTCOMES, PATIENTS, SLIDES
 from digipath_ray.tissue.mask import Mask, write_mask
 

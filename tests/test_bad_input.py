@@ -19,9 +19,10 @@ from safetensors.numpy import save_file
 from digipath_ray.cli.app import run_app
 from digipath_ray.config.run import RunConfig
 from digipath_ray.config.toml import Tree, merge
-from digipath_ray.networks.card import ModelCard, file_digest, write_card
+from digipath_ray.networks.card import ModelCard, write_card
 from digipath_ray.outcome.tables import write_tables
 from digipath_ray.run.directory import RunDirectory
+from digipath_ray.storage.files import file_digest
 from tests.runs import RAY_WARNINGS, SMALL, write_slide
 from tests.slides import write_pyramid
 

@@ -17,12 +17,19 @@ from digipath_ray.distributed import fit as training
 from digipath_ray.distributed.fit import FitWatcher, fit_cohort
 from digipath_ray.mining.examples import read_hard, write_hard
 from digipath_ray.networks.build import build_network
-from digipath_ray.networks.card import file_digest, read_card, write_card
+from digipath_ray.networks.card import read_card, write_card
 from digipath_ray.networks.resolve import resolve_recipe
-from digipath_ray.run.directory import RunError, RunStopped
+from digipath_ray.run.failure import RunError, RunStopped
 from digipath_ray.schema import SAMPLES
 from digipath_ray.storage import bucket
-from digipath_ray.storage.files import is_url, place, read_bytes, read_table, read_text
+from digipath_ray.storage.files import (
+    file_digest,
+    is_url,
+    place,
+    read_bytes,
+    read_table,
+    read_text,
+)
 from digipath_ray.training.directory import FitDirectory
 from digipath_ray.training.start import start_network
 from tests.annotated import FIT, write_annotated_cohort

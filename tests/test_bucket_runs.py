@@ -16,7 +16,8 @@ from digipath_ray.geometry import Frame
 from digipath_ray.networks.build import build_network
 from digipath_ray.networks.resolve import resolve
 from digipath_ray.networks.weights import load_member
-from digipath_ray.run.directory import RunDirectory, RunError, RunStopped
+from digipath_ray.run.directory import RunDirectory
+from digipath_ray.run.failure import RunError, RunStopped
 from digipath_ray.run.prepared import PreparedSlide
 from digipath_ray.slide.open import SlideError, open_slide
 from digipath_ray.storage import bucket

@@ -3,13 +3,8 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from digipath_ray.networks.card import (
-    ModelCard,
-    card_path,
-    file_digest,
-    read_card,
-    write_card,
-)
+from digipath_ray.networks.card import ModelCard, card_path, read_card, write_card
+from digipath_ray.storage.files import file_digest
 
 CARD = ModelCard(
     name="light",

@@ -27,11 +27,12 @@ from digipath_ray.cli import doctor, plan
 from digipath_ray.cli.app import run_app
 from digipath_ray.cli.info import nominal_mpp
 from digipath_ray.cli.options import config_as_known, with_config
-from digipath_ray.cli.plan import Cost, Pace, measure_rate, refuse_disk, say_time
-from digipath_ray.cli.words import count, size
+from digipath_ray.cli.plan import measure_rate
 from digipath_ray.config.toml import PRESETS, Tree, load_config, merge, option_fields
 from digipath_ray.heatmap.file import read_heatmap
+from digipath_ray.planning.cost import Cost, Pace, refuse_disk, say_time
 from digipath_ray.run.directory import RunDirectory
+from digipath_ray.words import count, size
 from tests.runs import RAY_WARNINGS, SMALL, small_config, write_slide
 from tests.slides import write_pyramid
 
@@ -526,7 +527,7 @@ def test_planned_bytes_are_those_of_a_real_heatmap(prepared: Prepared) -> None:
     for row, col in blocks:
         inside[row * side : (row + 1) * side, col * side : (col + 1) * side] = True
     assert covered == inside.sum()
-    assert plan.FILE_BYTES_PER_BYTE == 0.88
+    assert cost.FILE_BYTES_PER_BYTE == 0.88
     file_bytes = prepared.run.heatmap("good").stat().st_size
     # The file is small: its header of 2 KB is not what the estimate is about.
     assert (file_bytes - 2048) / (covered * 3 * 4 * 4 / 3) == pytest.approx(

@@ -7,7 +7,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from digipath_ray.figures.figure import TIMES
+from digipath_ray.figures.comparison import (
+    distinct_names,
+    draw_comparison,
+    write_comparison_figures,
+)
 from digipath_ray.heatmap.canvas import Heatmap
 from digipath_ray.heatmap.file import write_heatmap
 from digipath_ray.run.compare import (
@@ -16,13 +20,11 @@ from digipath_ray.run.compare import (
     compare_heatmaps,
     compare_runs,
     dice,
-    distinct_names,
-    draw_comparison,
     on_one_grid,
     resample,
-    write_comparison_figures,
 )
 from digipath_ray.schema import FAILURES, OUTCOMES
+from digipath_ray.words import TIMES
 
 
 def heatmap(data, channels=("probability",), *, mpp=4.0, weight=None):

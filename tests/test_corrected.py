@@ -27,7 +27,7 @@ from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.config.recipe import Recipe
 from digipath_ray.config.toml import merge, read_toml, recipe_from_tree, to_tree
 from digipath_ray.mining.examples import write_hard
-from digipath_ray.run.directory import RunError
+from digipath_ray.run.failure import RunError
 from digipath_ray.schema import SAMPLES
 from digipath_ray.slide.info import SlideError
 from digipath_ray.training.directory import FitDirectory

@@ -30,11 +30,12 @@ from digipath_ray.demo.fitting import brief_slides, fit_slides
 from digipath_ray.demo.painting import EOSIN_OD, HEMATOXYLIN_OD
 from digipath_ray.demo.truth import Score, dice_of, score_run
 from digipath_ray.heatmap.file import read_heatmap
-from digipath_ray.networks.card import ModelCard, file_digest, read_card
+from digipath_ray.networks.card import ModelCard, read_card
+from digipath_ray.networks.notes import overlay_notes
 from digipath_ray.networks.resolve import resolve, resolve_recipe
-from digipath_ray.outcome.measure import overlay_notes
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.slide.open import SlideError, open_slide
+from digipath_ray.storage.files import file_digest
 from digipath_ray.training.directory import FitDirectory
 from tests.benchmarks import demo_quality
 from tests.runs import RAY_WARNINGS

@@ -22,8 +22,8 @@ from digipath_ray.distributed.run import Summary, run_cohort
 from digipath_ray.distributed.watcher import Watcher
 from digipath_ray.heatmap.canvas import blend_window
 from digipath_ray.networks.weights import load_member
+from digipath_ray.pipeline.prepare import grid_of
 from digipath_ray.run.directory import RunDirectory
-from digipath_ray.run.prepared import grid_of
 from digipath_ray.slide.open import open_slide
 from tests.runs import RAY_WARNINGS, heatmaps, small_config, write_cohort, write_slide
 from tests.test_predict import NUMPY_TURNS
@@ -229,7 +229,7 @@ def test_one_cpu_is_enough_and_ray_says_nothing(cohort, tmp_path):
 
 INTERRUPTED = """
 import functools, os, signal, ray
-from digipath_ray.distributed.resources import connected
+from digipath_ray.distributed.connect import connected
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 ray.init = functools.partial(ray.init, num_cpus=1, object_store_memory=200 << 20)

@@ -22,7 +22,8 @@ from digipath_ray.export.tables import say_cell
 from digipath_ray.heatmap.canvas import Heatmap
 from digipath_ray.outcome.features import FEATURES, FEATURES_SCHEMA
 from digipath_ray.outcome.staging import Metastasis, stage_patient
-from digipath_ray.run.directory import RunDirectory, RunError
+from digipath_ray.run.directory import RunDirectory
+from digipath_ray.run.failure import RunError
 from tests.finished_runs import Made, draw_heatmap, failure_of, slide_row, write_run
 
 ONE = Made(

@@ -5,8 +5,9 @@ from safetensors.torch import save_file
 
 from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.config.run import MemberSpec
-from digipath_ray.networks.card import ModelCard, file_digest, write_card
+from digipath_ray.networks.card import ModelCard, write_card
 from digipath_ray.networks.exposure import Exposure, read_exposure, say_overlap
+from digipath_ray.storage.files import file_digest
 
 
 def card(name: str, slides: tuple[str, ...], patients: tuple[str, ...]) -> ModelCard:

@@ -20,7 +20,8 @@ from digipath_ray.distributed.resources import Share
 from digipath_ray.distributed.run import run_cohort
 from digipath_ray.networks.build import build_network
 from digipath_ray.networks.weights import save_weights
-from digipath_ray.run.directory import Failure, RunDirectory, RunError
+from digipath_ray.run.directory import RunDirectory
+from digipath_ray.run.failure import Failure, RunError
 from tests.runs import RAY_WARNINGS, small_config, stamps, write_cohort, write_slide
 
 pytestmark = pytest.mark.filterwarnings(RAY_WARNINGS)

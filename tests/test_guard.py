@@ -16,7 +16,7 @@ from digipath_ray.distributed.attempts import (
     watched,
 )
 from digipath_ray.distributed.ledger import Ledger, share_ledger
-from digipath_ray.run.directory import Failure
+from digipath_ray.run.failure import Failure
 from digipath_ray.slide.open import SlideError
 
 SLIDE = {"slide_id": "s", "path": "/slides/s.svs", "patient_id": "p"}

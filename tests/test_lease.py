@@ -6,7 +6,8 @@ import threading
 
 import pytest
 
-from digipath_ray.run.directory import RunDirectory, RunError
+from digipath_ray.run.directory import RunDirectory
+from digipath_ray.run.failure import RunError
 from digipath_ray.storage import bucket, lease
 from digipath_ray.storage.files import place, read_bytes
 from digipath_ray.storage.lease import HeldByOther, Lease, hold

@@ -17,14 +17,11 @@ from digipath_ray.networks.build import (
     build_network,
     default_normalization,
 )
-from digipath_ray.networks.card import ModelCard, file_digest, read_card, write_card
+from digipath_ray.networks.card import ModelCard, read_card, write_card
+from digipath_ray.networks.imported import import_checkpoint
 from digipath_ray.networks.resolve import check_member, resolve
-from digipath_ray.networks.weights import (
-    dtype_on,
-    import_checkpoint,
-    load_member,
-    save_weights,
-)
+from digipath_ray.networks.weights import dtype_on, load_member, save_weights
+from digipath_ray.storage.files import file_digest
 
 LIGHT = MemberSpec(
     name="light",

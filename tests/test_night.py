@@ -17,12 +17,14 @@ from digipath_ray.config.run import (
     RunConfig,
 )
 from digipath_ray.config.toml import load_config
+from digipath_ray.distributed.connect import connect
 from digipath_ray.distributed.inference import plan_context
-from digipath_ray.distributed.resources import Share, connect, describe_work
+from digipath_ray.distributed.resources import Share, describe_work
 from digipath_ray.distributed.run import note_cohort, patient_notes, settle_precision
 from digipath_ray.distributed.throughput import bottleneck, count_ends
 from digipath_ray.networks.resolve import resolve
-from digipath_ray.run.directory import Failure, RunDirectory, RunError
+from digipath_ray.run.directory import RunDirectory
+from digipath_ray.run.failure import Failure, RunError
 
 CPU = Share(
     actors=1,

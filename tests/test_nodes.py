@@ -235,7 +235,8 @@ import os, subprocess, sys, time
 import ray
 from ray.cluster_utils import Cluster
 from digipath_ray.distributed.nodes import check_all_see
-from digipath_ray.run.directory import RunDirectory, RunError
+from digipath_ray.run.directory import RunDirectory
+from digipath_ray.run.failure import RunError
 
 cluster = Cluster()
 cluster.add_node(num_cpus=1, include_dashboard=False)

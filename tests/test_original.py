@@ -21,11 +21,12 @@ from digipath_ray.config.run import (
 )
 from digipath_ray.networks.build import build_network, default_normalization
 from digipath_ray.networks.card import ModelCard, read_card
+from digipath_ray.networks.imported import import_checkpoint, import_keras
 from digipath_ray.networks.original import ORIGINAL_ARCHITECTURES
 from digipath_ray.networks.original.layers import SameConv2d, SameMaxPool2d
 from digipath_ray.networks.predict import EnsemblePredictor
 from digipath_ray.networks.resolve import resolve
-from digipath_ray.networks.weights import import_checkpoint, import_keras, load_member
+from digipath_ray.networks.weights import load_member
 from tests import keras_networks
 
 keras = keras_networks.keras  # which has chosen the backend first

@@ -17,7 +17,8 @@ from digipath_ray.config.run import (
     RunConfig,
 )
 from digipath_ray.heatmap.canvas import Heatmap
-from digipath_ray.outcome.measure import measure_slide, measured_with, write_outcome
+from digipath_ray.outcome.geojson import write_outcome
+from digipath_ray.outcome.measure import measure_slide, measured_with
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.finished import FinishedSlide, finished_slide
 from digipath_ray.tissue.mask import Mask, read_mask

@@ -3,17 +3,10 @@ import pytest
 from matplotlib.text import Text
 from PIL import Image
 
-from digipath_ray.figures.figure import (
-    TIMES,
-    lay_out,
-    round_length,
-    say_mm2,
-    say_um,
-    shorten,
-    shown,
-)
+from digipath_ray.figures.figure import lay_out, round_length, shown
 from digipath_ray.figures.overlay import draw_overlay, write_overlay
 from digipath_ray.heatmap.canvas import Heatmap
+from digipath_ray.words import TIMES, say_mm2, say_um, shorten
 
 GRAY = 200
 

@@ -11,14 +11,26 @@ import ray
 import tomli_w
 
 from digipath_ray.cli import calibrate, run_app
-from digipath_ray.cli.calibrate import kinds_of, measure_ensemble, measure_reading
-from digipath_ray.cli.pricing import say_hours, say_reading, work_of
+from digipath_ray.distributed.calibrate import (
+    kinds_of,
+    measure_ensemble,
+    measure_reading,
+)
 from digipath_ray.planning.calibration import (
     Machine,
     describe_ensemble,
     read_calibration,
 )
-from digipath_ray.planning.prices import NodeType, Offer, Work, find_offers, read_prices
+from digipath_ray.planning.prices import (
+    NodeType,
+    Offer,
+    Work,
+    find_offers,
+    read_prices,
+    say_hours,
+    say_reading,
+    work_of,
+)
 from tests.runs import RAY_WARNINGS, SMALL, small_config, write_slide
 
 ROOT = Path(__file__).parents[1]

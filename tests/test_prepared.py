@@ -11,10 +11,11 @@ from PIL import Image
 from digipath_ray.cohort.read import SlideRow
 from digipath_ray.config.run import RunConfig
 from digipath_ray.config.toml import from_tree
-from digipath_ray.outcome.measure import overlay_notes
+from digipath_ray.networks.notes import overlay_notes
 from digipath_ray.patches import cut_chunks, keep_cells
+from digipath_ray.pipeline.prepare import prepare_slide
 from digipath_ray.run.directory import RunDirectory
-from digipath_ray.run.prepared import prepare_slide, read_chunks, read_prepared
+from digipath_ray.run.prepared import read_chunks, read_prepared
 from digipath_ray.schema import PATCHES, SLIDES
 from digipath_ray.slide.open import SlideError
 from digipath_ray.tissue.mask import read_mask, read_mask_image

@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 
 from digipath_ray.cli import progress
-from digipath_ray.cli.progress import RunProgress, duration, patches_per_second
+from digipath_ray.cli.progress import RunProgress, patches_per_second
+from digipath_ray.words import duration
 
 
 @dataclass

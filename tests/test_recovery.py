@@ -18,7 +18,8 @@ from digipath_ray.distributed import run as night
 from digipath_ray.distributed.collector import Tally
 from digipath_ray.distributed.run import run_cohort
 from digipath_ray.distributed.watcher import Watcher
-from digipath_ray.run.directory import RunDirectory, RunError
+from digipath_ray.run.directory import RunDirectory
+from digipath_ray.run.failure import RunError
 from tests.runs import (
     RAY_WARNINGS,
     heatmaps,

@@ -12,7 +12,8 @@ from digipath_ray.config.run import OutcomeSpec
 from digipath_ray.config.toml import to_tree
 from digipath_ray.distributed.run import remeasure_run, run_cohort
 from digipath_ray.networks.resolve import resolve
-from digipath_ray.run.directory import RunDirectory, RunError
+from digipath_ray.run.directory import RunDirectory
+from digipath_ray.run.failure import RunError
 from tests.runs import RAY_WARNINGS, small_config, write_cohort
 
 pytestmark = [

@@ -13,7 +13,6 @@ from rich.console import Console
 
 from digipath_ray.cli.outcome import config_of
 from digipath_ray.cli.report import report_run
-from digipath_ray.figures.figure import TIMES
 from digipath_ray.heatmap.file import write_heatmap
 from digipath_ray.outcome.staging import Metastasis, PnStage, stage_patient
 from digipath_ray.report import write_report
@@ -35,9 +34,11 @@ from digipath_ray.report.picture import (
     picture_bytes,
 )
 from digipath_ray.report.render import place_marks
-from digipath_ray.report.words import count, listed, natural, say_p, share
-from digipath_ray.run.directory import RunDirectory, RunError
+from digipath_ray.report.words import say_p, share
+from digipath_ray.run.directory import RunDirectory
+from digipath_ray.run.failure import RunError
 from digipath_ray.tissue.mask import Mask, write_mask
+from digipath_ray.words import TIMES, count, listed, natural
 from tests.browser import Browser, need_chromium, start_browser
 from tests.finished_runs import Made, draw_heatmap, failure_of, write_run
 

@@ -12,7 +12,8 @@ import pytest
 from digipath_ray import schema
 from digipath_ray.config.run import RunConfig
 from digipath_ray.outcome.tables import write_tables
-from digipath_ray.run.directory import Failure, RunDirectory, RunError
+from digipath_ray.run.directory import RunDirectory
+from digipath_ray.run.failure import Failure, RunError
 from digipath_ray.storage.files import publish, read_table
 
 

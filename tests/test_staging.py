@@ -7,15 +7,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from digipath_ray.outcome.staging import (
-    Metastasis,
-    PnStage,
+from digipath_ray.outcome.stagelabels import (
     read_stage_labels,
     stage_label_file,
-    stage_nodes,
-    stage_patient,
     write_submission,
 )
+from digipath_ray.outcome.staging import Metastasis, PnStage, stage_nodes, stage_patient
 from digipath_ray.schema import PATIENTS
 
 NEGATIVE, ITC, MICRO, MACRO = Metastasis

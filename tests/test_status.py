@@ -25,7 +25,8 @@ from digipath_ray.distributed.collector import Tally
 from digipath_ray.distributed.heartbeat import Heartbeat
 from digipath_ray.distributed.run import remeasure_run, run_cohort
 from digipath_ray.distributed.watcher import Watcher
-from digipath_ray.run.directory import Failure, RunDirectory, RunError
+from digipath_ray.run.directory import RunDirectory
+from digipath_ray.run.failure import Failure, RunError
 from digipath_ray.run.status import Status, judge, read_status, say_time
 from digipath_ray.schema import FAILURES
 from tests.runs import RAY_WARNINGS, small_config, write_cohort

@@ -17,7 +17,8 @@ from digipath_ray.outcome.metastasis.size_rule import SizeRule
 from digipath_ray.outcome.metastasis.validation import LabeledSlides
 from digipath_ray.outcome.staging import Metastasis
 from digipath_ray.outcome.tables import make_tables, write_tables
-from digipath_ray.run.directory import Failure, RunDirectory
+from digipath_ray.run.directory import RunDirectory
+from digipath_ray.run.failure import Failure
 from digipath_ray.schema import FAILURES
 
 MEMBERS = (MemberSpec(name="a", architecture="Unet", digest="a" * 64),)

@@ -28,7 +28,7 @@ from digipath_ray.cli.options import (
 from digipath_ray.cli.view import view
 from digipath_ray.config.toml import Tree
 from digipath_ray.planning.prices import NIGHT_H
-from digipath_ray.run.directory import RunStopped, explain_os_error
+from digipath_ray.run.failure import RunStopped, explain_os_error
 
 log = logging.getLogger(__name__)
 
@@ -247,7 +247,8 @@ def plan(
 
     Nothing is written: --out only says on which disk the run would lie.
     """
-    from digipath_ray.cli.plan import Pace, plan_cohort
+    from digipath_ray.cli.plan import plan_cohort
+    from digipath_ray.planning.cost import Pace
 
     pace = Pace(
         rate=rate,

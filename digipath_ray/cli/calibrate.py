@@ -1,45 +1,26 @@
 """``digipath calibrate``: how fast this machine, or each kind of node, would work."""
 
-import contextlib
 import json
-import platform
-import tempfile
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 from rich.markup import escape
 
-from digipath_ray import __version__
-from digipath_ray.config.run import RunConfig
 from digipath_ray.config.toml import Tree
-from digipath_ray.demo.cohort import DEMO_MPP, demo_slides, write_pyramid
-from digipath_ray.demo.drawing import draw_slide
-from digipath_ray.distributed.resources import connected
+from digipath_ray.distributed.calibrate import cluster_nodes, kinds_of, measure_nodes
+from digipath_ray.distributed.connect import connected
 from digipath_ray.networks.resolve import resolve
-from digipath_ray.patches import cut_chunks, keep_cells, lay_grid
-from digipath_ray.pipeline.chunk import read_chunk
 from digipath_ray.planning.calibration import (
     Calibration,
-    Machine,
     describe_ensemble,
     say_ensemble,
     say_machine,
 )
-from digipath_ray.planning.rate import MEASURE_S, for_cpu, measure_rate
-from digipath_ray.run.prepared import find_slide_tissue, grid_of, open_cohort_slide
 from digipath_ray.storage.files import is_url, place, publish
-
-READ_S = 10.0
-TASK_CPUS = 0.5
-"""A node of a GPU may have told Ray of a single CPU."""
 
 
 def calibrate(
@@ -65,7 +46,7 @@ def calibrate(
     if slide is not None and is_url(slide):
         slide = str(place(slide))
     with connected():
-        kinds = kinds_of(ray.nodes())
+        kinds = kinds_of(cluster_nodes())
         console.print(
             f"measuring {escape(say_ensemble(describe_ensemble(config)))} on "
             f"{', '.join(escape(say_kind(kind)) for kind in kinds)} ..."
@@ -90,137 +71,3 @@ def say_kind(node: Mapping[str, Any]) -> str:
     have = node["Resources"]
     gpus = f" and {have['GPU']:g} GPUs" if have.get("GPU") else ""
     return f"{have.get('CPU', 0):g} CPUs{gpus}"
-
-
-def kinds_of(nodes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """A node of each kind: as many CPUs, the same GPUs; heads without work left out.
-
-    Raises:
-        ValueError: no node has a CPU.
-    """
-    kinds: dict[Any, Mapping[str, Any]] = {}
-    for node in nodes:
-        have = node["Resources"]
-        if node["Alive"] and have.get("CPU", 0) >= TASK_CPUS:
-            type_of_gpu = sorted(r for r in have if r.startswith("accelerator_type:"))
-            key = (have.get("CPU"), have.get("GPU", 0), *type_of_gpu)
-            kinds.setdefault(key, node)
-    if not kinds:
-        raise ValueError("no node of the cluster has CPUs: wait for one, or start one")
-    return list(kinds.values())
-
-
-def measure_nodes(
-    kinds: Sequence[Mapping[str, Any]], config: RunConfig, slide: str | None
-) -> list[Machine]:
-    """The kinds of nodes as measured, all at once."""
-    any_gpu = any(kind["Resources"].get("GPU", 0) >= 1 for kind in kinds)
-    refs = []
-    for kind in kinds:
-        have = kind["Resources"]
-        gpus = int(have.get("GPU", 0))
-        here = NodeAffinitySchedulingStrategy(kind["NodeID"], soft=False)
-        task = ray.remote(
-            num_cpus=TASK_CPUS, num_gpus=min(gpus, 1), scheduling_strategy=here
-        )(measure_machine)
-        told = {
-            "gpus": gpus,
-            "cpus": int(have["CPU"]),
-            "memory_gb": have.get("memory", 0.0) / 2**30,
-            "predict": gpus > 0 or not any_gpu,
-        }
-        refs.append(task.remote(config, slide, told))
-    return list(ray.get(refs))
-
-
-def measure_machine(
-    config: RunConfig, slide: str | None, told: dict[str, Any]
-) -> Machine:
-    """This node as measured: one process on one CPU, and on one GPU if it has any.
-
-    Args:
-        config: networks, transforms and patches.
-        slide: what to read.
-        told: what Ray knows of the node, and whether it is to predict.
-    """
-    import torch
-
-    torch.set_num_threads(1)
-    gpu = torch.cuda.get_device_name() if told["gpus"] else None
-    rate = None
-    if told["predict"]:
-        rate = measure_ensemble(config, on_gpu=gpu is not None)
-    return Machine(
-        node=platform.node(),
-        gpu=gpu,
-        gpus=told["gpus"],
-        cpus=told["cpus"],
-        memory_gb=round(told["memory_gb"], 1),
-        patches_per_s=rate,
-        read_mpx_per_s=measure_reading(slide, config),
-        versions={
-            "digipath_ray": __version__,
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("ray", "torch")},
-        },
-    )
-
-
-def measure_ensemble(
-    config: RunConfig, *, on_gpu: bool, seconds: float = MEASURE_S
-) -> float:
-    """Patches per second of one GPU, or of one CPU.
-
-    A CPU takes minutes for a patch of large networks in all transforms: it is given one
-    transform, each of which takes as long.
-    """
-    if on_gpu:
-        return measure_rate(config, device="cuda", seconds=seconds)
-    once = replace(config.ensemble, tta=config.ensemble.tta[:1])
-    rate = measure_rate(
-        for_cpu(replace(config, ensemble=once)), device="cpu", seconds=seconds
-    )
-    return rate / len(config.ensemble.tta)
-
-
-def measure_reading(
-    slide: str | None, config: RunConfig, *, seconds: float = READ_S
-) -> float:
-    """Network px, in millions, that a second of one CPU reads, chunk by chunk.
-
-    A slide that is drawn is read at its own mpp, whatever the config's.
-    """
-    if slide is None:
-        config = replace(config, grid=replace(config.grid, mpp=DEMO_MPP))
-    with _slide_to_read(slide) as path:
-        pixels = spent = 0.0
-        until = time.monotonic() + 3 * seconds
-        while spent < seconds and time.monotonic() < until:
-            for px, cpu_seconds in _read_once(path, config):
-                pixels, spent = pixels + px, spent + cpu_seconds
-                if spent >= seconds:
-                    break
-    return pixels / 1e6 / spent
-
-
-@contextlib.contextmanager
-def _slide_to_read(slide: str | None) -> Iterator[str]:
-    if slide is not None:
-        yield slide
-        return
-    with tempfile.TemporaryDirectory(prefix="digipath-") as folder:
-        path = Path(folder) / "slide.tif"
-        write_pyramid(path, draw_slide(demo_slides()[0])[0])
-        yield str(path)
-
-
-def _read_once(path: str, config: RunConfig) -> Iterator[tuple[float, float]]:
-    """Network px and CPU seconds of each chunk of a slide, newly opened."""
-    with open_cohort_slide(path, None, config) as slide:
-        grid = grid_of(slide, config)
-        _, tissue = find_slide_tissue(slide, config)
-        cells = keep_cells(lay_grid(slide.info, grid.frame, config.grid), tissue.mask)
-        for chunk in cut_chunks(cells, chunk_cells=config.compute.chunk_cells):
-            started = time.process_time()
-            _, pixels, _ = read_chunk(slide, grid, chunk, config)
-            yield pixels.size / 3, time.process_time() - started

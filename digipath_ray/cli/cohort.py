@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from digipath_ray.cli.words import count
 from digipath_ray.cohort.datasets import read_dataset
 from digipath_ray.cohort.manifest import SlideRow, write_manifest
+from digipath_ray.words import count
 
 
 def write_cohort(

@@ -9,12 +9,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from digipath_ray.cli.words import count
 from digipath_ray.config.run import EnsembleSpec
 from digipath_ray.config.toml import from_tree
-from digipath_ray.run.compare import compare_runs, write_comparison_figures
+from digipath_ray.figures.comparison import write_comparison_figures
+from digipath_ray.run.compare import compare_runs
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.storage.files import place, read_text
+from digipath_ray.words import count
 
 SHORT = {
     "max_abs_difference": "max |A-B|",

@@ -17,12 +17,12 @@ import psutil
 from rich.console import Console
 from rich.markup import escape
 
-from digipath_ray.cli.words import count, size
 from digipath_ray.machine import CGROUP, container_memory, free_disk_bytes
-from digipath_ray.run.directory import explain_os_error
+from digipath_ray.run.failure import explain_os_error
 from digipath_ray.storage import bucket
 from digipath_ray.storage.cache import default_cache
 from digipath_ray.storage.files import is_url, place
+from digipath_ray.words import count, size
 
 GB = 2**30
 Finding = tuple[str, str, str]
@@ -39,7 +39,7 @@ SPILL_FULL = 0.95
 
 RAY_SCRIPT = """
 import ray
-from digipath_ray.distributed.resources import connect
+from digipath_ray.distributed.connect import connect
 connect()
 assert ray.get(ray.remote(num_cpus=0.1)(lambda: 2 + 2).remote()) == 4
 have = ray.cluster_resources()
@@ -156,7 +156,7 @@ def check_ray() -> Finding:
         return (
             "fail",
             "ray",
-            said[-1].removeprefix("digipath_ray.run.directory.RunError: "),
+            said[-1].removeprefix("digipath_ray.run.failure.RunError: "),
         )
     _, version, *numbers = lines[-1].split()
     nodes, cpus, gpus, store = (float(n) for n in numbers)

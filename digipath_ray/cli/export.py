@@ -5,9 +5,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from digipath_ray.cli.words import count
 from digipath_ray.export import export_run as write_export
 from digipath_ray.run.directory import RunDirectory
+from digipath_ray.words import count
 
 
 def export_run(console: Console, run_folder: Path, out: Path, format: str) -> int:

@@ -7,13 +7,12 @@ from rich.console import Console
 from rich.markup import escape
 
 from digipath_ray.cli.options import config_as_known
-from digipath_ray.cli.words import count
 from digipath_ray.cohort.read import SlideRow, read_cohort
 from digipath_ray.config.run import RunConfig
 from digipath_ray.config.toml import Tree
 from digipath_ray.geometry import MPP_TOLERANCE, NoLevelFineEnough
 from digipath_ray.patches import Grid, cut_chunks, keep_cells
-from digipath_ray.run.prepared import (
+from digipath_ray.pipeline.prepare import (
     check_heatmap_size,
     find_slide_tissue,
     grid_of,
@@ -22,6 +21,7 @@ from digipath_ray.run.prepared import (
 )
 from digipath_ray.run.slidetable import differs_from_file, slide_flags
 from digipath_ray.slide.open import Slide, SlideError, SlideInfo
+from digipath_ray.words import count
 
 Line = tuple[str, str]
 """A name and what is said of it."""
@@ -130,8 +130,8 @@ def usable_grid(slide: Slide, config: RunConfig, *, mpp_said: bool) -> Grid:
     """The grid over the slide.
 
     Raises:
-        SlideError: as :func:`digipath_ray.run.prepared.grid_of`; that nobody asked for
-            the mpp for which the slide is too coarse is said too.
+        SlideError: no mpp, or no level fine enough; the message says so where the mpp
+            is the default and not one that was asked for.
     """
     try:
         return grid_of(slide, config)

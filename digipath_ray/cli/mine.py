@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.markup import escape
 
-from digipath_ray.cli.words import count
 from digipath_ray.config.recipe import AnnotationSpec
 from digipath_ray.config.run import RunConfig
 from digipath_ray.mining.examples import write_hard
@@ -25,6 +24,7 @@ from digipath_ray.run import finished
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.finished import read_finished, read_truth
 from digipath_ray.run.slidetable import row_of
+from digipath_ray.words import count
 
 Record = Mapping[str, Any]
 Found = TypeVar("Found")

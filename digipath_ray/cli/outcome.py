@@ -10,7 +10,8 @@ from digipath_ray.cli.run import print_summary, watch
 from digipath_ray.config.run import Ending, RunConfig
 from digipath_ray.config.toml import from_tree, merge, read_toml, with_paths
 from digipath_ray.distributed.run import remeasure_run
-from digipath_ray.run.directory import RunDirectory, RunError
+from digipath_ray.run.directory import RunDirectory
+from digipath_ray.run.failure import RunError
 
 
 def conclude(

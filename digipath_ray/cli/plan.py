@@ -1,108 +1,55 @@
 """``digipath plan``: what a cohort costs, before a night is spent."""
 
 import contextlib
-import math
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import psutil
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 
 from digipath_ray.cli.options import config_as_known
-from digipath_ray.cli.pricing import price, say_hours, say_reading, tabulate, work_of
-from digipath_ray.cli.progress import RunProgress, duration
+from digipath_ray.cli.progress import RunProgress
 from digipath_ray.cli.run import print_failure, print_flags
-from digipath_ray.cli.words import count, size
 from digipath_ray.cohort.read import SlideRow, read_cohort
 from digipath_ray.config.run import RunConfig
 from digipath_ray.config.toml import Tree
+from digipath_ray.distributed.connect import connected
 from digipath_ray.distributed.prepare import prepare_cohort
-from digipath_ray.distributed.resources import cell_bytes, connected
 from digipath_ray.machine import free_disk_bytes
 from digipath_ray.networks.build import PAPER_MEMBERS
 from digipath_ray.networks.resolve import resolve
-from digipath_ray.patches import Grid, share_blocks
 from digipath_ray.planning.calibration import Calibration, read_calibration
-from digipath_ray.planning.prices import NIGHT_H, NodeType, read_prices
+from digipath_ray.planning.cost import (
+    Cost,
+    Pace,
+    add_up,
+    calibrated,
+    check_pace,
+    covered_px,
+    describe,
+    read_px,
+    refuse_disk,
+)
+from digipath_ray.planning.prices import (
+    NodeType,
+    Offer,
+    price,
+    read_prices,
+    say_hours,
+    say_reading,
+    work_of,
+)
 from digipath_ray.planning.rate import for_cpu, measure_rate
-from digipath_ray.run.directory import Failure, RunDirectory
-from digipath_ray.run.prepared import STITCH_COPIES, PreparedSlide, read_chunks
+from digipath_ray.run.directory import RunDirectory
+from digipath_ray.run.failure import Failure
+from digipath_ray.run.prepared import PreparedSlide
 from digipath_ray.storage import bucket
 from digipath_ray.storage.files import is_url, place
-
-FILE_BYTES_PER_BYTE = 0.88
-"""Bytes of a heatmap file, pyramid and weight channel within, per float32 byte of the
-predicted pixels' value channels and their pyramid (4/3 of the finest level).
-
-Measured on real runs' files: 0.87 on CMU-1-Small-Region at downsample 1 and 2, 0.83 at
-4, 0.66 to 0.83 on GlaS images, 0.71 to 0.77 on the demo's slides. What was not
-predicted, and the weight, compress to nearly nothing.
-"""
-PYRAMID = 4 / 3
-SLIDE_BYTES = 3 << 20
-"""Overlay, masks, thumbnail and tables of a slide: measured 0.9 to 2 MB."""
-DOWNSAMPLES = (1, 2, 4, 8, 16, 32)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pace:
-    """How fast the night will go and what it costs, as far as the user says.
-
-    Attributes:
-        rate: patches/s of one device.
-        gpus: of the night.
-        measure: find the rate on this machine.
-        device: what the rate is of.
-        calibration: file of ``digipath calibrate`` that says the rate.
-        prices: table of node types.
-        by_hours: when a priced night is to be over.
-    """
-
-    rate: float | None = None
-    gpus: int = 1
-    measure: bool = False
-    device: str = "GPU"
-    calibration: Path | None = None
-    prices: Path | None = None
-    by_hours: float = NIGHT_H
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cost:
-    """What a cohort asks for.
-
-    Attributes:
-        slides: that can be used.
-        patches: over all slides.
-        tissue_mm2: over all slides.
-        heatmap_bytes: of all heatmap files.
-        largest_bytes: of the largest heatmap in memory.
-        chunk_bytes: pixels of a chunk, at most.
-        read_px: network px that are read.
-    """
-
-    slides: int
-    patches: int
-    tissue_mm2: float
-    heatmap_bytes: float
-    largest_bytes: int
-    chunk_bytes: float
-    read_px: float = 0.0
-
-    @property
-    def disk_bytes(self) -> float:
-        """Of all that a run writes."""
-        return self.heatmap_bytes + self.slides * SLIDE_BYTES
-
-    @property
-    def stitch_bytes(self) -> float:
-        """Memory to stitch the largest slide."""
-        return STITCH_COPIES * self.largest_bytes
+from digipath_ray.words import count
 
 
 def plan_cohort(
@@ -152,30 +99,6 @@ def plan_cohort(
         console.print(f"[red]does not fit[/]: {escape(refusal)}")
     priced = measured is None or print_prices(console, cost, measured, types, pace)
     return 0 if priced and not (failures or refusal) else 1
-
-
-def check_pace(pace: Pace) -> None:
-    """Refuse a rate that is said twice, and prices without one.
-
-    Raises:
-        ValueError: so it is.
-    """
-    if pace.measure and pace.rate is not None:
-        raise ValueError("--rate says what --measure would find: give one of them")
-    if pace.calibration is not None and (pace.measure or pace.rate is not None):
-        raise ValueError("--calibration says the rate: leave out --rate and --measure")
-    if pace.prices is not None and pace.calibration is None:
-        raise ValueError(
-            "--prices needs to know how fast your machines are: digipath calibrate "
-            "--out node.json on one of them, then --calibration node.json"
-        )
-
-
-def calibrated(pace: Pace, measured: Calibration) -> Pace:
-    """The pace with the rate that was measured."""
-    machine = measured.predictor
-    device = "CPU" if machine.gpu is None else "GPU"
-    return replace(pace, rate=machine.patches_per_s, device=device)
 
 
 def print_prices(
@@ -250,43 +173,6 @@ def _existing(path: Path) -> Path:
     return path if path.is_dir() else _existing(path.parent)
 
 
-def covered_px(run: RunDirectory, slide: PreparedSlide, config: RunConfig) -> int:
-    """Heatmap px that at least one patch of a prepared slide covers."""
-    cells = np.concatenate(read_chunks(run, slide.slide_id, config))
-    blocks, _ = share_blocks(cells, config.grid.blocks_per_side)
-    grid: Grid = slide.grid(config.grid)
-    side = config.grid.hm_stride
-    heights = np.clip(grid.hm_height - blocks[:, 0] * side, 0, side)
-    widths = np.clip(grid.hm_width - blocks[:, 1] * side, 0, side)
-    return int((heights.astype(np.int64) * widths).sum())
-
-
-def read_px(run: RunDirectory, slide: PreparedSlide, config: RunConfig) -> int:
-    """Network px read for a slide: every chunk reads each of its blocks once."""
-    side = config.grid.blocks_per_side
-    chunks = read_chunks(run, slide.slide_id, config)
-    blocks = sum(len(share_blocks(cells, side)[0]) for cells in chunks)
-    return blocks * config.grid.stride_px**2
-
-
-def add_up(
-    slides: Sequence[PreparedSlide], covered: Sequence[int], config: RunConfig
-) -> Cost:
-    """The cohort's cost from its prepared slides and their covered heatmap px."""
-    channels = len(config.channels)
-    grids = [slide.grid(config.grid) for slide in slides]
-    in_memory = [g.hm_width * g.hm_height * 4 * (channels + 1) for g in grids]
-    values = sum(covered) * 4 * channels
-    return Cost(
-        slides=len(slides),
-        patches=sum(s.row["patches"] for s in slides),
-        tissue_mm2=sum(s.row["tissue_mm2"] for s in slides),
-        heatmap_bytes=values * PYRAMID * FILE_BYTES_PER_BYTE,
-        largest_bytes=max(in_memory, default=0),
-        chunk_bytes=config.compute.chunk_cells * cell_bytes(config),
-    )
-
-
 def measure_pace(console: Console, config: RunConfig, pace: Pace) -> Pace:
     """The pace with this machine's rate: of its first GPU, or of its CPUs."""
     import torch
@@ -304,81 +190,20 @@ def measure_pace(console: Console, config: RunConfig, pace: Pace) -> Pace:
     return replace(pace, rate=rate, device=device)
 
 
-def describe(
-    cost: Cost, config: RunConfig, pace: Pace, *, free_bytes: int | None
-) -> list[tuple[str, str]]:
-    """What the night will take, line by line; a bucket has no end (None)."""
-    endless = "a bucket holds them"
-    room = endless if free_bytes is None else f"{size(free_bytes)} are free"
-    spec = config.grid
-    memory = psutil.virtual_memory().total
-    return [
-        ("slides", f"{cost.slides:,} with {cost.tissue_mm2:,.1f} mm2 of tissue"),
-        (
-            "patches",
-            f"{cost.patches:,} of {spec.patch_px} px every {spec.stride_px} px at "
-            f"{spec.mpp:g} um/px",
-        ),
-        ("time", say_time(cost.patches, pace)),
-        ("disk", f"about {size(cost.disk_bytes)} of results; {room}"),
-        (
-            "memory",
-            f"{size(cost.stitch_bytes)} to stitch the largest slide, "
-            f"up to {size(cost.chunk_bytes)} per chunk in flight; this machine has "
-            f"{size(memory)}",
-        ),
-    ]
-
-
-def say_time(patches: int, pace: Pace) -> str:
-    """How long the networks take, reading and stitching beside them."""
-    if pace.rate is None:
-        return (
-            "give --rate, the patches/s of one GPU with the whole ensemble and all "
-            "its transforms, or --measure it here"
+def tabulate(offers: Sequence[Offer]) -> Table:
+    """The offers as a table for the terminal, in their order."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("nodes", overflow="fold")
+    table.add_column("readers", overflow="fold")
+    for name in ("hours", "on demand", "spot"):
+        table.add_column(name, justify="right")
+    for offer in offers:
+        spot = "" if offer.spot_price is None else f"{offer.spot_price:,.2f}"
+        table.add_row(
+            f"{offer.nodes} x {offer.node.name}",
+            "" if offer.reader is None else f"{offer.readers} x {offer.reader.name}",
+            f"{offer.hours:.1f}",
+            f"{offer.price:,.2f}",
+            spot,
         )
-    seconds = patches / pace.rate
-    machines = pace.gpus if pace.device == "GPU" else 1
-    return (
-        f"{_device_time(seconds, pace.device)} at {pace.rate:.3g} patches/s: "
-        f"{_at_least_a_second(seconds / machines)} on {count(machines, pace.device)}"
-    )
-
-
-def _device_time(seconds: float, device: str) -> str:
-    """``6.7 GPU hours``, ``5 GPU minutes``; so little is rounded up to a minute."""
-    hours = seconds / 3600
-    if hours >= 1:
-        return f"{format(hours, '.3g' if hours < 100 else ',.0f')} {device} hours"
-    return count(max(1, math.ceil(seconds / 60)), f"{device} minute")
-
-
-def _at_least_a_second(seconds: float) -> str:
-    return duration(seconds) if seconds >= 1 else "under a second"
-
-
-def refuse_disk(cost: Cost, config: RunConfig, *, free_bytes: int | None) -> str | None:
-    """Why the results cannot be written, and what to do; None if they can."""
-    if free_bytes is None or cost.disk_bytes <= free_bytes:
-        return None
-    fix = "free space, or name another disk with --out"
-    for smaller, downsample in _coarser(cost, config):
-        if smaller.disk_bytes <= free_bytes:
-            fix = (
-                f"--downsample {downsample} takes {size(smaller.disk_bytes)}; or {fix}"
-            )
-            break
-    return (
-        f"the results need about {size(cost.disk_bytes)} and {size(free_bytes)} are "
-        f"free: {fix}"
-    )
-
-
-def _coarser(cost: Cost, config: RunConfig) -> Iterator[tuple[Cost, int]]:
-    """The cost at each higher downsample that the grid allows."""
-    spec = config.grid
-    for downsample in DOWNSAMPLES:
-        divides = math.gcd(spec.patch_px, spec.stride_px) % downsample == 0
-        if downsample > spec.downsample and divides:
-            share = (spec.downsample / downsample) ** 2
-            yield replace(cost, heatmap_bytes=cost.heatmap_bytes * share), downsample
+    return table

@@ -14,14 +14,12 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
+from digipath_ray.words import duration, say_rate
+
 LINE_EVERY_S = 10.0
 """Seconds between the lines of a run that no terminal shows."""
 RATE_AFTER_S = 1.0
 """Seconds of prediction before which a rate would be a guess."""
-
-
-SLOW_RATE = 0.1
-"""Patches per second below which the seconds per patch say more."""
 
 
 class Counts(Protocol):
@@ -126,16 +124,3 @@ def patches_per_second(tally: Counts, *, now: float) -> float | None:
     if tally.first_patch is None or now - tally.first_patch < RATE_AFTER_S:
         return None
     return tally.patches / (now - tally.first_patch)
-
-
-def say_rate(rate: float) -> str:
-    """Patches per second as ``12.3/s``, a slow rate as ``14 s/patch``."""
-    slow = 0 < rate < SLOW_RATE
-    return f"{1 / rate:.0f} s/patch" if slow else f"{rate:.1f}/s"
-
-
-def duration(seconds: float) -> str:
-    """``45 s``, ``12 min`` or ``7.3 h``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -5,9 +5,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from digipath_ray.cli.words import size
 from digipath_ray.report import write_report
 from digipath_ray.run.directory import RunDirectory
+from digipath_ray.words import size
 
 
 def report_run(console: Console, run_folder: Path) -> int:

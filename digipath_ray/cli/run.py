@@ -10,17 +10,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from digipath_ray.cli.progress import RunProgress, say_rate
-from digipath_ray.cli.words import count
+from digipath_ray.cli.progress import RunProgress
 from digipath_ray.cohort.read import read_cohort
 from digipath_ray.config.toml import Tree
 from digipath_ray.distributed.run import Summary, run_cohort
 from digipath_ray.distributed.watcher import Watcher
 from digipath_ray.networks.resolve import resolve
 from digipath_ray.outcome.staging import PatientStage
-from digipath_ray.run.directory import Failure, RunDirectory, RunError
+from digipath_ray.run.directory import RunDirectory
+from digipath_ray.run.failure import Failure, RunError
 from digipath_ray.run.slidetable import row_of
 from digipath_ray.storage.files import read_table, read_text
+from digipath_ray.words import count, say_rate
 
 FLAGGED_SHOWN = 5
 """Slides named behind a flag."""

@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from digipath_ray.cli.words import count
 from digipath_ray.config.run import RunConfig
 from digipath_ray.networks.exposure import read_exposure
 from digipath_ray.outcome.metastasis.drawing import write_importances
@@ -27,19 +26,18 @@ from digipath_ray.outcome.metastasis.model import (
 )
 from digipath_ray.outcome.metastasis.size_rule import LesionGroup, SizeRule
 from digipath_ray.outcome.metastasis.validation import ALL_FORESTS, LabeledSlides
-from digipath_ray.outcome.staging import (
-    Metastasis,
-    PatientStage,
-    PnStage,
+from digipath_ray.outcome.stagelabels import (
     StageLabels,
     read_stage_labels,
     stage_label_file,
     write_submission,
 )
+from digipath_ray.outcome.staging import Metastasis, PatientStage, PnStage
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.finished import read_run, was_seen
 from digipath_ray.run.slidetable import row_of
 from digipath_ray.storage.files import publish
+from digipath_ray.words import count
 
 Record = Mapping[str, Any]
 

@@ -11,10 +11,10 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from digipath_ray.cli.progress import duration, say_rate
-from digipath_ray.cli.words import count
-from digipath_ray.run.directory import RunDirectory, RunError
+from digipath_ray.run.directory import RunDirectory
+from digipath_ray.run.failure import RunError
 from digipath_ray.run.status import Phase, State, Status, judge, read_status, silent_s
+from digipath_ray.words import count, duration, say_rate
 
 WATCH_S = 5.0
 FAILURES_SHOWN = 5

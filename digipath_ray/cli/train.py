@@ -10,7 +10,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from digipath_ray.cli.run import print_failure
-from digipath_ray.cli.words import count
 from digipath_ray.cohort.read import read_cohort
 from digipath_ray.config.toml import Tree
 from digipath_ray.distributed.fit import FitSummary, FitWatcher, fit_cohort
@@ -19,6 +18,7 @@ from digipath_ray.networks.resolve import resolve_recipe
 from digipath_ray.storage.files import read_table, read_text
 from digipath_ray.training.directory import FitDirectory
 from digipath_ray.training.folds import Folds
+from digipath_ray.words import count
 
 
 def train_cohort(

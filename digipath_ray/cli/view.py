@@ -14,8 +14,8 @@ from rich.markup import escape
 
 from digipath_ray.cli.console import console
 from digipath_ray.cli.options import with_specs
-from digipath_ray.cli.words import count
 from digipath_ray.config.recipe import AnnotationSpec
+from digipath_ray.words import count
 
 IN_THE_OPEN = (
     "Whoever has this address sees the slides, and so does whoever listens on the "

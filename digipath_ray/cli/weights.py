@@ -12,8 +12,8 @@ from rich.markup import escape
 from digipath_ray.config.run import MemberSpec
 from digipath_ray.networks.build import normalization_of
 from digipath_ray.networks.card import ModelCard, card_path
+from digipath_ray.networks.imported import import_checkpoint, import_keras
 from digipath_ray.networks.original import ORIGINAL_ARCHITECTURES
-from digipath_ray.networks.weights import import_checkpoint, import_keras
 
 KERAS_SUFFIXES = (".h5", ".hdf5")
 RANDOM_LAYER = "The last layer is random: fit before use."

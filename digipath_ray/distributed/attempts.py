@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from digipath_ray.distributed.ledger import Ledger
-from digipath_ray.run.directory import Failure, explain_os_error
+from digipath_ray.run.failure import Failure, explain_os_error
 from digipath_ray.slide.open import SlideError
 
 

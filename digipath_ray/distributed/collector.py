@@ -20,7 +20,8 @@ from digipath_ray.distributed.read import Batch
 from digipath_ray.distributed.resources import Share
 from digipath_ray.pipeline.chunk import ChunkSums
 from digipath_ray.pipeline.finish import finish_slide
-from digipath_ray.run.directory import Failure, RunDirectory
+from digipath_ray.run.directory import RunDirectory
+from digipath_ray.run.failure import Failure
 from digipath_ray.run.prepared import PreparedSlide
 from digipath_ray.slide.open import SlideError
 

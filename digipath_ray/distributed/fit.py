@@ -22,12 +22,12 @@ import torch
 from digipath_ray import schema
 from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.config.recipe import Recipe
+from digipath_ray.distributed.connect import connected
 from digipath_ray.distributed.fit_member import divide_fit, fit_member
 from digipath_ray.distributed.fit_samples import sample_cohort
-from digipath_ray.distributed.resources import connected
 from digipath_ray.networks.card import ModelCard, read_card
 from digipath_ray.networks.weights import card_spec, load_member
-from digipath_ray.run.directory import Failure, RunStopped
+from digipath_ray.run.failure import Failure, RunStopped
 from digipath_ray.storage.files import is_url, read_table
 from digipath_ray.storage.lease import Held
 from digipath_ray.training.calibration import Histogram

@@ -14,7 +14,7 @@ from ray.data import DataContext, TaskPoolStrategy
 
 from digipath_ray.config.recipe import Recipe
 from digipath_ray.config.toml import read_toml, recipe_from_tree
-from digipath_ray.networks.card import file_digest
+from digipath_ray.storage.files import file_digest
 from digipath_ray.training.directory import FitDirectory
 from digipath_ray.training.reader import Columns, PatchReader
 from digipath_ray.training.sampling import (

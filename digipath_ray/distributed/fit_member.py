@@ -28,7 +28,7 @@ from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.config.recipe import Recipe
 from digipath_ray.distributed.fit_feed import Feed
 from digipath_ray.distributed.resources import floor_cpus
-from digipath_ray.run.directory import Failure, explain_os_error
+from digipath_ray.run.failure import Failure, explain_os_error
 from digipath_ray.storage.files import publish, read_text
 from digipath_ray.training.checkpoints import storage_of
 from digipath_ray.training.conclusion import (

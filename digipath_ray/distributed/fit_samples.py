@@ -9,7 +9,8 @@ from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.config.recipe import Recipe
 from digipath_ray.distributed.attempts import explain, watched
 from digipath_ray.distributed.tasks import for_each_slide
-from digipath_ray.run.directory import READERS, Failure
+from digipath_ray.run.directory import READERS
+from digipath_ray.run.failure import Failure
 from digipath_ray.training.directory import FitDirectory
 from digipath_ray.training.sampled import read_samples, sample_slide
 

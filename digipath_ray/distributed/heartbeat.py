@@ -19,7 +19,8 @@ from typing import Self
 from digipath_ray.distributed import prometheus
 from digipath_ray.distributed.collector import Tally
 from digipath_ray.distributed.throughput import say_bottleneck
-from digipath_ray.run.directory import Failure, RunDirectory
+from digipath_ray.run.directory import RunDirectory
+from digipath_ray.run.failure import Failure
 from digipath_ray.run.status import WRITE_S, Phase, Status, say_time
 
 log = logging.getLogger(__name__)

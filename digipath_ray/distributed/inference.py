@@ -22,7 +22,8 @@ from digipath_ray.distributed.ledger import Ledger, share_ledger
 from digipath_ray.distributed.predict import PredictStage
 from digipath_ray.distributed.read import read_shard, shard_table
 from digipath_ray.distributed.resources import Share
-from digipath_ray.run.directory import Failure, RunDirectory, RunStopped
+from digipath_ray.run.directory import RunDirectory
+from digipath_ray.run.failure import Failure, RunStopped
 from digipath_ray.run.prepared import PreparedSlide
 from digipath_ray.storage.files import is_url, read_table
 

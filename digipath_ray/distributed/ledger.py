@@ -15,7 +15,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from digipath_ray.run.directory import Failure
+from digipath_ray.run.failure import Failure
 
 NAMESPACE = "digipath_ray"
 LEDGER = "ledger"

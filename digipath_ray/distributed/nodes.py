@@ -8,7 +8,8 @@ from pathlib import Path
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from digipath_ray.run.directory import RunDirectory, RunError
+from digipath_ray.run.directory import RunDirectory
+from digipath_ray.run.failure import RunError
 from digipath_ray.storage.files import is_url
 
 HEAD = "node:__internal_head__"

@@ -7,7 +7,7 @@ from digipath_ray.cohort.read import SlideRow
 from digipath_ray.config.run import MemberSpec, RunConfig
 from digipath_ray.distributed.attempts import explain
 from digipath_ray.networks.exposure import Exposure, read_exposure, say_overlap
-from digipath_ray.run.directory import Failure
+from digipath_ray.run.failure import Failure
 from digipath_ray.run.prepared import PreparedSlide
 from digipath_ray.slide.open import SlideError
 

@@ -7,8 +7,10 @@ from digipath_ray.cohort.read import SlideRow
 from digipath_ray.config.run import RunConfig
 from digipath_ray.distributed.attempts import explain, watched
 from digipath_ray.distributed.tasks import for_each_slide
-from digipath_ray.run.directory import READERS, Failure, RunDirectory
-from digipath_ray.run.prepared import PreparedSlide, prepare_slide, read_prepared
+from digipath_ray.pipeline.prepare import prepare_slide
+from digipath_ray.run.directory import READERS, RunDirectory
+from digipath_ray.run.failure import Failure
+from digipath_ray.run.prepared import PreparedSlide, read_prepared
 
 Answer = PreparedSlide | Failure
 

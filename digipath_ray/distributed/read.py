@@ -21,13 +21,10 @@ from digipath_ray.distributed.ledger import Ledger
 from digipath_ray.distributed.prometheus import count_opened, count_read
 from digipath_ray.patches import Cells
 from digipath_ray.pipeline.chunk import read_chunk
-from digipath_ray.run.directory import Failure, RunDirectory
-from digipath_ray.run.prepared import (
-    PreparedSlide,
-    grid_of,
-    open_cohort_slide,
-    read_chunks,
-)
+from digipath_ray.pipeline.prepare import grid_of, open_cohort_slide
+from digipath_ray.run.directory import RunDirectory
+from digipath_ray.run.failure import Failure
+from digipath_ray.run.prepared import PreparedSlide, read_chunks
 from digipath_ray.schema import SHARDS
 from digipath_ray.slide.open import Slide
 from digipath_ray.storage.files import is_url

@@ -9,7 +9,8 @@ from digipath_ray.distributed.attempts import explain
 from digipath_ray.distributed.tasks import for_each_slide
 from digipath_ray.outcome.measure import measured_with
 from digipath_ray.pipeline.finish import remeasure_slide
-from digipath_ray.run.directory import Failure, RunDirectory
+from digipath_ray.run.directory import RunDirectory
+from digipath_ray.run.failure import Failure
 from digipath_ray.run.slidetable import row_of
 
 ATTEMPTS = 3

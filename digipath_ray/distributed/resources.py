@@ -1,25 +1,17 @@
 """What the cluster has, and how a run divides it."""
 
-import contextlib
 import logging
 import math
-import os
-import signal
-import socket
-import sys
-import threading
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from types import FrameType
 
 import ray
 import ray.data
 
-from digipath_ray.cli.progress import duration
 from digipath_ray.config.run import RunConfig
 from digipath_ray.distributed.nodes import has_several_nodes
-from digipath_ray.outcome.measure import is_demo
-from digipath_ray.run.directory import RunError
+from digipath_ray.networks.notes import is_demo
+from digipath_ray.patches import cell_bytes
+from digipath_ray.words import count, duration
 
 log = logging.getLogger(__name__)
 
@@ -31,12 +23,6 @@ PATCH_CORE_S = 10.0
 the paper's three members do 0.07 patches/s on two cores."""
 CHUNK_S = 60.0
 """A CPU actor reports about this often, so that a slow run is seen to go on."""
-RAY_ALONE = ("ray.data.exceptions", "ray.data._internal.progress")
-BOTH_ASKED = "Specifying both num_cpus and num_gpus"
-"""How Ray Data begins to say that it finds this experimental."""
-SHARED_BLOCKS = 0.6
-"""Of a patch's blocks those that no other patch of its chunk has, on scattered tissue;
-0.32 on whole tissue at 50 % overlap."""
 FIRST_CPUS = 8.0
 """What a cluster is taken for whose head does no work and whose nodes are to come."""
 ROOM_CPUS = 0.01
@@ -64,138 +50,6 @@ class Share:
     finish_cpus: float
     more_actors: bool = False
     more_readers: bool = False
-
-
-def connect() -> bool:
-    """Join the cluster that RAY_ADDRESS, a job or this machine has, else start one.
-
-    Returns:
-        False if this process was in a cluster already; who joined it is to leave it.
-
-    Raises:
-        RunError: nobody answers there, or Ray does not start.
-    """
-    _mute_ray_data()
-    if ray.is_initialized():
-        return False
-    _check_answers(os.environ.get("RAY_ADDRESS", ""))
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Readers that wait a second for the networks would be ended and started anew, all
-    # their imports again: Ray keeps no more idle workers than there are CPUs.
-    os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
-    # Ray's C++ part reports an error of Ray's own for every pool (ray issue 57733), and
-    # when told to be quiet it says so.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    try:
-        with muted():
-            ray.init(
-                log_to_driver=False, include_dashboard=False, logging_level="ERROR"
-            )
-    except Exception as e:  # Ray raises just that when its node is slow to start
-        raise RunError(f"Ray does not start: {e}") from e
-    return True
-
-
-@contextlib.contextmanager
-def connected() -> Iterator[None]:
-    """In a cluster as :func:`connect` says; an interrupt leaves it if this joined it.
-
-    From an interrupt on nothing is printed until the cluster is left: Ray tells, in
-    color and on standard output, of every actor that it ends itself.
-    """
-    joined = connect()
-    with contextlib.ExitStack() as silence, _on_interrupt(silence):
-        try:
-            yield
-        except KeyboardInterrupt:
-            if joined:
-                _leave()
-            raise
-
-
-def _leave() -> None:
-    """Leave the cluster, and let no second interrupt come between."""
-    if threading.current_thread() is not threading.main_thread():
-        ray.shutdown()
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        ray.shutdown()
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@contextlib.contextmanager
-def _on_interrupt(silence: contextlib.ExitStack) -> Iterator[None]:
-    """Mute this process when it is interrupted, until ``silence`` is left."""
-    loud = True
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        nonlocal loud
-        if loud:
-            loud = False
-            silence.enter_context(muted())
-        raise KeyboardInterrupt
-
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield  # somebody else's, or ignored as in the background of a shell
-        return
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    signal.signal(signal.SIGINT, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def _check_answers(address: str) -> None:
-    """Refuse an address host:port where nobody listens: Ray would wait for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not (host and port.isdigit()):
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=5).close()
-    except OSError as e:
-        raise RunError(
-            f"no Ray head answers at RAY_ADDRESS={address} ({e}): start it, or unset "
-            "RAY_ADDRESS to run on this machine alone"
-        ) from e
-
-
-def _mute_ray_data() -> None:
-    """Keep off the terminal what is news to Ray's developers; its log file has it."""
-    for handler in logging.getLogger("ray.data").handlers:
-        if isinstance(handler, logging.StreamHandler):
-            handler.setLevel(logging.WARNING)
-            handler.addFilter(_is_for_users)
-
-
-def _is_for_users(record: logging.LogRecord) -> bool:
-    """Not so: that Ray's bars are off, errors be reported to Ray, and GPUs are new."""
-    said = record.getMessage()
-    return not (record.name.startswith(RAY_ALONE) or said.startswith(BOTH_ASKED))
-
-
-@contextlib.contextmanager
-def muted() -> Iterator[None]:
-    """Drop what Python and C++ write to standard output and error; exceptions come.
-
-    Nothing is flushed on entry, which may lie in the middle of a write.
-    """
-    kept = {fd: os.dup(fd) for fd in (1, 2)}
-    try:
-        with open(os.devnull, "w") as nowhere:
-            for fd in kept:
-                os.dup2(nowhere.fileno(), fd)
-        yield
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        for fd, copy in kept.items():
-            os.dup2(copy, fd)
-            os.close(copy)
 
 
 def divide(config: RunConfig) -> Share:
@@ -314,12 +168,6 @@ def floor_cpus(cpus: float) -> float:
     return math.floor(cpus * 100) / 100
 
 
-def cell_bytes(config: RunConfig) -> float:
-    """Bytes of a chunk's pixels per patch in it, at most."""
-    blocks = max(1.0, SHARED_BLOCKS * config.grid.blocks_per_side**2)
-    return blocks * config.grid.stride_px**2 * 3
-
-
 def fit_chunks(config: RunConfig, share: Share) -> RunConfig:
     """The config with chunks small enough for the object store and for a slow CPU.
 
@@ -354,12 +202,12 @@ def describe_work(config: RunConfig, share: Share, *, patches: int) -> str:
     """
     networks, transforms = len(config.members), len(config.ensemble.tta)
     pools = config.pools
-    work = f"{_counted(networks, 'network')} x {_counted(transforms, 'transform')}"
+    work = f"{count(networks, 'network')} x {count(transforms, 'transform')}"
     if share.actor_gpus > 0:
         gpus = share.actors * pools * share.actor_gpus
-        return f"{work} on {_counted(math.ceil(gpus - 1e-9), 'GPU')}"
+        return f"{work} on {count(math.ceil(gpus - 1e-9), 'GPU')}"
     cores = share.actors * pools * share.actor_threads
-    said = f"{work} on {_counted(cores, 'CPU core')}"
+    said = f"{work} on {count(cores, 'CPU core')}"
     seconds = patch_core_seconds(config) / cores
     if seconds < 1:
         return said
@@ -367,7 +215,3 @@ def describe_work(config: RunConfig, share: Share, *, patches: int) -> str:
         f"{said}: expect about {duration(seconds)} per patch, "
         f"{duration(patches * seconds)} in all, if they are as large as the paper's"
     )
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")

@@ -14,27 +14,23 @@ from digipath_ray.cohort.read import SlideRow
 from digipath_ray.config.run import RunConfig
 from digipath_ray.config.toml import to_tree
 from digipath_ray.distributed.collector import Tally
+from digipath_ray.distributed.connect import connected
 from digipath_ray.distributed.heartbeat import Heartbeat
 from digipath_ray.distributed.inference import segment_cohort
 from digipath_ray.distributed.nodes import check_all_see
 from digipath_ray.distributed.out_of_fold import by_members, mark_seen, overlap_notes
 from digipath_ray.distributed.prepare import prepare_cohort
 from digipath_ray.distributed.remeasure import find_stale, remeasure_slides
-from digipath_ray.distributed.resources import (
-    Share,
-    connected,
-    describe_work,
-    divide,
-    fit_chunks,
-)
+from digipath_ray.distributed.resources import Share, describe_work, divide, fit_chunks
 from digipath_ray.distributed.throughput import count_ends, measure
 from digipath_ray.distributed.watcher import Watcher, both
 from digipath_ray.networks.exposure import read_exposure
-from digipath_ray.outcome.measure import member_notes
+from digipath_ray.networks.notes import member_notes
 from digipath_ray.outcome.staging import PatientStage
 from digipath_ray.outcome.tables import stage_model_of, write_tables
 from digipath_ray.report import write_report
-from digipath_ray.run.directory import Failure, RunDirectory, RunError, RunStopped
+from digipath_ray.run.directory import RunDirectory
+from digipath_ray.run.failure import Failure, RunError, RunStopped
 from digipath_ray.run.prepared import PreparedSlide, digest_mask
 from digipath_ray.storage.files import publish, read_table
 from digipath_ray.storage.lease import Held

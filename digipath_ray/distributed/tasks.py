@@ -9,7 +9,7 @@ import ray
 
 from digipath_ray.cohort.read import SlideRow
 from digipath_ray.distributed.attempts import TooManyAttempts, explain
-from digipath_ray.run.directory import Failure
+from digipath_ray.run.failure import Failure
 
 log = logging.getLogger(__name__)
 

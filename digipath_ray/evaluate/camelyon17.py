@@ -20,7 +20,8 @@ from digipath_ray.evaluate.predicted import PredictedRun, note_not_scored, read_
 from digipath_ray.evaluate.results import Evaluation
 from digipath_ray.outcome.measure import SlideOutcome, measure_slide
 from digipath_ray.outcome.metastasis.scores import quadratic_kappa
-from digipath_ray.outcome.staging import PnStage, read_stage_labels, stage_label_file
+from digipath_ray.outcome.stagelabels import read_stage_labels, stage_label_file
+from digipath_ray.outcome.staging import PnStage
 from digipath_ray.outcome.tables import stage_patients, type_slides
 from digipath_ray.storage.files import read_table
 

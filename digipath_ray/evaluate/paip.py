@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from digipath_ray.cohort.manifest import ALIASES, SlideRow
+from digipath_ray.cohort.sheet import cell_text, find_column, read_rows
 from digipath_ray.config.recipe import AnnotationSpec
 from digipath_ray.evaluate.bootstrap import (
     ENSEMBLE,
@@ -34,7 +35,6 @@ from digipath_ray.evaluate.predicted import (
 from digipath_ray.evaluate.reference import annotations_in, read_reference
 from digipath_ray.evaluate.results import Evaluation
 from digipath_ray.outcome.burden import measure_burden
-from digipath_ray.outcome.staging import cell_text, find_column, read_rows
 from digipath_ray.run.finished import FinishedSlide, Truth
 
 CLIP = 0.65

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from digipath_ray.run.directory import RunDirectory, RunError
+from digipath_ray.run.directory import RunDirectory
+from digipath_ray.run.failure import RunError
 from digipath_ray.storage.files import publish, read_bytes
 
 

@@ -22,7 +22,8 @@ from digipath_ray import __version__
 from digipath_ray.export.source import SECTION_MM, derive_uid, find_source
 from digipath_ray.heatmap.canvas import Heatmap
 from digipath_ray.heatmap.file import read_heatmap
-from digipath_ray.run.directory import RunDirectory, RunError
+from digipath_ray.run.directory import RunDirectory
+from digipath_ray.run.failure import RunError
 from digipath_ray.storage.files import publish
 
 TILE_PX = 512

@@ -7,7 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from digipath_ray.run.directory import RunDirectory, RunError
+from digipath_ray.run.directory import RunDirectory
+from digipath_ray.run.failure import RunError
 from digipath_ray.storage.files import publish, read_table
 
 SEPARATOR = ";"

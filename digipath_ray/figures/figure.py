@@ -25,6 +25,7 @@ from PIL import Image
 
 from digipath_ray.heatmap.canvas import Heatmap, Map
 from digipath_ray.heatmap.file import halve
+from digipath_ray.words import DOT, TIMES, say_um, shorten
 
 Pixels = NDArray[np.uint8]
 
@@ -45,9 +46,6 @@ TICK_CHARACTERS = 5
 INK = "#1f2329"
 QUIET = "#5f6672"
 EMPTY = "#e8eaed"
-DOT = "  \N{MIDDLE DOT}  "
-TIMES = "\N{MULTIPLICATION SIGN}"
-AT_LEAST = "\N{GREATER-THAN OR EQUAL TO}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,14 +150,6 @@ def open_figure(
         va="bottom",
     )
     return figure, layout
-
-
-def shorten(text: str, length: int) -> str:
-    """The text, its middle left out where it has more than ``length`` characters."""
-    if len(text) <= length:
-        return text
-    keep = max(length - 1, 2)
-    return text[: keep - keep // 2] + "\N{HORIZONTAL ELLIPSIS}" + text[-(keep // 2) :]
 
 
 def add_panel(
@@ -282,20 +272,6 @@ def round_length(width_um: float) -> float:
     longest = 0.3 * width_um
     power = 10.0 ** math.floor(math.log10(longest))
     return max(m * power for m in (1, 2, 5) if m * power <= longest * (1 + 1e-9))
-
-
-def say_um(length_um: float) -> str:
-    """A length with its unit: '500 um' below a millimeter, else '2 mm'."""
-    if length_um >= 1000:
-        return f"{length_um / 1000:.3g} mm"
-    return f"{length_um:.3g} \N{MICRO SIGN}m"
-
-
-def say_mm2(area_mm2: float) -> str:
-    """An area with its unit: um2 below a thousandth of a mm2, else mm2."""
-    if 0 < area_mm2 < 1e-3:
-        return f"{area_mm2 * 1e6:.3g} \N{MICRO SIGN}m\N{SUPERSCRIPT TWO}"
-    return f"{area_mm2:.3g} mm\N{SUPERSCRIPT TWO}"
 
 
 def draw_scale_bar(

@@ -12,12 +12,9 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from digipath_ray.figures.figure import (
-    AT_LEAST,
-    DOT,
     FADED,
     INK,
     QUIET,
-    TIMES,
     Layout,
     Pixels,
     add_panel,
@@ -25,7 +22,6 @@ from digipath_ray.figures.figure import (
     draw_scale_bar,
     open_figure,
     probability_colors,
-    say_mm2,
     show_map,
     show_outline,
     show_thumbnail,
@@ -33,6 +29,7 @@ from digipath_ray.figures.figure import (
     write_figure,
 )
 from digipath_ray.heatmap.canvas import Heatmap, Map
+from digipath_ray.words import AT_LEAST, DOT, TIMES, say_mm2
 
 
 def draw_overlay(

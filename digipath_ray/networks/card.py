@@ -5,7 +5,6 @@ fields of :class:`ModelCard`. Every field without a default must be there: a mis
 unknown one is an error, never a guess.
 """
 
-import hashlib
 import json
 import math
 import re
@@ -14,7 +13,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from digipath_ray.storage.files import is_url, place, publish, read_bytes, read_text
+from digipath_ray.storage.files import is_url, place, publish, read_text
 
 CLASSES = ("other", "tumor")
 """What the two channels of a network's answer are, in this order."""
@@ -170,11 +169,3 @@ def write_card(weights_path: str | Path, card: ModelCard) -> Path:
     with publish(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return path
-
-
-def file_digest(path: str | Path) -> str:
-    """SHA-256 of a file or an object, 64 hexadecimal digits."""
-    if is_url(path):
-        return hashlib.sha256(read_bytes(place(path))).hexdigest()
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -24,7 +24,7 @@ from digipath_ray.networks.build import (
     build_network,
     normalization_of,
 )
-from digipath_ray.networks.card import ModelCard, card_path, file_digest, read_card
+from digipath_ray.networks.card import ModelCard, card_path, read_card
 from digipath_ray.networks.weights import (
     check_file_finite,
     check_fit,
@@ -33,7 +33,7 @@ from digipath_ray.networks.weights import (
     no_weights,
     weights_file,
 )
-from digipath_ray.storage.files import is_url, place
+from digipath_ray.storage.files import file_digest, is_url, place
 
 MPP_AGREEMENT = 0.01
 """Relative difference of mpp within which two statements of it agree."""

@@ -3,34 +3,25 @@
 Measured as the slide lands, and again, without a GPU, from a finished run.
 """
 
-import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from digipath_ray.annotations.outlines import Shape
-from digipath_ray.config.run import MemberSpec, OutcomeSpec, RunConfig
+from digipath_ray.config.run import OutcomeSpec, RunConfig
 from digipath_ray.config.toml import Tree, to_tree
 from digipath_ray.heatmap.canvas import Heatmap
-from digipath_ray.networks.card import read_card
 from digipath_ray.outcome.burden import Burden, measure_burden
 from digipath_ray.outcome.features import HIGH, LOW, measure_features
-from digipath_ray.outcome.lesions import Lesion, Lesions, find_lesions
+from digipath_ray.outcome.lesions import Lesions, find_lesions
 from digipath_ray.outcome.metastasis.size_rule import (
     LesionGroup,
     SizeRule,
     merge_lesions,
 )
-from digipath_ray.outcome.qupath import feature, outline, write_features
-from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.finished import FinishedSlide
-from digipath_ray.storage.files import publish
-from digipath_ray.tissue.mask import write_mask
 
 Bools = NDArray[np.bool_]
 
@@ -42,7 +33,6 @@ NOISY = "noisy heatmap"
 """Quality flag of a slide with more lesions than are measured."""
 NOT_BY_SLIDE = ("stage_model", "nodes")
 """Fields of [outcome] that change no slide's measures."""
-TUMOR_COLOR, WHOLE_COLOR = (200, 0, 0), (0, 120, 160)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -178,101 +168,3 @@ def burden_row(burden: Burden) -> dict[str, Any]:
         "whole_mm2": burden.whole_mm2,
         "burden_note": burden.note,
     }
-
-
-def write_outcome(
-    run: RunDirectory, slide: FinishedSlide, outcome: SlideOutcome
-) -> None:
-    """Publish the lesions' outlines for QuPath, and the burden's masks."""
-    slide_id = slide.row.slide_id
-    write_features(run.lesions(slide_id), lesion_features(slide, outcome))
-    if outcome.burden is None:
-        return
-    for path, mask in (
-        (run.viable(slide_id), outcome.burden.viable),
-        (run.whole(slide_id), outcome.burden.whole),
-    ):
-        with publish(path) as temporary:
-            write_mask(temporary, mask)
-
-
-def lesion_features(
-    slide: FinishedSlide, outcome: SlideOutcome
-) -> Iterator[dict[str, Any]]:
-    """GeoJSON features: each lesion, and the whole tumor region where there is one."""
-    found = outcome.lesions
-    for lesion in found.lesions:
-        top, left, _, _ = lesion.box
-        inside = found.pixels(lesion.number)
-        yield feature(
-            on_slide(slide, inside, row=top, col=left),
-            class_name="Tumor",
-            color=TUMOR_COLOR,
-            name=f"lesion {lesion.number}",
-            measurements=measurements(lesion, lesion.number in outcome.counted),
-        )
-    burden = outcome.burden
-    if burden is not None and burden.burden is not None:
-        yield feature(
-            on_slide(slide, burden.whole.array, row=0, col=0),
-            class_name="Whole tumor",
-            color=WHOLE_COLOR,
-            name="whole tumor region",
-            measurements={"Burden": burden.burden, "Area mm^2": burden.whole_mm2},
-        )
-
-
-def on_slide(slide: FinishedSlide, pixels: Bools, *, row: int, col: int) -> Shape:
-    """The outline of heatmap px in level-0 px; nothing goes beyond the slide."""
-    return outline(
-        pixels,
-        x=col * slide.l0_per_hm_x,
-        y=row * slide.l0_per_hm_y,
-        l0_per_px_x=slide.l0_per_hm_x,
-        l0_per_px_y=slide.l0_per_hm_y,
-        max_x=slide.width,
-        max_y=slide.height,
-    )
-
-
-def measurements(lesion: Lesion, counted: bool) -> dict[str, float]:
-    """A lesion's numbers as QuPath shows them."""
-    return {
-        "Area mm^2": lesion.area_mm2,
-        "Perimeter um": lesion.perimeter_um,
-        "Max Feret um": lesion.feret_um,
-        "Major axis um": lesion.major_axis_um,
-        "Eccentricity": lesion.eccentricity,
-        "Extent": lesion.extent,
-        "Solidity": lesion.solidity,
-        "Mean probability": lesion.mean_p,
-        "Max probability": lesion.max_p,
-        "Counted by the size rule": float(counted),
-    }
-
-
-@functools.cache
-def demo_digests() -> frozenset[str]:
-    """Digests of the weights that come with the package."""
-    folder = Path(str(resources.files("digipath_ray") / "demo" / "weights"))
-    return frozenset(read_card(path).digest for path in folder.glob("*.safetensors"))
-
-
-def is_demo(member: MemberSpec) -> bool:
-    """Whether a member's weights are the demo's, wherever they were copied to."""
-    return member.digest in demo_digests()
-
-
-def member_notes(config: RunConfig) -> list[str]:
-    """Why what the members of a resolved config say is no prediction; mostly empty."""
-    notes = []
-    if any(m.weights in ("random", "imagenet") for m in config.members):
-        notes.append("untrained members: not a prediction")
-    if any(is_demo(m) for m in config.members):
-        notes.append("demo networks, fitted on synthetic slides: not for real slides")
-    return notes
-
-
-def overlay_notes(config: RunConfig) -> list[str]:
-    """What a reader of an overlay must know."""
-    return [*member_notes(config), "for research use only"]

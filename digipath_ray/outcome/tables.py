@@ -17,7 +17,8 @@ from digipath_ray.outcome.metastasis.model import (
 )
 from digipath_ray.outcome.metastasis.size_rule import type_of_size
 from digipath_ray.outcome.staging import Metastasis, PatientStage, stage_patient
-from digipath_ray.run.directory import Failure, RunDirectory
+from digipath_ray.run.directory import RunDirectory
+from digipath_ray.run.failure import Failure
 from digipath_ray.schema import OUTCOMES, PATIENTS
 from digipath_ray.storage.files import read_table
 

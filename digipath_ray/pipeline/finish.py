@@ -14,19 +14,15 @@ from digipath_ray.config.run import RunConfig
 from digipath_ray.figures.overlay import write_overlay
 from digipath_ray.heatmap.canvas import Canvas, Heatmap
 from digipath_ray.heatmap.file import write_heatmap
-from digipath_ray.networks.card import file_digest
-from digipath_ray.outcome.measure import (
-    measure_slide,
-    measured_with,
-    overlay_notes,
-    write_outcome,
-)
+from digipath_ray.networks.notes import overlay_notes
+from digipath_ray.outcome.geojson import write_outcome
+from digipath_ray.outcome.measure import measure_slide, measured_with
 from digipath_ray.patches import Grid
 from digipath_ray.pipeline.chunk import ChunkSums
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.finished import FinishedSlide, finished_slide, read_finished
 from digipath_ray.run.prepared import PreparedSlide
-from digipath_ray.storage.files import open_file, publish
+from digipath_ray.storage.files import file_digest, open_file, publish
 from digipath_ray.tissue.mask import read_mask
 
 

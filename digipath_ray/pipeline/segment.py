@@ -14,7 +14,7 @@ from digipath_ray.heatmap.canvas import Heatmap
 from digipath_ray.patches import cut_chunks, keep_cells
 from digipath_ray.pipeline.chunk import Arrays, read_chunk, sum_chunk
 from digipath_ray.pipeline.finish import stitch
-from digipath_ray.run.prepared import (
+from digipath_ray.pipeline.prepare import (
     check_heatmap_size,
     find_slide_tissue,
     grid_of,

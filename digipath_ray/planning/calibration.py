@@ -6,8 +6,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from digipath_ray.cli.progress import say_rate
 from digipath_ray.config.run import RunConfig
+from digipath_ray.words import say_rate
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from digipath_ray.report.findings import Row
-from digipath_ray.report.words import GRAVER, TYPES, count, listed, share, small
-from digipath_ray.run.directory import Failure
+from digipath_ray.report.words import GRAVER, TYPES, share, small
+from digipath_ray.run.failure import Failure
+from digipath_ray.words import count, listed
 
 BORDERS_UM = ((200.0, "itc", "micro"), (2000.0, "micro", "macro"))
 """Sizes at which a metastasis' type changes (Table 2), and the types on both sides."""

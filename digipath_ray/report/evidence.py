@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from digipath_ray.outcome.staging import PnStage
 from digipath_ray.report.findings import Row
 from digipath_ray.report.slides import SlideView
-from digipath_ray.report.words import GRAVER, count, natural
+from digipath_ray.report.words import GRAVER
+from digipath_ray.words import count, natural
 
 NO_STAGE = "no stage"
 RULES: dict[PnStage, str] = {

@@ -6,14 +6,8 @@ from dataclasses import dataclass
 from digipath_ray.outcome.metastasis.size_rule import type_of_size
 from digipath_ray.report.attention import say_unsure
 from digipath_ray.report.findings import Findings, Row
-from digipath_ray.report.words import (
-    TYPES,
-    count,
-    say_length,
-    say_mm2,
-    say_p,
-    share,
-)
+from digipath_ray.report.words import TYPES, say_length, say_mm2, say_p, share
+from digipath_ray.words import count
 
 Facts = tuple[tuple[str, str], ...]
 """Names and what is said of them."""

@@ -9,9 +9,9 @@ from typing import Any
 
 from digipath_ray.config.run import RunConfig
 from digipath_ray.config.toml import from_tree, read_toml
-from digipath_ray.networks.card import file_digest
-from digipath_ray.run.directory import Failure, RunDirectory, RunError
-from digipath_ray.storage.files import modified, read_table, read_text
+from digipath_ray.run.directory import RunDirectory
+from digipath_ray.run.failure import Failure, RunError
+from digipath_ray.storage.files import file_digest, modified, read_table, read_text
 
 Row = Mapping[str, Any]
 

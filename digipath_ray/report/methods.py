@@ -6,7 +6,7 @@ from typing import Any
 
 from digipath_ray import __version__
 from digipath_ray.config.run import MemberSpec, OutcomeSpec, RunConfig
-from digipath_ray.report.words import count, listed
+from digipath_ray.words import count, listed
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 MM2 = "mm\N{SUPERSCRIPT TWO}"

@@ -4,14 +4,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from digipath_ray.outcome.measure import member_notes
+from digipath_ray.networks.notes import member_notes
 from digipath_ray.report.evidence import PatientView, view_patients
 from digipath_ray.report.facts import Facts
 from digipath_ray.report.findings import Findings, Row
 from digipath_ray.report.methods import write_methods
 from digipath_ray.report.slides import SlideView, view_slides
 from digipath_ray.report.summary import Tile, make_tiles, write_lead
-from digipath_ray.report.words import count, share
+from digipath_ray.report.words import share
+from digipath_ray.words import count
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,9 +27,10 @@ from digipath_ray.report.picture import (
     picture_bytes,
 )
 from digipath_ray.report.slides import SLIDE_COLUMNS, SlideView
-from digipath_ray.report.words import NONE, count, say_length
+from digipath_ray.report.words import NONE, say_length
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.storage.files import publish
+from digipath_ray.words import count
 
 log = logging.getLogger(__name__)
 

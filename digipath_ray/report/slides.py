@@ -22,15 +22,8 @@ from digipath_ray.report.facts import (
     view_lesion,
 )
 from digipath_ray.report.findings import Findings, Row
-from digipath_ray.report.words import (
-    NONE,
-    TYPES,
-    natural,
-    say_length,
-    say_mm2,
-    say_p,
-    share,
-)
+from digipath_ray.report.words import NONE, TYPES, say_length, say_mm2, say_p, share
+from digipath_ray.words import natural
 
 NO_CONCERN = 99
 """After every concern that there is."""

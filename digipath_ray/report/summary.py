@@ -8,7 +8,8 @@ from digipath_ray.outcome.staging import PnStage
 from digipath_ray.report.evidence import NO_STAGE, stage_counts
 from digipath_ray.report.findings import Findings
 from digipath_ray.report.slides import SlideView
-from digipath_ray.report.words import TYPES, count, plural, say_mm2, share
+from digipath_ray.report.words import TYPES, say_mm2, share
+from digipath_ray.words import count, plural
 
 STAGE_TONES = {
     PnStage.N0: "negative",

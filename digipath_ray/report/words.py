@@ -1,9 +1,6 @@
 """Numbers and types as the page says them."""
 
-import re
-from collections.abc import Iterable
-
-from digipath_ray.figures.figure import say_mm2, say_um
+from digipath_ray.words import count, listed, natural, plural, say_mm2, say_um
 
 __all__ = [
     "GRAVER",
@@ -29,29 +26,6 @@ TYPES = {
 }
 """A slide's type (Table 2) in words, the graver the later."""
 GRAVER = {name: i for i, name in enumerate(TYPES)}
-PLURALS = {
-    "micrometastasis": "micrometastases",
-    "macrometastasis": "macrometastases",
-    "patch": "patches",
-    "negative": "negative",
-    "isolated tumor cells": "isolated tumor cells",
-}
-
-
-def count(number: int, noun: str) -> str:
-    """``1 slide``, ``2 slides``, ``3 patches``; thousands set apart."""
-    return f"{number:,} {plural(number, noun)}"
-
-
-def plural(number: int, noun: str) -> str:
-    """The noun as it stands after a number; an adjective or mass noun as it is."""
-    return noun if number == 1 else PLURALS.get(noun, f"{noun}s")
-
-
-def listed(parts: Iterable[str]) -> str:
-    """``a``, ``a and b``, ``a, b and c``."""
-    *most, last = parts
-    return f"{', '.join(most)} and {last}" if most else last
 
 
 def share(fraction: float) -> str:
@@ -67,12 +41,6 @@ def say_p(probability: float) -> str:
 def small(value: float) -> str:
     """A variance: two digits that count."""
     return "0" if value == 0 else f"{value:.2g}"
-
-
-def natural(name: str) -> list[tuple[int, int | str]]:
-    """A sort key under which ``node_10`` comes after ``node_2``."""
-    parts = re.split(r"([0-9]+)", name.lower())
-    return [(0, int(p)) if p.isascii() and p.isdigit() else (1, p) for p in parts]
 
 
 def say_length(length_um: float) -> str:

@@ -11,12 +11,10 @@ the top are compactions that can be made again from the files of the slides.
 """
 
 import contextlib
-import errno
 import json
 import tomllib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -26,6 +24,7 @@ import tomli_w
 
 from digipath_ray import schema
 from digipath_ray.config.toml import Tree, difference
+from digipath_ray.run.failure import Failure, RunError, explain_os_error
 from digipath_ray.storage.files import (
     TEMPORARY,
     is_url,
@@ -38,40 +37,6 @@ from digipath_ray.storage.lease import Held, HeldByOther, hold
 
 READERS = 16
 """Records read at once: a bucket takes its time with each."""
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-class RunError(ValueError):
-    """A run cannot start as asked; the message says what to do."""
-
-
-class RunStopped(RunError):  # noqa: N818 - says what happened, not "Error"
-    """A run ended early through no slide's fault; what was finished stays."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Failure:
-    """A row of the FAILURES table."""
-
-    slide_id: str
-    path: str
-    patient_id: str | None
-    step: str
-    attempt: int
-    error: str
-    hint: str
-
-
-def explain_os_error(error: OSError) -> str:
-    """What a user can do about a failed write or read."""
-    hint = getattr(error, "hint", None)
-    if hint is not None:
-        return str(hint)
-    if error.errno in DISK_FULL:
-        return "the disk is full: free space or move the run, then run again"
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return "not permitted: check the folder's owner and mode"
-    return "check the disk and the path, then run again"
 
 
 class RunDirectory:

@@ -4,6 +4,7 @@ A path is a ``pathlib.Path``, or for an object a ``UPath``, which speaks its lan
 """
 
 import contextlib
+import hashlib
 import io
 import os
 import tempfile
@@ -118,3 +119,11 @@ def publish(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def file_digest(path: str | Path) -> str:
+    """SHA-256 of a file or an object, 64 hexadecimal digits."""
+    if is_url(path):
+        return hashlib.sha256(read_bytes(place(path))).hexdigest()
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

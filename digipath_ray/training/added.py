@@ -24,10 +24,9 @@ from digipath_ray.annotations.window import Window
 from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.config.recipe import Recipe
 from digipath_ray.mining.examples import read_hard
-from digipath_ray.networks.card import file_digest
 from digipath_ray.schema import SAMPLES
 from digipath_ray.slide.info import SlideError
-from digipath_ray.storage.files import place
+from digipath_ray.storage.files import file_digest, place
 from digipath_ray.tissue.mask import Bools, Mask
 from digipath_ray.training.reader import AnnotatedSlide
 from digipath_ray.training.sampling import Candidates, draw_samples

@@ -15,9 +15,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
-from digipath_ray.figures.figure import DOT, DPI, INK, QUIET, shorten, write_figure
+from digipath_ray.figures.figure import DPI, INK, QUIET, write_figure
 from digipath_ray.storage.files import publish
 from digipath_ray.training.calibration import Reliability
+from digipath_ray.words import DOT, shorten
 
 Value = float | int | str | None
 Row = Mapping[str, Value]

@@ -24,7 +24,8 @@ import tomli_w
 from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.config.recipe import Recipe
 from digipath_ray.config.toml import difference, to_tree
-from digipath_ray.run.directory import READERS, Failure, RunDirectory, RunError
+from digipath_ray.run.directory import READERS, RunDirectory
+from digipath_ray.run.failure import Failure, RunError
 from digipath_ray.storage import bucket
 from digipath_ray.storage.files import is_url, place, publish, read_table, read_text
 from digipath_ray.training.added import added_digests

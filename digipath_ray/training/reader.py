@@ -18,7 +18,7 @@ from digipath_ray.annotations.corrected import find_correction, read_corrected
 from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.config.recipe import Recipe
 from digipath_ray.geometry import Frame
-from digipath_ray.run.prepared import grid_of, open_cohort_slide
+from digipath_ray.pipeline.prepare import grid_of, open_cohort_slide
 from digipath_ray.slide.open import Pixels, Slide, SlideError
 from digipath_ray.training.augment import augment_patch
 

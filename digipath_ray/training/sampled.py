@@ -20,12 +20,11 @@ from digipath_ray.annotations.corrected import find_correction
 from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.config.recipe import Recipe
 from digipath_ray.config.toml import to_tree
-from digipath_ray.networks.card import file_digest
-from digipath_ray.run.prepared import THUMBNAIL_PX, find_slide_tissue
+from digipath_ray.pipeline.prepare import THUMBNAIL_PX, find_slide_tissue
 from digipath_ray.schema import SAMPLES
 from digipath_ray.slide.open import Pixels, SlideError
 from digipath_ray.storage import bucket
-from digipath_ray.storage.files import is_url, publish, read_table
+from digipath_ray.storage.files import file_digest, is_url, publish, read_table
 from digipath_ray.tissue.find import Tissue, draw_tissue
 from digipath_ray.tissue.mask import Mask
 from digipath_ray.training.added import check_corrected, draw_added

@@ -24,7 +24,8 @@ from digipath_ray.config.run import RunConfig
 from digipath_ray.config.toml import load_config
 from digipath_ray.demo.cohort import demo_slides, write_pyramid
 from digipath_ray.demo.drawing import draw_slide
-from digipath_ray.distributed.resources import Share, connect, divide
+from digipath_ray.distributed.connect import connect
+from digipath_ray.distributed.resources import Share, divide
 from digipath_ray.distributed.run import run_cohort
 from digipath_ray.networks.predict import EnsemblePredictor
 from digipath_ray.networks.resolve import resolve

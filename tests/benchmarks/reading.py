@@ -24,7 +24,7 @@ from digipath_ray.patches import (
     read_blocks,
     share_blocks,
 )
-from digipath_ray.run.prepared import find_slide_tissue, grid_of
+from digipath_ray.pipeline.prepare import find_slide_tissue, grid_of
 from digipath_ray.slide.open import open_slide
 
 

@@ -36,12 +36,14 @@ from digipath_ray.config.toml import from_tree, load_config
 from digipath_ray.distributed import collector, inference
 from digipath_ray.distributed.attempts import counted
 from digipath_ray.distributed.collector import Tally
+from digipath_ray.distributed.connect import connect
 from digipath_ray.distributed.ledger import Ledger, Place
 from digipath_ray.distributed.read import Batch, pixel_row
-from digipath_ray.distributed.resources import Share, connect, divide
+from digipath_ray.distributed.resources import Share, divide
 from digipath_ray.geometry import Frame
 from digipath_ray.patches import Cells, share_blocks
-from digipath_ray.run.directory import Failure, RunDirectory
+from digipath_ray.run.directory import RunDirectory
+from digipath_ray.run.failure import Failure
 from digipath_ray.run.prepared import PreparedSlide
 
 SIDE = 8

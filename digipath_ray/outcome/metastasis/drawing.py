@@ -7,10 +7,11 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from digipath_ray.figures.figure import DOT, DPI, INK, QUIET, write_figure
+from digipath_ray.figures.figure import DPI, INK, QUIET, write_figure
 from digipath_ray.outcome.features import FEATURES
 from digipath_ray.outcome.metastasis.forests import Forests
 from digipath_ray.storage.files import publish
+from digipath_ray.words import DOT
 
 BAR = "#1f6fb4"
 LINE = "#c9cdd3"

@@ -15,10 +15,10 @@ from digipath_ray.outcome.metastasis.size_rule import type_of_size
 from digipath_ray.report.attention import Concern
 from digipath_ray.report.findings import Row
 from digipath_ray.report.slides import SlideView
-from digipath_ray.report.words import natural
-from digipath_ray.run.directory import Failure
+from digipath_ray.run.failure import Failure
 from digipath_ray.run.status import State, Status
 from digipath_ray.viewer.collection.snapshot import Json
+from digipath_ray.words import natural
 
 NUMBERS = ("burden", "largest_um", "unsure", "tumor_mm2", "tissue_mm2", "score")
 """Columns of OUTCOMES that an entry carries as they are."""

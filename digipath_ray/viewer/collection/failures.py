@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from digipath_ray.report.findings import Findings
-from digipath_ray.run.directory import Failure
+from digipath_ray.run.failure import Failure
 from digipath_ray.viewer.collection.marks import RunMarks
 
 

@@ -8,7 +8,8 @@ from typing import Any
 from digipath_ray.cohort.manifest import SlideRow, check_slide_id
 from digipath_ray.report.findings import Findings, Row
 from digipath_ray.report.slides import SlideView, view_slides
-from digipath_ray.run.directory import Failure, RunDirectory
+from digipath_ray.run.directory import RunDirectory
+from digipath_ray.run.failure import Failure
 from digipath_ray.run.slidetable import row_of
 from digipath_ray.schema import OUTCOMES, SLIDES
 from digipath_ray.storage.files import is_url

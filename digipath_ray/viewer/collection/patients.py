@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 from digipath_ray.outcome.metastasis.forests import FORESTS
 from digipath_ray.report.evidence import say_missing, say_notes, say_rule
 from digipath_ray.report.findings import Row
-from digipath_ray.report.words import natural
 from digipath_ray.viewer.collection.snapshot import Json
+from digipath_ray.words import natural
 
 NOT_STAGED = {
     "stage": "no stage yet: it is given once all slides of the run are done",

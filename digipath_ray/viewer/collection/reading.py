@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 
 from digipath_ray.cohort.manifest import SlideRow
-from digipath_ray.outcome.measure import member_notes
+from digipath_ray.networks.notes import member_notes
 from digipath_ray.report.findings import Findings, Row, read_findings
-from digipath_ray.run.directory import READERS, Failure, RunDirectory
+from digipath_ray.run.directory import READERS, RunDirectory
+from digipath_ray.run.failure import Failure
 from digipath_ray.viewer.collection.entries import say_status
 from digipath_ray.viewer.collection.failures import Failures
 from digipath_ray.viewer.collection.maker import Made, Maker, Standing

@@ -8,9 +8,9 @@ from typing import Any
 
 from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.report.findings import Row
-from digipath_ray.report.words import count
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.storage.files import is_url
+from digipath_ray.words import count
 
 FIRST, SECOND = "a", "b"
 """Names of the opened run and of the one to compare it with."""

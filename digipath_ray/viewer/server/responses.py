@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from digipath_ray.run.directory import explain_os_error
+from digipath_ray.run.failure import explain_os_error
 from digipath_ray.viewer.collection.snapshot import Json
 from digipath_ray.viewer.server.middleware import refuse
 from digipath_ray.viewer.tiles.layers import At

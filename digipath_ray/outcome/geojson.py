@@ -1,0 +1,86 @@
+"""A slide's lesions and burden as files that QuPath opens."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from digipath_ray.annotations.outlines import Shape
+from digipath_ray.outcome.lesions import Lesion
+from digipath_ray.outcome.measure import Bools, SlideOutcome
+from digipath_ray.outcome.qupath import feature, outline, write_features
+from digipath_ray.run.directory import RunDirectory
+from digipath_ray.run.finished import FinishedSlide
+from digipath_ray.storage.files import publish
+from digipath_ray.tissue.mask import write_mask
+
+TUMOR_COLOR, WHOLE_COLOR = (200, 0, 0), (0, 120, 160)
+
+
+def write_outcome(
+    run: RunDirectory, slide: FinishedSlide, outcome: SlideOutcome
+) -> None:
+    """Publish the lesions' outlines for QuPath, and the burden's masks."""
+    slide_id = slide.row.slide_id
+    write_features(run.lesions(slide_id), lesion_features(slide, outcome))
+    if outcome.burden is None:
+        return
+    for path, mask in (
+        (run.viable(slide_id), outcome.burden.viable),
+        (run.whole(slide_id), outcome.burden.whole),
+    ):
+        with publish(path) as temporary:
+            write_mask(temporary, mask)
+
+
+def lesion_features(
+    slide: FinishedSlide, outcome: SlideOutcome
+) -> Iterator[dict[str, Any]]:
+    """GeoJSON features: each lesion, and the whole tumor region where there is one."""
+    found = outcome.lesions
+    for lesion in found.lesions:
+        top, left, _, _ = lesion.box
+        inside = found.pixels(lesion.number)
+        yield feature(
+            on_slide(slide, inside, row=top, col=left),
+            class_name="Tumor",
+            color=TUMOR_COLOR,
+            name=f"lesion {lesion.number}",
+            measurements=measurements(lesion, lesion.number in outcome.counted),
+        )
+    burden = outcome.burden
+    if burden is not None and burden.burden is not None:
+        yield feature(
+            on_slide(slide, burden.whole.array, row=0, col=0),
+            class_name="Whole tumor",
+            color=WHOLE_COLOR,
+            name="whole tumor region",
+            measurements={"Burden": burden.burden, "Area mm^2": burden.whole_mm2},
+        )
+
+
+def on_slide(slide: FinishedSlide, pixels: Bools, *, row: int, col: int) -> Shape:
+    """The outline of heatmap px in level-0 px; nothing goes beyond the slide."""
+    return outline(
+        pixels,
+        x=col * slide.l0_per_hm_x,
+        y=row * slide.l0_per_hm_y,
+        l0_per_px_x=slide.l0_per_hm_x,
+        l0_per_px_y=slide.l0_per_hm_y,
+        max_x=slide.width,
+        max_y=slide.height,
+    )
+
+
+def measurements(lesion: Lesion, counted: bool) -> dict[str, float]:
+    """A lesion's numbers as QuPath shows them."""
+    return {
+        "Area mm^2": lesion.area_mm2,
+        "Perimeter um": lesion.perimeter_um,
+        "Max Feret um": lesion.feret_um,
+        "Major axis um": lesion.major_axis_um,
+        "Eccentricity": lesion.eccentricity,
+        "Extent": lesion.extent,
+        "Solidity": lesion.solidity,
+        "Mean probability": lesion.mean_p,
+        "Max probability": lesion.max_p,
+        "Counted by the size rule": float(counted),
+    }

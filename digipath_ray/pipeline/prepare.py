@@ -1,0 +1,241 @@
+"""One slide made ready: opened at its mpp, its tissue found, its patches placed."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from digipath_ray.cohort.read import SlideRow
+from digipath_ray.config.recipe import Recipe
+from digipath_ray.config.run import RunConfig
+from digipath_ray.geometry import NoLevelFineEnough, model_frame
+from digipath_ray.machine import memory_bytes
+from digipath_ray.patches import (
+    Grid,
+    keep_cells,
+    lay_grid,
+    patch_boxes,
+    patch_table,
+)
+from digipath_ray.run.directory import RunDirectory
+from digipath_ray.run.prepared import (
+    PreparedSlide,
+    count_chunks,
+    digest_mask,
+    write_patches,
+)
+from digipath_ray.run.slidetable import slide_record
+from digipath_ray.slide.open import (
+    TILE_CACHE_BYTES,
+    Pixels,
+    Slide,
+    SlideError,
+    open_slide,
+)
+from digipath_ray.storage.cache import local_copy
+from digipath_ray.storage.files import publish
+from digipath_ray.tissue.find import Tissue, draw_tissue, find_tissue, tissue_from_mask
+from digipath_ray.tissue.mask import read_mask_image, write_mask
+
+THUMBNAIL_PX = 1400
+"""Longer side of the thumbnail that overlays are drawn on."""
+
+
+STITCH_COPIES = 3
+"""Times that a heatmap's bytes are in memory while it is stitched and written: 2.1 as
+measured for canvas, means and file, and about one more for the sums that come in."""
+
+
+STITCH_MEMORY_SHARE = 0.5
+"""Share of a machine's memory that all slides being stitched may take."""
+
+
+def open_cohort_slide(
+    path: str,
+    slide_mpp: float | None,
+    config: RunConfig | Recipe,
+    *,
+    cache_bytes: int = TILE_CACHE_BYTES,
+    version: str | None = None,
+    on_progress: Callable[[], None] = lambda: None,
+) -> Slide:
+    """Open a slide with the mpp of the manifest, else the file's, else the config's.
+
+    Raises:
+        SlideError: as :func:`digipath_ray.slide.open.open_slide`.
+        OSError: as there.
+    """
+    slide = open_slide(
+        path,
+        mpp=slide_mpp,
+        cache_bytes=cache_bytes,
+        version=version,
+        on_progress=on_progress,
+    )
+    info = slide.info
+    if info.mpp_source == "given":
+        slide.info = replace(info, mpp_source="manifest")
+    elif info.mpp_x is None and config.slide.slide_mpp is not None:
+        assumed = config.slide.slide_mpp
+        slide.info = replace(
+            info, mpp_x=assumed, mpp_y=assumed, mpp_source="assumed (slide_mpp)"
+        )
+    return slide
+
+
+def grid_of(slide: Slide, config: RunConfig | Recipe) -> Grid:
+    """The grid over an open slide.
+
+    Raises:
+        SlideError: no mpp, or no level fine enough.
+    """
+    mpp_x, mpp_y = slide.info.need_mpp()
+    try:
+        frame = model_frame(
+            level_downsamples=slide.info.level_downsamples,
+            mpp_x=mpp_x,
+            mpp_y=mpp_y,
+            mpp=config.grid.mpp,
+            allow_upsampling=config.slide.allow_upsampling,
+        )
+    except NoLevelFineEnough as e:
+        message, _, hint = str(e).partition(": ")
+        raise SlideError(message, hint) from e
+    return lay_grid(slide.info, frame, config.grid)
+
+
+def find_slide_tissue(
+    slide: Slide, config: RunConfig | Recipe, mask_path: str | None = None
+) -> tuple[Pixels, Tissue]:
+    """The slide's thumbnail at the mask's mpp, and its tissue.
+
+    Raises:
+        SlideError: the slide or the mask given for it cannot be read.
+    """
+    thumbnail, mpp_x, mpp_y = slide.thumbnail(config.tissue.mask_mpp)
+    spec = config.tissue
+    if mask_path is None:
+        return thumbnail, find_tissue(thumbnail, mpp_x=mpp_x, mpp_y=mpp_y, spec=spec)
+    try:
+        with local_copy(mask_path) as copy:
+            given = read_mask_image(copy.path)
+        tissue = tissue_from_mask(given, thumbnail, mpp_x=mpp_x, mpp_y=mpp_y, spec=spec)
+    except ValueError as e:
+        raise SlideError(
+            f"its tissue mask cannot be used: {e}",
+            "mend the column mask of the manifest, or leave it empty",
+        ) from e
+    return thumbnail, tissue
+
+
+def stitch_bytes(grid: Grid, config: RunConfig) -> int:
+    """Memory that stitching a slide takes: its sums, their means and the file."""
+    channels = len(config.channels) + 1
+    return STITCH_COPIES * grid.hm_width * grid.hm_height * 4 * channels
+
+
+def check_heatmap_size(grid: Grid, config: RunConfig) -> None:
+    """Refuse a heatmap that would not fit in memory beside the others in flight.
+
+    Raises:
+        SlideError: saying to raise the downsample.
+    """
+    need = stitch_bytes(grid, config) * config.compute.finishers
+    limit = memory_bytes() * STITCH_MEMORY_SHARE
+    if need > limit:
+        raise SlideError(
+            f"stitching heatmaps of {grid.hm_width}x{grid.hm_height} px needs "
+            f"{need / 2**30:.1f} GB, more than half of this machine's memory",
+            f"raise --downsample above {grid.spec.downsample}, or lower --finishers",
+        )
+
+
+def no_tissue(config: RunConfig | Recipe, look_at: str) -> SlideError:
+    """What to say of a slide on which no patch was placed."""
+    return SlideError(
+        f"no tissue of at least {config.tissue.min_tissue_mm2:g} mm2 found",
+        f"look at {look_at}; lower --min-saturation or --min-tissue-mm2, give a mask "
+        "in the manifest, or --tissue all",
+    )
+
+
+def prepare_slide(
+    row: SlideRow,
+    config: RunConfig,
+    run: RunDirectory,
+    *,
+    on_progress: Callable[[], None] = lambda: None,
+) -> PreparedSlide:
+    """Find a slide's tissue, place its patches, and write both to the run directory.
+
+    Args:
+        row: the slide.
+        config: what to do.
+        run: where to.
+        on_progress: called whenever a strip of the slide has been read.
+
+    Raises:
+        SlideError: the slide cannot be used, or shows no tissue.
+    """
+    opened = open_cohort_slide(row.path, row.mpp, config, on_progress=on_progress)
+    with opened as slide:
+        slide.on_progress = on_progress
+        grid = grid_of(slide, config)
+        check_heatmap_size(grid, config)
+        thumbnail, tissue = find_slide_tissue(slide, config, row.mask)
+        cells = keep_cells(grid, tissue.sampling)
+        boxes = patch_boxes(grid, cells, tissue.mask)
+        write_masks(run, row.slide_id, slide, thumbnail, tissue, boxes)
+        if len(cells) == 0:
+            raise no_tissue(config, f"masks/{row.slide_id}_overlay.jpg")
+        prepared = PreparedSlide(
+            row={
+                **slide_record(row, slide, grid, tissue),
+                "patches": len(cells),
+                "chunks": count_chunks(len(cells), config),
+            },
+            frame=grid.frame,
+            md_width=grid.md_width,
+            md_height=grid.md_height,
+            slide_mpp=row.mpp,
+            mask_digest=digest_mask(row),
+            version=slide.version,
+        )
+    table = patch_table(row.slide_id, grid, cells, tissue.mask)
+    write_patches(run, prepared, config, table)
+    return prepared
+
+
+def write_masks(
+    run: RunDirectory,
+    slide_id: str,
+    slide: Slide,
+    thumbnail: Pixels,
+    tissue: Tissue,
+    boxes: NDArray[np.float64],
+) -> None:
+    """Publish the thumbnail, the tissue mask and the overlay a person can check."""
+    with publish(run.thumbnail(slide_id)) as path:
+        Image.fromarray(overview(slide, thumbnail)).save(path, quality=90)
+    with publish(run.mask(slide_id)) as path:
+        write_mask(path, tissue.mask)
+    with publish(run.mask_overlay(slide_id)) as path:
+        drawn = draw_tissue(thumbnail, tissue, boxes=boxes)
+        larger = max(1, THUMBNAIL_PX // 2 // max(drawn.shape[:2]))
+        drawn = drawn.repeat(larger, axis=0).repeat(larger, axis=1)
+        Image.fromarray(drawn).save(path, quality=85)
+
+
+def overview(slide: Slide, thumbnail: Pixels) -> Pixels:
+    """The slide at the scale overlays are drawn on; read again if that is finer."""
+    side = max(thumbnail.shape[:2])
+    if side >= THUMBNAIL_PX:
+        image = Image.fromarray(thumbnail)
+        image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+        return np.asarray(image)
+    info = slide.info
+    mpp_x, mpp_y = info.need_mpp()
+    longer_um = max(info.width * mpp_x, info.height * mpp_y)
+    return slide.thumbnail(max(longer_um / THUMBNAIL_PX, mpp_x, mpp_y))[0]

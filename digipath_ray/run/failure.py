@@ -1,0 +1,39 @@
+"""Why a run, or a slide of it, came to no end, and what to do about it."""
+
+import errno
+from dataclasses import dataclass
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class RunError(ValueError):
+    """A run cannot start as asked; the message says what to do."""
+
+
+class RunStopped(RunError):  # noqa: N818 - says what happened, not "Error"
+    """A run ended early through no slide's fault; what was finished stays."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """A row of the FAILURES table."""
+
+    slide_id: str
+    path: str
+    patient_id: str | None
+    step: str
+    attempt: int
+    error: str
+    hint: str
+
+
+def explain_os_error(error: OSError) -> str:
+    """What a user can do about a failed write or read."""
+    hint = getattr(error, "hint", None)
+    if hint is not None:
+        return str(hint)
+    if error.errno in DISK_FULL:
+        return "the disk is full: free space or move the run, then run again"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "not permitted: check the folder's owner and mode"
+    return "check the disk and the path, then run again"
