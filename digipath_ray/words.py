@@ -16,14 +16,14 @@ def shorten(text: str, length: int) -> str:
     return text[: keep - keep // 2] + "\N{HORIZONTAL ELLIPSIS}" + text[-(keep // 2) :]
 
 
-def say_um(length_um: float) -> str:
+def format_length(length_um: float) -> str:
     """A length with its unit: '500 um' below a millimeter, else '2 mm'."""
     if length_um >= 1000:
         return f"{length_um / 1000:.3g} mm"
     return f"{length_um:.3g} \N{MICRO SIGN}m"
 
 
-def say_mm2(area_mm2: float) -> str:
+def format_area(area_mm2: float) -> str:
     """An area with its unit: um2 below a thousandth of a mm2, else mm2."""
     if 0 < area_mm2 < 1e-3:
         return f"{area_mm2 * 1e6:.3g} \N{MICRO SIGN}m\N{SUPERSCRIPT TWO}"
@@ -34,13 +34,13 @@ SLOW_RATE = 0.1
 """Patches per second below which the seconds per patch say more."""
 
 
-def say_rate(rate: float) -> str:
+def format_rate(rate: float) -> str:
     """Patches per second as ``12.3/s``, a slow rate as ``14 s/patch``."""
     slow = 0 < rate < SLOW_RATE
     return f"{1 / rate:.0f} s/patch" if slow else f"{rate:.1f}/s"
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """``45 s``, ``12 min`` or ``7.3 h``."""
     if seconds < 90:
         return f"{seconds:.0f} s"

@@ -52,7 +52,7 @@ def noted_read(batch: Batch, **options: Any) -> Iterator[Batch]:
         yield row
 
 
-finish = collector.finish_guarded
+finish = collector.try_finish
 
 
 def noted_finish(root: str, prepared: Any, *rest: Any) -> Any:

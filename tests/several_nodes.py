@@ -245,7 +245,7 @@ def stand_in() -> None:
     """From now on this process lays plans that note what they do."""
     inference.PredictStage = NotedStage  # type: ignore[misc]
     inference.read_shard = noted_read
-    collector.finish_guarded = noted_finish
+    collector.try_finish = noted_finish
 
 
 def finishing(diary: Any) -> str:

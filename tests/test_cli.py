@@ -23,14 +23,15 @@ import tomli_w
 import typer
 
 from digipath_ray import __version__
-from digipath_ray.cli import doctor, plan
+from digipath_ray.cli import doctor
 from digipath_ray.cli.app import run_app
 from digipath_ray.cli.info import nominal_mpp
 from digipath_ray.cli.options import config_as_known, with_config
 from digipath_ray.cli.plan import measure_rate
 from digipath_ray.config.toml import PRESETS, Tree, load_config, merge, option_fields
 from digipath_ray.heatmap.file import read_heatmap
-from digipath_ray.planning.cost import Cost, Pace, refuse_disk, say_time
+from digipath_ray.planning import cost
+from digipath_ray.planning.cost import Cost, Pace, format_time, refuse_disk
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.words import count, size
 from tests.runs import RAY_WARNINGS, SMALL, small_config, write_slide
@@ -561,16 +562,16 @@ def test_plan_refuses_what_the_disk_cannot_hold() -> None:
 
 
 def test_time_of_a_night() -> None:
-    assert "give --rate" in say_time(1000, Pace())
-    assert say_time(36_000, Pace(rate=10.0)) == (
+    assert "give --rate" in format_time(1000, Pace())
+    assert format_time(36_000, Pace(rate=10.0)) == (
         "1 GPU hours at 10 patches/s: 60 min on 1 GPU"
     )
     on_cpu = Pace(rate=0.5, gpus=4, device="CPU")
-    assert say_time(1800, on_cpu) == "1 CPU hours at 0.5 patches/s: 60 min on 1 CPU"
-    assert say_time(20, Pace(rate=60, gpus=4)) == (
+    assert format_time(1800, on_cpu) == "1 CPU hours at 0.5 patches/s: 60 min on 1 CPU"
+    assert format_time(20, Pace(rate=60, gpus=4)) == (
         "1 GPU minute at 60 patches/s: under a second on 4 GPUs"
     )
-    assert say_time(10**8, Pace(rate=10, gpus=8)) == (
+    assert format_time(10**8, Pace(rate=10, gpus=8)) == (
         "2,778 GPU hours at 10 patches/s: 347.2 h on 8 GPUs"
     )
 

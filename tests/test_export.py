@@ -18,7 +18,7 @@ from digipath_ray.export.segmentation import (
     write_segmentations,
 )
 from digipath_ray.export.source import derive_uid, find_source, make_source
-from digipath_ray.export.tables import say_cell
+from digipath_ray.export.tables import format_cell
 from digipath_ray.heatmap.canvas import Heatmap
 from digipath_ray.outcome.features import FEATURES, FEATURES_SCHEMA
 from digipath_ray.outcome.staging import Metastasis, stage_patient
@@ -91,12 +91,12 @@ def test_every_column_is_explained(tmp_path: Path) -> None:
 
 
 def test_cells_read_back_as_what_they_were() -> None:
-    assert say_cell(None) == ""
-    assert say_cell(True) == "true"
-    assert say_cell(["a", "b"]) == "a;b"
-    assert say_cell([]) == ""
-    assert say_cell(0.1) == "0.1"
-    assert say_cell(7) == "7"
+    assert format_cell(None) == ""
+    assert format_cell(True) == "true"
+    assert format_cell(["a", "b"]) == "a;b"
+    assert format_cell([]) == ""
+    assert format_cell(0.1) == "0.1"
+    assert format_cell(7) == "7"
 
 
 # GeoJSON

@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.config.run import MemberSpec
 from digipath_ray.networks.card import ModelCard, write_card
-from digipath_ray.networks.exposure import Exposure, read_exposure, say_overlap
+from digipath_ray.networks.exposure import Exposure, overlap_warning, read_exposure
 from digipath_ray.storage.files import file_digest
 
 
@@ -68,7 +68,7 @@ def test_overlap_is_counted_in_words():
         SlideRow(slide_id="s4", path="x", patient_id="p1"),
         SlideRow(slide_id="s5", path="x", patient_id="p5"),
     ]
-    told = say_overlap(rows, EXPOSURE)
+    told = overlap_warning(rows, EXPOSURE)
     assert told.startswith("2 of 3 slides, or other slides of their patients")
     assert "--out-of-fold" in told
-    assert say_overlap(rows[2:], EXPOSURE) is None
+    assert overlap_warning(rows[2:], EXPOSURE) is None

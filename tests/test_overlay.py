@@ -6,7 +6,7 @@ from PIL import Image
 from digipath_ray.figures.figure import lay_out, round_length, shown
 from digipath_ray.figures.overlay import draw_overlay, write_overlay
 from digipath_ray.heatmap.canvas import Heatmap
-from digipath_ray.words import TIMES, say_mm2, say_um, shorten
+from digipath_ray.words import TIMES, format_area, format_length, shorten
 
 GRAY = 200
 
@@ -249,10 +249,10 @@ def test_large_maps_are_drawn_from_means():
 def test_scale_bar_lengths_are_round():
     lengths = [round_length(w) for w in (1.0, 640.0, 3300, 3400, 20_000, 75_000)]
     assert lengths == pytest.approx([0.2, 100, 500, 1000, 5000, 20_000])
-    assert [say_um(v) for v in (0.2, 500, 1000, 20_000)] == [
+    assert [format_length(v) for v in (0.2, 500, 1000, 20_000)] == [
         "0.2 µm", "500 µm", "1 mm", "20 mm",
     ]  # fmt: skip
-    assert [say_mm2(v) for v in (0, 1.6e-5, 0.0256, 12.34)] == [
+    assert [format_area(v) for v in (0, 1.6e-5, 0.0256, 12.34)] == [
         "0 mm²", "16 µm²", "0.0256 mm²", "12.3 mm²",
     ]  # fmt: skip
 

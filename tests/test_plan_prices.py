@@ -26,9 +26,9 @@ from digipath_ray.planning.prices import (
     Offer,
     Work,
     find_offers,
+    format_hours,
+    format_reading,
     read_prices,
-    say_hours,
-    say_reading,
     work_of,
 )
 from tests.runs import RAY_WARNINGS, SMALL, small_config, write_slide
@@ -122,7 +122,7 @@ def test_a_night_on_cpus_reads_and_predicts_on_the_same() -> None:
 
 
 def test_hours_of_more_and_more_gpus() -> None:
-    assert say_hours(NIGHT, by_hours=10) == (
+    assert format_hours(NIGHT, by_hours=10) == (
         "40.0 h on 1 GPU, 20.0 h on 2 GPUs, 10.0 h on 4 GPUs"
     )
 
@@ -237,7 +237,7 @@ def test_networks_count_where_they_are_fastest_and_reading_where_it_is_slowest(
     assert work == Work(
         network_hours=10.0, on_gpu=True, reader_hours=2.0, memory_gb=2.0
     )
-    assert say_reading(work, found) == (
+    assert format_reading(work, found) == (
         "2.0 h of one CPU at 50 Mpx/s: 0.2 CPUs read for one GPU"
     )
 

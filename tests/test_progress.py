@@ -10,7 +10,7 @@ from rich.console import Console
 
 from digipath_ray.cli import progress
 from digipath_ray.cli.progress import RunProgress, patches_per_second
-from digipath_ray.words import duration
+from digipath_ray.words import format_duration
 
 
 @dataclass
@@ -75,7 +75,7 @@ def test_line_says_rate_and_time_left(pipe: Console) -> None:
 def test_a_slow_line_says_seconds_per_patch(pipe: Console) -> None:
     with RunProgress(pipe) as shown:
         shown.planned(1, 20)
-        shown.say("3 networks on [2 CPU cores]")
+        shown.print_line("3 networks on [2 CPU cores]")
         shown.tallied(Done(slides=1, patches=8, first_patch=time.time() - 112))
     assert lines_of(pipe)[1:] == [
         "3 networks on [2 CPU cores]",
@@ -118,4 +118,4 @@ def test_a_rate_is_not_guessed_from_the_first_moment() -> None:
     [(0.4, "0 s"), (89, "89 s"), (90, "2 min"), (3600, "60 min"), (5400, "1.5 h")],
 )
 def test_duration(seconds: float, words: str) -> None:
-    assert duration(seconds) == words
+    assert format_duration(seconds) == words

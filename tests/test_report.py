@@ -17,10 +17,10 @@ from digipath_ray.heatmap.file import write_heatmap
 from digipath_ray.outcome.staging import Metastasis, PnStage, stage_patient
 from digipath_ray.report import write_report
 from digipath_ray.report.attention import border_reason, flag_reason, split_reason
-from digipath_ray.report.evidence import RULES, say_nodes
+from digipath_ray.report.evidence import RULES, format_nodes
 from digipath_ray.report.facts import LesionView
 from digipath_ray.report.findings import read_findings
-from digipath_ray.report.page import lay_out, say_seconds
+from digipath_ray.report.page import format_exact_duration, lay_out
 from digipath_ray.report.picture import (
     OUTLINE,
     STEPS,
@@ -34,7 +34,7 @@ from digipath_ray.report.picture import (
     picture_bytes,
 )
 from digipath_ray.report.render import place_marks
-from digipath_ray.report.words import say_p, share
+from digipath_ray.report.words import format_probability, share
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import RunError
 from digipath_ray.tissue.mask import Mask, write_mask
@@ -145,7 +145,7 @@ def test_a_patient_has_the_rule_and_the_nodes_that_gave_the_stage(
 def test_nodes_are_counted_in_words(types: tuple[int | None, ...], said: str) -> None:
     found = [None if t is None else Metastasis(t) for t in types]
 
-    assert say_nodes(vars(stage_patient("p", found))) == said
+    assert format_nodes(vars(stage_patient("p", found))) == said
 
 
 def test_nodes_that_nobody_gave_are_said_to_be_absent(tmp_path: Path) -> None:
@@ -680,10 +680,14 @@ def test_numbers_in_words() -> None:
     assert listed(["a"]) == "a"
     assert listed(["a", "b", "c"]) == "a, b and c"
     assert (share(0.0123), share(0.5), share(1.0)) == ("1.2 %", "50 %", "100 %")
-    assert (say_p(0.994), say_p(0.9999), say_p(1.0)) == ("0.99", "0.9999", "1.0000")
-    assert say_seconds(4.25) == "4.2 s"
-    assert say_seconds(61) == "1 min 1 s"
-    assert say_seconds(7260) == "2 h 1 min"
+    assert (
+        format_probability(0.994),
+        format_probability(0.9999),
+        format_probability(1.0),
+    ) == ("0.99", "0.9999", "1.0000")
+    assert format_exact_duration(4.25) == "4.2 s"
+    assert format_exact_duration(61) == "1 min 1 s"
+    assert format_exact_duration(7260) == "2 h 1 min"
 
 
 def test_names_sort_as_people_count() -> None:

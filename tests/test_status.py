@@ -27,7 +27,7 @@ from digipath_ray.distributed.run import remeasure_run, run_cohort
 from digipath_ray.distributed.watcher import Watcher
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import Failure, RunError
-from digipath_ray.run.status import Status, judge, read_status, say_time
+from digipath_ray.run.status import Status, liveness, read_status, timestamp
 from digipath_ray.schema import FAILURES
 from tests.runs import RAY_WARNINGS, small_config, write_cohort
 
@@ -47,7 +47,7 @@ FAILURE = Failure(
 
 
 def status_of(**changes: object) -> Status:
-    now = say_time(time.time())
+    now = timestamp(time.time())
     here: dict[str, object] = {"host": platform.node(), "pid": os.getpid()}
     said = {"phase": "segment", "started": now, "updated": now, "slides": 4}
     return Status(**{**here, **said, **changes})  # type: ignore[arg-type]
@@ -262,14 +262,14 @@ def test_who_is_dead() -> None:
     now = datetime.now(UTC)
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    old = say_time(now.timestamp() - 120)
-    assert judge(status_of(), now=now) == "running"
-    assert judge(status_of(updated=old), now=now) == "dead"
-    assert judge(status_of(pid=ended.pid), now=now) == "dead"
+    old = timestamp(now.timestamp() - 120)
+    assert liveness(status_of(), now=now) == "running"
+    assert liveness(status_of(updated=old), now=now) == "dead"
+    assert liveness(status_of(pid=ended.pid), now=now) == "dead"
     # Of another machine's processes nothing is known.
-    assert judge(status_of(pid=ended.pid, host="elsewhere"), now=now) == "running"
-    assert judge(status_of(phase="done", updated=old), now=now) == "done"
-    assert judge(status_of(phase="stopped", updated=old), now=now) == "stopped"
+    assert liveness(status_of(pid=ended.pid, host="elsewhere"), now=now) == "running"
+    assert liveness(status_of(phase="done", updated=old), now=now) == "done"
+    assert liveness(status_of(phase="stopped", updated=old), now=now) == "stopped"
 
 
 def test_a_newer_versions_fields_are_passed_over(tmp_path: Path) -> None:
@@ -344,7 +344,7 @@ def test_failures_are_the_runs_own_while_it_runs(tmp_path: Path) -> None:
 
 def test_how_a_run_ended(tmp_path: Path) -> None:
     now = time.time()
-    times = {"started": say_time(now - 7320), "updated": say_time(now - 120)}
+    times = {"started": timestamp(now - 7320), "updated": timestamp(now - 120)}
     run = made_run(tmp_path, status_of(phase="done", **times), done=4)
     said, code = shown(tmp_path)
     assert (code, "done 2 min ago, in 2.0 h" in said) == (0, True)

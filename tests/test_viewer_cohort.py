@@ -173,7 +173,7 @@ def test_failures_that_have_no_name_are_told(tab: Tab, address: str) -> None:
     slides = [{**told_slide(0), "status": "failed"}]
     tell(tab.page, 0, slides=slides, patients=[], status=status)
     tab.page.goto(address)
-    progress = tab.page.locator(".night-progress")
+    progress = tab.page.locator(".run-progress-done")
     expect(progress).to_contain_text("1 failed and 50 more failed")
 
 

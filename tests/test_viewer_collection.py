@@ -12,7 +12,7 @@ import pytest
 from digipath_ray.cohort.manifest import SlideRow, write_manifest
 from digipath_ray.outcome.staging import Metastasis, stage_patient
 from digipath_ray.run.directory import RunDirectory
-from digipath_ray.run.status import Status, say_time
+from digipath_ray.run.status import Status, format_time
 from digipath_ray.schema import SLIDES
 from digipath_ray.storage.bucket import put
 from digipath_ray.viewer.collection.collection import Collection, open_collection
@@ -40,7 +40,7 @@ def anyio_backend() -> str:
 
 def status_of(**said: Any) -> Status:
     """That of a run whose driver lives: this process."""
-    now = say_time(time.time())
+    now = format_time(time.time())
     return Status(
         **{
             "phase": "segment",
@@ -58,7 +58,7 @@ def tell(run: RunDirectory, **said: Any) -> None:
     run.write_json(run.status, asdict(status_of(**said)))
 
 
-def says(snapshot: Snapshot, slide_id: str) -> dict[str, Any]:
+def payload(snapshot: Snapshot, slide_id: str) -> dict[str, Any]:
     return snapshot.slides[key_of(slide_id)]
 
 
@@ -93,18 +93,18 @@ def test_slides_come_as_the_report_orders_them(tmp_path: Path) -> None:
     snapshot = open_collection([run.root]).latest
     assert [e.slide_id for e in snapshot.entries.values()] == ["bad", "with", "without"]
     assert (snapshot.kind, snapshot.ending) == ("run", "none")
-    found = says(snapshot, "with")
+    found = payload(snapshot, "with")
     assert found["status"] == "done"
     assert found["verdict_label"] == "tumor, 1.54 mm²"
     assert (found["lesions"], found["patient_id"], found["node"]) == (1, "p1", "1")
-    bad = says(snapshot, "bad")
+    bad = payload(snapshot, "bad")
     assert bad["failure"] == {
         "step": "read",
         "error": "the file is cut short",
         "hint": "copy it again",
     }
     assert [bad["status"], bad["attention"]] == ["failed", 5]
-    assert says(snapshot, "without")["attention"] == 0
+    assert payload(snapshot, "without")["attention"] == 0
 
 
 def test_a_stage_has_its_rule_and_votes(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_a_stage_has_its_rule_and_votes(tmp_path: Path) -> None:
     assert [(v["forest"], v["type"]) for v in node["votes"]] == [
         ("RF-PI", "macro"), ("RF-PB", "macro"), ("RF-CI", "micro"), ("RF-CB", "macro"),
     ]  # fmt: skip
-    entry = says(snapshot, "n1")
+    entry = payload(snapshot, "n1")
     assert (entry["verdict"], entry["attention"]) == ("macro", 1)
     assert entry["reasons"] == [
         "Split votes. Of 4 forests 3 for macrometastasis and 1 for micrometastasis; "
@@ -146,7 +146,7 @@ def test_a_burden_is_its_verdict(tmp_path: Path) -> None:
     run = write_run(
         tmp_path / "run", [made], settings={"outcome": {"outcome": "burden"}}
     )
-    entry = says(open_collection([run.root]).latest, "s")
+    entry = payload(open_collection([run.root]).latest, "s")
     assert (entry["verdict"], entry["burden"]) == ("0.42", 0.4249)
 
 
@@ -154,7 +154,7 @@ def test_numbers_that_json_has_no_word_for_are_none(tmp_path: Path) -> None:
     made = Made(slide_id="s", outcome={"unsure": float("nan"), "score": float("inf")})
     run = write_run(tmp_path / "run", [made])
     snapshot = open_collection([run.root]).latest
-    assert says(snapshot, "s")["unsure"] is says(snapshot, "s")["score"] is None
+    assert payload(snapshot, "s")["unsure"] is payload(snapshot, "s")["score"] is None
     json.dumps(list(snapshot.slides.values()), allow_nan=False)
 
 
@@ -181,9 +181,9 @@ def test_slides_land_while_it_is_open(tmp_path: Path) -> None:
 
     land(run, Made(slide_id="s1", lesions=((1500, 1500, 700, 0.95),)))
     second = look(collection)
-    assert says(second, "s1")["status"] == "done"
-    assert says(second, "s1")["lesions"] == 1
-    assert says(second, "s0") == says(first, "s0")
+    assert payload(second, "s1")["status"] == "done"
+    assert payload(second, "s1")["lesions"] == 1
+    assert payload(second, "s0") == payload(first, "s0")
     assert look(collection) is second  # nothing has changed
 
 
@@ -216,7 +216,7 @@ def test_a_type_is_known_before_the_tables_are(tmp_path: Path) -> None:
     text = run.settings.read_text().replace('outcome = "none"', 'outcome = "stage"')
     run.settings.write_text(text)
     land(run, Made(slide_id="s1", lesions=((1500, 1500, 700, 0.95),)))
-    entry = says(open_collection([run.root]).latest, "s1")
+    entry = payload(open_collection([run.root]).latest, "s1")
     assert (entry["metastasis"], entry["verdict"]) == ("micro", "micro")
 
 
@@ -224,7 +224,7 @@ def test_failures_show_before_their_table_is_written(tmp_path: Path) -> None:
     run = begin_run(tmp_path)
     said = {"slide_id": "s2", "step": "read", "error": "cut short", "hint": "copy it"}
     tell(run, failed=1, failures=[said])
-    entry = says(open_collection([run.root]).latest, "s2")
+    entry = payload(open_collection([run.root]).latest, "s2")
     assert entry["status"] == "failed"
     assert entry["failure"]["hint"] == "copy it"
     assert entry["thumbnail"] is False
@@ -236,7 +236,7 @@ def test_a_dead_run_says_that_its_slides_were_not_analyzed(tmp_path: Path) -> No
     snapshot = open_collection([run.root]).latest
     assert snapshot.status is not None
     assert snapshot.status["state"] == "dead"
-    entry = says(snapshot, "s0")
+    entry = payload(snapshot, "s0")
     assert entry["status"] == "waiting"
     assert entry["reasons"][0].startswith("Not analyzed yet.")
 
@@ -257,14 +257,14 @@ def test_a_slide_that_is_made_again_is_waited_for(tmp_path: Path) -> None:
     run.done("with").unlink()
     tell(run)
     snapshot = open_collection([run.root]).latest
-    assert says(snapshot, "with")["status"] == "waiting"
-    assert says(snapshot, "without")["status"] == "done"
+    assert payload(snapshot, "with")["status"] == "waiting"
+    assert payload(snapshot, "without")["status"] == "done"
 
 
 def test_a_pace_in_slides_an_hour(tmp_path: Path) -> None:
     run = begin_run(tmp_path)
     now = time.time()
-    tell(run, done=2, started=say_time(now - 1800), updated=say_time(now))
+    tell(run, done=2, started=format_time(now - 1800), updated=format_time(now))
     status = open_collection([run.root]).latest.status
     assert status is not None
     assert status["slides_per_h"] == pytest.approx(4.0)
@@ -425,7 +425,7 @@ def test_a_run_in_a_bucket(tmp_path: Path, bucket_url: str) -> None:
             put(f"{bucket_url}/run/{name}", path.read_bytes())
     collection = open_collection([f"{bucket_url}/run"])
     snapshot = collection.latest
-    assert says(snapshot, "with")["status"] == "done"
+    assert payload(snapshot, "with")["status"] == "done"
     assert look(collection) is snapshot
     record = json.loads(run.done("with").read_text())
     record["outcome"]["unsure"] = 0.5
@@ -437,7 +437,7 @@ def test_a_snapshot_does_not_change(tmp_path: Path) -> None:
     run = viewed_run(tmp_path)
     collection = open_collection([run.root])
     before = collection.latest
-    kept = {key: dict(says) for key, says in before.slides.items()}
+    kept = {key: dict(payload) for key, payload in before.slides.items()}
     land(run, replace(Made(slide_id="third")))
     run.outcomes.unlink()
     assert len(look(collection).entries) == 3

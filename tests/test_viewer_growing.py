@@ -28,7 +28,7 @@ from digipath_ray.viewer.server.limits import Limits
 from digipath_ray.viewer.server.live import Seen
 from digipath_ray.viewer.server.service import Service
 from tests.finished_runs import Made, failure_of, slide_row, write_run
-from tests.test_viewer_collection import begin_run, data_of, land, says, tell
+from tests.test_viewer_collection import begin_run, data_of, land, payload, tell
 from tests.viewing import client, viewed_run
 
 if TYPE_CHECKING:
@@ -67,10 +67,10 @@ def test_a_heartbeat_reads_no_record_again(
     tell(run, done=1, progress={"s0": 0.5})
     after = collection.look()
     assert read == []
-    assert says(after, "s0")["progress"] == 0.5
+    assert payload(after, "s0")["progress"] == 0.5
     assert after.entries[key_of("s1")] is before.entries[key_of("s1")]
     land(run, Made(slide_id="s2"))
-    assert says(collection.look(), "s2")["status"] == "done"
+    assert payload(collection.look(), "s2")["status"] == "done"
     assert read == ["s2"]
 
 
@@ -87,7 +87,7 @@ def test_a_look_at_a_bucket_gets_nothing_per_slide(
         tell(run, done=2, progress={"s2": number / 4})
         put(f"{bucket_url}/run/status.json", run.status.read_bytes())
         bucket_server.requests.clear()
-        assert says(collection.look(), "s2")["progress"] == number / 4
+        assert payload(collection.look(), "s2")["progress"] == number / 4
         assert bucket_server.asked("GET", "done/") <= 1  # the list of them
         assert bucket_server.asked("GET", ".json") == 1  # status.json
 
@@ -147,13 +147,13 @@ def test_a_damaged_record_is_its_own_slides_failure_alone(
     run.write_json(run.done("s1"), record)
     land(run, Made(slide_id="s2"))
     for snapshot in (collection.look(), open_collection([run.root]).latest):
-        assert says(snapshot, "s2")["status"] == "done"
-        bad = says(snapshot, "s1")
+        assert payload(snapshot, "s2")["status"] == "done"
+        bad = payload(snapshot, "s1")
         assert bad["status"] == "failed"
         assert bad["failure"]["error"] == "its record done/s1.json is damaged"
         assert "run again" in bad["failure"]["hint"]
     land(run, Made(slide_id="s1"))
-    assert says(collection.look(), "s1")["status"] == "done"
+    assert payload(collection.look(), "s1")["status"] == "done"
 
 
 def test_what_is_no_record_is_waited_for(tmp_path: Path) -> None:
@@ -162,8 +162,8 @@ def test_what_is_no_record_is_waited_for(tmp_path: Path) -> None:
     run.write_json(run.done("s1"), ["no", "record"])
     land(run, Made(slide_id="s2"))
     snapshot = collection.look()
-    assert says(snapshot, "s2")["status"] == "done"
-    assert says(snapshot, "s1")["status"] == "waiting"
+    assert payload(snapshot, "s2")["status"] == "done"
+    assert payload(snapshot, "s1")["status"] == "waiting"
 
 
 # What is made again
@@ -207,14 +207,14 @@ def stages(snapshot: Snapshot) -> list[tuple[str | None, bool]]:
 def test_a_slide_made_again_lands_with_what_is_new(tmp_path: Path, phase: str) -> None:
     run = staged_run(tmp_path)
     collection = open_collection([run.root])
-    assert says(collection.latest, "n1")["verdict"] == "macro"
+    assert payload(collection.latest, "n1")["verdict"] == "macro"
     run.forget("n1")
     tell(run)
-    assert says(collection.look(), "n1")["status"] == "waiting"
+    assert payload(collection.look(), "n1")["status"] == "waiting"
     land(run, AGAIN)
     tell(run, phase=phase)  # stopped: it lost its directory, and wrote no tables
     for snapshot in (collection.look(), open_collection([run.root]).latest):
-        entry = says(snapshot, "n1")
+        entry = payload(snapshot, "n1")
         assert (entry["status"], entry["verdict"]) == ("done", "negative")
         assert (entry["largest_um"], entry["lesions"]) == (0.0, 0)
 
@@ -229,7 +229,7 @@ def test_a_type_that_the_record_does_not_say_is_kept(tmp_path: Path) -> None:
     row = {**record["outcome"], "metastasis": "micro"}
     run.write_table(run.outcomes, [row], OUTCOMES)
     tell(run)
-    assert says(open_collection([run.root]).latest, "n1")["verdict"] == "micro"
+    assert payload(open_collection([run.root]).latest, "n1")["verdict"] == "micro"
 
 
 def test_a_patient_whose_node_is_made_again_has_no_stage(tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_a_patient_whose_node_fails_now_has_no_stage(tmp_path: Path) -> None:
     run.forget("n1")
     tell(run, failed=1, failures=[{**failed(0), "slide_id": "n1"}])
     snapshot = open_collection([run.root]).latest
-    assert says(snapshot, "n1")["status"] == "failed"
+    assert payload(snapshot, "n1")["status"] == "failed"
     assert stages(snapshot) == [(None, False), ("pN0", True)]
 
 
@@ -320,9 +320,9 @@ def test_another_start_tries_them_again(tmp_path: Path) -> None:
     tell(run, started="2026-01-01T00:00:00+00:00", failed=1,
          failures=[{**failed(0), "slide_id": "s1"}])  # fmt: skip
     collection = open_collection([run.root])
-    assert says(collection.latest, "s1")["status"] == "failed"
+    assert payload(collection.latest, "s1")["status"] == "failed"
     tell(run)
-    assert says(collection.look(), "s1")["status"] == "waiting"
+    assert payload(collection.look(), "s1")["status"] == "waiting"
 
 
 # What a page is told

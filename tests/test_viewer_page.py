@@ -206,7 +206,7 @@ def test_slides_land_on_an_open_page(tab: Tab, tmp_path: Path) -> None:
         expect(row).to_contain_text("waiting")
         land(running, Made(slide_id="s1", lesions=((1500, 1500, 700, 0.95),)))
         expect(row).to_contain_text("done", timeout=20_000)
-        expect(tab.page.locator(".night-progress")).to_contain_text("1 of 3")
+        expect(tab.page.locator(".run-progress-done")).to_contain_text("1 of 3")
     loads = [url for url in tab.requests if url.endswith("/api/cohort")]
     assert len(loads) == 1  # no reload
 

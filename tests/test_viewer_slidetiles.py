@@ -19,7 +19,7 @@ from PIL import Image
 from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.slide.open import SlideError, open_slide
 from digipath_ray.storage.bucket import put
-from digipath_ray.viewer.tiles.lru import Kept
+from digipath_ray.viewer.tiles.lru import LruCache
 from digipath_ray.viewer.tiles.pool import Fetching, SlidePool
 from digipath_ray.viewer.tiles.pyramid import (
     MOST_PX,
@@ -273,7 +273,7 @@ def test_a_file_that_is_gone_says_so(pool: SlidePool, tmp_path: Path) -> None:
 
 
 def test_what_is_kept_never_exceeds_its_bytes() -> None:
-    kept: Kept[bytes] = Kept(10, len)
+    kept: LruCache[bytes] = LruCache(10, len)
     for i in range(5):
         kept.put(i, bytes(4))
         assert kept.nbytes <= 10

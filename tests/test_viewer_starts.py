@@ -79,7 +79,7 @@ def test_a_run_is_what_a_user_would_type(tmp_path: Path) -> None:
         assert answer.status_code == 201
         assert answer.json()["state"] == "queued"
         (job,) = wait_until(browser, lambda jobs: jobs[0]["state"] == "done")
-    (line,) = job["said"]
+    (line,) = job["output"]
     told, command, manifest, *options = line.split(" ")
     assert [told, command] == ["told:", "run"]
     assert options == ["--preset=demo", f"--out={tmp_path / 'night'}",
@@ -93,7 +93,7 @@ def test_the_chosen_slides_are_its_manifest(tmp_path: Path) -> None:
     with browser:
         post(browser, slides=[key_of("s1")])
         (job,) = wait_until(browser, lambda jobs: jobs[0]["state"] == "done")
-    (tmp_path / "told.csv").write_text("\n".join(job["said"]))
+    (tmp_path / "told.csv").write_text("\n".join(job["output"]))
     (row,) = read_cohort([tmp_path / "told.csv"])
     assert (row.slide_id, row.path) == ("s1", str(tmp_path / "slides" / "s1.tif"))
 
@@ -148,14 +148,14 @@ def test_one_runs_at_a_time_and_each_can_be_canceled(tmp_path: Path) -> None:
     browser, _ = viewer(tmp_path, WAITS)
     with browser:
         ids = [post(browser, out=f"night{i}").json()["id"] for i in range(3)]
-        jobs = wait_until(browser, lambda jobs: jobs[0]["said"] == ["begun"])
+        jobs = wait_until(browser, lambda jobs: jobs[0]["output"] == ["begun"])
         assert [job["state"] for job in jobs] == ["running", "queued", "queued"]
         for number in (1, 0):
             url = f"/api/jobs/{ids[number]}/cancel"
             assert (
                 browser.post(url, json={}, headers=POST).json()["state"] == "canceled"
             )
-        jobs = wait_until(browser, lambda jobs: jobs[2]["said"] == ["begun"])
+        jobs = wait_until(browser, lambda jobs: jobs[2]["output"] == ["begun"])
         assert [job["state"] for job in jobs] == ["canceled", "canceled", "running"]
         assert jobs[0]["exit_code"] not in (None, 0)
         unknown = browser.post("/api/jobs/nothing/cancel", json={}, headers=POST)
@@ -246,7 +246,7 @@ def test_a_run_ends_with_the_server(tmp_path: Path) -> None:
     browser, _ = viewer(tmp_path, WAITS)
     with browser:
         post(browser)
-        wait_until(browser, lambda jobs: jobs[0]["said"] == ["begun"])
+        wait_until(browser, lambda jobs: jobs[0]["output"] == ["begun"])
         children = psutil.Process().children()
         assert any("begun" in " ".join(c.cmdline()) for c in children)
     left = [c for c in children if c.is_running() and "begun" in " ".join(c.cmdline())]
@@ -267,7 +267,7 @@ def test_a_run_that_does_not_listen_is_ended(
     browser, _ = viewer(tmp_path, deaf)
     with browser:
         identity = post(browser).json()["id"]
-        wait_until(browser, lambda jobs: jobs[0]["said"] == ["begun"])
+        wait_until(browser, lambda jobs: jobs[0]["output"] == ["begun"])
         browser.post(f"/api/jobs/{identity}/cancel", json={}, headers=POST)
         (job,) = wait_until(browser, lambda jobs: jobs[0]["ended"] is not None)
     assert job["exit_code"] == -9
@@ -280,7 +280,7 @@ def test_a_program_that_is_not_there_fails_its_run_alone(tmp_path: Path) -> None
         post(browser, out="second")
         jobs = wait_until(browser, lambda jobs: jobs[1]["ended"] is not None)
     assert [job["state"] for job in jobs] == ["failed", "failed"]
-    assert "cannot be run" in jobs[0]["said"][0]
+    assert "cannot be run" in jobs[0]["output"][0]
 
 
 def test_a_started_run_is_shown(tmp_path: Path) -> None:
@@ -343,7 +343,7 @@ def test_a_run_that_cannot_be_told_of_does_not_stop_the_next(tmp_path: Path) -> 
         post(browser, out="second")
         jobs = wait_until(browser, lambda jobs: jobs[1]["ended"] is not None)
     assert jobs[1]["state"] == "done"
-    assert "told to" in jobs[0]["said"][-1]
+    assert "told to" in jobs[0]["output"][-1]
 
 
 def test_a_run_canceled_while_it_is_spawned_is_told_at_once(
@@ -354,7 +354,7 @@ def test_a_run_canceled_while_it_is_spawned_is_told_at_once(
 
     async def slow(*command: Any, **options: Any) -> Any:
         process = await real(*command, **options)
-        (job,) = starts.said
+        (job,) = starts.payloads
         starts.cancel(job["id"])  # before its process is known
         return process
 
@@ -364,7 +364,7 @@ def test_a_run_canceled_while_it_is_spawned_is_told_at_once(
         await starts.add(wanted("night"))
         working = asyncio.create_task(starts.work())
         started = time.monotonic()
-        while starts.said[0]["ended"] is None:
+        while starts.payloads[0]["ended"] is None:
             await asyncio.sleep(0.05)
         working.cancel()
         took = time.monotonic() - started
@@ -397,7 +397,7 @@ def test_to_be_asked_how_far_runs_are_costs_no_disk(
     async def run() -> None:
         await starts.add(wanted("night"))
         working = asyncio.create_task(starts.work())
-        while starts.said[0]["ended"] is None:
+        while starts.payloads[0]["ended"] is None:
             await asyncio.sleep(0.05)
         working.cancel()
 
@@ -408,5 +408,5 @@ def test_to_be_asked_how_far_runs_are_costs_no_disk(
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, "stat", touched)
-        assert starts.said[0]["finished"] is False
+        assert starts.payloads[0]["finished"] is False
     asyncio.run(starts.stop())

@@ -37,14 +37,14 @@ AREA_TYPES = ("Polygon", "Spline", "Rectangle")
 """A spline is taken as the polygon of its points."""
 
 
-def parse_asap(root: Any, path: Path, told: Meanings | None) -> Outlines:
+def parse_asap(root: Any, path: Path, classes: Meanings | None) -> Outlines:
     """The outlines of an ASAP file, given its XML root.
 
     Raises:
         SlideError: a group that nobody said the meaning of, or coordinates that are
             no numbers.
     """
-    known = meanings(KNOWN_GROUPS, told)
+    known = meanings(KNOWN_GROUPS, classes)
     parents = {
         g.get("Name"): g.get("PartOfGroup", NO_GROUP) for g in root.iter("Group")
     }

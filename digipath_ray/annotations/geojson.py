@@ -49,14 +49,14 @@ OLD_IDS = {
 """What QuPath had in place of ``objectType`` up to 0.3, as the feature's id."""
 
 
-def parse_geojson(path: Path, told: Meanings | None) -> Outlines:
+def parse_geojson(path: Path, classes: Meanings | None) -> Outlines:
     """The annotations of a GeoJSON file; detections, cells and tiles are skipped.
 
     Raises:
         SlideError: not GeoJSON, a class that nobody said the meaning of, or
             coordinates that are no numbers.
     """
-    known = meanings(KNOWN_CLASSES, told)
+    known = meanings(KNOWN_CLASSES, classes)
     outlines = Outlines()
     for feature in _features(_load(path), path):
         properties = _properties(feature)
@@ -146,11 +146,11 @@ def _rings(drawn: Any, path: Path) -> list[list[Point]]:
 
 def _class_name(properties: dict[str, Any]) -> str:
     """QuPath's class: a name, the names of a derived class, or bare text."""
-    said = properties.get("classification")
-    if isinstance(said, dict):
-        names = said.get("names")
-        said = ": ".join(map(str, names)) if names else said.get("name")
-    return str(said) if said else UNCLASSIFIED
+    value = properties.get("classification")
+    if isinstance(value, dict):
+        names = value.get("names")
+        value = ": ".join(map(str, names)) if names else value.get("name")
+    return str(value) if value else UNCLASSIFIED
 
 
 def _meaning(name: str, known: dict[str, Meaning]) -> Meaning | None:

@@ -25,16 +25,16 @@ CORNERS_ONLY = 2
 """Points of a rectangle or ellipse that is stored as its bounding box."""
 
 
-def parse_imagescope(root: Any, path: Path, told: Meanings | None) -> Outlines:
+def parse_imagescope(root: Any, path: Path, classes: Meanings | None) -> Outlines:
     """The outlines of an ImageScope file, given its XML root.
 
-    Every layer is tumor, unless ``told`` has its Id or its Name. Of a layer, the
+    Every layer is tumor, unless ``classes`` has its Id or its Name. Of a layer, the
     regions with NegativeROA="1" are cut out of its others.
 
     Raises:
         SlideError: coordinates that are no numbers.
     """
-    known = meanings({}, told)
+    known = meanings({}, classes)
     outlines = Outlines()
     for layer in root.iter("Annotation"):
         names = [layer.get(key, "").casefold() for key in ("Id", "Name")]

@@ -70,20 +70,22 @@ def areas_of(shape: Shape) -> Shape:
     return shapely.MultiPolygon([p for p in parts if p.geom_type == "Polygon"])
 
 
-def meanings(known: Meanings, told: Meanings | None) -> dict[str, Meaning]:
+def meanings(known: Meanings, classes: Meanings | None) -> dict[str, Meaning]:
     """What names mean, lower case: the user's word before what is known.
 
     Raises:
         ValueError: the user gave a meaning that does not exist.
     """
-    told = told or {}
-    for name, meaning in told.items():
+    classes = classes or {}
+    for name, meaning in classes.items():
         if meaning not in get_args(Meaning):
             raise ValueError(
                 f"classes: {name!r} is said to be {meaning!r}: "
                 f"choose from {', '.join(get_args(Meaning))}"
             )
-    return {name.casefold(): m for table in (known, told) for name, m in table.items()}
+    return {
+        name.casefold(): m for table in (known, classes) for name, m in table.items()
+    }
 
 
 def unknown_name(

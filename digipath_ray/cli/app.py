@@ -27,7 +27,7 @@ from digipath_ray.cli.options import (
 )
 from digipath_ray.cli.view import view
 from digipath_ray.config.toml import Tree
-from digipath_ray.planning.prices import NIGHT_H
+from digipath_ray.planning.prices import DEADLINE_H
 from digipath_ray.run.failure import RunStopped, explain_os_error
 
 log = logging.getLogger(__name__)
@@ -240,7 +240,7 @@ def plan(
     ] = None,
     by: Annotated[
         float, typer.Option(help="hours in which a priced run is to end", min=0.01)
-    ] = NIGHT_H,
+    ] = DEADLINE_H,
     tree: Tree,
 ) -> int:
     """Patches, GPU hours, disk, memory and price of a cohort before a night is spent.

@@ -17,8 +17,8 @@ from digipath_ray.networks.resolve import resolve
 from digipath_ray.planning.calibration import (
     Calibration,
     describe_ensemble,
-    say_ensemble,
-    say_machine,
+    format_ensemble,
+    format_machine,
 )
 from digipath_ray.storage.files import is_url, place, publish
 
@@ -48,8 +48,8 @@ def calibrate(
     with connected():
         kinds = kinds_of(cluster_nodes())
         console.print(
-            f"measuring {escape(say_ensemble(describe_ensemble(config)))} on "
-            f"{', '.join(escape(say_kind(kind)) for kind in kinds)} ..."
+            f"measuring {escape(format_ensemble(describe_ensemble(config)))} on "
+            f"{', '.join(escape(format_node(kind)) for kind in kinds)} ..."
         )
         machines = measure_nodes(kinds, config, slide)
     found = Calibration(
@@ -61,12 +61,12 @@ def calibrate(
     with publish(out.absolute()) as path:
         path.write_text(json.dumps(asdict(found), indent=1), encoding="utf-8")
     for machine in machines:
-        console.print(escape(say_machine(machine)))
+        console.print(escape(format_machine(machine)))
     console.print(f"written to {escape(str(out))}")
     return 0
 
 
-def say_kind(node: Mapping[str, Any]) -> str:
+def format_node(node: Mapping[str, Any]) -> str:
     """A kind of node in words."""
     have = node["Resources"]
     gpus = f" and {have['GPU']:g} GPUs" if have.get("GPU") else ""

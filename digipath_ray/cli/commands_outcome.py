@@ -53,22 +53,22 @@ def stage_run(
             show_default=False,
         ),
     ] = None,
-    said: dict[str, Any],
+    overrides: dict[str, Any],
 ) -> int:
     """Measure a finished run anew: lesions, features, types, stages. No GPU."""
     from digipath_ray.cli.outcome import conclude
 
     if model is not None:
-        said = {**said, "stage_model": None if model == "none" else model}
-    return conclude(console(), run_directory, "stage", said)
+        overrides = {**overrides, "stage_model": None if model == "none" else model}
+    return conclude(console(), run_directory, "stage", overrides)
 
 
 @with_outcome("viable_close_um", "viable_open_um", "min_viable_mm2", "refine_hull")
-def burden(*, run_directory: RunArgument, said: dict[str, Any]) -> int:
+def burden(*, run_directory: RunArgument, overrides: dict[str, Any]) -> int:
     """Measure a finished run anew: viable tumor by whole tumor region. No GPU."""
     from digipath_ray.cli.outcome import conclude
 
-    return conclude(console(), run_directory, "burden", said)
+    return conclude(console(), run_directory, "burden", overrides)
 
 
 def report(run_directory: RunArgument) -> int:

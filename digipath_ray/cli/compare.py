@@ -89,11 +89,11 @@ def shown_table(table: pa.Table) -> Table:
             overflow="fold",
         )
     for row in table.to_pylist():
-        shown.add_row(*(escape(say(row[name])) for name in names))
+        shown.add_row(*(escape(format_value(row[name])) for name in names))
     return shown
 
 
-def say(value: object) -> str:
+def format_value(value: object) -> str:
     """A cell as text."""
     if value is None:
         return "-"

@@ -152,11 +152,11 @@ def check_ray() -> Finding:
         return "fail", "ray", f"ran no task in {RAY_START_S} s{where}"
     lines = [line for line in done.stdout.splitlines() if line.startswith("found: ")]
     if done.returncode != 0 or not lines:
-        said = done.stderr.strip().splitlines() or ["it says nothing"]
+        lines = done.stderr.strip().splitlines() or ["it says nothing"]
         return (
             "fail",
             "ray",
-            said[-1].removeprefix("digipath_ray.run.failure.RunError: "),
+            lines[-1].removeprefix("digipath_ray.run.failure.RunError: "),
         )
     _, version, *numbers = lines[-1].split()
     nodes, cpus, gpus, store = (float(n) for n in numbers)

@@ -71,7 +71,7 @@ def evaluate(
         resamples=resamples,
     )
     console.print(shown_scores(found))
-    for line in say_against_members(found):
+    for line in compare_to_members(found):
         console.print(line)
     for note in found.notes:
         console.print(f"[yellow]note[/] {escape(note)}")
@@ -152,7 +152,7 @@ def _add_rows(table: Table, who: str, scores: Mapping[str, Score]) -> None:
         )
 
 
-def say_against_members(found: Evaluation) -> list[str]:
+def compare_to_members(found: Evaluation) -> list[str]:
     """Whether the ensemble beats its members, score by score."""
     return [
         f"{name}: the ensemble is above {above} of {members} members"

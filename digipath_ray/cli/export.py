@@ -18,8 +18,8 @@ def export_run(console: Console, run_folder: Path, out: Path, format: str) -> in
         ValueError: no such format, or it needs an extra that is not installed.
     """
     exported = write_export(RunDirectory(run_folder), out, format=format)
-    for said in exported.left_out:
-        console.print(f"[yellow]left out[/]  {escape(said)}")
+    for reason in exported.left_out:
+        console.print(f"[yellow]left out[/]  {escape(reason)}")
     many = count(len(exported.files), "file")
     console.print(f"{format:<10}{escape(str(out))} ({many})")
     return 1 if exported.left_out else 0

@@ -38,12 +38,12 @@ def show_slides(
     """Print a page per slide; 1 if a run could not use one."""
     rows = read_cohort(slides)
     config = config_as_known(tree, weights=weights, force=force)
-    mpp_said = says_mpp(tree, weights)
+    mpp_given = states_mpp(tree, weights)
     code = 0
     for row in rows:
         console.print(f"[bold]{escape(row.slide_id)}[/]  {escape(row.path)}")
         try:
-            for name, value in describe(row, config, mpp_said=mpp_said):
+            for name, value in describe(row, config, mpp_given=mpp_given):
                 console.print(f"  {name:<11}{escape(value)}")
         except SlideError as e:
             console.print(f"  [red]{'unusable':<11}[/]{escape(str(e))}")
@@ -52,27 +52,27 @@ def show_slides(
     return code
 
 
-def says_mpp(tree: Tree, weights: str | None) -> bool:
+def states_mpp(tree: Tree, weights: str | None) -> bool:
     """Whether anybody said at which mpp to read: an option, a file, or a card."""
     stated = [weights, *(m.get("weights") for m in tree.get("members", []))]
     cards = set(stated) - {None, "random", "imagenet"}
     return bool(cards) or "mpp" in tree.get("grid", {})
 
 
-def describe(row: SlideRow, config: RunConfig, *, mpp_said: bool) -> Iterator[Line]:
+def describe(row: SlideRow, config: RunConfig, *, mpp_given: bool) -> Iterator[Line]:
     """All that is known of a slide, line by line, as far as it can be read.
 
     Args:
         row: the slide.
         config: what a run would do.
-        mpp_said: False if the config's mpp is but the default.
+        mpp_given: False if the config's mpp is but the default.
 
     Raises:
         SlideError: a run could not use the slide.
     """
     with open_cohort_slide(row.path, row.mpp, config) as slide:
         yield from describe_file(slide.info)
-        yield from describe_run(slide, config, row.mask, mpp_said=mpp_said)
+        yield from describe_run(slide, config, row.mask, mpp_given=mpp_given)
 
 
 def describe_file(info: SlideInfo) -> Iterator[Line]:
@@ -97,14 +97,14 @@ def describe_file(info: SlideInfo) -> Iterator[Line]:
 
 
 def describe_run(
-    slide: Slide, config: RunConfig, mask: str | None = None, *, mpp_said: bool
+    slide: Slide, config: RunConfig, mask: str | None = None, *, mpp_given: bool
 ) -> Iterator[Line]:
     """What a run would do with the slide.
 
     Raises:
         SlideError: nothing; it says how to mend that.
     """
-    grid = usable_grid(slide, config, mpp_said=mpp_said)
+    grid = usable_grid(slide, config, mpp_given=mpp_given)
     yield "read", how_read(grid)
     yield "patches", f"{grid.spec.patch_px} px every {grid.spec.stride_px} px"
     _, tissue = find_slide_tissue(slide, config, mask)
@@ -126,7 +126,7 @@ def describe_run(
     check_heatmap_size(grid, config)
 
 
-def usable_grid(slide: Slide, config: RunConfig, *, mpp_said: bool) -> Grid:
+def usable_grid(slide: Slide, config: RunConfig, *, mpp_given: bool) -> Grid:
     """The grid over the slide.
 
     Raises:
@@ -136,7 +136,7 @@ def usable_grid(slide: Slide, config: RunConfig, *, mpp_said: bool) -> Grid:
     try:
         return grid_of(slide, config)
     except SlideError as e:
-        if mpp_said or not isinstance(e.__cause__, NoLevelFineEnough):
+        if mpp_given or not isinstance(e.__cause__, NoLevelFineEnough):
             raise
         mpp = nominal_mpp(max(slide.info.need_mpp()))
         raise SlideError(

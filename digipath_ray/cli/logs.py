@@ -29,7 +29,7 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, without its end."""
-        said = {
+        entry = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
             "level": record.levelname,
             "logger": record.name,
@@ -39,7 +39,7 @@ class JsonLines(logging.Formatter):
         trace = {}
         if record.exc_info:
             trace["traceback"] = self.formatException(record.exc_info)
-        return json.dumps({**said, **about, **trace}, ensure_ascii=False)
+        return json.dumps({**entry, **about, **trace}, ensure_ascii=False)
 
 
 def set_up_logs(*, verbose: bool, log_format: LogFormat) -> None:

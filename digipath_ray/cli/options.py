@@ -165,8 +165,8 @@ def _with_options(command: Command, sections: Sections) -> Command:
 
     @functools.wraps(command)
     def wrapped(**given: Any) -> int:
-        said = {p.name: given.pop(p.name) for p in added}
-        return command(**given, tree=merged_tree(said, sections))
+        values = {p.name: given.pop(p.name) for p in added}
+        return command(**given, tree=merged_tree(values, sections))
 
     return _taking(wrapped, [*own, *added])
 
@@ -195,8 +195,8 @@ def with_specs(command: Command) -> Command:
 
     @functools.wraps(command)
     def wrapped(**given: Any) -> int:
-        said = {name: given.pop(name) for name in added}
-        return command(**given, **specs_from_tree(_overrides(said, specs), specs))
+        values = {name: given.pop(name) for name in added}
+        return command(**given, **specs_from_tree(_overrides(values, specs), specs))
 
     parameters: list[inspect.Parameter] = []
     for p in own:
@@ -206,7 +206,7 @@ def with_specs(command: Command) -> Command:
 
 
 def with_outcome(*names: str) -> Callable[[Command], Command]:
-    """Give a command options of [outcome]; it is called with those that were ``said``.
+    """Give a command options of [outcome]; it is called with those that were given.
 
     Args:
         names: of the fields.
@@ -227,8 +227,11 @@ def with_outcome(*names: str) -> Callable[[Command], Command]:
 
         @functools.wraps(command)
         def wrapped(**given: Any) -> int:
-            said = {p.name: given.pop(p.name) for p in added}
-            return command(**given, said=_overrides(said, sections).get("outcome", {}))
+            values = {p.name: given.pop(p.name) for p in added}
+            return command(
+                **given,
+                values=_overrides(values, sections).get("outcome", {}),
+            )
 
         return _taking(wrapped, [*own, *added])
 
@@ -242,20 +245,23 @@ def _taking(command: Command, parameters: Sequence[inspect.Parameter]) -> Comman
     return command
 
 
-def merged_tree(said: dict[str, Any], sections: Sections = RUN_SECTIONS) -> Tree:
+def merged_tree(values: dict[str, Any], sections: Sections = RUN_SECTIONS) -> Tree:
     """Preset, file and options merged into one tree of what was said.
 
     Args:
-        said: value of every option, None where not given.
+        values: value of every option, None where not given.
         sections: whose fields the options are.
 
     Raises:
         ValueError: one thing said in two ways, or what :func:`load_config` refuses.
     """
-    said = dict(said)
-    preset, path = said.pop("preset"), said.pop("config")
-    magnification, overlap = said.pop("magnification"), said.pop("overlap_px")
-    overrides = _overrides(said, sections)
+    values = dict(values)
+    preset, path = values.pop("preset"), values.pop("config")
+    magnification, overlap = (
+        values.pop("magnification"),
+        values.pop("overlap_px"),
+    )
+    overrides = _overrides(values, sections)
     grid = overrides.setdefault("grid", {})
     if magnification is not None:
         _refuse_both(grid, "mpp", "--mpp", "--magnification")
@@ -268,11 +274,11 @@ def merged_tree(said: dict[str, Any], sections: Sections = RUN_SECTIONS) -> Tree
     return tree
 
 
-def _overrides(said: dict[str, Any], sections: Sections) -> Tree:
+def _overrides(values: dict[str, Any], sections: Sections) -> Tree:
     """The options that were given, by section."""
     overrides: Tree = {}
     options = option_fields(sections)
-    for name, value in said.items():
+    for name, value in values.items():
         if value is None:
             continue
         if name not in options:  # the hidden --no- of a flag

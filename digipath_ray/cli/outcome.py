@@ -15,7 +15,7 @@ from digipath_ray.run.failure import RunError
 
 
 def conclude(
-    console: Console, folder: Path, ending: Ending, said: dict[str, Any]
+    console: Console, folder: Path, ending: Ending, overrides: dict[str, Any]
 ) -> int:
     """Measure a finished run's slides anew and print their outcomes; 1 if one failed.
 
@@ -23,11 +23,11 @@ def conclude(
         console: to print to.
         folder: the run directory.
         ending: what its slides end in.
-        said: fields of [outcome] that were given, None to unset one; the others stay
-            as the run has them.
+        overrides: fields of [outcome] that were given, None to unset one; the others
+            stay as the run has them.
     """
     run = RunDirectory(folder)
-    config = config_of(run, {**said, "outcome": ending})
+    config = config_of(run, {**overrides, "outcome": ending})
     with RunProgress(console) as progress:
         summary = remeasure_run(run, config, watcher=watch(progress))
     print_summary(console, summary, predicted=True)

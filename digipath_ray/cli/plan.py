@@ -37,10 +37,10 @@ from digipath_ray.planning.cost import (
 from digipath_ray.planning.prices import (
     NodeType,
     Offer,
+    format_hours,
+    format_reading,
     price,
     read_prices,
-    say_hours,
-    say_reading,
     work_of,
 )
 from digipath_ray.planning.rate import for_cpu, measure_rate
@@ -115,14 +115,14 @@ def print_prices(
         read_px=cost.read_px,
         memory_bytes=cost.stitch_bytes,
     )
-    console.print(f"{'reading':<10}{say_reading(work, measured)}")
-    console.print(f"{'hours':<10}{say_hours(work, by_hours=pace.by_hours)}")
+    console.print(f"{'reading':<10}{format_reading(work, measured)}")
+    console.print(f"{'hours':<10}{format_hours(work, by_hours=pace.by_hours)}")
     if types is None:
         return True
-    offers, said = price(types, work, by_hours=pace.by_hours)
+    offers, verdict = price(types, work, by_hours=pace.by_hours)
     if offers:
         console.print(tabulate(offers))
-    console.print(f"{'price':<10}{escape(said)}")
+    console.print(f"{'price':<10}{escape(verdict)}")
     return bool(offers)
 
 

@@ -14,7 +14,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from digipath_ray.words import duration, say_rate
+from digipath_ray.words import format_duration, format_rate
 
 LINE_EVERY_S = 10.0
 """Seconds between the lines of a run that no terminal shows."""
@@ -64,7 +64,7 @@ class RunProgress:
         if self._bars:
             self._bars.stop()
 
-    def say(self, text: str) -> None:
+    def print_line(self, text: str) -> None:
         """A line that stays, above the bars where there are some."""
         self._console.print(text, highlight=False, markup=False)
 
@@ -83,7 +83,7 @@ class RunProgress:
     def tallied(self, tally: Counts) -> None:
         """Patches have been predicted, or a slide has been finished or has failed."""
         rate = patches_per_second(tally, now=time.time())
-        speed = "" if rate is None else self._say_speed(tally.patches, rate)
+        speed = "" if rate is None else self._format_speed(tally.patches, rate)
         failed = f", {tally.failed} failed" if tally.failed else ""
         ended = tally.slides + tally.failed
         self._bar("segment", tally.patches, self._patches, f"patches{speed}")
@@ -99,10 +99,10 @@ class RunProgress:
         self._bar("measure", done, total, "slides")
         self._line(f"measure: {done}/{total} slides", always=done == total)
 
-    def _say_speed(self, done: int, rate: float) -> str:
+    def _format_speed(self, done: int, rate: float) -> str:
         left = self._patches - done
-        eta = f", {duration(left / rate)} left" if left > 0 else ""
-        return f", {say_rate(rate)}{eta}"
+        eta = f", {format_duration(left / rate)} left" if left > 0 else ""
+        return f", {format_rate(rate)}{eta}"
 
     def _bar(self, name: str, done: int, total: int, note: str) -> None:
         if self._bars is None:

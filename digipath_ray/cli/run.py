@@ -21,7 +21,7 @@ from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import Failure, RunError
 from digipath_ray.run.slidetable import row_of
 from digipath_ray.storage.files import read_table, read_text
-from digipath_ray.words import count, say_rate
+from digipath_ray.words import count, format_rate
 
 FLAGGED_SHOWN = 5
 """Slides named behind a flag."""
@@ -81,7 +81,7 @@ def watch(progress: RunProgress) -> Watcher:
     return Watcher(
         prepared=progress.prepared,
         planned=progress.planned,
-        started=progress.say,
+        started=progress.print_line,
         tallied=progress.tallied,
         measured=progress.measured,
     )
@@ -102,7 +102,7 @@ def print_summary(console: Console, summary: Summary, *, predicted: bool) -> Non
     else:
         print_flags(console, read_table(summary.run.slides).to_pylist())
     if summary.metrics:
-        console.print(escape(say_metrics(summary.metrics)))
+        console.print(escape(format_metrics(summary.metrics)))
     for name, where in places(summary.run, predicted=predicted):
         console.print(f"{name:<10}{escape(where)}")
 
@@ -141,10 +141,11 @@ def count_slides(summary: Summary, *, predicted: bool) -> str:
     return f"{done} of {slides} prepared, {failed} failed; {count(patches, 'patch')}"
 
 
-def say_metrics(metrics: dict[str, Any]) -> str:
+def format_metrics(metrics: dict[str, Any]) -> str:
     """How fast the run went, and what it waited for."""
     return (
-        f"{count(metrics['patches'], 'patch')}, {say_rate(metrics['patches_per_s'])}; "
+        f"{count(metrics['patches'], 'patch')}, "
+        f"{format_rate(metrics['patches_per_s'])}; "
         f"batches {metrics['batch_fill']:.0%} full; busy: "
         f"readers {metrics['read']['busy']:.0%}, "
         f"networks {metrics['predict']['busy']:.0%}\n"
@@ -161,17 +162,17 @@ def places(run: RunDirectory, *, predicted: bool) -> list[tuple[str, str]]:
         ("heatmaps", "heatmaps", "*.ome.tiff", "  (pyramids of values)"),
         ("lesions", "lesions", "*.geojson", "  (for QuPath)"),
     ]
-    said = [
+    lines = [
         (name, f"{root}/{folder}/{pattern}{more}")
         for name, folder, pattern, more in found
         if any((root / folder).glob(pattern))
     ]
     if not predicted:
         ready = any((root / "patches").glob("*.parquet"))
-        return [*said, ("next", f"digipath segment {root}")] if ready else said
+        return [*lines, ("next", f"digipath segment {root}")] if ready else lines
     tables = [p.name for p in (run.features, run.patients, run.failures) if p.exists()]
-    said.append(("tables", ", ".join([str(run.outcomes), *tables])))
-    return [*said, ("report", str(run.report))] if run.report.exists() else said
+    lines.append(("tables", ", ".join([str(run.outcomes), *tables])))
+    return [*lines, ("report", str(run.report))] if run.report.exists() else lines
 
 
 def outcome_table(outcomes: Sequence[dict[str, Any]]) -> Table:
@@ -225,11 +226,11 @@ def patient_table(patients: Sequence[PatientStage]) -> Table:
         table.add_column(name, justify="right")
     for p in patients:
         counts = (p.nodes, p.missing, p.n_itc, p.n_micro, p.n_macro)
-        table.add_row(escape(p.patient_id), say_stage(p), *map(str, counts))
+        table.add_row(escape(p.patient_id), format_stage(p), *map(str, counts))
     return table
 
 
-def say_stage(patient: PatientStage) -> str:
+def format_stage(patient: PatientStage) -> str:
     """A patient's stage in words."""
     if patient.pn_stage is None:
         return "unknown"

@@ -207,11 +207,11 @@ def print_labeled(console: Console, run: LabeledRun) -> None:
 
 def print_card(console: Console, card: StageCard) -> None:
     """Print what was fitted, and how well it does on patients held out."""
-    said = ", ".join(
+    text = ", ".join(
         f"{n} {kind.label}" for kind, n in zip(Metastasis, card.types, strict=True)
     )
     slides, patients = count(card.slides, "slide"), count(card.patients, "patient")
-    console.print(f"{slides} of {patients}: {said}")
+    console.print(f"{slides} of {patients}: {text}")
     for note in card.notes:
         console.print(f"[yellow]note[/] {escape(note)}")
     console.print(score_table(card.scores))
@@ -239,7 +239,7 @@ def score_table(scores: Mapping[str, Mapping[str, Any]]) -> Table:
             score["slide_kappa"],
             score["patient_kappa"],
         )
-        table.add_row(escape(name), *(_say(cell) for cell in cells))
+        table.add_row(escape(name), *(_format_score(cell) for cell in cells))
     return table
 
 
@@ -254,7 +254,7 @@ def confusion_table(confusion: Sequence[Sequence[int]]) -> Table:
     return table
 
 
-def _say(value: float | None) -> str:
+def _format_score(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
@@ -288,8 +288,8 @@ def stage_labels(
 def print_stages(console: Console, patients: Sequence[PatientStage]) -> None:
     """How many patients have each stage, and what to know of single ones."""
     counted = Counter(patient.pn_stage for patient in patients)
-    said = ", ".join(f"{counted[stage]} {stage}" for stage in PnStage if counted[stage])
-    console.print(f"{count(len(patients), 'patient')}: {said}")
+    text = ", ".join(f"{counted[stage]} {stage}" for stage in PnStage if counted[stage])
+    console.print(f"{count(len(patients), 'patient')}: {text}")
     for patient in patients:
         if patient.note:
             name, note = escape(patient.patient_id), escape(patient.note)
@@ -300,8 +300,8 @@ def print_agreement(
     console: Console, stated: Mapping[str, PnStage], stages: Mapping[str, PnStage]
 ) -> None:
     """Hold the stages against those that the file states, if it does."""
-    told = {patient.lower(): stage for patient, stage in stated.items()}
-    both = {p: told[p.lower()] for p in sorted(stages) if p.lower() in told}
+    by_name = {patient.lower(): stage for patient, stage in stated.items()}
+    both = {p: by_name[p.lower()] for p in sorted(stages) if p.lower() in by_name}
     if not both:
         return
     other = [patient for patient in both if both[patient] != stages[patient]]

@@ -13,8 +13,15 @@ from rich.table import Table
 
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import RunError
-from digipath_ray.run.status import Phase, State, Status, judge, read_status, silent_s
-from digipath_ray.words import count, duration, say_rate
+from digipath_ray.run.status import (
+    Phase,
+    State,
+    Status,
+    liveness,
+    read_status,
+    silent_s,
+)
+from digipath_ray.words import count, format_duration, format_rate
 
 WATCH_S = 5.0
 FAILURES_SHOWN = 5
@@ -91,23 +98,23 @@ def look(folder: Path) -> View:
             f"{run.root}: no run has started there: name the directory given to "
             "digipath run --out"
         )
-    state = None if status is None else judge(status, now=now)
+    state = None if status is None else liveness(status, now=now)
     if status is not None and state in ("running", "dead"):  # no table of it yet
         failed = status.failed
-        told = [
+        recent = [
             (f["slide_id"], f["step"], f["error"], f["hint"]) for f in status.failures
         ]
     else:
         failures = run.read_failures()
         failed = len(failures)
-        told = [(f.slide_id, f.step, f.error, f.hint) for f in failures]
+        recent = [(f.slide_id, f.step, f.error, f.hint) for f in failures]
     return View(
         root=str(run.root),
         state=state,
         status=status,
         finished=sum(1 for _ in (run.root / "done").glob("*.json")),
         failed=failed,
-        failures=told[-FAILURES_SHOWN:],
+        failures=recent[-FAILURES_SHOWN:],
         now=now,
     )
 
@@ -118,32 +125,32 @@ def draw(view: View) -> Table:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     table.add_row("run", escape(view.root))
-    table.add_row("state", say_state(view))
-    table.add_row("slides", say_slides(view))
+    table.add_row("state", format_state(view))
+    table.add_row("slides", format_slides(view))
     status = view.status
     if status is not None:
         if status.patches:
-            table.add_row("patches", say_patches(status, view.state))
+            table.add_row("patches", format_patches(status, view.state))
         if status.bottleneck and view.state == "running":
             table.add_row("bottleneck", escape(status.bottleneck))
         table.add_row("started", f"{status.started} on {escape(status.host)}")
     for slide_id, step, error, hint in view.failures:
-        said = f"{escape(slide_id)} at {step}: {escape(error)}\nfix: {escape(hint)}"
-        table.add_row("[red]failed[/]", said)
+        text = f"{escape(slide_id)} at {step}: {escape(error)}\nfix: {escape(hint)}"
+        table.add_row("[red]failed[/]", text)
     return table
 
 
-def say_state(view: View) -> str:
+def format_state(view: View) -> str:
     """What a run is doing, or how it ended."""
     status = view.status
     if status is None:
         return "unknown: made by a version that says nothing of itself, or not begun"
-    silent = duration(max(0.0, silent_s(status, now=view.now)))
+    silent = format_duration(max(0.0, silent_s(status, now=view.now)))
     if view.state == "running":
         return f"running: {PHASES[status.phase]} (told {silent} ago)"
     if view.state == "done":
         took = _seconds_between(status.started, status.updated)
-        return f"[green]done[/] {silent} ago, in {duration(took)}"
+        return f"[green]done[/] {silent} ago, in {format_duration(took)}"
     again = "the same command goes on from what is finished"
     if view.state == "stopped":
         return f"[red]stopped[/] {silent} ago: {escape(status.why or '')}; {again}"
@@ -158,7 +165,7 @@ def _seconds_between(first: str, last: str) -> float:
     return apart.total_seconds()
 
 
-def say_slides(view: View) -> str:
+def format_slides(view: View) -> str:
     """Slides finished, failed, and in what stage the others are."""
     status = view.status
     failed = f", [red]{view.failed} failed[/]" if view.failed else ", 0 failed"
@@ -174,9 +181,10 @@ def say_slides(view: View) -> str:
     return f"{parts}, {status.open_slides} open, {status.finishing} being written"
 
 
-def say_patches(status: Status, state: State | None) -> str:
+def format_patches(status: Status, state: State | None) -> str:
     """Patches predicted in this start, how fast, and how long that will take."""
     done = f"{status.patches_done:,} of {status.patches:,}"
     if state != "running" or status.patches_per_s is None or status.eta_s is None:
         return done
-    return f"{done}, {say_rate(status.patches_per_s)}, {duration(status.eta_s)} left"
+    rate, left = format_rate(status.patches_per_s), format_duration(status.eta_s)
+    return f"{done}, {rate}, {left} left"

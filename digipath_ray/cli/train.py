@@ -57,14 +57,14 @@ def narrate(console: Console) -> FitWatcher:
         console.print(f"{escape(member)}: taken up, {done} done before")
 
     def epoch_ended(member: str, row: dict[str, Any]) -> None:
-        console.print(escape(say_epoch(member, row)))
+        console.print(escape(format_epoch(member, row)))
 
     return FitWatcher(
         sampled=sampled, folded=folded, taken_up=taken_up, epoch_ended=epoch_ended
     )
 
 
-def say_epoch(member: str, row: dict[str, Any]) -> str:
+def format_epoch(member: str, row: dict[str, Any]) -> str:
     """An epoch in a line."""
     dice = row["validation_dice"]
     frozen = ", encoder frozen" if row["frozen"] else ""
@@ -139,13 +139,13 @@ def member_table(cards: Sequence[ModelCard]) -> Table:
         table.add_column(name, justify="right")
 
     for card in cards:
-        told = card.training
-        scores = told["validation"]
+        training = card.training
+        scores = training["validation"]
         table.add_row(
             escape(card.name),
-            str(told["epochs"]),
-            str(told["kept_epoch"]),
-            _number(told["validation_loss"]),
+            str(training["epochs"]),
+            str(training["kept_epoch"]),
+            _number(training["validation_loss"]),
             _number(scores["dice"]),
             _number(scores["jaccard"]),
             _number(scores["threshold"]),

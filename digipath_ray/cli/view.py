@@ -139,7 +139,7 @@ def show_viewer(
         many = count(len(collection.latest.entries), "slide")
         console.print(f"{escape(collection.latest.title)}: {many}")
         shown = address if token_file is None else address.partition("#")[0]
-        with said(console, shown):
+        with shown_address(console, shown):
             if not is_loopback(host):
                 console.print(IN_THE_OPEN)
             if browser:
@@ -149,7 +149,7 @@ def show_viewer(
 
 
 @contextlib.contextmanager
-def said(console: Console, address: str) -> Iterator[None]:
+def shown_address(console: Console, address: str) -> Iterator[None]:
     """Print an address; a token in it goes to a terminal alone, and never to a log.
 
     Others may read the log of a service or of a batch job. There the token is in a file

@@ -256,8 +256,8 @@ def _canonical_columns(path: Path, columns: Sequence[str]) -> dict[str, str]:
     if "path" not in names.values():
         raise ValueError(f"{path}: no column path: add one with each slide's file")
     if unknown:
-        said = ", ".join(map(repr, unknown))
-        log.warning("%s: columns %s are not used", path, said)
+        unused = ", ".join(map(repr, unknown))
+        log.warning("%s: columns %s are not used", path, unused)
     return names
 
 

@@ -104,9 +104,9 @@ def read_toml(path: Path) -> Tree:
             row.update(_found_beside(path, row.get("weights")))
         for section, names in PATHS.items():
             for name in names:
-                said = tree.get(section, {}).get(name)
-                if isinstance(said, str):
-                    tree[section][name] = _beside(path, said)
+                value = tree.get(section, {}).get(name)
+                if isinstance(value, str):
+                    tree[section][name] = _beside(path, value)
         return merge(read_preset(preset), tree) if preset is not None else tree
     except ValueError as e:
         raise ValueError(f"config {path}: {e}") from e
@@ -119,11 +119,11 @@ def _found_beside(path: Path, weights: object) -> dict[str, str]:
     return {"weights": _beside(path, weights)}
 
 
-def _beside(path: Path, said: str) -> str:
+def _beside(path: Path, value: str) -> str:
     """What a file at ``path`` names, seen from anywhere."""
-    named = Path(said).expanduser()
-    if is_url(said) or named.is_absolute():
-        return str(place(said))
+    named = Path(value).expanduser()
+    if is_url(value) or named.is_absolute():
+        return str(place(value))
     return str((path if is_url(path) else path.absolute()).parent / named)
 
 

@@ -68,39 +68,39 @@ def measure_nodes(
         task = ray.remote(
             num_cpus=TASK_CPUS, num_gpus=min(gpus, 1), scheduling_strategy=here
         )(measure_machine)
-        told = {
+        node = {
             "gpus": gpus,
             "cpus": int(have["CPU"]),
             "memory_gb": have.get("memory", 0.0) / 2**30,
             "predict": gpus > 0 or not any_gpu,
         }
-        refs.append(task.remote(config, slide, told))
+        refs.append(task.remote(config, slide, node))
     return list(ray.get(refs))
 
 
 def measure_machine(
-    config: RunConfig, slide: str | None, told: dict[str, Any]
+    config: RunConfig, slide: str | None, node: dict[str, Any]
 ) -> Machine:
     """This node as measured: one process on one CPU, and on one GPU if it has any.
 
     Args:
         config: networks, transforms and patches.
         slide: what to read.
-        told: what Ray knows of the node, and whether it is to predict.
+        node: what Ray knows of the node, and whether it is to predict.
     """
     import torch
 
     torch.set_num_threads(1)
-    gpu = torch.cuda.get_device_name() if told["gpus"] else None
+    gpu = torch.cuda.get_device_name() if node["gpus"] else None
     rate = None
-    if told["predict"]:
+    if node["predict"]:
         rate = measure_ensemble(config, on_gpu=gpu is not None)
     return Machine(
         node=platform.node(),
         gpu=gpu,
-        gpus=told["gpus"],
-        cpus=told["cpus"],
-        memory_gb=round(told["memory_gb"], 1),
+        gpus=node["gpus"],
+        cpus=node["cpus"],
+        memory_gb=round(node["memory_gb"], 1),
         patches_per_s=rate,
         read_mpx_per_s=measure_reading(slide, config),
         versions={

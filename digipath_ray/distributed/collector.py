@@ -62,7 +62,7 @@ class Tally:
     patches_at_first_slide: int | None = None
 
 
-def finish_guarded(
+def try_finish(
     root: str,
     prepared: PreparedSlide,
     chunks: Sequence[ChunkSums],
@@ -109,9 +109,7 @@ class Collector:
         tally.readers, tally.predictors = share.readers, share.actors * config.pools
         self._actor_gpus = share.actor_gpus
         self._settings = ray.put(config)
-        self._finish = ray.remote(num_cpus=share.finish_cpus, max_retries=3)(
-            finish_guarded
-        )
+        self._finish = ray.remote(num_cpus=share.finish_cpus, max_retries=3)(try_finish)
 
     def note_standing(self, mine: Standing) -> None:
         """Take note of actors that have joined."""

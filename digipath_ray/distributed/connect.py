@@ -130,8 +130,8 @@ def _mute_ray_data() -> None:
 
 def _is_for_users(record: logging.LogRecord) -> bool:
     """Not so: that Ray's bars are off, errors be reported to Ray, and GPUs are new."""
-    said = record.getMessage()
-    return not (record.name.startswith(RAY_ALONE) or said.startswith(BOTH_ASKED))
+    message = record.getMessage()
+    return not (record.name.startswith(RAY_ALONE) or message.startswith(BOTH_ASKED))
 
 
 @contextlib.contextmanager

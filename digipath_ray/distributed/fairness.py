@@ -90,15 +90,15 @@ def give_way(ledger: SharedLedger) -> Standing:
 
 @contextlib.contextmanager
 def fair(
-    ledger: SharedLedger, told: Callable[[Standing], None] = lambda mine: None
+    ledger: SharedLedger, report: Callable[[Standing], None] = lambda mine: None
 ) -> Iterator[None]:
-    """Give way to others meanwhile, then claim nothing; ``told`` how it stands."""
+    """Give way to others meanwhile, then claim nothing; ``report`` how it stands."""
     over = threading.Event()
 
     def look() -> None:
         while not over.wait(LOOK_S):
             try:
-                told(give_way(ledger))
+                report(give_way(ledger))
             except ray.exceptions.RayError as e:
                 log.warning("other runs on the cluster are not seen: %s", e)
 

@@ -293,7 +293,9 @@ def fit_members(
         done, _ = ray.wait(list(active), num_returns=1, timeout=poll_s)
         stop_if_lost(directory, held, active)
         for i in active.values():
-            seen[i] = _tell_epochs(directory, recipe.members[i].name, seen[i], watcher)
+            seen[i] = _report_epochs(
+                directory, recipe.members[i].name, seen[i], watcher
+            )
         for ref in done:
             member = recipe.members[active.pop(ref)].name
             if why := ray.get(ref):
@@ -335,7 +337,7 @@ def _epochs_before(directory: FitDirectory, member: str, watcher: FitWatcher) ->
     return epochs
 
 
-def _tell_epochs(
+def _report_epochs(
     directory: FitDirectory, member: str, seen: int, watcher: FitWatcher
 ) -> int:
     """Tell of the epochs after the first ``seen`` ones; how many there are now."""

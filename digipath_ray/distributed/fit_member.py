@@ -44,7 +44,7 @@ from digipath_ray.training.sampled import fitted_samples, own_samples
 
 STATE = "fit.pt"
 UNSAVED = "a checkpoint cannot be written"
-SAID = 200
+REASON_LENGTH = 200
 """Characters kept of an error: of a long line Ray Train hands on the end alone."""
 
 
@@ -130,13 +130,13 @@ def fit_member(
     try:
         trainer.fit()
     except ray.train.TrainingFailedError as e:
-        return _say(e)
+        return _last_error_line(e)
     if directory.stopped(name).exists():
         return str(json.loads(read_text(directory.stopped(name))))
     return None
 
 
-def _say(error: BaseException) -> str:
+def _last_error_line(error: BaseException) -> str:
     """What an error of Ray Train says below the tracebacks of its workers."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     full = next((x for x in lines if UNSAVED in x or "No space left" in x), None)
@@ -196,19 +196,19 @@ def _fit_one_epoch(
     mark_unread(directory, rows, row.pop("errors"))
     validation, _ = fit.validate(feed.validate())
     best = fit.end_epoch({**row, **validation})
-    told = {"epoch": row["epoch"], "validation_loss": validation["validation_loss"]}
+    metrics = {"epoch": row["epoch"], "validation_loss": validation["validation_loss"]}
     if feed.rank != 0:
-        ray.train.report(told)
+        ray.train.report(metrics)
         return
     try:
         if best:
             keep_best(directory, fit)
         checkpoint = leave_checkpoint(directory, fit)
     except OSError as e:
-        said = str(e)[:SAID]
-        raise OSError(f"{UNSAVED}: {said}; {explain_os_error(e)}") from e
+        reason = str(e)[:REASON_LENGTH]
+        raise OSError(f"{UNSAVED}: {reason}; {explain_os_error(e)}") from e
     ray.train.report(
-        told,
+        metrics,
         checkpoint=checkpoint,
         checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
     )

@@ -19,7 +19,7 @@ READ_TIMEOUT_S = 600.0
 TRIES = 3
 
 
-def sample_guarded(root: str, row: SlideRow, recipe: Recipe) -> pa.Table | Failure:
+def try_sample(root: str, row: SlideRow, recipe: Recipe) -> pa.Table | Failure:
     """The slide's samples, or why there are none; ends its process if it hangs."""
     try:
         with watched(READ_TIMEOUT_S):
@@ -57,7 +57,7 @@ def sample_cohort(
     before = len(answers)
     report(before)
     answers |= for_each_slide(
-        sample_guarded,
+        try_sample,
         [row for row in rows if row.slide_id not in answers],
         str(directory.root),
         recipe,

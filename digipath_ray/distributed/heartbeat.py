@@ -18,10 +18,10 @@ from typing import Self
 
 from digipath_ray.distributed import prometheus
 from digipath_ray.distributed.collector import Tally
-from digipath_ray.distributed.throughput import say_bottleneck
+from digipath_ray.distributed.throughput import current_bottleneck
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import Failure
-from digipath_ray.run.status import WRITE_S, Phase, Status, say_time
+from digipath_ray.run.status import WRITE_S, Phase, Status, timestamp
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ BEAT_S = 5.0
 """Seconds between two looks at the run; Ray forgets gauges after 20."""
 RATE_S = 60.0
 """Seconds over which the rate is taken."""
-FAILURES_TOLD = 100
+FAILURES_LISTED = 100
 END_S = 60.0
 """Seconds that a run's end waits at most for the last write."""
 
@@ -83,7 +83,7 @@ class Heartbeat:
         self._written = -WRITE_S
         self._wake = threading.Event()
         self._ended = False
-        now = say_time(clock())
+        now = timestamp(clock())
         self._status = Status(
             phase="prepare",
             host=platform.node(),
@@ -113,8 +113,8 @@ class Heartbeat:
         elif isinstance(error, SystemExit):  # Ray makes that of a SIGTERM
             self._note(phase="stopped", why="terminated")
         else:
-            said = str(error) or type(error).__name__
-            self._note(phase="stopped", why=said.splitlines()[0])
+            reason = str(error) or type(error).__name__
+            self._note(phase="stopped", why=reason.splitlines()[0])
         self._thread.join(timeout=END_S)
 
     def prepared(self, done: int, total: int) -> None:
@@ -169,12 +169,12 @@ class Heartbeat:
     def _look(self, now: float) -> Status:
         """The run's status now."""
         failures = list(self._failures)
-        told = [
+        listed = [
             {"slide_id": f.slide_id, "step": f.step, "error": f.error, "hint": f.hint}
-            for f in failures[-FAILURES_TOLD:]
+            for f in failures[-FAILURES_LISTED:]
         ]
         status = dataclasses.replace(
-            self._status, updated=say_time(now), failed=len(failures), failures=told
+            self._status, updated=timestamp(now), failed=len(failures), failures=listed
         )
         tally = self._tally
         if tally is None:
@@ -190,7 +190,7 @@ class Heartbeat:
             patches_done=tally.patches,
             patches_per_s=rate,
             eta_s=None if rate is None else left / rate,
-            bottleneck=say_bottleneck(tally, now=now),
+            bottleneck=current_bottleneck(tally, now=now),
         )
 
     def _count(self, status: Status) -> None:

@@ -65,7 +65,7 @@ def find_blind(sign: Path) -> list[str]:
         if node["Alive"] and node["Resources"].get("CPU", 0) > 0
     }
     answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=WAIT_S)
-    return [asked[ref] for ref in answered if not _answer(ref)]
+    return [asked[ref] for ref in answered if not _visible(ref)]
 
 
 def sees(path: str) -> bool:
@@ -78,7 +78,7 @@ def sees(path: str) -> bool:
     return True
 
 
-def _answer(ref: ray.ObjectRef) -> bool:
+def _visible(ref: ray.ObjectRef) -> bool:
     """What a node says; one that has gone meanwhile does not matter."""
     try:
         return bool(ray.get(ref))

@@ -6,7 +6,7 @@ from dataclasses import replace
 from digipath_ray.cohort.read import SlideRow
 from digipath_ray.config.run import MemberSpec, RunConfig
 from digipath_ray.distributed.attempts import explain
-from digipath_ray.networks.exposure import Exposure, read_exposure, say_overlap
+from digipath_ray.networks.exposure import Exposure, overlap_warning, read_exposure
 from digipath_ray.run.failure import Failure
 from digipath_ray.run.prepared import PreparedSlide
 from digipath_ray.slide.open import SlideError
@@ -16,8 +16,8 @@ def overlap_notes(rows: Sequence[SlideRow], config: RunConfig) -> list[str]:
     """What to warn of where members have seen slides that they predict."""
     if config.ensemble.out_of_fold:
         return []
-    told = say_overlap(rows, read_exposure(config.members))
-    return [] if told is None else [told]
+    warning = overlap_warning(rows, read_exposure(config.members))
+    return [] if warning is None else [warning]
 
 
 def mark_seen(slide: PreparedSlide, exposure: Exposure) -> PreparedSlide:

@@ -15,7 +15,7 @@ from digipath_ray.run.prepared import PreparedSlide, read_prepared
 Answer = PreparedSlide | Failure
 
 
-def prepare_guarded(root: str, row: SlideRow, config: RunConfig) -> Answer:
+def try_prepare(root: str, row: SlideRow, config: RunConfig) -> Answer:
     """The prepared slide, or why it cannot be; ends its process if it hangs."""
     try:
         with watched(config.compute.read_timeout_s) as rewind:
@@ -44,7 +44,7 @@ def prepare_cohort(
     answers: dict[str, Answer] = {p.slide_id: p for p in ready if p is not None}
     before = len(answers)
     answers |= for_each_slide(
-        prepare_guarded,
+        try_prepare,
         [row for row in rows if row.slide_id not in answers],
         str(run.root),
         config,

@@ -16,7 +16,7 @@ from digipath_ray.run.slidetable import row_of
 ATTEMPTS = 3
 
 
-def remeasure_guarded(root: str, row: SlideRow, config: RunConfig) -> Failure | None:
+def try_remeasure(root: str, row: SlideRow, config: RunConfig) -> Failure | None:
     """Measure a finished slide anew; why it cannot be."""
     run = RunDirectory(root)
     try:
@@ -60,7 +60,7 @@ def remeasure_slides(
     if not stale:
         return []
     answers = for_each_slide(
-        remeasure_guarded,
+        try_remeasure,
         stale,
         str(run.root),
         config,

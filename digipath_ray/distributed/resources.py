@@ -11,7 +11,7 @@ from digipath_ray.config.run import RunConfig
 from digipath_ray.distributed.nodes import has_several_nodes
 from digipath_ray.networks.notes import is_demo
 from digipath_ray.patches import cell_bytes
-from digipath_ray.words import count, duration
+from digipath_ray.words import count, format_duration
 
 log = logging.getLogger(__name__)
 
@@ -207,11 +207,12 @@ def describe_work(config: RunConfig, share: Share, *, patches: int) -> str:
         gpus = share.actors * pools * share.actor_gpus
         return f"{work} on {count(math.ceil(gpus - 1e-9), 'GPU')}"
     cores = share.actors * pools * share.actor_threads
-    said = f"{work} on {count(cores, 'CPU core')}"
+    text = f"{work} on {count(cores, 'CPU core')}"
     seconds = patch_core_seconds(config) / cores
     if seconds < 1:
-        return said
+        return text
     return (
-        f"{said}: expect about {duration(seconds)} per patch, "
-        f"{duration(patches * seconds)} in all, if they are as large as the paper's"
+        f"{text}: expect about {format_duration(seconds)} per patch, "
+        f"{format_duration(patches * seconds)} in all, "
+        "if they are as large as the paper's"
     )

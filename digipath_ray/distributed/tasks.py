@@ -52,9 +52,9 @@ def for_each_slide(
         try:
             answers[row.slide_id] = ray.get(ref)
         except ray.exceptions.RayError as e:  # its worker crashed, hung or was lost
-            said = {"slide_id": row.slide_id, "step": step}
+            about = {"slide_id": row.slide_id, "step": step}
             log.warning(
-                "%s: %s, try %d: %s", row.slide_id, step, attempt, e, extra=said
+                "%s: %s, try %d: %s", row.slide_id, step, attempt, e, extra=about
             )
             if attempt < attempts:
                 todo.append((row, attempt + 1))

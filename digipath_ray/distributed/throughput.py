@@ -65,7 +65,7 @@ def measure(
             "seconds": tally.finish_seconds,
             "waited_for_s": tally.finish_wait_seconds,
         },
-        "bottleneck": say_bottleneck(tally, now=now),
+        "bottleneck": current_bottleneck(tally, now=now),
         "machine": {
             "node": platform.node(),
             "python": platform.python_version(),
@@ -90,7 +90,7 @@ def busy(tally: Tally, *, now: float) -> tuple[float, float, float]:
     return min(read, 1.0), min(predict, 1.0), tally.finish_wait_seconds / steady
 
 
-def say_bottleneck(tally: Tally, *, now: float) -> str:
+def current_bottleneck(tally: Tally, *, now: float) -> str:
     """What to add to go faster, in words."""
     read, predict, finish_wait = busy(tally, now=now)
     return bottleneck(read, predict, finish_wait=finish_wait)

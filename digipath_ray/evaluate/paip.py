@@ -129,8 +129,8 @@ def evaluate_paip2019(
     if run:
         maps = look_at_run_cases(run, rows, spec, true)
     else:
-        said = {} if true is None else burdens_in(prediction)
-        maps = {ENSEMBLE: look_at_files(files, rows, spec, true, said)}
+        stated = {} if true is None else burdens_in(prediction)
+        maps = {ENSEMBLE: look_at_files(files, rows, spec, true, stated)}
     predicted = run.records if run else files
     return score_maps(
         "paip2019",
@@ -147,7 +147,7 @@ def look_at_files(
     rows: Mapping[str, SlideRow],
     spec: AnnotationSpec,
     true: Mapping[str, float] | None,
-    said: Mapping[str, float],
+    burdens: Mapping[str, float],
 ) -> dict[str, CaseScore]:
     """slide_id -> case, of predicted masks and the burdens said of them."""
     return {
@@ -155,7 +155,7 @@ def look_at_files(
             overlap=overlap_of_mask(row, files[slide_id], spec)
             if slide_id in files
             else None,
-            burden=said.get(slide_id),
+            burden=burdens.get(slide_id),
             reference=None if true is None else true[slide_id],
         )
         for slide_id, row in rows.items()

@@ -123,12 +123,12 @@ class Extent:
 
 def extent_of_record(record: Mapping[str, Any]) -> Extent:
     """The extent of a slide of a run, by its ``done`` record."""
-    told = record["slide"]
+    slide = record["slide"]
     return Extent(
-        width=told["width"],
-        height=told["height"],
-        mpp_x=told["mpp_x"],
-        mpp_y=told["mpp_y"],
+        width=slide["width"],
+        height=slide["height"],
+        mpp_x=slide["mpp_x"],
+        mpp_y=slide["mpp_y"],
     )
 
 
@@ -150,8 +150,8 @@ def extent_of_row(row: SlideRow, spec: AnnotationSpec, *, mpp: float) -> Extent:
     if row.annotation is None or is_drawn(row.annotation):
         raise unknown_size(row.slide_id)
     mask = read_own_size(row.slide_id, Path(row.annotation), above=spec.mask_above)
-    told = row.mpp or mpp
-    return Extent(width=mask.width, height=mask.height, mpp_x=told, mpp_y=told)
+    slide = row.mpp or mpp
+    return Extent(width=mask.width, height=mask.height, mpp_x=slide, mpp_y=slide)
 
 
 def size_of_file(row: SlideRow) -> SlideInfo | None:

@@ -31,9 +31,9 @@ SECTION_MM = 0.004
 UNKNOWN_ID = "unknown"
 
 
-def derive_uid(*said: object) -> UID:
+def derive_uid(*parts: object) -> UID:
     """A UID that follows from what it identifies."""
-    name = " ".join(str(part) for part in said)
+    name = " ".join(str(part) for part in parts)
     return UID(f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, f'digipath_ray {name}').int}")
 
 

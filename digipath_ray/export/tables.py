@@ -47,10 +47,10 @@ def write_tables(run: RunDirectory, out: Path) -> list[Path]:
 
 def _cells(table: pa.Table) -> Iterator[list[str]]:
     for row in table.to_pylist():
-        yield [say_cell(value) for value in row.values()]
+        yield [format_cell(value) for value in row.values()]
 
 
-def say_cell(value: Any) -> str:
+def format_cell(value: Any) -> str:
     """A value as text that reads back as the same value."""
     match value:
         case None:
@@ -58,7 +58,7 @@ def say_cell(value: Any) -> str:
         case bool():
             return "true" if value else "false"
         case list():
-            return SEPARATOR.join(say_cell(part) for part in value)
+            return SEPARATOR.join(format_cell(part) for part in value)
         case _:
             return str(value)
 

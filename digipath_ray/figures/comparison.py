@@ -18,7 +18,7 @@ from digipath_ray.figures.figure import (
 from digipath_ray.heatmap.canvas import Heatmap
 from digipath_ray.heatmap.file import read_heatmap
 from digipath_ray.run.compare import NAMES, on_one_grid, read_run
-from digipath_ray.words import DOT, TIMES, say_um
+from digipath_ray.words import DOT, TIMES, format_length
 
 
 def draw_comparison(
@@ -34,7 +34,7 @@ def draw_comparison(
     size = {"width_um": a.width * a.mpp_x, "height_um": a.height * a.mpp_y}
     difference = b.probability - a.probability
     reach = max(float(np.abs(difference).max()), 1e-6)
-    sides = [say_um(side) for side in size.values()]
+    sides = [format_length(side) for side in size.values()]
     extent = f" {TIMES} ".join(sides)
     largest = f"largest difference of probability {np.abs(difference).max():.3g}"
     figure, layout = open_figure(

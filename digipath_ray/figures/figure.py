@@ -25,7 +25,7 @@ from PIL import Image
 
 from digipath_ray.heatmap.canvas import Heatmap, Map
 from digipath_ray.heatmap.file import halve
-from digipath_ray.words import DOT, TIMES, say_um, shorten
+from digipath_ray.words import DOT, TIMES, format_length, shorten
 
 Pixels = NDArray[np.uint8]
 
@@ -293,8 +293,8 @@ def draw_scale_bar(
         solid_capstyle="butt",
         clip_on=False,
     )
-    size = f"{say_um(width_um)} {TIMES} {say_um(height_um)}"
-    lines = ((length, 11, f"  {say_um(length)}", INK), (0.0, 27, size, QUIET))
+    size = f"{format_length(width_um)} {TIMES} {format_length(height_um)}"
+    lines = ((length, 11, f"  {format_length(length)}", INK), (0.0, 27, size, QUIET))
     for x, points, text, color in lines:
         axes.text(
             x,

@@ -29,7 +29,7 @@ from digipath_ray.figures.figure import (
     write_figure,
 )
 from digipath_ray.heatmap.canvas import Heatmap, Map
-from digipath_ray.words import AT_LEAST, DOT, TIMES, say_mm2
+from digipath_ray.words import AT_LEAST, DOT, TIMES, format_area
 
 
 def draw_overlay(
@@ -64,7 +64,7 @@ def draw_overlay(
         width_um=width_um,
         height_um=height_um,
         title=title,
-        subtitle=_say_found(heatmap, threshold),
+        subtitle=_format_tumor(heatmap, threshold),
         notes=notes,
     )
     names = (
@@ -86,7 +86,7 @@ def draw_overlay(
         (3, heatmap.epistemic, "one member only"),
     ):
         if plane is None:
-            _say_missing(panels[i], f"not estimated:\n{why_not}")
+            _write_missing(panels[i], f"not estimated:\n{why_not}")
         else:
             show_thumbnail(panels[i], thumbnail, thumbnail_mpp, fade=FADED)
             _draw_variance(figure, layout, i, panels[i], plane, heatmap)
@@ -100,8 +100,8 @@ def _check_rgb(thumbnail: Pixels) -> None:
         )
 
 
-def _say_found(heatmap: Heatmap, threshold: float) -> str:
-    area = say_mm2(heatmap.area_mm2(threshold))
+def _format_tumor(heatmap: Heatmap, threshold: float) -> str:
+    area = format_area(heatmap.area_mm2(threshold))
     px = f"{heatmap.mpp_x:.3g} {TIMES} {heatmap.mpp_y:.3g}"
     return (
         f"{area} with probability {AT_LEAST} {threshold:.3g}{DOT}"
@@ -130,7 +130,7 @@ def _draw_variance(
     add_strip(figure, layout, i, cmap=cmap, norm=norm, label="variance")
 
 
-def _say_missing(axes: Axes, text: str) -> None:
+def _write_missing(axes: Axes, text: str) -> None:
     axes.text(
         0.5,
         0.5,

@@ -113,8 +113,8 @@ def _ome_metadata(heatmap: Heatmap, name: str) -> dict[str, object]:
 
 def _uuid(heatmap: Heatmap, name: str) -> str:
     """An identity that follows from the content, so that a rerun writes the same."""
-    said = f"{name} {heatmap.channels} {heatmap.mpp_x} {heatmap.mpp_y}"
-    digest = blake2b(said.encode(), digest_size=16)
+    identity = f"{name} {heatmap.channels} {heatmap.mpp_x} {heatmap.mpp_y}"
+    digest = blake2b(identity.encode(), digest_size=16)
     for plane in [*heatmap.data, heatmap.weight]:
         digest.update(np.ascontiguousarray(plane).data)
     return str(uuid.UUID(bytes=digest.digest(), version=5))

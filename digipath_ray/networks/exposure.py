@@ -43,7 +43,7 @@ def read_exposure(members: Sequence[MemberSpec]) -> Exposure:
     return Exposure(cards=cards)
 
 
-def say_overlap(rows: Sequence[SlideRow], exposure: Exposure) -> str | None:
+def overlap_warning(rows: Sequence[SlideRow], exposure: Exposure) -> str | None:
     """What to warn of where members have seen slides of the cohort; None if nothing."""
     seen = [row for row in rows if exposure.seen_by(row.slide_id, row.patient_id)]
     if not seen:

@@ -220,22 +220,24 @@ def _check_stated(
     row: Mapping[str, Any], key: str, stated: Any, path: Path, *, force: bool
 ) -> None:
     """Refuse a config that says another ``key`` than the card of its weights."""
-    said = row.get(key, stated)
-    said = tuple(said) if isinstance(said, list) else said
-    if said == stated:
+    configured = row.get(key, stated)
+    configured = tuple(configured) if isinstance(configured, list) else configured
+    if configured == stated:
         return
-    told = f"weights {path}: their card says {key} = {stated!r}, the config {said!r}"
+    message = (
+        f"weights {path}: their card says {key} = {stated!r}, the config {configured!r}"
+    )
     if key in ("architecture", "encoder", "options"):
-        raise ValueError(f"{told}: these are weights of another architecture")
+        raise ValueError(f"{message}: these are weights of another architecture")
     if not force:
-        raise ValueError(f"{told}; --force takes the config's")
+        raise ValueError(f"{message}; --force takes the config's")
 
 
 def _grid_section(
-    said: Mapping[str, Any], cards: list[ModelCard], *, force: bool
+    configured: Mapping[str, Any], cards: list[ModelCard], *, force: bool
 ) -> dict[str, Any]:
     """The tree's [grid] with what it does not say taken from the cards."""
-    grid = dict(said)
+    grid = dict(configured)
     if cards:
         _check_cards_agree(cards)
         mpp = grid.setdefault("mpp", cards[0].mpp)
@@ -253,10 +255,10 @@ def _grid_section(
 
 
 def _ensemble_section(
-    said: Mapping[str, Any], cards: list[ModelCard]
+    configured: Mapping[str, Any], cards: list[ModelCard]
 ) -> dict[str, Any]:
     """The tree's [ensemble]; a threshold nobody said is the mean of the cards'."""
-    ensemble = dict(said)
+    ensemble = dict(configured)
     chosen = [card.threshold for card in cards if card.threshold is not None]
     if chosen:
         ensemble.setdefault("threshold", sum(chosen) / len(chosen))

@@ -99,7 +99,7 @@ def measure_slide(
     at = {p: find_lesions(heatmap, p) for p in asked}
     lesions = at[threshold]
     groups = merge_lesions(lesions, spec.merge_um)
-    sized = size_rule(spec).judge(groups)
+    sized = size_rule(spec).apply(groups)
     noisy = any(found.left_out for found in at.values())
     features = burden = None
     if spec.outcome == "stage":

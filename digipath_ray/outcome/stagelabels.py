@@ -87,12 +87,12 @@ def _labels_of_challenge(
     types: dict[str, Metastasis] = {}
     stages: dict[str, PnStage] = {}
     for where, row in rows:
-        name, said = cell_text(row[patient]), cell_text(row[stage])
+        name, label = cell_text(row[patient]), cell_text(row[stage])
         if name.lower().endswith(PATIENT_SUFFIX):
             patient_id = name[: -len(PATIENT_SUFFIX)]
-            _add(stages, patient_id, _parse(PnStage, said, where), where)
+            _add(stages, patient_id, _parse(PnStage, label, where), where)
         elif name:
-            _add(types, slide_id_of(name), _parse(Metastasis, said, where), where)
+            _add(types, slide_id_of(name), _parse(Metastasis, label, where), where)
     if not types and not stages:
         raise ValueError(f"{path}: no label in this file")
     found = {slide_id: _find_patient(slide_id, stages) for slide_id in types}

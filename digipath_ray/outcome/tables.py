@@ -125,8 +125,8 @@ def stage_patients(
             types.setdefault(failure.patient_id, {})[failure.slide_id] = None
     for row in outcomes:
         if row["patient_id"] is not None:
-            said = row.get("metastasis")
-            found = None if said is None else Metastasis.from_text(said)
+            label = row.get("metastasis")
+            found = None if label is None else Metastasis.from_text(label)
             types.setdefault(row["patient_id"], {})[row["slide_id"]] = found
     return [
         stage_patient(patient_id, list(of.values()), expected=nodes)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from digipath_ray.config.run import RunConfig
-from digipath_ray.words import say_rate
+from digipath_ray.words import format_rate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ def describe_ensemble(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def say_ensemble(work: Mapping[str, Any]) -> str:
+def format_ensemble(work: Mapping[str, Any]) -> str:
     """The same in words."""
     return (
         f"{', '.join(work['networks'])} x {work['transforms']} transforms, patches of "
@@ -88,11 +88,11 @@ def say_ensemble(work: Mapping[str, Any]) -> str:
     )
 
 
-def say_machine(machine: Machine) -> str:
+def format_machine(machine: Machine) -> str:
     """What was measured, in words."""
     device = machine.gpu or "one CPU"
     rate = machine.patches_per_s
-    predicts = "" if rate is None else f"{say_rate(rate)} on {device}, "
+    predicts = "" if rate is None else f"{format_rate(rate)} on {device}, "
     return f"{machine.node}: {predicts}reads {machine.read_mpx_per_s:.1f} Mpx/s per CPU"
 
 
@@ -103,24 +103,28 @@ def read_calibration(path: Path, config: RunConfig) -> Calibration:
         ValueError: no calibration, or one of other networks, transforms or patches.
     """
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"))
         names = {f.name for f in fields(Calibration)}
-        if not isinstance(said, dict) or said.keys() != names or not said["machines"]:
+        if (
+            not isinstance(values, dict)
+            or values.keys() != names
+            or not values["machines"]
+        ):
             raise ValueError("fields are missing")
-        machines = [Machine(**m) for m in said["machines"]]
+        machines = [Machine(**m) for m in values["machines"]]
     except (ValueError, TypeError) as e:
         raise ValueError(
             f"{path}: no calibration ({e}): digipath calibrate --out {path}"
         ) from e
     work = describe_ensemble(config)
     other = [
-        f"{name}: {said['work'].get(name)}, not {value}"
+        f"{name}: {values['work'].get(name)}, not {value}"
         for name, value in work.items()
-        if said["work"].get(name) != value
+        if values["work"].get(name) != value
     ]
     if other:
         raise ValueError(
             f"{path} was measured for another run ({'; '.join(other)}): calibrate "
             "with the options of this one"
         )
-    return Calibration(**{**said, "machines": machines})
+    return Calibration(**{**values, "machines": machines})

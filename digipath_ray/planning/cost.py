@@ -12,10 +12,10 @@ from digipath_ray.config.run import RunConfig
 from digipath_ray.patches import Grid, cell_bytes, share_blocks
 from digipath_ray.pipeline.prepare import STITCH_COPIES
 from digipath_ray.planning.calibration import Calibration
-from digipath_ray.planning.prices import NIGHT_H
+from digipath_ray.planning.prices import DEADLINE_H
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.prepared import PreparedSlide, read_chunks
-from digipath_ray.words import count, duration, size
+from digipath_ray.words import count, format_duration, size
 
 FILE_BYTES_PER_BYTE = 0.88
 """Bytes of a heatmap file, pyramid and weight channel within, per float32 byte of the
@@ -57,7 +57,7 @@ class Pace:
     device: str = "GPU"
     calibration: Path | None = None
     prices: Path | None = None
-    by_hours: float = NIGHT_H
+    by_hours: float = DEADLINE_H
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +169,7 @@ def describe(
             f"{cost.patches:,} of {spec.patch_px} px every {spec.stride_px} px at "
             f"{spec.mpp:g} um/px",
         ),
-        ("time", say_time(cost.patches, pace)),
+        ("time", format_time(cost.patches, pace)),
         ("disk", f"about {size(cost.disk_bytes)} of results; {room}"),
         (
             "memory",
@@ -180,7 +180,7 @@ def describe(
     ]
 
 
-def say_time(patches: int, pace: Pace) -> str:
+def format_time(patches: int, pace: Pace) -> str:
     """How long the networks take, reading and stitching beside them."""
     if pace.rate is None:
         return (
@@ -204,7 +204,7 @@ def _device_time(seconds: float, device: str) -> str:
 
 
 def _at_least_a_second(seconds: float) -> str:
-    return duration(seconds) if seconds >= 1 else "under a second"
+    return format_duration(seconds) if seconds >= 1 else "under a second"
 
 
 def refuse_disk(cost: Cost, config: RunConfig, *, free_bytes: int | None) -> str | None:

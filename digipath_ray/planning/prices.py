@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from digipath_ray.planning.calibration import Calibration
-from digipath_ray.words import count, duration
+from digipath_ray.words import count, format_duration
 
-NIGHT_H = 10.0
+DEADLINE_H = 10.0
 """Hours of a night."""
 
 
@@ -237,25 +237,25 @@ def work_of(
     )
 
 
-def say_reading(work: Work, measured: Calibration) -> str:
+def format_reading(work: Work, measured: Calibration) -> str:
     """CPU hours of reading, and the CPUs that keep one GPU busy."""
     rate = measured.reader.read_mpx_per_s
-    said = f"{duration(work.reader_hours * 3600)} of one CPU at {rate:.3g} Mpx/s"
+    text = f"{format_duration(work.reader_hours * 3600)} of one CPU at {rate:.3g} Mpx/s"
     if not work.on_gpu:
-        return said
+        return text
     needed = work.reader_hours / work.network_hours
-    return f"{said}: {needed:.1f} CPUs read for one GPU"
+    return f"{text}: {needed:.1f} CPUs read for one GPU"
 
 
-def say_hours(work: Work, *, by_hours: float) -> str:
+def format_hours(work: Work, *, by_hours: float) -> str:
     """Hours of 1, 2, 4 ... devices, up to as many as end in time."""
-    said, number = [], 1
+    parts, number = [], 1
     while True:
         hours = work.network_hours / number
         device = "GPU" if work.on_gpu else "CPU"
-        said.append(f"{duration(hours * 3600)} on {count(number, device)}")
+        parts.append(f"{format_duration(hours * 3600)} on {count(number, device)}")
         if hours <= by_hours:
-            return ", ".join(said)
+            return ", ".join(parts)
         number *= 2
 
 

@@ -109,11 +109,11 @@ def split_reason(votes: Sequence[str] | None, taken: str | None) -> Reason | Non
     tally = listed(f"{votes.count(kind)} for {TYPES[kind]}" for kind in kinds)
     tie = votes.count(kinds[0]) == votes.count(kinds[1])
     how = "a tie, so the graver counts" if tie else "the majority"
-    said = TYPES[taken] if taken is not None else "none"
+    taken_name = TYPES[taken] if taken is not None else "none"
     return Reason(
         concern=Concern.SPLIT,
         title="Split votes",
-        text=f"Of {count(len(votes), 'forest')} {tally}; taken: {said} ({how}).",
+        text=f"Of {count(len(votes), 'forest')} {tally}; taken: {taken_name} ({how}).",
     )
 
 
@@ -123,7 +123,7 @@ def flag_reason(flag: str, slide: Row) -> Reason:
     return Reason(concern=Concern.FLAGGED, title=title, text=say(slide))
 
 
-def _say_mpp(slide: Row) -> str:
+def _format_mpp(slide: Row) -> str:
     return (
         f"It was read at {slide['effective_mpp_x']:.3g} \N{MICRO SIGN}m/px, "
         f"{share(slide['mpp_deviation'])} off what the networks ask for."
@@ -151,7 +151,7 @@ FLAGS: dict[str, tuple[str, Callable[[Row], str]]] = {
         lambda s: f"Only {s['tissue_mm2']:.2g} mm\N{SUPERSCRIPT TWO} of tissue.",
     ),
     "no tissue": ("No tissue", lambda _: "No tissue was found on it."),
-    "mpp deviation": ("Another scale", _say_mpp),
+    "mpp deviation": ("Another scale", _format_mpp),
     "mpp differs from file": (
         "Scale in doubt",
         lambda s: (
@@ -171,7 +171,7 @@ FLAGS: dict[str, tuple[str, Callable[[Row], str]]] = {
 """Each flag of a slide as a title, and what is said of the slide's row of SLIDES."""
 
 
-def say_unsure(unsure: float | None) -> str:
+def format_unsure(unsure: float | None) -> str:
     """How much the members disagree where a pixel could be either."""
     if unsure is None:
         return "not estimated (one member)"

@@ -67,21 +67,21 @@ def _view(patient: Row, slides: Sequence[SlideView], *, anchor: str) -> PatientV
     graver = sorted(
         slides, key=lambda s: (-GRAVER.get(s.tone, -1), natural(s.slide_id))
     )
-    said = (say_nodes(patient), say_missing(patient), *say_notes(patient))
+    sentence = (format_nodes(patient), format_missing(patient), *split_notes(patient))
     return PatientView(
         anchor=anchor,
         patient_id=patient["patient_id"],
         stage=patient["pn_stage"] or NO_STAGE,
         at_least=patient["pn_stage"] is not None and not patient["complete"],
         tone=graver[0].tone if graver else "failed",
-        rule=say_rule(patient),
-        evidence=tuple(sentence for sentence in said if sentence),
+        rule=format_rule(patient),
+        evidence=tuple(sentence for sentence in sentence if sentence),
         slides=tuple(graver),
         absent=max(0, patient["nodes"] + patient["missing"] - len(slides)),
     )
 
 
-def say_rule(patient: Row) -> str:
+def format_rule(patient: Row) -> str:
     """The rule of Table 3 that the patient's nodes meet."""
     if patient["pn_stage"] is None:
         return "None of its slides has a type, so there is nothing to stage."
@@ -89,7 +89,7 @@ def say_rule(patient: Row) -> str:
     return f"{stage}: {RULES[stage]}."
 
 
-def say_nodes(patient: Row) -> str:
+def format_nodes(patient: Row) -> str:
     """How many nodes hold what; empty if none was analyzed."""
     nodes, positive = patient["nodes"], patient["n_micro"] + patient["n_macro"]
     if not nodes:
@@ -106,23 +106,23 @@ def say_nodes(patient: Row) -> str:
     return f"{many} of the {nodes} nodes analyzed {are} metastatic{what}."
 
 
-def say_missing(patient: Row) -> str:
+def format_missing(patient: Row) -> str:
     """What a missing node leaves open; empty if none is missing."""
     missing = patient["missing"]
     if not missing:
         return ""
     was, it = ("was", "it") if missing == 1 else ("were", "they")
-    said = f"{count(missing, 'node')} {was} not analyzed"
+    sentence = f"{count(missing, 'node')} {was} not analyzed"
     if patient["pn_stage"] is None:
-        return f"{said}."
-    return f"{said}: what {it} may hold can raise the stage."
+        return f"{sentence}."
+    return f"{sentence}: what {it} may hold can raise the stage."
 
 
-def say_notes(patient: Row) -> list[str]:
+def split_notes(patient: Row) -> list[str]:
     """What else the staging noted."""
-    said = patient["note"] or ""
-    ours = ("at least ", "no stage:", "pN3a by AJCC")
-    return [part for part in said.split("; ") if part and not part.startswith(ours)]
+    notes = (patient["note"] or "").split("; ")
+    shown = ("at least ", "no stage:", "pN3a by AJCC")
+    return [note for note in notes if note and not note.startswith(shown)]
 
 
 def stage_counts(patients: Sequence[Row]) -> dict[tuple[PnStage | None, bool], int]:

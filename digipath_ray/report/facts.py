@@ -4,9 +4,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from digipath_ray.outcome.metastasis.size_rule import type_of_size
-from digipath_ray.report.attention import say_unsure
+from digipath_ray.report.attention import format_unsure
 from digipath_ray.report.findings import Findings, Row
-from digipath_ray.report.words import TYPES, say_length, say_mm2, say_p, share
+from digipath_ray.report.words import (
+    TYPES,
+    format_area,
+    format_lesion_length,
+    format_probability,
+    share,
+)
 from digipath_ray.words import count
 
 Facts = tuple[tuple[str, str], ...]
@@ -56,31 +62,31 @@ def find_facts(row: Row, slide: Row, findings: Findings) -> Iterator[tuple[str, 
     """A finished slide's numbers by name, given its rows of OUTCOMES and SLIDES."""
     ending = findings.config.outcome.outcome
     if ending == "burden" and row["burden"] is not None:
-        yield "viable tumor", say_mm2(row["viable_mm2"])
-        yield "whole tumor", say_mm2(row["whole_mm2"])
+        yield "viable tumor", format_area(row["viable_mm2"])
+        yield "whole tumor", format_area(row["whole_mm2"])
     listed = findings.lesions(row["slide_id"])
-    yield "largest lesion", say_largest(row, listed, ending)
-    counted = _say_counted(row, listed) if ending == "stage" else ""
+    yield "largest lesion", format_largest(row, listed, ending)
+    counted = _format_counted(row, listed) if ending == "stage" else ""
     yield "lesions", f"{row['lesions']:,}{counted}"
     part = row["tumor_mm2"] / row["tissue_mm2"] if row["tissue_mm2"] else 0.0
-    yield "tumor", say_mm2(row["tumor_mm2"])
-    yield "tissue", say_mm2(row["tissue_mm2"])
+    yield "tumor", format_area(row["tumor_mm2"])
+    yield "tissue", format_area(row["tissue_mm2"])
     if part:
         yield "tumor in tissue", share(part)
-    yield "highest probability", say_p(row["probability_max"])
-    yield "disagreement", say_unsure(row["unsure"])
+    yield "highest probability", format_probability(row["probability_max"])
+    yield "disagreement", format_unsure(row["unsure"])
     mpp = (slide["effective_mpp_x"], slide["mpp_x"])
     yield "read at", "{:.3g} \N{MICRO SIGN}m/px (slide: {:.3g})".format(*mpp)
 
 
-def say_largest(row: Row, listed: Sequence[Row], ending: str) -> str:
+def format_largest(row: Row, listed: Sequence[Row], ending: str) -> str:
     """The largest lesion that the size rule counts; where no size is asked, of all."""
     if ending == "stage" or not listed:
-        return say_length(row["largest_um"])
-    return say_length(max(lesion["feret_um"] for lesion in listed))
+        return format_lesion_length(row["largest_um"])
+    return format_lesion_length(max(lesion["feret_um"] for lesion in listed))
 
 
-def _say_counted(row: Row, listed: Sequence[Row]) -> str:
+def _format_counted(row: Row, listed: Sequence[Row]) -> str:
     """How many of the lesions the size rule counts, if all of them are known."""
     if not listed or row["lesions"] > len(listed):
         return ""
@@ -107,11 +113,11 @@ def view_lesion(lesion: Row) -> LesionView:
     return LesionView(
         number=lesion["number"],
         cells=(
-            say_mm2(lesion["area_mm2"]),
-            say_length(lesion["feret_um"]),
-            say_length(lesion["major_axis_um"]),
-            say_p(lesion["mean_p"]),
-            say_p(lesion["max_p"]),
+            format_area(lesion["area_mm2"]),
+            format_lesion_length(lesion["feret_um"]),
+            format_lesion_length(lesion["major_axis_um"]),
+            format_probability(lesion["mean_p"]),
+            format_probability(lesion["max_p"]),
             f"{lesion['x_um'] / 1000:.2f}, {lesion['y_um'] / 1000:.2f} mm",
             "yes" if lesion["counted"] else "no",
         ),

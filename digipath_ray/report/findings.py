@@ -57,8 +57,8 @@ class Findings:
         """A slide's row of SLIDES; empty of one that was never prepared."""
         if slide_id in self.slides:
             return self.slides[slide_id]
-        told: Row = self.records.get(slide_id, {}).get("slide", {})
-        return told
+        slide: Row = self.records.get(slide_id, {}).get("slide", {})
+        return slide
 
     def lesions(self, slide_id: str) -> list[Row]:
         """The slide's lesions as its record lists them, largest first."""

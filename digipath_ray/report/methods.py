@@ -75,7 +75,7 @@ def _reading(config: RunConfig) -> Iterator[str]:
 
 def _segmenting(config: RunConfig) -> Iterator[str]:
     grid, ensemble, members = config.grid, config.ensemble, config.members
-    names = listed(_say_member(m) for m in members) if members else "none named"
+    names = listed(_format_member(m) for m in members) if members else "none named"
     one = len(members) == 1
     networks = (
         "a network" if one else f"an ensemble of {count(len(members), 'network')}"
@@ -100,7 +100,7 @@ def _segmenting(config: RunConfig) -> Iterator[str]:
         yield "Epistemic uncertainty is the variance over the networks [1, eq. 5]."
 
 
-def _say_member(member: MemberSpec) -> str:
+def _format_member(member: MemberSpec) -> str:
     name = NETWORKS.get(member.architecture, member.architecture)
     encoder = (member.encoder or "").removeprefix("tu-")  # "from timm"
     return f"{name} with {encoder}" if encoder else name

@@ -129,13 +129,13 @@ def _run_facts(metrics: Row) -> Iterator[tuple[str, str]]:
         ("segment_s", "segmenting"),
     ):
         if metrics.get(key) is not None:
-            yield name, say_seconds(metrics[key])
+            yield name, format_exact_duration(metrics[key])
     if "read" in metrics:
-        yield "readers", _say_busy(metrics["read"])
+        yield "readers", _format_busy(metrics["read"])
     if "predict" in metrics:
         yield (
             "networks",
-            f"{_say_busy(metrics['predict'])}, on {metrics['predict']['on']}",
+            f"{_format_busy(metrics['predict'])}, on {metrics['predict']['on']}",
         )
     if "batch_fill" in metrics:
         yield "batches", f"{share(metrics['batch_fill'])} full"
@@ -146,13 +146,13 @@ def _run_facts(metrics: Row) -> Iterator[tuple[str, str]]:
         yield "machine", ", ".join(f"{key} {value}" for key, value in machine.items())
 
 
-def _say_busy(stage: Row) -> str:
+def _format_busy(stage: Row) -> str:
     return (
         f"{count(stage['workers'], 'worker')}, busy {share(stage['busy'])} of the time"
     )
 
 
-def say_seconds(seconds: float) -> str:
+def format_exact_duration(seconds: float) -> str:
     """A duration: ``12 s``, ``3 min 20 s``, ``5 h 7 min``."""
     whole = round(seconds)
     if whole < 60:

@@ -27,7 +27,7 @@ from digipath_ray.report.picture import (
     picture_bytes,
 )
 from digipath_ray.report.slides import SLIDE_COLUMNS, SlideView
-from digipath_ray.report.words import NONE, say_length
+from digipath_ray.report.words import NONE, format_lesion_length
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.storage.files import publish
 from digipath_ray.words import count
@@ -61,7 +61,7 @@ def render(page: Page, run: RunDirectory) -> str:
         folder.joinpath("report.html.jinja").read_text("utf-8")
     )
     digest = hashlib.sha256(style.encode()).digest()
-    said: str = template.render(
+    html: str = template.render(
         page=page,
         style=style,
         style_hash=f"sha256-{base64.b64encode(digest).decode()}",
@@ -76,10 +76,10 @@ def render(page: Page, run: RunDirectory) -> str:
         slide_columns=SLIDE_COLUMNS,
         lesion_columns=LESION_COLUMNS,
         count=count,
-        say_length=say_length,
-        none_said=NONE,
+        format_lesion_length=format_lesion_length,
+        dash=NONE,
     )
-    return said
+    return html
 
 
 def _environment() -> Environment:

@@ -8,7 +8,7 @@ from digipath_ray.report.attention import (
     Reason,
     failure_reason,
     find_reasons,
-    say_unsure,
+    format_unsure,
     unfinished_reason,
 )
 from digipath_ray.report.facts import (
@@ -18,11 +18,18 @@ from digipath_ray.report.facts import (
     find_facts,
     find_notes,
     find_votes,
-    say_largest,
+    format_largest,
     view_lesion,
 )
 from digipath_ray.report.findings import Findings, Row
-from digipath_ray.report.words import NONE, TYPES, say_length, say_mm2, say_p, share
+from digipath_ray.report.words import (
+    NONE,
+    TYPES,
+    format_area,
+    format_lesion_length,
+    format_probability,
+    share,
+)
 from digipath_ray.words import natural
 
 NO_CONCERN = 99
@@ -95,7 +102,7 @@ def view_slides(findings: Findings) -> list[SlideView]:
     views.sort(key=_urgency)
     quiet = [view.slide_id for view in views if not view.reasons]
     return [
-        replace(view, anchor=f"slide-{i}", standing=_say_standing(view, quiet))
+        replace(view, anchor=f"slide-{i}", standing=_reason_for_place(view, quiet))
         for i, view in enumerate(views, start=1)
     ]
 
@@ -105,7 +112,7 @@ def _urgency(view: SlideView) -> tuple[Any, ...]:
     return concern, -(view.unsure or 0.0), natural(view.slide_id)
 
 
-def _say_standing(view: SlideView, quiet: Sequence[str]) -> str:
+def _reason_for_place(view: SlideView, quiet: Sequence[str]) -> str:
     """Why a slide without reasons stands where it does among those like it."""
     if view.reasons:
         return ""
@@ -116,7 +123,7 @@ def _say_standing(view: SlideView, quiet: Sequence[str]) -> str:
     place = quiet.index(view.slide_id) + 1
     return (
         f"No reason to look first; number {place} of {len(quiet)} by how far the "
-        f"members disagree ({say_unsure(view.unsure)})."
+        f"members disagree ({format_unsure(view.unsure)})."
     )
 
 
@@ -130,8 +137,8 @@ def _missing(slide_id: str, findings: Findings, reason: Reason) -> SlideView:
     return SlideView(
         slide_id=slide_id,
         patient_id=patient_id,
-        place=_say_place(patient_id, slide.get("node")),
-        node=_say_node(slide_id, slide.get("node")),
+        place=_format_place(patient_id, slide.get("node")),
+        node=_format_node(slide_id, slide.get("node")),
         verdict="not analyzed",
         tone="failed",
         reasons=(reason,),
@@ -149,8 +156,8 @@ def _finished(row: Row, findings: Findings) -> SlideView:
     return SlideView(
         slide_id=row["slide_id"],
         patient_id=row["patient_id"],
-        place=_say_place(row["patient_id"], slide.get("node")),
-        node=_say_node(row["slide_id"], slide.get("node")),
+        place=_format_place(row["patient_id"], slide.get("node")),
+        node=_format_node(row["slide_id"], slide.get("node")),
         verdict=verdict,
         size=size,
         tone=tone,
@@ -164,12 +171,12 @@ def _finished(row: Row, findings: Findings) -> SlideView:
         slide=slide,
         cells=(
             ", ".join(reason.title.lower() for reason in reasons) or NONE,
-            say_largest(row, listed, ending),
+            format_largest(row, listed, ending),
             f"{row['lesions']:,}",
-            say_mm2(row["tumor_mm2"]),
-            say_mm2(row["tissue_mm2"]),
-            say_p(row["probability_max"]),
-            NONE if row["unsure"] is None else say_unsure(row["unsure"]),
+            format_area(row["tumor_mm2"]),
+            format_area(row["tissue_mm2"]),
+            format_probability(row["probability_max"]),
+            NONE if row["unsure"] is None else format_unsure(row["unsure"]),
         ),
     )
 
@@ -178,7 +185,7 @@ def _concern(reason: Reason) -> int:
     return reason.concern
 
 
-def _say_place(patient_id: str | None, node: str | None) -> str:
+def _format_place(patient_id: str | None, node: str | None) -> str:
     parts = []
     if patient_id is not None:
         parts.append(patient_id)
@@ -187,7 +194,7 @@ def _say_place(patient_id: str | None, node: str | None) -> str:
     return ", ".join(parts)
 
 
-def _say_node(slide_id: str, node: str | None) -> str:
+def _format_node(slide_id: str, node: str | None) -> str:
     return slide_id if node is None else f"node {node}"
 
 
@@ -199,8 +206,8 @@ def _verdict(row: Row, ending: str) -> tuple[str, str, str]:
         return "tumor burden", share(row["burden"]), "tumor"
     if ending == "stage" and row["metastasis"] is not None:
         kind = row["metastasis"]
-        size = say_length(row["largest_um"]) if row["largest_um"] else ""
+        size = format_lesion_length(row["largest_um"]) if row["largest_um"] else ""
         return TYPES[kind], size, kind
     if row["lesions"]:
-        return "tumor", say_mm2(row["tumor_mm2"]), "tumor"
+        return "tumor", format_area(row["tumor_mm2"]), "tumor"
     return "no tumor found", "", "clear"

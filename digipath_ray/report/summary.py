@@ -8,7 +8,7 @@ from digipath_ray.outcome.staging import PnStage
 from digipath_ray.report.evidence import NO_STAGE, stage_counts
 from digipath_ray.report.findings import Findings
 from digipath_ray.report.slides import SlideView
-from digipath_ray.report.words import TYPES, say_mm2, share
+from digipath_ray.report.words import TYPES, format_area, share
 from digipath_ray.words import count, plural
 
 STAGE_TONES = {
@@ -51,10 +51,10 @@ def write_lead(findings: Findings, slides: Sequence[SlideView]) -> str:
     failed, waiting = len(findings.failures), len(findings.unfinished)
     analyzed = f"{done:,}" if done else "None"
     were = "was" if done == 1 else "were"
-    said = f"{analyzed} of {count(total, 'slide')}{of} {were} analyzed"
+    text = f"{analyzed} of {count(total, 'slide')}{of} {were} analyzed"
     rest = [f"{failed:,} failed"] if failed else []
     rest += [f"{waiting:,} not yet"] if waiting else []
-    return f"{said}; {', '.join(rest)}."
+    return f"{text}; {', '.join(rest)}."
 
 
 def make_tiles(findings: Findings) -> list[list[Tile]]:
@@ -117,4 +117,4 @@ def _areas(findings: Findings) -> Iterator[Tile]:
     without = len(rows) - with_tumor
     yield Tile(value=f"{without:,}", label="without tumor found", tone="negative")
     area = sum(row["tumor_mm2"] for row in rows)
-    yield Tile(value=say_mm2(area), label="tumor in all")
+    yield Tile(value=format_area(area), label="tumor in all")

@@ -1,18 +1,25 @@
 """Numbers and types as the page says them."""
 
-from digipath_ray.words import count, listed, natural, plural, say_mm2, say_um
+from digipath_ray.words import (
+    count,
+    format_area,
+    format_length,
+    listed,
+    natural,
+    plural,
+)
 
 __all__ = [
     "GRAVER",
     "NONE",
     "TYPES",
     "count",
+    "format_area",
+    "format_lesion_length",
+    "format_probability",
     "listed",
     "natural",
     "plural",
-    "say_length",
-    "say_mm2",
-    "say_p",
     "share",
     "small",
 ]
@@ -33,7 +40,7 @@ def share(fraction: float) -> str:
     return f"{100 * fraction:.2g} %" if fraction < 0.995 else f"{100 * fraction:.0f} %"
 
 
-def say_p(probability: float) -> str:
+def format_probability(probability: float) -> str:
     """A probability; 1.00 only if it rounds to nothing less."""
     return f"{probability:.2f}" if probability < 0.995 else f"{probability:.4f}"
 
@@ -43,6 +50,6 @@ def small(value: float) -> str:
     return "0" if value == 0 else f"{value:.2g}"
 
 
-def say_length(length_um: float) -> str:
+def format_lesion_length(length_um: float) -> str:
     """A lesion's length; none of no lesion."""
-    return say_um(length_um) if length_um > 0 else NONE
+    return format_length(length_um) if length_um > 0 else NONE

@@ -133,7 +133,7 @@ def _slide_rows(
         for run, path in zip(runs, pair, strict=True)
     ]
     if not all(there):
-        yield {**row, "note": _say_absent(slide_id, runs, there)}
+        yield {**row, "note": _format_absent(slide_id, runs, there)}
         return
     a, b = (read_heatmap(path) for path in pair)
     for name in dict.fromkeys((*a.channels, *b.channels)):
@@ -143,13 +143,13 @@ def _slide_rows(
     yield from ({**row, **measured} for measured in compare_heatmaps(a, b, threshold))
 
 
-def _say_absent(slide_id: str, runs: tuple[Run, Run], there: Sequence[bool]) -> str:
-    said = []
+def _format_absent(slide_id: str, runs: tuple[Run, Run], there: Sequence[bool]) -> str:
+    parts = []
     for run, name, is_there in zip(runs, NAMES, there, strict=True):
         if not is_there:
             why = run.why_absent(slide_id)
-            said.append(f"not in {name}" + (f": {why}" if why else ""))
-    return "; ".join(said)
+            parts.append(f"not in {name}" + (f": {why}" if why else ""))
+    return "; ".join(parts)
 
 
 def compare_heatmaps(

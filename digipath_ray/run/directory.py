@@ -188,8 +188,8 @@ class RunDirectory:
 
     def _unwritable(self, error: OSError) -> RunError:
         hint = explain_os_error(error)
-        said = error.strerror or error
-        return RunError(f"cannot write to {self.root}: {said}; {hint}")
+        reason = error.strerror or error
+        return RunError(f"cannot write to {self.root}: {reason}; {hint}")
 
     def _check_ours(self) -> None:
         """Refuse a folder with files where a run's would lie, that is no run."""
@@ -226,15 +226,15 @@ class RunDirectory:
         if not changed:
             return
         lines = "\n  ".join(changed)
-        said = f"{self.root} was made with another config:\n  {lines}\n"
+        reason = f"{self.root} was made with another config:\n  {lines}\n"
         if not overwrite:
             raise RunError(
-                f"{said}choose another --out, or --overwrite to make its slides again"
+                f"{reason}choose another --out, or --overwrite to make its slides again"
             )
         others = self.read_done().keys() - set(slide_ids)
         if others:
             raise RunError(
-                f"{said}{len(others)} finished slides are not among those to be made "
+                f"{reason}{len(others)} finished slides are not among those to be made "
                 f"again, {min(others)} for one: name them too, or choose another --out"
             )
 

@@ -86,17 +86,17 @@ def read_status(run: RunDirectory) -> Status | None:
         OSError: it cannot be read.
     """
     try:
-        said = json.loads(read_text(run.status))
+        values = json.loads(read_text(run.status))
     except FileNotFoundError:
         return None
     known = {f.name for f in fields(Status)}
     try:
-        return Status(**{name: said[name] for name in known & said.keys()})
+        return Status(**{name: values[name] for name in known & values.keys()})
     except (TypeError, AttributeError) as e:
         raise ValueError(f"{run.status}: no status of a run: {e}") from e
 
 
-def judge(status: Status, *, now: datetime) -> State:
+def liveness(status: Status, *, now: datetime) -> State:
     """Whether a run goes on, has ended, or seems dead.
 
     Dead is one whose process has ended on this machine without a word, or which has
@@ -114,6 +114,6 @@ def silent_s(status: Status, *, now: datetime) -> float:
     return (now - datetime.fromisoformat(status.updated)).total_seconds()
 
 
-def say_time(moment: float) -> str:
+def timestamp(moment: float) -> str:
     """Seconds since 1970 as UTC in ISO 8601."""
     return datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds")

@@ -42,7 +42,7 @@ PAUSE_S = 0.2
 _URL = re.compile(rf"({'|'.join(SCHEMES)}):/+([^/]*)/?(.*?)/*", re.DOTALL)
 _MD5 = re.compile("[0-9a-f]{32}")
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
 class StorageError(OSError):
@@ -217,7 +217,7 @@ def get(url: str | Path) -> bytes:
     return _tried(lambda: obstore.get(store, key).bytes().to_bytes(), url)
 
 
-def _tried(work: Callable[[], Answer], url: str | Path) -> Answer:
+def _tried(work: Callable[[], Result], url: str | Path) -> Result:
     """What ``work`` answers, tried again where a connection broke in the middle."""
     for attempt in range(TRIES):
         try:

@@ -83,13 +83,13 @@ def default_cache() -> "Cache":
     """
     user = os.getuid() if hasattr(os, "getuid") else os.getlogin()
     folder = Path(tempfile.gettempdir()) / f"digipath-cache-{user}"
-    said = os.environ.get("DIGIPATH_CACHE_GB")
+    record = os.environ.get("DIGIPATH_CACHE_GB")
     try:
-        limit = None if said is None else float(said) * 1e9
+        limit = None if record is None else float(record) * 1e9
     except ValueError:
         limit = -1.0
     if limit is not None and not limit > 0:
-        raise ValueError(f"DIGIPATH_CACHE_GB={said}: give a number of GB above 0")
+        raise ValueError(f"DIGIPATH_CACHE_GB={record}: give a number of GB above 0")
     return Cache(Path(os.environ.get("DIGIPATH_CACHE", folder)), limit)
 
 
@@ -129,8 +129,8 @@ def _name(url: str) -> str:
 def _version_of(parts: dict[str, Version]) -> str:
     if len(parts) == 1:
         return next(iter(parts.values())).etag
-    said = "\n".join(f"{name} {v.etag}" for name, v in sorted(parts.items()))
-    return hashlib.sha256(said.encode()).hexdigest()
+    record = "\n".join(f"{name} {v.etag}" for name, v in sorted(parts.items()))
+    return hashlib.sha256(record.encode()).hexdigest()
 
 
 class Cache:
@@ -155,10 +155,10 @@ class Cache:
         with _Lock(self.folder / f"{key}.lock", on_progress) as lock:
             while True:
                 lock.acquire(shared=True)
-                if self._stands(key, now):
+                if self._is_cached(key, now):
                     break
                 lock.acquire(shared=False)
-                if not self._stands(key, now):
+                if not self._is_cached(key, now):
                     self._fetch(key, url, parts, on_progress)
                     fetched = sum(part.size for part in parts.values())
             self._entry(key).touch()
@@ -170,11 +170,11 @@ class Cache:
 
     def _read(self, key: str) -> dict[str, Any]:
         with contextlib.suppress(OSError, ValueError):
-            said: dict[str, Any] = json.loads(self._entry(key).read_text("utf-8"))
-            return said
+            record: dict[str, Any] = json.loads(self._entry(key).read_text("utf-8"))
+            return record
         return {}
 
-    def _stands(self, key: str, version: str) -> bool:
+    def _is_cached(self, key: str, version: str) -> bool:
         return bool(self._read(key).get("version") == version)
 
     def _fetch(
@@ -192,9 +192,9 @@ class Cache:
         self._write(key, url, size, version=_version_of(parts))
 
     def _write(self, key: str, url: str, size: int, *, version: str | None) -> None:
-        said = {"url": url, "bytes": size, "version": version}
+        record = {"url": url, "bytes": size, "version": version}
         temporary = self.folder / f"{key}.json.writing"
-        temporary.write_text(json.dumps(said), "utf-8")
+        temporary.write_text(json.dumps(record), "utf-8")
         temporary.replace(self._entry(key))
 
     def _remove(self, key: str) -> None:

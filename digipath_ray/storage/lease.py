@@ -140,24 +140,26 @@ class Lease:
         """What the lease says now; None where there is none."""
         try:
             etag = bucket.head(self.path).etag
-            said = json.loads(bucket.get(self.path))
+            record = json.loads(bucket.get(self.path))
         except FileNotFoundError:
             return None
         except ValueError:
-            said = {}
+            record = {}
         return Found(
             etag=etag,
-            token=str(said.get("token")),
-            pid=int(said.get("pid", -1)),
-            host=str(said.get("host", "another machine")),
+            token=str(record.get("token")),
+            pid=int(record.get("pid", -1)),
+            host=str(record.get("host", "another machine")),
         )
 
     def _write(self, *, over: str | None) -> bool:
         """Write the lease anew over one version of it; False if that is gone."""
-        said = {"token": self._token, "pid": os.getpid(), "host": platform.node()}
-        said["renewed"] = datetime.now(UTC).isoformat()
+        record = {"token": self._token, "pid": os.getpid(), "host": platform.node()}
+        record["renewed"] = datetime.now(UTC).isoformat()
         try:
-            self._etag = bucket.put_if(self.path, json.dumps(said).encode(), etag=over)
+            self._etag = bucket.put_if(
+                self.path, json.dumps(record).encode(), etag=over
+            )
         except FileExistsError:
             # Ours all the same, if the answer to our own write was lost on its way.
             now = self._look()

@@ -117,16 +117,16 @@ def values_of(rows: Sequence[Row], name: str) -> NDArray[np.float64]:
 
 
 def _describe(rows: Sequence[Row], kept_epoch: int | None, frozen_epochs: int) -> str:
-    said = [f"{len(rows)} epoch{'s' if len(rows) > 1 else ''}"]
+    parts = [f"{len(rows)} epoch{'s' if len(rows) > 1 else ''}"]
     if frozen_epochs > 0:
-        said.append(f"encoder frozen in the first {frozen_epochs} (blue)")
+        parts.append(f"encoder frozen in the first {frozen_epochs} (blue)")
     if kept_epoch is not None:
-        said.append(f"kept: epoch {kept_epoch} (dashed)")
-        said += _say_measured(rows, kept_epoch)
-    return DOT.join(said)
+        parts.append(f"kept: epoch {kept_epoch} (dashed)")
+        parts += _format_validation(rows, kept_epoch)
+    return DOT.join(parts)
 
 
-def _say_measured(rows: Sequence[Row], epoch: int) -> list[str]:
+def _format_validation(rows: Sequence[Row], epoch: int) -> list[str]:
     """What validation found in an epoch, in words."""
     row = next((row for row in rows if row["epoch"] == epoch), {})
     names = {"validation_loss": "validation loss", **SCORES}

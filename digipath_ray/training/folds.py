@@ -112,9 +112,9 @@ def _split_of(patient: Patient, rows: Sequence[SlideRow]) -> str:
 
 
 def _read_split(row: SlideRow) -> str:
-    told = (row.split or "train").strip().lower()
+    split = (row.split or "train").strip().lower()
     for split, spellings in SPLITS.items():
-        if told in spellings:
+        if split in spellings:
             return split
     raise ValueError(
         f"slide {row.slide_id!r}: split {row.split!r} is none of {', '.join(SPLITS)}"

@@ -25,11 +25,11 @@ from digipath_ray.viewer.server.limits import Limits
 from digipath_ray.viewer.server.middleware import Guard, refuse, welcome
 from digipath_ray.viewer.server.responses import (
     body_of,
-    say_damaged,
-    say_fetching,
-    say_http_error,
-    say_no_map,
-    say_os_error,
+    damaged_response,
+    fetching_response,
+    http_error_response,
+    no_map_response,
+    os_error_response,
 )
 from digipath_ray.viewer.server.runs import RunRoutes
 from digipath_ray.viewer.server.service import Service
@@ -82,10 +82,10 @@ class PageRoutes:
 
     async def login(self, request: Request) -> Response:
         """A cookie for who knows the token."""
-        said = (await body_of(request)).get("token")
-        if self._trust.token is None or not isinstance(said, str):
+        given = (await body_of(request)).get("token")
+        if self._trust.token is None or not isinstance(given, str):
             return refuse(400, "no token is asked for, or none was given", "open /")
-        if not self._trust.is_token(said):
+        if not self._trust.is_token(given):
             return refuse(
                 401, "this is not the token", "open the whole address that was printed"
             )
@@ -134,11 +134,11 @@ def make_app(
         ],
         lifespan=_lifespan(service, slides, starts),
         exception_handlers={
-            HTTPException: say_http_error,
-            Fetching: say_fetching,
-            NoMap: say_no_map,
-            ValueError: say_damaged,
-            OSError: say_os_error,
+            HTTPException: http_error_response,
+            Fetching: fetching_response,
+            NoMap: no_map_response,
+            ValueError: damaged_response,
+            OSError: os_error_response,
         },
     )
     return Guard(app, trust=trust, limits=limits)
@@ -170,11 +170,11 @@ def _lifespan(
 def _begin(work: Coroutine[None, None, None]) -> asyncio.Task[None]:
     """Work in the background; nobody awaits it, so that it failed is logged."""
     task = asyncio.create_task(work)
-    task.add_done_callback(_tell_failure)
+    task.add_done_callback(_log_failure)
     return task
 
 
-def _tell_failure(task: asyncio.Task[None]) -> None:
+def _log_failure(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
         log.error("the viewer's background work has ended", exc_info=error)
 

@@ -105,7 +105,7 @@ class SleepingStage:
 
 
 def drop(root: str, prepared: PreparedSlide, *rest: Any) -> tuple[float, None]:
-    """In place of ``finish_guarded``: the slide's sums have come to a node, and go."""
+    """In place of ``try_finish``: the slide's sums have come to a node, and go."""
     return 0.0, None
 
 
@@ -256,7 +256,7 @@ def sleeping_config(rate: float, pixel_kb: int) -> RunConfig:
     }
     inference.PredictStage = SleepingStage  # type: ignore[assignment,misc]
     inference.read_shard = draw_shard
-    collector.finish_guarded = drop
+    collector.try_finish = drop
     tree = load_config(preset="camelyon17")
     member = {"architecture": "Unet", "encoder": "resnet18", "weights": "random"}
     tree["members"] = [{**member, "name": name} for name in "abc"]

@@ -140,7 +140,7 @@ def _pair(
     named = {k: v for k, v in _named_modules(network).items() if k not in skip}
     by_key = {layer.key: layer for layer in layers if layer.key not in skip}
     if missing := [key for key in named if key not in by_key]:
-        raise ValueError(f"weights {path}: {_tell_missing(missing, named, by_key)}")
+        raise ValueError(f"weights {path}: {_raise_missing(missing, named, by_key)}")
     pairs = [(by_key[key], module) for key, module in named.items()]
     rest = [layer for key, layer in by_key.items() if key not in named]
     counted = network.counted_layers()
@@ -164,7 +164,7 @@ def _named_modules(network: OriginalNetwork) -> dict[str, nn.Module]:
     }
 
 
-def _tell_missing(
+def _raise_missing(
     missing: list[str],
     named: Mapping[str, nn.Module],
     by_key: Mapping[str, KerasLayer],

@@ -41,7 +41,7 @@ def fit_model(
     Raises:
         ValueError: too few patients, or slides of one type only.
     """
-    said = cross_validate(slides, training, folds=folds, preset=preset)
+    predicted = cross_validate(slides, training, folds=folds, preset=preset)
     forests = fit_forests(slides.features, slides.types, training)
     rule = fit_size_rule(slides.groups, slides.types, preset)
     card = StageCard(
@@ -61,7 +61,7 @@ def fit_model(
         overlap=overlap,
         scores={
             name: asdict(score_types(slides.types, types, slides.patients))
-            for name, types in said.items()
+            for name, types in predicted.items()
         },
         versions=_versions(),
         notes=(*forests.notes, *notes),

@@ -145,26 +145,30 @@ def check_fits(card: StageCard, config: RunConfig) -> None:
 
 def _differences(card: StageCard, run: HeatmapSetting) -> list[str]:
     model = card.setting
-    said = []
+    differences = []
     if abs(run.mpp / model.mpp - 1) > MPP_TOLERANCE:
-        said.append(f"grid.mpp: the model's {model.mpp:g}, the run's {run.mpp:g}")
+        differences.append(
+            f"grid.mpp: the model's {model.mpp:g}, the run's {run.mpp:g}"
+        )
     for section, name in (
         ("grid", "downsample"),
         ("ensemble", "threshold"),
         ("outcome", "merge_um"),
     ):
-        ours, theirs = getattr(model, name), getattr(run, name)
-        if ours != theirs:
-            said.append(f"{section}.{name}: the model's {ours:g}, the run's {theirs:g}")
+        own, theirs = getattr(model, name), getattr(run, name)
+        if own != theirs:
+            differences.append(
+                f"{section}.{name}: the model's {own:g}, the run's {theirs:g}"
+            )
     if model.members != run.members:
-        said.append(
+        differences.append(
             f"members (digests of their weights): the model's {_short(model.members)}, "
             f"the run's {_short(run.members)}"
         )
     here = (*FEATURES, HIGH, LOW)
     if here != (*card.features, *card.feature_thresholds):
-        said.append("features: another version's; fit it again with this one")
-    return said
+        differences.append("features: another version's; fit it again with this one")
+    return differences
 
 
 def _short(digests: Sequence[str]) -> str:
@@ -253,8 +257,8 @@ def _parse_card(values: dict[str, Any]) -> StageCard:
     ]
     if missing:
         raise ValueError(f"its card has no {missing[0]}")
-    told = {name: _frozen(value) for name, value in values.items()}
-    return StageCard(**{**told, "setting": HeatmapSetting(**told["setting"])})
+    fields_ = {name: _frozen(value) for name, value in values.items()}
+    return StageCard(**{**fields_, "setting": HeatmapSetting(**fields_["setting"])})
 
 
 def _frozen(value: Any) -> Any:

@@ -32,9 +32,9 @@ class Scores:
     patient_kappa: float | None
 
 
-def score_types(types: Types, said: Types, patients: Sequence[str]) -> Scores:
+def score_types(types: Types, predicted: Types, patients: Sequence[str]) -> Scores:
     """How well the types said [n] agree with the true ones [n] of patients' slides."""
-    confusion = confusion_matrix(types, said, labels=range(TYPES))
+    confusion = confusion_matrix(types, predicted, labels=range(TYPES))
     there = confusion.sum(axis=1)
     return Scores(
         confusion=tuple(map(tuple, confusion.tolist())),
@@ -43,10 +43,10 @@ def score_types(types: Types, said: Types, patients: Sequence[str]) -> Scores:
             float(row[i] / there[i]) if there[i] else None
             for i, row in enumerate(confusion)
         ),
-        slide_kappa=quadratic_kappa(types.tolist(), said.tolist(), range(TYPES)),
+        slide_kappa=quadratic_kappa(types.tolist(), predicted.tolist(), range(TYPES)),
         patient_kappa=quadratic_kappa(
             stage_patients(patients, types),
-            stage_patients(patients, said),
+            stage_patients(patients, predicted),
             list(PnStage),
         ),
     )
@@ -61,19 +61,19 @@ def stage_patients(patients: Sequence[str], types: Types) -> list[PnStage]:
 
 
 def quadratic_kappa(
-    true: Sequence[Any], said: Sequence[Any], labels: Sequence[Any]
+    true: Sequence[Any], predicted: Sequence[Any], labels: Sequence[Any]
 ) -> float | None:
     """Cohen's kappa with quadratic weights; None where all is one label on both sides.
 
     Args:
         true: labels of reference.
-        said: labels told, in the same order.
+        predicted: labels told, in the same order.
         labels: all labels there are, in order.
     """
-    if len({*true, *said}) < 2:
+    if len({*true, *predicted}) < 2:
         return None
     return float(
         cohen_kappa_score(
-            list(true), list(said), labels=list(labels), weights="quadratic"
+            list(true), list(predicted), labels=list(labels), weights="quadratic"
         )
     )

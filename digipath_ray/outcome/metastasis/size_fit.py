@@ -21,7 +21,7 @@ PEAKS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.97, 0.99)
 
 def type_of_groups(groups: Sequence[LesionGroup], rule: SizeRule) -> Metastasis:
     """The type by the largest group that counts."""
-    return type_of_size(rule.judge(groups).largest_um)
+    return type_of_size(rule.apply(groups).largest_um)
 
 
 def fit_size_rule(
@@ -39,8 +39,8 @@ def fit_size_rule(
     telling = [undominated(each) for each in groups]
     best, highest = preset, float("-inf")
     for rule in candidates(preset):
-        said = [type_of_groups(each, rule) for each in telling]
-        kappa = quadratic_kappa(types.tolist(), said, list(Metastasis))
+        predicted = [type_of_groups(each, rule) for each in telling]
+        kappa = quadratic_kappa(types.tolist(), predicted, list(Metastasis))
         if kappa is not None and kappa > highest:
             best, highest = rule, kappa
     return best

@@ -84,9 +84,9 @@ class SizeRule:
 
     def measure(self, lesions: Lesions) -> SizedLesions:
         """The extent and the score of a slide's lesions."""
-        return self.judge(merge_lesions(lesions, self.merge_um))
+        return self.apply(merge_lesions(lesions, self.merge_um))
 
-    def judge(self, groups: Sequence[LesionGroup]) -> SizedLesions:
+    def apply(self, groups: Sequence[LesionGroup]) -> SizedLesions:
         """The same of lesions merged before, by :func:`merge_lesions`."""
         counting = sorted(
             (

@@ -65,15 +65,15 @@ def cross_validate(
     fold_of = deal_patients(slides, folds=folds, seed=training.seed)
     _check_types(slides.types, fold_of)
     names = (ALL_FORESTS, *(f.name for f in FORESTS), PRESET_RULE, FITTED_RULE)
-    said = {name: np.zeros(len(slides.types), np.int64) for name in names}
+    predicted = {name: np.zeros(len(slides.types), np.int64) for name in names}
     for fold in range(folds):
         held, others = (
             slides.take(fold_of == fold),
             slides.take(fold_of != fold),
         )
-        for name, types in _tell(held, others, training, preset).items():
-            said[name][fold_of == fold] = types
-    return said
+        for name, types in _predict_held_out(held, others, training, preset).items():
+            predicted[name][fold_of == fold] = types
+    return predicted
 
 
 def _check_types(types: Types, fold_of: NDArray[np.int64]) -> None:
@@ -88,7 +88,7 @@ def _check_types(types: Types, fold_of: NDArray[np.int64]) -> None:
             )
 
 
-def _tell(
+def _predict_held_out(
     held: LabeledSlides, others: LabeledSlides, training: Training, preset: SizeRule
 ) -> Mapping[str, Sequence[Metastasis]]:
     """What those fitted on others say of the slides held out."""

@@ -20,7 +20,7 @@ from digipath_ray.storage.files import is_url, place
 from digipath_ray.viewer.collection.entries import blank_entry
 from digipath_ray.viewer.collection.maker import DAMAGED
 from digipath_ray.viewer.collection.marks import Marker, RunMarks
-from digipath_ray.viewer.collection.patients import NO_RUN, say_patients
+from digipath_ray.viewer.collection.patients import NO_RUN, patient_payloads
 from digipath_ray.viewer.collection.reading import RunReader
 from digipath_ray.viewer.collection.snapshot import (
     FIRST,
@@ -181,15 +181,17 @@ class Collection:
         entries = {}
         for row in self._given.values():
             # Of a slide in a bucket a thumbnail would mean to fetch all of it.
-            says = blank_entry(row, thumbnail=not is_url(row.path))
-            entries[says["key"]] = Entry(key=says["key"], row=row, says=says)
-        said = [entry.says for entry in entries.values()]
+            payload = blank_entry(row, thumbnail=not is_url(row.path))
+            entries[payload["key"]] = Entry(
+                key=payload["key"], row=row, payload=payload
+            )
+        payloads = [entry.payload for entry in entries.values()]
         self._blank = Snapshot(
             title=self._title,
             kind="folder",
             ending="none",
             entries=entries,
-            patients=say_patients([], said, rule=NO_RUN),
+            patients=patient_payloads([], payloads, rule=NO_RUN),
         )
 
 

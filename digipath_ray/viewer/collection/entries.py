@@ -141,14 +141,14 @@ def full_outcome(record: Row, columns: Iterable[str], *, by_size: bool) -> Json:
     return outcome
 
 
-def say_lesions(
-    lesions: Iterable[Row], told: Row, l0_per_px: tuple[float, float] | None
+def lesion_payloads(
+    lesions: Iterable[Row], record: Row, l0_per_px: tuple[float, float] | None
 ) -> list[Json]:
     """A slide's lesions, largest first; centers and boxes in level-0 px.
 
     Args:
         lesions: as its ``done`` record lists them.
-        told: its row of SLIDES; not asked where there are no lesions.
+        record: its row of SLIDES; not asked where there are no lesions.
         l0_per_px: level-0 px per heatmap px, of which the boxes are, in x and y; None
             leaves the boxes out.
     """
@@ -158,7 +158,7 @@ def say_lesions(
             return None
         top, left, bottom, right = sides
         x, y = l0_per_px
-        x1, y1 = min(right * x, told["width"]), min(bottom * y, told["height"])
+        x1, y1 = min(right * x, record["width"]), min(bottom * y, record["height"])
         return [left * x, top * y, x1, y1]
 
     return [
@@ -171,14 +171,17 @@ def say_lesions(
             "max_p": number(lesion["max_p"]),
             "type": type_of_size(lesion["feret_um"]).label,
             "counted": lesion["counted"],
-            "center": [lesion["x_um"] / told["mpp_x"], lesion["y_um"] / told["mpp_y"]],
+            "center": [
+                lesion["x_um"] / record["mpp_x"],
+                lesion["y_um"] / record["mpp_y"],
+            ],
             "box": box(lesion["box"]),
         }
         for lesion in lesions
     ]
 
 
-def say_status(status: Status, state: State, *, named: int) -> Json:
+def status_payload(status: Status, state: State, *, named: int) -> Json:
     """How far a run is: what status.json says, whether it goes on, and its pace.
 
     Args:
@@ -191,7 +194,7 @@ def say_status(status: Status, state: State, *, named: int) -> Json:
     )
     hours = passed.total_seconds() / 3600
     pace = status.done / hours if status.done and hours > 0 else None
-    told = dataclasses.asdict(status)
-    told |= {name: number(told[name]) for name in ("patches_per_s", "eta_s")}
+    record = dataclasses.asdict(status)
+    record |= {name: number(record[name]) for name in ("patches_per_s", "eta_s")}
     unnamed = max(0, status.failed - named)
-    return {**told, "state": state, "slides_per_h": pace, "unnamed": unnamed}
+    return {**record, "state": state, "slides_per_h": pace, "unnamed": unnamed}

@@ -22,19 +22,19 @@ class Failures:
             return {failure.slide_id: failure for failure in findings.failures}
         if status.started != self._started:
             self._started, self._seen = status.started, {}
-        told = {said["slide_id"]: _failure(said) for said in status.failures}
-        self._seen = {**self._seen, **told}
+        reported = {row["slide_id"]: _failure(row) for row in status.failures}
+        self._seen = {**self._seen, **reported}
         return self._seen
 
 
-def _failure(said: Mapping[str, Any]) -> Failure:
+def _failure(row: Mapping[str, Any]) -> Failure:
     """A failure of status.json, which says less than the table."""
     return Failure(
-        slide_id=said["slide_id"],
+        slide_id=row["slide_id"],
         path="",
         patient_id=None,
-        step=said["step"],
+        step=row["step"],
         attempt=0,
-        error=said["error"],
-        hint=said["hint"],
+        error=row["error"],
+        hint=row["hint"],
     )

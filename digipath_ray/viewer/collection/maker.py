@@ -69,14 +69,14 @@ class Maker:
         run: where it lies.
         name: FIRST or SECOND.
         given: slide_id -> the slide as the user named it.
-        is_told: the tables say all that the run has come to.
+        is_complete: the tables say all that the run has come to.
     """
 
     findings: Findings
     run: RunDirectory
     name: str
     given: Mapping[str, SlideRow]
-    is_told: bool
+    is_complete: bool
 
     def make(self, slide_id: str, standing: Standing) -> Made:
         """The entry of a slide; a damaged record is its own slide's failure alone."""
@@ -93,10 +93,10 @@ class Maker:
 
     def _make(self, slide_id: str, standing: Standing) -> Made:
         findings, outcome = self.findings, self._outcome(slide_id, standing)
-        told, record = findings.slides.get(slide_id), standing.record
+        slide_row, record = findings.slides.get(slide_id), standing.record
         part = replace(
             findings,
-            slides={} if told is None else {slide_id: told},
+            slides={} if slide_row is None else {slide_id: slide_row},
             outcomes={} if outcome is None else {slide_id: outcome},
             failures=() if standing.failure is None else (standing.failure,),
             records={} if record is None else {slide_id: record},
@@ -112,7 +112,7 @@ class Maker:
         if standing.failure is not None:
             return None
         if record is None:  # of what is made again the table still has the old row
-            return row if self.is_told else None
+            return row if self.is_complete else None
         if "outcome" not in record or (row is not None and _agree(row, record)):
             return row
         spec = self.findings.config.outcome
@@ -121,15 +121,15 @@ class Maker:
 
     def _entry(self, findings: Findings, view: SlideView, standing: Standing) -> Entry:
         slide_id, known = view.slide_id, findings.slide(view.slide_id)
-        told = {**dict.fromkeys(SLIDES.names), **known} if known else {}
-        row = row_of(told) if told else self._row(view, standing.failure)
+        slide_row = {**dict.fromkeys(SLIDES.names), **known} if known else {}
+        row = row_of(slide_row) if slide_row else self._row(view, standing.failure)
         outcome = findings.outcomes.get(slide_id)
         held = InRun(run=self.run, slide_id=slide_id, stamp=standing.stamp)
         return Entry(
             key=key_of(slide_id),
             row=row,
-            says=self._says(findings, view, row, standing),
-            told=told,
+            payload=self._payload(findings, view, row, standing),
+            record=slide_row,
             runs={self.name: held},
             outcomes={} if outcome is None else {self.name: outcome},
             lesions={}
@@ -148,7 +148,7 @@ class Maker:
             slide_id=view.slide_id, path=path, patient_id=view.patient_id
         )
 
-    def _says(
+    def _payload(
         self, findings: Findings, view: SlideView, row: SlideRow, standing: Standing
     ) -> Json:
         outcome = findings.outcomes.get(view.slide_id)

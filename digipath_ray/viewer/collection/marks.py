@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from digipath_ray.run.directory import RunDirectory
-from digipath_ray.run.status import State, Status, judge, read_status
+from digipath_ray.run.status import State, Status, liveness, read_status
 from digipath_ray.storage import bucket
 from digipath_ray.storage.files import is_url
 
@@ -79,7 +79,7 @@ class Marker:
             tables=marked,
             done=last.done if stands and last is not None else self._done(),
             status=status,
-            state=None if status is None else judge(status, now=datetime.now(UTC)),
+            state=None if status is None else liveness(status, now=datetime.now(UTC)),
         )
         return self._last
 

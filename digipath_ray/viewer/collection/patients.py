@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from digipath_ray.outcome.metastasis.forests import FORESTS
-from digipath_ray.report.evidence import say_missing, say_notes, say_rule
+from digipath_ray.report.evidence import format_missing, format_rule, split_notes
 from digipath_ray.report.findings import Row
 from digipath_ray.viewer.collection.snapshot import Json
 from digipath_ray.words import natural
@@ -18,7 +18,7 @@ NOT_STAGED = {
 NO_RUN = "no stage: no run has analyzed these slides"
 
 
-def say_patients(
+def patient_payloads(
     staged: Iterable[Row], entries: Iterable[Json], *, rule: str
 ) -> list[Json]:
     """The patients, also those that have no stage, in the order of their names.
@@ -32,14 +32,14 @@ def say_patients(
     for entry in entries:
         if entry["patient_id"] is not None:
             of.setdefault(entry["patient_id"], []).append(entry)
-    told = {row["patient_id"]: row for row in staged}
+    stages = {row["patient_id"]: row for row in staged}
     return [
-        _say_patient(name, of.get(name, []), told.get(name), rule)
-        for name in sorted({*of, *told}, key=natural)
+        _patient_payload(name, of.get(name, []), stages.get(name), rule)
+        for name in sorted({*of, *stages}, key=natural)
     ]
 
 
-def _say_patient(
+def _patient_payload(
     name: str, entries: Sequence[Json], row: Row | None, rule: str
 ) -> Json:
     stage: Json = {
@@ -54,15 +54,15 @@ def _say_patient(
         stage |= {
             "pn_stage": row["pn_stage"],
             "complete": row["complete"],
-            "rule": say_rule(row),
-            "missing": say_missing(row),
-            "notes": say_notes(row),
+            "rule": format_rule(row),
+            "missing": format_missing(row),
+            "notes": split_notes(row),
         }
     ordered = sorted(entries, key=lambda e: natural(e["node"] or e["slide_id"]))
-    return {**stage, "nodes": [_say_node(entry) for entry in ordered]}
+    return {**stage, "nodes": [_format_node(entry) for entry in ordered]}
 
 
-def _say_node(entry: Json) -> Json:
+def _format_node(entry: Json) -> Json:
     names = [forest.name for forest in FORESTS]
     votes = [
         {"forest": forest, "type": kind}

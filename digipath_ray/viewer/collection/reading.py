@@ -13,11 +13,11 @@ from digipath_ray.networks.notes import member_notes
 from digipath_ray.report.findings import Findings, Row, read_findings
 from digipath_ray.run.directory import READERS, RunDirectory
 from digipath_ray.run.failure import Failure
-from digipath_ray.viewer.collection.entries import say_status
+from digipath_ray.viewer.collection.entries import status_payload
 from digipath_ray.viewer.collection.failures import Failures
 from digipath_ray.viewer.collection.maker import Made, Maker, Standing
 from digipath_ray.viewer.collection.marks import RunMarks
-from digipath_ray.viewer.collection.patients import NOT_STAGED, say_patients
+from digipath_ray.viewer.collection.patients import NOT_STAGED, patient_payloads
 from digipath_ray.viewer.collection.snapshot import Snapshot
 
 
@@ -126,7 +126,7 @@ class RunReader:
             run=self.run,
             name=self.name,
             given=self._given,
-            is_told=bool(findings.outcomes) and not _is_open(marks),
+            is_complete=bool(findings.outcomes) and not _is_open(marks),
         )
         new = {i: maker.make(i, now[i]) for i in now if i not in kept}
         self._made = {**kept, **new}
@@ -135,20 +135,20 @@ class RunReader:
         made = sorted(self._made.values(), key=lambda m: m.urgency)
         entries = {m.entry.key: m.entry for m in made if m.entry is not None}
         ending, status = findings.config.outcome.outcome, marks.status
-        said = None
+        status_now = None
         if status is not None and marks.state is not None:
-            said = say_status(status, marks.state, named=named)
+            status_now = status_payload(status, marks.state, named=named)
         return Snapshot(
             title=findings.name,
             kind="run",
             ending=ending,
             notes=tuple(member_notes(findings.config)),
             runs={self.name: self.run},
-            status=said,
+            status=status_now,
             entries=entries,
-            patients=say_patients(
+            patients=patient_payloads(
                 self._stages(findings, marks),
-                [entry.says for entry in entries.values()],
+                [entry.payload for entry in entries.values()],
                 rule=NOT_STAGED[ending],
             ),
         )
@@ -170,11 +170,13 @@ class RunReader:
         moved = {
             patient_id
             for slide_id, patient_id in patients.items()
-            if not self._is_as_told(slide_id, findings, failed)
+            if not self._matches_tables(slide_id, findings, failed)
         }
         return [row for row in findings.patients if row["patient_id"] not in moved]
 
-    def _is_as_told(self, slide_id: str, findings: Findings, failed: Set[str]) -> bool:
+    def _matches_tables(
+        self, slide_id: str, findings: Findings, failed: Set[str]
+    ) -> bool:
         """Whether a slide is what it was when the tables were written."""
         made = self._made.get(slide_id)
         if made is None or made.entry is None:

@@ -80,8 +80,8 @@ class Entry:
     Attributes:
         key: its name in addresses.
         row: as the manifest, or the run, had it.
-        says: what the page shows of it.
-        told: its row of SLIDES; empty if no run has prepared it.
+        payload: what the page shows of it.
+        record: its row of SLIDES; empty if no run has prepared it.
         runs: those that hold it, by name.
         outcomes: by run, its row of OUTCOMES.
         lesions: by run, as its record lists them.
@@ -92,8 +92,8 @@ class Entry:
 
     key: str
     row: SlideRow
-    says: Json
-    told: Row = field(default_factory=dict)
+    payload: Json
+    record: Row = field(default_factory=dict)
     runs: Mapping[str, InRun] = field(default_factory=dict)
     outcomes: Mapping[str, Row] = field(default_factory=dict)
     lesions: Mapping[str, Sequence[Row]] = field(default_factory=dict)
@@ -109,12 +109,12 @@ class Entry:
     @property
     def l0_size(self) -> tuple[int, int] | None:
         """Width and height, level-0 px, where a run says so."""
-        return (self.told["width"], self.told["height"]) if self.told else None
+        return (self.record["width"], self.record["height"]) if self.record else None
 
     @property
     def mpp(self) -> tuple[float, float] | None:
         """Um per level-0 px in x and y, where a run says so."""
-        return (self.told["mpp_x"], self.told["mpp_y"]) if self.told else None
+        return (self.record["mpp_x"], self.record["mpp_y"]) if self.record else None
 
     def mpp_of(self, run: str) -> tuple[float, float]:
         """The same as one of its runs took them; 1 where nobody says."""
@@ -150,7 +150,7 @@ class Snapshot:
     @property
     def slides(self) -> dict[str, Json]:
         """Key -> what is said of the slide."""
-        return {key: entry.says for key, entry in self.entries.items()}
+        return {key: entry.payload for key, entry in self.entries.items()}
 
 
 def lay_over(slides: Snapshot, run: Snapshot) -> Snapshot:
@@ -172,11 +172,15 @@ def _add_left(patient: Json, behind: Json | None, left: Mapping[str, Entry]) -> 
     nodes = [] if behind is None else [n for n in behind["nodes"] if n["key"] in left]
     if not nodes:
         return patient
-    said = {**patient, "nodes": [*patient["nodes"], *nodes]}
+    payload = {**patient, "nodes": [*patient["nodes"], *nodes]}
     if patient["pn_stage"] is None:
-        return said
+        return payload
     out = f"The run leaves out {count(len(nodes), 'slide')} of this patient."
-    return {**said, "complete": False, "missing": f"{patient['missing']} {out}".strip()}
+    return {
+        **payload,
+        "complete": False,
+        "missing": f"{patient['missing']} {out}".strip(),
+    }
 
 
 def add_second(first: Snapshot, second: Snapshot) -> Snapshot:
@@ -195,7 +199,7 @@ def _add(entry: Entry, other: Entry) -> Entry:
     versions = " ".join(held.version for held in runs.values())
     return replace(
         entry,
-        says={**entry.says, "second": versions},
+        payload={**entry.payload, "second": versions},
         runs={**entry.runs, **runs},
         outcomes={**entry.outcomes, **other.outcomes},
         lesions={**entry.lesions, **other.lesions},
@@ -203,5 +207,5 @@ def _add(entry: Entry, other: Entry) -> Entry:
     )
 
 
-def _digest(said: str) -> str:
-    return hashlib.sha256(said.encode()).hexdigest()[:16]
+def _digest(payload: str) -> str:
+    return hashlib.sha256(payload.encode()).hexdigest()[:16]

@@ -37,28 +37,28 @@ class Wanted:
 
     @classmethod
     def of(
-        cls, said: Mapping[str, Any], entries: Mapping[str, Entry], *, base: Path
+        cls, body: Mapping[str, Any], entries: Mapping[str, Entry], *, base: Path
     ) -> "Wanted":
         """What a post asks for.
 
         Args:
-            said: the post.
+            body: the post.
             entries: the slides to choose from, by key.
             base: the folder in which the run's directory is made.
 
         Raises:
             ValueError: what is wrong with it.
         """
-        keys = said.get("slides")
+        keys = body.get("slides")
         if not isinstance(keys, list) or not keys:
             raise ValueError("slides: choose at least one")
         if not all(isinstance(key, str) and key in entries for key in keys):
             raise ValueError("slides: one of them is not of this cohort")
-        preset = said.get("preset")
+        preset = body.get("preset")
         if preset not in PRESETS:
             raise ValueError(f"preset: choose from {', '.join(PRESETS)}")
-        weights = _weights_of(said)
-        out = said.get("out")
+        weights = _weights_of(body)
+        out = body.get("out")
         if not isinstance(out, str) or not NAME.fullmatch(out):
             raise ValueError(
                 "out: name the run with letters, digits, dots, dashes and underscores"
@@ -72,8 +72,8 @@ class Wanted:
         return cls(slides=rows, preset=str(preset), weights=weights, out=out)
 
 
-def _weights_of(said: Mapping[str, Any]) -> str | None:
-    weights = said.get("weights") or None
+def _weights_of(body: Mapping[str, Any]) -> str | None:
+    weights = body.get("weights") or None
     if weights is None or weights in MADE_WEIGHTS:
         return weights
     if not isinstance(weights, str) or not weights.isprintable():
@@ -121,7 +121,7 @@ class Job:
         state: how far it is.
         asked, started, ended: when, UTC, ISO 8601.
         exit_code: of its process, once that has ended.
-        lines: the last that it said.
+        lines: the last that it printed.
         listed: its manifest is written.
         finished: its results can be opened.
         process: while it runs.
@@ -154,7 +154,7 @@ class Job:
         ]
 
     @property
-    def said(self) -> Json:
+    def payload(self) -> Json:
         """As JSON."""
         return {
             "id": self.id,
@@ -167,7 +167,7 @@ class Job:
             "started": self.started,
             "ended": self.ended,
             "exit_code": self.exit_code,
-            "said": list(self.lines),
+            "output": list(self.lines),
             "finished": self.finished,
             "open": f"digipath view {shlex.quote(str(self.out))}"
             if self.finished

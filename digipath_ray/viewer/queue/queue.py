@@ -36,7 +36,7 @@ PLAIN = re.compile(r"[^A-Za-z0-9]+")
 TITLE_LENGTH = 40
 """Of a title, so much is in the name of a run on its slides."""
 LAST_WORDS_S = 2.0
-"""How long what a run has said last is waited for once it has ended."""
+"""How long the last lines a run has printed is waited for once it has ended."""
 ENDS_S = 30.0
 """How long a canceled run may take to end by itself."""
 
@@ -65,9 +65,9 @@ class Starts:
         self._folder = tempfile.TemporaryDirectory(prefix="digipath-view-")
 
     @property
-    def said(self) -> list[Json]:
+    def payloads(self) -> list[Json]:
         """All runs as JSON, the first asked for first."""
-        return [job.said for job in self._jobs.values()]
+        return [job.payload for job in self._jobs.values()]
 
     async def add(self, wanted: Wanted) -> Json:
         """Queue a run.
@@ -95,7 +95,7 @@ class Starts:
             del self._jobs[identity]
             raise
         job.listed = True
-        return job.said
+        return job.payload
 
     async def free_name(self, title: str) -> str:
         """A name that a new run can have: the title, the day, and a number if needed.
@@ -117,8 +117,8 @@ class Starts:
             job.state, job.ended = "canceled", _now()
         elif job.state == "running":
             job.state = "canceled"
-            _tell(job, signal.SIGINT)
-        return job.said
+            _signal(job, signal.SIGINT)
+        return job.payload
 
     async def work(self) -> None:
         """Run what is queued, for as long as this task lives."""
@@ -143,7 +143,7 @@ class Starts:
             job.exit_code = None if process is None else process.returncode
             # 1: a slide failed, all others are done.
             ended_well = job.exit_code in (0, 1)
-            stands = ended_well and await run_in_threadpool(_stands, job.out)
+            stands = ended_well and await run_in_threadpool(_is_run, job.out)
             job.ended = _now()
             if job.state == "running":
                 job.state = "done" if ended_well else "failed"
@@ -159,7 +159,7 @@ class Starts:
             start_new_session=True,
         )
         if job.state == "canceled":  # meanwhile, when there was nothing to signal
-            _tell(job, signal.SIGINT)
+            _signal(job, signal.SIGINT)
         self._begun(RunDirectory(job.out))
         await self._listen(job, job.process)
 
@@ -186,7 +186,7 @@ class Starts:
         self._folder.cleanup()
 
 
-def _stands(out: Path) -> bool:
+def _is_run(out: Path) -> bool:
     """Whether a run directory holds a run."""
     try:
         return RunDirectory(out).settings.exists()
@@ -213,12 +213,12 @@ async def _end(job: Job) -> None:
         if process is None or process.returncode is not None:
             return
         if number is not None:
-            _tell(job, number)
+            _signal(job, number)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(process.wait(), ENDS_S)
 
 
-def _tell(job: Job, number: signal.Signals) -> None:
+def _signal(job: Job, number: signal.Signals) -> None:
     """Signal a run's process, which passes it on to its own."""
     if job.process is not None and job.process.returncode is None:
         with contextlib.suppress(ProcessLookupError):

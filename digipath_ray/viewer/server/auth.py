@@ -48,9 +48,9 @@ class Trust:
         name = host_name(header)
         return name in self.hosts or (self.any_address and _is_address(name))
 
-    def is_token(self, said: str) -> bool:
+    def is_token(self, given: str) -> bool:
         """Whether this is the token; takes equally long for every wrong one."""
-        return self.token is not None and same(said, self.token)
+        return self.token is not None and same(given, self.token)
 
     def admits(self, request: Request) -> bool:
         """Whether a request may be answered: by its cookie, or its bearer token."""
@@ -68,9 +68,9 @@ def bearer_of(request: Request) -> str | None:
     return bearer.strip() if kind.lower() == "bearer" else None
 
 
-def same(said: str, right: str) -> bool:
+def same(given: str, right: str) -> bool:
     """Whether two texts are equal, in constant time; JSON may hold half characters."""
-    left = said.encode("utf-8", "surrogatepass")
+    left = given.encode("utf-8", "surrogatepass")
     return hmac.compare_digest(left, right.encode())
 
 

@@ -8,7 +8,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from digipath_ray.viewer.server.live import follow, say_cohort
+from digipath_ray.viewer.server.live import cohort_payload, follow
 from digipath_ray.viewer.server.service import Service
 
 RESEARCH_USE = "For research use only. Not for diagnosis."
@@ -47,7 +47,7 @@ class CohortRoutes:
         snapshot = self._service.latest
         return JSONResponse(
             {
-                **say_cohort(snapshot),
+                **cohort_payload(snapshot),
                 "state": snapshot.state,
                 "research_use": RESEARCH_USE,
                 "allow_run": self._allow_run,
@@ -69,7 +69,7 @@ class CohortRoutes:
         events = follow(
             lambda: self._service.latest,
             request.is_disconnected,
-            told=self._service.collection.recall(_state_of(request)),
+            known_state=self._service.collection.recall(_state_of(request)),
         )
         return Stream(events, headers, ended=self._ended)
 

@@ -34,8 +34,8 @@ class DownloadRoutes:
             return _save(data, f"{name}_lesions.csv", "text/csv")
         if kind == "heatmap":
             path = await do(request, lambda: exports.find_heatmap(entry, run))
-            said = exports.attachment(f"{name}.ome.tiff")
-            return await self._stream(request, path, "image/tiff", said)
+            headers = exports.attachment(f"{name}.ome.tiff")
+            return await self._stream(request, path, "image/tiff", headers)
         raise HTTPException(404, "no such export")
 
     async def cohort(self, request: Request) -> Response:

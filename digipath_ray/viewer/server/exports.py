@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from digipath_ray.export.tables import say_cell
+from digipath_ray.export.tables import format_cell
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.schema import OUTCOMES
 from digipath_ray.storage import bucket
@@ -44,8 +44,8 @@ def attachment(name: str) -> dict[str, str]:
         c if c.isascii() and (c.isalnum() or c in "-_.") else "_" for c in name
     )
     exact = quote(name, safe="")
-    said = f"attachment; filename=\"{plain}\"; filename*=UTF-8''{exact}"
-    return {"content-disposition": said}
+    value = f"attachment; filename=\"{plain}\"; filename*=UTF-8''{exact}"
+    return {"content-disposition": value}
 
 
 def find_outlines(entry: Entry, run: str) -> Path:
@@ -137,9 +137,9 @@ def cohort_csv(snapshot: Snapshot, run: str) -> bytes:
 
     def row(entry: Entry) -> list[Any]:
         outcome = entry.outcomes.get(FIRST, {})
-        failure = entry.says["failure"] or {}
-        said = [entry.says[name] for name in SLIDE_COLUMNS]
-        return [*said, *(outcome.get(n) for n in measured), failure.get("error")]
+        failure = entry.payload["failure"] or {}
+        value = [entry.payload[name] for name in SLIDE_COLUMNS]
+        return [*value, *(outcome.get(n) for n in measured), failure.get("error")]
 
     return write_csv(head, (row(entry) for entry in snapshot.entries.values()))
 
@@ -161,6 +161,6 @@ def write_csv(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
 
 
 def _cell(value: Any) -> str:
-    text = say_cell(value)
+    text = format_cell(value)
     is_text = isinstance(value, str | list)
     return f"'{text}" if is_text and text.startswith(FORMULA) else text

@@ -13,7 +13,7 @@ COMMENT_S = 15.0
 """Between two signs of life, so that proxies keep the connection open."""
 
 
-def say_cohort(snapshot: Snapshot) -> Json:
+def cohort_payload(snapshot: Snapshot) -> Json:
     """What is said of a collection beside its slides and patients."""
     return {
         "title": snapshot.title,
@@ -43,33 +43,33 @@ class Seen:
         if now is old:
             return
         was, whole = old or Snapshot(title="", kind="", ending=""), old is None
-        if whole or say_cohort(was) != say_cohort(now):
+        if whole or cohort_payload(was) != cohort_payload(now):
             more = {"status": now.status, "whole": whole}
-            yield say_event("cohort", {**say_cohort(now), **more})
+            yield format_event("cohort", {**cohort_payload(now), **more})
         if now.status is not None and now.status != was.status:
-            yield say_event("status", now.status)
+            yield format_event("status", now.status)
         if gone := [key for key in was.entries if key not in now.entries]:
-            yield say_event("gone", gone)
+            yield format_event("gone", gone)
         if (news := list(_changed(was, now))) or whole:
-            yield say_event("slides", news)
+            yield format_event("slides", news)
         if whole or list(was.patients) != list(now.patients):
-            yield say_event("patients", list(now.patients))
+            yield format_event("patients", list(now.patients))
 
 
 def _changed(was: Snapshot, now: Snapshot) -> Iterator[Json]:
     """What is said of slides that are new, or not as they were."""
     for key, entry in now.entries.items():
         old = was.entries.get(key)
-        if old is None or (old is not entry and old.says != entry.says):
-            yield entry.says
+        if old is None or (old is not entry and old.payload != entry.payload):
+            yield entry.payload
 
 
-def say_event(name: str, data: object) -> str:
+def format_event(name: str, data: object) -> str:
     """A server-sent event; JSON has no line break of its own."""
     return f"event: {name}\ndata: {json.dumps(data, allow_nan=False)}\n\n"
 
 
-def say_state(snapshot: Snapshot) -> str:
+def state_event(snapshot: Snapshot) -> str:
     """What a browser sends when it connects again: it has been told all up to here."""
     return f"id: {snapshot.state}\n\n"
 
@@ -78,7 +78,7 @@ async def follow(
     look: Callable[[], Snapshot],
     gone: Callable[[], Awaitable[bool]],
     *,
-    told: Snapshot | None = None,
+    known_state: Snapshot | None = None,
     every_s: float = LOOK_S,
     comment_s: float = COMMENT_S,
 ) -> AsyncIterator[str]:
@@ -87,11 +87,11 @@ async def follow(
     Args:
         look: the snapshot now.
         gone: whether the page has left.
-        told: what the page knows already; None: nothing.
+        known_state: what the page knows already; None: nothing.
         every_s: seconds between two looks.
         comment_s: seconds between two comments.
     """
-    seen, known, spoken = Seen(told), told, time.monotonic()
+    seen, known, spoken = Seen(known_state), known_state, time.monotonic()
     yield "retry: 3000\n\n"
     while not await gone():
         now = look()
@@ -99,7 +99,7 @@ async def follow(
             for event in seen.events(now):
                 yield event
             # After the last of them: a connection may break between two.
-            yield say_state(now)
+            yield state_event(now)
             known, spoken = now, time.monotonic()
         if time.monotonic() - spoken >= comment_s:
             spoken = time.monotonic()

@@ -79,8 +79,8 @@ class Guard:
         if path != "/" and request.headers.get("sec-fetch-site") == "cross-site":
             return refuse(403, "asked for by another site", "open this one's address")
         if request.method == "POST":
-            if said := post_error(request.headers):
-                return refuse(403, said, "posts are only taken from the page itself")
+            if reason := post_error(request.headers):
+                return refuse(403, reason, "posts are only taken from the page itself")
             if path == "/api/login" and not self._logins.takes(address):
                 return _too_many_logins()
         free = path in OPEN_PATHS or path.startswith("/assets/")

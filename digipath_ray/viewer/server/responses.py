@@ -46,12 +46,12 @@ async def body_of(request: Request) -> Json:
         HTTPException: it is none.
     """
     try:
-        said = json.loads(await request.body())
+        body = json.loads(await request.body())
     except (ValueError, RecursionError) as e:
         raise HTTPException(400, "the post is not JSON") from e
-    if not isinstance(said, dict):
+    if not isinstance(body, dict):
         raise HTTPException(400, "the post is no JSON object")
-    return said
+    return body
 
 
 def tile_of(request: Request) -> At:
@@ -82,7 +82,7 @@ def number_of(request: Request, name: str) -> float:
     return value
 
 
-def say_blob(request: Request, blob: Blob, kind: str) -> Response:
+def blob_response(request: Request, blob: Blob, kind: str) -> Response:
     """Bytes with what a browser may keep of them.
 
     An address that names the version (``?v=``) never changes; without one the browser
@@ -119,31 +119,31 @@ def draw_error(text: str) -> bytes:
     return out.getvalue()
 
 
-async def say_http_error(request: Request, error: Exception) -> Response:
+async def http_error_response(request: Request, error: Exception) -> Response:
     """A refusal as JSON."""
     assert isinstance(error, HTTPException)
     hint = HINTS.get(error.status_code, "reload the page")
     return refuse(error.status_code, error.detail, hint, **(error.headers or {}))
 
 
-async def say_no_map(request: Request, error: Exception) -> Response:
+async def no_map_response(request: Request, error: Exception) -> Response:
     """That there is no such map, tile or file."""
     return refuse(404, str(error), "reload the page: the run may have changed")
 
 
-async def say_damaged(request: Request, error: Exception) -> Response:
+async def damaged_response(request: Request, error: Exception) -> Response:
     """That a file cannot be understood."""
     log.warning("%s", error)
     return refuse(500, str(error), hint_of(error))
 
 
-async def say_fetching(request: Request, error: Exception) -> Response:
+async def fetching_response(request: Request, error: Exception) -> Response:
     """That a slide is on its way."""
     wait = {"retry-after": "3"}
     return refuse(503, str(error), "wait a little: it is shown when it is here", **wait)
 
 
-async def say_os_error(request: Request, error: Exception) -> Response:
+async def os_error_response(request: Request, error: Exception) -> Response:
     """That a file cannot be read."""
     log.warning("%s", error)
     return refuse(500, str(error), hint_of(error))

@@ -23,16 +23,16 @@ class RunRoutes:
     async def jobs(self, request: Request) -> Response:
         """Runs started from here, and how one can be made."""
         out = await self._starts.free_name(self._service.latest.title)
-        jobs = self._starts.said
+        jobs = self._starts.payloads
         return JSONResponse({"jobs": jobs, "presets": list(PRESETS), "out": out})
 
     async def start(self, request: Request) -> Response:
         """Queue a run."""
-        said = await body_of(request)
+        body = await body_of(request)
         try:
             entries = self._service.latest.entries
             base = self._starts.base
-            wanted = await run_in_threadpool(Wanted.of, said, entries, base=base)
+            wanted = await run_in_threadpool(Wanted.of, body, entries, base=base)
             job = await self._starts.add(wanted)
         except (ValueError, OSError) as e:
             return refuse(400, str(e), "choose otherwise")

@@ -15,15 +15,15 @@ from digipath_ray.config.recipe import AnnotationSpec
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.slide.info import SlideError, SlideInfo
 from digipath_ray.storage.files import is_url, read_bytes
-from digipath_ray.viewer.collection.entries import say_lesions
+from digipath_ray.viewer.collection.entries import lesion_payloads
 from digipath_ray.viewer.collection.snapshot import FIRST, Entry, Json
 from digipath_ray.viewer.server import exports
 from digipath_ray.viewer.server.responses import (
     Blob,
+    blob_response,
     draw_error,
     hint_of,
     number_of,
-    say_blob,
     tile_of,
 )
 from digipath_ray.viewer.server.service import Service
@@ -58,28 +58,31 @@ class SlideRoutes:
     async def slide(self, request: Request) -> Response:
         """All that is said of a slide, and what can be laid over it."""
         entry = self._service.entry(request)
-        return JSONResponse(await self._service.do(request, lambda: self._say(entry)))
+        return JSONResponse(
+            await self._service.do(request, lambda: self._payload(entry))
+        )
 
-    def _say(self, entry: Entry) -> Json:
+    def _payload(self, entry: Entry) -> Json:
         info, error = self._info(entry)
         measured = self._measured(entry, info)
         layers, troubles = self._maps.examine(measured)
         outlined, broken = _outlined(entry)
         return {
-            **entry.says,
-            "image": say_image(measured, info, self._version(entry)),
+            **entry.payload,
+            "image": image_payload(measured, info, self._version(entry)),
             "image_error": error,
             "threshold": entry.thresholds.get(FIRST, NO_RUN_THRESHOLD),
             "thresholds": dict(entry.thresholds),
             "layers": [asdict(layer) for layer in layers],
-            "lesions": say_lesions(
-                entry.lesions.get(FIRST, ()), entry.told, _scale_of(layers)
+            "lesions": lesion_payloads(
+                entry.lesions.get(FIRST, ()), entry.record, _scale_of(layers)
             ),
-            "facts": [*map(list, entry.facts), *say_file(info)],
+            "facts": [*map(list, entry.facts), *file_payload(info)],
             "notes": [*entry.notes, *troubles, *broken],
             "outlines": outlined,
             "done": [name for name, held in entry.runs.items() if held.stamp],
-            "truth_outlines": entry.row.annotation is not None and bool(measured.told),
+            "truth_outlines": entry.row.annotation is not None
+            and bool(measured.record),
         }
 
     def _info(self, entry: Entry) -> tuple[SlideInfo | None, Json | None]:
@@ -91,7 +94,7 @@ class SlideRoutes:
                 return info, ANOTHER_FILE
             return info, None
         except Fetching:
-            if not entry.told:
+            if not entry.record:
                 raise
             return None, None  # its run has said enough
         except (SlideError, OSError) as e:
@@ -105,18 +108,18 @@ class SlideRoutes:
 
     def _measured(self, entry: Entry, info: SlideInfo | None = None) -> Entry:
         """The slide with its size, also where no run has told it."""
-        if entry.told:
+        if entry.record:
             return entry
         info = info or self._info(entry)[0]
         if info is None:
             return entry
-        told = {
+        record = {
             "width": info.width,
             "height": info.height,
             "mpp_x": info.mpp_x or 1.0,
             "mpp_y": info.mpp_y or 1.0,
         }
-        return replace(entry, told=told)
+        return replace(entry, record=record)
 
     async def tile(self, request: Request) -> Response:
         """A tile of the slide."""
@@ -141,7 +144,7 @@ class SlideRoutes:
             blob = await self._service.do(request, work)
         except FileNotFoundError:  # not prepared yet
             return await self._overview(request, entry)
-        return say_blob(request, blob, "image/jpeg")
+        return blob_response(request, blob, "image/jpeg")
 
     async def _overview(self, request: Request, entry: Entry) -> Response:
         """The slide itself, small; of one in a bucket all would have to be fetched."""
@@ -162,7 +165,7 @@ class SlideRoutes:
             return Blob(version=version, tag=tag, data=None if same else make())
 
         try:
-            return say_blob(
+            return blob_response(
                 request, await self._service.do(request, work), "image/jpeg"
             )
         except NoTile as e:
@@ -197,7 +200,9 @@ class SlideRoutes:
             png = self._maps.png(measured, run, name, at)
             return Blob(version=version, tag=tag, data=png)
 
-        return say_blob(request, await self._service.do(request, work), "image/png")
+        return blob_response(
+            request, await self._service.do(request, work), "image/png"
+        )
 
     async def values(self, request: Request) -> Response:
         """What the maps say at a place."""
@@ -289,7 +294,7 @@ def _scale_of(layers: Sequence[Layer]) -> tuple[float, float] | None:
     return None
 
 
-def say_image(entry: Entry, info: SlideInfo | None, version: str) -> Json | None:
+def image_payload(entry: Entry, info: SlideInfo | None, version: str) -> Json | None:
     """The slide's size and scale; None where neither a run nor its file say them."""
     if entry.l0_size is None or entry.mpp is None:
         return None
@@ -308,7 +313,7 @@ def say_image(entry: Entry, info: SlideInfo | None, version: str) -> Json | None
     }
 
 
-def say_file(info: SlideInfo | None) -> list[list[str]]:
+def file_payload(info: SlideInfo | None) -> list[list[str]]:
     """What the slide's file says of itself, names and words."""
     if info is None:
         return []

@@ -79,8 +79,8 @@ class Layer:
 
     def stamped(self) -> Self:
         """With a version that tells its scale and range as well as its file."""
-        said = replace(self, label="")
-        version = hashlib.sha256(repr(said).encode()).hexdigest()[:16]
+        unlabeled = replace(self, label="")
+        version = hashlib.sha256(repr(unlabeled).encode()).hexdigest()[:16]
         return replace(self, version=version)
 
 

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 Value = TypeVar("Value")
 
 
-class Kept(Generic[Value]):
+class LruCache(Generic[Value]):
     """Values by key, at most so many bytes of them; the least used leave first."""
 
     def __init__(self, most_bytes: int, size: Callable[[Value], int]) -> None:

@@ -33,7 +33,7 @@ from digipath_ray.viewer.tiles.layers import (
     to_gray,
     value_layers,
 )
-from digipath_ray.viewer.tiles.lru import Kept
+from digipath_ray.viewer.tiles.lru import LruCache
 from digipath_ray.viewer.tiles.truth import Truths
 from digipath_ray.viewer.tiles.valuetiles import ValueTiles, open_value_tiles
 
@@ -46,9 +46,11 @@ class Maps:
 
     def __init__(self, spec: AnnotationSpec, *, most_bytes: int = 96 << 20) -> None:
         self._truths = Truths(spec)
-        self._files: Kept[ValueTiles] = Kept(OPEN_MAPS, lambda _: 1)
-        self._tiles: Kept[Map] = Kept(most_bytes, lambda tile: tile.nbytes)
-        self._masks: Kept[MaskLevels] = Kept(most_bytes, lambda mask: mask.nbytes)
+        self._files: LruCache[ValueTiles] = LruCache(OPEN_MAPS, lambda _: 1)
+        self._tiles: LruCache[Map] = LruCache(most_bytes, lambda tile: tile.nbytes)
+        self._masks: LruCache[MaskLevels] = LruCache(
+            most_bytes, lambda mask: mask.nbytes
+        )
         self._reading = threading.Lock()
 
     def version(self, entry: Entry, run: str, name: str) -> str:
@@ -178,11 +180,11 @@ class Maps:
         there = 0 <= col < heatmap.width and 0 <= row < heatmap.height
         px = np.s_[row % TILE_PX, col % TILE_PX]
         at = At(0, col // TILE_PX, row // TILE_PX)
-        said = there and self._read(heatmap, entry, run, WEIGHT, at)[px] > 0
+        covered = there and self._read(heatmap, entry, run, WEIGHT, at)[px] > 0
         for name in heatmap.channels:
             if name in LABELS:
-                value = self._read(heatmap, entry, run, name, at)[px] if said else None
-                yield f"{run}/{name}", None if value is None else float(value)
+                plane = self._read(heatmap, entry, run, name, at) if covered else None
+                yield f"{run}/{name}", None if plane is None else float(plane[px])
 
     def _read(
         self, heatmap: ValueTiles, entry: Entry, run: str, channel: str, at: At

@@ -109,8 +109,8 @@ class SlidePool:
         known = self._versions.get(row.path)
         if known is not None and is_url(row.path) and now - known[0] < LOOK_S:
             return known[1]
-        said = f"{row.path} {row.mpp} {_state_of(row.path)}"
-        version = hashlib.sha256(said.encode()).hexdigest()[:16]
+        state = f"{row.path} {row.mpp} {_state_of(row.path)}"
+        version = hashlib.sha256(state.encode()).hexdigest()[:16]
         if is_url(row.path):
             self._versions[row.path] = (now, version)
         return version

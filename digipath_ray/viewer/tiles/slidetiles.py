@@ -7,7 +7,7 @@ from PIL import Image
 
 from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.slide.open import Pixels, Slide
-from digipath_ray.viewer.tiles.lru import Kept
+from digipath_ray.viewer.tiles.lru import LruCache
 from digipath_ray.viewer.tiles.pool import SlidePool
 from digipath_ray.viewer.tiles.pyramid import Levels, encode_jpeg, read_shrunk
 
@@ -20,7 +20,7 @@ class Tiles:
 
     def __init__(self, pool: SlidePool, *, most_bytes: int = 128 << 20) -> None:
         self.pool = pool
-        self.kept: Kept[bytes] = Kept(most_bytes, len)
+        self.kept: LruCache[bytes] = LruCache(most_bytes, len)
 
     def tile(self, row: SlideRow, level: int, col: int, at_row: int) -> bytes:
         """A DeepZoom tile as JPEG.

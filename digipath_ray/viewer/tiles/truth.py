@@ -21,7 +21,7 @@ from digipath_ray.outcome.qupath import feature, outline
 from digipath_ray.storage.files import is_url
 from digipath_ray.viewer.collection.snapshot import Entry
 from digipath_ray.viewer.tiles.layers import LABELS, At, Gray, Layer, NoMap
-from digipath_ray.viewer.tiles.lru import Kept
+from digipath_ray.viewer.tiles.lru import LruCache
 
 TRUTH_MPP = 4.0
 """Um per px of the ground truth where no heatmap sets its pixels."""
@@ -44,7 +44,7 @@ class Truths:
 
     def __init__(self, spec: AnnotationSpec) -> None:
         self._spec = spec
-        self._kept: Kept[Annotation] = Kept(OPEN_TRUTHS, lambda _: 1)
+        self._kept: LruCache[Annotation] = LruCache(OPEN_TRUTHS, lambda _: 1)
         self._reading = threading.Lock()
         self._started = uuid.uuid4().hex
 

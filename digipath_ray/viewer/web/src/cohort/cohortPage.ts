@@ -1,4 +1,4 @@
-/** The first page: the night, and its slides or patients. */
+/** The first page: the run, and its slides or patients. */
 
 import { url } from "../page/api";
 import { fill, make, patchChildren, say } from "../page/dom";
@@ -9,7 +9,7 @@ import { count } from "../page/words";
 import { Chips, Emptiness, searchField } from "./controls";
 import { announceLandings } from "./landings";
 import { FILTERS, listing, PATIENT_FILTERS, patientListing, type SortKey } from "./listing";
-import { nightBar } from "./night";
+import { runProgress } from "./runProgress";
 import { PatientTable } from "./patientTable";
 import { runControls } from "./runs";
 import { SlideTable } from "./slideTable";
@@ -28,7 +28,7 @@ export function showCohort(main: HTMLElement, live: Live, tab: Tab, until: Abort
   const parts = tab === "patients" ? patients(live, until) : slides(live, until);
   fill(
     main,
-    make("div", { class: "page" }, head, nightBar(live, until), tabs(live, tab, until), ...parts),
+    make("div", { class: "page" }, head, runProgress(live, until), tabs(live, tab, until), ...parts),
   );
   announceLandings(live, until);
 }

@@ -1,5 +1,5 @@
 /** A table whose heads sort and whose rows are kept: a row that changes is changed in its
- * place, so that focus, scroll and choice outlast the events of a running night. */
+ * place, so that focus, scroll and choice outlast the events of a running run. */
 
 import { make, patch, say, type Child } from "../page/dom";
 

@@ -53,7 +53,7 @@ export function runControls(table: SlideTable, until: AbortSignal): HTMLElement 
 function jobRow(job: Job): HTMLElement {
   const text = `${job.preset}, ${count(job.slides, "slide")}, to ${job.out}`;
   const row = make("li", {}, make("b", {}, job.state), ` ${text} `);
-  const last = job.said.at(-1);
+  const last = job.output.at(-1);
   if (job.state === "failed" && last) row.append(make("span", { class: "error-text" }, last));
   if (job.open) row.append("To see its results: ", make("code", {}, job.open));
   if (isOpen(job)) {

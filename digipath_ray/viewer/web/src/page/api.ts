@@ -171,7 +171,7 @@ export interface Job {
   preset: string;
   slides: number;
   /** The last lines that the run printed. */
-  said: string[];
+  output: string[];
   /** The command that opens its results, once they stand. */
   open?: string | null;
 }

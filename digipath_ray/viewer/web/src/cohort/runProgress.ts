@@ -1,4 +1,4 @@
-/** The bar of a running night: how far, how fast, what it waits for, what failed. */
+/** The bar of a running run: how far, how fast, what it waits for, what failed. */
 
 import type { Cohort, Status } from "../page/api";
 import { make, patchChildren } from "../page/dom";
@@ -18,8 +18,8 @@ const PHASES: Record<string, string> = {
 };
 
 /** A section that follows the run; empty for a folder of slides. */
-export function nightBar(live: Live, until: AbortSignal): HTMLElement {
-  const section = make("section", { class: "night", "aria-label": "The run" });
+export function runProgress(live: Live, until: AbortSignal): HTMLElement {
+  const section = make("section", { class: "run-progress", "aria-label": "The run" });
   const draw = () => patchChildren(section, describe(live.cohort, live.connected));
   live.watch((part) => part !== "patients" && draw(), until);
   draw();
@@ -34,7 +34,7 @@ function describe(cohort: Cohort, connected: boolean): HTMLElement[] {
   if (status === null) return lost;
   const bar = make(
     "div",
-    { class: `night-bar ${status.state}` },
+    { class: `run-progress-bar ${status.state}` },
     heading(status),
     progress(cohort, status),
     numbers(status),
@@ -49,7 +49,7 @@ function heading(status: Status): HTMLElement {
   const more = doing ?? why;
   return make(
     "p",
-    { class: "night-state" },
+    { class: "run-progress-state" },
     make("span", { class: "dot", "aria-hidden": true }),
     make("b", {}, STATES[status.state]),
     more ? make("span", { class: "quiet" }, more) : null,
@@ -65,7 +65,7 @@ function progress(cohort: Cohort, status: Status): HTMLElement {
   const text = `${ended} of ${count(status.slides, "slide")}`;
   return make(
     "div",
-    { class: "night-progress" },
+    { class: "run-progress-done" },
     meter,
     make(
       "span",
@@ -95,7 +95,7 @@ function numbers(status: Status): HTMLElement {
   const shown = pairs.filter((pair): pair is [string, string] => pair[1] !== null);
   return make(
     "dl",
-    { class: "night-numbers" },
+    { class: "run-progress-numbers" },
     ...shown.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))),
   );
 }
