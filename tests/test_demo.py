@@ -320,7 +320,7 @@ class TestDemoRun:
 
     def test_finds_the_lesions_and_little_else(self, demo, cohort: Path) -> None:
         config = resolve(load_config(preset="demo"))
-        threshold = config.ensemble.threshold
+        threshold = config.outcome.threshold
         scores = score_run(RunDirectory(demo[0] / "run"), cohort, threshold=threshold)
         assert [s.label for s in scores] == ["macro", "negative", "micro", "itc"]
         assert [s.metastasis for s in scores] == [s.label for s in scores]

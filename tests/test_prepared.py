@@ -54,11 +54,11 @@ def test_a_person_can_check_what_was_found(run: RunDirectory, row: SlideRow) -> 
     prepared = prepare_slide(row, config, run)
     mask = read_mask(run.mask("s"))
     assert mask.area_mm2 == pytest.approx(0.24, rel=0.05)
-    assert prepared.row["tissue_mm2"] == pytest.approx(mask.area_mm2)
-    assert prepared.row["qc"] == []
+    assert prepared.tissue_mm2 == pytest.approx(mask.area_mm2)
+    assert prepared.qc == ()
     table = pq.read_table(run.patches("s"))
     assert table.schema.names == PATCHES.names
-    assert set(prepared.row) == set(SLIDES.names)
+    assert set(prepared.to_row()) == set(SLIDES.names)
     cells = keep_cells(prepared.grid(config.grid), mask.dilated(30.0))
     chunks = cut_chunks(cells, chunk_cells=16)
     for ours, written in zip(chunks, read_chunks(run, "s", config), strict=True):
@@ -91,7 +91,7 @@ def test_mask_of_the_manifest_is_taken(
     prepared = prepare_slide(
         replace(row, mask=str(tmp_path / "mask.png")), config_of(), run
     )
-    assert prepared.row["tissue_mm2"] == pytest.approx(0.5 * 0.4, rel=0.02)
+    assert prepared.tissue_mm2 == pytest.approx(0.5 * 0.4, rel=0.02)
     assert read_mask_image(tmp_path / "mask.png").sum() == 50 * 40
 
 
@@ -118,10 +118,10 @@ def test_other_chunks_need_no_new_preparation(run: RunDirectory, row: SlideRow) 
     other = config_of(compute={"chunk_cells": 32})
     found = read_prepared(run, replace(row, label="macro"), other)
     assert found is not None
-    assert found.row["label"] == "macro", "the manifest may say more than before"
+    assert found.label == "macro", "the manifest may say more than before"
     chunks = read_chunks(run, "s", other)
-    assert found.row["chunks"] == len(chunks) < prepared.row["chunks"]
-    assert sum(map(len, chunks)) == prepared.row["patches"]
+    assert found.chunks == len(chunks) < prepared.chunks
+    assert sum(map(len, chunks)) == prepared.patches
 
 
 def test_other_mask_is_prepared_anew(
@@ -170,11 +170,11 @@ def test_manifest_mpp_that_differs_from_the_file_is_flagged(
     run: RunDirectory, row: SlideRow
 ) -> None:
     prepared = prepare_slide(replace(row, mpp=0.98), config_of(), run)
-    assert prepared.row["mpp_source"] == "manifest"
-    assert prepared.row["effective_mpp_x"] == 0.98
-    assert prepared.row["qc"] == []
+    assert prepared.mpp_source == "manifest"
+    assert prepared.effective_mpp_x == 0.98
+    assert prepared.qc == ()
     prepared = prepare_slide(replace(row, mpp=0.5), config_of(), run)
-    assert "mpp differs from file" in prepared.row["qc"]
+    assert "mpp differs from file" in prepared.qc
 
 
 def test_untrained_members_are_named_on_every_overlay() -> None:

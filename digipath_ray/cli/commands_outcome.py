@@ -41,7 +41,7 @@ stage = typer.Typer(
 
 
 @stage.command(name=BY_DEFAULT)
-@with_outcome("nodes", "min_lesion_um", "min_lesion_p", "merge_um")
+@with_outcome("threshold", "nodes", "min_lesion_um", "min_lesion_p", "merge_um")
 def stage_run(
     *,
     run_directory: RunArgument,
@@ -63,7 +63,13 @@ def stage_run(
     return conclude(console(), run_directory, "stage", overrides)
 
 
-@with_outcome("viable_close_um", "viable_open_um", "min_viable_mm2", "refine_hull")
+@with_outcome(
+    "threshold",
+    "viable_close_um",
+    "viable_open_um",
+    "min_viable_mm2",
+    "refine_hull",
+)
 def burden(*, run_directory: RunArgument, overrides: dict[str, Any]) -> int:
     """Measure a finished run anew: viable tumor by whole tumor region. No GPU."""
     from digipath_ray.cli.outcome import conclude

@@ -40,7 +40,7 @@ def run_demo(console: Console, out: Path) -> int:
     console.rule("the run")
     print_summary(console, summary, predicted=True)
     console.rule("against the truth that was drawn")
-    threshold = config.ensemble.threshold
+    threshold = config.outcome.threshold
     scores = score_run(summary.run, manifest, threshold=threshold)
     console.print(truth_table(scores, summary))
     console.print(

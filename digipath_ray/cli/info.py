@@ -14,12 +14,13 @@ from digipath_ray.geometry import MPP_TOLERANCE, NoLevelFineEnough
 from digipath_ray.patches import Grid, cut_chunks, keep_cells
 from digipath_ray.pipeline.prepare import (
     check_heatmap_size,
+    differs_from_file,
     find_slide_tissue,
     grid_of,
     no_tissue,
     open_cohort_slide,
+    slide_flags,
 )
-from digipath_ray.run.slidetable import differs_from_file, slide_flags
 from digipath_ray.slide.open import Slide, SlideError, SlideInfo
 from digipath_ray.words import count
 

@@ -46,7 +46,7 @@ from digipath_ray.planning.prices import (
 from digipath_ray.planning.rate import for_cpu, measure_rate
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import Failure
-from digipath_ray.run.prepared import PreparedSlide
+from digipath_ray.run.record import SlideRecord
 from digipath_ray.storage import bucket
 from digipath_ray.storage.files import is_url, place
 from digipath_ray.words import count
@@ -85,7 +85,7 @@ def plan_cohort(
     cost, prepared, failures = count_patches(console, rows, config, out)
     for failure in failures:
         print_failure(console, failure)
-    print_flags(console, [slide.row for slide in prepared])
+    print_flags(console, [slide.to_row() for slide in prepared])
     if not prepared:
         console.print(f"[red]nothing to plan[/]: {_none_usable(len(rows))}")
         return 1
@@ -132,7 +132,7 @@ def _none_usable(slides: int) -> str:
 
 def count_patches(
     console: Console, rows: Sequence[SlideRow], config: RunConfig, out: Path
-) -> tuple[Cost, list[PreparedSlide], list[Failure]]:
+) -> tuple[Cost, list[SlideRecord], list[Failure]]:
     """Place every slide's patches from its real mask, in a folder soon removed."""
     with (
         connected(),

@@ -19,7 +19,7 @@ from digipath_ray.networks.resolve import resolve
 from digipath_ray.outcome.staging import PatientStage
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import Failure, RunError
-from digipath_ray.run.slidetable import row_of
+from digipath_ray.run.record import SlideRecord
 from digipath_ray.storage.files import read_table, read_text
 from digipath_ray.words import count, format_rate
 
@@ -64,7 +64,7 @@ def segment_prepared(console: Console, out: Path) -> int:
         )
     # Forced: what the cards deny was accepted when the run was prepared.
     config = resolve(tomllib.loads(read_text(run.settings)), force=True)
-    rows = [row_of(slide) for slide in read_table(run.slides).to_pylist()]
+    rows = [SlideRecord.from_row(row) for row in read_table(run.slides).to_pylist()]
     with RunProgress(console) as progress:
         summary = run_cohort(run, rows, config, watcher=watch(progress))
     # Slides that could not be prepared are no rows here, yet never drop out unseen.

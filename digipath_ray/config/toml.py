@@ -1,6 +1,6 @@
-"""What was said of a run: preset, TOML file and options, merged into one tree.
+"""The settings given for a run: preset, TOML file and options, merged into a tree.
 
-A tree is kept until the last moment, so that what nobody said can still come from a
+A tree is kept until the last moment, so that what was not given can still come from a
 member's card (:func:`digipath_ray.networks.resolve.resolve`).
 """
 
@@ -67,7 +67,7 @@ FREE_TO_CHANGE = (
     "fit.epochs", "fit.patience", "fit.workers", "fit.worker_gpus", "fit.readers",
     "fit.members_at_once", "fit.restarts", "fit.max_failed",
 )  # fmt: skip
-"""Settings that a fit may be taken up with anew: how long, where and how fast."""
+"""Settings with which a fit may be resumed: how long, where and how fast."""
 
 Tree = dict[str, Any]
 """A config as TOML reads it: section -> field -> value, and ``members``: a list."""
@@ -92,11 +92,13 @@ def read_toml(path: Path) -> Tree:
         ValueError: the file is missing, no TOML, or names an unknown section or field.
     """
     try:
-        tree = tomllib.loads(read_text(path))
+        tree = parse_toml(read_text(path))
     except FileNotFoundError as e:
         raise ValueError(f"config {path}: no such file") from e
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
         raise ValueError(f"config {path}: not valid TOML: {e}") from e
+    except ValueError as e:
+        raise ValueError(f"config {path}: {e}") from e
     preset = tree.pop("preset", None)
     try:
         check_tree(tree)
@@ -110,6 +112,27 @@ def read_toml(path: Path) -> Tree:
         return merge(read_preset(preset), tree) if preset is not None else tree
     except ValueError as e:
         raise ValueError(f"config {path}: {e}") from e
+
+
+def parse_toml(text: str) -> Tree:
+    """The tree of a TOML text, with ``threshold`` where it is now: in [outcome].
+
+    Files of version 0.1 have it in [ensemble].
+
+    Raises:
+        ValueError: not TOML, or both sections have a threshold.
+    """
+    tree = tomllib.loads(text)
+    ensemble = tree.get("ensemble")
+    if not isinstance(ensemble, dict) or "threshold" not in ensemble:
+        return tree
+    outcome = tree.setdefault("outcome", {})
+    if "threshold" in outcome:
+        raise ValueError(
+            "threshold is in [ensemble] and in [outcome]: keep the one in [outcome]"
+        )
+    outcome["threshold"] = ensemble.pop("threshold")
+    return tree
 
 
 def _found_beside(path: Path, weights: object) -> dict[str, str]:
@@ -224,7 +247,7 @@ def _member_values(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def from_tree(tree: Mapping[str, Any]) -> RunConfig:
-    """The checked config of a tree; what is said of fitting is left out.
+    """The checked config of a tree; the sections of a fit are left out.
 
     Raises:
         ValueError: naming the field and the value.
@@ -234,7 +257,7 @@ def from_tree(tree: Mapping[str, Any]) -> RunConfig:
 
 
 def recipe_from_tree(tree: Mapping[str, Any]) -> Recipe:
-    """The checked recipe of a tree; what is said of running is left out.
+    """The checked recipe of a tree; the sections of a run are left out.
 
     Raises:
         ValueError: naming the field and the value.
@@ -304,9 +327,9 @@ def load_config(
     path: Path | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> Tree:
-    """Preset, then file, then overrides, merged into one tree of what was SAID.
+    """Preset, then file, then overrides, merged into one tree of what was given.
 
-    Kept a tree, so that what nobody said can still come from a member's card
+    Kept a tree, so that what was not given can still come from a member's card
     (:func:`digipath_ray.networks.resolve.resolve`).
     """
     trees: list[Tree] = []
@@ -330,7 +353,7 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Lines naming each field whose value changes a heatmap and is not the same.
 
     ``[compute]`` is left out, but for the precision: where and how fast a run goes
-    does not change what it finds. So is ``[outcome]``, which is made anew.
+    does not change what it finds. So is ``[outcome]``, which is recomputed.
     """
 
     def flat(tree: Mapping[str, Any]) -> dict[str, Any]:

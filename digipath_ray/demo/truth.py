@@ -56,7 +56,7 @@ def score_run(run: RunDirectory, manifest: Path, *, threshold: float) -> list[Sc
         rows = [row for row in csv.DictReader(file) if row["slide_id"] in done]
     found = []
     for row in rows:
-        outcome = done[row["slide_id"]]["outcome"]
+        outcome = done[row["slide_id"]].outcome
         heatmap = read_heatmap(run.heatmap(row["slide_id"]))
         truth = truth_on(heatmap, manifest.parent, row["annotation"])
         shown = heatmap.probability >= threshold

@@ -25,7 +25,7 @@ from digipath_ray.config.recipe import Recipe
 from digipath_ray.distributed.connect import connected
 from digipath_ray.distributed.fit_member import divide_fit, fit_member
 from digipath_ray.distributed.fit_samples import sample_cohort
-from digipath_ray.networks.card import ModelCard, read_card
+from digipath_ray.networks.card import ModelCard, mean_threshold, read_card
 from digipath_ray.networks.weights import card_spec, load_member
 from digipath_ray.run.failure import Failure, RunStopped
 from digipath_ray.storage.files import is_url, read_table
@@ -162,7 +162,7 @@ def write_scores(
         names = [card.name for card in cards]
         counted = ray.get(task.remote(str(directory.root), recipe, rows, tested, names))
         thresholds = {c.name: c.threshold or 0.5 for c in cards}
-        thresholds[ENSEMBLE] = sum(thresholds.values()) / len(thresholds)
+        thresholds[ENSEMBLE] = mean_threshold(cards) or 0.5
         scores["test"] = {
             "slides": tested,
             "patients": list(patients_of(tested, rows)),

@@ -25,7 +25,7 @@ def try_sample(root: str, row: SlideRow, recipe: Recipe) -> pa.Table | Failure:
         with watched(READ_TIMEOUT_S):
             return sample_slide(row, recipe, FitDirectory(root))
     except Exception as e:
-        return explain(e, vars(row), "prepare")
+        return explain(e, row, "prepare")
 
 
 def sample_cohort(

@@ -24,7 +24,7 @@ from digipath_ray.distributed.read import read_shard, shard_table
 from digipath_ray.distributed.resources import Share
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import Failure, RunStopped
-from digipath_ray.run.prepared import PreparedSlide
+from digipath_ray.run.record import SlideRecord
 from digipath_ray.storage.files import is_url, read_table
 
 PLAN_ERRORS = (
@@ -110,7 +110,7 @@ def plan_context(config: RunConfig) -> DataContext:
 
 def segment_cohort(
     run: RunDirectory,
-    slides: Sequence[PreparedSlide],
+    slides: Sequence[SlideRecord],
     config: RunConfig,
     share: Share,
     failures: list[Failure],

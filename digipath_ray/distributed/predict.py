@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.config.run import MemberSpec, RunConfig
 from digipath_ray.distributed.attempts import TooManyAttempts, counted, explain
 from digipath_ray.distributed.ledger import Ledger, Place
@@ -69,7 +70,7 @@ class PredictStage:
             with counted(self.ledger, work, limit=limit):
                 return self._predict(batch)
         except Exception as e:
-            failure = explain(e, {"slide_id": slide_id, "path": ""}, "predict")
+            failure = explain(e, SlideRow(slide_id=slide_id, path=""), "predict")
             return self._pass_error(error_row(failure, self.config))
 
     def _predict(self, batch: Batch) -> Batch:

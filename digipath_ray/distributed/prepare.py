@@ -10,9 +10,10 @@ from digipath_ray.distributed.tasks import for_each_slide
 from digipath_ray.pipeline.prepare import prepare_slide
 from digipath_ray.run.directory import READERS, RunDirectory
 from digipath_ray.run.failure import Failure
-from digipath_ray.run.prepared import PreparedSlide, read_prepared
+from digipath_ray.run.prepared import read_prepared
+from digipath_ray.run.record import SlideRecord
 
-Answer = PreparedSlide | Failure
+Answer = SlideRecord | Failure
 
 
 def try_prepare(root: str, row: SlideRow, config: RunConfig) -> Answer:
@@ -21,7 +22,7 @@ def try_prepare(root: str, row: SlideRow, config: RunConfig) -> Answer:
         with watched(config.compute.read_timeout_s) as rewind:
             return prepare_slide(row, config, RunDirectory(root), on_progress=rewind)
     except Exception as e:
-        return explain(e, vars(row), "prepare")
+        return explain(e, row, "prepare")
 
 
 def prepare_cohort(
@@ -30,7 +31,7 @@ def prepare_cohort(
     config: RunConfig,
     *,
     report: Callable[[int], None] = lambda n: None,
-) -> tuple[list[PreparedSlide], list[Failure]]:
+) -> tuple[list[SlideRecord], list[Failure]]:
     """Prepare every slide that an earlier start has not, in the cohort's order.
 
     Args:
@@ -53,6 +54,6 @@ def prepare_cohort(
     )
     ordered = [answers[row.slide_id] for row in rows]
     return (
-        [a for a in ordered if isinstance(a, PreparedSlide)],
+        [a for a in ordered if isinstance(a, SlideRecord)],
         [a for a in ordered if isinstance(a, Failure)],
     )

@@ -1,7 +1,6 @@
 """Outcomes made anew from finished heatmaps: one Ray task per slide, no GPU."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from digipath_ray.cohort.read import SlideRow
 from digipath_ray.config.run import RunConfig
@@ -11,7 +10,7 @@ from digipath_ray.outcome.measure import measured_with
 from digipath_ray.pipeline.finish import remeasure_slide
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import Failure
-from digipath_ray.run.slidetable import row_of
+from digipath_ray.run.record import DoneRecord, SlideRecord
 
 ATTEMPTS = 3
 
@@ -22,25 +21,19 @@ def try_remeasure(root: str, row: SlideRow, config: RunConfig) -> Failure | None
     try:
         remeasure_slide(run, run.read_record(row.slide_id), config)
     except Exception as e:
-        return explain(e, vars(row), "measure")
+        return explain(e, row, "measure")
     return None
 
 
-def find_stale(
-    done: Mapping[str, Mapping[str, Any]], config: RunConfig
-) -> list[SlideRow]:
+def find_stale(done: Mapping[str, DoneRecord], config: RunConfig) -> list[SlideRecord]:
     """Finished slides whose outcome was measured by other settings, or never."""
     now = measured_with(config)
-    return [
-        row_of(record["slide"])
-        for record in done.values()
-        if record.get("measured") != now
-    ]
+    return [record.slide for record in done.values() if record.measured != now]
 
 
 def remeasure_slides(
     run: RunDirectory,
-    done: Mapping[str, Mapping[str, Any]],
+    done: Mapping[str, DoneRecord],
     config: RunConfig,
     *,
     report: Callable[[int, int], None] = lambda done, total: None,

@@ -31,7 +31,8 @@ from digipath_ray.outcome.tables import stage_model_of, write_tables
 from digipath_ray.report import write_report
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import Failure, RunError, RunStopped
-from digipath_ray.run.prepared import PreparedSlide, digest_mask
+from digipath_ray.run.prepared import digest_mask
+from digipath_ray.run.record import DoneRecord, SlideRecord
 from digipath_ray.storage.files import publish, read_table
 from digipath_ray.storage.lease import Held
 
@@ -216,18 +217,16 @@ def patient_notes(outcomes: Sequence[dict[str, Any]], config: RunConfig) -> list
     ]
 
 
-def check_same_slides(
-    rows: Sequence[SlideRow], done: dict[str, dict[str, Any]]
-) -> None:
+def check_same_slides(rows: Sequence[SlideRow], done: dict[str, DoneRecord]) -> None:
     """Refuse a cohort in which a finished slide_id now names something else."""
     for row in rows:
         record = done.get(row.slide_id)
         if record is None:
             continue
         before = {
-            "path": os.path.realpath(record["slide"]["path"]),
-            "mpp": record["slide_mpp"],
-            "mask": record["mask_digest"],
+            "path": os.path.realpath(record.slide.path),
+            "mpp": record.slide.mpp,
+            "mask": record.slide.mask_digest,
         }
         now = {
             "path": os.path.realpath(row.path),
@@ -248,7 +247,7 @@ def _work(
     config: RunConfig,
     watcher: Watcher,
     predict: bool,
-    done: dict[str, dict[str, Any]],
+    done: dict[str, DoneRecord],
     failures: list[Failure],
 ) -> dict[str, Any]:
     """Prepare and segment the pending slides, adding to ``failures``; the metrics."""
@@ -265,7 +264,7 @@ def _work(
     prepare_seconds = time.time() - started
     if not (predict and slides):
         return {}
-    patches = sum(s.row["patches"] for s in slides)
+    patches = sum(s.patches for s in slides)
     watcher.planned(len(slides), patches)
     watcher.started(describe_work(config, share, patches=patches))
     tally = Tally(planned=patches)
@@ -288,7 +287,7 @@ def _work(
 
 
 def settle_precision(
-    config: RunConfig, share: Share, done: dict[str, dict[str, Any]]
+    config: RunConfig, share: Share, done: dict[str, DoneRecord]
 ) -> RunConfig:
     """The config with ``auto`` decided by what the networks run on.
 
@@ -298,7 +297,7 @@ def settle_precision(
     precision = config.compute.precision
     if precision == "auto":
         precision = "float16" if share.actor_gpus > 0 else "float32"
-    others = {record["precision"] for record in done.values()} - {precision}
+    others = {record.precision for record in done.values()} - {precision}
     if others:
         raise RunError(
             f"slides were finished in {', '.join(sorted(others))}, the others would be "
@@ -317,10 +316,10 @@ def note_cohort(run: RunDirectory, rows: Sequence[SlideRow]) -> None:
 
 
 def merge_slides(
-    run: RunDirectory, slides: Sequence[PreparedSlide], tried: Sequence[SlideRow]
+    run: RunDirectory, slides: Sequence[SlideRecord], tried: Sequence[SlideRow]
 ) -> list[dict[str, Any]]:
     """Rows of the SLIDES table: those of earlier starts that this one is not about."""
     ids = {row.slide_id for row in tried}
     before = read_table(run.slides).to_pylist() if run.slides.exists() else []
     kept = [row for row in before if row["slide_id"] not in ids]
-    return kept + [slide.row for slide in slides]
+    return kept + [slide.to_row() for slide in slides]

@@ -60,6 +60,6 @@ def for_each_slide(
                 todo.append((row, attempt + 1))
                 continue
             lost = TooManyAttempts(attempt)
-            answers[row.slide_id] = explain(lost, vars(row), step)
+            answers[row.slide_id] = explain(lost, row, step)
         report(len(answers))
     return answers

@@ -36,10 +36,10 @@ from digipath_ray.evaluate.froc import (
     match,
 )
 from digipath_ray.evaluate.predicted import (
-    PredictedRun,
     check_all_predicted,
+    find_run,
+    maps_of,
     note_not_scored,
-    read_run,
     with_patients,
 )
 from digipath_ray.evaluate.reference import (
@@ -51,6 +51,7 @@ from digipath_ray.evaluate.reference import (
 )
 from digipath_ray.evaluate.results import Evaluation
 from digipath_ray.evaluate.slidescore import auc, slide_score
+from digipath_ray.run.finished import FinishedRun
 
 MASK_MPP = 0.243
 """Of CAMELYON16's slides, which the challenge's masks have the size of."""
@@ -115,7 +116,7 @@ def evaluate_camelyon16(
     if not 0.01 <= mask_mpp <= 100:
         raise ValueError(f"mask mpp {mask_mpp:g}: give um per px, 0.01 to 100")
     spec = annotations or AnnotationSpec()
-    run = read_run(prediction)
+    run = find_run(prediction)
     files = {} if run else detections_in(prediction)
     predicted = run.records if run else files
     rows = read_reference(reference).with_negatives(predicted)
@@ -153,7 +154,7 @@ def measures(fp: FalsePositives) -> dict[str, Measure[SlideCase]]:
 
 
 def look_at_run(
-    run: PredictedRun,
+    run: FinishedRun,
     rows: Mapping[str, SlideRow],
     spec: AnnotationSpec,
     out: Path | None,
@@ -161,9 +162,9 @@ def look_at_run(
     """ENSEMBLE and members -> slide_id -> case; the ensemble's CSVs are written."""
     maps: dict[str, dict[str, SlideCase]] = {ENSEMBLE: {}}
     for slide_id, row in rows.items():
-        extent = extent_of_record(run.records[slide_id])
+        extent = extent_of_record(run.records[slide_id].slide)
         truth = truth_of(row, extent, spec) if row.annotation else None
-        for name, slide in run.maps(slide_id).items():
+        for name, slide in maps_of(run.slide(slide_id)).items():
             found = find_detections(slide)
             if out is not None and name == ENSEMBLE:
                 write_detections(out / f"{slide_id}.csv", found)

@@ -16,13 +16,14 @@ from digipath_ray.evaluate.bootstrap import (
     Units,
     score_maps,
 )
-from digipath_ray.evaluate.predicted import PredictedRun, note_not_scored, read_run
+from digipath_ray.evaluate.predicted import find_run, maps_of, note_not_scored
 from digipath_ray.evaluate.results import Evaluation
 from digipath_ray.outcome.measure import SlideOutcome, measure_slide
 from digipath_ray.outcome.metastasis.scores import quadratic_kappa
 from digipath_ray.outcome.stagelabels import read_stage_labels, stage_label_file
 from digipath_ray.outcome.staging import PnStage
 from digipath_ray.outcome.tables import stage_patients, type_slides
+from digipath_ray.run.finished import FinishedRun
 from digipath_ray.storage.files import read_table
 
 STAGES = (PnStage.N0, PnStage.N0_ITC, PnStage.N1_MICRO, PnStage.N1, PnStage.N2)
@@ -60,7 +61,7 @@ def evaluate_camelyon17(
             challenge's; says which.
     """
     true = reference_stages(reference)
-    run = read_run(prediction) if prediction.is_dir() else None
+    run = find_run(prediction) if prediction.is_dir() else None
     if prediction.is_dir() and run is None:
         raise ValueError(f"{prediction}: neither a run directory nor a submission CSV")
     notes: list[str] = []
@@ -138,7 +139,7 @@ def pair_up(true: Stages, found: Stages, path: Path) -> dict[str, Pair]:
     }
 
 
-def stages_of_run(run: PredictedRun) -> tuple[Stages, list[str]]:
+def stages_of_run(run: FinishedRun) -> tuple[Stages, list[str]]:
     """The stages in a run's PATIENTS table, and what to know of them.
 
     Raises:
@@ -165,7 +166,7 @@ def stages_of_run(run: PredictedRun) -> tuple[Stages, list[str]]:
     return check_stages(stages, path), notes
 
 
-def stages_of_members(run: PredictedRun) -> dict[str, Stages]:
+def stages_of_members(run: FinishedRun) -> dict[str, Stages]:
     """Member -> stages of the patients all of whose slides it predicted.
 
     None if the run kept no member's map: then no heatmap is read.
@@ -173,23 +174,23 @@ def stages_of_members(run: PredictedRun) -> dict[str, Stages]:
     if not run.config.ensemble.keep_members:
         return {}
     measured: dict[str, dict[str, SlideOutcome]] = {}
-    for slide_id, record in run.records.items():
-        for name, slide in run.maps(slide_id).items():
+    for slide_id in run.records:
+        for name, slide in maps_of(run.slide(slide_id)).items():
             if name != ENSEMBLE:
-                outcome = measure_slide(slide, record["slide"], run.config)
+                outcome = measure_slide(slide, run.config)
                 measured.setdefault(name, {})[slide_id] = outcome
     return {name: stage_member(run, found) for name, found in measured.items()}
 
 
-def stage_member(run: PredictedRun, measured: Mapping[str, SlideOutcome]) -> Stages:
+def stage_member(run: FinishedRun, measured: Mapping[str, SlideOutcome]) -> Stages:
     """The stages by one member's maps, of patients all of whose slides it predicted."""
     features = {i: o.features for i, o in measured.items() if o.features is not None}
     rows = {slide_id: dict(outcome.row) for slide_id, outcome in measured.items()}
     for slide_id, found in type_slides(rows, features, run.config).items():
         rows[slide_id] |= found
-    nodes, failures = run.config.outcome.nodes, run.directory.read_failures()
+    nodes, failures = run.config.outcome.nodes, run.failures
     unseen = run.records.keys() - measured.keys()
-    partly = {run.records[slide_id]["slide"]["patient_id"] for slide_id in unseen}
+    partly = {run.records[slide_id].slide.patient_id for slide_id in unseen}
     return {
         patient.patient_id.lower(): patient.pn_stage
         for patient in stage_patients(list(rows.values()), failures, nodes)

@@ -51,7 +51,7 @@ def find_detections(
     """
     heatmap = slide.heatmap
     p = heatmap.probability
-    alive = (p > stop_p) & (heatmap.weight > 0)
+    alive = (p > stop_p) & heatmap.covered
     index = np.flatnonzero(alive)
     order = index[np.argsort(-p.ravel()[index], kind="stable")]
     disc = _disc(radius_um / heatmap.mpp_x, radius_um / heatmap.mpp_y)

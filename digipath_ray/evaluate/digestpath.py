@@ -27,16 +27,15 @@ from digipath_ray.evaluate.masks import (
     pool,
 )
 from digipath_ray.evaluate.predicted import (
-    PredictedRun,
     check_all_predicted,
+    find_run,
     note_not_scored,
-    read_run,
     with_patients,
 )
 from digipath_ray.evaluate.reference import annotations_in, read_reference
 from digipath_ray.evaluate.results import Evaluation
 from digipath_ray.evaluate.slidescore import auc, slide_score
-from digipath_ray.run.finished import FinishedSlide, Truth
+from digipath_ray.run.finished import FinishedRun, FinishedSlide, Truth
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +94,7 @@ def evaluate_digestpath2019(
         ValueError: something is missing or cannot be read; says what.
     """
     spec = annotations or AnnotationSpec()
-    run = read_run(prediction)
+    run = find_run(prediction)
     files = {} if run else annotations_in(prediction)
     predicted = run.records if run else files
     rows = read_reference(reference).with_negatives(predicted)
@@ -117,9 +116,9 @@ def evaluate_digestpath2019(
     )
 
 
-def _look(slide: FinishedSlide, truth: Truth, run: PredictedRun) -> ImageCase:
+def _look(slide: FinishedSlide, truth: Truth, run: FinishedRun) -> ImageCase:
     return ImageCase(
-        overlap=overlap_of_slide(slide, truth, run.config.ensemble.threshold),
+        overlap=overlap_of_slide(slide, truth, run.config.outcome.threshold),
         score=slide_score(slide.heatmap, run.config),
     )
 

@@ -29,10 +29,10 @@ from digipath_ray.evaluate.bootstrap import (
     units_of,
 )
 from digipath_ray.evaluate.predicted import (
-    PredictedRun,
     check_all_predicted,
+    find_run,
+    maps_of,
     note_not_scored,
-    read_run,
     with_patients,
 )
 from digipath_ray.evaluate.reference import (
@@ -44,7 +44,7 @@ from digipath_ray.evaluate.reference import (
     size_of_file,
 )
 from digipath_ray.evaluate.results import Evaluation
-from digipath_ray.run.finished import FinishedSlide, Truth, read_truth
+from digipath_ray.run.finished import FinishedRun, FinishedSlide, Truth, read_truth
 
 Bools = NDArray[np.bool_]
 Found = TypeVar("Found")
@@ -113,7 +113,7 @@ def overlap_of_slide(slide: FinishedSlide, truth: Truth, threshold: float) -> Ov
     A pixel that no patch covers is predicted to be no tumor.
     """
     heatmap = slide.heatmap
-    predicted = (heatmap.probability >= threshold) & (heatmap.weight > 0)
+    predicted = heatmap.above(threshold)
     return count_overlap(predicted, truth.tumor, truth.ignored)
 
 
@@ -165,7 +165,7 @@ def _strips(
 
 
 def look_at_run(
-    run: PredictedRun,
+    run: FinishedRun,
     rows: Mapping[str, SlideRow],
     spec: AnnotationSpec,
     look: Callable[[FinishedSlide, Truth], Found],
@@ -185,8 +185,10 @@ def look_at_run(
     for slide_id, row in rows.items():
         if slide_id not in run.records:
             continue
-        maps = run.maps(slide_id)
-        truth = read_truth(replace(maps[ENSEMBLE], row=row), spec)
+        maps = maps_of(run.slide(slide_id))
+        whole = maps[ENSEMBLE]
+        record = replace(whole.record, annotation=row.annotation)
+        truth = read_truth(replace(whole, record=record), spec)
         for name, slide in maps.items():
             found.setdefault(name, {})[slide_id] = look(slide, truth)
     return found
@@ -243,11 +245,11 @@ def evaluate_masks(
     """
     spec = annotations or AnnotationSpec()
     rows = read_reference(reference).rows
-    run = read_run(prediction)
+    run = find_run(prediction)
     files = {} if run else annotations_in(prediction)
     check_all_predicted(rows, run.records if run else files, run)
     if run:
-        threshold = run.config.ensemble.threshold
+        threshold = run.config.outcome.threshold
         maps = look_at_run(
             run, rows, spec, lambda s, truth: overlap_of_slide(s, truth, threshold)
         )

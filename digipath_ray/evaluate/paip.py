@@ -27,15 +27,14 @@ from digipath_ray.evaluate.masks import (
     overlap_of_slide,
 )
 from digipath_ray.evaluate.predicted import (
-    PredictedRun,
+    find_run,
     note_not_scored,
-    read_run,
     with_patients,
 )
 from digipath_ray.evaluate.reference import annotations_in, read_reference
 from digipath_ray.evaluate.results import Evaluation
 from digipath_ray.outcome.burden import measure_burden
-from digipath_ray.run.finished import FinishedSlide, Truth
+from digipath_ray.run.finished import FinishedRun, FinishedSlide, Truth
 
 CLIP = 0.65
 """Jaccard index below which a case's Task 1 score is 0."""
@@ -124,7 +123,7 @@ def evaluate_paip2019(
     spec = annotations or AnnotationSpec()
     rows = read_reference(reference).rows
     true = None if burdens is None else burdens_of_rows(burdens, rows)
-    run = read_run(prediction)
+    run = find_run(prediction)
     files = {} if run else annotations_in(prediction)
     if run:
         maps = look_at_run_cases(run, rows, spec, true)
@@ -163,7 +162,7 @@ def look_at_files(
 
 
 def look_at_run_cases(
-    run: PredictedRun,
+    run: FinishedRun,
     rows: Mapping[str, SlideRow],
     spec: AnnotationSpec,
     true: Mapping[str, float] | None,
@@ -172,10 +171,10 @@ def look_at_run_cases(
 
     Burdens are measured as the run measures them.
     """
-    threshold = run.config.ensemble.threshold
+    threshold = run.config.outcome.threshold
 
     def look(slide: FinishedSlide, truth: Truth) -> CaseScore:
-        slide_id = slide.row.slide_id
+        slide_id = slide.record.slide_id
         overlap = overlap_of_slide(slide, truth, threshold)
         if true is None:
             return CaseScore(overlap=overlap, burden=None, reference=None)

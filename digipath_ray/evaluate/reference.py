@@ -1,9 +1,8 @@
 """What is true of slides: manifests with annotations, or folders of masks."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from digipath_ray.annotations import (
     ANNOTATION_SUFFIXES,
@@ -15,6 +14,7 @@ from digipath_ray.annotations import (
 from digipath_ray.annotations.maskbits import open_bits
 from digipath_ray.cohort.manifest import MANIFEST_SUFFIXES, SlideRow, read_manifest
 from digipath_ray.config.recipe import AnnotationSpec
+from digipath_ray.run.record import SlideRecord
 from digipath_ray.slide.info import SlideError, SlideInfo
 from digipath_ray.slide.open import open_slide
 
@@ -121,14 +121,13 @@ class Extent:
     mpp_y: float
 
 
-def extent_of_record(record: Mapping[str, Any]) -> Extent:
-    """The extent of a slide of a run, by its ``done`` record."""
-    slide = record["slide"]
+def extent_of_record(slide: SlideRecord) -> Extent:
+    """The extent of a slide of a run."""
     return Extent(
-        width=slide["width"],
-        height=slide["height"],
-        mpp_x=slide["mpp_x"],
-        mpp_y=slide["mpp_y"],
+        width=slide.width,
+        height=slide.height,
+        mpp_x=slide.mpp_x,
+        mpp_y=slide.mpp_y,
     )
 
 

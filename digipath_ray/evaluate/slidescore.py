@@ -23,7 +23,7 @@ def slide_score(heatmap: Heatmap, config: RunConfig) -> float:
         min_p=0.0,
         merge_um=config.outcome.merge_um,
     )
-    return rule.measure(find_lesions(heatmap, config.ensemble.threshold)).score
+    return rule.measure(find_lesions(heatmap, config.outcome.threshold)).score
 
 
 def auc(has_tumor: Sequence[bool], scores: Sequence[float]) -> float:

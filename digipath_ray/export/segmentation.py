@@ -53,7 +53,7 @@ def write_segmentations(
             left_out[slide_id] = str(e)
             continue
         made = make_segmentation(
-            heatmap, record["slide"], digest=record["files"]["heatmap"]
+            heatmap, record.slide.to_row(), digest=record.files["heatmap"]
         )
         path = out / f"{slide_id}.dcm"
         with publish(path) as temporary:
@@ -106,7 +106,7 @@ def make_segmentation(
 
 def quantize(heatmap: Heatmap) -> NDArray[np.float32]:
     """The probability [height, width], rounded to the steps that DICOM holds."""
-    p = np.where(heatmap.weight > 0, heatmap.probability, 0)
+    p = np.where(heatmap.covered, heatmap.probability, 0)
     return np.asarray(np.rint(p * LEVELS) / LEVELS, np.float32)
 
 

@@ -168,15 +168,24 @@ class Heatmap:
         """Variance over members (eq. 5)."""
         return self.channel("epistemic")
 
+    @property
+    def covered(self) -> NDArray[np.bool_]:
+        """Bool [height, width]: pixels that a patch covers."""
+        return np.asarray(self.weight > 0)
+
+    def above(self, threshold: float) -> NDArray[np.bool_]:
+        """Bool [height, width]: covered pixels with probability >= threshold."""
+        return np.asarray((self.probability >= threshold) & self.covered)
+
     def area_mm2(self, threshold: float) -> float:
-        """Area with probability >= threshold, of the pixels that were predicted."""
-        pixels = np.count_nonzero((self.probability >= threshold) & (self.weight > 0))
+        """Area of the covered pixels with probability >= threshold."""
+        pixels = np.count_nonzero(self.above(threshold))
         return float(pixels * self.mpp_x * self.mpp_y / 1e6)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Canvas:
-    """Sums of a slide's blocks so far; canvases merge in any order.
+    """Sums of a slide's blocks so far; blocks may come in any order.
 
     Attributes:
         channels: names in the order of ``sums``.
@@ -221,19 +230,6 @@ class Canvas:
             height, width = self.weight[target].shape
             self.weight[target] += weight[i, :height, :width]
             self.sums[:, *target] += sums[:, i, :height, :width]
-
-    def merge(self, other: "Canvas") -> "Canvas":
-        """Both canvases on one; commutative, associative up to float32 rounding."""
-        if self.channels != other.channels or self.sums.shape != other.sums.shape:
-            raise ValueError(
-                f"canvases differ: {self.channels} {self.sums.shape} and "
-                f"{other.channels} {other.sums.shape}"
-            )
-        return Canvas(
-            channels=self.channels,
-            sums=self.sums + other.sums,
-            weight=self.weight + other.weight,
-        )
 
     def heatmap(self, *, mpp_x: float, mpp_y: float) -> Heatmap:
         """The weighted mean at each pixel, 0 where no patch lies.

@@ -153,8 +153,8 @@ class _Measures:
 def _measure(
     slide: FinishedSlide, truth: Truth, windows: Windows, spec: MiningSpec
 ) -> _Measures:
-    known = (slide.heatmap.weight > 0) & ~truth.ignored
-    if not slide.row.gives_normal:
+    known = slide.heatmap.covered & ~truth.ignored
+    if not slide.record.gives_normal:
         known &= truth.tumor
     p, sums = slide.heatmap.probability, windows.sums
     tumor, called = truth.tumor & known, (p >= spec.dice_at) & known
@@ -185,7 +185,7 @@ def _samples(
     half_mm2 = slide.heatmap.mpp_x * slide.heatmap.mpp_y * windows.side**2 / 4e6
     x, y = windows.lefts[at[:, 1]], windows.tops[at[:, 0]]
     columns = {
-        "slide_id": [slide.row.slide_id] * len(at),
+        "slide_id": [slide.record.slide_id] * len(at),
         "x": np.rint(x * slide.l0_per_hm_x).astype(np.int64),
         "y": np.rint(y * slide.l0_per_hm_y).astype(np.int64),
         "tumor": share[tuple(at.T)].astype(np.float32),

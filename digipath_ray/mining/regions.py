@@ -145,7 +145,7 @@ def region_features(
     threshold: float,
 ) -> list[Feature]:
     """Frames and predicted outlines as GeoJSON features, level-0 px."""
-    called = (slide.heatmap.probability >= threshold) & (slide.heatmap.weight > 0)
+    called = slide.heatmap.above(threshold)
     features: list[Feature] = []
     for number, region in enumerate(regions, start=1):
         rows = slice(region.row, region.row + region.rows)

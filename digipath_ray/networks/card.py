@@ -8,7 +8,7 @@ unknown one is an error, never a guess.
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -112,6 +112,12 @@ _WANTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "training": ("an object", lambda v: isinstance(v, dict)),
     "notes": ("text", _is_text),
 }
+
+
+def mean_threshold(cards: Iterable[ModelCard]) -> float | None:
+    """The threshold of an ensemble: the mean of its members' that state one."""
+    chosen = [card.threshold for card in cards if card.threshold is not None]
+    return sum(chosen) / len(chosen) if chosen else None
 
 
 def card_path(weights_path: str | Path) -> Path:

@@ -24,7 +24,12 @@ from digipath_ray.networks.build import (
     build_network,
     normalization_of,
 )
-from digipath_ray.networks.card import ModelCard, card_path, read_card
+from digipath_ray.networks.card import (
+    ModelCard,
+    card_path,
+    mean_threshold,
+    read_card,
+)
 from digipath_ray.networks.weights import (
     check_file_finite,
     check_fit,
@@ -71,7 +76,7 @@ def resolve(
         {
             **tree,
             "grid": _grid_section(tree.get("grid", {}), cards, force=force),
-            "ensemble": _ensemble_section(tree.get("ensemble", {}), cards),
+            "outcome": _outcome_section(tree.get("outcome", {}), cards),
             "members": [row for row, _ in carded],
         }
     )
@@ -254,15 +259,15 @@ def _grid_section(
     return grid
 
 
-def _ensemble_section(
+def _outcome_section(
     configured: Mapping[str, Any], cards: list[ModelCard]
 ) -> dict[str, Any]:
-    """The tree's [ensemble]; a threshold nobody said is the mean of the cards'."""
-    ensemble = dict(configured)
-    chosen = [card.threshold for card in cards if card.threshold is not None]
-    if chosen:
-        ensemble.setdefault("threshold", sum(chosen) / len(chosen))
-    return ensemble
+    """The tree's [outcome]; a threshold not given is the mean of the cards'."""
+    outcome = dict(configured)
+    chosen = mean_threshold(cards)
+    if chosen is not None:
+        outcome.setdefault("threshold", chosen)
+    return outcome
 
 
 def _agree(mpp: float, other: float) -> bool:

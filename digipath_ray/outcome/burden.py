@@ -82,7 +82,7 @@ def measure_burden(
     if spec.refine_hull:
         region = refine(found, region)
         hull = trace(region)
-    whole = found.like(region & _tissue(heatmap, tissue) & (heatmap.weight > 0))
+    whole = found.like(region & _tissue(heatmap, tissue) & heatmap.covered)
     viable = found.like(found.array & whole.array)
     if not viable.array.any():
         return _no_burden(viable, "all viable tumor lies off the tissue mask")
@@ -127,7 +127,7 @@ def find_viable(
     Returns:
         The mask, and why it is empty if it is.
     """
-    above = (heatmap.probability >= threshold) & (heatmap.weight > 0)
+    above = heatmap.above(threshold)
     viable = Mask(array=above, mpp_x=heatmap.mpp_x, mpp_y=heatmap.mpp_y)
     if not above.any():
         return viable, f"no tumor found: no probability of {threshold:g} or more"

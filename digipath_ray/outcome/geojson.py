@@ -19,7 +19,7 @@ def write_outcome(
     run: RunDirectory, slide: FinishedSlide, outcome: SlideOutcome
 ) -> None:
     """Publish the lesions' outlines for QuPath, and the burden's masks."""
-    slide_id = slide.row.slide_id
+    slide_id = slide.record.slide_id
     write_features(run.lesions(slide_id), lesion_features(slide, outcome))
     if outcome.burden is None:
         return

@@ -122,7 +122,7 @@ def find_lesions(heatmap: Heatmap, threshold: float) -> Lesions:
 
     Of more than ``MOST`` the largest; how many were left out is said.
     """
-    above = (heatmap.probability >= threshold) & (heatmap.weight > 0)
+    above = heatmap.above(threshold)
     labels = np.zeros(above.shape, np.int32)
     regions = int(ndimage.label(above, NEIGHBORS, output=labels))
     if regions > MOST:

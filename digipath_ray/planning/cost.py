@@ -14,7 +14,8 @@ from digipath_ray.pipeline.prepare import STITCH_COPIES
 from digipath_ray.planning.calibration import Calibration
 from digipath_ray.planning.prices import DEADLINE_H
 from digipath_ray.run.directory import RunDirectory
-from digipath_ray.run.prepared import PreparedSlide, read_chunks
+from digipath_ray.run.prepared import read_chunks
+from digipath_ray.run.record import SlideRecord
 from digipath_ray.words import count, format_duration, size
 
 FILE_BYTES_PER_BYTE = 0.88
@@ -117,7 +118,7 @@ def calibrated(pace: Pace, measured: Calibration) -> Pace:
     return replace(pace, rate=machine.patches_per_s, device=device)
 
 
-def covered_px(run: RunDirectory, slide: PreparedSlide, config: RunConfig) -> int:
+def covered_px(run: RunDirectory, slide: SlideRecord, config: RunConfig) -> int:
     """Heatmap px that at least one patch of a prepared slide covers."""
     cells = np.concatenate(read_chunks(run, slide.slide_id, config))
     blocks, _ = share_blocks(cells, config.grid.blocks_per_side)
@@ -128,7 +129,7 @@ def covered_px(run: RunDirectory, slide: PreparedSlide, config: RunConfig) -> in
     return int((heights.astype(np.int64) * widths).sum())
 
 
-def read_px(run: RunDirectory, slide: PreparedSlide, config: RunConfig) -> int:
+def read_px(run: RunDirectory, slide: SlideRecord, config: RunConfig) -> int:
     """Network px read for a slide: every chunk reads each of its blocks once."""
     side = config.grid.blocks_per_side
     chunks = read_chunks(run, slide.slide_id, config)
@@ -137,7 +138,7 @@ def read_px(run: RunDirectory, slide: PreparedSlide, config: RunConfig) -> int:
 
 
 def add_up(
-    slides: Sequence[PreparedSlide], covered: Sequence[int], config: RunConfig
+    slides: Sequence[SlideRecord], covered: Sequence[int], config: RunConfig
 ) -> Cost:
     """The cohort's cost from its prepared slides and their covered heatmap px."""
     channels = len(config.channels)
@@ -146,8 +147,8 @@ def add_up(
     values = sum(covered) * 4 * channels
     return Cost(
         slides=len(slides),
-        patches=sum(s.row["patches"] for s in slides),
-        tissue_mm2=sum(s.row["tissue_mm2"] for s in slides),
+        patches=sum(s.patches for s in slides),
+        tissue_mm2=sum(s.tissue_mm2 for s in slides),
         heatmap_bytes=values * PYRAMID * FILE_BYTES_PER_BYTE,
         largest_bytes=max(in_memory, default=0),
         chunk_bytes=config.compute.chunk_cells * cell_bytes(config),

@@ -11,6 +11,7 @@ from digipath_ray.config.run import RunConfig
 from digipath_ray.config.toml import from_tree, read_toml
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import Failure, RunError
+from digipath_ray.run.record import DoneRecord
 from digipath_ray.storage.files import file_digest, modified, read_table, read_text
 
 Row = Mapping[str, Any]
@@ -42,7 +43,7 @@ class Findings:
     outcomes: dict[str, Row]
     failures: tuple[Failure, ...]
     patients: tuple[Row, ...]
-    records: dict[str, Row]
+    records: dict[str, DoneRecord]
     metrics: Row
     stage_model: str | None
     when: datetime
@@ -57,13 +58,13 @@ class Findings:
         """A slide's row of SLIDES; empty of one that was never prepared."""
         if slide_id in self.slides:
             return self.slides[slide_id]
-        slide: Row = self.records.get(slide_id, {}).get("slide", {})
-        return slide
+        record = self.records.get(slide_id)
+        return {} if record is None else record.slide.to_row()
 
     def lesions(self, slide_id: str) -> list[Row]:
         """The slide's lesions as its record lists them, largest first."""
-        listed: list[Row] = self.records.get(slide_id, {}).get("lesions") or []
-        return listed
+        record = self.records.get(slide_id)
+        return [] if record is None else list(record.lesions)
 
 
 def read_findings(run: RunDirectory) -> Findings:
@@ -93,7 +94,7 @@ def read_findings(run: RunDirectory) -> Findings:
         },
         failures=failures,
         patients=tuple(_rows(run.patients)),
-        records=dict(run.read_done()),
+        records=run.read_done(),
         metrics=_read_metrics(run.metrics),
         stage_model=_digest(config.outcome.stage_model),
         when=_newest(run),

@@ -109,7 +109,7 @@ def _format_member(member: MemberSpec) -> str:
 def _lesions(config: RunConfig) -> Iterator[str]:
     yield (
         "Lesions are 8-connected regions with a tumor probability of at least "
-        f"{config.ensemble.threshold:.3g}."
+        f"{config.outcome.threshold:.3g}."
     )
 
 

@@ -66,7 +66,7 @@ class Page:
 def lay_out(findings: Findings) -> Page:
     """The page of a run."""
     config, slides = findings.config, view_slides(findings)
-    precisions = {record["precision"] for record in findings.records.values()}
+    precisions = {record.precision for record in findings.records.values()}
     return Page(
         findings=findings,
         ending=config.outcome.outcome,

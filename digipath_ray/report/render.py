@@ -99,7 +99,7 @@ def _picture_of(slide: SlideView, *, run: RunDirectory, page: Page) -> Picture |
         return draw_picture(
             run,
             slide.slide,
-            threshold=page.findings.config.ensemble.threshold,
+            threshold=page.findings.config.outcome.threshold,
             budget=picture_bytes(len(page.slides)),
         )
     except (ValueError, OSError) as e:  # one damaged file does not cost the page

@@ -157,7 +157,7 @@ def compare_heatmaps(
 ) -> Iterator[dict[str, Any]]:
     """One row of measures per channel that both heatmaps have."""
     a, b, note = on_one_grid(a, b)
-    where = (a.weight > 0) | (b.weight > 0)
+    where = a.covered | b.covered
     for name in a.channels:
         left, right = a.channel(name), b.channel(name)
         if left is None or right is None:

@@ -12,19 +12,19 @@ the top are compactions that can be made again from the files of the slides.
 
 import contextlib
 import json
-import tomllib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import tomli_w
 
 from digipath_ray import schema
-from digipath_ray.config.toml import Tree, difference
+from digipath_ray.config.toml import Tree, difference, parse_toml
 from digipath_ray.run.failure import Failure, RunError, explain_os_error
+from digipath_ray.run.record import DoneRecord
 from digipath_ray.storage.files import (
     TEMPORARY,
     is_url,
@@ -211,7 +211,7 @@ class RunDirectory:
                 slides are to be made again; the difference is in the message.
         """
         if self.settings.exists():
-            old = tomllib.loads(read_text(self.settings))
+            old = parse_toml(read_text(self.settings))
             self._check_change(difference(old, tree), slide_ids, overwrite=overwrite)
         if overwrite:
             for slide_id in slide_ids:
@@ -250,23 +250,26 @@ class RunDirectory:
         with publish(path) as temporary:
             temporary.write_text(json.dumps(value, indent=1), encoding="utf-8")
 
-    def read_record(self, slide_id: str) -> dict[str, Any]:
+    def read_record(self, slide_id: str) -> DoneRecord:
         """The ``done`` record of a finished slide.
 
         Raises:
             FileNotFoundError: it is not finished.
             ValueError: its record is damaged.
         """
-        return cast(dict[str, Any], json.loads(read_text(self.done(slide_id))))
+        return DoneRecord.from_json(json.loads(read_text(self.done(slide_id))))
 
-    def read_done(self) -> dict[str, dict[str, Any]]:
-        """What stands in ``done/``: slide_id -> record; a damaged record is none."""
+    def write_record(self, record: DoneRecord) -> None:
+        """Publish the ``done`` record of a slide: from now on it is finished."""
+        self.write_json(self.done(record.slide.slide_id), record.to_json())
+
+    def read_done(self) -> dict[str, DoneRecord]:
+        """The finished slides: slide_id -> record; a damaged record is left out."""
         slide_ids = sorted(p.stem for p in (self.root / "done").glob("*.json"))
 
-        def read(slide_id: str) -> dict[str, Any] | None:
+        def read(slide_id: str) -> DoneRecord | None:
             with contextlib.suppress(ValueError):
-                record = self.read_record(slide_id)
-                return record if record.keys() & {"slide", "outcome"} else None
+                return self.read_record(slide_id)
             return None
 
         with ThreadPoolExecutor(READERS) as pool:

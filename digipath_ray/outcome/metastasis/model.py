@@ -121,7 +121,7 @@ def setting_of(config: RunConfig) -> HeatmapSetting:
     return HeatmapSetting(
         mpp=config.grid.mpp,
         downsample=config.grid.downsample,
-        threshold=config.ensemble.threshold,
+        threshold=config.outcome.threshold,
         merge_um=config.outcome.merge_um,
         members=tuple(sorted(m.digest or UNKNOWN_DIGEST for m in config.members)),
     )
@@ -152,7 +152,7 @@ def _differences(card: StageCard, run: HeatmapSetting) -> list[str]:
         )
     for section, name in (
         ("grid", "downsample"),
-        ("ensemble", "threshold"),
+        ("outcome", "threshold"),
         ("outcome", "merge_um"),
     ):
         own, theirs = getattr(model, name), getattr(run, name)

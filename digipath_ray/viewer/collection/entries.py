@@ -16,6 +16,7 @@ from digipath_ray.report.attention import Concern
 from digipath_ray.report.findings import Row
 from digipath_ray.report.slides import SlideView
 from digipath_ray.run.failure import Failure
+from digipath_ray.run.record import DoneRecord
 from digipath_ray.run.status import State, Status
 from digipath_ray.viewer.collection.snapshot import Json
 from digipath_ray.words import natural
@@ -127,7 +128,7 @@ def done_entry(row: SlideRow, view: SlideView, outcome: Row, *, ending: str) -> 
     }
 
 
-def full_outcome(record: Row, columns: Iterable[str], *, by_size: bool) -> Json:
+def full_outcome(record: DoneRecord, columns: Iterable[str], *, by_size: bool) -> Json:
     """A row of OUTCOMES of a record that no table holds yet.
 
     Args:
@@ -135,7 +136,7 @@ def full_outcome(record: Row, columns: Iterable[str], *, by_size: bool) -> Json:
         columns: of OUTCOMES; what the record does not say is unknown.
         by_size: the run types slides by size alone, so that the type is known already.
     """
-    outcome: Json = {**dict.fromkeys(columns), **record["outcome"]}
+    outcome: Json = {**dict.fromkeys(columns), **record.outcome}
     if by_size and outcome["metastasis"] is None:
         outcome["metastasis"] = type_of_size(outcome["largest_um"] or 0.0).label
     return outcome

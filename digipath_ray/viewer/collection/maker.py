@@ -10,7 +10,7 @@ from digipath_ray.report.findings import Findings, Row
 from digipath_ray.report.slides import SlideView, view_slides
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import Failure
-from digipath_ray.run.slidetable import row_of
+from digipath_ray.run.record import DoneRecord, SlideRecord
 from digipath_ray.schema import OUTCOMES, SLIDES
 from digipath_ray.storage.files import is_url
 from digipath_ray.viewer.collection.entries import (
@@ -45,7 +45,7 @@ class Standing:
 
     tables: int
     stamp: str | None
-    record: Row | None
+    record: DoneRecord | None
     failure: Failure | None
     goes_on: bool
     progress: float | None
@@ -82,13 +82,15 @@ class Maker:
         """The entry of a slide; a damaged record is its own slide's failure alone."""
         if not _is_safe(slide_id):
             return Made(standing=standing)
+        failed = replace(standing, record=None, failure=_damaged(slide_id))
+        if standing.stamp is not None and standing.record is None:
+            return replace(self._make(slide_id, failed), standing=standing)
         try:
             return self._make(slide_id, standing)
         except DAMAGED as e:
             if standing.record is None:
                 raise
             log.warning("%s: %s: %s", self.run.done(slide_id), type(e).__name__, e)
-            failed = replace(standing, record=None, failure=_damaged(slide_id))
             return replace(self._make(slide_id, failed), standing=standing)
 
     def _make(self, slide_id: str, standing: Standing) -> Made:
@@ -113,7 +115,7 @@ class Maker:
             return None
         if record is None:  # of what is made again the table still has the old row
             return row if self.is_complete else None
-        if "outcome" not in record or (row is not None and _agree(row, record)):
+        if row is not None and _agree(row, record):
             return row
         spec = self.findings.config.outcome
         by_size = spec.outcome == "stage" and spec.stage_model is None
@@ -122,7 +124,11 @@ class Maker:
     def _entry(self, findings: Findings, view: SlideView, standing: Standing) -> Entry:
         slide_id, known = view.slide_id, findings.slide(view.slide_id)
         slide_row = {**dict.fromkeys(SLIDES.names), **known} if known else {}
-        row = row_of(slide_row) if slide_row else self._row(view, standing.failure)
+        row = (
+            SlideRecord.from_row(slide_row)
+            if slide_row
+            else self._row(view, standing.failure)
+        )
         outcome = findings.outcomes.get(slide_id)
         held = InRun(run=self.run, slide_id=slide_id, stamp=standing.stamp)
         return Entry(
@@ -137,7 +143,7 @@ class Maker:
             else {self.name: tuple(findings.lesions(slide_id))},
             facts=view.facts,
             notes=view.notes,
-            thresholds={self.name: findings.config.ensemble.threshold},
+            thresholds={self.name: findings.config.outcome.threshold},
         )
 
     def _row(self, view: SlideView, failure: Failure | None) -> SlideRow:
@@ -165,7 +171,7 @@ class Maker:
         return left_entry(row, view, thumbnail=drawn)
 
 
-def _agree(row: Row, record: Row) -> bool:
+def _agree(row: Row, record: DoneRecord) -> bool:
     """Whether a row of OUTCOMES is of this record, and not of an earlier one.
 
     A record says how long its slide took, so that no two are the same; what the cohort
@@ -173,7 +179,7 @@ def _agree(row: Row, record: Row) -> bool:
     """
     return all(
         row[name] == value or value != value  # NaN
-        for name, value in record["outcome"].items()
+        for name, value in record.outcome.items()
         if name in row
     )
 

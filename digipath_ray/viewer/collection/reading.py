@@ -13,6 +13,7 @@ from digipath_ray.networks.notes import member_notes
 from digipath_ray.report.findings import Findings, Row, read_findings
 from digipath_ray.run.directory import READERS, RunDirectory
 from digipath_ray.run.failure import Failure
+from digipath_ray.run.record import DoneRecord
 from digipath_ray.viewer.collection.entries import status_payload
 from digipath_ray.viewer.collection.failures import Failures
 from digipath_ray.viewer.collection.maker import Made, Maker, Standing
@@ -36,7 +37,7 @@ class RunReader:
         self._read_from: tuple[str, ...] = ()
         self._tables = 0
         self._given: Mapping[str, SlideRow] = {}
-        self._records: dict[str, tuple[str, Row | None]] = {}
+        self._records: dict[str, tuple[str, DoneRecord | None]] = {}
         self._failures = Failures()
         self._made: dict[str, Made] = {}
 
@@ -85,26 +86,25 @@ class RunReader:
         self._records = kept
         return self._findings
 
-    def _record(self, slide_id: str) -> Row | None:
+    def _record(self, slide_id: str) -> DoneRecord | None:
         """A ``done`` record; None of one that is damaged, or gone again."""
         with contextlib.suppress(ValueError, FileNotFoundError):
-            record = self.run.read_record(slide_id)
-            if isinstance(record, dict) and record.keys() & {"slide", "outcome"}:
-                return record
+            return self.run.read_record(slide_id)
         return None
 
     def _stand(
         self, findings: Findings, marks: RunMarks, failures: Mapping[str, Failure]
     ) -> dict[str, Standing]:
         """What there is of each slide."""
-        done = {i: known for i, known in self._records.items() if known[1] is not None}
         progress = {} if marks.status is None else marks.status.progress
-        names = dict.fromkeys((*failures, *findings.slides, *findings.outcomes, *done))
+        names = dict.fromkeys(
+            (*failures, *findings.slides, *findings.outcomes, *self._records)
+        )
         return {
             slide_id: Standing(
                 tables=self._tables,
                 stamp=marks.done.get(slide_id),
-                record=done.get(slide_id, (None, None))[1],
+                record=self._records.get(slide_id, (None, None))[1],
                 failure=failures.get(slide_id),
                 goes_on=marks.state == "running",
                 progress=progress.get(slide_id),
