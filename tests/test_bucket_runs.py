@@ -23,7 +23,14 @@ from digipath_ray.storage.bucket import ChangedError
 from digipath_ray.storage.files import place, read_bytes, read_table, read_text
 from tests.buckets import Bucket
 from tests.records import record_of
-from tests.runs import RAY_WARNINGS, heatmaps, small_config, write_cohort, write_slide
+from tests.runs import (
+    RAY_WARNINGS,
+    hears,
+    heatmaps,
+    small_config,
+    write_cohort,
+    write_slide,
+)
 from tests.test_networks import LIGHT, write_member
 
 
@@ -211,8 +218,8 @@ def test_a_slide_replaced_after_it_was_prepared_fails_and_is_made_anew(
     def replace_it(*_: object) -> None:
         bucket.upload(tmp_path / "other.tif", place(cohort_url) / "s01.tif")
 
-    watcher = night.Watcher(planned=replace_it)
-    summary = run_cohort(run, rows, config, watcher=watcher)
+    listener = hears(planned=replace_it)
+    summary = run_cohort(run, rows, config, listener=listener)
     (failure,) = summary.failures
     assert (failure.slide_id, failure.step) == ("s01", "read")
     assert "was replaced" in failure.error
@@ -238,8 +245,8 @@ def test_a_run_that_was_overtaken_stops_and_writes_no_table(
         bucket.put(run.root / "lease.json", b'{"token": "other"}')
         time.sleep(1.0)
 
-    watcher = night.Watcher(planned=overtake)
+    listener = hears(planned=overtake)
     with pytest.raises(RunStopped, match="was taken over by another run"):
-        run_cohort(run, read_cohort([cohort_url]), small_config(), watcher=watcher)
+        run_cohort(run, read_cohort([cohort_url]), small_config(), listener=listener)
     assert not run.outcomes.exists()
     assert b"other" in read_bytes(run.root / "lease.json"), "not ours to remove"

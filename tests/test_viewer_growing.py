@@ -14,6 +14,7 @@ from starlette.requests import Request
 from digipath_ray.cohort.manifest import SlideRow, write_manifest
 from digipath_ray.outcome.staging import Metastasis, stage_patient
 from digipath_ray.run.directory import RunDirectory
+from digipath_ray.run.status import timestamp
 from digipath_ray.schema import FAILURES, OUTCOMES, PATIENTS, SLIDES
 from digipath_ray.storage.bucket import put
 from digipath_ray.viewer.collection.collection import (

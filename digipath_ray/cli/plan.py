@@ -46,6 +46,7 @@ from digipath_ray.planning.prices import (
 from digipath_ray.planning.rate import for_cpu, measure_rate
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import Failure
+from digipath_ray.run.progress import FailureLog, Listeners
 from digipath_ray.run.record import SlideRecord
 from digipath_ray.storage import bucket
 from digipath_ray.storage.files import is_url, place
@@ -141,13 +142,12 @@ def count_patches(
     ):
         run = RunDirectory(folder)
         run.create()
-        prepared, failures = prepare_cohort(
-            run, rows, config, report=lambda n: progress.prepared(n, len(rows))
-        )
+        log = FailureLog()
+        prepared = prepare_cohort(run, rows, config, Listeners(log, progress))
         covered = [covered_px(run, slide, config) for slide in prepared]
         read = [read_px(run, slide, config) for slide in prepared]
     cost = replace(add_up(prepared, covered, config), read_px=float(sum(read)))
-    return cost, prepared, failures
+    return cost, prepared, log.failures
 
 
 @contextlib.contextmanager

@@ -6,8 +6,8 @@ All that a run must remember is remembered here.
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,44 +22,11 @@ from digipath_ray.pipeline.chunk import ChunkSums
 from digipath_ray.pipeline.finish import finish_slide
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import Failure
+from digipath_ray.run.progress import RunListener, Tally
 from digipath_ray.run.record import SlideRecord
 from digipath_ray.slide.open import SlideError
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(kw_only=True)
-class Tally:
-    """What a run has done so far, for the progress line and metrics.json.
-
-    Attributes:
-        planned: patches in all.
-        predictors: actors at work at once, at most.
-        ninety: when 90 % of the patches were predicted.
-        progress: slides begun and not yet finished, with the share predicted.
-    """
-
-    started: float = field(default_factory=time.time)
-    planned: int = 0
-    slides: int = 0
-    failed: int = 0
-    patches: int = 0
-    batch_slots: int = 0
-    read_seconds: float = 0.0
-    read_px: int = 0
-    predict_seconds: float = 0.0
-    finish_seconds: float = 0.0
-    finish_wait_seconds: float = 0.0
-    open_slides: int = 0
-    open_slides_max: int = 0
-    finishing: int = 0
-    readers: int = 0
-    predictors: int = 0
-    first_patch: float | None = None
-    ninety: float | None = None
-    progress: dict[str, float] = field(default_factory=dict)
-    first_slide: float | None = None
-    patches_at_first_slide: int | None = None
 
 
 def try_finish(
@@ -91,16 +58,14 @@ class Collector:
         slides: Sequence[SlideRecord],
         config: RunConfig,
         share: Share,
-        failures: list[Failure],
-        report: Callable[[Tally], None],
+        listener: RunListener,
         tally: Tally,
         ledger: Ledger,
     ) -> None:
         self.run = run
         self.ledger = ledger
         self.config = config
-        self.failures = failures
-        self.report = report
+        self.listener = listener
         self.waiting = {s.slide_id: s for s in slides}
         self.open: dict[str, dict[int, ChunkSums]] = {}
         self.seconds: dict[str, float] = {}
@@ -121,7 +86,7 @@ class Collector:
         """Take in the rows of a batch."""
         for i in range(len(batch["slide_id"])):
             self._take({name: values[i] for name, values in batch.items()})
-            self.report(self.tally)
+            self.listener.tallied(self.tally)
         self._settle(timeout=0)
         self._note_open()
 
@@ -186,7 +151,7 @@ class Collector:
             extra={"slide_id": failure.slide_id, "step": failure.step},
         )
         failure = replace(failure, path=slide.path, patient_id=slide.patient_id)
-        self.failures.append(failure)
+        self.listener.failed(failure)
         for held in (self.waiting, self.open, self.seconds):
             held.pop(slide.slide_id, None)
         self.tally.failed += 1
@@ -228,7 +193,7 @@ class Collector:
             if self.tally.first_slide is None:
                 self.tally.first_slide = time.time()
                 self.tally.patches_at_first_slide = self.tally.patches
-            self.report(self.tally)
+            self.listener.tallied(self.tally)
 
     def drain(self) -> None:
         """Wait for the finish tasks still out."""

@@ -7,7 +7,7 @@ from digipath_ray.cohort.read import SlideRow
 from digipath_ray.config.run import MemberSpec, RunConfig
 from digipath_ray.distributed.attempts import explain
 from digipath_ray.networks.exposure import Exposure, overlap_warning, read_exposure
-from digipath_ray.run.failure import Failure
+from digipath_ray.run.progress import RunListener
 from digipath_ray.run.record import SlideRecord
 from digipath_ray.slide.open import SlideError
 
@@ -27,11 +27,11 @@ def mark_seen(slide: SlideRecord, exposure: Exposure) -> SlideRecord:
 
 
 def by_members(
-    slides: Sequence[SlideRecord], config: RunConfig, failures: list[Failure]
+    slides: Sequence[SlideRecord], config: RunConfig, listener: RunListener
 ) -> list[tuple[tuple[MemberSpec, ...], list[SlideRecord]]]:
     """Which members predict which slides: all of them, or out of fold.
 
-    A slide that every member has seen is added to ``failures``.
+    A slide that every member has seen fails.
     """
     if not config.ensemble.out_of_fold:
         return [(config.members, list(slides))]
@@ -46,7 +46,7 @@ def by_members(
                 "fit a member with it in the validation fold, or leave out "
                 "--out-of-fold",
             )
-            failures.append(explain(seen, slide, "predict"))
+            listener.failed(explain(seen, slide, "predict"))
     return [
         (tuple(m for m in config.members if m.name in names), part)
         for names, part in parts.items()

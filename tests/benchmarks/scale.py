@@ -35,16 +35,16 @@ from digipath_ray.config.run import RunConfig
 from digipath_ray.config.toml import from_tree, load_config
 from digipath_ray.distributed import collector, inference
 from digipath_ray.distributed.attempts import counted
-from digipath_ray.distributed.collector import Tally
 from digipath_ray.distributed.connect import connect
 from digipath_ray.distributed.ledger import Ledger, Place
 from digipath_ray.distributed.read import Batch, pixel_row
 from digipath_ray.distributed.resources import Share, divide
 from digipath_ray.patches import Cells, share_blocks
 from digipath_ray.run.directory import RunDirectory
-from digipath_ray.run.failure import Failure
+from digipath_ray.run.progress import FailureLog, Listeners, Tally
 from digipath_ray.run.record import SlideRecord
 from tests.records import record_of
+from tests.runs import hears
 
 SIDE = 8
 """A chunk is a square of so many patches a side."""
@@ -191,12 +191,16 @@ def run_plan(slides: list[SlideRecord], config: RunConfig) -> Row:
             watch.note()
 
     started = time.time()
-    failures: list[Failure] = []
+    log = FailureLog()
     with tempfile.TemporaryDirectory() as folder, watch:
         tally = inference.segment_cohort(
-            RunDirectory(folder), slides, config, share, failures, report=note
+            RunDirectory(folder),
+            slides,
+            config,
+            share,
+            Listeners(log, hears(tallied=note)),
         )
-    assert (failures, tally.slides) == ([], len(slides))
+    assert (log.failures, tally.slides) == ([], len(slides))
     return {
         "gpus": share.actors,
         "slides": len(slides),
