@@ -117,7 +117,7 @@ def prepare(
     force: ForceOption = False,
     tree: Tree,
 ) -> int:
-    """Only find tissue and place patches: masks to look at before a night is spent."""
+    """Only find tissue and place patches, to check the masks before predicting."""
     from digipath_ray.cli.run import run_slides
 
     return run_slides(
@@ -220,7 +220,7 @@ def plan(
             help="patches/s of one GPU with the whole ensemble and all TTA", min=1e-6
         ),
     ] = None,
-    gpus: Annotated[int, typer.Option(help="GPUs of the night", min=1)] = 1,
+    gpus: Annotated[int, typer.Option(help="GPUs of the run", min=1)] = 1,
     measure: Annotated[
         bool, typer.Option("--measure", help="measure this machine's rate first")
     ] = False,
@@ -243,7 +243,7 @@ def plan(
     ] = DEADLINE_H,
     tree: Tree,
 ) -> int:
-    """Patches, GPU hours, disk, memory and price of a cohort before a night is spent.
+    """Patches, GPU hours, disk, memory and price of a run of the cohort.
 
     Nothing is written: --out only says on which disk the run would lie.
     """

@@ -94,7 +94,7 @@ def import_weights(
     new_classifier: NewClassifierOption = False,
     overwrite: OverwriteOption = False,
 ) -> int:
-    """Turn somebody else's weights into a .safetensors file with a model card."""
+    """Convert weights made elsewhere into a .safetensors file with a model card."""
     from digipath_ray.cli.weights import ImportedMember
     from digipath_ray.cli.weights import import_weights as write_imported
 
@@ -151,7 +151,7 @@ def train(
         ),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="begin anew in this directory")
+        bool, typer.Option("--overwrite", help="start over in this directory")
     ] = False,
     tree: Tree,
 ) -> int:

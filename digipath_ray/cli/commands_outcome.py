@@ -55,7 +55,7 @@ def stage_run(
     ] = None,
     overrides: dict[str, Any],
 ) -> int:
-    """Measure a finished run anew: lesions, features, types, stages. No GPU."""
+    """Recompute lesions, features, types and stages from heatmaps. No GPU."""
     from digipath_ray.cli.outcome import conclude
 
     if model is not None:
@@ -71,14 +71,14 @@ def stage_run(
     "refine_hull",
 )
 def burden(*, run_directory: RunArgument, overrides: dict[str, Any]) -> int:
-    """Measure a finished run anew: viable tumor by whole tumor region. No GPU."""
+    """Recompute tumor burden from heatmaps: viable by whole tumor. No GPU."""
     from digipath_ray.cli.outcome import conclude
 
     return conclude(console(), run_directory, "burden", overrides)
 
 
 def report(run_directory: RunArgument) -> int:
-    """Write a run's page anew: report.html, one file that needs no network."""
+    """Write a run's report.html again, one file that needs no network."""
     from digipath_ray.cli.report import report_run
 
     return report_run(console(), run_directory)

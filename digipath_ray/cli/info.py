@@ -25,7 +25,7 @@ from digipath_ray.slide.open import Slide, SlideError, SlideInfo
 from digipath_ray.words import count
 
 Line = tuple[str, str]
-"""A name and what is said of it."""
+"""A property of a slide and its value."""
 
 
 def show_slides(
@@ -54,7 +54,7 @@ def show_slides(
 
 
 def states_mpp(tree: Tree, weights: str | None) -> bool:
-    """Whether anybody said at which mpp to read: an option, a file, or a card."""
+    """Whether an option, a file or a card gives the mpp to read at."""
     stated = [weights, *(m.get("weights") for m in tree.get("members", []))]
     cards = set(stated) - {None, "random", "imagenet"}
     return bool(cards) or "mpp" in tree.get("grid", {})

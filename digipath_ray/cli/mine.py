@@ -188,13 +188,13 @@ def warn_of_seen(console: Console, mined: MinedRun, slide_ids: Sequence[str]) ->
     blank = [m.name for m in members if m.name not in cards]
     if blank:
         console.print(
-            f"[yellow]note[/] no card of {escape(', '.join(blank))}: nobody knows "
+            f"[yellow]note[/] no card of {escape(', '.join(blank))}: it is unknown "
             "which slides they were fitted on"
         )
 
 
 def print_passed(console: Console, mined: MinedRun, *, hard: bool) -> int:
-    """Say what was passed over; 1 if a slide could not be read."""
+    """Print which slides were left out; 1 if one could not be read."""
     if mined.test:
         console.print(f"{count(len(mined.test), 'slide')} held back for the test")
     if mined.unknown and hard:

@@ -1,4 +1,4 @@
-"""``digipath plan``: what a cohort costs, before a night is spent."""
+"""``digipath plan``: what a run of a cohort will take."""
 
 import contextlib
 import tempfile
@@ -68,7 +68,7 @@ def plan_cohort(
     A cohort of which no slide can be used has none.
 
     Raises:
-        ValueError: the rate is said twice, or a file of it is of no use.
+        ValueError: the rate is given twice, or its file cannot be used.
     """
     check_pace(pace)
     types = None if pace.prices is None else read_prices(pace.prices)

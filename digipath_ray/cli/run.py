@@ -164,7 +164,7 @@ def places(run: RunDirectory, *, predicted: bool) -> list[tuple[str, str]]:
 
 
 def outcome_table(outcomes: Sequence[dict[str, Any]]) -> Table:
-    """The slides' outcomes as a table for the terminal; columns nobody has are out."""
+    """The slides' outcomes as a table for the terminal; empty columns are left out."""
     table = Table(box=None, pad_edge=False)
     table.add_column("slide", overflow="fold")
     columns = [

@@ -199,7 +199,7 @@ def print_labeled(console: Console, run: LabeledRun) -> None:
     blank = [m.name for m in run.config.members if m.name not in cards]
     if blank:
         console.print(
-            f"[yellow]note[/] no card of {escape(', '.join(blank))}: nobody knows "
+            f"[yellow]note[/] no card of {escape(', '.join(blank))}: it is unknown "
             "which slides they were fitted on"
         )
 
@@ -225,9 +225,9 @@ def print_card(console: Console, card: StageCard) -> None:
 
 
 def score_table(scores: Mapping[str, Mapping[str, Any]]) -> Table:
-    """A row for each who told the types."""
+    """A row for the size rule and for each forest."""
     table = Table(box=None, pad_edge=False)
-    table.add_column("told by")
+    table.add_column("by")
     heads = [kind.label for kind in Metastasis]
     for head in ("accuracy", *heads, "slide kappa", "patient kappa"):
         table.add_column(head, justify="right")
@@ -243,9 +243,9 @@ def score_table(scores: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def confusion_table(confusion: Sequence[Sequence[int]]) -> Table:
-    """Slides by their true type (rows) and the type said (columns)."""
+    """Slides by their true type (rows) and the predicted one (columns)."""
     table = Table(box=None, pad_edge=False)
-    table.add_column("true \\ said")
+    table.add_column("true \\ predicted")
     for kind in Metastasis:
         table.add_column(kind.label, justify="right")
     for kind, row in zip(Metastasis, confusion, strict=True):

@@ -201,7 +201,7 @@ def kept_address(address: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def ended_by_sigterm() -> Iterator[None]:
-    """Leave by an exception when told to end, so that what is to be removed is."""
+    """Exit by an exception on SIGTERM, so that temporary files are removed."""
 
     def leave(number: int, frame: object) -> None:
         raise SystemExit(128 + number)

@@ -46,7 +46,7 @@ class SlideSpec:
     allow_upsampling: bool = option(
         False, "read slides coarser than the model's mpp by interpolation (flagged)"
     )
-    edge: Edge = option("white", "what lies beyond a slide's edge")
+    edge: Edge = option("white", "what is read beyond a slide's edge")
 
     def __post_init__(self) -> None:
         """Check the fields."""

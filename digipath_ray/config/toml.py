@@ -344,7 +344,7 @@ def load_config(
 
 
 def _flat_member(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A member's fields by full name; a file is its digest, wherever it lies."""
+    """A member's fields by full name; a file is known by its digest, wherever it is."""
     kept = {k: v for k, v in row.items() if k != "weights" or "digest" not in row}
     return {f"members.{row['name']}.{k}": v for k, v in kept.items()}
 

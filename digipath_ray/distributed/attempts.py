@@ -1,6 +1,6 @@
 """The per-slide guard: errors become failure rows, and tries are bounded.
 
-Ray starts a task anew for ever when its worker dies: :func:`counted` asks the ledger
+Ray retries a task for ever when its worker dies: :func:`counted` asks the ledger
 how often. A try that hangs ends its own process (:func:`watched`).
 """
 

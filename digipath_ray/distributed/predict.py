@@ -41,7 +41,7 @@ class PredictStage:
         self.ensemble = self._load(members, share)
 
     def _load(self, members: Sequence[MemberSpec], share: Share) -> EnsemblePredictor:
-        """The members; Ray starts anew for ever an actor that dies of loading them."""
+        """The members; Ray restarts for ever an actor that dies of loading them."""
         names = "-".join(m.name for m in members)
         limit = self.config.compute.attempts * share.actors
         try:

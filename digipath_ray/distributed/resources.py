@@ -58,9 +58,9 @@ def divide(config: RunConfig) -> Share:
     With GPUs an actor takes a whole one (a pool per member: its share of one). Without,
     networks and readers share the CPUs.
 
-    Where nodes may come and go, a pool whose size nobody has said starts with what is
+    Where nodes may come and go, a pool whose size is not given starts with what is
     there and grows. Ray cannot tell of nodes that are still to come: a cluster whose
-    GPUs are has to be told so, by ``gpus_per_actor``.
+    GPUs are needs ``gpus_per_actor``.
     """
     have = ray.cluster_resources()
     several = has_several_nodes(have)
@@ -101,7 +101,7 @@ def divide(config: RunConfig) -> Share:
 
 
 def _gpu_share(config: RunConfig, pools: int, *, several: bool) -> float:
-    """GPUs of an actor: what was said, else by whether there is a GPU."""
+    """GPUs of an actor: as given, else by whether there is a GPU."""
     if config.compute.gpus_per_actor is not None:
         return config.compute.gpus_per_actor
     if ray.cluster_resources().get("GPU", 0.0) >= 1:
@@ -139,7 +139,7 @@ def _check_free(actor_gpus: float) -> None:
 
 
 def _actors(config: RunConfig, pools: int, actor_gpus: float) -> int:
-    """Actors per pool where nobody says how many: one per GPU, or one per core.
+    """Actors per pool if not given: one per GPU, or one per core.
 
     On a CPU an actor has one thread, since threads that share a batch wait for each
     other: beside other work two of them were 7 times slower than one.
@@ -155,7 +155,7 @@ def _actors(config: RunConfig, pools: int, actor_gpus: float) -> int:
 
 
 def _places(actor_gpus: float, gpus: float) -> float:
-    """How many actors the GPUs hold; a share of a GPU lies on one GPU."""
+    """How many actors the GPUs hold; a fraction of a GPU is on one GPU."""
     if actor_gpus == 0:
         return math.inf
     if actor_gpus < 1:

@@ -232,7 +232,7 @@ class Canvas:
             self.sums[:, *target] += sums[:, i, :height, :width]
 
     def heatmap(self, *, mpp_x: float, mpp_y: float) -> Heatmap:
-        """The weighted mean at each pixel, 0 where no patch lies.
+        """The weighted mean at each pixel, 0 where there is no patch.
 
         Args:
             mpp_x: um per HEATMAP px, i.e. the effective mpp times downsample.

@@ -66,7 +66,7 @@ def make_tables(
     Args:
         done: slide_id -> ``done`` record.
         failures: slides that failed; their patients' stages are incomplete. One that is
-            done could not be measured anew: it has no type, for its measures are by
+            done could not be measured again: it has no type, for its measures are by
             other settings.
         config: of the run.
         waiting: rows of SLIDES that are neither; their patients', too.
@@ -149,7 +149,7 @@ def read_waiting(run: RunDirectory, over: Set[str]) -> list[Record]:
 
 
 def write_tables(run: RunDirectory, config: RunConfig) -> RunTables:
-    """Make the tables from what stands in a run directory, and publish them.
+    """Make the tables from the records in a run directory, and publish them.
 
     Raises:
         ValueError: as :func:`stage_model_of`.

@@ -65,7 +65,7 @@ class Run:
     failures: dict[str, str]
 
     def heatmap_path(self, slide_id: str) -> Path:
-        """Where the heatmap of a slide lies."""
+        """Path of a slide's heatmap."""
         return self.path / "heatmaps" / f"{slide_id}.ome.tiff"
 
     def why_absent(self, slide_id: str) -> str:

@@ -6,7 +6,7 @@
     outcomes.parquet  features.parquet  patients.parquet  failures.parquet
     metrics.json  status.json  report.html
 
-``done/<id>.json`` is written last: a slide is finished when it stands. The tables at
+``done/<id>.json`` is written last: a slide is finished when it exists. The tables at
 the top are compactions that can be made again from the files of the slides.
 """
 
@@ -151,7 +151,7 @@ class RunDirectory:
         """Make the folders.
 
         Raises:
-            RunError: the place cannot be written, or holds somebody else's files.
+            RunError: the place cannot be written, or holds other files.
         """
         self._check_ours()
         try:
@@ -286,7 +286,7 @@ class RunDirectory:
             pq.write_table(table, temporary)
 
     def write_failures(self, tried: Sequence[str], failures: Sequence[Failure]) -> None:
-        """Write failures.parquet from what stands now.
+        """Write failures.parquet, with the failures of earlier starts that still hold.
 
         Args:
             tried: slides that this start was about; what it does not say of others, an
@@ -299,7 +299,7 @@ class RunDirectory:
         self.write_table(self.failures, failed, schema.FAILURES)
 
     def read_failures(self) -> list[Failure]:
-        """The failures that stand in failures.parquet."""
+        """The rows of failures.parquet."""
         if not self.failures.exists():
             return []
         return [Failure(**row) for row in read_table(self.failures).to_pylist()]
