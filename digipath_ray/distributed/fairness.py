@@ -2,7 +2,8 @@
 
 An actor keeps its GPU until its run ends, and Ray takes none away: a run of three
 slides would wait for one of five hundred. So each driver looks every few seconds who
-else is there and, while another run waits, has its surplus actors leave. Nothing predicted is lost: an actor leaves between two chunks.
+else is there and, while another run waits, has its surplus actors leave. Nothing
+predicted is lost: an actor leaves between two chunks.
 """
 
 import contextlib
