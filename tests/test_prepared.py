@@ -16,6 +16,7 @@ from digipath_ray.patches import cut_chunks, keep_cells
 from digipath_ray.pipeline.prepare import prepare_slide
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.prepared import read_chunks, read_prepared
+from digipath_ray.run.record import SlideRecord
 from digipath_ray.schema import PATCHES, SLIDES
 from digipath_ray.slide.open import SlideError
 from digipath_ray.tissue.mask import read_mask, read_mask_image
@@ -182,3 +183,14 @@ def test_untrained_members_are_named_on_every_overlay() -> None:
     config = from_tree({"members": [{**member, "weights": "random"}]})
     assert overlay_notes(config)[0] == "untrained members: not a prediction"
     assert overlay_notes(from_tree({})) == ["for research use only"]
+
+
+def test_a_record_serves_as_the_row_it_was_made_of(
+    run: RunDirectory, row: SlideRow
+) -> None:
+    """So ``digipath segment`` goes on from the SLIDES table."""
+    prepared = prepare_slide(row, config_of(), run)
+    again = SlideRecord.from_row(prepared.to_row())
+    assert again.columns() == row.columns()
+    assert read_prepared(run, again, config_of()) == prepared
+    assert prepare_slide(again, config_of(), run) == prepared

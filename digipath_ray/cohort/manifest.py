@@ -9,7 +9,7 @@ import difflib
 import io
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,10 @@ class SlideRow:
     node: str | None = None
     label: str | None = None
     split: str | None = None
+
+    def columns(self) -> dict[str, Any]:
+        """The manifest's columns alone, also of a record that knows more."""
+        return {f.name: getattr(self, f.name) for f in fields(SlideRow)}
 
     @property
     def is_negative(self) -> bool:
@@ -211,7 +215,7 @@ def write_manifest(rows: Sequence[SlideRow], path: Path) -> None:
     if not rows:
         raise ValueError(f"{path}: no slide to write")
     if path.suffix.lower() == ".parquet":
-        parquet.write_table(pa.Table.from_pylist([asdict(row) for row in rows]), path)
+        parquet.write_table(pa.Table.from_pylist([row.columns() for row in rows]), path)
         return
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     with path.open("w", newline="", encoding="utf-8") as file:

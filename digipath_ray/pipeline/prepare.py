@@ -200,7 +200,7 @@ def describe_slide(
     info, frame, quality = slide.info, grid.frame, tissue.quality
     mpp_x, mpp_y = info.need_mpp()
     return SlideRecord(
-        **vars(row),
+        **row.columns(),
         width=info.width,
         height=info.height,
         mpp_x=mpp_x,

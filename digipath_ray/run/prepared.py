@@ -81,7 +81,7 @@ def read_prepared(
     )
     # Of this start: the manifest may describe the slide better, chunks may be larger.
     chunks = count_chunks(record.patches, config)
-    return replace(record, **vars(row), chunks=chunks)
+    return replace(record, **row.columns(), chunks=chunks)
 
 
 def read_chunks(run: RunDirectory, slide_id: str, config: RunConfig) -> list[Cells]:

@@ -14,7 +14,6 @@ import shutil
 import tomllib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -147,7 +146,7 @@ class FitDirectory(RunDirectory):
             RunError: the fit was begun with others; the difference is in the message.
             ValueError: as :func:`digipath_ray.training.added.added_files`.
         """
-        tree, cohort = to_tree(recipe), [asdict(row) for row in rows]
+        tree, cohort = to_tree(recipe), [row.columns() for row in rows]
         added = added_digests(recipe, [row.slide_id for row in rows])
         if overwrite:
             self.clear()
