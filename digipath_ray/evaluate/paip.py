@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from digipath_ray.cohort.manifest import ALIASES, SlideRow
-from digipath_ray.cohort.sheet import cell_text, find_column, read_rows
+from digipath_ray.cohort.sheet import cell_text, find_column, read_sheet
 from digipath_ray.config.recipe import AnnotationSpec
 from digipath_ray.evaluate.bootstrap import (
     ENSEMBLE,
@@ -228,7 +228,7 @@ def read_burdens(path: Path) -> dict[str, float]:
         ValueError: a column is missing, a case is there twice, a value is no
             percentage, or all are 1 or less and so look like fractions.
     """
-    rows = read_rows(path)
+    rows = read_sheet(path)[1]
     columns = [str(column) for column in rows[0][1]] if rows else []
     ids = ("slide_id", *ALIASES["slide_id"], *ALIASES["patient_id"])
     slide, burden = (find_column(columns, names) for names in (ids, BURDEN))

@@ -8,7 +8,7 @@ from pathlib import Path, PurePath
 from typing import TypeVar
 
 from digipath_ray.cohort.manifest import ALIASES
-from digipath_ray.cohort.sheet import Rows, cell_text, find_column, read_rows
+from digipath_ray.cohort.sheet import Rows, cell_text, find_column, read_sheet
 from digipath_ray.outcome.staging import (
     Metastasis,
     PatientStage,
@@ -59,7 +59,7 @@ def read_stage_labels(path: str | Path) -> StageLabels:
         ValueError: neither of the two, or a row that cannot be right; says which.
     """
     path = Path(path)
-    rows = read_rows(path)
+    rows = read_sheet(path)[1]
     columns = [str(c) for c in rows[0][1]] if rows else []
     patient, stage = (find_column(columns, (name,)) for name in ("patient", "stage"))
     if patient is not None and stage is not None:
