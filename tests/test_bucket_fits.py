@@ -49,7 +49,7 @@ def with_ray(test: Test) -> Test:
 @pytest.fixture(autouse=True)
 def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DIGIPATH_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("digipath_ray.networks.weights.CACHE", tmp_path / "weights")
+    monkeypatch.setattr("digipath_ray.networks.weightfiles.CACHE", tmp_path / "weights")
 
 
 @pytest.fixture

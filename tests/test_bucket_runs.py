@@ -111,7 +111,7 @@ def test_a_slide_in_a_bucket_reads_as_on_a_disk(cohort_url, tmp_path, bucket_ser
 def test_weights_in_a_bucket_are_fetched_once_and_again_when_changed(
     bucket_server: Bucket, bucket_url, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("digipath_ray.networks.weights.CACHE", tmp_path / "weights")
+    monkeypatch.setattr("digipath_ray.networks.weightfiles.CACHE", tmp_path / "weights")
     (tmp_path / "fit").mkdir()
     write_member(tmp_path / "fit", LIGHT)
     send(tmp_path / "fit", f"{bucket_url}/fit")

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 PACKAGE = Path(__file__).parents[1] / "digipath_ray"
 ORDER = (  # noqa: SIM905 - a line to read from left to right
     "words geometry schema machine storage config slide annotations cohort tissue "
@@ -72,15 +74,29 @@ def test_heavy_libraries_stay_in_their_place() -> None:
     assert wrong == []
 
 
-def test_a_cpu_task_does_without_torch_and_ray() -> None:
-    script = (
-        "import sys, digipath_ray.run.prepared, digipath_ray.outcome.measure\n"
-        "print(sorted({'ray', 'torch'} & set(sys.modules)))"
-    )
+@pytest.mark.parametrize(
+    ("modules", "without"),
+    [
+        # A task on a CPU.
+        ("run.prepared outcome.measure", "ray torch"),
+        # A driver that lays the plan, and Ray's tasks that read and finish.
+        ("distributed.run", "torch segmentation_models_pytorch timm"),
+        ("distributed.fit_feed distributed.fit_samples", "torch"),
+        # An actor, and a fit's worker, before they build a network.
+        ("networks.predict training.fit", "segmentation_models_pytorch timm"),
+    ],
+)
+def test_a_process_loads_no_library_that_it_does_not_use(
+    modules: str, without: str
+) -> None:
+    names = ", ".join(f"digipath_ray.{name}" for name in modules.split())
+    script = f"import sys, {names}; print(*sys.modules)"
     out = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
-    assert out.stdout.strip() == "[]"
+    loaded = set(out.stdout.split())
+    assert {f"digipath_ray.{name}" for name in modules.split()} <= loaded
+    assert loaded & set(without.split()) == set()
 
 
 def test_every_public_name_is_there() -> None:

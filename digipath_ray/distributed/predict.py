@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +15,10 @@ from digipath_ray.distributed.prometheus import count_predicted
 from digipath_ray.distributed.read import Batch, error_row
 from digipath_ray.distributed.resources import Share
 from digipath_ray.networks.ensemble import combine_maps
-from digipath_ray.networks.predict import EnsemblePredictor
 from digipath_ray.pipeline.chunk import sum_chunk
+
+if TYPE_CHECKING:
+    from digipath_ray.networks.predict import EnsemblePredictor
 
 
 class PredictStage:
@@ -40,8 +43,11 @@ class PredictStage:
         self.place = Place(ledger, share.actor_gpus)
         self.ensemble = self._load(members, share)
 
-    def _load(self, members: Sequence[MemberSpec], share: Share) -> EnsemblePredictor:
+    def _load(self, members: Sequence[MemberSpec], share: Share) -> "EnsemblePredictor":
         """The members; Ray restarts for ever an actor that dies of loading them."""
+        # The driver lays the plan without torch; only an actor waits for it.
+        from digipath_ray.networks.predict import EnsemblePredictor
+
         names = "-".join(m.name for m in members)
         limit = self.config.compute.attempts * share.actors
         try:

@@ -10,8 +10,6 @@ import inspect
 from collections.abc import Iterable
 from typing import Any, cast
 
-import segmentation_models_pytorch as smp
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -117,6 +115,9 @@ def freeze_encoder(network: nn.Module, frozen: bool) -> None:
 
 
 def _smp_architectures() -> dict[str, type[nn.Module]]:
+    # Here and below: seconds of every process's start, and few processes build.
+    import segmentation_models_pytorch as smp
+
     classes = smp.MODEL_ARCHITECTURES_MAPPING.values()
     return {c.__name__: c for c in classes}
 
@@ -194,6 +195,9 @@ def _check_options(spec: MemberSpec, known: Iterable[str]) -> None:
 
 
 def _check_encoder(spec: MemberSpec, encoder: str) -> None:
+    import segmentation_models_pytorch as smp
+    import timm
+
     if encoder.startswith("tu-"):
         if not timm.is_model(encoder[3:]):
             known = [f"tu-{name}" for name in timm.list_models()]
@@ -243,6 +247,8 @@ def default_normalization(spec: MemberSpec) -> Normalization:
         return _MID
     encoder = str(spec.encoder)
     if encoder.startswith("tu-"):
+        import segmentation_models_pytorch as smp
+
         try:
             own = smp.encoders.get_preprocessing_params(encoder)
         except ValueError as e:

@@ -15,11 +15,11 @@ from digipath_ray.networks.build import (
 from digipath_ray.networks.card import ModelCard, write_card
 from digipath_ray.networks.original import ORIGINAL_ARCHITECTURES, OriginalNetwork
 from digipath_ray.networks.original.keras_file import read_keras_file
+from digipath_ray.networks.weightfiles import weights_file
 from digipath_ray.networks.weights import (
     _check_finite,
     _misfits,
     save_weights,
-    weights_file,
 )
 from digipath_ray.storage.files import file_digest
 

@@ -30,13 +30,11 @@ from digipath_ray.networks.card import (
     mean_threshold,
     read_card,
 )
+from digipath_ray.networks.weightfiles import fetch_encoder, list_weights, weights_file
 from digipath_ray.networks.weights import (
     check_file_finite,
     check_fit,
-    fetch_encoder,
-    list_weights,
     no_weights,
-    weights_file,
 )
 from digipath_ray.storage.files import file_digest, is_url, place
 

@@ -5,7 +5,6 @@ refuses code in it, and writes safetensors; :func:`import_keras` takes the origi
 authors' Keras files.
 """
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import cast
@@ -22,11 +21,8 @@ from digipath_ray.networks.build import (
     normalization_of,
 )
 from digipath_ray.networks.card import ModelCard, read_card
-from digipath_ray.storage import bucket
-from digipath_ray.storage.files import file_digest, is_url, place, publish
-
-CACHE = Path("~/.cache/digipath_ray/weights")
-"""Where weights that lie in a bucket are kept on this machine."""
+from digipath_ray.networks.weightfiles import weights_file
+from digipath_ray.storage.files import file_digest
 
 
 def load_member(
@@ -105,83 +101,6 @@ def dtype_on(device: torch.device, precision: Precision) -> torch.dtype:
             f"precision = 'float16': needs a GPU, not {device}; take float32"
         )
     return cast(torch.dtype, getattr(torch, precision))
-
-
-def list_weights(url: str) -> list[str]:
-    """URLs of the safetensors files in a folder of a bucket, in order of their names.
-
-    Raises:
-        OSError: as :func:`digipath_ray.storage.bucket.spoken`.
-    """
-    return sorted(
-        found.url
-        for found in bucket.list_objects(url)
-        if found.url.endswith(".safetensors")
-        and found.url.rpartition("/")[0] == str(place(url))
-    )
-
-
-def fetch_weights(url: str) -> Path:
-    """The local copy of weights and their card that lie in a bucket, fetched once.
-
-    Whoever asks holds the digest against the copy.
-
-    Raises:
-        ValueError: they or their card are not there.
-        OSError: as :func:`digipath_ray.storage.bucket.spoken`.
-    """
-    folder = CACHE.expanduser() / hashlib.sha256(url.encode()).hexdigest()[:16]
-    card = url.removesuffix(".safetensors") + ".json"
-    for remote in (card, url):
-        try:
-            local = _fetch(remote, folder)
-        except FileNotFoundError as e:
-            raise ValueError(f"weights {url}: {remote} is missing") from e
-    return local
-
-
-def fetch_encoder(url: str) -> Path:
-    """The local copy of an encoder's weights that lie in a bucket, fetched once.
-
-    Raises:
-        ValueError: they are not there.
-        OSError: as :func:`digipath_ray.storage.bucket.spoken`.
-    """
-    folder = CACHE.expanduser() / hashlib.sha256(url.encode()).hexdigest()[:16]
-    try:
-        return _fetch(url, folder)
-    except FileNotFoundError as e:
-        raise ValueError(f"encoder weights {url}: no such object") from e
-
-
-def _fetch(url: str, folder: Path) -> Path:
-    """The copy of an object in a folder, fetched anew if it is another version."""
-    version = bucket.head(url)
-    local = folder / url.rpartition("/")[2]
-    kept = local.with_name(f"{local.name}.version")
-    if local.exists() and kept.exists() and kept.read_text() == version.etag:
-        return local
-    with publish(local) as temporary:
-        bucket.download(url, version, temporary)
-    kept.write_text(version.etag)
-    return local
-
-
-def weights_file(weights: str | None) -> Path | None:
-    """The safetensors file that a member's ``weights`` name, None if they name none."""
-    if weights is None or weights in ("random", "imagenet"):
-        return None
-    if is_url(weights) and weights.endswith(".safetensors"):
-        return fetch_weights(weights)
-    path = place(weights) if "://" in weights else Path(weights).expanduser()
-    if path.suffix == "" and not path.exists():
-        raise ValueError(f"weights {weights}: no such folder, nor random, nor imagenet")
-    if path.suffix != ".safetensors":
-        raise ValueError(
-            f"weights {weights}: neither random, imagenet nor a .safetensors file; "
-            "'digipath import-weights' turns a .pth or .h5 file into one"
-        )
-    return path
 
 
 def _load_weights(network: nn.Module, spec: MemberSpec, path: Path) -> None:
