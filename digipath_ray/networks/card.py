@@ -16,7 +16,7 @@ from typing import Any
 from digipath_ray.storage.files import is_url, place, publish, read_text
 
 CLASSES = ("other", "tumor")
-"""What the two channels of a network's answer are, in this order."""
+"""The two channels of a network's output, in this order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class ModelCard:
         license: of the weights, an SPDX name where there is one.
         digest: SHA-256 of the weights file, 64 hexadecimal digits.
         threshold: probability from which a pixel counts as tumor, as chosen on
-            validation patients; None if nobody chose one.
+            validation patients; None if none was chosen.
         temperature: what its logits are divided by to be calibrated.
         training: how it was fitted: folds, schedule, seeds, scores, versions.
         notes: anything else worth knowing.
@@ -121,7 +121,7 @@ def mean_threshold(cards: Iterable[ModelCard]) -> float | None:
 
 
 def card_path(weights_path: str | Path) -> Path:
-    """Where the card of a weights file lies."""
+    """Path of the card of a weights file."""
     path = place(weights_path) if is_url(weights_path) else Path(weights_path)
     return path.with_suffix(".json")
 
