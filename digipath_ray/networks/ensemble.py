@@ -5,16 +5,15 @@ is absent, never 0.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from digipath_ray.config.run import RunConfig
 
-Values = NDArray[np.float32]
-
 Maps = NDArray[np.float32]
-"""One number per heatmap px of n patches, [n, h, w]."""
+"""One number per heatmap px of n patches: [n, h, w], of m members [m, n, h, w]."""
 
 
 class MemberError(ValueError):
@@ -83,19 +82,38 @@ def _checked(maps: Mapping[str, Maps], members: Sequence[str], what: str) -> Map
     return np.stack([np.asarray(maps[name], np.float32) for name in members])
 
 
-def combine_maps(maps: Mapping[str, Values], config: RunConfig) -> dict[str, Values]:
-    """The heatmap's channels from columns ``mean:<name>`` and ``aleatoric:<name>``.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MemberMaps:
+    """Maps of a chunk's patches by several members, in the members' order.
+
+    Attributes:
+        means: [m, n, h, w], each member's posterior, mean over its augmentations.
+        variances: [m, n, h, w], its variance over them; None without augmentation.
+    """
+
+    means: Maps
+    variances: Maps | None
+
+    def followed_by(self, other: "MemberMaps") -> "MemberMaps":
+        """These members' maps and then the others'."""
+        variances = None
+        if self.variances is not None and other.variances is not None:
+            variances = np.concatenate([self.variances, other.variances])
+        means = np.concatenate([self.means, other.means])
+        return MemberMaps(means=means, variances=variances)
+
+
+def combine_members(maps: MemberMaps, config: RunConfig) -> dict[str, Maps]:
+    """The heatmap's channels [n, h, w] from the maps of all members of a run.
 
     Raises:
         MemberError: a member's map is missing or is no probability.
     """
-    kinds: dict[str, dict[str, Values]] = {"mean": {}, "aleatoric": {}}
-    for column, values in maps.items():
-        kind, name = column.split(":", 1)
-        kinds[kind][name] = values
+    names = [m.name for m in config.members]
+    variances = maps.variances
     return combine(
-        kinds["mean"],
-        kinds["aleatoric"] or None,
-        members=[m.name for m in config.members],
+        dict(zip(names, maps.means, strict=False)),
+        None if variances is None else dict(zip(names, variances, strict=False)),
+        members=names,
         keep_members=config.ensemble.keep_members,
     )

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from digipath_ray.config.run import MemberSpec, RunConfig, Transform
 from digipath_ray.networks.build import Member
-from digipath_ray.networks.ensemble import combine_maps
+from digipath_ray.networks.ensemble import MemberMaps, combine_members
 from digipath_ray.networks.weights import load_member
 
 log = logging.getLogger(__name__)
 
-Maps = dict[str, NDArray[np.float32]]
+Channels = dict[str, NDArray[np.float32]]
 """Name -> one number per heatmap px of n patches, [n, h, w]."""
 Turn = Callable[[Tensor], Tensor]
 
@@ -200,27 +200,18 @@ class EnsemblePredictor:
             for spec in members
         }
 
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Names of the maps that ``predict`` returns."""
-        kinds = (
-            ("mean", "aleatoric") if len(self.config.ensemble.tta) > 1 else ("mean",)
-        )
-        return tuple(f"{kind}:{name}" for name in self.members for kind in kinds)
-
-    def predict(self, blocks: NDArray[np.uint8], index: NDArray[np.int64]) -> Maps:
-        """Each member's maps [n, h, w] of a chunk's pixels, not yet combined.
+    def predict(
+        self, blocks: NDArray[np.uint8], index: NDArray[np.int64]
+    ) -> MemberMaps:
+        """The members' maps of a chunk's pixels, not yet combined.
 
         Args:
             blocks: [nb, S, S, 3], the pixels of a chunk.
             index: [n, k, k], the blocks of each patch.
-
-        Returns:
-            ``mean:<name>`` and, with several transforms, ``aleatoric:<name>``.
         """
-        maps: Maps = {}
         pixels: Tensor | None = None
-        for name, member in self.members.items():
+        means, variances = [], []
+        for member in self.members.values():
             pixels = to_device(blocks, member.device) if pixels is None else pixels
             mean, variance = predict_blocks(
                 member,
@@ -231,20 +222,22 @@ class EnsemblePredictor:
                 downsample=self.config.grid.downsample,
                 batch_size=self.config.compute.batch_size,
             )
-            maps[f"mean:{name}"] = mean
+            means.append(mean)
             if variance is not None:
-                maps[f"aleatoric:{name}"] = variance
-        return maps
+                variances.append(variance)
+        return MemberMaps(
+            means=np.stack(means), variances=np.stack(variances) if variances else None
+        )
 
     def predict_combined(
         self, blocks: NDArray[np.uint8], index: NDArray[np.int64]
-    ) -> Maps:
+    ) -> Channels:
         """The heatmap's channels of a chunk's pixels, all members being here.
 
         Raises:
             MemberError: a member's map is no probability, or the member is not here.
         """
-        return combine_maps(self.predict(blocks, index), self.config)
+        return combine_members(self.predict(blocks, index), self.config)
 
     @staticmethod
     def end_process_if_device_is_lost(error: Exception) -> None:
@@ -260,7 +253,7 @@ class EnsemblePredictor:
 
 def load_ensemble(
     config: RunConfig, *, device: str | torch.device = "cpu"
-) -> Callable[[NDArray[np.uint8], NDArray[np.int64]], Maps]:
+) -> Callable[[NDArray[np.uint8], NDArray[np.int64]], Channels]:
     """All members of a run: blocks and index of a chunk -> its heatmap channels.
 
     Raises:
