@@ -11,6 +11,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, cast, get_type_hints
 
+from pydantic import TypeAdapter, ValidationError
+
 from digipath_ray.config.recipe import (
     AnnotationSpec,
     AugmentSpec,
@@ -202,48 +204,27 @@ def merge(*trees: Mapping[str, Any]) -> Tree:
     return merged
 
 
-def _coerce(section: str, name: str, value: Any, hint: Any) -> Any:
-    """TOML value to field value: int to float, list to tuple; wrong types refused."""
-    numbers = {"float": (int, float), "int": (int,), "bool": (bool,), "str": (str,)}
-    text = str(hint)
-    if isinstance(value, list):
-        return tuple(value)
-    if isinstance(value, bool):
-        ok = hint is bool
-    elif isinstance(value, (int, float)):
-        ok = hint in (int, float) or "int" in text or "float" in text
-        ok = ok and not (isinstance(value, float) and "float" not in text)
-        value = float(value) if "float" in text else value
-    else:
-        ok = hint not in (int, float, bool) and "int |" not in text
-    if not ok:
-        wanted = next((k for k in numbers if k in text), text)
-        raise ValueError(f"{section}.{name} = {value!r}: must be of type {wanted}")
-    return value
+def _typed(where: str, value: Any, hint: Any) -> Any:
+    """A TOML value as a field takes it: int to float, list to tuple.
 
-
-_MEMBER_TYPES: dict[str, type] = {
-    "seed": int,
-    "temperature": float,
-    "options": dict,
-    "mean": tuple,
-    "std": tuple,
-}
+    Raises:
+        ValueError: it is of another type; the message names the field.
+    """
+    value = tuple(value) if isinstance(value, list) else value
+    try:
+        # Strict: "0.5" is no number, and true is no 1.
+        return TypeAdapter(hint).validate_python(value, strict=True)
+    except ValidationError as e:
+        if all(error["type"] == "literal_error" for error in e.errors()):
+            return value  # the spec itself names the choices
+        wanted = getattr(hint, "__name__", str(hint)) if type(hint) is type else hint
+        raise ValueError(f"{where} = {value!r}: must be of type {wanted}") from e
 
 
 def _member_values(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A [[members]] table's values; wrong types refused."""
+    """A [[members]] table's values; wrong types are refused."""
     hints = get_type_hints(MemberSpec)
-    values: dict[str, Any] = {}
-    for key, value in row.items():
-        if isinstance(value, (list, tuple)):
-            value = tuple(value)
-        if key == "temperature" and type(value) is int:
-            value = float(value)
-        if not isinstance(value, _MEMBER_TYPES.get(key, str)):
-            raise ValueError(f"members.{key} = {value!r}: must be of type {hints[key]}")
-        values[key] = value
-    return values
+    return {k: _typed(f"members.{k}", v, hints[k]) for k, v in row.items()}
 
 
 def from_tree(tree: Mapping[str, Any]) -> RunConfig:
@@ -278,7 +259,7 @@ def specs_from_tree(
     for section, spec in sections.items():
         hints = get_type_hints(spec)
         body = tree.get(section, {})
-        values = {k: _coerce(section, k, v, hints[k]) for k, v in body.items()}
+        values = {k: _typed(f"{section}.{k}", v, hints[k]) for k, v in body.items()}
         specs[section] = spec(**values)
     return specs
 

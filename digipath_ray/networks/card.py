@@ -87,6 +87,7 @@ def _are_texts(value: Any) -> bool:
     return isinstance(value, tuple) and all(_is_text(v) for v in value)
 
 
+# By hand, not by a validator: most checks are of values, and each says what is wanted.
 _WANTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "name": ("text", _is_text),
     "architecture": ("text", _is_text),
