@@ -64,6 +64,7 @@ def divide(config: RunConfig) -> Share:
     """
     have = ray.cluster_resources()
     several = has_several_nodes(have)
+    # A head that does no work reports no CPU until its first node has joined.
     cpus = have.get("CPU", FIRST_CPUS if several else 1.0)
     compute = config.compute
     pools = config.pools
@@ -74,15 +75,17 @@ def divide(config: RunConfig) -> Share:
         _check_places(actors * pools, actor_gpus)
     if grows:
         _check_free(actor_gpus)
-    # Together never more than there is: a finish task that waits for the CPU of a
-    # reader that waits for the driver that waits for the finish task waits for ever.
-    # And one whole CPU is left to the plan: Ray Data's own tasks ask for no less.
+    # Never ask for more CPUs than there are: a finish task waiting for the CPU of a
+    # reader, which waits for the driver, which waits for the finish task, is a
+    # deadlock. One CPU stays free, as Ray Data's own tasks ask for a whole one.
     spare = max(0.0, cpus - 1)
+    # Half of it for actors, a quarter for finish tasks, what is left for readers.
     actor_cpus = floor_cpus(min(1.0, spare / (2 * actors * pools)))
     room = ROOM_CPUS if several else 0.25
     finish_cpus = floor_cpus(min(room, spare / (4 * compute.finishers)))
     left = cpus - actors * pools * actor_cpus - compute.finishers * finish_cpus
     readers = compute.readers or int(left)
+    # A hundredth below one, so that a finish task fits beside a reader on any node.
     whole = 1 - ROOM_CPUS if several else 1.0
     reader_cpus = floor_cpus(min(whole, left / readers))
     if reader_cpus == actor_cpus:  # Ray Data would fuse the stages: actors would read
@@ -101,7 +104,7 @@ def divide(config: RunConfig) -> Share:
 
 
 def _gpu_share(config: RunConfig, pools: int, *, several: bool) -> float:
-    """GPUs of an actor: as given, else by whether there is a GPU."""
+    """GPUs per actor: as given, else one or its fraction if there is any GPU."""
     if config.compute.gpus_per_actor is not None:
         return config.compute.gpus_per_actor
     if ray.cluster_resources().get("GPU", 0.0) >= 1:
@@ -109,7 +112,7 @@ def _gpu_share(config: RunConfig, pools: int, *, several: bool) -> float:
     if several:
         log.warning(
             "no node of the cluster has a GPU, so the networks run on CPUs: if nodes "
-            "with GPUs are to join, say so by --gpus-per-actor 1"
+            "with GPUs will join, give --gpus-per-actor 1"
         )
     return 0.0
 
@@ -128,13 +131,13 @@ def _check_places(actors: int, actor_gpus: float) -> None:
 
 
 def _check_free(actor_gpus: float) -> None:
-    """Warn if others hold every GPU: what is no run keeps its own until it ends."""
+    """Warn if every GPU is taken; only runs give way, a fit keeps its GPUs."""
     if ray.cluster_resources().get("GPU", 0.0) < actor_gpus:
         return
     if ray.available_resources().get("GPU", 0.0) < actor_gpus:
         log.warning(
-            "others hold the cluster's GPUs: runs give way within seconds, anything "
-            "else, a fit say, when it ends"
+            "all GPUs of the cluster are taken: other runs give way within seconds, "
+            "anything else (such as a fit) frees them when it ends"
         )
 
 

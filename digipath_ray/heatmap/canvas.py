@@ -27,6 +27,7 @@ def blend_window(spec: GridSpec, blend: Blend) -> Map:
     sigma of an eighth of the patch (nnU-Net's and MONAI's choice).
     """
     size = spec.hm_patch
+    # Distance from the patch's center; half a pixel off for an even number of pixels.
     offset = np.abs(np.arange(size) - (size - 1) / 2)
     match blend:
         case "mean":
@@ -226,6 +227,7 @@ class Canvas:
         if n and blocks.min() < 0:
             raise ValueError(f"block {blocks.min(axis=0)}: the grid starts at (0, 0)")
         for i, (row, col) in enumerate(blocks.tolist()):
+            # Blocks of the last row and column may reach beyond the slide: cut off.
             target = np.s_[row * side : (row + 1) * side, col * side : (col + 1) * side]
             height, width = self.weight[target].shape
             self.weight[target] += weight[i, :height, :width]
@@ -238,6 +240,7 @@ class Canvas:
             mpp_x: um per HEATMAP px, i.e. the effective mpp times downsample.
             mpp_y: the same, from top to bottom.
         """
+        # Where no patch lies the weight is 0: the result stays 0, without a warning.
         data = np.zeros_like(self.sums)
         np.divide(self.sums, self.weight, out=data, where=self.weight > 0)
         return Heatmap(
@@ -252,6 +255,7 @@ class Canvas:
 def on_heatmap(mask: Mask, heatmap: Heatmap) -> NDArray[np.bool_]:
     """The mask [H, W] at the heatmap's pixels, nearest by position in um."""
     height, width = heatmap.weight.shape
+    # By the centers of the heatmap's pixels, in um: both grids start at the slide's.
     rows = ((np.arange(height) + 0.5) * heatmap.mpp_y / mask.mpp_y).astype(int)
     cols = ((np.arange(width) + 0.5) * heatmap.mpp_x / mask.mpp_x).astype(int)
     last_row, last_col = mask.array.shape[0] - 1, mask.array.shape[1] - 1

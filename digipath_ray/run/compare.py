@@ -248,13 +248,16 @@ def resample(
 def box_weights(old: int, new: int, scale: float) -> Any:
     """Sparse [new, old]: how much each old px counts in a new one of ``scale`` old px.
 
-    Rows add up to 1, also where the last new px reaches beyond the old ones.
+    Rows add up to 1, also where the last new px reaches beyond the old ones. Ours:
+    skimage's block means need a whole scale, its resize blurs.
     """
+    # The last new px may reach beyond the old ones: what is beyond counts nothing.
     edges = np.minimum(np.arange(new + 1) * scale, old)
     row, col, part = [], [], []
     for i, (start, stop) in enumerate(itertools.pairwise(edges.tolist())):
         inside = np.arange(int(start), min(math.ceil(stop), old))
         overlap = np.minimum(inside + 1, stop) - np.maximum(inside, start)
+        # A sliver is a float's rounding; as a weight it would blend in a neighbor.
         kept = overlap > 1e-6
         row.append(np.full(int(kept.sum()), i))
         col.append(inside[kept])
