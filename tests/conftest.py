@@ -11,6 +11,10 @@ import pytest
 if TYPE_CHECKING:
     from tests.buckets import Bucket
 
+ROOT = str(Path(__file__).parents[1])
+# Processes that tests start find the package as it stands here, and tests.tiny.
+PATHS = [ROOT, *filter(None, [os.environ.get("PYTHONPATH")])]
+os.environ["PYTHONPATH"] = os.pathsep.join(PATHS)
 # Threads that share a small batch wait for each other, the more so beside other work.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
