@@ -1,5 +1,6 @@
 """Fixtures that several test modules share."""
 
+import io
 import os
 import uuid
 from collections.abc import Iterator
@@ -7,10 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from tests.buckets import Bucket
 
+ROOT = str(Path(__file__).parents[1])
+# Processes that tests start find the package as it stands here, and tests.tiny.
+PATHS = [ROOT, *filter(None, [os.environ.get("PYTHONPATH")])]
+os.environ["PYTHONPATH"] = os.pathsep.join(PATHS)
 # Threads that share a small batch wait for each other, the more so beside other work.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -18,6 +24,33 @@ os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # As digipath_ray.distributed.resources does: idle workers stay.
 os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
+
+
+SECOND_RAY = {"test_nodes", "test_training", "test_jobs", "test_overnight"}
+"""Modules of the second lane on Ray: its tests start clusters and jobs of their own."""
+
+
+def lane_of(item: pytest.Item) -> str:
+    """Which tests run one after another in one process: those that share fixtures.
+
+    Ray and the browser, which take much memory, run in few processes.
+    """
+    module = item.path.stem
+    if item.get_closest_marker("ray"):
+        return "ray of their own" if module in SECOND_RAY else "ray"
+    return "browser" if item.get_closest_marker("browser") else module
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Part the tests into the lanes of pytest-xdist's --dist loadgroup."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(lane_of(item)))
+
+
+# How long an example takes is no property of the code: other tests run beside it.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")
@@ -49,6 +82,30 @@ def ray_here(bucket_server: "Bucket") -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def demo_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's slides, drawn once: no test may change them."""
+    from digipath_ray.demo.cohort import build_demo_cohort
+
+    return build_demo_cohort(tmp_path_factory.mktemp("demo"), seed=7)
+
+
+@pytest.fixture(scope="session")
+def demo(
+    demo_cohort: Path, tmp_path_factory: pytest.TempPathFactory, ray_here: None
+) -> tuple[Path, int, str]:
+    """The demo's directory, exit code and words; no test may change its run."""
+    from rich.console import Console
+
+    from digipath_ray.cli.demo import run_demo
+
+    out = tmp_path_factory.mktemp("demo-run")
+    (out / "cohort").symlink_to(demo_cohort.parent)
+    words = io.StringIO()
+    code = run_demo(Console(file=words, width=140), out)
+    return out, code, words.getvalue()
 
 
 @pytest.fixture(scope="session")

@@ -33,11 +33,11 @@ SMALL: Tree = {
     "ensemble": {"tta": ["identity", "hflip"]},
     "compute": {"batch_size": 4, "chunk_cells": 8, "actors": 1},
     "members": [
-        {"name": "a", "architecture": "Unet", "encoder": "resnet18", "seed": 0},
-        {"name": "b", "architecture": "Unet", "encoder": "resnet18", "seed": 1},
+        {"name": "a", "architecture": "tests.tiny:Tiny", "seed": 0},
+        {"name": "b", "architecture": "tests.tiny:Tiny", "seed": 1},
     ],
 }
-"""Two networks of random weights over patches so small that a CPU does 50 a second."""
+"""Two tiny networks of random weights over small patches."""
 
 
 def small_config(changes: Tree | None = None) -> RunConfig:
@@ -45,6 +45,13 @@ def small_config(changes: Tree | None = None) -> RunConfig:
     tree = merge(SMALL, changes or {})
     members = [{"weights": "random", **m} for m in tree["members"]]
     return from_tree({**tree, "members": members})
+
+
+def slow_config(changes: Tree | None = None) -> RunConfig:
+    """SMALL whose networks take a while, so that a test can end a run in its middle."""
+    slow = {"options": {"seconds": 0.02}}
+    members = [{**m, **slow} for m in SMALL["members"]]
+    return small_config(merge({"members": members}, changes or {}))
 
 
 def write_slide(

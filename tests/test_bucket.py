@@ -190,15 +190,20 @@ def test_of_two_that_create_one_object_one_does(bucket_url):
 
 @pytest.mark.slow
 def test_a_listing_streams(bucket_server: Bucket, bucket_url):
-    fill(bucket_url, 20_000)
+    fill(bucket_url, 4000)  # four pages
     listing = bucket.list_objects(bucket_url)
     first = next(listing)
     assert (first.url, first.version.size) == (f"{bucket_url}/slide-00000.svs", 1)
-    assert bucket_server.asked("GET", "list-type=2") <= 2
-    assert sum(1 for _ in islice(listing, 2500)) == 2500
-    assert bucket_server.asked("GET", "list-type=2") <= 4, "a page ahead, no more"
-    assert sum(1 for _ in listing) == 20_000 - 2501
-    assert bucket_server.asked("GET", "list-type=2") == 20
+    assert len(pages_asked(bucket_server)) <= 2
+    assert sum(1 for _ in islice(listing, 1500)) == 1500
+    assert len(pages_asked(bucket_server)) <= 3, "a page ahead, no more"
+    assert sum(1 for _ in listing) == 4000 - 1501
+    assert len(pages_asked(bucket_server)) == 4
+
+
+def pages_asked(server: Bucket) -> set[str]:
+    """The pages of a listing that were asked for; one may have been tried again."""
+    return {path for _, path in server.requests if "list-type=2" in path}
 
 
 def fill(url: str, count: int) -> None:

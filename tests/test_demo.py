@@ -1,7 +1,6 @@
 """The demo's slides hold what they say, and its ensemble finds it."""
 
 import csv
-import io
 import re
 from dataclasses import asdict
 from pathlib import Path
@@ -10,17 +9,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from rich.console import Console
 from safetensors.numpy import load_file
 from skimage.measure import regionprops
 
 from digipath_ray.cli.app import run_app
-from digipath_ray.cli.demo import run_demo
 from digipath_ray.config.toml import load_config
 from digipath_ray.demo.anatomy import Label, lay_anatomy
 from digipath_ray.demo.cohort import (
     COLUMNS,
-    build_demo_cohort,
     damage,
     demo_slides,
     write_pyramid,
@@ -254,14 +250,9 @@ def test_best_threshold_separates_what_is_darker_and_no_more() -> None:
     assert (alike + darker).best()[0] < 0.7
 
 
-@pytest.fixture(scope="module")
-def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_demo_cohort(tmp_path_factory.mktemp("demo"), seed=7)
-
-
 @pytest.mark.slow
-def test_cohort_is_two_patients_with_all_four_classes(cohort: Path) -> None:
-    with cohort.open(newline="") as file:
+def test_cohort_is_two_patients_with_all_four_classes(demo_cohort: Path) -> None:
+    with demo_cohort.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == COLUMNS
     labels = [(row["patient_id"], row["label"]) for row in rows]
@@ -277,7 +268,7 @@ def test_cohort_is_two_patients_with_all_four_classes(cohort: Path) -> None:
         if row["label"] == "negative":
             assert row["annotation"] == ""
             continue
-        truth = np.asarray(Image.open(cohort.parent / row["annotation"]))
+        truth = np.asarray(Image.open(demo_cohort.parent / row["annotation"]))
         assert set(np.unique(truth)) == {0, 255}
         low, high = limits[row["label"]]
         assert low <= extent_mm(truth > 0) <= high
@@ -288,18 +279,6 @@ with_ray = [
     pytest.mark.slow,
     pytest.mark.filterwarnings(RAY_WARNINGS),
 ]
-
-
-@pytest.fixture(scope="module")
-def demo(
-    cohort: Path, tmp_path_factory: pytest.TempPathFactory, ray_here
-) -> tuple[Path, int, str]:
-    """The demo's directory, exit code and words; its cohort was drawn before."""
-    out = tmp_path_factory.mktemp("demo-run")
-    (out / "cohort").symlink_to(cohort.parent)
-    words = io.StringIO()
-    code = run_demo(Console(file=words, width=140), out)
-    return out, code, words.getvalue()
 
 
 class TestDemoRun:
@@ -318,10 +297,12 @@ class TestDemoRun:
         assert (out / "run" / "report.html").exists()
         assert len(list((out / "run" / "overlays").glob("*.png"))) == 4
 
-    def test_finds_the_lesions_and_little_else(self, demo, cohort: Path) -> None:
+    def test_finds_the_lesions_and_little_else(self, demo, demo_cohort: Path) -> None:
         config = resolve(load_config(preset="demo"))
         threshold = config.outcome.threshold
-        scores = score_run(RunDirectory(demo[0] / "run"), cohort, threshold=threshold)
+        scores = score_run(
+            RunDirectory(demo[0] / "run"), demo_cohort, threshold=threshold
+        )
         assert [s.label for s in scores] == ["macro", "negative", "micro", "itc"]
         assert [s.metastasis for s in scores] == [s.label for s in scores]
         by_label = {s.label: s for s in scores}
@@ -331,9 +312,11 @@ class TestDemoRun:
         assert by_label["itc"].shared_mm2 > 0.5 * by_label["itc"].tumor_mm2
         assert max(s.false_share for s in scores) < 0.01
 
-    def test_best_threshold_on_hematoxylin_does_not(self, demo, cohort: Path) -> None:
+    def test_best_threshold_on_hematoxylin_does_not(
+        self, demo, demo_cohort: Path
+    ) -> None:
         run = RunDirectory(demo[0] / "run")
-        darkness = demo_quality.measure_thresholds(run, cohort)
+        darkness = demo_quality.measure_thresholds(run, demo_cohort)
         assert len(darkness) == 4
         assert demo_quality.pool(darkness).best()[0] < 0.6
 

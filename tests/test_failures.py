@@ -22,7 +22,14 @@ from digipath_ray.networks.build import build_network
 from digipath_ray.networks.weights import save_weights
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import Failure, RunError
-from tests.runs import RAY_WARNINGS, small_config, stamps, write_cohort, write_slide
+from tests.runs import (
+    RAY_WARNINGS,
+    SMALL,
+    small_config,
+    stamps,
+    write_cohort,
+    write_slide,
+)
 
 pytestmark = pytest.mark.filterwarnings(RAY_WARNINGS)
 
@@ -58,7 +65,14 @@ def fragile_config(changes):
     It divides (red - 1) by so little that 1 - 220/255 just stays within float32.
     """
     # Tissue without red has the color of ink.
-    config = small_config({**changes, "tissue": {"exclude_ink": False}})
+    deep = {"architecture": "Unet", "encoder": "resnet18"}
+    config = small_config(
+        {
+            **changes,
+            "tissue": {"exclude_ink": False},
+            "members": [{**m, **deep} for m in SMALL["members"]],
+        }
+    )
     first, *others = config.members
     first = replace(first, mean=(1.0, 0.0, 0.0), std=(3.5e-39, 1.0, 1.0))
     return replace(config, members=(first, *others))

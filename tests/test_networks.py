@@ -22,6 +22,7 @@ from digipath_ray.networks.imported import import_checkpoint
 from digipath_ray.networks.resolve import check_member, resolve
 from digipath_ray.networks.weights import dtype_on, load_member, save_weights
 from digipath_ray.storage.files import file_digest
+from tests.tiny import Tiny
 
 LIGHT = MemberSpec(
     name="light",
@@ -123,6 +124,38 @@ def test_building_leaves_the_random_numbers_of_others_alone():
     torch.manual_seed(7)
     build_network(LIGHT)
     assert torch.equal(torch.rand(3), want)
+
+
+def test_a_network_of_ones_own_is_named_by_its_module_and_class():
+    spec = MemberSpec(
+        name="own", architecture="tests.tiny:Tiny", options={"width": 4}, seed=3
+    )
+    network, again = build_network(spec), build_network(spec)
+    assert isinstance(network, Tiny)
+    assert network.segmentation_head.in_channels == 4
+    assert (
+        default_normalization(replace(spec, weights="random"))
+        == ((128 / 255,) * 3,) * 2
+    )
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name])
+    check_member(replace(spec, weights="random"), patch_px=64)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"architecture": "no_such_module:Net"}, "'no_such_module:Net' cannot be imp"),
+        ({"architecture": "tests.tiny:Net"}, "cannot be imported: module 'tests.tiny'"),
+        ({"architecture": "os:getcwd"}, "os:getcwd is no class of torch.nn.Module"),
+        ({"encoder": "resnet18"}, "has its own encoder"),
+        ({"options": {"widht": 4}}, "unknown option of .*closest are width"),
+    ],
+)
+def test_what_is_no_network_of_ones_own_is_refused(change, message):
+    spec = MemberSpec(name="own", architecture="tests.tiny:Tiny")
+    with pytest.raises(ValueError, match=message):
+        build_network(replace(spec, **change))
 
 
 @pytest.mark.parametrize(

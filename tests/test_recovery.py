@@ -23,7 +23,7 @@ from tests.runs import (
     RAY_WARNINGS,
     hears,
     heatmaps,
-    small_config,
+    slow_config,
     stamps,
     wait_for_worker,
     workers,
@@ -44,10 +44,10 @@ import ray
 from digipath_ray.cohort.read import read_cohort
 from digipath_ray.distributed.run import run_cohort
 from digipath_ray.run.directory import RunDirectory
-from tests.runs import small_config
+from tests.runs import slow_config
 
 ray.init = functools.partial(ray.init, num_cpus=2, object_store_memory=200 << 20)
-run_cohort(RunDirectory(sys.argv[2]), read_cohort([sys.argv[1]]), small_config())
+run_cohort(RunDirectory(sys.argv[2]), read_cohort([sys.argv[1]]), slow_config())
 """
 
 
@@ -63,7 +63,7 @@ def undisturbed(
     ray_here: None, rows: list[SlideRow], tmp_path_factory: pytest.TempPathFactory
 ) -> RunDirectory:
     run = RunDirectory(tmp_path_factory.mktemp("undisturbed") / "run")
-    assert run_cohort(run, rows, small_config()).failures == []
+    assert run_cohort(run, rows, slow_config()).failures == []
     return run
 
 
@@ -107,7 +107,7 @@ def test_a_killed_run_goes_on_where_it_was(rows, undisturbed, tmp_path):
 
     begun: list[int] = []
     listener = hears(planned=lambda slides, patches: begun.append(slides))
-    summary = run_cohort(run, rows, small_config(), listener=listener)
+    summary = run_cohort(run, rows, slow_config(), listener=listener)
 
     assert begun == [len(SLIDES) - len(kept)]
     assert summary.skipped == len(kept)
@@ -124,7 +124,7 @@ def test_a_finished_run_starts_nothing(rows, undisturbed, monkeypatch):
 
     monkeypatch.setattr(night, "connected", refuse)
     before = stamps(undisturbed)
-    summary = run_cohort(undisturbed, rows, small_config())
+    summary = run_cohort(undisturbed, rows, slow_config())
     assert (summary.slides, summary.skipped, summary.failures) == (6, 6, [])
     assert [o["slide_id"] for o in summary.outcomes] == SLIDES
     assert stamps(undisturbed) == before
@@ -132,7 +132,7 @@ def test_a_finished_run_starts_nothing(rows, undisturbed, monkeypatch):
 
 def test_another_config_is_refused_with_the_difference(rows, undisturbed):
     before = stamps(undisturbed)
-    other = small_config({"ensemble": {"tta": ["identity"], "blend": "linear"}})
+    other = slow_config({"ensemble": {"tta": ["identity"], "blend": "linear"}})
     with pytest.raises(RunError) as caught:
         run_cohort(undisturbed, rows, other)
     message = str(caught.value)
@@ -141,14 +141,14 @@ def test_another_config_is_refused_with_the_difference(rows, undisturbed):
     assert "--overwrite" in message
     assert stamps(undisturbed) == before
     # Where and how fast it runs is no difference.
-    faster = small_config({"compute": {"pools": "per-member", "readers": 3}})
+    faster = slow_config({"compute": {"pools": "per-member", "readers": 3}})
     assert run_cohort(undisturbed, rows, faster).skipped == len(SLIDES)
 
 
 def test_a_slide_that_is_another_file_now_is_refused(rows, undisturbed, tmp_path):
     (tmp_path / "cohort.csv").write_text(f"slide_id,path\ns03,{rows[0].path}\n")
     with pytest.raises(RunError, match=r"s03 was finished from .*s03\.tif") as caught:
-        run_cohort(undisturbed, read_cohort([tmp_path / "cohort.csv"]), small_config())
+        run_cohort(undisturbed, read_cohort([tmp_path / "cohort.csv"]), slow_config())
     assert "s00.tif" in str(caught.value)
     assert "--overwrite" in str(caught.value)
 
@@ -158,7 +158,7 @@ def test_a_second_run_into_one_directory_is_refused(rows, undisturbed):
         undisturbed.lock(),
         pytest.raises(RunError, match=f"in use by process {os.getpid()}"),
     ):
-        run_cohort(undisturbed, rows, small_config())
+        run_cohort(undisturbed, rows, slow_config())
 
 
 class Killer:
@@ -205,7 +205,7 @@ def test_killed_workers_lose_nothing(rows, undisturbed, tmp_path):
 
     with Killer(run) as killer:
         summary = run_cohort(
-            run, rows, small_config(), overwrite=True, listener=hears(tallied=note)
+            run, rows, slow_config(), overwrite=True, listener=hears(tallied=note)
         )
     assert summary.failures == []
     assert summary.skipped == 0

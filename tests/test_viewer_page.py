@@ -15,10 +15,8 @@ import shapely
 from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
-from rich.console import Console
 from scipy.ndimage import maximum_filter, minimum_filter
 
-from digipath_ray.cli.demo import run_demo
 from digipath_ray.heatmap.canvas import Heatmap
 from digipath_ray.heatmap.file import read_heatmap
 from digipath_ray.outcome.qupath import feature, write_features
@@ -420,14 +418,13 @@ UNNAMED = """[...document.querySelectorAll('button, a, input, select, [role=slid
 @pytest.mark.ray
 @pytest.mark.slow
 def test_pixels_change_where_the_heatmap_says_so(
-    tab: Tab, tmp_path: Path, ray_here: None
+    tab: Tab, tmp_path: Path, demo: tuple[Path, int, str]
 ) -> None:
-    assert run_demo(Console(file=io.StringIO()), tmp_path) == 0
-    (stored,) = tmp_path.rglob("heatmaps/patient_1_node_1.ome.tiff")
+    (stored,) = demo[0].rglob("heatmaps/patient_1_node_1.ome.tiff")
     with viewing(stored.parent.parent) as (address, _):
         look_at(tab, address, "patient_1_node_1", read_heatmap(stored))
         go_to_lesion(tab, read_heatmap(stored))
-        take_away(tab, RunDirectory(stored.parent.parent), "patient_1_node_1")
+        take_away(tab, RunDirectory(stored.parent.parent), "patient_1_node_1", tmp_path)
 
 
 def look_at(tab: Tab, address: str, slide_id: str, heatmap: Heatmap) -> None:
@@ -471,10 +468,8 @@ def go_to_lesion(tab: Tab, heatmap: Heatmap) -> None:
     assert said > 0.5
 
 
-def take_away(tab: Tab, run: RunDirectory, slide_id: str) -> None:
+def take_away(tab: Tab, run: RunDirectory, slide_id: str, folder: Path) -> None:
     """The files that leave the page are those of the run."""
-    folder = run.root.parent / "taken"
-    folder.mkdir()
 
     def save(name: str) -> bytes:
         link = tab.page.get_by_role("link", name=name, exact=True)

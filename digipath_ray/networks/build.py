@@ -1,13 +1,14 @@
 """The members' networks by name, and the normalization each expects.
 
 A network maps normalized pixels [B, 3, H, W] to logits [B, 2, H, W] of (other, tumor).
-Architectures are the classes of segmentation_models_pytorch (smp) or the original
-authors' own networks.
+Architectures are the classes of segmentation_models_pytorch (smp), the original
+authors' own networks, or any installed module's ``package.module:Class``.
 """
 
 import difflib
 import inspect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from importlib import import_module
 from typing import Any, cast
 
 import torch
@@ -132,7 +133,9 @@ def build_network(spec: MemberSpec) -> nn.Module:
             closest ones; or the ImageNet weights are not to be had, saying what to do.
     """
     if spec.architecture in ORIGINAL_ARCHITECTURES:
-        return _build_original(spec)
+        return _build_own(spec, ORIGINAL_ARCHITECTURES[spec.architecture])
+    if ":" in spec.architecture:
+        return _build_own(spec, _imported_architecture(spec))
     build = _smp_architecture(spec)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
@@ -153,14 +156,28 @@ def build_network(spec: MemberSpec) -> nn.Module:
     return cast(nn.Module, network)
 
 
-def _build_original(spec: MemberSpec) -> nn.Module:
-    """One of the original authors' networks, randomly weighted from the seed."""
+def _imported_architecture(spec: MemberSpec) -> type[nn.Module]:
+    """The class that ``package.module:Class`` names; a network, or it is not called."""
+    module, _, name = spec.architecture.partition(":")
+    try:
+        found = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as e:
+        what = f"member {spec.name}: architecture {spec.architecture!r}"
+        raise ValueError(f"{what} cannot be imported: {e}") from e
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        raise ValueError(
+            f"member {spec.name}: {spec.architecture} is no class of torch.nn.Module"
+        )
+    return found
+
+
+def _build_own(spec: MemberSpec, build: Callable[..., nn.Module]) -> nn.Module:
+    """A network that is its own encoder, randomly weighted from the seed."""
     if spec.encoder is not None or spec.weights == "imagenet":
         raise ValueError(
             f"member {spec.name}: {spec.architecture} has its own encoder and no "
             "ImageNet weights: leave encoder out, and take random weights or a file"
         )
-    build = ORIGINAL_ARCHITECTURES[spec.architecture]
     _check_options(spec, inspect.signature(build).parameters)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)

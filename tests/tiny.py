@@ -1,0 +1,37 @@
+"""A network that a test builds in no time: four convolutions, no library but torch."""
+
+import time
+
+from torch import Tensor, nn
+
+
+class Tiny(nn.Module):
+    """Half the resolution and back, with the parts that a fit expects of a network.
+
+    Args:
+        width: channels between its convolutions.
+        seconds: that an answer takes at least, for tests that end a run in the middle.
+    """
+
+    def __init__(self, width: int = 8, seconds: float = 0.0) -> None:
+        super().__init__()
+        self.seconds = seconds
+        self.encoder = nn.Sequential(
+            nn.Conv2d(3, width, 5, stride=2, padding=2),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.ReLU(),
+        )
+        self.decoder = nn.Sequential(
+            nn.Upsample(scale_factor=2),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.ReLU(),
+        )
+        self.segmentation_head = nn.Conv2d(width, 2, 3, padding=1)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        if self.seconds and not pixels.is_meta:
+            time.sleep(self.seconds)
+        answer: Tensor = self.segmentation_head(self.decoder(self.encoder(pixels)))
+        return answer
