@@ -69,7 +69,7 @@ class Grid:
         return self.frame.mpp_x * d, self.frame.mpp_y * d
 
     def core_edges(self, length: int) -> NDArray[np.int64]:
-        """Start of each core along a side of ``length`` px, plus the end of the side."""
+        """Start of each core along a side of ``length`` px, and the side's end."""
         margin = (self.spec.patch_px - self.spec.stride_px) // 2
         starts = np.arange(self._cells_along(length)) * self.spec.stride_px + margin
         starts[0] = 0
@@ -235,7 +235,8 @@ def patch_boxes(grid: Grid, cells: Cells, mask: Mask) -> NDArray[np.float64]:
 
 
 SHARED_BLOCKS = 0.6
-"""Fraction of a patch's blocks that no other patch of its chunk shares, on scattered tissue; 0.32 on solid tissue at 50 % overlap."""
+"""Fraction of a patch's blocks that no other patch of its chunk shares, on
+scattered tissue; 0.32 on solid tissue at 50 % overlap."""
 
 
 def cell_bytes(config: RunConfig) -> float:

@@ -1,10 +1,10 @@
-"""Fit an ensemble: Ray tasks draw patches, a Ray Train run fits each member.
+"""Trains an ensemble: Ray tasks draw patches, a Ray Train run fits each member.
 
-    sample (a task per slide) -> folds -> per member: TorchTrainer whose workers are fed
-    by Ray Data -> weights, card and curves -> the ensemble, scored on test patients
+    sample (one task per slide) -> folds -> per member: TorchTrainer with workers fed by
+    Ray Data -> weights, card and curves -> the ensemble, scored on test patients
 
-A fit started again goes on: finished members are left alone, the others are taken up
-from their last checkpoint.
+A restarted fit resumes: finished members are skipped, the others continue from their
+last checkpoint.
 """
 
 import logging
@@ -47,12 +47,12 @@ from digipath_ray.training.scoring import ENSEMBLE, count_predictions, describe
 log = logging.getLogger(__name__)
 
 POLL_S, BUCKET_POLL_S = 1.0, 10.0
-"""How often a fit asks how far its members are: a bucket is paid by the request."""
+"""Seconds between progress polls: buckets charge per request."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FitWatcher:
-    """Whoever wants to see a fit's progress."""
+    """Receives the progress of a fit."""
 
     sampled: Callable[[int, int], None] = lambda done, total: None
     folded: Callable[[Folds], None] = lambda folds: None
@@ -62,12 +62,12 @@ class FitWatcher:
 
 @dataclass(frozen=True, kw_only=True)
 class FitSummary:
-    """How a fit ended."""
+    """Result of a fit."""
 
     directory: FitDirectory
     slides: int
     skipped: int
-    """Members that an earlier start had finished."""
+    """Members finished by an earlier start."""
     cards: list[ModelCard]
     folds: Folds
     failures: list[Failure] = field(default_factory=list)
@@ -81,20 +81,20 @@ def fit_cohort(
     overwrite: bool = False,
     watcher: FitWatcher | None = None,
 ) -> FitSummary:
-    """Fit every member that is not finished yet.
+    """Fit every member that is not finished.
 
     Args:
-        directory: of the fit.
+        directory: directory of the fit.
         rows: the annotated cohort.
         recipe: resolved (:func:`digipath_ray.networks.resolve.resolve_recipe`).
-        overwrite: begin anew.
-        watcher: told of the progress.
+        overwrite: discard earlier results and start over.
+        watcher: receives the progress.
 
     Raises:
-        RunError: the directory is in use, not writable, or of another fit.
-        ValueError: the cohort does not give patches of both kinds to every member.
-        RunStopped: a member's fit ended early, or another fit has taken the directory
-            over; what is finished stays.
+        RunError: the directory is in use, not writable or of another fit.
+        ValueError: the cohort does not give tumor and normal patches to every member.
+        RunStopped: a member's fit ended early, or another fit has taken over the
+            directory; finished results are kept.
     """
     watcher = watcher or FitWatcher()
     with directory.lock() as held:
@@ -111,7 +111,7 @@ def _fit(
     watcher: FitWatcher,
     held: Held,
 ) -> FitSummary:
-    """Fit every member that is not finished yet, in a directory that is held."""
+    """Fit every unfinished member, in a directory that is held."""
     tables, failures = sample_cohort(
         directory, rows, recipe, report=lambda n: watcher.sampled(n, len(rows))
     )
@@ -137,7 +137,7 @@ def _fit(
 
 
 def write_failures(directory: FitDirectory, failures: Sequence[Failure]) -> None:
-    """Publish the FAILURES table."""
+    """Write the FAILURES table."""
     rows = [vars(failure) for failure in failures]
     directory.write_table(directory.failures, rows, schema.FAILURES)
 
@@ -149,7 +149,7 @@ def write_scores(
     folds: Folds,
     cards: Sequence[ModelCard],
 ) -> None:
-    """Publish the members' validation scores, and all on test patients if there are."""
+    """Write the members' validation scores, and all scores on test patients, if any."""
     scores: dict[str, Any] = {
         "validation": {c.name: c.training["validation"] for c in cards}
     }
@@ -178,7 +178,7 @@ def score_test(
     slide_ids: Sequence[str],
     names: Sequence[str],
 ) -> dict[str, Histogram]:
-    """Every member and the ensemble on the patches of some slides."""
+    """Score every member and the ensemble on the patches of some slides."""
     directory = FitDirectory(root)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     members = {}
@@ -205,16 +205,14 @@ def settle_folds(
     tables: dict[str, pa.Table],
     recipe: Recipe,
 ) -> Folds:
-    """The folds of the slides that gave patches, as an earlier start cut them if so.
+    """Assign folds to the slides with patches, reusing those of an earlier start.
 
     Raises:
-        ValueError: as :func:`digipath_ray.training.folds.assign_folds`.
+        ValueError: no slide has patches, or the folds cannot be assigned.
     """
     ready = [row for row in rows if row.slide_id in tables]
     if not ready:
-        raise ValueError(
-            f"no slide of the cohort can be used: look at {directory.failures}"
-        )
+        raise ValueError(f"no slide of the cohort is usable: see {directory.failures}")
     counts = {i: int(is_tumor(table).sum()) for i, table in tables.items()}
     strata = {i: int(n > 0) for i, n in counts.items()}
     folds = assign_folds(ready, strata, k=recipe.fit.folds, seed=recipe.fit.seed)
@@ -240,16 +238,16 @@ def settle_folds(
 def check_both_kinds(
     member: str, split: Split, tables: Mapping[str, pa.Table], directory: FitDirectory
 ) -> None:
-    """Refuse a split whose slides do not give patches of both kinds.
+    """Raise if a split's slides do not give both tumor and normal patches.
 
     Args:
-        member: its name.
-        split: its slides.
-        tables: slide_id -> SAMPLES of its own.
-        directory: of the fit, which holds what is added to them.
+        member: name of the member.
+        split: slides of the member.
+        tables: slide_id -> SAMPLES of the slide.
+        directory: directory of the fit, with additional samples.
 
     Raises:
-        ValueError: naming the member, and what is missing where.
+        ValueError: names the member, and what is missing in which part.
     """
     for part, ids, more in (
         ("fitted", split.fit, [added_samples(directory, split.fit)]),
@@ -259,7 +257,7 @@ def check_both_kinds(
         tumor = int(is_tumor(samples).sum())
         if not 0 < tumor < len(samples):
             raise ValueError(
-                f"member {member} is to be {part} on {len(ids)} slides, but "
+                f"member {member} is {part} on {len(ids)} slides, but "
                 f"{lacks_kind(tumor, len(samples))}; or change --folds or --seed"
             )
 
@@ -273,11 +271,11 @@ def fit_members(
     watcher: FitWatcher,
     held: Held,
 ) -> list[Failure]:
-    """Fit members side by side where GPUs allow; slides that could not be read.
+    """Fit members in parallel as GPUs allow; returns slides that could not be read.
 
     Raises:
-        RunStopped: a member's fit ended early, the others are fitted to their end; or
-            another fit has taken the directory over.
+        RunStopped: a member's fit ended early, after the others have finished; or
+            another fit has taken over the directory.
     """
     poll_s = BUCKET_POLL_S if is_url(directory.root) else POLL_S
     share = divide_fit(recipe, len(todo))
@@ -303,9 +301,8 @@ def fit_members(
     if stopped:
         lines = "\n  ".join(stopped)
         raise RunStopped(
-            f"not all members were fitted:\n  {lines}\n"
-            "what is finished stays; mend the cause and run again, which goes on from "
-            "the last checkpoint"
+            f"not all members were fitted:\n  {lines}\nfinished members are kept; "
+            "fix the cause and run again to resume from the last checkpoint"
         )
     return directory.read_unread()
 
@@ -313,23 +310,23 @@ def fit_members(
 def stop_if_lost(
     directory: FitDirectory, held: Held, active: Iterable[ray.ObjectRef]
 ) -> None:
-    """End what fits for a directory that somebody else has taken over.
+    """Stop fitting if another fit has taken over the directory.
 
     Raises:
-        RunStopped: so it is.
+        RunStopped: the directory was taken over.
     """
     if not held.lost.is_set():
         return
     for ref in active:
         ray.cancel(ref, force=True)
     raise RunStopped(
-        f"{directory.root} was taken over by another fit, as this one could not renew "
-        "its lease: see that only one runs, then run again"
+        f"{directory.root} was taken over by another fit, because this one could not "
+        "renew its lease: make sure only one runs, then run again"
     )
 
 
 def _epochs_before(directory: FitDirectory, member: str, watcher: FitWatcher) -> int:
-    """Epochs that an earlier start has fitted."""
+    """Number of epochs fitted by an earlier start."""
     if not directory.history(member).exists():
         return 0
     epochs = len(directory.read_history(member))
@@ -340,7 +337,7 @@ def _epochs_before(directory: FitDirectory, member: str, watcher: FitWatcher) ->
 def _report_epochs(
     directory: FitDirectory, member: str, seen: int, watcher: FitWatcher
 ) -> int:
-    """Tell of the epochs after the first ``seen`` ones; how many there are now."""
+    """Report the epochs after the first ``seen``; returns their number now."""
     path = directory.history(member)
     if not path.exists():
         return seen

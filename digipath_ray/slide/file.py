@@ -192,6 +192,6 @@ def _open_image(path: Path, given_mpp: float | None) -> OpenFile:
 
 
 def lattice(start: int, stop: int, step: int) -> Iterator[tuple[int, int, int]]:
-    """Yield the multiples of ``step`` whose cells overlap [start, stop), and the overlap."""
+    """Yield the multiples of ``step`` whose cells overlap [start, stop), and where."""
     for origin in range(start // step * step, stop, step):
         yield origin, max(start, origin), min(stop, origin + step)

@@ -140,7 +140,7 @@ class Slide:
         return out
 
     def _resample_square(self, frame: Frame, x: int, y: int, edge: Edge) -> Pixels:
-        """Resample [RESAMPLE_PX, RESAMPLE_PX, 3] at a model px, by an antialiased triangle."""
+        """Resample [RESAMPLE_PX, RESAMPLE_PX, 3] at a model px (triangle filter)."""
         left, lv_x, lv_width = _span(x, frame.lv_per_md_x)
         top, lv_y, lv_height = _span(y, frame.lv_per_md_y)
         stored = self._read_edged(frame.level, lv_x, lv_y, lv_width, lv_height, edge)
@@ -155,7 +155,7 @@ class Slide:
         )
 
     def thumbnail(self, mpp: float) -> tuple[Pixels, float, float]:
-        """The whole slide at about ``mpp``: RGB [height, width, 3], exact um/px in x, y.
+        """The whole slide at about ``mpp``: [height, width, 3], exact um/px in x, y.
 
         Every px is the mean of the level px under it.
 

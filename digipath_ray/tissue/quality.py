@@ -155,7 +155,7 @@ def _red_ink(r: Floats, g: Floats, b: Floats) -> Bools:
 
 
 def _black_ink(r: Floats, g: Floats, b: Floats) -> Bools:
-    """Dark and gray; channels of the grayest dark tissue differ by 0.28 of the densest."""
+    """Dark and gray; the grayest dark tissue spreads by 0.28 of its densest channel."""
     densest = np.maximum(np.maximum(r, g), b)
     lightest = np.minimum(np.minimum(r, g), b)
     return np.asarray((lightest > 0.4) & (densest - lightest < 0.2 * densest))
