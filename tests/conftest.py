@@ -53,6 +53,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
+# For the tests of what Prometheus gets: Ray reports every 10 s unless told.
+os.environ.setdefault("RAY_metrics_report_interval_ms", "2000")
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
