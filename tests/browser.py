@@ -1,35 +1,30 @@
-"""A headless Chromium that says what a page asks for, complains of and looks like.
+"""Chromium through Playwright, its tabs, and the run that the page's tests look at.
 
-Spoken to by its own protocol over a pipe, so that no other package is needed.
+A plugin of pytest, which tests/conftest.py registers.
 """
 
-import base64
-import contextlib
-import json
+import io
 import os
-import select
 import shutil
 import subprocess
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import shapely
+from numpy.typing import NDArray
+from PIL import Image
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
-FLAGS = (
-    "--headless=new",
-    "--no-sandbox",  # root in a container has no other way
-    "--disable-gpu",
-    "--disable-dev-shm-usage",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-extensions",
-    "--no-first-run",
-    "--hide-scrollbars",
-    "--remote-debugging-pipe",
-)
-COMPLAINTS = ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded")
+from digipath_ray.outcome.qupath import feature, write_features
+from digipath_ray.run.directory import RunDirectory
+from digipath_ray.viewer import app as viewer_app
+from digipath_ray.viewer.collection.entries import key_of
+from tests.finished_runs import HEIGHT, WIDTH, failure_of
+from tests.viewing import viewed_run, viewing, write_gradient
 
 
 def find_chromium() -> str | None:
@@ -59,125 +54,140 @@ def install_chromium() -> None:
     )
 
 
-class Browser:
-    """A running Chromium with one tab."""
+def unless(missing: bool, why: str) -> None:
+    if missing and os.environ.get("CI") == "true":
+        pytest.fail(why)
+    if missing:
+        pytest.skip(why)
 
-    def __init__(self, process: subprocess.Popen[bytes], to: int, back: int) -> None:
-        self.process, self._to, self._back = process, to, back
-        self._id, self._rest = 0, b""
-        self.events: list[dict[str, Any]] = []
-        self.session: str | None = None
-        target = self.ask("Target.createTarget", url="about:blank")["targetId"]
-        attached = self.ask("Target.attachToTarget", targetId=target, flatten=True)
-        self.session = attached["sessionId"]
-        for domain in ("Page", "Runtime", "Log", "Network"):
-            self.ask(f"{domain}.enable")
 
-    def ask(self, method: str, **params: Any) -> dict[str, Any]:
-        """Send a command and wait for its answer; events meanwhile are kept."""
-        self._id += 1
-        message: dict[str, Any] = {"id": self._id, "method": method, "params": params}
-        if self.session is not None:
-            message["sessionId"] = self.session
-        os.write(self._to, json.dumps(message).encode() + b"\0")
-        while True:
-            said = self._read()
-            if said.get("id") == self._id:
-                assert "error" not in said, f"{method}: {said['error']}"
-                return said["result"]
-            self.events.append(said)
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    """Ends with the module: while Playwright runs, no other event loop may."""
+    executable = need_chromium()
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=executable, args=flags)
+        yield found
+        found.close()
 
-    def wait_for(self, method: str) -> None:
-        while not any(event.get("method") == method for event in self.events):
-            self.events.append(self._read())
 
-    def _read(self, *, seconds: float = 60) -> dict[str, Any]:
-        end = time.monotonic() + seconds
-        while b"\0" not in self._rest:
-            ready, _, _ = select.select([self._back], [], [], end - time.monotonic())
-            assert ready, f"Chromium said nothing for {seconds} s"
-            got = os.read(self._back, 1 << 20)
-            assert got, "Chromium ended"
-            self._rest += got
-        message, self._rest = self._rest.split(b"\0", 1)
-        return json.loads(message)
+@dataclass
+class Tab:
+    """A page and what it told and asked for.
 
-    def open(self, url: str, *, width: int, dark: bool = False) -> None:
-        """Open a page in a window so wide, and wait until it has loaded."""
-        self.events.clear()
-        self.ask(
-            "Emulation.setDeviceMetricsOverride",
-            width=width,
-            height=844 if width < 600 else 900,
-            deviceScaleFactor=1,
-            mobile=width < 600,
+    Attributes:
+        page: it.
+        size: of the slide that it shows, in level-0 px of 1 um.
+        complaints: errors that it wrote to the console.
+        messages: all that it wrote there.
+        requests: the addresses that it asked for.
+    """
+
+    page: Page
+    size: tuple[float, float] = WIDTH, HEIGHT
+    complaints: list[str] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.page.on("console", self._hear)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+
+    def _hear(self, message: ConsoleMessage) -> None:
+        self.messages.append(message.text)
+        if message.type == "error":  # a breach of the content policy is one, too
+            self.complaints.append(message.text)
+
+    def open_slide(self, address: str, slide_id: str) -> None:
+        """Open it, and wait until nothing more is to come."""
+        self.page.goto(f"{address}#/slide/{key_of(slide_id)}")
+        expect(self.page.locator(".scale-bar")).to_be_visible()
+        self.settle()
+
+    def settle(self) -> None:
+        """Until the picture has stood still for half a second."""
+        before, same = b"", 0
+        for _ in range(80):
+            now = self.page.locator(".views").screenshot()
+            same = same + 1 if now == before else 0
+            if same == 3:
+                return
+            before = now
+            self.page.wait_for_timeout(170)
+        raise AssertionError("the picture does not come to rest")
+
+    def place(self, x: Any, y: Any) -> tuple[Any, Any]:
+        """Where points of a slide that is shown whole lie on the page."""
+        box = self.page.locator(".pane").first.bounding_box()
+        assert box is not None
+        width, height = self.size
+        scale = min(box["width"] / width, box["height"] / height)
+        return (
+            box["x"] + box["width"] / 2 + (x - width / 2) * scale,
+            box["y"] + box["height"] / 2 + (y - height / 2) * scale,
         )
-        theme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.ask("Emulation.setEmulatedMedia", features=[theme])
-        self.ask("Page.navigate", url=url)
-        self.wait_for("Page.loadEventFired")
 
-    def run(self, script: str) -> Any:
-        """The value of an expression in the page."""
-        said = self.ask("Runtime.evaluate", expression=script, returnByValue=True)
-        assert "exceptionDetails" not in said, said["exceptionDetails"]
-        return said["result"].get("value")
+    def color(self, point: tuple[float, float]) -> tuple[int, ...]:
+        """The color on the page at a point of the slide."""
+        x, y = self.place(*point)
+        return color_of(self.page.screenshot(), int(x), int(y))
 
-    def photograph(self, path: Path, *, most_px: int = 16_000) -> None:
-        """A PNG of the whole page, however long."""
-        size = self.ask("Page.getLayoutMetrics")["cssContentSize"]
-        clip = {"x": 0, "y": 0, "width": size["width"], "scale": 1}
-        clip["height"] = min(size["height"], most_px)
-        shot = self.ask("Page.captureScreenshot", clip=clip, captureBeyondViewport=True)
-        path.write_bytes(base64.b64decode(shot["data"]))
-
-    def print_pdf(self, path: Path) -> None:
-        """The page as it would be printed on A4."""
-        size = {"paperWidth": 8.27, "paperHeight": 11.69}
-        said = self.ask("Page.printToPDF", printBackground=False, **size)
-        path.write_bytes(base64.b64decode(said["data"]))
-
-    @property
-    def complaints(self) -> list[Any]:
-        """What the console was told since the page was opened."""
-        return [e["params"] for e in self.events if e.get("method") in COMPLAINTS]
-
-    @property
-    def requests(self) -> set[str]:
-        """What the page asked for, without the data it holds itself."""
-        urls = (
-            event["params"]["request"]["url"]
-            for event in self.events
-            if event.get("method") == "Network.requestWillBeSent"
+    def slide(self, role: str, value: float, *, layer: str = "a/probability") -> None:
+        """Move a slider, and wait for the next two frames."""
+        self.page.locator(f"[data-layer='{layer}'] [data-role={role}]").evaluate(
+            "(slider, value) => { slider.value = value;"
+            " slider.dispatchEvent(new Event('input'));"
+            " return new Promise(done => requestAnimationFrame("
+            "() => requestAnimationFrame(done))); }",
+            str(value),
         )
-        return {url for url in urls if not url.startswith("data:")}
+
+    def save(self, press: Callable[[], None], folder: Path) -> Path:
+        """The file that pressing something downloads."""
+        with self.page.expect_download() as waiting:
+            press()
+        path = folder / waiting.value.suggested_filename
+        waiting.value.save_as(path)
+        return path
 
 
-@contextlib.contextmanager
-def start_browser(chromium: str, profile: Path) -> Iterator[Browser]:
-    """A browser that ends with the block, whatever happens in it."""
-    its_in, our_out = os.pipe()
-    our_in, its_out = os.pipe()
+def color_of(png: bytes, x: int, y: int) -> tuple[int, ...]:
+    return tuple(pixels_of(png)[y, x].tolist())
 
-    def take_pipes() -> None:
-        # Chromium reads its commands from 3 and answers on 4.
-        read, write = os.dup(its_in), os.dup(its_out)
-        os.dup2(read, 3)
-        os.dup2(write, 4)
 
-    process = subprocess.Popen(
-        [chromium, *FLAGS, f"--user-data-dir={profile}"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        close_fds=False,
-        preexec_fn=take_pipes,
+def pixels_of(png: bytes) -> NDArray[np.int64]:
+    with Image.open(io.BytesIO(png)) as image:
+        return np.asarray(image.convert("RGB"), np.int64)
+
+
+@pytest.fixture
+def tab(chromium: Browser) -> Iterator[Tab]:
+    context = chromium.new_context(viewport={"width": 1280, "height": 900})
+    yield Tab(context.new_page())
+    context.close()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    """Two finished slides and one that failed."""
+    folder = tmp_path_factory.mktemp("viewed")
+    slide = write_gradient(folder / "slide.tif")
+    run = viewed_run(folder, slide, failures=[failure_of("bad", "p1")])
+    outline = feature(
+        shapely.box(800, 800, 2200, 2200),
+        class_name="Tumor",
+        color=(200, 0, 0),
+        name="lesion 1",
+        measurements={},
     )
-    os.close(its_in)
-    os.close(its_out)
-    try:
-        yield Browser(process, our_out, our_in)
-    finally:
-        process.kill()
-        process.wait()
-        os.close(our_out)
-        os.close(our_in)
+    write_features(run.lesions("with"), [outline])
+    return run
+
+
+@pytest.fixture(scope="module")
+def address(run: RunDirectory) -> Iterator[str]:
+    unless(not (viewer_app.PAGE / "index.html").is_file(), "the page is not built")
+    with viewing(run.root) as (found, _):
+        yield found

@@ -13,6 +13,7 @@ from hypothesis import settings
 if TYPE_CHECKING:
     from tests.buckets import Bucket
 
+pytest_plugins = ["tests.browser"]
 ROOT = str(Path(__file__).parents[1])
 # Processes that tests start find the package as it stands here, and tests.tiny.
 PATHS = [ROOT, *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -51,6 +52,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 # How long an example takes is no property of the code: other tests run beside it.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+# For the tests of what Prometheus gets: Ray reports every 10 s unless told.
+os.environ.setdefault("RAY_metrics_report_interval_ms", "2000")
 
 
 @pytest.fixture(scope="session")
@@ -119,6 +123,22 @@ def bucket_server() -> Iterator["Bucket"]:
         yield server
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+@pytest.fixture(scope="session")
+def head(
+    tmp_path_factory: pytest.TempPathFactory, bucket_server: "Bucket"
+) -> Iterator[dict[str, str]]:
+    """The environment that reaches a Ray head with a token; its jobs find the bucket.
+
+    It has a cache of slides of its own.
+    """
+    from tests.heads import token_head
+
+    folder = tmp_path_factory.mktemp("head")
+    more = {**bucket_server.environment, "DIGIPATH_CACHE": str(folder / "cache")}
+    with token_head(folder, **more) as environment:
+        yield environment
 
 
 @pytest.fixture

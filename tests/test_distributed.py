@@ -59,17 +59,16 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def shuffled(monkeypatch: pytest.MonkeyPatch) -> None:
+def shuffle(patch: pytest.MonkeyPatch) -> None:
     """Shards of one chunk, which are read in a random order of all slides' shards."""
-    monkeypatch.setattr(shard, "CHUNKS_PER_SHARD", 1)
+    patch.setattr(shard, "CHUNKS_PER_SHARD", 1)
     in_order = inference.shard_table
 
     def table(*args, **kwargs):
         rows = in_order(*args, **kwargs)
         return rows.take(np.random.default_rng(0).permutation(len(rows)))
 
-    monkeypatch.setattr(inference, "shard_table", table)
+    patch.setattr(inference, "shard_table", table)
 
 
 def naive_posterior(member, patch, turn, downsample):
@@ -124,18 +123,28 @@ def run_small(cohort: Path, root: Path, changes, **options) -> Summary:
     return run_cohort(run, read_cohort([cohort]), small_config(changes), **options)
 
 
+def run_shuffled(cohort: Path, root: Path, changes) -> Summary:
+    with pytest.MonkeyPatch.context() as patch:
+        shuffle(patch)
+        return run_small(cohort, root, changes)
+
+
 @pytest.fixture(scope="module")
-def shared_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("shared") / "run"
+def shared_run(ray_here, cohort, tmp_path_factory) -> Summary:
+    return run_shuffled(cohort, tmp_path_factory.mktemp("shared"), SHARED)
+
+
+@pytest.fixture(scope="module")
+def per_member_run(ray_here, cohort, tmp_path_factory) -> Summary:
+    return run_shuffled(cohort, tmp_path_factory.mktemp("per-member"), PER_MEMBER)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [SHARED, PER_MEMBER], ids=["shared", "per-member"])
-def test_equals_a_loop_over_patches(
-    ray_here, cohort, tmp_path, shared_run, shuffled, changes
-):
-    root = shared_run if changes is SHARED else tmp_path
-    summary = run_small(cohort, root, changes)
+@pytest.mark.parametrize(
+    ("made", "changes"), [("shared_run", SHARED), ("per_member_run", PER_MEMBER)]
+)
+def test_equals_a_loop_over_patches(request, cohort, made, changes):
+    summary = request.getfixturevalue(made)
     assert summary.failures == []
     assert summary.metrics["open_slides_max"] > 1  # the shards did come mixed
     found = heatmaps(summary.run)
@@ -160,10 +169,9 @@ def test_equals_a_loop_over_patches(
 
 @pytest.mark.slow
 def test_half_precision_is_close_to_single(ray_here, cohort, tmp_path, shared_run):
-    # After the test above, whose heatmaps it is held against.
     changes = {**SHARED, "compute": {**SHARED["compute"], "precision": "bfloat16"}}
     summary = run_small(cohort, tmp_path, changes)
-    exact = heatmaps(RunDirectory(shared_run))
+    exact = heatmaps(shared_run.run)
     found = heatmaps(summary.run)
     assert found.keys() == exact.keys() == {"native", "resampled", "tiny"}
     for slide_id, heatmap in found.items():

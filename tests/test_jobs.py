@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from digipath_ray.heatmap.file import read_heatmap
-from tests.heads import ROOT, submit, token_head
+from tests.heads import ROOT, submit
 from tests.slides import paint, write_pyramid
 
 CONFIG = """
@@ -29,14 +28,14 @@ downsample = 4
 
 [[members]]
 name = "a"
-architecture = "FPN"
-encoder = "tu-mobilenetv3_small_100"
+architecture = "tests.tiny:Tiny"
+options = { seconds = 0.05 }
 weights = "random"
 
 [[members]]
 name = "b"
-architecture = "FPN"
-encoder = "tu-mobilenetv3_small_100"
+architecture = "tests.tiny:Tiny"
+options = { seconds = 0.05 }
 weights = "random"
 seed = 1
 """
@@ -54,13 +53,6 @@ def cohort(tmp_path: Path) -> Path:
     (folder / "broken.tif").write_bytes(b"II*\0 and nothing more")
     (tmp_path / "config.toml").write_text(CONFIG)
     return folder
-
-
-@pytest.fixture
-def head(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """The environment that reaches a Ray head with token authentication."""
-    with token_head(tmp_path) as environment:
-        yield environment
 
 
 @pytest.mark.ray

@@ -3,7 +3,6 @@
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -12,20 +11,11 @@ import pytest
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.storage import bucket
 from digipath_ray.storage.files import place, read_bytes, read_table
-from tests.buckets import Bucket
-from tests.heads import ROOT, submit, token_head
+from tests.heads import ROOT, submit
 from tests.runs import write_slide
 from tests.test_jobs import CONFIG
 
 SLIDES = 12
-
-
-@pytest.fixture
-def head(tmp_path: Path, bucket_server: Bucket) -> Iterator[dict[str, str]]:
-    """A head that finds the bucket, and a cache of its own."""
-    more = {**bucket_server.environment, "DIGIPATH_CACHE": str(tmp_path / "cache")}
-    with token_head(tmp_path, **more) as environment:
-        yield environment
 
 
 def fill(url: str, folder: Path) -> None:

@@ -1,4 +1,5 @@
 import base64
+import contextlib
 import html
 import io
 import re
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from playwright.sync_api import Browser
 from rich.console import Console
 
 from digipath_ray.cli.outcome import config_of
@@ -40,7 +42,7 @@ from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import RunError
 from digipath_ray.tissue.mask import Mask, write_mask
 from digipath_ray.words import TIMES, count, listed, natural
-from tests.browser import Browser, need_chromium, start_browser
+from tests.browser import Tab
 from tests.finished_runs import Made, draw_heatmap, failure_of, write_run
 
 STAGE = {"outcome": {"outcome": "stage", "nodes": 2}}
@@ -723,13 +725,6 @@ def test_the_same_run_gives_the_same_report(tmp_path: Path) -> None:
 # In a browser
 
 
-@pytest.fixture(scope="session")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """A headless Chromium; where CI=true it is installed if it is not there."""
-    with start_browser(need_chromium(), tmp_path_factory.mktemp("profile")) as found:
-        yield found
-
-
 def full_run(folder: Path) -> RunDirectory:
     """Every part of the page, with names as long and as hostile as they can be."""
     votes = {
@@ -775,6 +770,31 @@ def full_run(folder: Path) -> RunDirectory:
     return run
 
 
+@contextlib.contextmanager
+def opened(
+    chromium: Browser, report: Path, *, width: int, dark: bool = False
+) -> Iterator[Tab]:
+    """The page in a window so wide, once it has loaded; a narrow one is a phone's."""
+    context = chromium.new_context(
+        viewport={"width": width, "height": 844 if width < 600 else 900},
+        is_mobile=width < 600,
+        color_scheme="dark" if dark else "light",
+    )
+    tab = Tab(context.new_page())
+    tab.page.goto(report.as_uri())
+    yield tab
+    context.close()
+
+
+def photograph(tab: Tab, path: Path, *, most_px: int = 16_000) -> None:
+    """A PNG of the whole page, however long."""
+    width, height = tab.page.evaluate(
+        "[document.documentElement.scrollWidth, document.documentElement.scrollHeight]"
+    )
+    clip = {"x": 0, "y": 0, "width": width, "height": min(height, most_px)}
+    tab.page.screenshot(path=path, full_page=True, clip=clip)
+
+
 VISIBLE = """
 [...document.querySelectorAll("body *")]
   .filter(e => !e.closest(".scroll, pre, svg, details:not([open])"))
@@ -784,40 +804,45 @@ VISIBLE = """
 """Elements that reach beyond the window's right edge, but for what scrolls inside."""
 
 
+@pytest.mark.browser
 @pytest.mark.slow
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, False), (1280, True)])
 def test_a_browser_shows_the_whole_page_and_asks_for_nothing(
-    browser: Browser, tmp_path: Path, width: int, dark: bool
+    chromium: Browser, tmp_path: Path, width: int, dark: bool
 ) -> None:
     report = write_report(full_run(tmp_path / "run"))
 
-    browser.open(report.as_uri(), width=width, dark=dark)
-    browser.run("document.querySelectorAll('details').forEach(d => d.open = true)")
-    browser.photograph(tmp_path / "report.png")
+    with opened(chromium, report, width=width, dark=dark) as tab:
+        tab.page.evaluate(
+            "document.querySelectorAll('details').forEach(d => d.open = true)"
+        )
+        photograph(tab, tmp_path / "report.png")
 
-    assert browser.complaints == []
-    assert browser.requests == {report.as_uri()}
-    assert browser.run("document.documentElement.scrollWidth") == width
-    assert browser.run(VISIBLE) == []
+        assert tab.messages == tab.complaints == []
+        asked = {url for url in tab.requests if not url.startswith("data:")}
+        assert asked == {report.as_uri()}
+        assert tab.page.evaluate("document.documentElement.scrollWidth") == width
+        assert tab.page.evaluate(VISIBLE) == []
     with Image.open(tmp_path / "report.png") as picture:
         assert picture.width == width
         background = picture.convert("L").getpixel((1, 1))
     assert (background < 60) == dark
 
 
+@pytest.mark.browser
 @pytest.mark.slow
 def test_pictures_are_drawn_where_the_tissue_is(
-    browser: Browser, tmp_path: Path
+    chromium: Browser, tmp_path: Path
 ) -> None:
     report = write_report(write_run(tmp_path, [MACRO], settings=STAGE))
 
-    browser.open(report.as_uri(), width=1280)
-    places = browser.run(
-        "[...document.querySelectorAll('.pictures svg')].map(s => {"
-        "const b = s.getBoundingClientRect();"
-        "return [b.left, b.top + scrollY, b.width, b.height]})"
-    )
-    browser.photograph(tmp_path / "report.png")
+    with opened(chromium, report, width=1280) as tab:
+        places = tab.page.evaluate(
+            "[...document.querySelectorAll('.pictures svg')].map(s => {"
+            "const b = s.getBoundingClientRect();"
+            "return [b.left, b.top + scrollY, b.width, b.height]})"
+        )
+        photograph(tab, tmp_path / "report.png")
 
     with Image.open(tmp_path / "report.png") as picture:
         shot = np.asarray(picture.convert("RGB")).astype(int)
@@ -831,28 +856,31 @@ def test_pictures_are_drawn_where_the_tissue_is(
     assert red > 180 > 120 > max(green, blue)
 
 
+@pytest.mark.browser
 @pytest.mark.slow
-def test_every_jump_lands(browser: Browser, tmp_path: Path) -> None:
+def test_every_jump_lands(chromium: Browser, tmp_path: Path) -> None:
     report = write_report(full_run(tmp_path))
 
-    browser.open(report.as_uri(), width=390)
-    lost = browser.run(
-        "[...document.querySelectorAll('a[href^=\"#\"]')].map(a => a.hash.slice(1))"
-        ".filter(id => document.getElementById(id) === null)"
-    )
-    ids = browser.run("[...document.querySelectorAll('[id]')].map(e => e.id)")
+    with opened(chromium, report, width=390) as tab:
+        lost = tab.page.evaluate(
+            "[...document.querySelectorAll('a[href^=\"#\"]')]"
+            ".map(a => a.hash.slice(1))"
+            ".filter(id => document.getElementById(id) === null)"
+        )
+        ids = tab.page.evaluate("[...document.querySelectorAll('[id]')].map(e => e.id)")
 
     assert lost == []
     assert len(ids) == len(set(ids))
 
 
+@pytest.mark.browser
 @pytest.mark.slow
-def test_text_stands_out_from_its_background(browser: Browser, tmp_path: Path) -> None:
+def test_text_stands_out_from_its_background(chromium: Browser, tmp_path: Path) -> None:
     """WCAG AA: a contrast of 4.5 for text, light and dark."""
     report = write_report(full_run(tmp_path))
     for dark in (False, True):
-        browser.open(report.as_uri(), width=1280, dark=dark)
-        assert browser.run(CONTRAST) == []
+        with opened(chromium, report, width=1280, dark=dark) as tab:
+            assert tab.page.evaluate(CONTRAST) == []
 
 
 CONTRAST = """

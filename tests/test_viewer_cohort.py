@@ -11,13 +11,11 @@ from playwright.sync_api import Page, Route, expect
 from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.viewer.collection.entries import blank_entry
+from tests.browser import Tab
 from tests.finished_runs import Made
 from tests.test_viewer_collection import begin_run, land
-from tests.test_viewer_page import UNNAMED, Tab, address, chromium, run, tab
-from tests.test_viewer_serve import viewing
-from tests.viewing import write_gradient
-
-__all__ = ["address", "chromium", "run", "tab"]  # fixtures
+from tests.test_viewer_page import UNNAMED
+from tests.viewing import viewing, write_gradient
 
 pytestmark = pytest.mark.browser
 

@@ -1,6 +1,5 @@
 """The viewer as a process: its address, its events on a real connection, its end."""
 
-import contextlib
 import json
 import os
 import re
@@ -9,7 +8,6 @@ import socket
 import stat
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -25,47 +23,7 @@ from digipath_ray.viewer.serve import FIRST_PORT, address_of, bind, open_browser
 from digipath_ray.viewer.server.auth import Trust
 from tests.finished_runs import Made
 from tests.test_viewer_collection import begin_run, land
-from tests.viewing import viewed_run
-
-DIGIPATH = [sys.executable, "-c", "from digipath_ray.cli import main; main()"]
-
-
-@contextlib.contextmanager
-def viewing(*arguments: object) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """``digipath view`` as a process: its address, with the token, and the process."""
-    command = [*DIGIPATH, "view", *map(str, arguments), "--port", "0", "--no-browser"]
-    with tempfile.TemporaryDirectory() as state:
-        process = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={**os.environ, "XDG_STATE_HOME": state},
-        )
-        assert process.stdout is not None
-        try:
-            yield address_in(process.stdout, Path(state)), process
-        finally:
-            process.send_signal(signal.SIGINT)
-            try:
-                process.wait(20)
-            finally:
-                process.kill()
-                process.stdout.close()
-
-
-def address_in(lines: Iterable[str], state: Path) -> str:
-    """The address that was printed; with the token, if that is in a file."""
-    said = ""
-    for line in lines:
-        said += line
-        if found := re.search(r"http://\S+", line):
-            assert "token=" not in said
-            for file in state.glob("digipath_ray/*.address"):
-                assert str(file) in said
-                return file.read_text().strip()
-            return found[0]
-    raise AssertionError(said)
+from tests.viewing import DIGIPATH, viewed_run, viewing
 
 
 def test_the_command_serves_a_run(tmp_path: Path) -> None:

@@ -13,23 +13,11 @@ from playwright.sync_api import Browser, Locator, Route, expect
 from digipath_ray.outcome.qupath import feature, write_features
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.viewer.collection.entries import key_of
+from tests.browser import Tab, color_of, pixels_of
 from tests.finished_runs import HEIGHT, WIDTH, Made
 from tests.test_viewer_collection import begin_run, land
-from tests.test_viewer_page import (
-    INSIDE,
-    OUTSIDE,
-    Tab,
-    address,
-    chromium,
-    color_of,
-    pixels_of,
-    read_number,
-    run,
-    tab,
-)
-from tests.test_viewer_serve import viewing
-
-__all__ = ["address", "chromium", "run", "tab"]  # fixtures
+from tests.test_viewer_page import INSIDE, OUTSIDE, read_number
+from tests.viewing import viewing
 
 pytestmark = pytest.mark.browser
 

@@ -1,6 +1,14 @@
 """What the tests of the viewer share: small runs that are opened, and their clients."""
 
+import contextlib
 import io
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +24,7 @@ from digipath_ray.viewer.collection.entries import key_of
 from tests.finished_runs import HEIGHT, WIDTH, Made, write_run
 from tests.slides import write_pyramid
 
+DIGIPATH = [sys.executable, "-c", "from digipath_ray.cli import main; main()"]
 ADDRESS = "http://127.0.0.1:8000"
 POST = {"X-Digipath": "1", "Origin": ADDRESS}
 
@@ -66,3 +75,41 @@ def decode(data: bytes) -> NDArray[np.uint8]:
     """An image's pixels."""
     with Image.open(io.BytesIO(data)) as image:
         return np.asarray(image)
+
+
+@contextlib.contextmanager
+def viewing(*arguments: object) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """``digipath view`` as a process: its address, with the token, and the process."""
+    command = [*DIGIPATH, "view", *map(str, arguments), "--port", "0", "--no-browser"]
+    with tempfile.TemporaryDirectory() as state:
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "XDG_STATE_HOME": state},
+        )
+        assert process.stdout is not None
+        try:
+            yield address_in(process.stdout, Path(state)), process
+        finally:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(20)
+            finally:
+                process.kill()
+                process.stdout.close()
+
+
+def address_in(lines: Iterable[str], state: Path) -> str:
+    """The address that was printed; with the token, if that is in a file."""
+    said = ""
+    for line in lines:
+        said += line
+        if found := re.search(r"http://\S+", line):
+            assert "token=" not in said
+            for file in state.glob("digipath_ray/*.address"):
+                assert str(file) in said
+                return file.read_text().strip()
+            return found[0]
+    raise AssertionError(said)
