@@ -145,8 +145,9 @@ def train(
         str | None,
         typer.Option(
             "--init",
-            help="what members start from: imagenet (default), random, a .safetensors "
-            "file, or a folder of them named as the members, also in a bucket",
+            help="starting weights of the members: imagenet (default), random, a "
+            ".safetensors file, or a folder of them named as the members, also in a "
+            "bucket",
             show_default=False,
         ),
     ] = None,
@@ -155,7 +156,7 @@ def train(
     ] = False,
     tree: Tree,
 ) -> int:
-    """Fit the ensemble: annotated slides in, weights with model cards out.
+    """Fit an ensemble on annotated slides: weights with model cards.
 
     Run again after a crash, it goes on from the last checkpoint.
     """
@@ -197,7 +198,7 @@ def mine(
     regions: RegionSpec,
     annotations: AnnotationSpec,
 ) -> int:
-    """Find what a run got wrong, and where it is least sure, to fit on it again."""
+    """Find patches a run got wrong and regions it is unsure of, for another fit."""
     from digipath_ray.cli.mine import mine_run
 
     return mine_run(

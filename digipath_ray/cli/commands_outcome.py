@@ -248,7 +248,7 @@ def export(
         ),
     ] = "csv",
 ) -> int:
-    """Hand a run over to other programs."""
+    """Write a run's results for other programs: CSV, QuPath GeoJSON, DICOM SEG."""
     from digipath_ray.cli.export import export_run
 
     return export_run(console(), run_directory, out, kind)

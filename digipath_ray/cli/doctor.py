@@ -1,4 +1,4 @@
-"""``digipath doctor``: what will bite on this machine."""
+"""``digipath doctor``: checks this machine, and names what to mend."""
 
 import importlib.metadata
 import math

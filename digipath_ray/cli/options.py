@@ -40,21 +40,21 @@ OutOption = Annotated[
     Path, typer.Option("--out", "-o", help="the run directory", show_default=False)
 ]
 OverwriteOption = Annotated[
-    bool, typer.Option("--overwrite", help="make again what is already finished")
+    bool, typer.Option("--overwrite", help="process again what is already finished")
 ]
 WeightsOption = Annotated[
     str | None,
     typer.Option(
         "--weights",
         help="a .safetensors file, a folder of them with their cards, 'imagenet' or "
-        "'random' (to try the plumbing)",
+        "'random' (untrained, to test an installation)",
         show_default=False,
     ),
 ]
 ForceOption = Annotated[
     bool,
     typer.Option(
-        "--force", help="accept an mpp, mean or std that the weights' cards deny"
+        "--force", help="accept an mpp, mean or std that contradicts the weights' cards"
     ),
 ]
 

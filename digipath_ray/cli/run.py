@@ -61,7 +61,7 @@ def segment_prepared(console: Console, out: Path) -> int:
             f"{run.root} holds no prepared run: digipath prepare SLIDES --out "
             f"{run.root}"
         )
-    # Forced: what the cards deny was accepted when the run was prepared.
+    # Forced: what contradicts the cards was accepted when the run was prepared.
     config = resolve(tomllib.loads(read_text(run.settings)), force=True)
     rows = [SlideRecord.from_row(row) for row in read_table(run.slides).to_pylist()]
     with RunProgress(console) as progress:

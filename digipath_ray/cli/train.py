@@ -54,7 +54,7 @@ def narrate(console: Console) -> FitWatcher:
 
     def taken_up(member: str, epochs: int) -> None:
         done = count(epochs, "epoch")
-        console.print(f"{escape(member)}: taken up, {done} done before")
+        console.print(f"{escape(member)}: resumed, {done} done before")
 
     def epoch_ended(member: str, row: dict[str, Any]) -> None:
         console.print(escape(format_epoch(member, row)))

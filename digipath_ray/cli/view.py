@@ -77,7 +77,7 @@ def view(
     ] = False,
     annotations: AnnotationSpec,
 ) -> int:
-    """Look at a run in a browser, also while it goes on; or at slides before any run.
+    """Show a run in a browser, finished or not, or slides without a run.
 
     Served from this machine, with nothing from the network.
     """

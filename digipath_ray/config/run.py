@@ -195,7 +195,7 @@ class OutcomeSpec:
     """
 
     outcome: Ending = option(
-        "none", "what slides end in: metastasis types and pN stages, or tumor burden"
+        "none", "what to conclude: metastasis types and pN stages, or tumor burden"
     )
     threshold: float = option(0.5, "probability from which a pixel counts as tumor")
     stage_model: str | None = option(
@@ -255,9 +255,9 @@ class ComputeSpec:
         False, "torch.compile the networks (about a minute each, then faster)"
     )
     read_timeout_s: float = option(
-        600.0, "a reader without progress for this long is ended"
+        600.0, "a reader without progress for this many seconds is ended"
     )
-    attempts: int = option(3, "tries before a slide that kills its reader is given up")
+    attempts: int = option(3, "attempts before a slide that kills its reader fails")
     finishers: int = option(2, "slides being stitched and written at once")
 
     def __post_init__(self) -> None:

@@ -77,7 +77,7 @@ def run_cohort(
         run: the directory of the run.
         rows: the cohort.
         config: what to do, resolved (:func:`digipath_ray.networks.resolve.resolve`).
-        overwrite: make again what an earlier start finished.
+        overwrite: process again what an earlier start finished.
         predict: False stops after tissue masks and patch tables.
         listener: called as the run goes on.
 

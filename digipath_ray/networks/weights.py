@@ -84,7 +84,7 @@ def no_weights(names: list[str]) -> str:
     """What to say of members that have no weights."""
     return (
         f"no weights for {', '.join(names)}: give --weights DIR with a .safetensors "
-        "file and its card for each member, or --weights random to try the plumbing"
+        "file and its card for each member, or --weights random to test the installation"
     )
 
 
