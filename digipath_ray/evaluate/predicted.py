@@ -1,4 +1,4 @@
-"""A finished run as a prediction; whether a prediction answers all that is asked."""
+"""Finished runs as predictions, and checks that predictions are complete."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -11,7 +11,7 @@ from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.finished import FinishedRun, FinishedSlide, read_run
 
 MEMBER = "member:"
-"""What a member's channel of a heatmap begins with."""
+"""Prefix of a member's heatmap channel."""
 
 
 def maps_of(slide: FinishedSlide) -> dict[str, FinishedSlide]:
@@ -24,7 +24,7 @@ def maps_of(slide: FinishedSlide) -> dict[str, FinishedSlide]:
 
 
 def replace_map(slide: FinishedSlide, channel: str) -> FinishedSlide:
-    """The slide with one channel of its heatmap as the probability."""
+    """Slide with one heatmap channel as the probability."""
     heatmap = slide.heatmap
     index = heatmap.channels.index(channel)
     alone = Heatmap(
@@ -38,10 +38,10 @@ def replace_map(slide: FinishedSlide, channel: str) -> FinishedSlide:
 
 
 def find_run(path: Path) -> FinishedRun | None:
-    """The run in a folder; None if it is no run's.
+    """Read the run in a folder; None if it is not a run directory.
 
     Raises:
-        ValueError: no slide of it is finished.
+        ValueError: no slide is finished.
     """
     directory = RunDirectory(path)
     if not directory.settings.exists():
@@ -52,7 +52,7 @@ def find_run(path: Path) -> FinishedRun | None:
 def with_patients(
     rows: Mapping[str, SlideRow], run: FinishedRun | None
 ) -> dict[str, SlideRow]:
-    """The rows, with patients that only the run knows of."""
+    """Rows with missing patients filled in from the run."""
     if run is None:
         return dict(rows)
     known = {i: r.slide.patient_id for i, r in run.records.items()}
@@ -65,14 +65,14 @@ def with_patients(
 def check_all_predicted(
     rows: Mapping[str, SlideRow], predicted: Iterable[str], run: FinishedRun | None
 ) -> None:
-    """Refuse a prediction that lacks slides of the reference: it is no whole answer.
+    """Raise if a prediction lacks slides of the reference.
 
     Raises:
-        ValueError: names one of them, and why it is not there.
+        ValueError: names a missing slide and the reason.
     """
     missing = sorted(rows.keys() - set(predicted))
     if missing:
-        why = "there is no file of it" if run is None else run.why_absent(missing[0])
+        why = "it has no file" if run is None else run.why_absent(missing[0])
         raise ValueError(
             f"{len(missing)} of {len(rows)} slides of the reference are not predicted, "
             f"{missing[0]} for one ({why}): predict them, or leave them out of the "
@@ -83,8 +83,8 @@ def check_all_predicted(
 def note_not_scored(
     rows: Mapping[str, object], predicted: Iterable[str]
 ) -> tuple[str, ...]:
-    """What is said of predictions that the reference knows nothing of."""
+    """Note on predictions that are not in the reference."""
     extra = sorted(set(predicted) - rows.keys())
     if not extra:
         return ()
-    return (f"predicted but not in the reference: {len(extra)}, {extra[0]} for one",)
+    return (f"predicted but not in the reference: {len(extra)}, e.g. {extra[0]}",)

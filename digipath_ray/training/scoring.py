@@ -1,4 +1,4 @@
-"""What the fitted ensemble is worth on patients that no member has seen."""
+"""Scores of the fitted ensemble on test patients."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -24,9 +24,9 @@ ENSEMBLE = "ensemble"
 def count_predictions(
     members: Mapping[str, Member], batches: Iterable[Columns]
 ) -> dict[str, Histogram]:
-    """Histograms of each member's probabilities and of their mean, the ensemble's.
+    """Count probabilities of each member and of the ensemble (their mean).
 
-    A pixel counts as much as the tissue that its patch stands for.
+    Pixels are weighted by the tissue area that their patch represents.
     """
     found = {name: Histogram() for name in (*members, ENSEMBLE)}
     for batch in batches:
@@ -42,7 +42,7 @@ def count_predictions(
 
 
 def describe(histogram: Histogram, threshold: float) -> dict[str, Any]:
-    """Scores at a threshold that was chosen elsewhere, and how well calibrated."""
+    """Scores at a given threshold, and calibration measures."""
     return {
         **asdict(scores_at(histogram, threshold)),
         "auroc": auroc(histogram),

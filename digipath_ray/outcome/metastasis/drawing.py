@@ -30,7 +30,7 @@ def write_importances(path: Path, forests: Forests, *, title: str) -> None:
 
 
 def draw_importances(forests: Forests, *, title: str) -> Figure:
-    """Draw one bar per feature, most important on top, with the range of the forests."""
+    """Draw a bar per feature, most important on top, with the range of the forests."""
     importance = forests.importance
     mean = importance.mean(axis=0)
     order = np.argsort(mean, kind="stable")

@@ -40,7 +40,7 @@ class Training:
     Attributes:
         trees: number per forest.
         seed: seed of the forests' random states.
-        partial: positive slides that a partial training set leaves out.
+        partial: positive slides excluded from a partial training set.
         jobs: threads, with no effect on the result. None: one.
     """
 

@@ -42,7 +42,7 @@ FORESTS: tuple[ForestSpec, ...] = (
     ForestSpec(name="RF-CI", partial=False, balanced=False),
     ForestSpec(name="RF-CB", partial=False, balanced=True),
 )
-"""The paper's four. P and C are interpreted as partial and complete training set, I and B
+"""The paper's four. P and C are read as partial and complete training set, I and B
 as imbalanced and balanced; the supplement that may define them is not public."""
 
 Partial = Literal["empty", "unsure", "none"]

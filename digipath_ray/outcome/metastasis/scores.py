@@ -54,7 +54,7 @@ def score_types(types: Types, predicted: Types, patients: Sequence[str]) -> Scor
 
 
 def stage_patients(patients: Sequence[str], types: Types) -> list[PnStage]:
-    """PN stage of each patient, sorted by name."""
+    """Stage each patient (pN), sorted by name."""
     nodes: dict[str, list[Metastasis]] = {}
     for patient, kind in zip(patients, types.tolist(), strict=True):
         nodes.setdefault(patient, []).append(Metastasis(kind))
