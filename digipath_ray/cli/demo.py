@@ -59,7 +59,7 @@ def show_training(console: Console, out: Path) -> int:
         FitDirectory(out / "fit"),
         read_cohort([manifest]),
         resolve_recipe(brief_recipe()),
-        watcher=narrate(console),
+        listener=narrate(console),
     )
     console.rule("what came out")
     console.print(member_table(summary.cards))

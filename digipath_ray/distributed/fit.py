@@ -51,12 +51,12 @@ POLL_S, BUCKET_POLL_S = 1.0, 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class FitWatcher:
+class FitListener:
     """Receives the progress of a fit."""
 
     sampled: Callable[[int, int], None] = lambda done, total: None
     folded: Callable[[Folds], None] = lambda folds: None
-    taken_up: Callable[[str, int], None] = lambda member, epochs: None
+    resumed: Callable[[str, int], None] = lambda member, epochs: None
     epoch_ended: Callable[[str, dict[str, Any]], None] = lambda member, row: None
 
 
@@ -79,7 +79,7 @@ def fit_cohort(
     recipe: Recipe,
     *,
     overwrite: bool = False,
-    watcher: FitWatcher | None = None,
+    listener: FitListener | None = None,
 ) -> FitSummary:
     """Fit every member that is not finished.
 
@@ -88,7 +88,7 @@ def fit_cohort(
         rows: the annotated cohort.
         recipe: resolved (:func:`digipath_ray.networks.resolve.resolve_recipe`).
         overwrite: discard earlier results and start over.
-        watcher: receives the progress.
+        listener: receives the progress.
 
     Raises:
         RunError: the directory is in use, not writable or of another fit.
@@ -96,33 +96,33 @@ def fit_cohort(
         RunStopped: a member's fit ended early, or another fit has taken over the
             directory; finished results are kept.
     """
-    watcher = watcher or FitWatcher()
+    listener = listener or FitListener()
     with directory.lock() as held:
         directory.create()
         directory.accept(recipe, rows, overwrite=overwrite)
         with connected():
-            return _fit(directory, rows, recipe, watcher, held)
+            return _fit(directory, rows, recipe, listener, held)
 
 
 def _fit(
     directory: FitDirectory,
     rows: Sequence[SlideRow],
     recipe: Recipe,
-    watcher: FitWatcher,
+    listener: FitListener,
     held: Held,
 ) -> FitSummary:
     """Fit every unfinished member, in a directory that is held."""
     tables, failures = sample_cohort(
-        directory, rows, recipe, report=lambda n: watcher.sampled(n, len(rows))
+        directory, rows, recipe, report=lambda n: listener.sampled(n, len(rows))
     )
     write_failures(directory, failures)
     folds = settle_folds(directory, rows, tables, recipe)
-    watcher.folded(folds)
+    listener.folded(folds)
     names = [m.name for m in recipe.members]
     todo = [i for i, name in enumerate(names) if not is_finished(directory, name)]
     for i in todo:
         check_both_kinds(names[i], folds.split_of(i), tables, directory)
-    failures += fit_members(directory, todo, recipe, rows, folds, watcher, held)
+    failures += fit_members(directory, todo, recipe, rows, folds, listener, held)
     write_failures(directory, failures)
     cards = [read_card(directory.weights(name)) for name in names]
     write_scores(directory, recipe, rows, folds, cards)
@@ -268,7 +268,7 @@ def fit_members(
     recipe: Recipe,
     rows: Sequence[SlideRow],
     folds: Folds,
-    watcher: FitWatcher,
+    listener: FitListener,
     held: Held,
 ) -> list[Failure]:
     """Fit members in parallel as GPUs allow; returns slides that could not be read.
@@ -282,7 +282,9 @@ def fit_members(
     task = ray.remote(num_cpus=0, max_retries=0)(fit_member)
     waiting = deque(todo)
     active: dict[ray.ObjectRef, int] = {}
-    seen = {i: _epochs_before(directory, recipe.members[i].name, watcher) for i in todo}
+    seen = {
+        i: _epochs_before(directory, recipe.members[i].name, listener) for i in todo
+    }
     stopped: list[str] = []
     while waiting or active:
         while waiting and len(active) < share.members_at_once:
@@ -292,7 +294,7 @@ def fit_members(
         stop_if_lost(directory, held, active)
         for i in active.values():
             seen[i] = _report_epochs(
-                directory, recipe.members[i].name, seen[i], watcher
+                directory, recipe.members[i].name, seen[i], listener
             )
         for ref in done:
             member = recipe.members[active.pop(ref)].name
@@ -325,17 +327,17 @@ def stop_if_lost(
     )
 
 
-def _epochs_before(directory: FitDirectory, member: str, watcher: FitWatcher) -> int:
+def _epochs_before(directory: FitDirectory, member: str, listener: FitListener) -> int:
     """Number of epochs fitted by an earlier start."""
     if not directory.history(member).exists():
         return 0
     epochs = len(directory.read_history(member))
-    watcher.taken_up(member, epochs)
+    listener.resumed(member, epochs)
     return epochs
 
 
 def _report_epochs(
-    directory: FitDirectory, member: str, seen: int, watcher: FitWatcher
+    directory: FitDirectory, member: str, seen: int, listener: FitListener
 ) -> int:
     """Report the epochs after the first ``seen``; returns their number now."""
     path = directory.history(member)
@@ -343,5 +345,5 @@ def _report_epochs(
         return seen
     epochs = directory.read_history(member)
     for row in epochs[seen:]:
-        watcher.epoch_ended(member, row)
+        listener.epoch_ended(member, row)
     return len(epochs)

@@ -49,22 +49,22 @@ def sample_cohort(
 
     with ThreadPoolExecutor(READERS) as pool:
         ready = list(pool.map(read, rows))
-    answers: dict[str, pa.Table | Failure] = {
+    results: dict[str, pa.Table | Failure] = {
         row.slide_id: table
         for row, table in zip(rows, ready, strict=True)
         if table is not None
     }
-    before = len(answers)
+    before = len(results)
     report(before)
-    answers |= for_each_slide(
+    results |= for_each_slide(
         try_sample,
-        [row for row in rows if row.slide_id not in answers],
+        [row for row in rows if row.slide_id not in results],
         str(directory.root),
         recipe,
         attempts=TRIES,
         report=lambda n: report(before + n),
     )
     return (
-        {i: a for i, a in answers.items() if isinstance(a, pa.Table)},
-        [a for a in answers.values() if isinstance(a, Failure)],
+        {i: a for i, a in results.items() if isinstance(a, pa.Table)},
+        [a for a in results.values() if isinstance(a, Failure)],
     )

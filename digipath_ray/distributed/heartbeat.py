@@ -77,7 +77,7 @@ class Heartbeat(RunListener):
         self._skipped = skipped
         self._tally: Tally | None = None
         self._pace = Pace()
-        self._counted: Counter[str] = Counter()
+        self._reported: Counter[str] = Counter()
         self._written = -WRITE_S
         self._wake = threading.Event()
         self._ended = False
@@ -198,7 +198,7 @@ class Heartbeat(RunListener):
     def _count(self, status: Status) -> None:
         """Add what is new since the last look to the counters."""
         failed = Counter(f.step for f in self._failures)
-        for step, number in (failed - self._counted).items():
+        for step, number in (failed - self._reported).items():
             prometheus.count("digipath_slides_failed", number, step=step)
-        prometheus.count("digipath_slides_done", status.done - self._counted["done"])
-        self._counted = failed + Counter(done=status.done)
+        prometheus.count("digipath_slides_done", status.done - self._reported["done"])
+        self._reported = failed + Counter(done=status.done)

@@ -20,7 +20,7 @@ from digipath_ray.run.failure import Failure
 NAMESPACE = "digipath_ray"
 LEDGER = "ledger"
 """How the names of ledgers begin."""
-ANSWER_S = 10.0
+RESPONSE_S = 10.0
 """Seconds that another run's ledger has to answer in."""
 
 
@@ -128,11 +128,11 @@ class SharedLedger(Ledger):
 
     def retire(self) -> None:
         """As :meth:`Ledger.retire`."""
-        ray.get(self._actor.retire.remote(), timeout=ANSWER_S)
+        ray.get(self._actor.retire.remote(), timeout=RESPONSE_S)
 
     def standing(self) -> Standing:
         """As :meth:`Ledger.standing`."""
-        found: Standing = ray.get(self._actor.standing.remote(), timeout=ANSWER_S)
+        found: Standing = ray.get(self._actor.standing.remote(), timeout=RESPONSE_S)
         return found
 
 

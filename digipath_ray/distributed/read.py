@@ -147,11 +147,11 @@ def read_shard(
         first = int(row["first_chunk"])
         for number in range(first, first + int(row["chunks"])):
             if failure is None:
-                answer = reader.read(number)
-                if not isinstance(answer, Failure):
-                    yield answer
+                row_or_failure = reader.read(number)
+                if not isinstance(row_or_failure, Failure):
+                    yield row_or_failure
                     continue
-                failure = answer
+                failure = row_or_failure
                 ledger.fail(failure)
             yield error_row(failure, config)
 

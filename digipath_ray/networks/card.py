@@ -31,7 +31,7 @@ class ModelCard:
         mpp: um per px the network was trained at.
         patch_px: side of the patches to predict on, px.
         mean, std: normalization per RGB channel, on the 0..1 scale of a pixel.
-        classes: the answer's channels, always (other, tumor).
+        classes: the output's channels, always (other, tumor).
         training_slides, training_patients: ids the network has seen.
         license: of the weights, an SPDX name where there is one.
         digest: SHA-256 of the weights file, 64 hexadecimal digits.

@@ -310,14 +310,14 @@ def check_member(spec: MemberSpec, *, patch_px: int) -> None:
     patch = torch.empty((1, 3, patch_px, patch_px), device="meta")
     try:
         # On the device "meta" shapes are propagated and nothing is computed.
-        answer = network.to("meta").eval()(patch).shape
+        shape = network.to("meta").eval()(patch).shape
     except (AssertionError, RuntimeError) as e:
         raise ValueError(
             f"member {spec.name}: {spec.architecture} with {spec.encoder} cannot take "
             f"patches of {patch_px} px: {e}"
         ) from e
-    if answer != (1, 2, patch_px, patch_px):
+    if shape != (1, 2, patch_px, patch_px):
         raise ValueError(
-            f"member {spec.name}: {spec.architecture} with {spec.encoder} answers "
-            f"patches of {patch_px} px in shape {tuple(answer)}"
+            f"member {spec.name}: {spec.architecture} with {spec.encoder} maps "
+            f"patches of {patch_px} px in shape {tuple(shape)}"
         )

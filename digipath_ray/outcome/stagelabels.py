@@ -65,7 +65,7 @@ def read_stage_labels(path: str | Path) -> StageLabels:
     if patient is not None and stage is not None:
         return _labels_of_challenge(path, rows, patient, stage)
     named = {
-        ours: find_column(columns, (ours, *ALIASES[ours])) for ours in _TABLE_COLUMNS
+        name: find_column(columns, (name, *ALIASES[name])) for name in _TABLE_COLUMNS
     }
     if named["label"] is None or (named["slide_id"] or named["path"]) is None:
         raise ValueError(
@@ -105,7 +105,7 @@ def _labels_of_table(rows: Rows, named: Mapping[str, str | None]) -> StageLabels
     patient_of: dict[str, str] = {}
     for where, row in rows:
         cells = {
-            ours: cell_text(row.get(c)) for ours, c in named.items() if c is not None
+            name: cell_text(row.get(c)) for name, c in named.items() if c is not None
         }
         slide_id = cells.get("slide_id") or PurePath(cells.get("path", "")).stem
         if not cells["label"] or not slide_id:

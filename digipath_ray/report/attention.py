@@ -119,8 +119,8 @@ def split_reason(votes: Sequence[str] | None, taken: str | None) -> Reason | Non
 
 def flag_reason(flag: str, slide: Row) -> Reason:
     """A quality flag with what was measured."""
-    title, say = FLAGS.get(flag, (flag, lambda _: ""))
-    return Reason(concern=Concern.FLAGGED, title=title, text=say(slide))
+    title, describe = FLAGS.get(flag, (flag, lambda _: ""))
+    return Reason(concern=Concern.FLAGGED, title=title, text=describe(slide))
 
 
 def _format_mpp(slide: Row) -> str:

@@ -31,12 +31,12 @@ def count_predictions(
     found = {name: Histogram() for name in (*members, ENSEMBLE)}
     for batch in batches:
         pixels = torch.from_numpy(np.array(batch["pixels"])).permute(0, 3, 1, 2)
-        answers = {
+        probabilities = {
             name: member(pixels).cpu().numpy() for name, member in members.items()
         }
-        answers[ENSEMBLE] = np.mean(list(answers.values()), axis=0)
+        probabilities[ENSEMBLE] = np.mean(list(probabilities.values()), axis=0)
         area = batch["weight"] * batch["area_mm2"][:, None, None] / pixels[0, 0].numel()
-        for name, probability in answers.items():
+        for name, probability in probabilities.items():
             found[name].add(probability, batch["tumor"], area)
     return found
 
