@@ -108,7 +108,7 @@ def make_app(
     starts: Starts | None = None,
     page: Path = PAGE,
 ) -> ASGIApp:
-    """Build the viewer of a collection as an ASGI application, for uvicorn or Ray Serve.
+    """Build the viewer as an ASGI application, for uvicorn or Ray Serve.
 
     Args:
         collection: collection to show.

@@ -60,7 +60,7 @@ class RunReader:
         return self._snapshot(findings, marks, named=len(failures))
 
     def _read_tables(self, marks: RunMarks) -> Findings:
-        """Read the tables and new records; reread all records if a table has changed."""
+        """Read the tables and new records, or all records if a table has changed."""
         now = (marks.settings, *marks.tables)
         if self._findings is None or now != self._read_from:
             findings = read_findings(self.run)

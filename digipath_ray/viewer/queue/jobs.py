@@ -44,7 +44,7 @@ class Wanted:
         Args:
             body: JSON body.
             entries: available slides by key.
-            base: the folder in which the run's directory is made.
+            base: parent folder of the run directory.
 
         Raises:
             ValueError: the request is invalid.
@@ -97,7 +97,7 @@ def find_free(base: Path, stem: str, *, taken: Collection[Path]) -> str:
     """Find a free run name: the stem, else the stem and the first free number.
 
     Args:
-        base: the folder in which the run's directory is made.
+        base: parent folder of the run directory.
         stem: preferred name.
         taken: directories of queued runs.
     """
@@ -140,7 +140,7 @@ class Job:
 
     @property
     def arguments(self) -> list[str]:
-        """Arguments of ``digipath``, as --option=value so that no value is parsed as an option."""
+        """Arguments of ``digipath``; --option=value, so that no value is an option."""
         weights = self.wanted.weights
         return [
             "run",

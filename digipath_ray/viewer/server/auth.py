@@ -103,7 +103,7 @@ def make_trust(
     allowed: Iterable[str] = (),
     starts_runs: bool = False,
 ) -> Trust:
-    """Build the access policy of a server bound to ``host``; without token: loopback only.
+    """Build the access policy of a server bound to ``host``; loopback needs no token.
 
     Args:
         host: name or address the server is bound to.

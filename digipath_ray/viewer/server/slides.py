@@ -147,7 +147,7 @@ class SlideRoutes:
         return blob_response(request, blob, "image/jpeg")
 
     async def _overview(self, request: Request, entry: Entry) -> Response:
-        """Thumbnail from the slide; not for one in a bucket, which would be downloaded."""
+        """Serve a thumbnail of the slide, unless it would have to be downloaded."""
         if is_url(entry.row.path):
             raise HTTPException(404, "this slide has no thumbnail yet")
         make = self._tiles.thumbnail

@@ -100,7 +100,7 @@ class MaskLevels:
 
 
 def highest(entry: Entry, name: str) -> float:
-    """Upper end of a variance's color scale: 0.25 / 2^n, equal for all runs of a slide."""
+    """Upper end of a variance's color scale: 0.25 / 2^n, equal for a slide's runs."""
     found = [outcome.get(f"{name}_max") or 0.0 for outcome in entry.outcomes.values()]
     high = MOST_VARIANCE
     while any(found) and high / 2 >= max(found) and high > 1e-4:
@@ -109,7 +109,7 @@ def highest(entry: Entry, name: str) -> float:
 
 
 def to_gray(values: Map, weight: Map, *, low: float, high: float) -> Gray:
-    """Map values to gray: 0 where the weight is 0, else 1 to 255 for ``low`` to ``high``."""
+    """Map values to gray: 0 where weight is 0, else 1 to 255 from ``low`` to ``high``."""
     share = (np.nan_to_num(values) - low) / (high - low)
     gray = 1 + np.rint(254 * np.clip(share, 0, 1))
     return np.where(weight > 0, gray, 0).astype(np.uint8)

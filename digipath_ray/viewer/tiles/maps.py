@@ -100,7 +100,7 @@ class Maps:
         """Encode a tile of a map as PNG.
 
         Raises:
-            NoMap: there is none.
+            NoMap: it does not exist.
             ValueError: its file is damaged.
             OSError: its file cannot be read.
         """
@@ -131,7 +131,7 @@ class Maps:
         """Yield the ground truth as GeoJSON features, level-0 px.
 
         Raises:
-            NoMap: there is none.
+            NoMap: it does not exist.
             SlideError: it cannot be read.
         """
         layer = self._truth_layer(entry)

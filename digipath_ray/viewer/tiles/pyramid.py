@@ -44,7 +44,7 @@ class Levels:
         self.level_downsamples = info.level_downsamples
 
     def get_best_level_for_downsample(self, downsample: float) -> int:
-        """Coarsest level that is finer, or at most 1 % coarser: 4.0003 is accepted for 4."""
+        """Coarsest level that is finer, or up to 1 % coarser: 4.0003 counts as 4."""
         fine = [
             i for i, d in enumerate(self.level_downsamples) if d <= downsample * 1.01
         ]

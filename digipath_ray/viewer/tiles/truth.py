@@ -49,7 +49,7 @@ class Truths:
         self._started = uuid.uuid4().hex
 
     def version(self, entry: Entry) -> str:
-        """Version of the annotation file; for one in a bucket constant until restart."""
+        """Version of the annotation; for one in a bucket constant until restart."""
         annotation, state = entry.row.annotation or "", self._started
         if not is_url(annotation):
             with contextlib.suppress(OSError, ValueError):

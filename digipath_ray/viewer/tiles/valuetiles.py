@@ -66,7 +66,7 @@ class ValueTiles:
         return self.levels[0][0].height
 
     def read(self, channel: str, level: int, col: int, row: int) -> Map | None:
-        """Read a tile of at most 256 x 256 px, [height, width]; None if it does not exist.
+        """Read a tile of at most 256 x 256 px, [height, width]; None if missing.
 
         Raises:
             ValueError: the file is damaged.
