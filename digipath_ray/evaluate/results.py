@@ -50,7 +50,7 @@ class Evaluation:
     notes: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """JSON object of scores by name, the challenge, the members' scores and the notes."""
+        """JSON of the scores by name, challenge, members' scores and notes."""
         return {
             **{name: asdict(score) for name, score in self.scores.items()},
             "challenge": self.challenge,

@@ -118,7 +118,7 @@ class FitDirectory(RunDirectory):
         return self.root / "curves" / f"{member}_reliability.png"
 
     def create(self) -> None:
-        """Create the directory; clears the marks of unreadable slides, to retry them."""
+        """Create the directory; clear the marks of unreadable slides, to retry them."""
         super().create()
         for mark in self._marks():
             mark.unlink()

@@ -126,7 +126,7 @@ class MemberFit:
         }
 
     def _begin_epoch(self) -> nn.Module:
-        """Set mode and learning rate; returns the (possibly distributed) module to call."""
+        """Set mode and learning rate; returns the module to call, maybe distributed."""
         rate = self.recipe.fit.learning_rate(
             self.epoch, pretrained=self.pretrained, freezes=self.freezes
         )

@@ -131,7 +131,7 @@ def _stratum(row: SlideRow, strata: Mapping[str, int]) -> int:
 def _deal(
     stratum_of: Mapping[Patient, int], *, k: int, seed: int
 ) -> dict[Patient, int]:
-    """Deal patients to k folds in turn, most severe first, shuffled within a stratum."""
+    """Deal patients to k folds in turn, most severe first, shuffled in a stratum."""
     if len(stratum_of) < k:
         raise ValueError(
             f"{len(stratum_of)} patients cannot be split into {k} folds: add "
