@@ -12,7 +12,7 @@ import pytest
 from digipath_ray.cohort.manifest import SlideRow, write_manifest
 from digipath_ray.outcome.staging import Metastasis, stage_patient
 from digipath_ray.run.directory import RunDirectory
-from digipath_ray.run.status import Status, format_time
+from digipath_ray.run.status import Status, timestamp
 from digipath_ray.schema import SLIDES
 from digipath_ray.storage.bucket import put
 from digipath_ray.viewer.collection.collection import Collection, open_collection
@@ -40,7 +40,7 @@ def anyio_backend() -> str:
 
 def status_of(**said: Any) -> Status:
     """That of a run whose driver lives: this process."""
-    now = format_time(time.time())
+    now = timestamp(time.time())
     return Status(
         **{
             "phase": "segment",
@@ -264,7 +264,7 @@ def test_a_slide_that_is_made_again_is_waited_for(tmp_path: Path) -> None:
 def test_a_pace_in_slides_an_hour(tmp_path: Path) -> None:
     run = begin_run(tmp_path)
     now = time.time()
-    tell(run, done=2, started=format_time(now - 1800), updated=format_time(now))
+    tell(run, done=2, started=timestamp(now - 1800), updated=timestamp(now))
     status = open_collection([run.root]).latest.status
     assert status is not None
     assert status["slides_per_h"] == pytest.approx(4.0)
