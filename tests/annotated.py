@@ -38,13 +38,9 @@ FIT: Tree = {
     "members": [
         {
             "name": "a",
-            "architecture": "Unet",
-            "encoder": "resnet18",
+            "architecture": "tests.tiny:Tiny",
             "weights": "random",
-            "options": {
-                "encoder_depth": 3,
-                "decoder_channels": [32, 16, 8],
-            },
+            "options": {"width": 16},
         },
     ],
 }

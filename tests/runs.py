@@ -1,7 +1,7 @@
 """What the tests of whole runs share: small cohorts, their config, their processes."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,18 @@ def write_cohort(folder: Path, count: int, **options: Any) -> list[SlideRow]:
         lines.append(f"s{i:02},s{i:02}.tif,p")
     (folder / "cohort.csv").write_text("\n".join(lines))
     return read_cohort([folder / "cohort.csv"])
+
+
+def make_run(
+    root: Path | str, rows: Sequence[SlideRow], config: RunConfig
+) -> RunDirectory:
+    """A finished run, made in this process; drivers that import this need no torch."""
+    from digipath_ray.networks.predict import load_ensemble
+    from digipath_ray.pipeline.eager import run_eagerly
+
+    run = RunDirectory(root)
+    run_eagerly(run, rows, config, load_ensemble(config))
+    return run
 
 
 def heatmaps(run: RunDirectory) -> dict[str, Heatmap]:

@@ -27,6 +27,7 @@ from tests.runs import (
     RAY_WARNINGS,
     hears,
     heatmaps,
+    make_run,
     small_config,
     write_cohort,
     write_slide,
@@ -168,8 +169,8 @@ def test_a_run_in_a_bucket_is_the_run_on_a_disk(
     ray_here, bucket_server: Bucket, bucket_url, cohort_url, tmp_path, capsys
 ):
     config = small_config({"outcome": {"outcome": "stage"}})
-    here = RunDirectory(tmp_path / "run")
-    run_cohort(here, read_cohort([tmp_path / "cohort" / "cohort.csv"]), config)
+    cohort = read_cohort([tmp_path / "cohort" / "cohort.csv"])
+    here = make_run(tmp_path / "run", cohort, config)
     rows = read_cohort([f"{cohort_url}/cohort.csv"])
     there = RunDirectory(f"{bucket_url}/run")
     bucket_server.requests.clear()
@@ -226,8 +227,7 @@ def test_a_slide_replaced_after_it_was_prepared_fails_and_is_made_anew(
     assert len(summary.outcomes) == 2
 
     assert run_cohort(run, rows, config).failures == []
-    here = RunDirectory(tmp_path / "run")
-    run_cohort(here, read_cohort([tmp_path / "other.tif"]), config)
+    here = make_run(tmp_path / "run", read_cohort([tmp_path / "other.tif"]), config)
     found, expected = heatmaps(run)["s01"], heatmaps(here)["other"]
     assert np.array_equal(found.data, expected.data)
 

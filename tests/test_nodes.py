@@ -20,12 +20,11 @@ from digipath_ray.distributed import resources as cluster
 from digipath_ray.distributed.inference import actor_pool
 from digipath_ray.distributed.nodes import has_several_nodes
 from digipath_ray.distributed.resources import divide
-from digipath_ray.distributed.run import run_cohort
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.storage import bucket
 from digipath_ray.storage.files import place, read_table
 from tests.buckets import BUCKET, Bucket
-from tests.runs import RAY_WARNINGS, heatmaps, small_config, write_cohort
+from tests.runs import RAY_WARNINGS, heatmaps, make_run, small_config, write_cohort
 from tests.several_nodes import Event, Plan, environment, write_plan
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings(RAY_WARNINGS)]
@@ -80,16 +79,12 @@ def cohort_url(bucket_server: Bucket, cohort: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def one_node(
-    ray_here: None, cohort_url: str, tmp_path_factory: pytest.TempPathFactory
-) -> RunDirectory:
-    """The same run on this machine's Ray, which has one node."""
-    run = RunDirectory(f"{cohort_url}-on-one-node")
+def one_node(cohort_url: str, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    """The same run in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DIGIPATH_CACHE", str(tmp_path_factory.mktemp("cache")))
         rows = read_cohort([cohort_url])
-        assert run_cohort(run, rows, small_config(CHANGES)).failures == []
-    return run
+        return make_run(f"{cohort_url}-on-one-node", rows, small_config(CHANGES))
 
 
 @pytest.fixture

@@ -15,6 +15,8 @@ import pytest
 
 from digipath_ray.cohort.read import SlideRow, read_cohort
 from digipath_ray.distributed import run as night
+from digipath_ray.distributed.collector import try_finish
+from digipath_ray.distributed.predict import PredictStage
 from digipath_ray.distributed.run import run_cohort
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import RunError
@@ -23,6 +25,7 @@ from tests.runs import (
     RAY_WARNINGS,
     hears,
     heatmaps,
+    make_run,
     slow_config,
     stamps,
     wait_for_worker,
@@ -36,12 +39,13 @@ pytestmark = [
     pytest.mark.filterwarnings(RAY_WARNINGS),
 ]
 
-ACTOR = "MapWorker(MapBatches(PredictStage))"
+ACTOR = f"MapWorker(MapBatches({PredictStage.__name__}))"
 SLIDES = [f"s{i:02}" for i in range(6)]
 DRIVER = """
 import functools, sys
 import ray
 from digipath_ray.cohort.read import read_cohort
+from digipath_ray.distributed.predict import PredictStage
 from digipath_ray.distributed.run import run_cohort
 from digipath_ray.run.directory import RunDirectory
 from tests.runs import slow_config
@@ -62,9 +66,8 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[SlideRow]:
 def undisturbed(
     ray_here: None, rows: list[SlideRow], tmp_path_factory: pytest.TempPathFactory
 ) -> RunDirectory:
-    run = RunDirectory(tmp_path_factory.mktemp("undisturbed") / "run")
-    assert run_cohort(run, rows, slow_config()).failures == []
-    return run
+    """The same run, made in one process."""
+    return make_run(tmp_path_factory.mktemp("undisturbed"), rows, slow_config())
 
 
 def assert_same_heatmaps(run: RunDirectory, other: RunDirectory) -> None:
@@ -179,7 +182,7 @@ class Killer:
             self.actor = process.pid
 
     def _kill_finisher(self) -> None:
-        process = wait_for_worker("finish_guarded", seconds=120)
+        process = wait_for_worker(try_finish.__name__, seconds=120)
         process.kill()
         self.finisher = process.pid
         process.wait(10)

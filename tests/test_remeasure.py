@@ -14,7 +14,7 @@ from digipath_ray.distributed.run import remeasure_run, run_cohort
 from digipath_ray.networks.resolve import resolve
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import RunError
-from tests.runs import RAY_WARNINGS, small_config, write_cohort
+from tests.runs import RAY_WARNINGS, make_run, small_config, write_cohort
 
 pytestmark = [
     pytest.mark.ray,
@@ -28,9 +28,8 @@ def test_a_run_is_measured_anew_as_if_it_had_been_so_at_first(tmp_path: Path) ->
     rows = write_cohort(tmp_path / "slides", 2)
     plain = resolve(to_tree(small_config()))
     staged = replace(plain, outcome=STAGE)
-    run, first = RunDirectory(tmp_path / "run"), RunDirectory(tmp_path / "first")
-    run_cohort(run, rows, plain)
-    run_cohort(first, rows, staged)
+    run = make_run(tmp_path / "run", rows, plain)
+    first = make_run(tmp_path / "first", rows, staged)
     assert not run.patients.exists()
     made = run.heatmap("s00").stat().st_mtime_ns
 
@@ -58,8 +57,7 @@ def test_a_damaged_heatmap_is_a_failure_and_the_others_are_measured(
 ) -> None:
     rows = write_cohort(tmp_path / "slides", 2)
     plain = resolve(to_tree(small_config()))
-    run = RunDirectory(tmp_path / "run")
-    run_cohort(run, rows, plain)
+    run = make_run(tmp_path / "run", rows, plain)
     before = run.read_record("s01").outcome
     run.heatmap("s01").write_bytes(b"no TIFF")
     monkeypatch.chdir(tmp_path)

@@ -34,14 +34,9 @@ pytestmark = [
 ]
 PLAIN = {  # no batch normalization: two workers cannot share it on a CPU
     "name": "plain",
-    "architecture": "Unet",
-    "encoder": "vgg11",
+    "architecture": "tests.tiny:Tiny",
     "weights": "random",
-    "options": {
-        "encoder_depth": 3,
-        "decoder_channels": [16, 8, 8],
-        "decoder_use_norm": False,
-    },
+    "options": {"width": 16, "norm": False},
 }
 LARGE = {
     "name": "a",
