@@ -15,7 +15,7 @@ from digipath_ray.config.toml import to_tree
 from digipath_ray.outcome.tables import write_tables
 from digipath_ray.pipeline.finish import finish_slide
 from digipath_ray.pipeline.prepare import grid_of, open_cohort_slide, prepare_slide
-from digipath_ray.pipeline.segment import PredictChunk
+from digipath_ray.pipeline.segment import PredictChunk, predict_chunks
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.prepared import read_chunks
 from digipath_ray.schema import SLIDES
