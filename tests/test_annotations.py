@@ -195,7 +195,7 @@ def test_what_is_in_no_group_is_neither_tumor_nor_normal(tmp_path: Path) -> None
 
 def test_a_file_without_any_group_says_how_to_go_on(tmp_path: Path) -> None:
     path = asap(tmp_path / "a.xml", ("None", square(0, 0, 3)))
-    with pytest.raises(SlideError, match="none of its outlines is in a group") as e:
+    with pytest.raises(SlideError, match="no outline has a group") as e:
         polygons(path)
     assert e.value.hint == "group them in ASAP, or give classes = {'None': 'tumor'}"
     assert polygons(path, classes={"none": "tumor"}).area_px == 9
@@ -217,7 +217,9 @@ def test_an_unknown_group_says_how_to_go_on(tmp_path: Path) -> None:
 
 def test_a_meaning_that_does_not_exist(tmp_path: Path) -> None:
     path = asap(tmp_path / "a.xml", ("DCIS", square(0, 0, 3)))
-    with pytest.raises(ValueError, match="'DCIS' is said to be 'tumour': choose from"):
+    with pytest.raises(
+        ValueError, match="'DCIS' has the unknown meaning 'tumour': choose from"
+    ):
         polygons(path, classes={"DCIS": "tumour"})
 
 
@@ -266,7 +268,7 @@ def test_decimal_commas_and_points_out_of_order(tmp_path: Path) -> None:
 def test_coordinates_that_are_no_numbers(tmp_path: Path, bad: str) -> None:
     path = asap(tmp_path / "a.xml", ("Tumor", square(0, 0, 3)))
     path.write_text(path.read_text().replace('X="3"', f'X="{bad}"', 1))
-    with pytest.raises(SlideError, match=f"a.xml: '{bad}' is no coordinate"):
+    with pytest.raises(SlideError, match=f"a.xml: invalid coordinate '{bad}'"):
         polygons(path)
 
 
@@ -331,8 +333,8 @@ BOMB = (
         ("a.xml", "<ASAP_Annotations><Annotation", "a.xml: damaged XML: "),
         ("a.xml", "", "a.xml: damaged XML: "),
         ("a.xml", '<?xml version="1.0" encoding="martian"?><a/>', "damaged XML: "),
-        ("a.xml", BOMB, "a.xml: XML that declares entities"),
-        ("a.xml", "<svg/>", "a.xml: XML of <svg>, neither ASAP's"),
+        ("a.xml", BOMB, r"a\.xml: the XML declares entities"),
+        ("a.xml", "<svg/>", r"a\.xml: unsupported XML root <svg>; expected ASAP's"),
         ("a.geojson", "{", "a.geojson: not GeoJSON: "),
         ("a.geojson", "[" * 10**6, "a.geojson: not GeoJSON: "),
         ("a.geojson", "\xff", "a.geojson: not GeoJSON: |not a GeoJSON feature"),
@@ -341,7 +343,7 @@ BOMB = (
         ("a.geojson.gz", "\x1f\x8bx", "a.geojson.gz: not GeoJSON: "),
         ("a.png", "PNG", "a.png: cannot be read as a mask image: "),
         ("a.tif", "II*\0", "a.tif: cannot be read as a mask image: "),
-        ("a.txt", "", "a.txt: no kind of annotation is called so"),
+        ("a.txt", "", r"a\.txt: unsupported annotation format"),
     ],
 )
 def test_damaged_files(tmp_path: Path, name: str, text: str, message: str) -> None:
@@ -354,7 +356,7 @@ def test_damaged_files(tmp_path: Path, name: str, text: str, message: str) -> No
 def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
     (tmp_path / "b.xml").mkdir()
     for name, why in (("a.xml", "No such file"), ("b.xml", "Is a directory")):
-        with pytest.raises(SlideError, match=f"annotation cannot be read: {why}"):
+        with pytest.raises(SlideError, match=f"cannot read the annotation: {why}"):
             read_annotation(tmp_path / name, slide=SLIDE)
 
 
@@ -538,7 +540,7 @@ def test_geojson_of_other_things_is_skipped(tmp_path: Path) -> None:
 def test_an_unknown_class_says_how_to_go_on(tmp_path: Path) -> None:
     path = geojson(tmp_path, feature(SQUARE, classification={"name": "Stroma"}))
     with pytest.raises(
-        SlideError, match="class 'Stroma' is not known; known are tumor:"
+        SlideError, match="class 'Stroma'; known: tumor: Tumor, Tumour, Viable tumor"
     ):
         polygons(path)
     assert polygons(path, classes={"Stroma": "skip"}).area_px == 0
@@ -555,7 +557,7 @@ def test_geojson_coordinates_that_are_no_rings(tmp_path: Path, bad: object) -> N
     for shape in ("Polygon", "MultiPolygon"):
         path = geojson(tmp_path, {"type": shape, "coordinates": bad})
         with pytest.raises(
-            SlideError, match=r"coordinates are not rings|no coordinate"
+            SlideError, match=r"coordinates are not rings|invalid coordinate"
         ):
             polygons(path)
 
@@ -762,8 +764,8 @@ def test_a_mask_of_other_proportions(tmp_path: Path, size: tuple[int, int]) -> N
     path = tmp_path / "m.png"
     Image.new("L", size).save(path)
     message = (
-        f"a mask of {size[0]} x {size[1]} px for a slide of 100 x 80 px: "
-        "more than 2 % off"
+        f"the mask is {size[0]} x {size[1]} px, the slide 100 x 80 px: "
+        "aspect ratios differ by more than 2 %"
     )
     with pytest.raises(SlideError, match=message):
         read_annotation(path, slide=SLIDE)
@@ -791,7 +793,7 @@ def test_a_mask_without_tiles_is_kept_as_bits(tmp_path: Path) -> None:
         ("MAX_KEPT_PX", write_strips, "100 x 80 px without tiles"),
         ("MAX_PIECE_PX", write_strips, "100 x 7 px in one strip"),
         ("MAX_PIECE_PX", write_tiles, "16 x 32 px in one tile"),
-        ("MAX_PIECE_PX", write_png, "100 x 80 px that no tiles divide"),
+        ("MAX_PIECE_PX", write_png, "100 x 80 px without tiles"),
     ],
 )
 def test_a_mask_too_large_to_decode(
@@ -816,7 +818,7 @@ def test_tiles_left_out_of_the_file_hold_no_tumor(tmp_path: Path) -> None:
 def test_a_mask_whose_end_is_missing(tmp_path: Path, write: Write) -> None:
     path = write(tmp_path)
     path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(SlideError, match="it ends before its last pixels"):
+    with pytest.raises(SlideError, match="cannot be read as a mask image: the file is"):
         window(read_annotation(path, slide=SLIDE), (0, 0, 100, 80))
 
 
@@ -831,7 +833,7 @@ def test_channels_stored_apart(tmp_path: Path) -> None:
     path = tmp_path / "m.tif"
     planes = np.stack([MASK] * 3)
     tifffile.imwrite(path, planes, photometric="rgb", planarconfig="separate")
-    with pytest.raises(SlideError, match="channels or planes are stored apart"):
+    with pytest.raises(SlideError, match="channels or planes are stored separately"):
         read_annotation(path, slide=SLIDE)
 
 

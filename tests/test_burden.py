@@ -66,7 +66,9 @@ def test_tissue_may_be_a_mask_of_other_pixels() -> None:
     fine[:, :25] = True  # the left half, at 20 um/px
     found = burden_of(horseshoe(), Mask(array=fine, mpp_x=20.0, mpp_y=20.0))
     assert found.burden == pytest.approx(10 / 12)
-    with pytest.raises(ValueError, match=r"tissue \[25, 50\] is not at the pixels"):
+    with pytest.raises(
+        ValueError, match=r"tissue of shape \[25, 50\] does not match the heatmap's"
+    ):
         burden_of(horseshoe(), fine)
 
 

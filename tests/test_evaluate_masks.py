@@ -147,7 +147,9 @@ def test_files_are_named_by_slide(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("")
     assert sorted(annotations_in(tmp_path)) == ["01_01_0083", "a", "b"]
     save(tmp_path / "a.png", mask())
-    with pytest.raises(ValueError, match=r"a\.png and a_mask\.png are one slide's"):
+    with pytest.raises(
+        ValueError, match=r"a\.png and a_mask\.png are of the same slide"
+    ):
         annotations_in(tmp_path)
     (tmp_path / "none").mkdir()
     with pytest.raises(ValueError, match="no annotation in this folder"):
@@ -159,7 +161,10 @@ def test_files_are_named_by_slide(tmp_path: Path) -> None:
 def test_a_missing_mask_is_named(tmp_path: Path) -> None:
     truth, found = three_masks(tmp_path)
     (found / "b.png").unlink()
-    with pytest.raises(ValueError, match=r"1 of 3 slides.*b for one \(there is no fil"):
+    with pytest.raises(
+        ValueError,
+        match=r"1 of 3 slides .*b for one \(it has no file\)",
+    ):
         evaluate_masks(truth, found)
 
 
@@ -305,7 +310,7 @@ def test_reference_burdens_are_percent(tmp_path: Path) -> None:
         "slide_id,burden\na,\n": "line 2: burden ''",
         "slide_id,what\na,1\n": "needs columns slide_id and burden",
         "slide_id,burden\n": "needs columns",
-        "slide_id,burden\na,5\na,50\n": "line 3: a is there twice",
+        "slide_id,burden\na,5\na,50\n": r"b\.csv, line 3: duplicate a: remove one",
     }.items():
         path.write_text(text)
         with pytest.raises(ValueError, match=said):
@@ -315,7 +320,7 @@ def test_reference_burdens_are_percent(tmp_path: Path) -> None:
 def test_a_case_without_reference_burden_is_named(tmp_path: Path) -> None:
     given = paip(tmp_path)
     given["burdens"].write_text("slide_id,burden\nx,80\nz,10\n")
-    with pytest.raises(ValueError, match="no burden of y"):
+    with pytest.raises(ValueError, match=r"true\.csv: no burden for y: add it"):
         evaluate_paip2019(**given)
     given = paip(tmp_path)
     (given["prediction"] / "burdens.csv").unlink()

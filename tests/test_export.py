@@ -298,7 +298,7 @@ def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, format: str) -> None:
-    with pytest.raises(RunError, match=r"no run\.toml: name the folder given to"):
+    with pytest.raises(RunError, match=r"not a run directory, run\.toml is missing"):
         export_run(RunDirectory(tmp_path), tmp_path / "out", format=format)
     assert not (tmp_path / "out").exists()
 

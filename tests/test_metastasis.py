@@ -180,7 +180,9 @@ def test_a_fit_is_the_same_again_and_seeds_are_told(slides: LabeledSlides) -> No
 
 
 def test_slides_of_one_type_cannot_be_fitted_on() -> None:
-    with pytest.raises(ValueError, match="of 1 type"):
+    with pytest.raises(
+        ValueError, match="3 slides with 1 type: label slides of at least two"
+    ):
         fit_forests(np.zeros((3, 32)), np.array([MICRO] * 3), FEW)
 
 
@@ -332,7 +334,7 @@ def test_every_fold_gets_its_share_of_the_gravest() -> None:
 
 @pytest.mark.parametrize("folds", [1, 11])
 def test_folds_that_cannot_be_are_refused(slides: LabeledSlides, folds: int) -> None:
-    with pytest.raises(ValueError, match=f"10 patients cannot be cut into {folds}"):
+    with pytest.raises(ValueError, match=f"10 patients cannot be split into {folds}"):
         deal_patients(slides, folds=folds, seed=0)
 
 
@@ -340,7 +342,7 @@ def test_folds_that_cannot_be_are_refused(slides: LabeledSlides, folds: int) -> 
     ("types", "said"),
     [
         ([Metastasis.ITC] * 4, "all slides to fit on are itc"),
-        ([0, 0, 3, 3], "to fit on, but for one fold's, are negative"),
+        ([0, 0, 3, 3], "to fit on, without one fold, are negative"),
     ],
 )
 def test_a_fold_without_which_one_type_is_left_is_refused(
@@ -547,7 +549,7 @@ def test_a_model_comes_back_as_it_was(model: StageModel, tmp_path: Path) -> None
 
 
 def test_a_model_is_called_skops(model: StageModel, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"call the model model\.skops"):
+    with pytest.raises(ValueError, match=r"name the model model\.skops"):
         save_stage_model(tmp_path / "model.pkl", model)
 
 
@@ -578,7 +580,7 @@ def write_other_card(path: Path) -> None:
 def test_other_files_are_refused(tmp_path: Path, write: Any) -> None:
     path = tmp_path / "model.skops"
     write(path)
-    with pytest.raises(ValueError, match="no stage model that can be read"):
+    with pytest.raises(ValueError, match="not a readable stage model"):
         load_stage_model(path)
 
 
@@ -597,7 +599,7 @@ def test_a_damaged_model_is_refused(model: StageModel, tmp_path: Path) -> None:
 
 
 def test_a_model_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no such file"):
+    with pytest.raises(ValueError, match=r"stage model model\.skops: file not found"):
         load_stage_model(tmp_path / "model.skops")
 
 
@@ -605,7 +607,7 @@ def test_a_forest_that_never_ends_is_refused(forests: Forests) -> None:
     forest = forests.forests["RF-CI"]
     roots = forest.left.copy()
     roots[forest.left[0]] = 0
-    with pytest.raises(ValueError, match="no forest"):
+    with pytest.raises(ValueError, match="arrays are not a valid forest"):
         replace(forest, left=roots)
 
 
@@ -656,7 +658,7 @@ def test_a_run_that_differs_is_refused(
 
 def test_features_of_another_version_are_refused(model: StageModel) -> None:
     card = replace(model.card, features=FEATURES[:-1])
-    with pytest.raises(ValueError, match="features: another version's"):
+    with pytest.raises(ValueError, match="features: of another version"):
         check_fits(card, small_config(SETTING))
 
 

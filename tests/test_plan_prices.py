@@ -149,13 +149,22 @@ def test_a_table_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"price_per_hour": 0.0}, "gpu: price_per_hour = 0 is a gap: fill in your own"),
-        ({"spot_price_per_hour": 0.0}, "gpu: spot_price_per_hour = 0 is a gap"),
-        ({"relative_speed": 0.0}, "gpu: relative_speed = 0 is a gap"),
-        ({"price_per_hour": -1.0}, "gpu: price_per_hour = -1.0: a number above 0"),
-        ({"price_per_hour": "4"}, "gpu: price_per_hour = '4': a number above 0"),
-        ({"cpus": 0}, "gpu: cpus = 0: at least 1"),
-        ({"gpus": -1}, "gpu: gpus = -1: at least 0"),
+        (
+            {"price_per_hour": 0.0},
+            "gpu: price_per_hour = 0 is a placeholder: fill in your own",
+        ),
+        ({"spot_price_per_hour": 0.0}, "gpu: spot_price_per_hour = 0 is a placeholder"),
+        ({"relative_speed": 0.0}, "gpu: relative_speed = 0 is a placeholder"),
+        (
+            {"price_per_hour": -1.0},
+            "gpu: price_per_hour = -1.0: must be a positive number",
+        ),
+        (
+            {"price_per_hour": "4"},
+            "gpu: price_per_hour = '4': must be a positive number",
+        ),
+        ({"cpus": 0}, "gpu: cpus = 0: must be at least 1"),
+        ({"gpus": -1}, "gpu: gpus = -1: must be at least 0"),
         ({"price": 4.0}, "gpu: unknown column price"),
         ({"memory_gb": None}, "gpu: lacks memory_gb"),
     ],
@@ -172,14 +181,16 @@ def test_what_a_table_may_not_say(
 def test_what_is_no_table(tmp_path: Path, text: str) -> None:
     path = tmp_path / "p.toml"
     path.write_text(text)
-    with pytest.raises(ValueError, match=r"p\.toml: (no TOML|holds \[\[nodes\]\])"):
+    with pytest.raises(
+        ValueError, match=r"p\.toml: (invalid TOML|must contain only \[\[nodes\]\])"
+    ):
         read_prices(path)
 
 
 def test_the_projects_table_holds_gaps_alone_and_serves_once_filled_in(
     tmp_path: Path,
 ) -> None:
-    with pytest.raises(ValueError, match="is a gap: fill in your own"):
+    with pytest.raises(ValueError, match="is a placeholder: fill in your own"):
         read_prices(TABLE)
     text = TABLE.read_text()
     gaps = re.findall(r"^(\w+) = 0\.0 # FILL IN$", text, re.MULTILINE)
@@ -246,7 +257,7 @@ def test_a_calibration_is_of_the_runs_own_networks(tmp_path: Path) -> None:
     config = small_config()
     path = calibration_of(tmp_path / "c.json", config, machine(patches_per_s=1.0))
     other = small_config({"ensemble": {"tta": ["identity"]}})
-    with pytest.raises(ValueError, match=r"another run \(transforms: 2, not 1"):
+    with pytest.raises(ValueError, match=r"other settings \(transforms: 2, not 1\)"):
         read_calibration(path, other)
     for text in ("", "[]", "{}", '{"machines": []}'):
         path.write_text(text)

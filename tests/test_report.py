@@ -321,7 +321,7 @@ def test_a_run_without_any_slide_has_a_report(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"no run\.toml: name the folder given to"):
+    with pytest.raises(RunError, match=r"not a run directory, run\.toml is missing"):
         write_report(RunDirectory(tmp_path))
 
 

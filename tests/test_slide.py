@@ -141,7 +141,9 @@ def test_no_mpp_fails_with_the_fix(tmp_path: Path) -> None:
     path = write_pyramid(tmp_path / "a.tif", noise(64, 64), mpp=None)
     with open_slide(path) as slide:
         assert slide.info.mpp_source == "none"
-        with pytest.raises(SlideError, match="states no micrometers per") as error:
+        with pytest.raises(
+            SlideError, match="has no plausible micrometers per"
+        ) as error:
             slide.info.need_mpp()
         assert error.value.hint == "give --slide-mpp, or a column mpp in the manifest"
         with pytest.raises(SlideError):
@@ -569,7 +571,7 @@ def test_a_tall_image_is_decoded_in_strips(
 
 
 def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(SlideError, match=r"no\.svs: no such file") as error:
+    with pytest.raises(SlideError, match=r"no\.svs: file not found") as error:
         open_slide(tmp_path / "no.svs")
     assert error.value.hint == "check the path in the manifest"
     with pytest.raises(SlideError, match="a folder, not a slide"):
@@ -591,7 +593,7 @@ def test_files_that_are_no_slides(tmp_path: Path, name: str) -> None:
 
 
 def test_broken_svs(shared_data: Path) -> None:
-    with pytest.raises(SlideError, match=r"broken\.svs: not a slide .*, but text"):
+    with pytest.raises(SlideError, match=r"broken\.svs: a text file, not a slide"):
         open_slide(shared_data / "wsi" / "broken.svs")
 
 
@@ -615,7 +617,7 @@ def test_images_cut_short_fail_when_read(tmp_path: Path, suffix: str) -> None:
         with open_slide(path) as slide:
             whole_level(slide)
 
-    with pytest.raises(SlideError, match="cannot be read as an image") as error:
+    with pytest.raises(SlideError, match="cannot decode the image") as error:
         read()
     assert "cut short" in error.value.hint
 

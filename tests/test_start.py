@@ -60,7 +60,7 @@ def test_a_head_of_other_classes_stays_random_and_is_told(tmp_path):
 def test_weights_of_another_architecture_are_refused(tmp_path):
     other = build_network(spec(encoder="vgg11"))
     save_file(other.state_dict(), tmp_path / "w.safetensors")
-    with pytest.raises(ValueError, match="another architecture's"):
+    with pytest.raises(ValueError, match="another architecture"):
         start_network(spec(weights=str(tmp_path / "w.safetensors")))
 
 
@@ -96,8 +96,8 @@ def test_an_encoder_of_other_names_is_filled_in_order(tmp_path):
 @pytest.mark.parametrize(
     ("encoder", "why"),
     [
-        ("resnet34", "a larger encoder's"),
-        ("resnet50", r"its layer1\.0\.conv1\.weight has shape"),
+        ("resnet34", "a larger encoder"),
+        ("resnet50", r"encoder: layer1\.0\.conv1\.weight has shape"),
     ],
 )
 def test_another_encoder_is_refused(tmp_path, encoder, why):
@@ -110,14 +110,16 @@ def test_another_encoder_is_refused(tmp_path, encoder, why):
 def test_a_file_that_ends_too_early_is_refused(tmp_path):
     encoder = build_network(spec()).get_submodule("encoder").state_dict()
     torch.save(dict(list(encoder.items())[:20]), tmp_path / "e.pth")
-    with pytest.raises(ValueError, match="is not there"):
+    with pytest.raises(
+        ValueError, match=r"weights e\.pth: the encoder's layer1\.1\.bn1\.bias is"
+    ):
         start_network(spec(encoder_weights=str(tmp_path / "e.pth")))
 
 
 @pytest.mark.parametrize("content", [b"no tensors", b""])
 def test_no_weights_file_is_refused(tmp_path, content):
     (tmp_path / "e.pth").write_bytes(content)
-    with pytest.raises(ValueError, match="not a file of tensors alone"):
+    with pytest.raises(ValueError, match="not a file of only tensors"):
         start_network(spec(encoder_weights=str(tmp_path / "e.pth")))
     with pytest.raises(ValueError, match="no such file"):
         start_network(spec(encoder_weights=str(tmp_path / "gone.pth")))

@@ -183,12 +183,14 @@ def test_the_next_free_port_is_taken_where_none_is_named() -> None:
 
 
 def test_an_address_that_is_not_ours_is_not_called_taken() -> None:
-    with pytest.raises(ValueError, match=r"192\.0\.2\.1 cannot be used .*[Aa]ssign"):
+    with pytest.raises(ValueError, match=r"192\.0\.2\.1 \(Cannot assign"):
         bind("192.0.2.1", None)
 
 
 def test_an_unknown_host_is_named() -> None:
-    with pytest.raises(ValueError, match=r"--host no\.such\.host\.invalid: unknown"):
+    with pytest.raises(
+        ValueError, match=r"--host no\.such\.host\.invalid: cannot be resolved"
+    ):
         bind("no.such.host.invalid", 0)
 
 

@@ -118,7 +118,7 @@ def test_a_level_is_shrunk_in_strips_as_it_is_whole(
 def test_a_slide_without_a_pyramid_is_not_decoded_whole(tmp_path: Path) -> None:
     side = int((MOST_PX) ** 0.5) + 512
     with open_slide(write_levels(tmp_path / "s.tif", [noise(64, 64)], mpp=1.0)) as s:
-        with pytest.raises(SlideError, match="no level coarse enough") as caught:
+        with pytest.raises(SlideError, match="no level is coarse enough") as caught:
             read_shrunk(s, 0, (0, 0, side, side), (64, 64))
         assert "pyramid" in caught.value.hint
 
@@ -261,11 +261,11 @@ def test_a_slide_damaged_in_one_place_is_shown_elsewhere(
 
 def test_a_file_that_is_gone_says_so(pool: SlidePool, tmp_path: Path) -> None:
     with (
-        pytest.raises(SlideError, match="not there"),
+        pytest.raises(SlideError, match=r"s\.tif: the slide's file is missing"),
         pool.use(row(tmp_path / "s.tif")),
     ):
         pass
-    with pytest.raises(SlideError, match="not there"):
+    with pytest.raises(SlideError, match=r"s\.tif: the slide's file is missing"):
         pool.version(SlideRow(slide_id="s", path="/a\0b.tif"))
 
 

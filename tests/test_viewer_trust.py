@@ -147,7 +147,9 @@ def test_a_token_file_is_for_its_owner_alone(tmp_path: Path) -> None:
     file.chmod(0o600)
     assert read_token(file) == TOKEN
     file.write_text("short")
-    with pytest.raises(ValueError, match="16 or more"):
+    with pytest.raises(
+        ValueError, match="token needs at least 16 ASCII characters: create one with"
+    ):
         read_token(file)
 
 
