@@ -163,7 +163,7 @@ function outlinedAt({ thresholds }: Slide): string {
     const whose = runs.length > 1 ? ` (${run})` : "";
     return `${threshold.toFixed(2)}${whose}`;
   });
-  return parts.$1 > 0 ? `Outlined at a probability of ${parts.$1(", ")}.` : "";
+  return parts.length > 0 ? `Outlined at a probability of ${parts.join(", ")}.` : "";
 }
 
 function lines(text: string, name: LinesName, looks: Looks, hint = ""): Control {
