@@ -68,7 +68,7 @@ def test_what_is_in_use_stays(bucket_url, folder, monkeypatch):
     monkeypatch.setattr(cache, "ROOM_WAIT_S", 0.5)
     a, b, c = (put(bucket_url, f"{n}.svs", 400) for n in "abc")
     with local_copy(a) as used, local_copy(b):
-        with pytest.raises(StorageError, match="all it holds is in use") as full:
+        with pytest.raises(StorageError, match="every copy is in use") as full:
             hold(c)
         assert "DIGIPATH_CACHE_GB" in full.value.hint
         assert used.path.read_bytes() == b"x" * 400

@@ -90,7 +90,7 @@ def test_gaps_and_missing_columns_do_not_stop_the_drawing(tmp_path):
     assert draw_curves(bare, title="m").axes[0].get_yscale() == "linear"
     write_curves(bare, tmp_path / "c.csv", tmp_path / "c.png", title="m", kept_epoch=0)
     assert (tmp_path / "c.png").stat().st_size > 1000
-    with pytest.raises(ValueError, match="m: no epoch has ended"):
+    with pytest.raises(ValueError, match="m: no finished epoch"):
         draw_curves([], title="m")
 
 

@@ -128,7 +128,7 @@ def test_planted_lesions_are_of_their_class_for_any_seed(
 
 
 def test_lesion_that_finds_no_room_is_refused() -> None:
-    with pytest.raises(ValueError, match="label 'micro': no tissue lies 480 to 620 um"):
+    with pytest.raises(ValueError, match="label 'micro': no tissue at 480 to 620 um"):
         lay_anatomy(
             (256, 256),
             tissue_mm=(0.8, 0.6),

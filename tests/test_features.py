@@ -125,7 +125,7 @@ def test_no_tissue_is_no_division_by_zero() -> None:
 def test_thresholds_are_those_of_table_5() -> None:
     at_half = find_lesions(drawn("@"), LOW)
     with pytest.raises(
-        ValueError, match=r"lesions at 0\.5: Table 5 wants them at 0\.9"
+        ValueError, match=r"lesions at threshold 0\.5: Table 5 requires 0\.9"
     ):
         measure_features(at_half, at_half, tissue_mm2=1.0)
 

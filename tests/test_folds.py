@@ -83,14 +83,14 @@ def test_a_patient_in_two_splits_is_refused_by_name(other):
 
 def test_input_that_cannot_be_cut():
     rows, strata = cohort({"a": [1, 0, 0], "b": [1]})
-    with pytest.raises(ValueError, match="2 patients cannot be cut into 3 folds"):
+    with pytest.raises(ValueError, match="2 patients cannot be split into 3 folds"):
         assign_folds(rows, strata, k=3, seed=0)
     with pytest.raises(ValueError, match="'a_2' has no stratum"):
         assign_folds(rows, {"a_0": 1, "a_1": 0, "b_0": 1}, k=2, seed=0)
     with pytest.raises(ValueError, match="split 'tset' is none of train, validation"):
         assign_folds([row("x", split="tset")], {"x": 1}, k=2, seed=0)
     only_held = [row("x", split="validation"), row("y", split="test")]
-    with pytest.raises(ValueError, match="no slide is left"):
+    with pytest.raises(ValueError, match="no training slides left"):
         assign_folds(only_held, {"x": 1, "y": 1}, k=2, seed=0)
 
 

@@ -167,7 +167,7 @@ def test_a_type_that_was_not_there_has_no_probability() -> None:
     (verdict,) = forests.predict(np.zeros((1, 32)))
     assert verdict.probability[ITC] == verdict.probability[MICRO] == 0
     assert verdict.probability[NEGATIVE] + verdict.probability[MACRO] == 1
-    assert "no slide is itc: the forests will call none so" in forests.notes
+    assert "no slide is itc: the forests will never predict it" in forests.notes
 
 
 def test_a_fit_is_the_same_again_and_seeds_are_told(slides: LabeledSlides) -> None:
@@ -227,7 +227,7 @@ def test_a_partial_set_of_one_type_gives_way_to_the_complete() -> None:
     types = np.array([NEGATIVE] * 3 + [MICRO] * 3)
     forests = fit_forests(features, types, FEW)
     assert forests.counts["RF-PI"] == forests.counts["RF-CI"] == (3, 0, 3, 0)
-    assert any("the complete one is taken" in note for note in forests.notes)
+    assert any("using the complete set" in note for note in forests.notes)
 
 
 def clusters(counts: tuple[int, ...]) -> tuple[Any, Any]:
@@ -290,9 +290,9 @@ def test_constant_features_are_no_trouble() -> None:
 @pytest.mark.parametrize(
     ("counts", "note"),
     [
-        ((9, 1, 0, 5), "one slide is itc: too few to balance, it stays one"),
-        ((9, 3, 0, 5), "3 slides are itc: balanced from so few"),
-        ((9, 3, 0, 5), "no slide is micro: the forests will call none so"),
+        ((9, 1, 0, 5), "one slide is itc: too few to balance"),
+        ((9, 3, 0, 5), "3 slides are itc: balanced from very few"),
+        ((9, 3, 0, 5), "no slide is micro: the forests will never predict it"),
     ],
 )
 def test_too_few_slides_of_a_type_are_said(counts: tuple[int, ...], note: str) -> None:
@@ -332,7 +332,7 @@ def test_every_fold_gets_its_share_of_the_gravest() -> None:
 
 @pytest.mark.parametrize("folds", [1, 11])
 def test_folds_that_cannot_be_are_refused(slides: LabeledSlides, folds: int) -> None:
-    with pytest.raises(ValueError, match=f"10 patients cannot be cut into {folds}"):
+    with pytest.raises(ValueError, match=f"10 patients cannot be split into {folds}"):
         deal_patients(slides, folds=folds, seed=0)
 
 
@@ -340,7 +340,7 @@ def test_folds_that_cannot_be_are_refused(slides: LabeledSlides, folds: int) -> 
     ("types", "said"),
     [
         ([Metastasis.ITC] * 4, "all slides to fit on are itc"),
-        ([0, 0, 3, 3], "to fit on, but for one fold's, are negative"),
+        ([0, 0, 3, 3], "to fit on, without one fold, are negative"),
     ],
 )
 def test_a_fold_without_which_one_type_is_left_is_refused(
@@ -547,7 +547,7 @@ def test_a_model_comes_back_as_it_was(model: StageModel, tmp_path: Path) -> None
 
 
 def test_a_model_is_called_skops(model: StageModel, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"call the model model\.skops"):
+    with pytest.raises(ValueError, match=r"name the model model\.skops"):
         save_stage_model(tmp_path / "model.pkl", model)
 
 
@@ -578,7 +578,7 @@ def write_other_card(path: Path) -> None:
 def test_other_files_are_refused(tmp_path: Path, write: Any) -> None:
     path = tmp_path / "model.skops"
     write(path)
-    with pytest.raises(ValueError, match="no stage model that can be read"):
+    with pytest.raises(ValueError, match="not a readable stage model"):
         load_stage_model(path)
 
 
@@ -605,7 +605,7 @@ def test_a_forest_that_never_ends_is_refused(forests: Forests) -> None:
     forest = forests.forests["RF-CI"]
     roots = forest.left.copy()
     roots[forest.left[0]] = 0
-    with pytest.raises(ValueError, match="no forest"):
+    with pytest.raises(ValueError, match="not a valid forest"):
         replace(forest, left=roots)
 
 
@@ -656,7 +656,7 @@ def test_a_run_that_differs_is_refused(
 
 def test_features_of_another_version_are_refused(model: StageModel) -> None:
     card = replace(model.card, features=FEATURES[:-1])
-    with pytest.raises(ValueError, match="features: another version's"):
+    with pytest.raises(ValueError, match="features: of another version"):
         check_fits(card, small_config(SETTING))
 
 

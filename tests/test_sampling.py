@@ -162,7 +162,7 @@ def test_no_jitter_leaves_the_centers():
 
 @pytest.mark.parametrize(
     ("tumor", "normal", "missing"),
-    [(0, 5, "none of 5 patches holds tumor"), (5, 0, "all 5 patches hold tumor")],
+    [(0, 5, "none of 5 patches contains tumor"), (5, 0, "all 5 patches contain tumor")],
 )
 def test_a_missing_kind_is_told(tumor, normal, missing):
     with pytest.raises(ValueError, match=missing):

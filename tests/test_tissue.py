@@ -270,7 +270,7 @@ def test_a_given_mask_is_taken_at_its_word() -> None:
 
 @pytest.mark.parametrize(
     ("shape", "words"),
-    [((300, 200), "do not cover the same slide"), ((3, 3, 3), "rows and cols")],
+    [((300, 200), "aspect ratios differ"), ((3, 3, 3), "two-dimensional")],
 )
 def test_a_mask_of_another_slide_is_refused(shape: tuple[int, ...], words: str) -> None:
     rgb, _ = slide_with_tissue()

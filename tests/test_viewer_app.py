@@ -440,7 +440,7 @@ def test_a_damaged_file_of_a_slide_is_named(
         answer = browser.get(url_of("with"))
     assert answer.status_code == 200
     (note,) = [n for n in answer.json()["notes"] if "cannot be shown" in n]
-    assert note.startswith(f"the {name} cannot be shown: ")
+    assert note.startswith(f"the {name}cannot show the ")
     assert path_of(run, "with").name in note
 
 
