@@ -268,7 +268,7 @@ def test_decimal_commas_and_points_out_of_order(tmp_path: Path) -> None:
 def test_coordinates_that_are_no_numbers(tmp_path: Path, bad: str) -> None:
     path = asap(tmp_path / "a.xml", ("Tumor", square(0, 0, 3)))
     path.write_text(path.read_text().replace('X="3"', f'X="{bad}"', 1))
-    with pytest.raises(SlideError, match=f"a.xml: '{bad}' is no coordinate"):
+    with pytest.raises(SlideError, match=f"a.xml: invalid coordinate '{bad}'"):
         polygons(path)
 
 
@@ -762,8 +762,8 @@ def test_a_mask_of_other_proportions(tmp_path: Path, size: tuple[int, int]) -> N
     path = tmp_path / "m.png"
     Image.new("L", size).save(path)
     message = (
-        f"a mask of {size[0]} x {size[1]} px for a slide of 100 x 80 px: "
-        "more than 2 % off"
+        f"the mask is {size[0]} x {size[1]} px, the slide 100 x 80 px: "
+        "aspect ratios differ by more than 2 %"
     )
     with pytest.raises(SlideError, match=message):
         read_annotation(path, slide=SLIDE)

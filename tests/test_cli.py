@@ -339,8 +339,7 @@ def test_info_without_mpp_says_what_it_can_and_the_fix(
         "  level 0    200 x 160 px, 1:1",
         "  level 1    100 x 80 px, 1:2",
         "  level 2    50 x 40 px, 1:4",
-        "  unusable   the file has no plausible micrometers per pixel (mpp) that a "
-        "microscope has",
+        "  unusable   the file has no plausible micrometers per pixel (mpp)",
         "  fix        give --slide-mpp, or a column mpp in the manifest",
     ]
     fixed = ["--slide-mpp", "1", "--mpp", "1", "--tissue", "all", "--patch-px", "64"]
@@ -427,8 +426,7 @@ def test_prepare_shows_masks_and_names_the_next_step(prepared: Prepared) -> None
     assert prepared.codes[0] == 1
     assert prepared.said[0].splitlines()[-7:] == [
         "prepare: 2/2 slides",
-        "failed no_mpp at prepare: the file has no plausible micrometers per pixel (mpp) that "
-        "a microscope has",
+        "failed no_mpp at prepare: the file has no plausible micrometers per pixel (mpp)",
         "   fix: give --slide-mpp, or a column mpp in the manifest",
         "1 of 2 slides prepared, 1 failed; 24 patches",
         "flag      little tissue: 1 slide (good)",
@@ -556,8 +554,8 @@ def test_plan_refuses_what_the_disk_cannot_hold() -> None:
     )
     odd = config_as_known({"grid": {**grid, "patch_px": 1022, "stride_px": 511}})
     assert refuse_disk(COST, odd, free_bytes=7 << 30) == (
-        "the results need about 100.0 GB and 7.0 GB are free: free space, or name "
-        "another disk with --out"
+        "the results need about 100.0 GB and 7.0 GB are free: free some space, or "
+        "choose another disk with --out"
     )
 
 

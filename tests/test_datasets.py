@@ -144,8 +144,7 @@ def test_camelyon16_annotations_still_packed(tmp_path: Path) -> None:
     touch(tmp_path, "tumor/tumor_001.tif", "lesion_annotations.zip")
     notes = read_dataset("camelyon16", tmp_path).notes
     assert notes[0] == (
-        f"extract {tmp_path}/lesion_annotations.zip: no annotation lies in this folder "
-        "yet"
+        f"extract {tmp_path}/lesion_annotations.zip: this folder has no annotations yet"
     )
 
 

@@ -619,7 +619,7 @@ def test_images_cut_short_fail_when_read(tmp_path: Path, suffix: str) -> None:
 
     with pytest.raises(SlideError, match="cannot decode the image") as error:
         read()
-    assert "cut short" in error.value.hint
+    assert "truncated" in error.value.hint
 
 
 def test_a_pyramid_cut_short(tmp_path: Path) -> None:
