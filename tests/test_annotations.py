@@ -197,7 +197,7 @@ def test_a_file_without_any_group_says_how_to_go_on(tmp_path: Path) -> None:
     path = asap(tmp_path / "a.xml", ("None", square(0, 0, 3)))
     with pytest.raises(SlideError, match="no outline has a group") as e:
         polygons(path)
-    assert e.value.hint == "group them in ASAP, or give classes = {'None': 'tumor'}"
+    assert e.value.hint == "assign groups in ASAP, or set classes = {'None': 'tumor'}"
     assert polygons(path, classes={"none": "tumor"}).area_px == 9
     assert polygons(path, classes={"None": "skip"}).area_px == 0
 
@@ -207,7 +207,7 @@ def test_an_unknown_group_says_how_to_go_on(tmp_path: Path) -> None:
     with pytest.raises(SlideError) as e:
         polygons(path)
     assert str(e.value) == (
-        "a.xml: group 'DCIS' is not known; known are tumor: _0, _1, Tumor, metastases; "
+        "a.xml: unknown group 'DCIS'; known: tumor: _0, _1, Tumor, metastases; "
         "hole: _2, Exclusion, normal; ignored: None"
     )
     assert "classes = {'DCIS': 'tumor'}" in e.value.hint
@@ -248,9 +248,9 @@ def test_points_lines_and_outlines_of_two_points_are_skipped_and_said(
     assert annotation.skipped == {
         "a Dot": 1,
         "fewer than 3 points": 2,
-        "an outline without an area": 1,
+        "an outline without area": 1,
     }
-    assert "a.xml: left out 1 x a Dot, 1 x an outline without an area" in caplog.text
+    assert "a.xml: skipped 1 x a Dot, 1 x an outline without area" in caplog.text
 
 
 def test_decimal_commas_and_points_out_of_order(tmp_path: Path) -> None:
@@ -333,8 +333,8 @@ BOMB = (
         ("a.xml", "<ASAP_Annotations><Annotation", "a.xml: damaged XML: "),
         ("a.xml", "", "a.xml: damaged XML: "),
         ("a.xml", '<?xml version="1.0" encoding="martian"?><a/>', "damaged XML: "),
-        ("a.xml", BOMB, r"a\.xml: the XML declares entities"),
-        ("a.xml", "<svg/>", r"a\.xml: unsupported XML root <svg>; expected ASAP's"),
+        ("a.xml", BOMB, "a.xml: the XML declares entities"),
+        ("a.xml", "<svg/>", "a.xml: XML of <svg>, neither ASAP's"),
         ("a.geojson", "{", "a.geojson: not GeoJSON: "),
         ("a.geojson", "[" * 10**6, "a.geojson: not GeoJSON: "),
         ("a.geojson", "\xff", "a.geojson: not GeoJSON: |not a GeoJSON feature"),
@@ -343,7 +343,7 @@ BOMB = (
         ("a.geojson.gz", "\x1f\x8bx", "a.geojson.gz: not GeoJSON: "),
         ("a.png", "PNG", "a.png: cannot be read as a mask image: "),
         ("a.tif", "II*\0", "a.tif: cannot be read as a mask image: "),
-        ("a.txt", "", r"a\.txt: unsupported annotation format"),
+        ("a.txt", "", "a.txt: unsupported annotation format"),
     ],
 )
 def test_damaged_files(tmp_path: Path, name: str, text: str, message: str) -> None:
@@ -539,9 +539,7 @@ def test_geojson_of_other_things_is_skipped(tmp_path: Path) -> None:
 
 def test_an_unknown_class_says_how_to_go_on(tmp_path: Path) -> None:
     path = geojson(tmp_path, feature(SQUARE, classification={"name": "Stroma"}))
-    with pytest.raises(
-        SlideError, match="class 'Stroma'; known: tumor: Tumor, Tumour, Viable tumor"
-    ):
+    with pytest.raises(SlideError, match="unknown class 'Stroma'; known: tumor:"):
         polygons(path)
     assert polygons(path, classes={"Stroma": "skip"}).area_px == 0
     assert polygons(path, classes={"stroma": "tumor"}).area_px == 100
@@ -818,7 +816,7 @@ def test_tiles_left_out_of_the_file_hold_no_tumor(tmp_path: Path) -> None:
 def test_a_mask_whose_end_is_missing(tmp_path: Path, write: Write) -> None:
     path = write(tmp_path)
     path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(SlideError, match="cannot be read as a mask image: the file is"):
+    with pytest.raises(SlideError, match="the file is truncated"):
         window(read_annotation(path, slide=SLIDE), (0, 0, 100, 80))
 
 

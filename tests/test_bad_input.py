@@ -28,7 +28,7 @@ from tests.slides import write_pyramid
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "wsi"
 MEMBERS = [{**SMALL["members"][0], "weights": "random"}]
-DAMAGED = "the file is damaged or cut short: copy it again"
+DAMAGED = "the file is damaged or truncated: copy it again"
 MPP_FIX = "give --slide-mpp, or a column mpp in the manifest"
 
 
@@ -122,21 +122,19 @@ def test_every_bad_slide_is_a_row_and_the_others_finish(
         f"{tmp_path}/lost.tif: no such file",
         "check the path in the manifest",
     )
-    assert found["text"][0] == (
-        "text.svs: not a slide that OpenSlide can open, and no plain image, but text"
-    )
-    assert "not a list of slides or a Git LFS pointer to one" in found["text"][1]
+    assert found["text"][0] == ("text.svs: a text file, not a slide")
+    assert "not a list of slides or a Git LFS pointer" in found["text"][1]
     assert found["unreadable"][0].startswith("unreadable.tif: cannot be read at (0, 0)")
     assert found["unreadable"][1] == DAMAGED
     assert found["no_mpp"] == (
-        "the file states no micrometers per pixel (mpp) that a microscope has",
+        "the file has no plausible micrometers per pixel (mpp)",
         MPP_FIX,
     )
     assert found["white"][0] == found["one_px"][0] == no_tissue
     assert "masks/white_overlay.jpg" in found["white"][1]
     assert "--tissue all" in found["white"][1]
     assert found["coarse"] == (
-        "the finest level has 4 um/px, coarser than the 1 um/px asked for",
+        "the finest level has 4 um/px, coarser than the requested 1 um/px",
         "give --mpp 4 with weights trained at that mpp, or --allow-upsampling",
     )
     if SHARED.is_dir():

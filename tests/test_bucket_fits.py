@@ -92,7 +92,7 @@ def test_a_fit_stopped_and_taken_up_in_a_bucket_is_the_fit_on_a_disk(
             bucket_server.faults.append(fault)
 
     long = recipe_of({"fit": {"epochs": 99, "restarts": 0}})
-    with pytest.raises(RunStopped, match=r"a checkpoint cannot be written.*refuses"):
+    with pytest.raises(RunStopped, match=r"cannot write a checkpoint.*denied"):
         fit_cohort(there, rows, long, listener=FitListener(epoch_ended=deny))
     done = epochs_of(there)
     assert done >= 1
@@ -174,7 +174,7 @@ def test_a_plan_leaves_nothing_in_the_bucket(cohort_url, bucket_url, tmp_path, c
     (tmp_path / "run.toml").write_text(tomli_w.dumps(tree))
     given = [cohort_url, "--config", str(tmp_path / "run.toml")]
     assert run_app(["plan", *given, "--out", f"{bucket_url}/run"]) == 0
-    assert "a bucket holds them" in capsys.readouterr().out
+    assert "stored in a bucket" in capsys.readouterr().out
     assert list(bucket.list_objects(f"{bucket_url}/run")) == []
 
 

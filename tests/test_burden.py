@@ -66,9 +66,7 @@ def test_tissue_may_be_a_mask_of_other_pixels() -> None:
     fine[:, :25] = True  # the left half, at 20 um/px
     found = burden_of(horseshoe(), Mask(array=fine, mpp_x=20.0, mpp_y=20.0))
     assert found.burden == pytest.approx(10 / 12)
-    with pytest.raises(
-        ValueError, match=r"tissue of shape \[25, 50\] does not match the heatmap's"
-    ):
+    with pytest.raises(ValueError, match=r"tissue of shape \[25, 50\] does not match"):
         burden_of(horseshoe(), fine)
 
 
@@ -116,7 +114,7 @@ def test_the_hull_goes_around_all_pieces() -> None:
 @pytest.mark.parametrize(
     ("spec", "note"),
     [
-        ({"threshold": 0.99}, r"no tumor found: no probability of 0.99 or more"),
+        ({"threshold": 0.99}, r"no tumor found: no probability reaches 0.99"),
         (
             {"min_viable_mm2": 0.5},
             r"no tumor found: the largest piece, 0.2 mm2 after morphology, is below "
@@ -143,7 +141,7 @@ def test_without_tumor_there_is_no_burden_but_a_reason(
 def test_tumor_off_the_tissue_is_none() -> None:
     found = burden_of(horseshoe(), np.zeros((5, 10), np.bool_))
     assert found.burden is None
-    assert found.note == "all viable tumor lies off the tissue mask"
+    assert found.note == "all viable tumor is outside the tissue mask"
 
 
 @settings(deadline=None, max_examples=60)

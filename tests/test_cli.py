@@ -311,7 +311,7 @@ def test_info_of_a_slide_too_coarse_for_the_default(
         assert run_app(["info", slide, *options]) == 1
         assert capsys.readouterr().out.splitlines()[-2:] == [
             "  unusable   for the default 0.25 um/px: the finest level has 0.499 "
-            "um/px, coarser than the 0.25 um/px asked for",
+            "um/px, coarser than the requested 0.25 um/px",
             "  fix        say at which mpp the networks were trained: with --weights, "
             "--preset, or --mpp 0.5, which this slide has",
         ]
@@ -339,8 +339,7 @@ def test_info_without_mpp_says_what_it_can_and_the_fix(
         "  level 0    200 x 160 px, 1:1",
         "  level 1    100 x 80 px, 1:2",
         "  level 2    50 x 40 px, 1:4",
-        "  unusable   the file states no micrometers per pixel (mpp) that a "
-        "microscope has",
+        "  unusable   the file has no plausible micrometers per pixel (mpp)",
         "  fix        give --slide-mpp, or a column mpp in the manifest",
     ]
     fixed = ["--slide-mpp", "1", "--mpp", "1", "--tissue", "all", "--patch-px", "64"]
@@ -375,7 +374,7 @@ def test_info_of_real_slides(
     assert "  mpp        0.499 um/px, from: file\n  objective  20x\n" in real
     assert "level 0 as it is: 0.499 um/px for 0.5 asked" in real
     assert "  to predict 20 of 20 patches, in 1 chunk\n" in real
-    assert "  level 3    37 x 31 px, 1:8.086\n  unusable   the file states no" in boxes
+    assert "  level 3    37 x 31 px, 1:8.086\n  unusable   the file has no" in boxes
     assert "  unusable   broken.svs: not a slide that OpenSlide can open" in broken
     assert "  size       16 x 16 px\n" in unreadable
     assert "cannot be read at (0, 0): Bogus marker length" in unreadable
@@ -427,8 +426,7 @@ def test_prepare_shows_masks_and_names_the_next_step(prepared: Prepared) -> None
     assert prepared.codes[0] == 1
     assert prepared.said[0].splitlines()[-7:] == [
         "prepare: 2/2 slides",
-        "failed no_mpp at prepare: the file states no micrometers per pixel (mpp) that "
-        "a microscope has",
+        "failed no_mpp at prepare: the file has no plausible micrometers per pixel (mpp)",
         "   fix: give --slide-mpp, or a column mpp in the manifest",
         "1 of 2 slides prepared, 1 failed; 24 patches",
         "flag      little tissue: 1 slide (good)",
@@ -450,7 +448,7 @@ def test_segment_finishes_and_keeps_what_could_not_be_prepared(
     )
     (failure,) = pq.read_table(run.failures).to_pylist()
     assert (failure["slide_id"], failure["step"]) == ("no_mpp", "prepare")
-    assert "failed no_mpp at prepare: the file states no micrometers" in said
+    assert "failed no_mpp at prepare: the file has no plausible micrometers" in said
     assert "1 of 2 slides finished, 1 failed\n" in said
     assert re.search(r"^24 patches, [0-9.]+/s; batches 100% full; busy: ", said, re.M)
     assert "note      untrained members: not a prediction\n" in said
@@ -501,7 +499,7 @@ def test_plan_counts_what_prepare_places_and_leaves_nothing_behind(
 
     assert run_app(["plan", str(prepared.cohort), *command[2:]]) == 1
     said = capsys.readouterr().out
-    assert "failed no_mpp at prepare: the file states no micrometers" in said
+    assert "failed no_mpp at prepare: the file has no plausible micrometers" in said
     assert "time      give --rate, the patches/s of one GPU" in said
 
     unusable = str(prepared.cohort / "no_mpp.tif")
@@ -552,12 +550,12 @@ def test_plan_refuses_what_the_disk_cannot_hold() -> None:
     assert refuse_disk(COST, config, free_bytes=101 << 30) is None
     assert refuse_disk(COST, config, free_bytes=7 << 30) == (
         "the results need about 100.0 GB and 7.0 GB are free: --downsample 4 takes "
-        "6.3 GB; or free space, or name another disk with --out"
+        "6.3 GB; or free some space, or choose another disk with --out"
     )
     odd = config_as_known({"grid": {**grid, "patch_px": 1022, "stride_px": 511}})
     assert refuse_disk(COST, odd, free_bytes=7 << 30) == (
-        "the results need about 100.0 GB and 7.0 GB are free: free space, or name "
-        "another disk with --out"
+        "the results need about 100.0 GB and 7.0 GB are free: free some space, or "
+        "choose another disk with --out"
     )
 
 

@@ -292,7 +292,7 @@ def test_figure_shows_more_in_red_and_less_in_blue():
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     assert titles == ["A", "", "B", "", "Difference", ""]
     said = [text.get_text() for text in figure.texts]
-    largest = f"largest difference of probability 0.5  ·  80 µm {TIMES} 80 µm"
+    largest = f"largest probability difference 0.5  ·  80 µm {TIMES} 80 µm"
     assert said == ["s", largest, "a note"]
 
 

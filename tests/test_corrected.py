@@ -209,9 +209,7 @@ def test_files_as_exported_say_nothing_until_somebody_saves_them(tmp_path, caplo
     note = untouched_note(features)
     exported = write_geojson(tmp_path / "s.geojson", [("Region*", FRAME)], **note)
     assert find_correction(tmp_path, "s") is None
-    with pytest.raises(
-        ValueError, match="none of the 1 files was edited after export: correct"
-    ):
+    with pytest.raises(ValueError, match="none of the 1 files was edited"):
         list_corrections(tmp_path, ["s"])
     # Changed, or saved by QuPath, which drops the note.
     edited = [("Region*", FRAME), ("Tumor", DRAWN)]
@@ -219,14 +217,14 @@ def test_files_as_exported_say_nothing_until_somebody_saves_them(tmp_path, caplo
     assert write_geojson(tmp_path / "u.geojson", [("Region*", FRAME)])
     found = list_corrections(tmp_path, ["s", "t", "u"])
     assert [p.name for p in found] == ["t.geojson", "u.geojson"]
-    assert "1 files are as exported" in caplog.text
+    assert "skipped 1 files that were not edited" in caplog.text
     assert exported.exists()
 
 
 def test_a_file_of_an_unknown_slide_is_refused(tmp_path):
     write_geojson(tmp_path / "s.geojson", CORRECTION)
     write_geojson(tmp_path / "other.geojson", CORRECTION)
-    with pytest.raises(ValueError, match=r"other\.geojson: slide not in the cohort"):
+    with pytest.raises(ValueError, match=r"other.geojson: slide not in the cohort"):
         list_corrections(tmp_path, ["s"])
     with pytest.raises(ValueError, match="no such folder"):
         list_corrections(tmp_path / "nowhere", ["s"])
@@ -266,9 +264,7 @@ def test_of_a_slide_only_corrected_all_patches_are_added(row, tmp_path):
     directory = sampled(row, corrected_recipe(tmp_path), tmp_path / "fit")
     assert len(own_samples(directory, ["s"])) == 0
     assert len(fitted_samples(directory, ["s"])) > 0
-    with pytest.raises(
-        SlideError, match="annotation nor negative label: its truth is unknown"
-    ):
+    with pytest.raises(SlideError, match="its truth is unknown"):
         sampled(row, recipe_from_tree(FIT), tmp_path / "plain")
 
 
@@ -373,7 +369,7 @@ def test_hard_examples_of_another_size_or_slide_are_refused(row, hard, tmp_path)
             hard_recipe(hard), [replace(row, slide_id="t")], overwrite=False
         )
     pq.write_table(pa.table({"slide_id": ["s"]}), hard)
-    with pytest.raises(ValueError, match="not as digipath mine --out writes them"):
+    with pytest.raises(ValueError, match="not a file of digipath mine --out"):
         directory.accept(hard_recipe(hard), [row], overwrite=False)
     with pytest.raises(ValueError, match="no such file"):
         directory.accept(hard_recipe(tmp_path / "no"), [row], overwrite=False)
@@ -386,7 +382,7 @@ def test_hard_examples_of_another_size_or_slide_are_refused(row, hard, tmp_path)
     ("option", "message"),
     [
         ("--hard-examples", "1 of their slides are not in the cohort, 's' for one"),
-        ("--extra-annotations", "s.geojson: no such slide in the cohort"),
+        ("--extra-annotations", "s.geojson: slide not in the cohort"),
     ],
 )
 def test_the_command_refuses_what_is_not_of_the_cohort(

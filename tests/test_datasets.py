@@ -99,9 +99,8 @@ def test_camelyon16(tmp_path: Path) -> None:
         ("tumor_010", "tumor", False, "train"),
     ]
     assert cohort.notes == [
-        "slides annotated in part, which give tumor patches but no normal ones: 1",
-        "slides that are not known to be negative and have no annotation, which give "
-        "no patches: 2",
+        "partially annotated slides, which give tumor patches but no normal ones: 1",
+        "slides of unknown label without annotation, which give no patches: 2",
     ]
 
 
@@ -138,15 +137,14 @@ def test_camelyon16_slides_that_are_known_to_be_faulty(tmp_path: Path) -> None:
     rows = by_id(cohort)
     assert "test_049" not in rows
     assert (rows["normal_086"].label, rows["normal_144"].exhaustive) == (None, False)
-    assert "test_049 is left out: it is a copy of another slide" in cohort.notes
+    assert "test_049 is excluded: duplicate of another slide" in cohort.notes
 
 
 def test_camelyon16_annotations_still_packed(tmp_path: Path) -> None:
     touch(tmp_path, "tumor/tumor_001.tif", "lesion_annotations.zip")
     notes = read_dataset("camelyon16", tmp_path).notes
     assert notes[0] == (
-        f"extract {tmp_path}/lesion_annotations.zip: no annotation lies in this folder "
-        "yet"
+        f"extract {tmp_path}/lesion_annotations.zip: this folder has no annotations yet"
     )
 
 
@@ -318,7 +316,7 @@ def test_paip2019_case_018(tmp_path: Path, swapped: bool) -> None:
 @pytest.mark.parametrize(
     ("names", "note"),
     [
-        (["a_viable.tif"], "may be swapped, and one is missing: not used"),
+        (["a_viable.tif"], "may be swapped, and one is missing: ignored"),
         (["a_viable.tif", "a_whole.tif"], "may be swapped, and cannot be compared: "),
     ],
 )
@@ -365,7 +363,7 @@ def test_digestpath2019(tmp_path: Path) -> None:
         ("D20190481111", "negative", None, True),
         ("G1900703", "tumor", None, False),
     ]
-    assert cohort.notes[0].startswith("the images state no mpp: give --slide-mpp")
+    assert cohort.notes[0].startswith("the images have no mpp: give --slide-mpp")
 
 
 def test_digestpath2019_names_without_a_date(tmp_path: Path) -> None:

@@ -342,8 +342,7 @@ def test_a_run_against_masks_with_its_members(tmp_path: Path) -> None:
     assert found.members["b"]["auc"].value == 0.25  # below one, tied with the other
     assert found.against_members() == {"froc": (1, 2), "auc": (1, 2)}
     assert found.notes == (
-        "lesions to find, isolated tumor cells left out: 1; slides with tumor: 1, "
-        "without: 2",
+        "lesions, isolated tumor cells excluded: 1; slides with tumor: 1, without: 2",
     )
 
     # The CSVs that were written say the same.
@@ -392,7 +391,8 @@ def test_detections_beyond_their_slide_are_said(tmp_path: Path) -> None:
         (tmp_path / "p" / f"{slide_id}.csv").write_text(said)
     found = evaluate_camelyon16(cohort, tmp_path / "p", mask_mpp=1.0, resamples=0)
     assert any(
-        "beyond their slide, which count as false: 2, on t" in n for n in found.notes
+        "outside their slide, counted as false positives: 2, e.g. on t" in n
+        for n in found.notes
     )
 
 
@@ -407,7 +407,7 @@ def test_what_is_not_predicted_or_not_annotated_is_named(tmp_path: Path) -> None
     cohort, run = challenge(tmp_path / "c")
     text = cohort.read_text()
     cohort.write_text(text + "\nn3,n3.tif,,negative")
-    with pytest.raises(ValueError, match=r"1 of 4 slides.*n3.*it was not run"):
+    with pytest.raises(ValueError, match=r"1 of 4 slides.*n3.*it was not processed"):
         evaluate_camelyon16(cohort, run)
     cohort.write_text(text + "\nn3,n3.tif,,macro")
     with pytest.raises(ValueError, match=r"line 5: n3 is labeled 'macro' and has no"):

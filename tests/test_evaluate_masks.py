@@ -152,7 +152,7 @@ def test_files_are_named_by_slide(tmp_path: Path) -> None:
     ):
         annotations_in(tmp_path)
     (tmp_path / "none").mkdir()
-    with pytest.raises(ValueError, match="no annotation in this folder"):
+    with pytest.raises(ValueError, match="no annotations in this folder"):
         annotations_in(tmp_path / "none")
     with pytest.raises(ValueError, match=r"notes\.txt: no reference"):
         read_reference(tmp_path / "notes.txt")
@@ -161,10 +161,7 @@ def test_files_are_named_by_slide(tmp_path: Path) -> None:
 def test_a_missing_mask_is_named(tmp_path: Path) -> None:
     truth, found = three_masks(tmp_path)
     (found / "b.png").unlink()
-    with pytest.raises(
-        ValueError,
-        match=r"1 of 3 slides .*b for one \(it has no file\)",
-    ):
+    with pytest.raises(ValueError, match=r"1 of 3 slides.*e.g. b \(it has no fil"):
         evaluate_masks(truth, found)
 
 
@@ -224,7 +221,7 @@ def test_without_images_of_both_kinds_there_is_no_auc(tmp_path: Path) -> None:
     save(tmp_path / "found" / "a.png", mask(A))
     found = evaluate_digestpath2019(tmp_path / "truth", tmp_path / "found")
     assert set(found.scores) == {"dice", "dice_pooled"}
-    assert "no auc: it needs images with a lesion and without" in found.notes
+    assert "no auc: needs images with and without lesions" in found.notes
 
 
 # --- PAIP ---
@@ -277,7 +274,7 @@ def test_paip_in_both_readings_a_missing_case_scores_0(tmp_path: Path) -> None:
     }
     assert found.scores["burden_score"].unit == "case"
     assert found.scores["burden_score"].n == 3
-    assert found.notes == ("cases missing, which score 0: 1, z for one",)
+    assert found.notes == ("missing cases, which score 0: 1, e.g. z",)
 
 
 def test_a_burden_that_nobody_said_scores_0(tmp_path: Path) -> None:
@@ -285,14 +282,14 @@ def test_a_burden_that_nobody_said_scores_0(tmp_path: Path) -> None:
     (given["prediction"] / "burdens.csv").write_text("slide_id,burden\nx,70\n")
     found = evaluate_paip2019(**given, resamples=0)
     assert found.scores["burden_score_plain"].value == pytest.approx(0.9 / 3)
-    assert "cases without burden, which score 0 in Task 2: 1, y for one" in found.notes
+    assert "cases without burden, which score 0 in Task 2: 1, e.g. y" in found.notes
 
 
 def test_without_reference_burdens_there_is_task_1(tmp_path: Path) -> None:
     given = {**paip(tmp_path), "burdens": None}
     found = evaluate_paip2019(**given, resamples=0)
     assert set(found.scores) == {"jaccard_clipped", "jaccard"}
-    assert "no burden_score: no reference burdens are given" in found.notes
+    assert "no burden_score: no reference burdens given" in found.notes
 
 
 def test_reference_burdens_are_percent(tmp_path: Path) -> None:
@@ -320,7 +317,7 @@ def test_reference_burdens_are_percent(tmp_path: Path) -> None:
 def test_a_case_without_reference_burden_is_named(tmp_path: Path) -> None:
     given = paip(tmp_path)
     given["burdens"].write_text("slide_id,burden\nx,80\nz,10\n")
-    with pytest.raises(ValueError, match=r"true\.csv: no burden for y: add it"):
+    with pytest.raises(ValueError, match="no burden for y"):
         evaluate_paip2019(**given)
     given = paip(tmp_path)
     (given["prediction"] / "burdens.csv").unlink()

@@ -110,7 +110,7 @@ def test_outlines_are_copied_as_they_are(tmp_path: Path) -> None:
 
     assert exported.files == (tmp_path / "out" / "p1_node_1.geojson",)
     assert exported.files[0].read_text() == '{"type": "FeatureCollection"}'
-    assert exported.left_out == ("p1_node_2: it has no outlines in lesions/",)
+    assert exported.left_out == ("p1_node_2: no outlines in lesions/",)
 
 
 def test_a_run_without_outlines_is_refused(tmp_path: Path) -> None:
@@ -298,7 +298,7 @@ def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, format: str) -> None:
-    with pytest.raises(RunError, match=r"not a run directory, run\.toml is missing"):
+    with pytest.raises(RunError, match=r"run\.toml is missing: give the folder of"):
         export_run(RunDirectory(tmp_path), tmp_path / "out", format=format)
     assert not (tmp_path / "out").exists()
 
@@ -349,6 +349,6 @@ def test_the_command_says_what_was_left_out(tmp_path: Path) -> None:
     assert export_command(console, run.root, out, "csv") == 0
 
     said = console.file.getvalue()
-    assert "left out  p1_node_2: it has no outlines in lesions/" in said
+    assert "left out  p1_node_2: no outlines in lesions/" in said
     assert f"geojson   {out} (1 file)" in said
     assert f"csv       {out} (3 files)" in said

@@ -127,7 +127,7 @@ def test_bad_slides_become_rows_and_the_others_finish(ray_here, tmp_path, shared
         "nan": ("predict", 1, "r"),
     }
     said = {i: f"{r['error']} | {r['hint']}" for i, r in found.items()}
-    assert "a folder: name a file" in said["unfinishable"]
+    assert "a directory: give a file name" in said["unfinishable"]
     assert "corrupt.tif: cannot be read at" in said["corrupt"]
     assert "copy it again" in said["corrupt"]
     assert "crashed or hung 3 times" in said["stuck"]

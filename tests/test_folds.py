@@ -90,7 +90,7 @@ def test_input_that_cannot_be_cut():
     with pytest.raises(ValueError, match="split 'tset' is none of train, validation"):
         assign_folds([row("x", split="tset")], {"x": 1}, k=2, seed=0)
     only_held = [row("x", split="validation"), row("y", split="test")]
-    with pytest.raises(ValueError, match="no slide is left"):
+    with pytest.raises(ValueError, match="no training slides left"):
         assign_folds(only_held, {"x": 1, "y": 1}, k=2, seed=0)
 
 

@@ -97,7 +97,7 @@ def test_too_coarse_a_slide_is_refused_with_the_fix() -> None:
     with pytest.raises(NoLevelFineEnough) as error:
         frame_at(0.25, 0.499)
     assert str(error.value) == (
-        "the finest level has 0.499 um/px, coarser than the 0.25 um/px asked for: "
+        "the finest level has 0.499 um/px, coarser than the requested 0.25 um/px: "
         "give --mpp 0.499 with weights trained at that mpp, or --allow-upsampling"
     )
 

@@ -150,7 +150,7 @@ def test_png_of_8_um_says_125_000_px_per_meter(tmp_path: Path) -> None:
 def test_a_png_without_size_is_refused_and_read_as_an_image(tmp_path: Path) -> None:
     path = tmp_path / "drawn.png"
     Image.fromarray(np.array([[0, 1], [7, 255]], np.uint8)).save(path)
-    with pytest.raises(ValueError, match=r"drawn\.png: the mask has no physical size"):
+    with pytest.raises(ValueError, match=r"drawn\.png.*has no physical size"):
         read_mask(path)
     assert read_mask_image(path).tolist() == [[False, True], [True, True]]
 

@@ -167,7 +167,7 @@ def test_a_type_that_was_not_there_has_no_probability() -> None:
     (verdict,) = forests.predict(np.zeros((1, 32)))
     assert verdict.probability[ITC] == verdict.probability[MICRO] == 0
     assert verdict.probability[NEGATIVE] + verdict.probability[MACRO] == 1
-    assert "no slide is itc: the forests will call none so" in forests.notes
+    assert "no slide is itc: the forests will never predict it" in forests.notes
 
 
 def test_a_fit_is_the_same_again_and_seeds_are_told(slides: LabeledSlides) -> None:
@@ -229,7 +229,7 @@ def test_a_partial_set_of_one_type_gives_way_to_the_complete() -> None:
     types = np.array([NEGATIVE] * 3 + [MICRO] * 3)
     forests = fit_forests(features, types, FEW)
     assert forests.counts["RF-PI"] == forests.counts["RF-CI"] == (3, 0, 3, 0)
-    assert any("the complete one is taken" in note for note in forests.notes)
+    assert any("using the complete set" in note for note in forests.notes)
 
 
 def clusters(counts: tuple[int, ...]) -> tuple[Any, Any]:
@@ -292,9 +292,9 @@ def test_constant_features_are_no_trouble() -> None:
 @pytest.mark.parametrize(
     ("counts", "note"),
     [
-        ((9, 1, 0, 5), "one slide is itc: too few to balance, it stays one"),
-        ((9, 3, 0, 5), "3 slides are itc: balanced from so few"),
-        ((9, 3, 0, 5), "no slide is micro: the forests will call none so"),
+        ((9, 1, 0, 5), "one slide is itc: too few to balance"),
+        ((9, 3, 0, 5), "3 slides are itc: balanced from very few"),
+        ((9, 3, 0, 5), "no slide is micro: the forests will never predict it"),
     ],
 )
 def test_too_few_slides_of_a_type_are_said(counts: tuple[int, ...], note: str) -> None:
@@ -607,7 +607,7 @@ def test_a_forest_that_never_ends_is_refused(forests: Forests) -> None:
     forest = forests.forests["RF-CI"]
     roots = forest.left.copy()
     roots[forest.left[0]] = 0
-    with pytest.raises(ValueError, match="arrays are not a valid forest"):
+    with pytest.raises(ValueError, match="not a valid forest"):
         replace(forest, left=roots)
 
 

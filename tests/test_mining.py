@@ -397,7 +397,9 @@ def test_the_command_exports_regions_and_never_writes_over_corrections(
     assert run_app(given) == 1
     assert (folder / "seen.geojson").read_text() == corrected
     assert (folder / "new.geojson").read_bytes() == first
-    assert "holds corrections, which are not written over" in capsys.readouterr().out
+    assert (
+        "contains corrections, which are never overwritten" in capsys.readouterr().out
+    )
 
 
 def test_a_slide_that_cannot_be_read_does_not_stop_the_others(

@@ -336,8 +336,7 @@ def test_what_keras_itself_writes_today_is_read(models, imported, tmp_path):
     path = tmp_path / "today.h5"
     models[DENSE].save_weights(tmp_path / "today.weights.h5")
     with pytest.raises(
-        ValueError,
-        match=r"no layer_names: .*Keras 3 are",
+        ValueError, match=r"no layer_names: .*Keras 3 are not supported"
     ):
         import_keras(
             tmp_path / "today.weights.h5", tmp_path / "w.safetensors", card_of(DENSE)
@@ -535,25 +534,19 @@ def add(found):
         (remove("conv4_block7_2_conv"), r"missing layers \(conv4_block7_2_conv\)"),
         (remove("conv1/bn"), r"missing layers \(conv1_bn\)"),
         # conv2d_37 is the first, of 320 channels from 1024; conv2d_40 is gone
-        (
-            remove("conv2d_40"),
-            "numbered layers, expected 11; the first mismatch is conv2d_41",
-        ),
+        (remove("conv2d_40"), r"10 numbered layers, expected 11; .* is conv2d_41"),
         (
             remove("batch_normalization_21"),
-            "numbered layers, expected 10; the first mismatch is after the last",
+            "9 numbered layers, expected 10; .* after the last",
         ),
-        (
-            swap("conv2d_38", "kernel", (0, 1, 3, 2)),
-            r"conv2d_38 has bias \[320\], kernel \[3, 3, 320, 1344\], expected",
-        ),
+        (swap("conv2d_38", "kernel", (0, 1, 3, 2)), r"conv2d_38 .*320, 1344\], not"),
         (swap("conv1/conv", "kernel", (3, 2, 0, 1)), r"conv1/conv has kernel \[64, 3,"),
         (
             lose_bias,
             r"conv2d_37 has kernel \[3, 3, 1024, 320\], expected bias \[320\], kernel",
         ),
         (spoil("bn", "moving_mean"), r"encoder\.bn\.running_mean holds NaN"),
-        (add, "numbered layers, expected 11; the first mismatch is dense_1"),
+        (add, r"12 layers .*11 the first.* is dense_1$"),
     ],
 )
 def test_a_wrong_layer_is_named(models, tmp_path, change, message):
@@ -586,12 +579,10 @@ def test_a_torn_file_is_refused(files, tmp_path):
     whole = files[DENSE].read_bytes()
     torn = tmp_path / "torn.h5"
     torn.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(
-        ValueError, match=r"torn\.h5: not an HDF5 file, or damaged: Unable to"
-    ):
+    with pytest.raises(ValueError, match=r"torn\.h5: not an HDF5 file, or damaged"):
         import_keras(torn, tmp_path / "w.safetensors", card_of(DENSE))
     torn.write_bytes(b"PK not HDF5")
-    with pytest.raises(ValueError, match="no HDF5 file"):
+    with pytest.raises(ValueError, match="not an HDF5 file"):
         import_keras(torn, tmp_path / "w.safetensors", card_of(DENSE))
     with pytest.raises(ValueError, match=r"none\.h5: no such file"):
         import_keras(tmp_path / "none.h5", tmp_path / "w.safetensors", card_of(DENSE))

@@ -109,7 +109,9 @@ def test_positions_do_not_drift_over_a_long_slide(tmp_path: Path) -> None:
 def test_unknown_mpp_is_an_error_with_its_fix_unless_assumed(tmp_path: Path) -> None:
     path = write_pyramid(tmp_path / "s.tif", paint(np.ones((64, 64))), mpp=None)
     config = config_of(mpp=0.5, patch_px=64, stride_px=32, downsample=1)
-    with pytest.raises(SlideError, match="no micrometers per pixel") as caught:
+    with pytest.raises(
+        SlideError, match="no plausible micrometers per pixel"
+    ) as caught:
         segment_slide(path, config, reading_color(config))
     assert "--slide-mpp" in caught.value.hint
     given = segment_slide(path, config, reading_color(config), slide_mpp=0.5)

@@ -106,7 +106,7 @@ def test_a_summary_says_stages_types_and_what_to_look_at(tmp_path: Path) -> None
     assert "3 of 4 slides of 2 patients were analyzed; 1 failed." in text
     assert "pN1 1 patient at least pN1mi 1 patient" in text
     assert "1 macrometastasis 1 micrometastasis 0 isolated tumor cells" in text
-    assert "2 slides need a look before anything is relied on" in text
+    assert "2 slides need review before the results are used" in text
     assert "For research use only." in text
 
 
@@ -127,9 +127,7 @@ def test_a_patient_has_the_rule_and_the_nodes_that_gave_the_stage(
         ("node 2", "negative"),
     ]
     assert (second.stage, second.at_least) == ("pN1mi", True)
-    assert second.evidence[1] == (
-        "1 node was not analyzed: what it may hold can raise the stage."
-    )
+    assert second.evidence[1] == ("1 node was not analyzed; it may raise the stage.")
     assert [s.verdict for s in second.slides] == ["micrometastasis", "not analyzed"]
 
 
@@ -167,7 +165,7 @@ def test_a_patient_without_any_type_has_no_stage(tmp_path: Path) -> None:
     text = text_of(report_of(run))
 
     assert "None of 1 slide of 1 patient were analyzed; 1 failed." in text
-    assert "no stage None of its slides has a type" in text
+    assert "no stage No slide has a type" in text
 
 
 @pytest.mark.parametrize("stage", list(PnStage))
@@ -191,11 +189,11 @@ def test_slides_come_in_the_order_in_which_they_need_a_look(tmp_path: Path) -> N
         "broken", "blurred", "borderline", "split", "unsure", "calm_2", "calm_10",
     ]  # fmt: skip
     text = text_of(report_of(run))
-    assert "failed at read. the file is cut short. What to do: copy it again." in text
+    assert "failed at read. the file is cut short. Fix: copy it again." in text
     assert "31 % of the tissue is grossly out of focus" in text
-    assert "Its largest lesion measures 1.70 mm, 15 % below the 2 mm" in text
+    assert "The largest lesion measures 1.70 mm, 15 % below the 2 mm" in text
     assert "Of 4 forests 3 for micrometastasis and 1 for isolated tumor cells" in text
-    assert "number 1 of 3 by how far the members disagree (0.09)" in text
+    assert "number 1 of 3 by disagreement of the members (0.09)" in text
 
 
 def test_a_run_that_ended_early_names_the_slides_it_did_not_reach(
@@ -236,8 +234,8 @@ def test_sizes_within_a_fifth_of_a_border_are_borderline(
 
 def test_a_tie_of_votes_says_that_the_graver_counts() -> None:
     assert split_reason(["itc", "micro", "itc", "micro"], "micro").text == (
-        "Of 4 forests 2 for micrometastasis and 2 for isolated tumor cells; taken: "
-        "micrometastasis (a tie, so the graver counts)."
+        "Of 4 forests, 2 for micrometastasis and 2 for isolated tumor cells; taken: "
+        "micrometastasis (a tie, so the more severe type is used)."
     )
     assert split_reason(["itc"] * 4, "itc") is None
     assert split_reason(None, "itc") is None
@@ -258,7 +256,7 @@ def test_votes_and_their_probabilities_are_shown(tmp_path: Path) -> None:
     text = text_of(report_of(run))
 
     assert "macrometastasis 3 0.60 micrometastasis 1 0.25" in text
-    assert "of its largest lesion alone it would be: negative." in text
+    assert "lesion size alone the type would be: negative." in text
 
 
 def test_lesions_are_listed_and_numbered_on_the_picture(tmp_path: Path) -> None:
@@ -283,7 +281,7 @@ def test_a_slide_seen_in_training_says_so(tmp_path: Path) -> None:
     text = text_of(report_of(write_run(tmp_path, [seen])))
 
     assert "1 slide, or others of the same patients, were seen by members" in text
-    assert "1 member (first) was fitted on this slide" in text
+    assert "1 member (first) was trained on this slide" in text
 
 
 def test_a_burden_is_in_percent_and_its_absence_has_a_reason(tmp_path: Path) -> None:
@@ -317,11 +315,11 @@ def test_a_run_without_any_slide_has_a_report(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     run.settings.write_text("[outcome]\noutcome = 'stage'\n")
 
-    assert "This run has no slide yet." in text_of(report_of(run))
+    assert "This run has no slides yet." in text_of(report_of(run))
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"not a run directory, run\.toml is missing"):
+    with pytest.raises(RunError, match=r"run\.toml is missing: give the folder of"):
         write_report(RunDirectory(tmp_path))
 
 

@@ -208,7 +208,10 @@ def test_a_record_that_says_too_little_is_none(tmp_path):
 
 def test_damaged_tables_and_folders_in_the_way_are_named(tmp_path):
     (tmp_path / "t.parquet").write_bytes(b"PAR1 and nothing more")
-    with pytest.raises(ValueError, match=r"t\.parquet: not a Parquet file, or damaged"):
+    with pytest.raises(ValueError, match=r"t.parquet: not a Parquet file, or damaged"):
         read_table(tmp_path / "t.parquet")
-    with pytest.raises(ValueError, match="a folder: name a file"), publish(tmp_path):
+    with (
+        pytest.raises(ValueError, match="a directory: give a file name"),
+        publish(tmp_path),
+    ):
         pass

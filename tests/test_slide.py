@@ -574,7 +574,7 @@ def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
     with pytest.raises(SlideError, match=r"no\.svs: file not found") as error:
         open_slide(tmp_path / "no.svs")
     assert error.value.hint == "check the path in the manifest"
-    with pytest.raises(SlideError, match="a folder, not a slide"):
+    with pytest.raises(SlideError, match="a directory, not a slide"):
         open_slide(tmp_path)
 
 
@@ -582,8 +582,8 @@ def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
 def test_files_that_are_no_slides(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     for content, hint in (
-        (b"", "it holds nothing"),
-        (b"no slide at all\n", "not a list of slides or a Git LFS pointer to one"),
+        (b"", "copy it again"),
+        (b"no slide at all\n", "not a list of slides or a Git LFS pointer"),
         (bytes(range(256)), "damaged"),
     ):
         path.write_bytes(content)
@@ -619,7 +619,7 @@ def test_images_cut_short_fail_when_read(tmp_path: Path, suffix: str) -> None:
 
     with pytest.raises(SlideError, match="cannot decode the image") as error:
         read()
-    assert "cut short" in error.value.hint
+    assert "truncated" in error.value.hint
 
 
 def test_a_pyramid_cut_short(tmp_path: Path) -> None:
@@ -629,7 +629,7 @@ def test_a_pyramid_cut_short(tmp_path: Path) -> None:
         SlideError, match=r"a\.tif: cannot be opened: .*Short read"
     ) as e:
         open_slide(path)
-    assert e.value.hint == "the file is damaged or cut short: copy it again"
+    assert e.value.hint == "the file is damaged or truncated: copy it again"
 
 
 def test_a_slide_error_travels_between_processes() -> None:

@@ -60,7 +60,7 @@ def test_a_head_of_other_classes_stays_random_and_is_told(tmp_path):
 def test_weights_of_another_architecture_are_refused(tmp_path):
     other = build_network(spec(encoder="vgg11"))
     save_file(other.state_dict(), tmp_path / "w.safetensors")
-    with pytest.raises(ValueError, match="another architecture"):
+    with pytest.raises(ValueError, match="of another architecture"):
         start_network(spec(weights=str(tmp_path / "w.safetensors")))
 
 
@@ -96,8 +96,8 @@ def test_an_encoder_of_other_names_is_filled_in_order(tmp_path):
 @pytest.mark.parametrize(
     ("encoder", "why"),
     [
-        ("resnet34", "a larger encoder"),
-        ("resnet50", r"encoder: layer1\.0\.conv1\.weight has shape"),
+        ("resnet34", "of a larger encoder"),
+        ("resnet50", r"its layer1\.0\.conv1\.weight has shape"),
     ],
 )
 def test_another_encoder_is_refused(tmp_path, encoder, why):

@@ -270,10 +270,7 @@ def test_a_given_mask_is_taken_at_its_word() -> None:
 
 @pytest.mark.parametrize(
     ("shape", "words"),
-    [
-        ((300, 200), "are not of the same slide"),
-        ((3, 3, 3), r"a mask must be two-dimensional, not of shape \[3, 3, 3\]"),
-    ],
+    [((300, 200), "aspect ratios differ"), ((3, 3, 3), "two-dimensional")],
 )
 def test_a_mask_of_another_slide_is_refused(shape: tuple[int, ...], words: str) -> None:
     rgb, _ = slide_with_tissue()

@@ -155,7 +155,7 @@ def test_focus_outlasts_a_slide_that_lands(tab: Tab, tmp_path: Path) -> None:
         row = tab.page.locator("tr", has=link)
         expect(row).to_contain_text("done", timeout=20_000)
         expect(link).to_be_focused()
-        said = tab.page.locator("#said")
+        said = tab.page.locator("#announcer")
         expect(said).to_have_text("1 slide done", timeout=15_000)
 
 
@@ -273,7 +273,7 @@ def test_a_change_of_page_is_said_and_has_the_focus(tab: Tab, address: str) -> N
     tab.page.goto(address)
     tab.page.get_by_role("link", name="Patients").click()
     expect(tab.page.locator("main")).to_be_focused()
-    expect(tab.page.locator("#said")).to_contain_text("patients")
+    expect(tab.page.locator("#announcer")).to_contain_text("patients")
     assert tab.page.title().startswith("patients")
 
 

@@ -125,9 +125,7 @@ def test_a_stage_has_its_rule_and_votes(tmp_path: Path) -> None:
     assert patient["pn_stage"] == "pN1"
     assert not patient["complete"]
     assert patient["rule"].startswith("pN1: 1 to 3 metastatic nodes")
-    assert patient["missing"] == (
-        "1 node was not analyzed: what it may hold can raise the stage."
-    )
+    assert patient["missing"] == ("1 node was not analyzed; it may raise the stage.")
     (node,) = patient["nodes"]
     assert [(v["forest"], v["type"]) for v in node["votes"]] == [
         ("RF-PI", "macro"), ("RF-PB", "macro"), ("RF-CI", "micro"), ("RF-CB", "macro"),
@@ -411,7 +409,7 @@ def test_nodes_that_a_started_run_leaves_out_can_raise_the_stage(
     collection.follow(run)
     (patient,) = look(collection).patients
     assert (patient["pn_stage"], patient["complete"]) == ("pN1mi", False)
-    assert patient["missing"] == "The run leaves out 2 slides of this patient."
+    assert patient["missing"] == "The run does not include 2 slides of this patient."
     assert [(n["node"], n["status"]) for n in patient["nodes"]] == [
         ("1", "done"), ("2", "waiting"), ("3", "waiting"),
     ]  # fmt: skip

@@ -198,7 +198,7 @@ AGAIN = Made(
     slide_id="n1", outcome={"seconds": 2.5}, slide={"patient_id": "p1", "node": "1"}
 )
 """The node with the macrometastasis, in which nothing is found now."""
-NOT_YET = "no stage yet: it is given once all slides of the run are done"
+NOT_YET = "no stage yet: patients are staged when all slides of the run are done"
 
 
 def stages(snapshot: Snapshot) -> list[tuple[str | None, bool]]:
@@ -461,7 +461,7 @@ def test_streams_are_counted_when_they_are_let_in(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("ending", "rule"),
-    [("stage", "once all slides"), ("burden", "not staged"), ("none", "not staged")],
+    [("stage", "when all slides"), ("burden", "not staged"), ("none", "not staged")],
 )
 def test_the_rule_says_why_there_is_no_stage(
     tmp_path: Path, ending: str, rule: str

@@ -103,9 +103,9 @@ def test_the_chosen_slides_are_its_manifest(tmp_path: Path) -> None:
     [
         ({"slides": []}, "at least one"),
         ({"slides": "all"}, "at least one"),
-        ({"slides": ["0123456789abcdef"]}, "not of this cohort"),
-        ({"slides": ["/etc/passwd"]}, "not of this cohort"),
-        ({"slides": [["s0"]]}, "not of this cohort"),
+        ({"slides": ["0123456789abcdef"]}, "not in this cohort"),
+        ({"slides": ["/etc/passwd"]}, "not in this cohort"),
+        ({"slides": [["s0"]]}, "not in this cohort"),
         ({"preset": "--help"}, "preset"),
         ({"preset": ["demo"]}, "preset"),
         ({"preset": None}, "preset"),
@@ -280,7 +280,7 @@ def test_a_program_that_is_not_there_fails_its_run_alone(tmp_path: Path) -> None
         post(browser, out="second")
         jobs = wait_until(browser, lambda jobs: jobs[1]["ended"] is not None)
     assert [job["state"] for job in jobs] == ["failed", "failed"]
-    assert "cannot be run" in jobs[0]["output"][0]
+    assert "cannot start" in jobs[0]["output"][0]
 
 
 def test_a_started_run_is_shown(tmp_path: Path) -> None:

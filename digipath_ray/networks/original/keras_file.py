@@ -173,7 +173,7 @@ def _raise_missing(
     by_key: Mapping[str, KerasLayer],
 ) -> str:
     more = ", ..." * (len(missing) > 3)
-    text = f"{len(missing)} missing layers ({', '.join(missing[:3])}{more})"
+    text = f"layers are missing: {len(missing)} ({', '.join(missing[:3])}{more})"
     if missing == [CLASSIFIER] and VOC_CLASSIFIER in by_key:
         return (
             f"{text}; these weights are of Pascal VOC: to start from them, give "

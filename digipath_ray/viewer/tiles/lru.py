@@ -1,52 +1,45 @@
-"""What is kept in memory to be quick, and never more of it than was said."""
+"""A thread-safe LRU cache limited by bytes, on :class:`cachetools.LRUCache`."""
 
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
+
+from cachetools import LRUCache
 
 Value = TypeVar("Value")
 
 
 class LruCache(Generic[Value]):
-    """Values by key, at most so many bytes of them; the least used leave first."""
+    """Values by key within ``most_bytes``, evicted by least recent use; thread-safe."""
 
     def __init__(self, most_bytes: int, size: Callable[[Value], int]) -> None:
         self.most_bytes = most_bytes
-        self._size = size
+        # cachetools is not thread-safe: even a read reorders its entries.
         self._lock = threading.Lock()
-        self._values: OrderedDict[Hashable, Value] = OrderedDict()
-        self._bytes = 0
+        self._values: LRUCache[Hashable, Value] = LRUCache(most_bytes, getsizeof=size)
 
     @property
     def nbytes(self) -> int:
-        """Bytes that are kept now."""
-        return self._bytes
+        """Current size, bytes."""
+        return int(self._values.currsize)
 
     def get(self, key: Hashable) -> Value | None:
-        """The value, now the last used; None if it is not kept."""
+        """Value of a key, marked as most recently used; None if not cached."""
         with self._lock:
-            value = self._values.get(key)
-            if value is not None:
-                self._values.move_to_end(key)
-            return value
+            return self._values.get(key)
 
     def put(self, key: Hashable, value: Value) -> None:
-        """Keep a value, unless it alone is too large."""
-        size = self._size(value)
+        """Cache a value, unless it alone exceeds the limit."""
         with self._lock:
-            old = self._values.pop(key, None)
-            self._bytes -= 0 if old is None else self._size(old)
-            if size > self.most_bytes:
+            # An outdated value must not survive a new one that is too large.
+            self._values.pop(key, None)
+            try:
+                self._values[key] = value
+            except ValueError:  # larger than the whole cache
                 return
-            self._values[key] = value
-            self._bytes += size
-            while self._bytes > self.most_bytes:
-                _, gone = self._values.popitem(last=False)
-                self._bytes -= self._size(gone)
 
     def make(self, key: Hashable, make: Callable[[], Value]) -> Value:
-        """The value that is kept, else the one made now."""
+        """Cached value, else the one built by ``make``, outside of the lock."""
         value = self.get(key)
         if value is None:
             value = make()

@@ -1,9 +1,9 @@
-/** The page: logs in, reads the cohort, and shows what the address asks for. */
+/** Entry point: logs in, reads the cohort, and routes. */
 
-import { needsToken, Refusal } from "./page/api";
+import { needsToken, ServerError } from "./page/api";
 import { drawBar, researchNotice } from "./page/bar";
 import { showCohort } from "./cohort/cohortPage";
-import { fill, find, make, say } from "./page/dom";
+import { fill, find, make, announce } from "./page/dom";
 import { Live } from "./page/live";
 import { showLogin, takeToken } from "./page/login";
 import { showPatient } from "./cohort/patientPage";
@@ -14,7 +14,7 @@ import { startTheme } from "./page/theme";
 async function start(): Promise<void> {
   startTheme();
   document.querySelector(".skip")?.addEventListener("click", (event) => {
-    event.preventDefault(); // the address after the # names the page
+    event.preventDefault(); // the URL fragment is the route
     find("main").focus();
   });
   try {
@@ -26,7 +26,7 @@ async function start(): Promise<void> {
   }
 }
 
-/** Show the page of the address, and again whenever that changes. */
+/** Show the page of the URL, and follow its changes. */
 function follow(live: Live): void {
   let shown = new AbortController();
   const show = () => {
@@ -37,9 +37,9 @@ function follow(live: Live): void {
   window.addEventListener("hashchange", () => {
     show();
     find("main").focus({ preventScroll: true });
-    say(document.title);
+    announce(document.title);
   });
-  live.onRefused = () => location.reload(); // begins with the token
+  live.onRefused = () => location.reload(); // restart with the login
   const forever = new AbortController().signal;
   live.watch((part) => {
     const route = readRoute(location.hash);
@@ -79,13 +79,13 @@ function showFailure(reason: unknown): void {
   const text = reason instanceof Error ? reason.message : String(reason);
   const again = make("button", { class: "button primary" }, "Try again");
   again.addEventListener("click", () => void start());
-  const title = make("h1", {}, "The viewer's server gave no answer");
-  const hint = reason instanceof Refusal ? reason.hint : "Is digipath view still running?";
+  const title = make("h1", {}, "No response from the viewer's server");
+  const hint = reason instanceof ServerError ? reason.hint : "Is digipath view still running?";
   fill(
     find("main"),
     make(
       "section",
-      { class: "card refusal" },
+      { class: "card error-card" },
       title,
       make("p", {}, text),
       make("p", {}, hint),

@@ -29,7 +29,7 @@ test("one view: the layer, at which probability lesions were outlined, hull, tru
     "tumor probability",
     "lesions, outlined at 0.46",
     "whole tumor region",
-    "outlines of the truth",
+    "ground truth outlines",
   ]);
 });
 
@@ -43,7 +43,7 @@ test("a comparison says which side is which, and once what both have", () => {
     "whole tumor region",
   ]);
   scene.looks.right = "";
-  assert.equal(said(scene, BOTH)[1], "Right: slide alone");
+  assert.equal(said(scene, BOTH)[1], "Right: slide only");
 });
 
 test("of two runs each is named, and its lesions", () => {

@@ -8,7 +8,7 @@ const UNTIL = new AbortController().signal;
 const WATCH = { until: UNTIL, onChange: () => undefined, onOutdated: () => undefined };
 
 /** Answers that are given when the test says so, by the address asked for. */
-const asked = new Map<string, (answer: Response) => void>();
+const asked = new Map<string, (response: Response) => void>();
 Object.assign(globalThis, {
   fetch: (path: string) => new Promise<Response>((give) => asked.set(path, give)),
 });
@@ -19,7 +19,7 @@ function read(scene: Scene, outlines: string[]): Promise<void> {
   return readLines(scene, UNTIL, () => undefined);
 }
 
-async function answer(run: string): Promise<void> {
+async function response(run: string): Promise<void> {
   const path = `api/slides/k/outlines/${run}.geojson`;
   while (!asked.has(path)) await new Promise((resolve) => setTimeout(resolve, 1));
   asked.get(path)!(Response.json({ features: [] }));
@@ -29,8 +29,8 @@ async function answer(run: string): Promise<void> {
 test("outlines that a slide has no longer are not drawn", async () => {
   const scene = makeScene(slideOf([]), {});
   const reading = read(scene, ["a", "b"]);
-  await answer("a");
-  await answer("b");
+  await response("a");
+  await response("b");
   await reading;
   assert.deepEqual([...scene.outlines.keys()], ["a", "b"]);
   await read(scene, []);
@@ -41,7 +41,7 @@ test("of two readings the last one counts, whichever ends last", async () => {
   const scene = makeScene(slideOf([]), {});
   const early = read(scene, ["a"]);
   await read(scene, []);
-  await answer("a");
+  await response("a");
   await early;
   assert.equal(scene.outlines.size, 0);
 });

@@ -1,11 +1,11 @@
-/** The first page: the run, and its slides or patients. */
+/** Cohort page: the run, and its slides or patients. */
 
 import { url } from "../page/api";
-import { fill, make, patchChildren, say } from "../page/dom";
+import { fill, make, patchChildren, announce } from "../page/dom";
 import { icon } from "../page/icons";
 import type { Live, Part } from "../page/live";
 import { hrefs } from "../page/route";
-import { count } from "../page/words";
+import { count } from "../page/format";
 import { Chips, Emptiness, searchField } from "./controls";
 import { announceLandings } from "./landings";
 import { FILTERS, listing, PATIENT_FILTERS, patientListing, type SortKey } from "./listing";
@@ -28,7 +28,14 @@ export function showCohort(main: HTMLElement, live: Live, tab: Tab, until: Abort
   const parts = tab === "patients" ? patients(live, until) : slides(live, until);
   fill(
     main,
-    make("div", { class: "page" }, head, runProgress(live, until), tabs(live, tab, until), ...parts),
+    make(
+      "div",
+      { class: "page" },
+      head,
+      runProgress(live, until),
+      tabs(live, tab, until),
+      ...parts,
+    ),
   );
   announceLandings(live, until);
 }
@@ -67,9 +74,9 @@ function slides(live: Live, until: AbortSignal): HTMLElement[] {
   const empty = new Emptiness(listing, redraw);
   const drawRest = () => {
     const all = live.cohort.slides;
-    number.textContent = sayShown(table.shown.length, all.length, "slide");
+    number.textContent = formatShown(table.shown.length, all.length, "slide");
     chips.draw(all);
-    empty.draw(table.shown.length, all.length, "slide", sayNoSlides(live));
+    empty.draw(table.shown.length, all.length, "slide", formatNoSlides(live));
     patchChildren(orders, ORDERS.map(orderButton));
   };
   orders.addEventListener("click", (event) => {
@@ -77,7 +84,7 @@ function slides(live: Live, until: AbortSignal): HTMLElement[] {
     if (sort === undefined) return;
     if (isFirst(sort)) order("slide", false);
     else order(sort, true);
-    say((event.target as HTMLElement).textContent ?? "");
+    announce((event.target as HTMLElement).textContent ?? "");
   });
   const follow = together((parts, keys) => {
     table.update(keys, parts.has("patients"));
@@ -120,9 +127,9 @@ function patients(live: Live, until: AbortSignal): HTMLElement[] {
   const empty = new Emptiness(patientListing, redraw);
   const drawRest = () => {
     const all = live.cohort.patients;
-    number.textContent = sayShown(table.shown.length, all.length, "patient");
+    number.textContent = formatShown(table.shown.length, all.length, "patient");
     chips.draw(all);
-    empty.draw(table.shown.length, all.length, "patient", "No slide here has a patient.");
+    empty.draw(table.shown.length, all.length, "patient", "No slide has a patient.");
   };
   const follow = together((_, keys) => {
     table.update(keys);
@@ -141,7 +148,7 @@ function patients(live: Live, until: AbortSignal): HTMLElement[] {
 
 type Draw = (parts: ReadonlySet<Part>, keys: ReadonlySet<string>) => void;
 
-/** Draw at most once a frame, however many events come. */
+/** Draw at most once per frame. */
 function together(draw: Draw, until: AbortSignal): (part: Part, keys: ReadonlySet<string>) => void {
   let parts = new Set<Part>();
   let keys = new Set<string>();
@@ -174,7 +181,7 @@ function isFirst(sort: SortKey): boolean {
   return listing.sort === sort && listing.descending;
 }
 
-/** One click: these first; a second: by name. */
+/** First click: this order; second click: by name. */
 function orderButton({ sort, label, title }: (typeof ORDERS)[number]): HTMLElement {
   const pressed = String(isFirst(sort));
   return make(
@@ -184,13 +191,13 @@ function orderButton({ sort, label, title }: (typeof ORDERS)[number]): HTMLEleme
   );
 }
 
-function sayShown(shown: number, all: number, noun: string): string {
+function formatShown(shown: number, all: number, noun: string): string {
   return shown === all ? count(all, noun) : `${shown} of ${count(all, noun)}`;
 }
 
-function sayNoSlides({ cohort }: Live): string {
+function formatNoSlides({ cohort }: Live): string {
   if (cohort.kind === "folder") return "No slides were found in this folder.";
-  return "No slide is listed yet: slides appear here as the run finds their tissue.";
+  return "No slides yet: they appear as the run finds their tissue.";
 }
 
 function exportLink(): HTMLElement {

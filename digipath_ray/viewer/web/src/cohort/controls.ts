@@ -1,4 +1,4 @@
-/** What stands above a table: the search field, filters with their numbers, orders. */
+/** Controls above a table: search field, filters with counts, orders. */
 
 import { isTyping, make, patchChildren } from "../page/dom";
 import type { Filters, Listing } from "./listing";
@@ -30,7 +30,7 @@ export function searchField(
   return make("div", { class: "search" }, field);
 }
 
-/** Filters that hold for nothing are left out, unless they are on. */
+/** Filters without matches are hidden, unless active. */
 export class Chips<T> {
   readonly element = make("div", { class: "filters", role: "group", "aria-label": "Show" });
 
@@ -53,9 +53,9 @@ export class Chips<T> {
       const number = items.filter(holds).length;
       if (number === 0 && name !== "all" && this.how.filter !== name) continue;
       const on = String(this.how.filter === name);
-      const said = make("span", { class: "number" }, ` ${number}`);
+      const badge = make("span", { class: "number" }, ` ${number}`);
       chips.push(
-        make("button", { class: "filter", "aria-pressed": on, "data-filter": name }, label, said),
+        make("button", { class: "filter", "aria-pressed": on, "data-filter": name }, label, badge),
       );
     }
     patchChildren(this.element, chips);
@@ -63,7 +63,7 @@ export class Chips<T> {
   }
 }
 
-/** What stands for a table without rows; a search or filter that finds nothing is undone. */
+/** Placeholder of an empty table, with a button to reset search and filter. */
 export class Emptiness {
   private readonly text = make("p");
   private readonly clear = make("button", { class: "button" }, "Show all");
@@ -82,14 +82,14 @@ export class Emptiness {
     });
   }
 
-  /** @param nothing what is said where there is nothing at all */
+  /** @param nothing text if there are no items at all */
   draw(shown: number, all: number, noun: string, nothing: string): void {
     this.element.hidden = shown > 0;
     this.clear.hidden = all === 0;
     const search = this.how.search.trim();
     const found = search
       ? `No ${noun} matches \u201c${search}\u201d here.`
-      : `No ${noun} is like that.`;
+      : `No ${noun} matches this filter.`;
     this.text.textContent = all === 0 ? nothing : found;
   }
 }

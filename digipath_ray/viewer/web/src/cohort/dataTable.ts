@@ -1,12 +1,14 @@
-/** A table whose heads sort and whose rows are kept: a row that changes is changed in its
- * place, so that focus, scroll and choice outlast the events of a running run. */
+/**
+ * Sortable table with persistent rows: rows are updated in place, so that focus, scroll
+ * position and selection survive the events of a running run.
+ */
 
-import { make, patch, say, type Child } from "../page/dom";
+import { make, patch, announce, type Child } from "../page/dom";
 
 export interface Column<T, Key extends string> {
-  /** Null if it does not sort. */
+  /** Null if not sortable. */
   sort: Key | null;
-  /** Names the column in style.css. */
+  /** Column name, also in style.css. */
   name: string;
   label: string;
   title: string;
@@ -24,13 +26,13 @@ interface Options<T, Key extends string> {
   caption: string;
   order: Order<Key>;
   keyOf: (item: T) => string;
-  /** Cells before those of the columns, and the row's class. */
+  /** Cells before the columns, and the row's class. */
   before?: { head: HTMLTableCellElement[]; cells: (item: T) => HTMLTableCellElement[] };
   tone?: (item: T) => string;
   onSort: (sort: Key, descending: boolean) => void;
 }
 
-/** More are drawn as the end comes into sight: 10,000 rows at once would freeze the page. */
+/** More rows are drawn on scrolling: 10,000 rows at once would freeze the page. */
 const ROWS_AT_ONCE = 100;
 
 export class DataTable<T extends object, Key extends string> {
@@ -64,13 +66,13 @@ export class DataTable<T extends object, Key extends string> {
     until.addEventListener("abort", () => end.disconnect());
   }
 
-  /** Show these items, from the first on. */
+  /** Show these items from the first. */
   show(items: readonly T[]): void {
     this.limit = ROWS_AT_ONCE;
     this.update(items);
   }
 
-  /** @param also rows to look at though their item is the same */
+  /** @param also rows to redraw although their item is unchanged */
   update(items: readonly T[], also: (item: T) => boolean = () => false): void {
     this.items = items;
     this.markSorted();
@@ -91,7 +93,7 @@ export class DataTable<T extends object, Key extends string> {
     this.update(this.items);
   }
 
-  /** Rows that stand where they should are not touched: a row that moves loses its focus. */
+  /** Rows in the right place are not touched: a moved row loses focus. */
   private place(rows: HTMLTableRowElement[]): void {
     const kept = new Set(rows);
     for (const row of [...this.body.rows]) if (!kept.has(row)) row.remove();
@@ -102,7 +104,7 @@ export class DataTable<T extends object, Key extends string> {
     }
   }
 
-  /** Where it was; if its row left, the one that took the place. */
+  /** Restore the focus; if its row is gone, to the row in its place. */
   private refocus(focused: Element | null, at: number): void {
     const { rows } = this.body;
     const there = rows[Math.min(at, rows.length - 1)]?.querySelector<HTMLElement>("a");
@@ -110,10 +112,10 @@ export class DataTable<T extends object, Key extends string> {
     to?.focus({ preventScroll: true });
   }
 
-  private row(item: T, anew: boolean): HTMLTableRowElement {
+  private row(item: T, forced: boolean): HTMLTableRowElement {
     const key = this.options.keyOf(item);
     const kept = this.rows.get(key);
-    if (kept && kept.item === item && !anew) return kept.row;
+    if (kept && kept.item === item && !forced) return kept.row;
     const row =
       kept?.row ?? make("tr", { "data-key": key }, ...(this.options.before?.cells(item) ?? []));
     const cells = this.columns.map((column, i) => this.cell(column, item, i === 0));
@@ -147,10 +149,10 @@ export class DataTable<T extends object, Key extends string> {
     const button = make("button", { class: "sort" }, label);
     button.addEventListener("click", () => {
       const { order, onSort } = this.options;
-      // Names are read from A on; of numbers the highest matter.
+      // Names sort ascending first, numbers descending.
       const descending = order.sort === sort ? !order.descending : kind === "number";
       onSort(sort, descending);
-      say(`Sorted by ${label}, ${descending ? "descending" : "ascending"}`);
+      announce(`Sorted by ${label}, ${descending ? "descending" : "ascending"}`);
     });
     head.append(button);
     return head;

@@ -1,9 +1,9 @@
-/** Tells those who hear the page what the run has ended since: now and then, in one line. */
+/** Announces finished slides to screen readers, batched into one line. */
 
 import type { SlideStatus } from "../page/api";
-import { say } from "../page/dom";
+import { announce } from "../page/dom";
 import type { Live } from "../page/live";
-import { count } from "../page/words";
+import { count } from "../page/format";
 
 const QUIET_MS = 8000;
 
@@ -14,7 +14,7 @@ export function announceLandings(live: Live, until: AbortSignal): void {
   const speak = () => {
     waiting = 0;
     const failed = ended.failed ? `, ${ended.failed} failed` : "";
-    say(`${count(ended.done, "slide")} done${failed}`);
+    announce(`${count(ended.done, "slide")} done${failed}`);
     ended.done = ended.failed = 0;
   };
   live.watch((part, keys) => {

@@ -1,8 +1,7 @@
-/** Which slides and patients are listed and in which order; the slide page steps through
- * the same slides. */
+/** Filter and order of slides and patients, shared by tables and the slide page. */
 
 import type { Entry, Patient } from "../page/api";
-import { GRAVITY, natural, stageGravity, TYPES } from "../page/words";
+import { SEVERITY, natural, stageSeverity, TYPES } from "../page/format";
 
 export type SortKey =
   | "attention"
@@ -23,7 +22,7 @@ export interface Listing<Key = SortKey> {
   descending: boolean;
 }
 
-/** As the tables were left, so that the way back from a slide leads to the same rows. */
+/** State of the tables, so that returning from a slide shows the same rows. */
 export const listing: Listing = { search: "", filter: "all", sort: "slide", descending: false };
 export const patientListing: Listing<PatientSortKey> = {
   search: "",
@@ -32,15 +31,15 @@ export const patientListing: Listing<PatientSortKey> = {
   descending: false,
 };
 
-/** Slides chosen for a run. */
+/** Slides selected for a run. */
 export const chosen = new Set<string>();
 
-/** By name; "all" is the first of each. */
+/** Filters by name; "all" is the first of each. */
 export type Filters<T> = Record<string, { label: string; holds: (item: T) => boolean }>;
 
 export const FILTERS: Filters<Entry> = {
   all: { label: "All", holds: () => true },
-  attention: { label: "Need a look", holds: (e) => (e.attention ?? 0) > 0 },
+  attention: { label: "Need review", holds: (e) => (e.attention ?? 0) > 0 },
   running: { label: "Not done", holds: (e) => e.status === "running" || e.status === "waiting" },
   failed: { label: "Failed", holds: (e) => e.status === "failed" },
   tumor: { label: "With tumor", holds: (e) => e.status === "done" && hasTumor(e) },
@@ -60,33 +59,33 @@ function hasTumor(entry: Entry): boolean {
   return (entry.lesions ?? 0) > 0;
 }
 
-/** Isolated tumor cells alone are pN0(i+), and no positive node. */
+/** Isolated tumor cells alone are pN0(i+), not a positive node. */
 function isNodePositive(patient: Patient): boolean {
   return patient.pn_stage !== null && !patient.pn_stage.startsWith("pN0");
 }
 
-/** Higher is more finished, so that the failed stand first or last. */
+/** Order of status, so that failed slides are first or last. */
 const STATUS_ORDER = ["waiting", "done", "running", "failed"];
 
 type Value = number | null;
 
-/** The listed slides in their order; what is not known stands last either way. */
+/** Listed slides in order; unknown values are last in both directions. */
 export function arrange(slides: Entry[], patients: Patient[], how: Listing): Entry[] {
   const names = ranksOf(slides);
   const rank = (entry: Entry) => names.get(entry.key) ?? 0;
-  const stages = new Map(patients.map((p) => [p.patient_id, stageGravity(p.pn_stage)]));
+  const stages = new Map(patients.map((p) => [p.patient_id, stageSeverity(p.pn_stage)]));
   const value = (entry: Entry) =>
     how.sort === "stage"
       ? (stages.get(entry.patient_id ?? "") ?? null)
       : valueOf(entry, how.sort, rank);
-  // The less certain first, then by name.
+  // Most uncertain first, then by name.
   const even = (a: Entry, b: Entry) => (b.unsure ?? 0) - (a.unsure ?? 0) || rank(a) - rank(b);
   return inOrder(pick(slides, FILTERS, how, slideWords), value, even, how.descending);
 }
 
 export function arrangePatients(patients: Patient[], how: Listing<PatientSortKey>): Patient[] {
   const value = (patient: Patient): Value => {
-    if (how.sort === "stage") return stageGravity(patient.pn_stage);
+    if (how.sort === "stage") return stageSeverity(patient.pn_stage);
     return how.sort === "nodes" ? patient.nodes.length : 0;
   };
   const turn = how.sort === "patient" && how.descending ? -1 : 1;
@@ -104,7 +103,7 @@ function valueOf(entry: Entry, sort: SortKey, rank: (entry: Entry) => number): V
     case "status":
       return STATUS_ORDER.indexOf(entry.status) + (entry.progress ?? 0) / 2;
     case "finding":
-      return entry.burden ?? (entry.metastasis ? GRAVITY.indexOf(entry.metastasis) : null);
+      return entry.burden ?? (entry.metastasis ? SEVERITY.indexOf(entry.metastasis) : null);
     case "largest":
       return entry.largest_um;
     case "tumor":
@@ -138,22 +137,22 @@ function pick<T extends object>(
   items: T[],
   filters: Filters<T>,
   how: Listing<unknown>,
-  wordsOf: (item: T) => string,
+  textOf: (item: T) => string,
 ): T[] {
   const words = how.search.toLowerCase().split(/\s+/).filter(Boolean);
   const holds = filters[how.filter]?.holds;
   return items.filter((item) => {
     if (holds && !holds(item)) return false;
-    return words.length === 0 || words.every((word) => said(item, wordsOf).includes(word));
+    return words.length === 0 || words.every((word) => searchText(item, textOf).includes(word));
   });
 }
 
-/** What an item can be found by. It is replaced when it changes, so it is put once. */
-const SAID = new WeakMap<object, string>();
+/** Search text of an item, cached per object, as changed items are new objects. */
+const SEARCH_TEXTS = new WeakMap<object, string>();
 
-function said<T extends object>(item: T, wordsOf: (item: T) => string): string {
-  let text = SAID.get(item);
-  if (text === undefined) SAID.set(item, (text = wordsOf(item).toLowerCase()));
+function searchText<T extends object>(item: T, textOf: (item: T) => string): string {
+  let text = SEARCH_TEXTS.get(item);
+  if (text === undefined) SEARCH_TEXTS.set(item, (text = textOf(item).toLowerCase()));
   return text;
 }
 
@@ -167,7 +166,7 @@ function patientWords({ patient_id, pn_stage, rule, missing, nodes }: Patient): 
   return [patient_id, pn_stage, rule, missing, ...types].join(" ");
 }
 
-/** Key -> place by name. Comparing names is slow, and they never change. */
+/** Key -> rank by name. Comparing names is slow, and they never change. */
 let ranks = new Map<string, number>();
 
 function ranksOf(slides: Entry[]): ReadonlyMap<string, number> {

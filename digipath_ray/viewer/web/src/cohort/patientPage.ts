@@ -1,11 +1,11 @@
-/** The page of a patient: the nodes side by side, their votes, the stage and its rule. */
+/** Patient page: nodes with votes, stage and rule. */
 
 import type { Entry, Patient, PatientNode } from "../page/api";
 import { fill, make, patchChildren } from "../page/dom";
 import type { Live } from "../page/live";
 import { hrefs } from "../page/route";
-import { NONE, sayFinding, sayLength, sayStage, toneOf, TYPES } from "../page/words";
-import { graver } from "./patientTable";
+import { NONE, formatFinding, formatLength, formatStage, toneOf, TYPES } from "../page/format";
+import { bySeverity } from "./patientTable";
 import { thumbnail } from "./thumbnails";
 
 export function showPatient(main: HTMLElement, live: Live, id: string, until: AbortSignal): void {
@@ -21,7 +21,7 @@ export function showPatient(main: HTMLElement, live: Live, id: string, until: Ab
 }
 
 function unknown(): HTMLElement {
-  return make("p", { class: "empty" }, "This cohort has no such patient.");
+  return make("p", { class: "empty" }, "Patient not found in this cohort.");
 }
 
 function describe(patient: Patient, live: Live): HTMLElement[] {
@@ -30,7 +30,7 @@ function describe(patient: Patient, live: Live): HTMLElement[] {
     make(
       "section",
       { class: "card stage-card", "aria-label": "Stage" },
-      make("p", { class: "big-stage" }, sayStage(patient)),
+      make("p", { class: "big-stage" }, formatStage(patient)),
       make(
         "div",
         {},
@@ -39,8 +39,12 @@ function describe(patient: Patient, live: Live): HTMLElement[] {
         ...patient.notes.map((note) => make("p", { class: "quiet" }, note)),
       ),
     ),
-    make("h2", {}, "Nodes, the gravest first"),
-    make("ul", { class: "nodes" }, ...graver(patient.nodes).map((node) => nodeCard(node, live))),
+    make("h2", {}, "Nodes, most severe first"),
+    make(
+      "ul",
+      { class: "nodes" },
+      ...bySeverity(patient.nodes).map((node) => nodeCard(node, live)),
+    ),
   ];
 }
 
@@ -51,27 +55,27 @@ function nodeCard(node: PatientNode, live: Live): HTMLElement {
   fill(
     link,
     entry ? thumbnail(entry) : null,
-    make("span", { class: "node-name" }, sayNode(node, entry)),
+    make("span", { class: "node-name" }, formatNode(node, entry)),
   );
   return make(
     "li",
     { class: `card node ${tone}` },
     link,
-    make("p", {}, make("span", { class: `chip ${tone}` }, entry ? sayFinding(entry) : NONE)),
+    make("p", {}, make("span", { class: `chip ${tone}` }, entry ? formatFinding(entry) : NONE)),
     entry?.status === "done" ? largest(entry) : null,
     node.votes.length > 0 ? votes(node) : null,
     entry?.failure ? make("p", { class: "error-text" }, entry.failure.error) : null,
   );
 }
 
-/** A slide of no known node goes by its own name. */
-function sayNode({ node }: PatientNode, entry: Entry | undefined): string {
+/** A slide of unknown node is titled by its own name. */
+function formatNode({ node }: PatientNode, entry: Entry | undefined): string {
   if (node === null || node === entry?.slide_id) return entry?.slide_id ?? "slide";
   return `Node ${node}`;
 }
 
 function largest(entry: Entry): HTMLElement {
-  const text = entry.largest_um ? `Largest lesion ${sayLength(entry.largest_um)}` : "No lesion";
+  const text = entry.largest_um ? `Largest lesion ${formatLength(entry.largest_um)}` : "No lesion";
   return make("p", { class: "quiet" }, text);
 }
 

@@ -1,10 +1,10 @@
-/** The table of patients: the stage of each, its nodes and the rule. */
+/** Table of patients: stage, nodes and rule. */
 
 import type { Patient, PatientNode } from "../page/api";
 import { make } from "../page/dom";
 import type { Live } from "../page/live";
 import { hrefs } from "../page/route";
-import { GRAVITY, natural, NONE, sayFinding, sayStage, toneOf } from "../page/words";
+import { SEVERITY, natural, NONE, formatFinding, formatStage, toneOf } from "../page/format";
 import { DataTable, type Column } from "./dataTable";
 import { arrangePatients, patientListing, type PatientSortKey } from "./listing";
 
@@ -18,7 +18,7 @@ export class PatientTable {
     onSort: (sort: PatientSortKey, descending: boolean) => void,
     until: AbortSignal,
   ) {
-    const caption = "Patients. Buttons in the heads sort.";
+    const caption = "Patients. Buttons in the header sort.";
     const keyOf = (patient: Patient) => patient.patient_id;
     this.table = new DataTable(
       columnsOf(live),
@@ -32,7 +32,7 @@ export class PatientTable {
     this.table.show(this.arrange());
   }
 
-  /** @param keys of the slides that changed */
+  /** @param keys keys of changed slides */
   update(keys: ReadonlySet<string>): void {
     this.table.update(this.arrange(), ({ nodes }) => nodes.some(({ key }) => keys.has(key)));
   }
@@ -55,10 +55,14 @@ function columnsOf(live: Live): Column<Patient, PatientSortKey>[] {
     sort: "nodes",
     name: "nodes",
     label: "Nodes",
-    title: "Lymph nodes, the gravest first; sorts by their number",
+    title: "Lymph nodes, most severe first; sorts by number",
     kind: "number",
     cell: (patient) =>
-      make("div", { class: "chips" }, ...graver(patient.nodes).map((node) => nodeChip(node, live))),
+      make(
+        "div",
+        { class: "chips" },
+        ...bySeverity(patient.nodes).map((node) => nodeChip(node, live)),
+      ),
   };
   if (live.cohort.ending !== "stage") return [name, nodes];
   const stage: Column<Patient, PatientSortKey> = {
@@ -67,13 +71,13 @@ function columnsOf(live: Live): Column<Patient, PatientSortKey>[] {
     label: "pN stage",
     title: "Pathologic stage of the lymph nodes",
     kind: "number",
-    cell: sayStage,
+    cell: formatStage,
   };
   const rule: Column<Patient, PatientSortKey> = {
     sort: null,
     name: "rule",
     label: "Rule",
-    title: "The rule that gave the stage",
+    title: "Rule of the stage",
     kind: "text",
     cell: (patient) => make("div", {}, patient.rule, missing(patient)),
   };
@@ -84,16 +88,18 @@ function missing({ missing }: Patient): HTMLElement | null {
   return missing ? make("div", { class: "lacking" }, missing) : null;
 }
 
-/** The gravest node first. */
-export function graver(nodes: PatientNode[]): PatientNode[] {
-  const gravity = (node: PatientNode) => GRAVITY.indexOf(node.metastasis ?? "");
-  return [...nodes].sort((a, b) => gravity(b) - gravity(a) || natural(a.node ?? "", b.node ?? ""));
+/** Sort nodes, most severe first. */
+export function bySeverity(nodes: PatientNode[]): PatientNode[] {
+  const severity = (node: PatientNode) => SEVERITY.indexOf(node.metastasis ?? "");
+  return [...nodes].sort(
+    (a, b) => severity(b) - severity(a) || natural(a.node ?? "", b.node ?? ""),
+  );
 }
 
-/** The type in a word where there is one, else what its slide ended in or how far it is. */
+/** Chip of a node: its type, else the result or status of its slide. */
 function nodeChip(node: PatientNode, live: Live): HTMLElement {
   const entry = live.entry(node.key);
-  const title = entry ? sayFinding(entry) : "not analyzed";
+  const title = entry ? formatFinding(entry) : "not analyzed";
   const text = `${node.node ?? NONE}: ${node.metastasis ?? title}`;
   const tone = entry ? toneOf(entry) : "plain";
   return make("a", { class: `chip ${tone}`, href: hrefs.slide(node.key), title }, text);

@@ -1,23 +1,23 @@
-/** The bar of a running run: how far, how fast, what it waits for, what failed. */
+/** Progress of a run: fraction, speed, bottleneck, failures. */
 
 import type { Cohort, Status } from "../page/api";
 import { make, patchChildren } from "../page/dom";
 import type { Live } from "../page/live";
-import { count, digits, sayDuration } from "../page/words";
+import { count, digits, formatDuration } from "../page/format";
 
 const STATES: Record<Status["state"], string> = {
   running: "Running",
   done: "Finished",
   stopped: "Stopped",
-  dead: "No sign of life",
+  dead: "Not responding",
 };
 const PHASES: Record<string, string> = {
   prepare: "finding tissue",
-  measure: "measuring anew",
+  measure: "remeasuring",
   segment: "segmenting",
 };
 
-/** A section that follows the run; empty for a folder of slides. */
+/** Section that follows the run; empty for a folder of slides. */
 export function runProgress(live: Live, until: AbortSignal): HTMLElement {
   const section = make("section", { class: "run-progress", "aria-label": "The run" });
   const draw = () => patchChildren(section, describe(live.cohort, live.connected));
@@ -30,7 +30,7 @@ function describe(cohort: Cohort, connected: boolean): HTMLElement[] {
   const status = cohort.status;
   const lost = connected
     ? []
-    : [make("p", { class: "error", role: "alert" }, "The server does not answer. Trying again.")];
+    : [make("p", { class: "error", role: "alert" }, "The server does not respond. Retrying.")];
   if (status === null) return lost;
   const bar = make(
     "div",
@@ -45,7 +45,7 @@ function describe(cohort: Cohort, connected: boolean): HTMLElement[] {
 function heading(status: Status): HTMLElement {
   const running = status.state === "running";
   const doing = running ? PHASES[status.phase] : undefined;
-  const why = status.state === "dead" ? `since ${sayTime(status.updated)}` : status.why;
+  const why = status.state === "dead" ? `since ${formatTime(status.updated)}` : status.why;
   const more = doing ?? why;
   return make(
     "p",
@@ -57,7 +57,7 @@ function heading(status: Status): HTMLElement {
 }
 
 function progress(cohort: Cohort, status: Status): HTMLElement {
-  const failed = sayFailed(cohort, status);
+  const failed = formatFailed(cohort, status);
   const ended = cohort.slides.filter((entry) => entry.status === "done").length;
   const part = status.patches > 0 ? status.patches_done / status.patches : 0;
   const share = status.state === "done" ? 1 : part;
@@ -76,8 +76,8 @@ function progress(cohort: Cohort, status: Status): HTMLElement {
   );
 }
 
-/** Of very many failures the first have no name any more. */
-function sayFailed({ slides }: Cohort, status: Status): string {
+/** With very many failures, the names of the first are dropped. */
+function formatFailed({ slides }: Cohort, status: Status): string {
   const listed = slides.filter((entry) => entry.status === "failed").length;
   const more = status.unnamed ?? Math.max(0, status.failed - listed);
   if (listed === 0) return more ? `${more} failed` : "";
@@ -89,8 +89,8 @@ function numbers(status: Status): HTMLElement {
   const pairs: [string, string | null][] = [
     ["slides/h", status.slides_per_h === null ? null : digits(status.slides_per_h)],
     ["patches/s", status.patches_per_s === null ? null : digits(status.patches_per_s)],
-    ["left", running && status.eta_s !== null ? sayDuration(status.eta_s) : null],
-    ["waits for", running ? status.bottleneck : null],
+    ["left", running && status.eta_s !== null ? formatDuration(status.eta_s) : null],
+    ["bottleneck", running ? status.bottleneck : null],
   ];
   const shown = pairs.filter((pair): pair is [string, string] => pair[1] !== null);
   return make(
@@ -100,16 +100,16 @@ function numbers(status: Status): HTMLElement {
   );
 }
 
-/** Until a slide is done the table is empty of findings: this says why. */
+/** Explains the lack of findings until a slide is done. */
 function firstLanding({ slides }: Cohort, status: Status): HTMLElement[] {
   if (slides.length === 0 || slides.some((entry) => entry.status === "done")) return [];
   const text =
     status.state === "running"
-      ? "No slide is done yet. Each appears with its findings as it is finished."
+      ? "No slide is done yet. Findings appear as slides are finished."
       : "The run ended before any slide was done.";
   return [make("p", { class: "quiet first-landing" }, text)];
 }
 
-function sayTime(iso: string): string {
+function formatTime(iso: string): string {
   return new Date(iso).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
 }

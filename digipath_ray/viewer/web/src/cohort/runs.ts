@@ -1,9 +1,9 @@
-/** Runs started from the page, one after the other; only where the server allows it. */
+/** Queue of runs started from the page, if the server allows it. */
 
-import { ask, send, type Job, type Jobs } from "../page/api";
-import { fill, make, patchChildren, say } from "../page/dom";
+import { fetchJson, send, type Job, type Jobs } from "../page/api";
+import { fill, make, patchChildren, announce } from "../page/dom";
 import { icon } from "../page/icons";
-import { count } from "../page/words";
+import { count } from "../page/format";
 import { chosen } from "./listing";
 import type { SlideTable } from "./slideTable";
 import { startDialog } from "./startDialog";
@@ -17,19 +17,21 @@ export function runControls(table: SlideTable, until: AbortSignal): HTMLElement 
   let timer = 0;
   const poll = async () => {
     window.clearTimeout(timer);
-    const told = await ask<Jobs>("jobs").catch(() => null); // the bar says that it is silent
+    // On failure the progress bar shows the lost connection.
+    const response = await fetchJson<Jobs>("jobs").catch(() => null);
     if (until.aborted) return;
-    if (told) {
-      known = told;
-      patchChildren(list, told.jobs.map(jobRow));
+    if (response) {
+      known = response;
+      patchChildren(list, response.jobs.map(jobRow));
     }
-    if (!told || told.jobs.some(isOpen)) timer = window.setTimeout(() => void poll(), POLL_MS);
+    if (!response || response.jobs.some(isOpen))
+      timer = window.setTimeout(() => void poll(), POLL_MS);
   };
   table.onChosen = () => {
     const number = chosen.size;
     const text = number
       ? `Start a run of ${count(number, "slide")}`
-      : "To start a run, choose slides";
+      : "Select slides to start a run";
     fill(button, icon("play"), text);
     button.disabled = number === 0;
   };
@@ -37,7 +39,7 @@ export function runControls(table: SlideTable, until: AbortSignal): HTMLElement 
     startDialog(known, () => {
       chosen.clear();
       table.markChosen();
-      say("The run is queued");
+      announce("The run is queued");
       void poll();
     }),
   );
@@ -55,7 +57,7 @@ function jobRow(job: Job): HTMLElement {
   const row = make("li", {}, make("b", {}, job.state), ` ${text} `);
   const last = job.output.at(-1);
   if (job.state === "failed" && last) row.append(make("span", { class: "error-text" }, last));
-  if (job.open) row.append("To see its results: ", make("code", {}, job.open));
+  if (job.open) row.append("Open its results: ", make("code", {}, job.open));
   if (isOpen(job)) {
     const label = `Cancel the run to ${job.out}`;
     row.append(

@@ -1,10 +1,18 @@
-/** The columns of the table of slides, and how a cell says its value. */
+/** Columns of the slide table and their cells. */
 
 import type { Entry, Patient } from "../page/api";
 import { make, type Child } from "../page/dom";
 import type { Live } from "../page/live";
 import { hrefs } from "../page/route";
-import { digits, NONE, sayFinding, sayMm, sayStage, STATUS_WORDS, toneOf } from "../page/words";
+import {
+  digits,
+  NONE,
+  formatFinding,
+  formatMm,
+  formatStage,
+  STATUS_WORDS,
+  toneOf,
+} from "../page/format";
 import type { Column } from "./dataTable";
 import type { SortKey } from "./listing";
 
@@ -17,26 +25,26 @@ export function columnsOf(live: Live): SlideColumn[] {
   const burden = ending === "burden";
   return [
     slide,
-    text("status", "Status", "How far it is", statusCell),
+    text("status", "Status", "Status", statusCell),
     burden
-      ? number("finding", "Burden", "Share of the tissue that is tumor", findingCell)
-      : text("finding", "Finding", "What was found", findingCell),
+      ? number("finding", "Burden", "Viable tumor area / whole tumor area", findingCell)
+      : text("finding", "Finding", "Result", findingCell),
     ...(ending === "stage" && patients.length > 0 ? [stageColumn(live)] : []),
     number("largest", "Largest lesion, mm", "Longest extent of the largest lesion", (e) =>
-      sayMm(e.largest_um),
+      formatMm(e.largest_um),
     ),
     number("tumor", "Tumor, mm\u00b2", "Area at or above the threshold", (e) =>
       e.tumor_mm2 === null ? NONE : digits(e.tumor_mm2),
     ),
-    number("lesions", "Lesions", "How many", (e) => e.lesions ?? NONE),
+    number("lesions", "Lesions", "Number of lesions", (e) => e.lesions ?? NONE),
     number("unsure", "Variance", VARIANCE, (e) => (e.unsure === null ? NONE : digits(e.unsure))),
-    text("attention", "Look because", "Why a person should look at it", reasonsCell),
+    text("attention", "Review because", "Reasons for review", reasonsCell),
   ];
 }
 
 const VARIANCE =
-  "How much the members of the ensemble disagree: the variance of their probabilities, " +
-  "0 (they agree) to 0.25, averaged where the probability is 0.3 to 0.7";
+  "Disagreement of the ensemble's members: variance of their probabilities, " +
+  "0 (agreement) to 0.25, averaged where the probability is 0.3 to 0.7";
 
 function text(
   sort: SortKey,
@@ -64,7 +72,7 @@ function stageColumn(live: Live): SlideColumn {
     const { patients } = live.cohort;
     if (known !== patients) {
       known = patients;
-      stages = new Map(patients.map((p) => [p.patient_id, p.pn_stage ? sayStage(p) : NONE]));
+      stages = new Map(patients.map((p) => [p.patient_id, p.pn_stage ? formatStage(p) : NONE]));
     }
     return stages.get(patient_id ?? "") ?? NONE;
   });
@@ -94,10 +102,10 @@ function findingCell(entry: Entry): Child {
   return entry.status === "done" && entry.verdict !== null ? verdictChip(entry) : NONE;
 }
 
-/** The type alone where there is one: its size has a column of its own. */
+/** Type only, if there is one: its size has a separate column. */
 function verdictChip(entry: Entry): HTMLElement {
   const title = entry.verdict_label;
-  return make("span", { class: `chip ${toneOf(entry)}`, title }, sayFinding(entry));
+  return make("span", { class: `chip ${toneOf(entry)}`, title }, formatFinding(entry));
 }
 
 function reasonsCell(entry: Entry): Child {

@@ -1,10 +1,10 @@
-/** The table of slides. */
+/** Table of slides. */
 
 import type { Entry } from "../page/api";
 import { make } from "../page/dom";
 import type { Live } from "../page/live";
 import { hrefs } from "../page/route";
-import { toneOf } from "../page/words";
+import { toneOf } from "../page/format";
 import { DataTable } from "./dataTable";
 import { arrange, chosen, listing, type SortKey } from "./listing";
 import { columnsOf } from "./slideColumns";
@@ -13,12 +13,12 @@ import { thumbnail } from "./thumbnails";
 export class SlideTable {
   readonly element: HTMLElement;
   onChosen: () => void = () => undefined;
-  /** Those listed, in their order. */
+  /** Listed slides, in order. */
   shown: Entry[] = [];
   private readonly table: DataTable<Entry, SortKey>;
   private readonly all = make("input", {
     type: "checkbox",
-    "aria-label": "Choose all listed slides",
+    "aria-label": "Select all listed slides",
   });
 
   constructor(
@@ -27,7 +27,7 @@ export class SlideTable {
     until: AbortSignal,
   ) {
     const before = { head: this.firstHeads(), cells: (entry: Entry) => this.firstCells(entry) };
-    const caption = "Slides. Buttons in the heads sort.";
+    const caption = "Slides. Buttons in the header sort.";
     const keyOf = (entry: Entry) => entry.key;
     this.table = new DataTable(
       columnsOf(live),
@@ -39,13 +39,13 @@ export class SlideTable {
     this.all.addEventListener("change", () => this.chooseAll());
   }
 
-  /** Show what the listing says, from its first row on. */
+  /** Show the listing from its first row. */
   show(): void {
     this.table.show(this.arrange());
     this.markChosen();
   }
 
-  /** Follow the run; the rows in sight stay. */
+  /** Update to the run; visible rows stay in place. */
   update(keys: ReadonlySet<string>, patientsChanged: boolean): void {
     this.table.update(this.arrange(), ({ key }) => patientsChanged || keys.has(key));
     this.markChosen();
@@ -70,7 +70,7 @@ export class SlideTable {
   }
 
   private chooseBox({ key, slide_id }: Entry): HTMLInputElement {
-    const box = make("input", { type: "checkbox", "aria-label": `Choose ${slide_id}` });
+    const box = make("input", { type: "checkbox", "aria-label": `Select ${slide_id}` });
     box.dataset.choose = key;
     box.checked = chosen.has(key);
     box.addEventListener("change", () => {
@@ -100,7 +100,7 @@ export class SlideTable {
   }
 }
 
-/** A click anywhere in a row opens its slide, unless it is on a control or marks text. */
+/** A click in a row opens its slide, unless on a control or while selecting text. */
 function openRow(event: MouseEvent): void {
   const target = event.target as Element;
   const key = target.closest<HTMLElement>("tbody tr")?.dataset.key;

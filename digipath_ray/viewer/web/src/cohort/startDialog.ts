@@ -1,8 +1,8 @@
-/** The form that starts a run; what the server refuses stands next to its field. */
+/** Dialog that starts a run; server errors are shown at their field. */
 
-import { Refusal, send, type Job, type Jobs } from "../page/api";
+import { ServerError, send, type Job, type Jobs } from "../page/api";
 import { fill, make } from "../page/dom";
-import { count } from "../page/words";
+import { count } from "../page/format";
 import { chosen } from "./listing";
 
 type Field = HTMLInputElement | HTMLSelectElement;
@@ -10,19 +10,19 @@ type Field = HTMLInputElement | HTMLSelectElement;
 export function startDialog({ presets, out: free }: Jobs, onQueued: () => void): void {
   const preset = make("select", { name: "preset" });
   fill(preset, ...presets.map((name) => make("option", { value: name }, name)));
-  const weights = make("input", { name: "weights", placeholder: "those of the preset" });
+  const weights = make("input", { name: "weights", placeholder: "weights of the preset" });
   const out = make("input", { name: "out", required: true, value: free });
   const start = make("button", { class: "button primary", type: "submit" }, "Start");
-  const cancel = make("button", { class: "button", type: "button" }, "Not now");
+  const cancel = make("button", { class: "button", type: "button" }, "Cancel");
   const wrong = make("p", { class: "error", role: "alert" });
   const form = make(
     "form",
     { novalidate: true },
     make("h2", {}, `Run on ${count(chosen.size, "slide")}`),
     labeled("Preset", preset),
-    labeled("Weights", weights, "A folder or bucket with the members, or random"),
+    labeled("Weights", weights, "Folder or bucket of the members, or random"),
     labeled("Name of the new run", out),
-    make("p", { class: "quiet" }, "Runs wait for one another: one at a time on these GPUs."),
+    make("p", { class: "quiet" }, "Runs are queued: one at a time on these GPUs."),
     wrong,
     make("div", { class: "actions" }, cancel, start),
   );
@@ -68,9 +68,9 @@ function forget(fields: Field[], wrong: HTMLElement): void {
   }
 }
 
-/** A refusal begins with the name of the field it is about: `out: name the run with ...` */
+/** An error begins with the name of its field: `out: name the run with ...` */
 function refuse(reason: unknown, fields: Field[], wrong: HTMLElement): void {
-  const text = reason instanceof Refusal ? reason.message : "The server gave no answer.";
+  const text = reason instanceof ServerError ? reason.message : "No response from the server.";
   const field = fields.find(({ name }) => text.startsWith(`${name}: `));
   if (field === undefined) {
     wrong.textContent = text;

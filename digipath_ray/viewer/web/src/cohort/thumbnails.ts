@@ -1,5 +1,7 @@
-/** Small pictures of slides, fetched once they come into sight and few at once: a server
- * may have to read the slide for each, and the browser has six connections to it. */
+/**
+ * Thumbnails, loaded when they scroll into view and few at once: each may require reading
+ * the slide, and browsers allow six connections per server.
+ */
 
 import { url, type Entry } from "../page/api";
 import { make } from "../page/dom";

@@ -1,4 +1,4 @@
-/** What the server says, and how it is asked. */
+/** Types and requests of the server's API. */
 
 export type SlideStatus = "waiting" | "running" | "done" | "failed";
 
@@ -67,11 +67,11 @@ export interface Status {
   eta_s: number | null;
   bottleneck: string | null;
   why: string | null;
-  /** Failed slides of which nobody knows the names any more. */
+  /** Number of failed slides whose names are no longer known. */
   unnamed?: number;
 }
 
-/** All that is said of a cohort as a whole. */
+/** Cohort-level data. */
 export interface About {
   title: string;
   kind: "run" | "folder";
@@ -87,7 +87,7 @@ export interface Cohort extends About {
   status: Status | null;
   slides: Entry[];
   patients: Patient[];
-  /** Its state, so that the events begin where it ends. */
+  /** State id from which to continue the event stream. */
   state?: string;
 }
 
@@ -114,7 +114,7 @@ export interface Lesion {
   area_mm2: number;
   /** Major axis of the lesion. */
   longest_um: number;
-  /** Largest diameter, by which the size rule goes. */
+  /** Largest diameter, used by the size rule. */
   feret_um: number;
   counted: boolean;
   mean_p: number;
@@ -136,26 +136,26 @@ export interface SlideImage {
   objective: number | null;
 }
 
-/** An entry with all that its own page shows; lesions are listed, not counted. */
+/** Data of the slide page; lesions are listed, not counted. */
 export interface Slide extends Omit<Entry, "lesions"> {
-  /** Null if nobody knows its size, as the file cannot be read. */
+  /** Null if its size is unknown because the file cannot be read. */
   image: SlideImage | null;
   image_error: { error: string; hint: string } | null;
-  /** By run, the probability at which it outlined lesions. */
+  /** Probability threshold of the lesion outlines, by run. */
   thresholds: Record<string, number>;
   threshold: number | null;
   layers: Layer[];
   lesions: Lesion[];
   facts: [string, string][];
   notes: string[];
-  /** Runs that outlined lesions on it. */
+  /** Runs with lesion outlines. */
   outlines: string[];
-  /** Runs whose results of it stand. */
+  /** Runs with finished results. */
   done: string[];
   truth_outlines: boolean;
 }
 
-/** A slide whose size is known, so that it can be shown. */
+/** A slide of known size, which can be shown. */
 export type ShownSlide = Slide & { image: SlideImage };
 
 export interface Values {
@@ -170,22 +170,22 @@ export interface Job {
   out: string;
   preset: string;
   slides: number;
-  /** The last lines that the run printed. */
+  /** Last lines of the run's output. */
   output: string[];
-  /** The command that opens its results, once they stand. */
+  /** Command that opens its results, once they exist. */
   open?: string | null;
 }
 
 export interface Jobs {
   jobs: Job[];
-  /** What a run can be started with. */
+  /** Presets to choose from. */
   presets: string[];
-  /** A name that no run has, for the next one. */
+  /** Unused name, suggested for the next run. */
   out: string;
 }
 
-/** An answer that is none: what went wrong and what to do. */
-export class Refusal extends Error {
+/** Error response of the server, with a hint how to fix it. */
+export class ServerError extends Error {
   constructor(
     readonly status: number,
     message: string,
@@ -196,31 +196,31 @@ export class Refusal extends Error {
 }
 
 export function needsToken(reason: unknown): boolean {
-  return reason instanceof Refusal && [401, 403].includes(reason.status);
+  return reason instanceof ServerError && [401, 403].includes(reason.status);
 }
 
-/** Paths are relative, so that the viewer may lie under any path of a host. */
-export async function ask<T>(path: string, signal?: AbortSignal): Promise<T> {
+/** Fetch JSON. Paths are relative, so that the viewer can be mounted anywhere. */
+export async function fetchJson<T>(path: string, signal?: AbortSignal): Promise<T> {
   return read<T>(await fetch(`api/${path}`, { signal: signal ?? null }));
 }
 
 export async function send<T>(path: string, body: unknown): Promise<T> {
-  const answer = await fetch(`api/${path}`, {
+  const response = await fetch(`api/${path}`, {
     method: "POST",
     headers: { "Content-Type": "application/json", "X-Digipath": "1" },
     body: JSON.stringify(body),
   });
-  return read<T>(answer);
+  return read<T>(response);
 }
 
-async function read<T>(answer: Response): Promise<T> {
-  if (answer.ok) return (await answer.json()) as T;
-  const said = (await answer.json().catch(() => ({}))) as { error?: string; hint?: string };
-  const error = said.error ?? `The server answered ${answer.status}.`;
-  throw new Refusal(answer.status, error, said.hint ?? "");
+async function read<T>(response: Response): Promise<T> {
+  if (response.ok) return (await response.json()) as T;
+  const body = (await response.json().catch(() => ({}))) as { error?: string; hint?: string };
+  const error = body.error ?? `The server responded with status ${response.status}.`;
+  throw new ServerError(response.status, error, body.hint ?? "");
 }
 
-/** A version in an address makes its answer one that never changes: kept for good. */
+/** A URL with a version is immutable and cached forever. */
 export const url = {
   tile: (key: string, version: string, level: number, col: number, row: number) =>
     `api/slides/${key}/tiles/${level}/${col}_${row}.jpg?v=${version}`,

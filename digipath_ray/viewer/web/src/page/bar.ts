@@ -1,4 +1,4 @@
-/** The bar on top of every page: the way back, the name, light or dark. */
+/** Top bar of every page: home link, title, theme switch. */
 
 import { fill, find, make, type Child } from "./dom";
 import type { Live } from "./live";
@@ -7,7 +7,7 @@ import { themeButton } from "./theme";
 
 const RESEARCH = "Research use only";
 
-/** @param parts what the page adds between the title and the switches */
+/** @param parts page-specific elements between title and switches */
 export function drawBar(live: Live, ...parts: Child[]): void {
   const { title, research_use } = live.cohort;
   const notice = make("span", { class: "research", title: research_use }, RESEARCH);
@@ -15,7 +15,7 @@ export function drawBar(live: Live, ...parts: Child[]): void {
   fill(find("bar"), home, ...parts, make("span", { class: "spacer" }), notice, themeButton());
 }
 
-/** The whole notice, at the end of a page that is read. */
+/** Footer with the full research-use notice. */
 export function researchNotice(live: Live): HTMLElement {
   return make("footer", { class: "foot" }, live.cohort.research_use);
 }

@@ -1,9 +1,9 @@
-/** Elements of the page. Text becomes text nodes, never HTML. */
+/** DOM helpers. Text becomes text nodes, never HTML. */
 
 type Value = string | number | boolean | null | undefined | ((event: never) => void);
 export type Child = Node | string | number | null | undefined | false;
 
-/** An element; attributes that are false or absent are left out, functions listen. */
+/** Create an element; false or missing attributes are skipped, functions become listeners. */
 export function make<K extends keyof HTMLElementTagNameMap>(
   tag: K,
   attributes: Record<string, Value> = {},
@@ -21,18 +21,19 @@ export function make<K extends keyof HTMLElementTagNameMap>(
   return element;
 }
 
-/** Replace what an element holds. */
+/** Replace the children of an element. */
 export function fill(element: Element, ...children: Child[]): void {
-  const kept = children.filter(
+  const visible = children.filter(
     (child): child is Node | string | number =>
       child !== null && child !== undefined && child !== false,
   );
-  element.replaceChildren(...kept.map((c) => (typeof c === "number" ? String(c) : c)));
+  element.replaceChildren(...visible.map((c) => (typeof c === "number" ? String(c) : c)));
 }
 
 /**
- * Make an element like a fresh one, by the fewest changes: what stays keeps its focus.
- * What the fresh one listens to is lost, so this is for contents whose container listens.
+ * Update an element to match a fresh one with minimal changes, so that focus is kept.
+ *
+ * Listeners of the fresh one are lost, so its container must listen.
  */
 export function patch(element: Element, fresh: Element): void {
   if (element.isEqualNode(fresh) || isSamePicture(element, fresh)) return;
@@ -43,7 +44,7 @@ export function patch(element: Element, fresh: Element): void {
   patchChildren(element, [...fresh.childNodes]);
 }
 
-/** The same for what an element holds. */
+/** Update the children of an element to match fresh ones. */
 export function patchChildren(element: Element, fresh: readonly Node[]): void {
   const old = [...element.childNodes];
   for (const node of old.slice(fresh.length)) node.remove();
@@ -56,7 +57,7 @@ export function patchChildren(element: Element, fresh: readonly Node[]): void {
   });
 }
 
-/** A picture whose turn has come has an address that a fresh one has not yet. */
+/** Whether both are the same lazily loaded image, which may have its src already. */
 function isSamePicture(element: Element, fresh: Element): boolean {
   return (
     element instanceof HTMLImageElement &&
@@ -65,19 +66,19 @@ function isSamePicture(element: Element, fresh: Element): boolean {
   );
 }
 
-/** The element of index.html with this id. */
+/** Element of index.html with this id. */
 export function find(id: string): HTMLElement {
   const element = document.getElementById(id);
-  if (element === null) throw new Error(`the page has no #${id}`);
+  if (element === null) throw new Error(`element #${id} is missing`);
   return element;
 }
 
-/** Tell those who hear the page, not see it. */
-export function say(text: string): void {
-  find("said").textContent = text;
+/** Announce a text to screen readers. */
+export function announce(text: string): void {
+  find("announcer").textContent = text;
 }
 
-/** Whether a key press is meant for a field that takes text. */
+/** Whether a key press goes to a text field. */
 export function isTyping(event: KeyboardEvent): boolean {
   const target = event.target;
   if (!(target instanceof HTMLElement)) return false;

@@ -1,7 +1,7 @@
-/** The cohort as it stands now: read once, then kept up by the server's events. */
+/** Live cohort: read once, then updated by server-sent events. */
 
 import {
-  ask,
+  fetchJson,
   needsToken,
   type About,
   type Cohort,
@@ -10,7 +10,7 @@ import {
   type Status,
 } from "./api";
 
-/** "kind": it is another cohort now; "about": its title or notes are others. */
+/** "kind": a different cohort; "about": title or notes have changed. */
 export type Part = "kind" | "about" | "status" | "slides" | "patients" | "connection";
 type Listener = (part: Part, keys: ReadonlySet<string>) => void;
 
@@ -20,12 +20,12 @@ const RETRY_MS = 5000;
 
 export class Live {
   connected = true;
-  /** The server wants a token that this page has not: it was started anew, say. */
+  /** Called when the server rejects the token, e.g. after a restart. */
   onRefused: () => void = () => undefined;
   private readonly byKey = new Map<string, number>();
   private readonly listeners = new Set<Listener>();
   private source: EventSource | null = null;
-  /** The next slides told are all that there are. */
+  /** Whether the next slides event contains all slides. */
   private whole = false;
 
   private constructor(readonly cohort: Cohort) {
@@ -33,9 +33,9 @@ export class Live {
   }
 
   static async open(): Promise<Live> {
-    const live = new Live(await ask<Cohort>("cohort"));
+    const live = new Live(await fetchJson<Cohort>("cohort"));
     live.listen();
-    // A browser has six connections to a server, for all its tabs together.
+    // A browser limits itself to six connections per server, across all tabs.
     document.addEventListener("visibilitychange", () => {
       if (document.hidden) live.source?.close();
       else live.listen();
@@ -62,17 +62,16 @@ export class Live {
   private listen(): void {
     this.source?.close();
     const source = (this.source = new EventSource(this.address));
-    const hear = <T>(name: string, take: (told: T) => void) =>
+    const hear = <T>(name: string, take: (data: T) => void) =>
       source.addEventListener(name, (event: MessageEvent<string>) => {
         take(JSON.parse(event.data) as T);
         if (event.lastEventId) this.cohort.state = event.lastEventId;
       });
     source.addEventListener("open", () => {
-      this.whole = false; // what was to follow went with the connection before
+      this.whole = false; // the pending event was lost with the previous connection
       this.setConnected(true);
     });
-    // The browser connects again by itself, unless it was refused; a slide that changed
-    // meanwhile is sent then.
+    // The browser reconnects by itself, unless rejected; missed changes are sent then.
     source.addEventListener("error", () => {
       this.setConnected(false);
       if (source.readyState === EventSource.CLOSED) this.retryLater(source);
@@ -88,12 +87,12 @@ export class Live {
     window.setTimeout(() => void this.retry(refused), RETRY_MS);
   }
 
-  /** An event source does not say why it was refused; the cohort does. */
+  /** EventSource hides the reason of a rejection, so request the cohort. */
   private async retry(refused: EventSource): Promise<void> {
     const isLate = () => this.source !== refused || document.hidden;
     if (isLate()) return;
     try {
-      const cohort = await ask<Cohort>("cohort");
+      const cohort = await fetchJson<Cohort>("cohort");
       if (isLate()) return;
       this.takeAll(cohort);
       this.listen();
@@ -108,27 +107,27 @@ export class Live {
     this.rename({ ...about, whole: true });
     this.merge(slides);
     this.takePatients(patients);
-    this.tell("status");
+    this.notify("status");
   }
 
   private takeStatus(status: Status): void {
     this.cohort.status = status;
-    this.tell("status");
+    this.notify("status");
   }
 
   private takePatients(patients: Patient[]): void {
     this.cohort.patients = patients;
-    this.tell("patients");
+    this.notify("patients");
   }
 
-  /** A run was started on a folder of slides, say. */
+  /** E.g. a run was started on a folder of slides. */
   private rename({ whole, ...about }: News): void {
     const { kind, ending, runs } = this.cohort;
     Object.assign(this.cohort, about);
     this.whole = whole;
     const same =
       kind === about.kind && ending === about.ending && String(runs) === String(about.runs);
-    this.tell(same ? "about" : "kind");
+    this.notify(same ? "about" : "kind");
   }
 
   private merge(entries: Entry[]): void {
@@ -143,7 +142,7 @@ export class Live {
       this.cohort.slides[at] = entry;
       this.byKey.set(entry.key, at);
     }
-    if (news.length > 0) this.tell("slides", new Set(news.map((entry) => entry.key)));
+    if (news.length > 0) this.notify("slides", new Set(news.map((entry) => entry.key)));
   }
 
   private drop(keys: string[]): void {
@@ -151,7 +150,7 @@ export class Live {
     const gone = new Set(keys);
     this.cohort.slides = this.cohort.slides.filter((entry) => !gone.has(entry.key));
     this.number();
-    this.tell("slides", gone);
+    this.notify("slides", gone);
   }
 
   private number(): void {
@@ -162,10 +161,10 @@ export class Live {
   private setConnected(connected: boolean): void {
     if (connected === this.connected) return;
     this.connected = connected;
-    this.tell("connection");
+    this.notify("connection");
   }
 
-  private tell(part: Part, keys: ReadonlySet<string> = new Set()): void {
+  private notify(part: Part, keys: ReadonlySet<string> = new Set()): void {
     for (const listener of [...this.listeners]) listener(part, keys);
   }
 }

@@ -1,11 +1,11 @@
-/** The token of a viewer that other machines reach. */
+/** Login with the token of a viewer on the network. */
 
-import { Refusal, send } from "./api";
+import { ServerError, send } from "./api";
 import { fill, find, make } from "./dom";
 
 const FRAGMENT = "#token=";
 
-/** Trade the token in the address for a cookie, and drop it from the address. */
+/** Exchange the token in the URL for a cookie, and remove it from the URL. */
 export async function takeToken(): Promise<void> {
   if (!location.hash.startsWith(FRAGMENT)) return;
   const token = decodeURIComponent(location.hash.slice(FRAGMENT.length));
@@ -13,18 +13,18 @@ export async function takeToken(): Promise<void> {
   await send("login", { token });
 }
 
-/** Ask for the token; `onEntered` is called once it was right. */
+/** Ask for the token; `onEntered` is called after a correct one. */
 export function showLogin(onEntered: () => void): void {
   const token = make("input", { type: "password", autocomplete: "off", required: true });
   const wrong = make("p", { class: "error", role: "alert" });
   const form = make(
     "form",
     { class: "login card" },
-    make("h1", {}, "This viewer asks for its token"),
+    make("h1", {}, "This viewer requires a token"),
     make(
       "p",
       { class: "quiet" },
-      "Open the address that digipath view printed, or enter the token at its end.",
+      "Open the URL printed by digipath view, or enter the token at its end.",
     ),
     make("label", {}, "Token", token),
     wrong,
@@ -33,7 +33,8 @@ export function showLogin(onEntered: () => void): void {
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     send("login", { token: token.value }).then(onEntered, (reason: unknown) => {
-      wrong.textContent = reason instanceof Refusal ? reason.message : "No answer.";
+      wrong.textContent =
+        reason instanceof ServerError ? reason.message : "No response from the server.";
     });
   });
   fill(find("bar"));

@@ -1,4 +1,4 @@
-/** Choices that outlive the page, in this browser only; no slide's name is among them. */
+/** Settings in local storage; never contains slide names. */
 
 const PREFIX = "digipath:";
 
@@ -7,7 +7,7 @@ export function recall<T>(name: string, otherwise: T): T {
     const kept = localStorage.getItem(PREFIX + name);
     return kept === null ? otherwise : (JSON.parse(kept) as T);
   } catch {
-    return otherwise; // storage is forbidden, or holds something else
+    return otherwise; // storage is blocked, or has an invalid value
   }
 }
 
@@ -15,6 +15,6 @@ export function remember(name: string, value: unknown): void {
   try {
     localStorage.setItem(PREFIX + name, JSON.stringify(value));
   } catch {
-    // Storage is forbidden or full: the choice lasts as long as the page.
+    // Storage is blocked or full: the setting lasts until the page closes.
   }
 }

@@ -1,4 +1,4 @@
-/** The address behind the #: which page is open, so that a link can be sent. */
+/** URL fragment routes, so that pages can be linked. */
 
 export type Route =
   | { page: "slides" }
@@ -24,6 +24,6 @@ function decode(text: string): string {
   try {
     return decodeURIComponent(text);
   } catch {
-    return text; // typed by hand, with a stray %
+    return text; // malformed escape typed by hand
   }
 }

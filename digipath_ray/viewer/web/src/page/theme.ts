@@ -1,4 +1,4 @@
-/** Light or dark: as the system has it, until the user says otherwise. */
+/** Color theme: follows the system until the user chooses one. */
 
 import { make } from "./dom";
 import { icon } from "./icons";
@@ -22,7 +22,7 @@ function current(): "light" | "dark" {
 }
 
 export function themeButton(): HTMLButtonElement {
-  const label = "Light or dark";
+  const label = "Light or dark theme";
   const button = make("button", { class: "quiet-button", title: label, "aria-label": label });
   button.append(icon("theme"));
   button.addEventListener("click", () => {

@@ -1,13 +1,13 @@
-/** Requests of tiles from a server that may be busy, and then says for how long. */
+/** Tile requests, retried after the server's Retry-After. */
 
 const BUSY = new Set([429, 503]);
 
-/** The answer, whatever it is, once the server has time; waits as long as it asks for. */
+/** Fetch a response, retrying while the server is busy. */
 export async function requestTile(path: string, signal: AbortSignal): Promise<Response> {
   for (;;) {
-    const answer = await fetch(path, { signal });
-    if (!BUSY.has(answer.status)) return answer;
-    await pause(1000 * (Number(answer.headers.get("Retry-After")) || 1));
+    const response = await fetch(path, { signal });
+    if (!BUSY.has(response.status)) return response;
+    await pause(1000 * (Number(response.headers.get("Retry-After")) || 1));
   }
 }
 

@@ -1,9 +1,9 @@
-/** Colors of values, all but turbo readable by the color-blind. */
+/** Colormaps; all but turbo are color-blind safe. */
 
 export type ColormapName = "viridis" | "cividis" | "magma" | "YlOrBr" | "turbo";
 export type Rgb = readonly [number, number, number];
 
-/** Colors of each, evenly spaced: viridis, cividis and magma are in the public domain
+/** Evenly spaced colors: viridis, cividis and magma are in the public domain
  * (CC0); YlOrBr is ColorBrewer's, by Cynthia Brewer, and turbo Google's (both Apache-2.0). */
 const ANCHORS: Record<ColormapName, string> = {
   viridis:
@@ -33,7 +33,7 @@ export const COLORMAPS: readonly { name: ColormapName; label: string }[] = [
   { name: "turbo", label: "turbo (not for the color-blind)" },
 ];
 
-/** The color of a value between 0 and 1. */
+/** Color of a value between 0 and 1. */
 export function colorAt(name: ColormapName, value: number): Rgb {
   const anchors = ANCHORS[name];
   const last = anchors.length / 6 - 1;
@@ -50,7 +50,7 @@ function readColor(anchors: string, index: number): Rgb {
   return [number >> 16, (number >> 8) & 255, number & 255];
 }
 
-/** A strip of the colormap from left to right, on white, for a legend. */
+/** Color bar from left to right, on white, for a legend. */
 export function drawStrip(
   name: ColormapName,
   width: number,

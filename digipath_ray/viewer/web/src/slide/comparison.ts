@@ -1,4 +1,4 @@
-/** Two layers, or two runs, side by side or parted by a line that is moved. */
+/** Comparison of two layers or runs, side by side or with a swipe line. */
 
 import { fill, make } from "../page/dom";
 import { icon, type IconName } from "../page/icons";
@@ -49,12 +49,12 @@ export function comparisonPanel(looks: Looks): { element: HTMLElement; update: (
 function chooser(side: Side, looks: Looks): HTMLSelectElement {
   const select = make("select", { "data-side": side });
   const options = looks.values.map((layer) => make("option", { value: layer.id }, layer.label));
-  fill(select, make("option", { value: "" }, "slide alone"), ...options);
+  fill(select, make("option", { value: "" }, "slide only"), ...options);
   select.addEventListener("change", () => looks.compare({ [side]: select.value }));
   return select;
 }
 
-/** The line of a swipe: moved with pointer or arrow keys. */
+/** Swipe line, moved by pointer or arrow keys. */
 export function divider(looks: Looks): { element: HTMLElement; update: () => void } {
   const line = make("div", {
     class: "divider",

@@ -1,11 +1,11 @@
-/** OpenSeadragon on a slide's own tiles, without its buttons. */
+/** OpenSeadragon viewer of a slide, without its buttons. */
 
 import OpenSeadragon from "openseadragon";
 
 import { url, type ShownSlide } from "../page/api";
 import { requestTile } from "../page/tileRequest";
 
-/** What OpenSeadragon hands over to have a tile fetched. */
+/** Tile download context of OpenSeadragon. */
 interface TileJob {
   src: string;
   userData: { stop?: AbortController };
@@ -13,7 +13,7 @@ interface TileJob {
   fail: (why: string, request: null) => void;
 }
 
-/** A slide's tiles; fetched here, so that a busy server gets the time it asks for. */
+/** Tile source of a slide; downloads honor the server's Retry-After. */
 class SlideTiles extends OpenSeadragon.TileSource {
   constructor(private readonly slide: ShownSlide) {
     const { width, height, tile_size, overlap, max_level } = slide.image;
@@ -45,17 +45,20 @@ class SlideTiles extends OpenSeadragon.TileSource {
   }
 }
 
-/** A tile; of a slide that cannot be read, the server's picture that says so. */
+/** Fetch a tile; an unreadable slide returns an image with the error. */
 async function readImage(path: string, signal: AbortSignal): Promise<Blob> {
-  const answer = await requestTile(path, signal);
-  const image = await answer.blob();
-  if (!image.type.startsWith("image/")) throw new Error(`${path}: ${answer.status}`);
+  const response = await requestTile(path, signal);
+  const image = await response.blob();
+  if (!image.type.startsWith("image/")) throw new Error(`${path}: ${response.status}`);
   return image;
 }
 
-/** OpenSeadragon writes a style element into the page unless it finds its own, and
- * style-src 'self' forbids that. This one is found, and is no style: its rule stands in
- * style.css. */
+/**
+ * Placeholder of OpenSeadragon's style element.
+ *
+ * OpenSeadragon inserts a style element unless it finds its own, which style-src 'self'
+ * forbids. This placeholder is found instead; the rule is in style.css.
+ */
 function standInForStyle(): void {
   if (document.querySelector("style[data-openseadragon-mobile-css]")) return;
   const element = document.createElementNS("urn:digipath", "style");
@@ -71,8 +74,8 @@ export function openViewer(
   standInForStyle();
   return new OpenSeadragon.Viewer({
     element,
-    tileSources: new SlideTiles(slide) as never, // the types leave instances out
-    drawer: "canvas", // many hospital PCs have no GPU to speak of
+    tileSources: new SlideTiles(slide) as never, // the types exclude instances
+    drawer: "canvas", // many hospital PCs have no usable GPU
     showNavigationControl: false,
     showNavigator,
     navigatorPosition: "TOP_RIGHT",
@@ -82,7 +85,7 @@ export function openViewer(
     navigatorBackground: "#fff",
     navigatorBorderColor: "#888",
     navigatorDisplayRegionColor: "#d0006f",
-    keyboardNavEnabled: false, // keys.ts does that, wherever the focus is
+    keyboardNavEnabled: false, // handled by keys.ts, independent of the focus
     gestureSettingsMouse: { clickToZoom: false },
     gestureSettingsPen: { clickToZoom: false },
     gestureSettingsTouch: { pinchRotate: false },
@@ -93,7 +96,7 @@ export function openViewer(
     visibilityRatio: 0.4,
     imageLoaderLimit: 8,
     maxImageCacheCount: 400,
-    timeout: 600_000, // a slide out of a bucket is fetched first
+    timeout: 600_000, // a slide in a bucket is downloaded first
     tileRetryMax: 5,
     tileRetryDelay: 3000,
     placeholderFillStyle: "#f4f4f4",

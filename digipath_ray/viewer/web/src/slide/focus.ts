@@ -1,8 +1,8 @@
-/** The keyboard's focus, where part of the page is drawn anew under it. */
+/** Keeps the keyboard focus when part of the page is redrawn. */
 
 const FOCUSABLE = "a[href], button, input, select, summary, [tabindex]";
 
-/** Draw what is in a holder anew; what had the focus, or has its name now, keeps it. */
+/** Redraw a holder; the focused element, or its replacement of the same name, keeps focus. */
 export function keepFocus(holder: Element, draw: () => void): void {
   const held = document.activeElement;
   const name = held !== null && holder.contains(held) ? nameOf(held) : null;

@@ -1,17 +1,17 @@
-/** The keys of the slide page, and the dialog that lists them. */
+/** Keyboard handling, and the dialog that lists the shortcuts. */
 
 import { isTyping, make } from "../page/dom";
 
 export interface Command {
   keys: string[];
-  /** What the list of keys says instead. */
+  /** Keys displayed in the list instead. */
   shown?: string[];
-  /** Empty: not listed. */
+  /** Description; empty: not listed. */
   what: string;
   run: () => void;
 }
 
-/** Run the command of a pressed key, unless text is being typed. */
+/** Run the command of a key, unless typing text. */
 export function listenToKeys(commands: readonly Command[], until: AbortSignal): void {
   const byKey = new Map(commands.flatMap((c) => c.keys.map((key) => [key, c.run] as const)));
   const press = (event: KeyboardEvent) => {
@@ -25,7 +25,7 @@ export function listenToKeys(commands: readonly Command[], until: AbortSignal): 
   document.addEventListener("keydown", press, { signal: until });
 }
 
-/** Arrows move a slider that has the focus; Space and Enter press a button. */
+/** Arrows move a focused slider; Space and Enter press a button. */
 function isOfControl(event: KeyboardEvent): boolean {
   const target = event.target as Element;
   if (target instanceof HTMLInputElement && target.type === "range") {

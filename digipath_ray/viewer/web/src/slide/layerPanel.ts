@@ -1,17 +1,17 @@
-/** The controls of the layers: shown or not, opacity, threshold, colors. */
+/** Layer controls: visibility, opacity, threshold, colors. */
 
 import type { Layer, Slide } from "../page/api";
 import { COLORMAPS, type ColormapName } from "./colormaps";
 import { fill, make } from "../page/dom";
 import { strip } from "./legend";
 import { firstThreshold, type LinesName, type Looks } from "./looks";
-import { runsOf, sayRun } from "./scene";
+import { runsOf, formatRun } from "./scene";
 import { colorOf } from "./valueLayer";
-import { digits } from "../page/words";
+import { digits } from "../page/format";
 
-const STEPS = 254; // a value tile tells no more apart
+const STEPS = 254; // resolution of a value tile
 
-/** Controls, and what brings them up to date with the looks. */
+/** Controls, and a function that synchronizes them with the looks. */
 interface Control {
   element: HTMLElement;
   update: () => void;
@@ -29,17 +29,17 @@ export function layerPanel(looks: Looks, titles: Record<string, string>): Contro
     ...(slide.outlines.length > 0
       ? [lines("Lesion outlines", "outlines", looks, outlinedAt(slide))]
       : []),
-    ...(slide.truth_outlines ? [lines("Truth outlines", "truthOutlines", looks)] : []),
+    ...(slide.truth_outlines ? [lines("Ground truth outlines", "truthOutlines", looks)] : []),
   ];
   const element = make("div", { class: "layers" }, ...controls.map((control) => control.element));
   if (controls.length === 0) {
-    fill(element, make("p", { class: "quiet" }, "Nothing was predicted on this slide yet."));
+    fill(element, make("p", { class: "quiet" }, "No prediction for this slide yet."));
   }
   return { element, update: () => controls.forEach((control) => control.update()) };
 }
 
 function runTitle(run: string, titles: Record<string, string>): Control {
-  const element = make("h3", { class: "run-title" }, sayRun(run, titles));
+  const element = make("h3", { class: "run-title" }, formatRun(run, titles));
   return { element, update: () => undefined };
 }
 
@@ -72,7 +72,7 @@ function layerControl(layer: Layer, looks: Looks): Control {
         : looks.of(layer.id).shown;
       element.hidden = compared && !visible;
       shown.checked = visible;
-      shown.disabled = compared; // the comparison says which two
+      shown.disabled = compared; // selected by the comparison
       details.hidden = !visible;
       swatch.style.backgroundColor = `rgb(${colorOf(layer, looks.of(layer.id), 1).join(" ")})`;
       sliders.forEach((slider) => slider.update());
@@ -88,14 +88,14 @@ function opacity(look: () => { opacity: number }, set: (opacity: number) => void
     step: 1,
     "data-role": "opacity",
   });
-  const said = make("output");
+  const output = make("output");
   slider.addEventListener("input", () => set(Number(slider.value) / 100));
   return {
-    element: make("label", { class: "slider" }, make("span", {}, "Opacity"), slider, said),
+    element: make("label", { class: "slider" }, make("span", {}, "Opacity"), slider, output),
     update: () => {
       const percent = Math.round(100 * look().opacity);
       slider.value = String(percent);
-      said.textContent = `${percent} %`;
+      output.textContent = `${percent} %`;
     },
   };
 }
@@ -109,11 +109,11 @@ function threshold(layer: Layer, looks: Looks): Control {
     step: span / STEPS,
     "data-role": "threshold",
   });
-  const said = make("output");
+  const output = make("output");
   const first = firstThreshold(layer, looks.slide);
   const reset = make("button", { class: "link", type: "button" }, digits(first));
   const why =
-    layer.name === "probability" ? "Back to the run's own threshold" : "Back to the start";
+    layer.name === "probability" ? "Reset to the run's threshold" : "Reset";
   reset.title = why;
   reset.setAttribute("aria-label", `${why}, ${digits(first)}`);
   reset.addEventListener("click", () => looks.set(layer.id, { threshold: first }));
@@ -123,13 +123,13 @@ function threshold(layer: Layer, looks: Looks): Control {
       "div",
       { class: "slider" },
       make("label", {}, make("span", {}, "From"), slider),
-      said,
+      output,
       reset,
     ),
     update: () => {
       const value = looks.of(layer.id).threshold;
       slider.value = String(value);
-      said.textContent = digits(value);
+      output.textContent = digits(value);
       reset.hidden = Math.abs(value - first) < span / STEPS;
     },
   };
@@ -156,24 +156,24 @@ function colors(layer: Layer, looks: Looks): Control {
   };
 }
 
-/** Outlines do not follow the slider of a layer: where they were drawn is said. */
+/** Outlines do not follow the threshold slider, so their threshold is shown. */
 function outlinedAt({ thresholds }: Slide): string {
   const runs = Object.entries(thresholds);
-  const said = runs.map(([run, threshold]) => {
+  const parts = runs.map(([run, threshold]) => {
     const whose = runs.length > 1 ? ` (${run})` : "";
     return `${threshold.toFixed(2)}${whose}`;
   });
-  return said.length > 0 ? `Outlined at a probability of ${said.join(", ")}.` : "";
+  return parts.length > 0 ? `Outlined at a probability of ${parts.join(", ")}.` : "";
 }
 
-function lines(text: string, name: LinesName, looks: Looks, said = ""): Control {
+function lines(text: string, name: LinesName, looks: Looks, hint = ""): Control {
   const box = make("input", { type: "checkbox", "data-role": name });
   box.addEventListener("change", () => looks.setLines(name, { shown: box.checked }));
   const slider = opacity(
     () => looks.lines[name],
     (value) => looks.setLines(name, { opacity: value }),
   );
-  const note = said ? make("p", { class: "quiet" }, said) : null;
+  const note = hint ? make("p", { class: "quiet" }, hint) : null;
   const details = make("div", { class: "sliders" }, slider.element, note);
   return {
     element: make(

@@ -1,13 +1,13 @@
-/** What the colors on a slide mean: one list, drawn on the page and in pictures. */
+/** Legend of the colors, shared by the page and saved images. */
 
 import type { Layer } from "../page/api";
 import { drawStrip } from "./colormaps";
 import { make } from "../page/dom";
 import type { Look, Side } from "./looks";
 import { penOf, PENS } from "./outlines";
-import { runsOf, sayRun, type Scene } from "./scene";
+import { runsOf, formatRun, type Scene } from "./scene";
 import { alphaOf, colorOf } from "./valueLayer";
-import { digits } from "../page/words";
+import { digits } from "../page/format";
 
 export type LegendEntry =
   | { kind: "scale"; text: string; layer: Layer; look: Look }
@@ -17,7 +17,7 @@ export type LegendEntry =
 
 const STRIP_PX = 170;
 
-/** What these sides show, each thing once; of a comparison which side shows it. */
+/** Legend entries of the given sides, without duplicates. */
 export function legendEntries(scene: Scene, sides: readonly Side[]): LegendEntry[] {
   if (scene.looks.isBare) return [{ kind: "text", text: "Layers off" }];
   const entries = [
@@ -33,7 +33,7 @@ export function legendEntries(scene: Scene, sides: readonly Side[]): LegendEntry
 function scales({ looks }: Scene, side: Side): LegendEntry[] {
   const where = looks.mode === "one" ? "" : side === "left" ? "Left: " : "Right: ";
   const layers = looks.shownOn(side).filter((layer) => layer.kind === "value");
-  if (layers.length === 0 && where) return [{ kind: "text", text: `${where}slide alone` }];
+  if (layers.length === 0 && where) return [{ kind: "text", text: `${where}slide only` }];
   return layers.map((layer) => {
     const unit = layer.unit && !layer.label.includes(layer.unit) ? `, ${layer.unit}` : "";
     const text = `${where}${layer.label}${unit}`;
@@ -74,10 +74,10 @@ function lesionLines({ looks, slide, outlines }: Scene, sides: readonly Side[]):
 
 function truthLines({ looks, truth }: Scene): LegendEntry[] {
   if (!looks.shows("truthOutlines") || truth.length === 0) return [];
-  return [{ kind: "line", text: "outlines of the truth", color: PENS.truth.color, dashed: true }];
+  return [{ kind: "line", text: "ground truth outlines", color: PENS.truth.color, dashed: true }];
 }
 
-/** Of two runs, what their letters stand for. */
+/** Entries that explain the letters of two runs. */
 function runNames({ looks, slide, titles }: Scene, sides: readonly Side[]): LegendEntry[] {
   if (runsOf(slide).length < 2) return [];
   const runs = sides.flatMap((side) => [
@@ -85,7 +85,7 @@ function runNames({ looks, slide, titles }: Scene, sides: readonly Side[]): Lege
     ...looks.shownOn(side).map((layer) => layer.run),
   ]);
   const named = [...new Set(runs)].filter((run) => run in titles);
-  return named.map((run) => ({ kind: "text", text: sayRun(run, titles) }));
+  return named.map((run) => ({ kind: "text", text: formatRun(run, titles) }));
 }
 
 export function drawLegend(entries: readonly LegendEntry[]): HTMLElement[] {
@@ -116,7 +116,7 @@ function drawScale({ text, layer, look }: LegendEntry & { kind: "scale" }): HTML
   );
 }
 
-/** The colormap on white; what is below the threshold, and so not shown, is gray. */
+/** Colormap on white; hidden values below the threshold are gray. */
 export function strip(layer: Layer, look: Look, width: number, height: number): HTMLCanvasElement {
   const canvas = drawStrip(look.colormap, width, height, (part) => alphaOf(layer, part));
   const context = canvas.getContext("2d")!;

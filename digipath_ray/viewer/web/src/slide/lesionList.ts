@@ -1,8 +1,8 @@
-/** The lesions of a slide, the largest first; a click leads there. */
+/** Table of a slide's lesions, largest first; a click zooms to one. */
 
 import type { Lesion } from "../page/api";
 import { make } from "../page/dom";
-import { sayArea, sayLength, TYPES } from "../page/words";
+import { formatArea, formatLength, TYPES } from "../page/format";
 
 export class LesionList {
   readonly element: HTMLElement;
@@ -15,7 +15,7 @@ export class LesionList {
     this.element = lesions.length > 0 ? this.table() : make("p", { class: "quiet" }, "No lesions.");
   }
 
-  /** Go to the next or, with -1, the one before; around the end. */
+  /** Go to the next lesion or, with -1, the previous one; wraps around. */
   step(by: 1 | -1): void {
     const { length } = this.lesions;
     if (length === 0) return;
@@ -23,7 +23,7 @@ export class LesionList {
     this.choose((from + by + length) % length);
   }
 
-  /** Choose the smallest lesion whose box holds a point, if one does. */
+  /** Select the smallest lesion whose box contains a point, if any. */
   chooseAt([x, y]: readonly [number, number]): void {
     const holding = this.lesions
       .map((lesion, i) => ({ lesion, i }))
@@ -53,7 +53,7 @@ export class LesionList {
       ["#", ""],
       ["Area", ""],
       ["Axis", "Major axis"],
-      ["Size", "Largest diameter, by which the size rule goes"],
+      ["Size", "Largest diameter, used by the size rule"],
       ["Mean p", "Mean probability"],
     ].map(([text, title]) => make("th", { scope: "col", title }, text));
     return make(
@@ -66,13 +66,13 @@ export class LesionList {
 
   private row(lesion: Lesion, index: number): HTMLTableRowElement {
     const type = lesion.type ? (TYPES[lesion.type] ?? lesion.type) : "";
-    const said = lesion.counted ? type : "too small or unsure: not counted";
-    const button = make("button", { class: "link", title: said }, lesion.number);
-    button.setAttribute("aria-label", `Go to lesion ${lesion.number}, ${said}`);
+    const text = lesion.counted ? type : "too small or uncertain: not counted";
+    const button = make("button", { class: "link", title: text }, lesion.number);
+    button.setAttribute("aria-label", `Go to lesion ${lesion.number}, ${text}`);
     const cells = [
-      sayArea(1e6 * lesion.area_mm2),
-      sayLength(lesion.longest_um),
-      sayLength(lesion.feret_um),
+      formatArea(1e6 * lesion.area_mm2),
+      formatLength(lesion.longest_um),
+      formatLength(lesion.feret_um),
       lesion.mean_p.toFixed(2),
     ].map((text) => make("td", {}, text));
     const kind = lesion.counted ? null : "passed-over";

@@ -1,6 +1,7 @@
-/** What is shown of a slide and how: layers, their colors, outlines, the comparison.
+/**
+ * Display settings of a slide: layers, colors, outlines, comparison.
  *
- * What was chosen holds for the slides that follow and for the next visit.
+ * Settings persist across slides and visits.
  */
 
 import type { Layer, Slide } from "../page/api";
@@ -10,12 +11,12 @@ import { recall, remember } from "../page/memory";
 export interface Look {
   shown: boolean;
   opacity: number;
-  /** In the layer's unit; below it nothing is shown. */
+  /** In the layer's unit; values below are hidden. */
   threshold: number;
   colormap: ColormapName;
 }
 
-/** One view; one view parted by a line that is moved; two views that move as one. */
+/** One view; one view split by a movable line; two synchronized views. */
 export type Mode = "one" | "swipe" | "side";
 export type Side = "left" | "right";
 export type LinesName = "outlines" | "truthOutlines";
@@ -27,7 +28,7 @@ interface LinesLook {
 
 interface Comparison {
   mode: Mode;
-  /** Layers compared; an empty name: the slide alone. */
+  /** Compared layers; empty id: slide only. */
   left: string;
   right: string;
 }
@@ -41,14 +42,14 @@ export class Looks implements Comparison {
   mode: Mode = "one";
   left = "";
   right = "";
-  /** Where the line of a swipe is, of the pane's width. */
+  /** Position of the swipe line, as a fraction of the pane's width. */
   split = 0.5;
-  /** Nothing is laid over the slide, until something is changed. */
+  /** All layers are hidden until something is changed. */
   isBare = false;
   readonly lines: Record<LinesName, LinesLook>;
   onChange: () => void = () => undefined;
   private readonly looks = new Map<string, Look>();
-  /** As last chosen, on this slide or one before. */
+  /** Restore the last settings, of this or an earlier slide. */
   private compared = recall<Partial<Comparison>>("comparison", {});
 
   constructor(public slide: Slide) {
@@ -59,7 +60,7 @@ export class Looks implements Comparison {
     this.take(slide);
   }
 
-  /** The same slide, of which more or something else is known now. */
+  /** Update the slide. */
   take(slide: Slide): void {
     this.slide = slide;
     for (const layer of slide.layers) {
@@ -95,7 +96,7 @@ export class Looks implements Comparison {
     this.change();
   }
 
-  /** Show this value layer and none beside it. */
+  /** Show only this value layer. */
   showAlone(id: string): void {
     for (const layer of this.values) {
       this.of(layer.id).shown = layer.id === id;
@@ -117,13 +118,13 @@ export class Looks implements Comparison {
     this.change();
   }
 
-  /** All layers and lines off, to see the tissue below them, and on again. */
+  /** Toggle all layers and outlines, to see the tissue. */
   toggleBare(): void {
     this.isBare = !this.isBare;
     this.onChange();
   }
 
-  /** Layers on one side of a comparison, or in the only view; masks are on both. */
+  /** Layers on a side of a comparison, or in the only view; masks are on both sides. */
   shownOn(side: Side): Layer[] {
     if (this.isBare) return [];
     if (this.mode === "one") return this.slide.layers.filter((l) => this.of(l.id).shown);
@@ -137,7 +138,7 @@ export class Looks implements Comparison {
     return this.lines[name].shown && !this.isBare;
   }
 
-  /** The runs whose outlines are drawn on a side of a comparison, or in the only view. */
+  /** Runs with outlines on a side of a comparison, or in the only view. */
   runsOn(side: Side): string[] {
     const { layers, outlines } = this.slide;
     if (this.mode === "one") return outlines;
@@ -150,7 +151,7 @@ export class Looks implements Comparison {
     const look = this.of(id);
     const layer = this.slide.layers.find((l) => l.id === id)!;
     const isFirst = look.threshold === firstThreshold(layer, this.slide);
-    // The run's own threshold: it may be another one when this is read again.
+    // Do not store the run's own threshold, which may differ next time.
     remember(`look:${id}`, { ...look, threshold: isFirst ? undefined : look.threshold });
   }
 
@@ -174,7 +175,7 @@ function firstLook(layer: Layer, slide: Slide): Look {
   return look;
 }
 
-/** Probability: what the run called tumor. Variances: all but the smallest tenth. */
+/** Probability: the run's threshold. Variances: all but the lowest tenth. */
 export function firstThreshold(layer: Layer, slide: Slide): number {
   const { thresholds, threshold } = slide;
   if (layer.name === "probability") return thresholds[layer.run] ?? threshold ?? 0.5;

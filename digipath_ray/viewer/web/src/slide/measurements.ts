@@ -1,8 +1,8 @@
-/** Distances and areas that the user draws on a slide. */
+/** Distances and areas measured by the user. */
 
 import type { SlideImage } from "../page/api";
 import type { Placement, Point } from "./placement";
-import { digits, sayArea, sayLength } from "../page/words";
+import { digits, formatArea, formatLength } from "../page/format";
 
 export type Tool = "none" | "distance" | "area";
 
@@ -27,7 +27,7 @@ export class Measurements {
     return this.finished.length === 0 && this.points.length === 0;
   }
 
-  /** Take up a tool; the same again lays it down. What was drawn is kept. */
+  /** Select a tool; selecting it again deselects it. Measurements are kept. */
   choose(tool: Tool): void {
     this.finish();
     this.tool = tool === this.tool ? "none" : tool;
@@ -35,9 +35,10 @@ export class Measurements {
     this.onChange();
   }
 
-  /** Set a corner; one within `reach` level-0 px of the first closes an area.
+  /**
+   * Add a corner; one within `reach` level-0 px of the first closes an area.
    *
-   * The second click of a double click lies where the first did: it is no corner.
+   * The second click of a double-click is ignored.
    */
   add(point: Point, reach: number): void {
     if (this.tool === "none") return;
@@ -58,7 +59,7 @@ export class Measurements {
     if (this.points.length > 0) this.onChange();
   }
 
-  /** Keep what was drawn, if it is enough to measure; else it stays open. */
+  /** Finish the figure if it has enough points. */
   finish(): void {
     if (this.tool === "none" || this.points.length < ENOUGH[this.tool]) return;
     this.finished.push({ tool: this.tool, points: this.points });
@@ -66,7 +67,7 @@ export class Measurements {
     this.onChange();
   }
 
-  /** Take the last point back; without one, lay the tool down. */
+  /** Remove the last point; without points, deselect the tool. */
   back(): void {
     if (this.points.pop() === undefined) this.tool = "none";
     this.onChange();
@@ -78,10 +79,10 @@ export class Measurements {
     this.onChange();
   }
 
-  /** What the last figure measures, in words; empty without one. */
+  /** Formatted measurement of the last figure; empty if none. */
   get last(): string {
     const figure = this.finished.at(-1);
-    return figure ? this.say(figure) : "";
+    return figure ? this.describe(figure) : "";
   }
 
   draw(context: CanvasRenderingContext2D, placement: Placement, ratio: number): void {
@@ -112,19 +113,19 @@ export class Measurements {
       dot.arc(x, y, 2.5, 0, 2 * Math.PI);
       strokeTwice(context, dot);
     }
-    if (corners.length > 1) writeLabel(context, this.say(figure), corners[corners.length - 1]);
+    if (corners.length > 1) writeLabel(context, this.describe(figure), corners[corners.length - 1]);
   }
 
-  private say({ tool, points }: Figure): string {
+  private describe({ tool, points }: Figure): string {
     const { mpp_x, mpp_y } = this.image;
     const known = mpp_x !== null && mpp_y !== null;
     const um = points.map(([x, y]): Point => [x * (mpp_x ?? 1), y * (mpp_y ?? 1)]);
     if (tool === "distance") {
       const length = lengthOf(um);
-      return known ? sayLength(length) : `${digits(length)} px`;
+      return known ? formatLength(length) : `${digits(length)} px`;
     }
     const area = areaOf(um);
-    return known ? sayArea(area) : `${digits(area)} px\u00b2`;
+    return known ? formatArea(area) : `${digits(area)} px\u00b2`;
   }
 }
 
@@ -136,7 +137,7 @@ function lengthOf(points: readonly Point[]): number {
   return length;
 }
 
-/** The area of a polygon that does not cross itself (the shoelace formula). */
+/** Area of a simple polygon (shoelace formula). */
 function areaOf(points: readonly Point[]): number {
   let twice = 0;
   points.forEach(([x, y], i) => {

@@ -1,15 +1,15 @@
-/** Outlines of lesions and of the truth, in level-0 px. */
+/** Outlines of lesions and ground truth, level-0 px. */
 
-import { ask, type Slide } from "../page/api";
+import { fetchJson, type Slide } from "../page/api";
 
 export interface Outline {
   path: Path2D;
-  /** The hull around all tumor, of which the burden is told, and no lesion. */
+  /** The whole tumor region of the burden, not a lesion. */
   whole: boolean;
   box: readonly [number, number, number, number];
 }
 
-/** The class that a run gives to the hull. */
+/** QuPath class of the whole tumor region. */
 const WHOLE = "Whole tumor";
 
 type Ring = [number, number][];
@@ -20,7 +20,7 @@ interface Feature {
 }
 
 export async function readOutlines(path: string, signal: AbortSignal): Promise<Outline[]> {
-  const { features } = await ask<{ features: Feature[] }>(path, signal);
+  const { features } = await fetchJson<{ features: Feature[] }>(path, signal);
   return features.map(trace);
 }
 
@@ -42,7 +42,7 @@ function trace({ geometry, properties }: Feature): Outline {
   return { path, box, whole: properties?.classification?.name === WHOLE };
 }
 
-/** Outlines that lie in a box: those of one lesion. */
+/** Outlines inside the box of a lesion. */
 export function within(outlines: readonly Outline[], box: readonly number[]): Outline[] {
   const slack = 1; // corners are rounded to whole px
   return outlines.filter(
@@ -68,15 +68,15 @@ export const PENS = {
   chosen: { color: "#ffe600", width: 3, dashed: false },
 } satisfies Record<string, Pen>;
 
-/** The pen of a run's lesions: those of a second run have another color. */
+/** Pen of a run's lesions; a second run has another color. */
 export function penOf(run: string, { layers }: Pick<Slide, "layers">): Pen {
   return run === layers[0]?.run ? PENS.lesion : PENS.other;
 }
 
-/** Stroke paths of level-0 px with a dark edge, so that they show on any stain.
+/** Stroke paths in level-0 px with a dark edge, visible on any stain.
  *
  * @param scale device px per level-0 px
- * @param ratio device px per CSS px, in which a pen's width is
+ * @param ratio device px per CSS px, the unit of a pen's width
  */
 export function stroke(
   context: CanvasRenderingContext2D,

@@ -1,4 +1,4 @@
-/** What is drawn above a slide: layers, outlines, measurements, the crosshair. */
+/** Canvas overlay of a slide: layers, outlines, measurements, crosshair. */
 
 import type { Lesion } from "../page/api";
 import type { Side } from "./looks";
@@ -21,7 +21,7 @@ export function drawOverlay(canvas: HTMLCanvasElement, scene: Scene, view: View)
   if (scene.crosshair) drawCrosshair(context, size);
 }
 
-/** The canvas at the size of the view, cleared. */
+/** Resize the canvas to the view and clear it. */
 function fitCanvas(
   canvas: HTMLCanvasElement,
   { width, height, ratio }: Size,
@@ -38,7 +38,7 @@ function fitCanvas(
   return context;
 }
 
-/** Each side of a swipe up to the line. */
+/** Draw each side of a swipe up to the line. */
 function drawSwipe(
   context: CanvasRenderingContext2D,
   scene: Scene,
@@ -79,7 +79,7 @@ function drawSide(
   context.restore();
 }
 
-/** The outlines in sight, of lesions and of the truth. */
+/** Draw the visible outlines of lesions and ground truth. */
 function drawLines(
   context: CanvasRenderingContext2D,
   { looks, slide, outlines, truth }: Scene,
@@ -113,7 +113,7 @@ function meet(a: readonly number[], b: readonly number[]): boolean {
   return a[0] <= b[2] && b[0] <= a[2] && a[1] <= b[3] && b[1] <= a[3];
 }
 
-/** A lesion's outlines; its box where the run wrote none. */
+/** Outlines of a lesion; its box if the run has none. */
 function pathsOf({ box }: Lesion, lines: readonly Outline[]): Path2D[] {
   if (box === null) return [];
   const its = within(lines, box);

@@ -1,4 +1,4 @@
-/** One view of a slide: its own tiles, and on a canvas above them what was found. */
+/** One view of a slide: tiles, and a canvas overlay with the results. */
 
 import OpenSeadragon from "openseadragon";
 
@@ -11,7 +11,7 @@ import { Placement, type Point } from "./placement";
 import { fullMagnification, scaleBar } from "./scale";
 import type { Scene, Size } from "./scene";
 
-/** How near a pointer meets a point, CSS px: a finger is broader than a mouse's tip. */
+/** Hit radius of a pointer, CSS px: larger for fingers. */
 const REACH = { touch: 22, other: 8 };
 
 export class Pane {
@@ -19,9 +19,9 @@ export class Pane {
   readonly viewer: OpenSeadragon.Viewer;
   readonly overlay = make("canvas", { class: "overlay", "aria-hidden": true });
   onMoved: () => void = () => undefined;
-  /** The pointer is over this point of the slide; null when it left. */
+  /** Called with the point under the pointer; null when it leaves. */
   onPointer: (point: Point | null) => void = () => undefined;
-  /** A click or tap; `reach`, in level-0 px, is how far off it may be meant. */
+  /** Called on click or tap; `reach` is the hit radius, level-0 px. */
   onClick: (point: Point, reach: number) => void = () => undefined;
   onDoubleClick: (point: Point) => void = () => undefined;
   onReady: () => void = () => undefined;
@@ -38,7 +38,7 @@ export class Pane {
     const holder = make("div", { class: "osd" });
     const corner = make("div", { class: "corner" }, this.key, this.bar);
     this.element = make("div", { class: "pane" }, holder, corner);
-    parent.append(this.element); // the viewer measures the room that it has
+    parent.append(this.element); // attached first, so that the viewer can measure it
     this.viewer = openViewer(holder, scene.slide, side === "left");
     this.viewer.canvas.append(this.overlay);
     const name = `${scene.slide.slide_id}: arrows move, plus and minus zoom`;
@@ -56,7 +56,7 @@ export class Pane {
     return Placement.of(this.viewer.viewport, this.scene.slide.image.width);
   }
 
-  /** The point of the slide in the middle of the view. */
+  /** Slide point at the center of the view. */
   get center(): Point {
     const { width, height } = this.size;
     return this.placement.toSlide([width / 2, height / 2]);
@@ -67,13 +67,13 @@ export class Pane {
     return full === null || !this.isOpen ? null : full * this.placement.scale;
   }
 
-  /** Null before the slide is open or if it states no mpp. */
+  /** Null before the slide is open, or without mpp. */
   get umPerPx(): number | null {
     const mpp = this.scene.slide.image.mpp_x;
     return mpp === null || !this.isOpen ? null : mpp / this.placement.scale;
   }
 
-  /** Whether left and right are changed over, and by how much it is turned, 0 to 359. */
+  /** Mirroring, and rotation in degrees, 0 to 359. */
   get pose(): { mirrored: boolean; degrees: number } {
     const { viewport } = this.viewer;
     const turned = Math.round(viewport.getRotation());
@@ -88,7 +88,7 @@ export class Pane {
     viewport.zoomTo(viewport.imageToViewportZoom(magnification / full)).applyConstraints();
   }
 
-  /** @param at a point of the slide that stays where it is; else the middle does */
+  /** @param at fixed slide point; default: center */
   zoom(factor: number, at?: Point): void {
     const { viewport } = this.viewer;
     viewport.zoomBy(factor, at && viewport.imageToViewportCoordinates(at[0], at[1]));
@@ -99,7 +99,7 @@ export class Pane {
     this.viewer.viewport.goHome();
   }
 
-  /** Move by parts of the view, to the right and downward as it is seen. */
+  /** Pan by fractions of the view, to the right and down on screen. */
   pan(right: number, down: number): void {
     const { width, height } = this.size;
     const to = this.placement.toSlide([width * (0.5 + right), height * (0.5 + down)]);
@@ -109,7 +109,7 @@ export class Pane {
     viewport.panBy(moved).applyConstraints();
   }
 
-  /** Show a box of level-0 px with room around it, at most at 10x. */
+  /** Zoom to a box of level-0 px with a margin, at most 10x. */
   goTo(box: readonly number[]): void {
     const [x0, y0, x1, y1] = box;
     const { image } = this.scene.slide;
@@ -122,7 +122,7 @@ export class Pane {
     viewport.zoomTo(viewport.imageToViewportZoom(1 / scale), undefined);
   }
 
-  /** Turn clockwise as it is seen; a mirrored view turns the other way within itself. */
+  /** Rotate clockwise on screen; a mirrored view rotates the opposite way internally. */
   turn(degrees: number): void {
     const { viewport } = this.viewer;
     viewport.setRotation(viewport.getRotation() + (viewport.getFlip() ? -degrees : degrees));
@@ -132,7 +132,7 @@ export class Pane {
     this.viewer.viewport.toggleFlip();
   }
 
-  /** Show what another view shows, at once. */
+  /** Synchronize with another view, without animation. */
   follow(other: Pane): void {
     const { viewport } = this.viewer;
     const from = other.viewer.viewport;
@@ -142,7 +142,7 @@ export class Pane {
     viewport.panTo(from.getCenter(true), true);
   }
 
-  /** Draw what is above the slide anew with the next frame of the screen. */
+  /** Redraw the overlay with the next frame. */
   redraw(): void {
     if (this.frame !== 0 || !this.isOpen) return;
     this.frame = requestAnimationFrame(() => {
@@ -151,14 +151,14 @@ export class Pane {
     });
   }
 
-  /** Name the layers shown; called when these change, not when the view moves. */
+  /** Update the legend; called when layers change, not on movement. */
   drawLegend(): void {
     const sides: Side[] = this.scene.looks.mode === "swipe" ? ["left", "right"] : [this.side];
     this.key.replaceChildren(...drawLegend(legendEntries(this.scene, sides)));
   }
 
   close(): void {
-    this.isOpen = false; // what is still on its way draws no more
+    this.isOpen = false; // pending updates are ignored
     cancelAnimationFrame(this.frame);
     this.viewer.destroy();
     this.element.remove();
@@ -171,7 +171,7 @@ export class Pane {
       this.redraw();
       this.onReady();
     });
-    // In the same frame as the tiles, so that nothing lags behind the slide.
+    // In the same frame as the tiles, so that the overlay does not lag.
     viewer.addHandler("update-viewport", () => this.draw());
     viewer.addHandler("viewport-change", () => this.onMoved());
     viewer.addHandler("flip", () => this.onMoved());
@@ -182,7 +182,7 @@ export class Pane {
       this.onClick(this.pointAt(pointer), reach / this.placement.scale);
     });
     viewer.addHandler("canvas-double-click", (event) => {
-      event.preventDefaultAction = true; // it forgets that a view may be mirrored
+      event.preventDefaultAction = true; // OpenSeadragon's default ignores mirroring
       this.onDoubleClick(this.pointAt(event.originalEvent as PointerEvent));
     });
     viewer.addHandler("canvas-pinch", (event) => {
@@ -190,7 +190,7 @@ export class Pane {
       event.preventDefaultPanAction = event.preventDefaultZoomAction = true; // as above
       this.pinch(event);
     });
-    // A finger points only where it taps: what it told then stays.
+    // A finger has no hover: keep the values of the last tap.
     viewer.container.addEventListener("pointermove", (event) => {
       if (this.isOpen && event.pointerType !== "touch") this.onPointer(this.pointAt(event));
     });
@@ -199,7 +199,7 @@ export class Pane {
     });
   }
 
-  /** Two fingers move and spread: what is between them stays there. */
+  /** Pinch: the point between two fingers stays fixed. */
   private pinch({
     center,
     lastCenter,

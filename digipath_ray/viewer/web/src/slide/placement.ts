@@ -1,10 +1,10 @@
-/** Where the slide lies in a pane: level-0 px (l0) to CSS px of the pane and back. */
+/** Placement of a slide in a pane: level-0 px (l0) to CSS px and back. */
 
 import type OpenSeadragon from "openseadragon";
 
 export type Point = readonly [number, number];
 
-/** The affine map x' = a x + c y + e, y' = b x + d y + f; no shear, one scale. */
+/** Affine map x' = a x + c y + e, y' = b x + d y + f; no shear, uniform scale. */
 export class Placement {
   constructor(
     readonly a: number,
@@ -15,7 +15,7 @@ export class Placement {
     readonly f: number,
   ) {}
 
-  /** As the viewport shows its only image at this moment, turned, mirrored and all. */
+  /** Current placement of the viewport's only image, including rotation and mirroring. */
   static of(viewport: OpenSeadragon.Viewport, side: number): Placement {
     const on = (x: number, y: number) =>
       viewport.pixelFromPoint(viewport.imageToViewportCoordinates(x, y), true);
@@ -30,11 +30,11 @@ export class Placement {
       origin.x,
       origin.y,
     );
-    // OpenSeadragon mirrors what it has drawn, and leaves that out of its arithmetic.
+    // OpenSeadragon mirrors after drawing and ignores it in its coordinates.
     return viewport.getFlip() ? turned.mirrored(viewport.getContainerSize().x) : turned;
   }
 
-  /** The same with left and right of a pane so wide changed over. */
+  /** Mirrored horizontally in a pane of this width. */
   mirrored(width: number): Placement {
     const { a, b, c, d, e, f } = this;
     return new Placement(-a, b, -c, d, width - e, f);
@@ -56,7 +56,7 @@ export class Placement {
     return [(this.d * dx - this.c * dy) / area, (this.a * dy - this.b * dx) / area];
   }
 
-  /** The box of level-0 px that a pane of this size shows: x0, y0, x1, y1. */
+  /** Box of level-0 px visible in a pane of this size: x0, y0, x1, y1. */
   visible(width: number, height: number): [number, number, number, number] {
     const corners: Point[] = [
       [0, 0],
@@ -70,7 +70,7 @@ export class Placement {
     return [Math.min(...xs), Math.min(...ys), Math.max(...xs), Math.max(...ys)];
   }
 
-  /** Let a canvas of so many device px per CSS px draw in level-0 px. */
+  /** Set a canvas transform to draw in level-0 px; `ratio` device px per CSS px. */
   apply(context: CanvasRenderingContext2D, ratio: number): void {
     const { a, b, c, d, e, f } = this;
     context.setTransform(a * ratio, b * ratio, c * ratio, d * ratio, e * ratio, f * ratio);

@@ -1,9 +1,9 @@
-/** The line under a slide: where the pointer is, and what was predicted there. */
+/** Status line below a slide: pointer position and predicted values. */
 
-import { ask, type Layer, type ShownSlide, type Values } from "../page/api";
+import { fetchJson, type Layer, type ShownSlide, type Values } from "../page/api";
 import { fill, make } from "../page/dom";
 import type { Point } from "./placement";
-import { digits, NONE } from "../page/words";
+import { digits, NONE } from "../page/format";
 
 const WAIT_MS = 90;
 
@@ -25,18 +25,18 @@ export class Readout {
     this.show(null);
   }
 
-  /** The same slide, which may have other layers now. */
+  /** Update the slide and its layers. */
   take(slide: ShownSlide): void {
     this.slide = slide;
     this.showValues({});
   }
 
-  /** Whether a change is told to those who hear the page: not while a mouse moves. */
+  /** Whether changes are announced to screen readers: not on mouse moves. */
   set isSpoken(spoken: boolean) {
     this.element.setAttribute("aria-live", spoken ? "polite" : "off");
   }
 
-  /** Say the place at once, and the exact values as soon as the pointer rests. */
+  /** Show the position at once, and exact values when the pointer rests. */
   show(point: Point | null): void {
     window.clearTimeout(this.timer);
     this.asking.abort();
@@ -44,7 +44,7 @@ export class Readout {
     const inside =
       point !== null && point[0] >= 0 && point[1] >= 0 && point[0] < width && point[1] < height;
     this.place.textContent = inside
-      ? this.sayPlace(point)
+      ? this.formatPlace(point)
       : "Point at the slide to read its values";
     if (!inside || this.slide.layers.length === 0) {
       this.showValues({});
@@ -53,17 +53,17 @@ export class Readout {
     this.timer = window.setTimeout(() => void this.read(point), WAIT_MS);
   }
 
-  /** What else is to be said: a measurement, or what to do next. */
+  /** Show a measurement or instruction. */
   note(text: string): void {
     this.aside.textContent = text;
   }
 
-  /** Say what cannot be shown at present; empty: all is. */
+  /** Show a warning; empty clears it. */
   warn(text: string): void {
     this.trouble.textContent = text;
   }
 
-  private sayPlace([x, y]: Point): string {
+  private formatPlace([x, y]: Point): string {
     const { mpp_x, mpp_y } = this.slide.image;
     if (mpp_x === null || mpp_y === null) return `x ${digits(x)}  y ${digits(y)} px`;
     return `x ${digits(x * mpp_x)}  y ${digits(y * mpp_y)} \u00b5m`;
@@ -73,26 +73,26 @@ export class Readout {
     this.asking = new AbortController();
     const { signal } = this.asking;
     const at = `x=${Math.floor(x)}&y=${Math.floor(y)}`;
-    const answer = await ask<Values>(`slides/${this.slide.key}/values?${at}`, signal).catch(
+    const response = await fetchJson<Values>(`slides/${this.slide.key}/values?${at}`, signal).catch(
       () => null,
     );
-    if (answer === null || signal.aborted) return;
-    this.showValues(answer.values);
+    if (response === null || signal.aborted) return;
+    this.showValues(response.values);
   }
 
-  /** A line for each run, also while nothing is known, so that the slide above stays put. */
+  /** One line per run, even without values, so that the layout does not shift. */
   private showValues(values: Values["values"]): void {
     const layers = this.slide.layers.filter((layer) => layer.kind === "value");
     const runs = [...new Set(layers.map((layer) => layer.run))];
-    const say = (layer: Layer) => {
+    const formatLayer = (layer: Layer) => {
       const value = values[layer.id] ?? null;
-      const said = make("b", { "data-value": layer.id }, value === null ? NONE : digits(value));
-      return make("span", {}, `${layer.name} `, said);
+      const text = make("b", { "data-value": layer.id }, value === null ? NONE : digits(value));
+      return make("span", {}, `${layer.name} `, text);
     };
     const lines = runs.map((run) => {
       const name = runs.length > 1 ? make("span", {}, run) : null;
       const its = layers.filter((layer) => layer.run === run);
-      return make("span", { class: "run" }, name, ...its.map(say));
+      return make("span", { class: "run" }, name, ...its.map(formatLayer));
     });
     fill(this.values, ...lines);
   }

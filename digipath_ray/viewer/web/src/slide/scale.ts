@@ -1,20 +1,20 @@
-/** How large things are shown: magnification as a microscope has it, and a scale bar. */
+/** Magnification and scale bar. */
 
 import type { SlideImage } from "../page/api";
-import { sayLength } from "../page/words";
+import { formatLength } from "../page/format";
 
 export const STEPS = [1, 2.5, 5, 10, 20, 40] as const;
 
-/** An objective of 10x shows about 1 um per screen px; most scanners agree. */
+/** By convention 10x is about 1 um per screen px. */
 const UM_PER_PX_AT_1X = 10;
 
-/** The magnification of level 0; null if the slide states neither objective nor mpp. */
+/** Magnification of level 0; null without objective and mpp. */
 export function fullMagnification(image: SlideImage): number | null {
   if (image.objective !== null) return image.objective;
   return image.mpp_x === null ? null : UM_PER_PX_AT_1X / image.mpp_x;
 }
 
-export function sayMagnification(magnification: number): string {
+export function formatMagnification(magnification: number): string {
   const places = magnification < 10 ? 1 : 0;
   return `${Number(magnification.toFixed(places))}\u00d7`;
 }
@@ -26,15 +26,15 @@ interface Bar {
   label: string;
 }
 
-/** The longest bar of 1, 2 or 5 times a power of ten um that fits. */
+/** Longest scale bar of 1, 2 or 5 times a power of ten um that fits. */
 export function scaleBar(umPerPx: number): Bar {
   const most = LONGEST_PX * umPerPx;
   const power = 10 ** Math.floor(Math.log10(most));
   const um = power * ([5, 2].find((step) => step * power <= most) ?? 1);
-  return { px: um / umPerPx, label: sayLength(um) };
+  return { px: um / umPerPx, label: formatLength(um) };
 }
 
-/** Draw it on a picture, its left end at x, its lower edge at y; `unit` px per CSS px. */
+/** Draw it on a canvas, left end at x, lower edge at y; `unit` px per CSS px. */
 export function drawBar(
   context: CanvasRenderingContext2D,
   bar: Bar,

@@ -1,6 +1,6 @@
-/** What the views of a slide have in common. */
+/** Shared state of the views of a slide. */
 
-import { Refusal, url, type Lesion, type ShownSlide } from "../page/api";
+import { ServerError, url, type Lesion, type ShownSlide } from "../page/api";
 import { Looks } from "./looks";
 import { Measurements } from "./measurements";
 import { readOutlines, type Outline } from "./outlines";
@@ -17,11 +17,11 @@ export interface Scene {
   chosen: Lesion | null;
   measurements: Measurements;
   crosshair: boolean;
-  /** Of the opened runs, by their letter. */
+  /** Titles of the opened runs, by letter. */
   titles: Record<string, string>;
 }
 
-/** Of a view: CSS px, and device px per CSS px. */
+/** Size of a view: CSS px, and device px per CSS px. */
 export interface Size {
   width: number;
   height: number;
@@ -42,7 +42,7 @@ export function makeScene(slide: ShownSlide, titles: Record<string, string>): Sc
   };
 }
 
-/** The same slide, of which more is known now; a layer that is the same keeps its tiles. */
+/** Update the slide; unchanged layers keep their tiles. */
 export function takeSlide(scene: Scene, slide: ShownSlide, watch: TileWatch): void {
   const layers = slide.layers.map((layer) => {
     const before = scene.layers.get(layer.id);
@@ -55,7 +55,7 @@ export function takeSlide(scene: Scene, slide: ShownSlide, watch: TileWatch): vo
   scene.chosen = null;
 }
 
-/** Fetch the outlines of each run and of the truth, unless the slide is taken anew meanwhile. */
+/** Fetch the outlines of each run and the ground truth, unless outdated meanwhile. */
 export async function readLines(
   scene: Scene,
   until: AbortSignal,
@@ -65,7 +65,7 @@ export async function readLines(
   const isLate = () => until.aborted || scene.slide !== slide;
   const read = (what: string, path: string): Promise<Outline[]> =>
     readOutlines(path, until).catch((reason: unknown) => {
-      const isNone = reason instanceof Refusal && reason.status === 404;
+      const isNone = reason instanceof ServerError && reason.status === 404;
       if (!isLate() && !isNone) onFailed(`${what} could not be read: ${String(reason)}`);
       return [];
     });
@@ -73,19 +73,21 @@ export async function readLines(
   for (const run of slide.outlines) {
     outlines.set(run, await read("Lesion outlines", url.outlines(slide.key, run)));
   }
-  const truth = slide.truth_outlines ? await read("Truth outlines", url.truth(slide.key)) : [];
+  const truth = slide.truth_outlines
+    ? await read("Ground truth outlines", url.truth(slide.key))
+    : [];
   if (isLate()) return;
   scene.outlines = outlines;
   scene.truth = truth;
 }
 
-/** The runs that a slide's layers come from, the first one first. */
+/** Runs of a slide's layers, the first run first. */
 export function runsOf({ layers }: Pick<ShownSlide, "layers">): string[] {
   return [...new Set(layers.map((layer) => layer.run))];
 }
 
-/** A run's letter and its name. */
-export function sayRun(run: string, titles: Record<string, string>): string {
+/** Letter and title of a run. */
+export function formatRun(run: string, titles: Record<string, string>): string {
   const title = titles[run];
   return title ? `${run}: ${title}` : run;
 }

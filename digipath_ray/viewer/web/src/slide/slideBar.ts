@@ -1,4 +1,4 @@
-/** The bar above a slide: its name, what was found, the slides before and after. */
+/** Bar above a slide: name, result, previous and next slide. */
 
 import type { Entry } from "../page/api";
 import { drawBar } from "../page/bar";
@@ -7,7 +7,7 @@ import { icon } from "../page/icons";
 import { arrange, listing } from "../cohort/listing";
 import type { Live } from "../page/live";
 import { hrefs } from "../page/route";
-import { toneOf } from "../page/words";
+import { toneOf } from "../page/format";
 
 export function drawSlideBar(live: Live, key: string): void {
   const entry = live.entry(key);
@@ -34,18 +34,18 @@ export function drawSlideBar(live: Live, key: string): void {
     make(
       "span",
       { class: `chip ${toneOf(entry)}` },
-      entry.verdict_label ?? entry.verdict ?? sayStatus(entry),
+      entry.verdict_label ?? entry.verdict ?? formatStatus(entry),
     ),
-    step(before, "Slide before (K)", "back"),
+    step(before, "Previous slide (K)", "back"),
     step(after, "Next slide (J)", "next"),
   );
 }
 
-function sayStatus({ status, progress }: Entry): string {
+function formatStatus({ status, progress }: Entry): string {
   return progress === null ? status : `${status}, ${Math.round(100 * progress)} %`;
 }
 
-/** The slides before and after this one, in the order of the table. */
+/** Previous and next slide, in table order. */
 export function neighbors(
   live: Live,
   key: string,

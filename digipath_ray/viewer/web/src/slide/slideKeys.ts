@@ -1,13 +1,15 @@
-/** What the keys of a slide do. Each can be typed on US, German, French and Swedish
- * keyboards without AltGr. */
+/**
+ * Keyboard shortcuts of the slide page. All can be typed on US, German, French and
+ * Swedish keyboards without AltGr.
+ */
 
-import { say } from "../page/dom";
+import { announce } from "../page/dom";
 import type { Command } from "./keys";
 import type { LinesName, Looks, Mode } from "./looks";
 import { STEPS } from "./scale";
 import type { Actions } from "./toolbar";
 
-/** What only keys do. */
+/** Actions without a button. */
 export interface KeyActions extends Actions {
   pan: (right: number, down: number) => void;
   stepLesion: (by: 1 | -1) => void;
@@ -25,26 +27,26 @@ export function slideCommands(actions: KeyActions, looks: Looks): Command[] {
     ...moveCommands(actions),
     ...layerCommands(looks),
     { keys: ["n"], what: "Next lesion", run: () => actions.stepLesion(1) },
-    { keys: ["N"], what: "Lesion before", run: () => actions.stepLesion(-1) },
+    { keys: ["N"], what: "Previous lesion", run: () => actions.stepLesion(-1) },
     { keys: ["m"], what: "Measure a distance", run: () => actions.measure("distance") },
     { keys: ["a"], what: "Measure an area", run: () => actions.measure("area") },
-    { keys: ["c"], what: "Crosshair in the middle, and its values", run: actions.crosshair },
+    { keys: ["c"], what: "Crosshair in the center, with values", run: actions.crosshair },
     {
       keys: [" "],
-      what: "A point of the measurement, in the middle",
+      what: "Add a measurement point in the center",
       run: actions.pointInMiddle,
     },
     { keys: ["Enter"], what: "Close the area", run: actions.endArea },
-    { keys: ["Escape", "Backspace"], what: "One point back", run: actions.pointBack },
+    { keys: ["Escape", "Backspace"], what: "Remove the last point", run: actions.pointBack },
     { keys: ["j"], what: "Next slide", run: () => actions.stepSlide(1) },
-    { keys: ["k"], what: "Slide before", run: () => actions.stepSlide(-1) },
-    { keys: ["p"], what: "Save this view as a PNG", run: actions.picture },
-    { keys: ["?"], what: "This list", run: actions.help },
+    { keys: ["k"], what: "Previous slide", run: () => actions.stepSlide(-1) },
+    { keys: ["p"], what: "Save this view as a PNG", run: actions.saveImage },
+    { keys: ["?"], what: "Show this list", run: actions.help },
   ];
 }
 
 function moveCommands({ pan, zoom, whole, magnify, turn, mirror }: KeyActions): Command[] {
-  const words = STEPS.map((step) => `${step}\u00d7`).join(", ");
+  const magnifications = STEPS.map((step) => `${step}\u00d7`).join(", ");
   return [
     {
       keys: ["ArrowLeft"],
@@ -61,31 +63,31 @@ function moveCommands({ pan, zoom, whole, magnify, turn, mirror }: KeyActions): 
     ...STEPS.map((step, i) => ({
       keys: [String(i + 1)],
       shown: ["1", "\u2013", "6"],
-      what: i === 0 ? `Magnification: ${words}` : "",
+      what: i === 0 ? `Magnification: ${magnifications}` : "",
       run: () => magnify(step),
     })),
-    { keys: ["r"], what: "Turn right", run: () => turn(90) },
-    { keys: ["R"], what: "Turn left", run: () => turn(-90) },
-    { keys: ["f"], what: "Mirror: left for right", run: mirror },
+    { keys: ["r"], what: "Rotate right", run: () => turn(90) },
+    { keys: ["R"], what: "Rotate left", run: () => turn(-90) },
+    { keys: ["f"], what: "Mirror horizontally", run: mirror },
   ];
 }
 
 function layerCommands(looks: Looks): Command[] {
   return [
-    { keys: ["h"], what: "All layers off and on", run: () => toggleBare(looks) },
+    { keys: ["h"], what: "Toggle all layers", run: () => toggleBare(looks) },
     { keys: ["u"], what: "Next layer: probability, uncertainties", run: () => nextLayer(looks) },
     { keys: [","], what: "Threshold down", run: () => moveThreshold(looks, -0.02) },
     { keys: ["."], what: "Threshold up", run: () => moveThreshold(looks, 0.02) },
     { keys: ["<"], what: "Opacity down", run: () => moveOpacity(looks, -0.1) },
     { keys: [">"], what: "Opacity up", run: () => moveOpacity(looks, 0.1) },
-    { keys: ["o"], what: "Lesion outlines", run: () => toggleLines(looks, "outlines") },
-    { keys: ["t"], what: "Truth outlines", run: () => toggleLines(looks, "truthOutlines") },
+    { keys: ["o"], what: "Toggle lesion outlines", run: () => toggleLines(looks, "outlines") },
+    { keys: ["t"], what: "Ground truth outlines", run: () => toggleLines(looks, "truthOutlines") },
     { keys: ["s"], what: "Swipe", run: () => switchMode(looks, "swipe") },
     { keys: ["d"], what: "Side by side", run: () => switchMode(looks, "side") },
   ];
 }
 
-/** The value layer that keys act on: the first one shown, else the first. */
+/** Value layer that keys act on: the first visible one, else the first. */
 function activeLayer(looks: Looks): string | null {
   const { values } = looks;
   if (looks.mode !== "one") return looks.left || looks.right || null;
@@ -94,10 +96,10 @@ function activeLayer(looks: Looks): string | null {
 
 function toggleBare(looks: Looks): void {
   looks.toggleBare();
-  say(looks.isBare ? "Layers off" : "Layers on");
+  announce(looks.isBare ? "Layers off" : "Layers on");
 }
 
-/** The next layer alone; in a comparison, on its left side. */
+/** Show only the next layer; in a comparison, on the left side. */
 function nextLayer(looks: Looks): void {
   const { values } = looks;
   if (values.length === 0) return;
@@ -105,7 +107,7 @@ function nextLayer(looks: Looks): void {
   const next = values[(at + 1) % values.length];
   if (looks.mode === "one") looks.showAlone(next.id);
   else looks.compare({ left: next.id });
-  say(next.label);
+  announce(next.label);
 }
 
 function moveThreshold(looks: Looks, by: number): void {

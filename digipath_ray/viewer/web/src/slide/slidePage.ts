@@ -1,13 +1,13 @@
-/** The page of a slide: opens it, follows what becomes of it, or says why it cannot. */
+/** Slide page: opens a slide, follows its changes, or shows the error. */
 
-import { ask, Refusal, type ShownSlide, type Slide } from "../page/api";
+import { fetchJson, ServerError, type ShownSlide, type Slide } from "../page/api";
 import { fill, find, make } from "../page/dom";
 import { keepFocus } from "./focus";
 import type { Live } from "../page/live";
 import { hrefs } from "../page/route";
 import { drawSlideBar } from "./slideBar";
 import { SlideView } from "./slideView";
-import { natural } from "../page/words";
+import { natural } from "../page/format";
 
 const AGAIN_MS = 4000;
 
@@ -27,7 +27,7 @@ export async function showSlide(
 class SlidePage {
   private view: SlideView | null = null;
   private reads = 0;
-  /** When it is read again as a layer is outdated, by `performance.now`. */
+  /** Time of the next reload of outdated layers, by `performance.now`. */
   private dueAt = -Infinity;
 
   constructor(
@@ -39,36 +39,38 @@ class SlidePage {
     until.addEventListener("abort", () => this.view?.close());
   }
 
-  /** Ask what is known of the slide, and show that. */
+  /** Fetch and show the slide. */
   async read(): Promise<void> {
     const turn = ++this.reads;
     const isLate = () => this.until.aborted || turn !== this.reads;
     try {
-      const slide = await ask<Slide>(`slides/${this.key}`, this.until);
+      const slide = await fetchJson<Slide>(`slides/${this.key}`, this.until);
       if (!isLate()) this.show(slide);
     } catch (reason) {
       if (isLate()) return;
-      if (reason instanceof Refusal && reason.status === 404) {
+      if (reason instanceof ServerError && reason.status === 404) {
         this.leave(reason);
         return;
       }
-      if (this.view === null) fill(this.main, refusal(reason));
-      // The slide is on its way from a bucket, or the server has no time.
+      if (this.view === null) fill(this.main, errorCard(reason));
+      // The slide is being downloaded, or the server is busy.
       window.setTimeout(() => isLate() || void this.read(), AGAIN_MS);
     }
   }
 
-  /** No slide has this name: not any more, if it was shown. */
-  private leave(reason: Refusal): void {
-    const said = this.view === null ? refusal(reason) : message("It has left the cohort.", "");
+  /** The slide does not exist, or no longer exists. */
+  private leave(reason: ServerError): void {
+    const card =
+      this.view === null ? errorCard(reason) : message("It was removed from the cohort.", "");
     this.view?.close();
     this.view = null;
-    fill(this.main, said);
+    fill(this.main, card);
   }
 
-  /** Layers have changed: read once what they are now, however many of them say so.
+  /**
+   * Reload changed layers, once for any number of notifications.
    *
-   * If they are outdated again at once, then after a while, not in a loop.
+   * Repeated changes are throttled to avoid a loop.
    */
   private readLayers(): void {
     const now = performance.now();
@@ -79,21 +81,21 @@ class SlidePage {
     window.setTimeout(read, wait);
   }
 
-  /** Read the slide again when more than its progress has changed. */
+  /** Reload the slide when more than its progress has changed. */
   follow(): void {
     const { live, key, until } = this;
-    const tell = () => JSON.stringify({ ...live.entry(key), progress: null });
-    let told = tell();
+    const summarize = () => JSON.stringify({ ...live.entry(key), progress: null });
+    let previous = summarize();
     live.watch((part, keys) => {
       if (part !== "kind" && !(part === "slides" && keys.has(key))) return;
       keepFocus(find("bar"), () => drawSlideBar(live, key));
-      if (part !== "kind" && tell() === told) return;
-      told = tell();
+      if (part !== "kind" && summarize() === previous) return;
+      previous = summarize();
       void this.read();
     }, until);
   }
 
-  /** In the view that is open, if it is the same picture: it stays where it is. */
+  /** Update the open view if the image is the same, keeping its position. */
   private show(slide: Slide): void {
     nameRuns(slide);
     if (!isShown(slide)) {
@@ -109,7 +111,7 @@ class SlidePage {
   }
 }
 
-/** Of two runs, a layer's label says whose it is, and each run's layers stand together. */
+/** With two runs, label each layer with its run and group layers by run. */
 function nameRuns({ layers }: Slide): void {
   const twice = layers.filter(({ run, name }) =>
     layers.some((other) => other.name === name && other.run !== run),
@@ -124,12 +126,12 @@ function isShown(slide: Slide): slide is ShownSlide {
 
 function unreadable({ image_error, failure }: Slide): HTMLElement {
   const why = image_error ?? failure;
-  return message(why?.error ?? "Its size is not known.", why?.hint ?? "");
+  return message(why?.error ?? "Its size is unknown.", why?.hint ?? "");
 }
 
-function refusal(reason: unknown): HTMLElement {
+function errorCard(reason: unknown): HTMLElement {
   const text = reason instanceof Error ? reason.message : String(reason);
-  return message(text, reason instanceof Refusal ? reason.hint : "");
+  return message(text, reason instanceof ServerError ? reason.hint : "");
 }
 
 function message(text: string, hint: string): HTMLElement {
@@ -138,7 +140,7 @@ function message(text: string, hint: string): HTMLElement {
     { class: "page" },
     make(
       "section",
-      { class: "card refusal", role: "alert" },
+      { class: "card error-card", role: "alert" },
       make("h1", {}, "This slide cannot be shown"),
       make("p", {}, text),
       hint ? make("p", { class: "quiet" }, hint) : null,

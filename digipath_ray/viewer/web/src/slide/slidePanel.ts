@@ -1,4 +1,4 @@
-/** What stands beside a slide: notices, the controls, lesions, exports, facts. */
+/** Side panel of a slide: notices, controls, lesions, exports, facts. */
 
 import { url, type Slide } from "../page/api";
 import { comparisonPanel } from "./comparison";
@@ -7,13 +7,13 @@ import { keepFocus } from "./focus";
 import { icon } from "../page/icons";
 import { layerPanel } from "./layerPanel";
 import type { Looks } from "./looks";
-import { sayRun } from "./scene";
-import { NONE } from "../page/words";
+import { formatRun } from "./scene";
+import { NONE } from "../page/format";
 
 export class SlidePanel {
   readonly element = make("aside", { class: "panel", "aria-label": "Findings" });
   private updates: (() => void)[] = [];
-  /** Which parts are open: as the user left them. */
+  /** Which parts are expanded, as left by the user. */
   private readonly open = new Map([["Facts", false]]);
 
   constructor(
@@ -22,14 +22,14 @@ export class SlidePanel {
     private readonly researchUse: string,
   ) {}
 
-  /** All of it anew; what has the focus keeps it. */
+  /** Redraw everything, keeping the focus. */
   draw(slide: Slide, lesions: HTMLElement): void {
     const layers = layerPanel(this.looks, this.titles);
     const comparison = comparisonPanel(this.looks);
     this.updates = [layers.update, comparison.update];
     const done = slide.status === "done";
     const fit = slide.layers.some((layer) => layer.kind === "value");
-    const notes = slide.notes.length > 0 ? notice("To know", slide.notes, "plain-notice") : null;
+    const notes = slide.notes.length > 0 ? notice("Notes", slide.notes, "plain-notice") : null;
     keepFocus(this.element, () =>
       fill(
         this.element,
@@ -44,7 +44,7 @@ export class SlidePanel {
     );
   }
 
-  /** Bring the controls up to date with the looks. */
+  /** Synchronize the controls with the looks. */
   update(): void {
     for (const update of this.updates) update();
   }
@@ -58,7 +58,7 @@ export class SlidePanel {
   }
 }
 
-/** Why it was not analyzed, or why a person should look. */
+/** Reasons for failure or review. */
 function notices({ failure, image_error, reasons }: Slide): HTMLElement[] {
   if (failure !== null) {
     return [
@@ -66,8 +66,8 @@ function notices({ failure, image_error, reasons }: Slide): HTMLElement[] {
     ];
   }
   return [
-    ...(image_error ? [notice("Its file", [image_error.error, image_error.hint], "bad")] : []),
-    ...(reasons.length > 0 ? [notice("Look because", reasons)] : []),
+    ...(image_error ? [notice("Slide file", [image_error.error, image_error.hint], "bad")] : []),
+    ...(reasons.length > 0 ? [notice("Review because", reasons)] : []),
   ];
 }
 
@@ -76,11 +76,11 @@ function notice(title: string, texts: readonly string[], kind = ""): HTMLElement
   return make("section", { class: `notice ${kind}` }, make("b", {}, title), ...paragraphs);
 }
 
-/** A row of links for each run; where two are opened, it is said whose, even of one. */
+/** Export links of each run, titled if two runs are opened. */
 function exports(slide: Slide, titles: Record<string, string>): HTMLElement {
   const several = Object.keys(titles).length > 1;
   const rows = slide.done.map((run) => {
-    const title = several ? make("h3", { class: "run-title" }, sayRun(run, titles)) : null;
+    const title = several ? make("h3", { class: "run-title" }, formatRun(run, titles)) : null;
     return make("div", { class: "exports" }, title, ...exportsOf(slide, run));
   });
   return make("div", {}, ...rows);
@@ -97,8 +97,8 @@ function exportsOf({ key, outlines, layers }: Slide, run: string): Child[] {
   return [
     outlines.includes(run) && link("geojson", "GeoJSON", "Lesion outlines for QuPath"),
     layers.some((layer) => layer.kind === "value" && layer.run === run) &&
-      link("heatmap", "OME-TIFF", "Heatmap with all its channels, as floats"),
-    link("csv", "CSV", "The lesions of this slide, a row each"),
+      link("heatmap", "OME-TIFF", "Heatmap with all channels, float32"),
+    link("csv", "CSV", "Lesions of this slide, one row each"),
   ];
 }
 

@@ -1,14 +1,14 @@
-/** A slide that is shown: its panes, and beside them the controls and what was found. */
+/** View of a slide: panes, controls and results. */
 
 import type { Lesion, ShownSlide, SlideImage } from "../page/api";
 import { divider } from "./comparison";
-import { fill, make, say } from "../page/dom";
+import { fill, make, announce } from "../page/dom";
 import { listenToKeys, showHelp, type Command } from "./keys";
 import { LesionList } from "./lesionList";
 import type { Live } from "../page/live";
 import type { Tool } from "./measurements";
 import { Pane } from "./pane";
-import { savePicture } from "./picture";
+import { saveImage } from "./viewImage";
 import type { Point } from "./placement";
 import { Readout } from "./readout";
 import { hrefs } from "../page/route";
@@ -29,14 +29,14 @@ export class SlideView {
   private readonly closing = new AbortController();
   private lesions = new LesionList([]);
   private panes: Pane[] = [];
-  /** The view that the other follows: the one last touched. */
+  /** Leading view: the one touched last. */
   private leader = 0;
 
   constructor(
     main: HTMLElement,
     private readonly live: Live,
     slide: ShownSlide,
-    /** A layer is not any more what was told of it. */
+    /** Called when a layer is outdated. */
     private readonly onOutdated: () => void,
   ) {
     const titles = live.cohort.run_titles;
@@ -58,12 +58,12 @@ export class SlideView {
     return JSON.stringify(image) === JSON.stringify(this.scene.slide.image);
   }
 
-  /** Whether the server has other layers than these. */
+  /** Whether the server has different layers. */
   get isOutdated(): boolean {
     return [...this.scene.layers.values()].some((layer) => layer.isOutdated);
   }
 
-  /** The same slide, of which more or something else is known now. */
+  /** Update the slide. */
   take(slide: ShownSlide): void {
     const { scene } = this;
     takeSlide(scene, slide, {
@@ -130,7 +130,7 @@ export class SlideView {
     if (!signal.aborted) this.update();
   }
 
-  // What follows a change
+  // Reactions to changes
 
   private update(): void {
     const { mode } = this.scene.looks;
@@ -142,13 +142,13 @@ export class SlideView {
     this.showTiles();
   }
 
-  /** Draw what is here of the layers, and say whether some of it is missing. */
+  /** Draw the available tiles, and show whether some are missing. */
   private showTiles(): void {
     const { looks, layers } = this.scene;
     const shown = [...looks.shownOn("left"), ...looks.shownOn("right")];
     const troubles = shown.map(({ id }) => layers.get(id)!.trouble);
     const why = troubles.find((trouble) => trouble !== "");
-    this.readout.warn(why === undefined ? "" : `Not all is shown. ${why}: trying again`);
+    this.readout.warn(why === undefined ? "" : `Incomplete: ${why}; retrying`);
     this.redraw();
   }
 
@@ -192,7 +192,7 @@ export class SlideView {
     else measurements.finish();
   }
 
-  // What buttons and keys do
+  // Actions of buttons and keys
 
   private get pane(): Pane {
     return this.panes[this.leader];
@@ -201,7 +201,7 @@ export class SlideView {
   private goTo(lesion: Lesion): void {
     const [x, y] = lesion.center;
     this.pane.goTo(lesion.box ?? [x, y, x, y]);
-    say(`Lesion ${lesion.number}`);
+    announce(`Lesion ${lesion.number}`);
   }
 
   private makeActions(): KeyActions {
@@ -222,7 +222,7 @@ export class SlideView {
       crosshair: () => this.toggleCross(),
       stepLesion: (by) => this.lesions.step(by),
       stepSlide: (by) => this.stepSlide(by),
-      picture: () => this.savePicture(),
+      saveImage: () => this.saveImage(),
       help: () => showHelp(this.commands.filter(({ what }) => what)),
     };
   }
@@ -233,9 +233,9 @@ export class SlideView {
     if (key !== null) location.hash = hrefs.slide(key);
   }
 
-  private savePicture(): void {
-    savePicture(this.panes, this.scene, this.live.cohort.research_use).then(
-      () => say("Picture saved"),
+  private saveImage(): void {
+    saveImage(this.panes, this.scene, this.live.cohort.research_use).then(
+      () => announce("Image saved"),
       (reason: unknown) => this.readout.note(String(reason)),
     );
   }
@@ -259,6 +259,6 @@ export class SlideView {
 }
 
 const HOW_TO: Record<Exclude<Tool, "none">, string> = {
-  distance: "Set two points.",
-  area: "Set corners; the first one again, or a double click, closes.",
+  distance: "Click two points.",
+  area: "Click corners; click the first one again or double-click to close.",
 };

@@ -1,8 +1,8 @@
-/** The buttons above a slide. */
+/** Toolbar of a slide. */
 
 import { make } from "../page/dom";
 import { icon, type IconName } from "../page/icons";
-import { fullMagnification, sayMagnification, STEPS } from "./scale";
+import { fullMagnification, formatMagnification, STEPS } from "./scale";
 import type { Measurements, Tool } from "./measurements";
 import type { ShownSlide } from "../page/api";
 
@@ -14,13 +14,13 @@ export interface Actions {
   mirror: () => void;
   measure: (tool: Tool) => void;
   clear: () => void;
-  picture: () => void;
+  saveImage: () => void;
   help: () => void;
 }
 
 export class Toolbar {
   readonly element: HTMLElement;
-  private readonly now = make("output", { class: "magnification", title: "Magnification now" });
+  private readonly now = make("output", { class: "magnification", title: "Current magnification" });
   private readonly steps: HTMLButtonElement[];
   private readonly distance: HTMLButtonElement;
   private readonly area: HTMLButtonElement;
@@ -30,7 +30,7 @@ export class Toolbar {
   constructor(slide: ShownSlide, actions: Actions) {
     const full = fullMagnification(slide.image);
     this.steps = STEPS.map((step) => {
-      const text = sayMagnification(step);
+      const text = formatMagnification(step);
       const label = `Magnify ${step} times`;
       const button = make(
         "button",
@@ -42,7 +42,7 @@ export class Toolbar {
     });
     this.distance = tool("ruler", "Measure a distance (M)", () => actions.measure("distance"));
     this.area = tool("area", "Measure an area (A)", () => actions.measure("area"));
-    this.mirror = tool("mirror", "Mirror: left for right (F)", actions.mirror);
+    this.mirror = tool("mirror", "Mirror horizontally (F)", actions.mirror);
     this.clear = tool("close", "Remove measurements", actions.clear);
     this.element = make(
       "div",
@@ -54,13 +54,13 @@ export class Toolbar {
         tool("home", "Whole slide (0)", actions.whole),
       ]),
       group("Rotation and mirror", [
-        tool("left", "Turn left (Shift+R)", () => actions.turn(-90)),
-        tool("right", "Turn right (R)", () => actions.turn(90)),
+        tool("left", "Rotate left (Shift+R)", () => actions.turn(-90)),
+        tool("right", "Rotate right (R)", () => actions.turn(90)),
         this.mirror,
       ]),
       group("Measure", [this.distance, this.area, this.clear]),
-      group("Picture and keys", [
-        tool("camera", "Save this view as a PNG (P)", actions.picture),
+      group("Image and keys", [
+        tool("camera", "Save this view as a PNG (P)", actions.saveImage),
         tool("help", "Keys (?)", actions.help),
       ]),
     );
@@ -69,7 +69,7 @@ export class Toolbar {
   showView(magnification: number | null, mirrored: boolean): void {
     this.mirror.setAttribute("aria-pressed", String(mirrored));
     if (magnification === null) return;
-    this.now.textContent = sayMagnification(magnification);
+    this.now.textContent = formatMagnification(magnification);
     for (const button of this.steps) {
       const off = Math.abs(Math.log2(magnification / Number(button.dataset.step)));
       button.setAttribute("aria-pressed", String(off < 0.02));

@@ -1,9 +1,9 @@
-/** A layer of values on a slide.
+/**
+ * A value layer on a slide.
  *
- * What is in sight is put together as one array of values, and colored by a table of 256
- * colors. Moving a slider makes another table and colors the same array: no request, no
- * decoding. One image and not one for each tile, so that no seams show between them when
- * the slide is turned.
+ * Visible tiles are combined into one array of values, colored by a table of 256 colors.
+ * A slider rebuilds the table and recolors the array, without requests or decoding. A
+ * single image avoids seams between tiles when the slide is rotated.
  */
 
 import type { Layer } from "../page/api";
@@ -12,7 +12,7 @@ import type { Look } from "./looks";
 import type { Placement } from "./placement";
 import { ValueTiles, type Address, type TileWatch } from "./valueTiles";
 
-/** Tiles in sight, as one image. */
+/** Visible tiles as one image. */
 interface Range {
   level: number;
   col: number;
@@ -42,17 +42,17 @@ export class ValueLayer {
     this.tiles = new ValueTiles(layer, slide, { ...watch, onChange });
   }
 
-  /** Why part of what is in sight is missing; empty if nothing failed. */
+  /** Error of a visible tile; undefined if none failed. */
   get trouble(): string {
     return this.tiles.trouble;
   }
 
-  /** Whether the server has another version of it. */
+  /** Whether the server has a newer version. */
   get isOutdated(): boolean {
     return this.tiles.isOutdated;
   }
 
-  /** Draw what a pane of this size in CSS px shows of the layer. */
+  /** Draw the visible part of the layer in a pane of this size, CSS px. */
   draw(
     context: CanvasRenderingContext2D,
     placement: Placement,
@@ -71,13 +71,13 @@ export class ValueLayer {
     placement.apply(context, size.ratio);
     context.scale(l0_x, l0_y);
     context.globalAlpha = look.opacity;
-    // Seen from near, a pixel is a pixel: nothing is shown that was not predicted.
+    // No smoothing when zoomed in: only predicted values are shown.
     context.imageSmoothingEnabled = placement.scale * size.ratio * l0_x < 2;
     context.drawImage(this.canvas, range.col * side, range.row * side);
     context.restore();
   }
 
-  /** The tiles in sight at the level whose pixels are nearest to the screen's. */
+  /** Visible tiles at the level closest to the screen resolution. */
   private rangeOf(seen: readonly number[], devicePerL0: number): Range | null {
     const { layer } = this;
     const wanted = Math.round(-Math.log2(devicePerL0 * layer.l0_per_px_x));
@@ -93,7 +93,7 @@ export class ValueLayer {
     return cols > 0 && rows > 0 ? { level, col, row, cols, rows } : null;
   }
 
-  /** Put the values in sight together; where a tile is missing, from a coarser one. */
+  /** Combine visible values; missing tiles are filled from coarser ones. */
   private collect(range: Range): void {
     const same = this.range !== null && sameRange(this.range, range);
     if (same && !this.stale) return;
@@ -112,7 +112,7 @@ export class ValueLayer {
     this.tiles.want(missing.length > 0 ? [overview, ...missing] : []);
   }
 
-  /** Whether the tile is here; if not, its place holds a coarser one's values. */
+  /** Copy a tile, or the values of a coarser one; returns whether it was available. */
   private place(address: Address, at: number, width: number): boolean {
     const tile = this.tiles.get(address);
     if (tile) {
@@ -163,7 +163,7 @@ export class ValueLayer {
   }
 }
 
-/** The color of each 8-bit value, transparent below the threshold, as R, G, B, A in memory. */
+/** RGBA color of each 8-bit value, transparent below the threshold. */
 export function colorTable(layer: Layer, look: Look): Uint32Array {
   const table = new Uint8Array(4 * 256);
   for (let v = 1; v < 256; v++) {
@@ -175,22 +175,23 @@ export function colorTable(layer: Layer, look: Look): Uint32Array {
   return new Uint32Array(table.buffer);
 }
 
-/** The color of a value, `part` of the way from low to high. */
+/** Color of a value at fraction `part` from low to high. */
 export function colorOf(layer: Layer, look: Look, part: number): Rgb {
   if (layer.kind === "mask") return MASK_COLORS[layer.name] ?? [86, 180, 233];
   return colorAt(look.colormap, part);
 }
 
-/** How much of a value's color covers the slide, `part` of the way from low to high.
+/**
+ * Opacity of a value at fraction `part` from low to high.
  *
- * A variance fades where it is small, or it would hide the tissue wherever the networks
- * agree: it covers as much as its root does, the standard deviation.
+ * Small variances fade, so that tissue stays visible where the networks agree: opacity is
+ * proportional to the standard deviation.
  */
 export function alphaOf(layer: Layer, part: number): number {
   return layer.unit === "variance" ? Math.sqrt(part) : 1;
 }
 
-/** Of Okabe and Ito's colors, which the color-blind tell apart. */
+/** From Okabe and Ito's palette, which is color-blind safe. */
 const MASK_COLORS: Record<string, Rgb> = { tissue: [0, 114, 178], truth: [0, 158, 115] };
 
 function sameRange(a: Range, b: Range): boolean {

@@ -1,4 +1,4 @@
-/** Tiles of 8-bit values of a layer: fetched when seen, decoded, kept in memory. */
+/** Tiles of 8-bit values of a layer: fetched on demand, decoded and cached. */
 
 import { url, type Layer } from "../page/api";
 import { requestTile } from "../page/tileRequest";
@@ -18,24 +18,24 @@ export interface Address {
 const AT_ONCE = 6;
 const AGAIN_MS = 4000;
 const OUTDATED = 409;
-const KEPT = 400; // of 64 KiB: 25 MiB a layer
+const KEPT = 400; // tiles of 64 KiB: 25 MiB per layer
 
-/** Who draws the tiles. */
+/** Callbacks of the tile consumer. */
 export interface TileWatch {
   until: AbortSignal;
-  /** A tile has come, or cannot be read; then it is asked for again after a while. */
+  /** A tile has arrived or failed; failed tiles are retried later. */
   onChange: () => void;
-  /** The server has another version of the layer; told once. */
+  /** The server has a newer version of the layer; called once. */
   onOutdated: () => void;
 }
 
 export class ValueTiles {
-  /** Nothing of this version can be had any more. */
+  /** This version is outdated. */
   isOutdated = false;
-  /** Null: nothing is there. In the order of their last use. */
+  /** Null: empty tile. In LRU order. */
   private readonly tiles = new Map<string, Tile | null>();
   private readonly fetching = new Set<string>();
-  /** Why tiles that are wanted could not be read, by their names. */
+  /** Errors of requested tiles, by tile name. */
   private readonly failed = new Map<string, string>();
   private queue: Address[] = [];
 
@@ -49,7 +49,7 @@ export class ValueTiles {
     return [...this.failed.values()].at(-1) ?? "";
   }
 
-  /** The tile; undefined while it is not here yet. */
+  /** A tile; undefined while loading. */
   get(address: Address): Tile | null | undefined {
     const name = nameOf(address);
     const tile = this.tiles.get(name);
@@ -60,7 +60,7 @@ export class ValueTiles {
     return tile;
   }
 
-  /** Fetch these and forget what was wanted before: it is out of sight. */
+  /** Request these tiles and drop earlier requests, now out of view. */
   want(addresses: Address[]): void {
     const wanted = new Set(addresses.map(nameOf));
     for (const name of this.failed.keys()) if (!wanted.has(name)) this.failed.delete(name);
@@ -106,14 +106,14 @@ export class ValueTiles {
   private async read(address: Address): Promise<Tile | null> {
     const { level, col, row } = address;
     const path = url.map(this.slide, this.layer, level, col, row);
-    const answer = await requestTile(path, this.watch.until);
-    if (answer.ok) return decode(await answer.blob());
-    if (answer.status === 404) return null;
-    if (answer.status === OUTDATED) this.end();
-    throw new Error(`${this.layer.label}: ${answer.status}`);
+    const response = await requestTile(path, this.watch.until);
+    if (response.ok) return decode(await response.blob());
+    if (response.status === 404) return null;
+    if (response.status === OUTDATED) this.end();
+    throw new Error(`${this.layer.label}: ${response.status}`);
   }
 
-  /** Forget all: what is here is not what the layer is now. */
+  /** Drop everything: the layer has changed. */
   private end(): void {
     if (this.isOver) return;
     this.isOutdated = true;
@@ -137,9 +137,9 @@ function nameOf({ level, col, row }: Address): string {
   return `${level}/${col}_${row}`;
 }
 
-/** The gray values of a PNG exactly as they are stored. */
+/** Gray values of a PNG, exactly as stored. */
 async function decode(png: Blob): Promise<Tile> {
-  // A screen's color profile would change the values.
+  // Color management would change the values.
   const image = await createImageBitmap(png, { colorSpaceConversion: "none" });
   const { width, height } = image;
   const canvas = document.createElement("canvas");

@@ -1,4 +1,4 @@
-/** Numbers and states as the page says them. */
+/** Formatting of numbers and states. */
 
 import type { Entry, Patient, Slide, SlideStatus } from "./api";
 
@@ -10,13 +10,13 @@ export const TYPES: Record<string, string> = {
   micro: "micrometastasis",
   macro: "macrometastasis",
 };
-/** The graver the later. */
-export const GRAVITY = ["negative", "itc", "micro", "macro"];
+/** By increasing severity. */
+export const SEVERITY = ["negative", "itc", "micro", "macro"];
 
-/** The graver the later, as well. */
+/** By increasing severity. */
 const STAGES = ["pN0", "pN0(i+)", "pN1mi", "pN1", "pN2", "pN3a"];
 
-export function stageGravity(stage: string | null): number | null {
+export function stageSeverity(stage: string | null): number | null {
   const at = STAGES.indexOf(stage ?? "");
   return at < 0 ? null : at;
 }
@@ -28,13 +28,13 @@ export const STATUS_WORDS: Record<SlideStatus, string> = {
   failed: "failed",
 };
 
-/** What a slide ended in, or how far it is. */
-export function sayFinding(entry: Entry): string {
+/** Result of a slide, or its status. */
+export function formatFinding(entry: Entry): string {
   if (entry.status !== "done") return STATUS_WORDS[entry.status];
   return TYPES[entry.metastasis ?? ""] ?? (entry.verdict_label || entry.verdict || NONE);
 }
 
-/** The color of what was found in a slide. */
+/** Color class of a slide's result. */
 export function toneOf(entry: Entry | Slide): string {
   if (entry.status === "failed") return "failed";
   if (entry.status !== "done") return "plain";
@@ -43,27 +43,27 @@ export function toneOf(entry: Entry | Slide): string {
   return lesions ? "tumor" : "negative";
 }
 
-/** The stage; "at least" when a node has no type. */
-export function sayStage(patient: Patient): string {
+/** Stage of a patient; "at least" if a node has no type. */
+export function formatStage(patient: Patient): string {
   if (patient.pn_stage === null) return "no stage";
   return patient.complete ? patient.pn_stage : `at least ${patient.pn_stage}`;
 }
 
-export function sayLength(um: number | null): string {
+export function formatLength(um: number | null): string {
   if (um === null) return NONE;
   if (um >= 1000) return `${digits(um / 1000)} mm`;
   return `${digits(um)} \u00b5m`;
 }
 
-export function sayArea(um2: number): string {
+export function formatArea(um2: number): string {
   return um2 >= 1e5 ? `${digits(um2 / 1e6)} mm\u00b2` : `${digits(um2)} \u00b5m\u00b2`;
 }
 
-export function sayMm(um: number | null): string {
+export function formatMm(um: number | null): string {
   return um === null || um === 0 ? NONE : (um / 1000).toFixed(2);
 }
 
-/** Three digits that count, thousands whole. */
+/** Three significant digits, or a whole number from 100. */
 export function digits(value: number): string {
   if (value === 0) return "0";
   if (Math.abs(value) >= 100) return Math.round(value).toLocaleString("en-US");
@@ -71,8 +71,8 @@ export function digits(value: number): string {
   return String(Number(value.toPrecision(3)));
 }
 
-/** A duration: `40 s`, `12 min`, `5 h 7 min`. */
-export function sayDuration(seconds: number): string {
+/** Format a duration: `40 s`, `12 min`, `5 h 7 min`. */
+export function formatDuration(seconds: number): string {
   if (seconds < 60) return `${Math.round(seconds)} s`;
   const minutes = Math.round(seconds / 60);
   if (minutes < 60) return `${minutes} min`;
@@ -83,5 +83,5 @@ export function count(number: number, noun: string): string {
   return `${number.toLocaleString("en-US")} ${noun}${number === 1 ? "" : "s"}`;
 }
 
-/** Names in the order people expect: node_2 before node_10. */
+/** Natural sort order: node_2 before node_10. */
 export const natural = new Intl.Collator("en", { numeric: true }).compare;

@@ -1,11 +1,11 @@
-/** A PNG of the current view, with scale bar and legend, to be put into a letter. */
+/** PNG image of the current view with scale bar and legend, for reports. */
 
 import { legendEntries, strip, type LegendEntry } from "./legend";
 import type { Side } from "./looks";
-import { drawBar, sayMagnification, scaleBar } from "./scale";
+import { drawBar, formatMagnification, scaleBar } from "./scale";
 import type { Pane } from "./pane";
 import type { Scene } from "./scene";
-import { digits } from "../page/words";
+import { digits } from "../page/format";
 
 // CSS px
 const HEAD = 54;
@@ -15,19 +15,19 @@ const MARGIN = 12;
 const FONT = "11px system-ui, sans-serif";
 const READ_MS = 60_000;
 
-export async function savePicture(
+export async function saveImage(
   panes: readonly Pane[],
   scene: Scene,
   notice: string,
 ): Promise<void> {
   const canvas = drawPicture(panes, scene, notice);
   const png = await new Promise<Blob | null>((resolve) => canvas.toBlob(resolve, "image/png"));
-  if (png === null) throw new Error("The browser could not write the picture.");
+  if (png === null) throw new Error("The browser could not create the image.");
   const link = document.createElement("a");
   link.href = URL.createObjectURL(png);
   link.download = `${safeName(scene.slide.slide_id)}.png`;
   link.click();
-  // Some browsers begin to read it only after this.
+  // Some browsers read the blob only after the click.
   window.setTimeout(() => URL.revokeObjectURL(link.href), READ_MS);
 }
 
@@ -71,7 +71,7 @@ function drawPane(context: CanvasRenderingContext2D, pane: Pane, x: number): voi
   drawBar(context, bar, { x: left, y: (height - 18) * ratio, unit: ratio });
 }
 
-/** Where the left side ends and the right one begins. */
+/** Draw the line between the left and right side. */
 function drawLine(
   context: CanvasRenderingContext2D,
   x: number,
@@ -86,7 +86,7 @@ function drawLine(
   }
 }
 
-/** Which slide, how near, and how it was turned. */
+/** Draw the header: slide, magnification, rotation. */
 function drawHead(
   context: CanvasRenderingContext2D,
   pane: Pane,
@@ -98,9 +98,9 @@ function drawHead(
   const { mirrored, degrees } = pane.pose;
   const parts = [
     name,
-    magnification === null ? "" : sayMagnification(magnification),
+    magnification === null ? "" : formatMagnification(magnification),
     mirrored ? "mirrored" : "",
-    degrees === 0 ? "" : `turned by ${degrees}\u00b0`,
+    degrees === 0 ? "" : `rotated by ${degrees}\u00b0`,
   ];
   context.fillStyle = "#111";
   context.font = "600 13px system-ui, sans-serif";
@@ -116,7 +116,7 @@ interface Placed {
   width: number;
 }
 
-/** Entries from left to right, in as many rows as they need. */
+/** Draw the legend entries from left to right, wrapping into rows. */
 function layOut(
   context: CanvasRenderingContext2D,
   entries: readonly LegendEntry[],
@@ -187,7 +187,7 @@ function drawMark(
   context.fillText(entry.text, left + indent, top + 23);
 }
 
-/** A file name on any system. */
+/** File name valid on any system. */
 function safeName(text: string): string {
   return text.replace(/[^\p{L}\p{N}._-]+/gu, "_").slice(0, 100) || "slide";
 }
