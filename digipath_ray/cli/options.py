@@ -223,14 +223,14 @@ def with_outcome(*names: str) -> Callable[[Command], Command]:
 
     def decorate(command: Command) -> Command:
         signature = inspect.signature(command).parameters.values()
-        own = [p for p in signature if p.name != "said"]
+        own = [p for p in signature if p.name != "overrides"]
 
         @functools.wraps(command)
         def wrapped(**given: Any) -> int:
             values = {p.name: given.pop(p.name) for p in added}
             return command(
                 **given,
-                values=_overrides(values, sections).get("outcome", {}),
+                overrides=_overrides(values, sections).get("outcome", {}),
             )
 
         return _taking(wrapped, [*own, *added])

@@ -12,6 +12,7 @@ from digipath_ray.config.recipe import Recipe
 from digipath_ray.config.run import RunConfig
 from digipath_ray.geometry import NoLevelFineEnough, model_frame
 from digipath_ray.machine import memory_bytes
+from digipath_ray.networks.exposure import Exposure
 from digipath_ray.patches import (
     Grid,
     keep_cells,
@@ -206,6 +207,12 @@ def prepare_slide(
     table = patch_table(row.slide_id, grid, cells, tissue.mask)
     write_patches(run, prepared, config, table)
     return prepared
+
+
+def mark_seen(slide: PreparedSlide, exposure: Exposure) -> PreparedSlide:
+    """The slide with the members that have seen it or its patient."""
+    seen = exposure.seen_by(slide.slide_id, slide.row["patient_id"])
+    return replace(slide, row={**slide.row, "seen_by": list(seen)})
 
 
 def write_masks(
