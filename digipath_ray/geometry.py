@@ -1,20 +1,20 @@
-"""Frames and units: the only file that converts between them.
+"""Coordinate frames and units; the only module that converts between them.
 
-Four frames, each with its prefix: ``l0_`` level-0 pixels, ``lv_`` pixels of the level
-that is read, ``md_`` model pixels (what the network sees, at the EFFECTIVE mpp) and
-``hm_`` heatmap pixels (``md_ // downsample``). Physical ones end in ``_um``, ``_mm``.
-Level-0 px count from the scanned bounds, as in QuPath.
+Four frames, each with its prefix: ``l0_`` level-0 pixels, ``lv_`` pixels of the pyramid
+level that is read, ``md_`` model pixels (what the network sees, at the EFFECTIVE mpp)
+and ``hm_`` heatmap pixels (``md_ // downsample``). Physical ones end in ``_um``,
+``_mm``. Level-0 px count from the scanned bounds, as in QuPath.
 """
 
 import math
 from dataclasses import dataclass
 
 MPP_TOLERANCE = 0.05
-"""Relative difference of mpp within which a level is read as it is."""
+"""Relative mpp difference within which a level is read without resampling."""
 
 
-class NoLevelFineEnough(ValueError):  # noqa: N818 - says what is wrong, not "Error"
-    """The slide's finest level is coarser than the mpp the network asks for."""
+class NoLevelFineEnough(ValueError):  # noqa: N818 - named after the condition, not "Error"
+    """The slide's finest level is coarser than the requested mpp."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,10 +23,10 @@ class Frame:
 
     Attributes:
         level: pyramid level that is read, 0 = finest.
-        lv_per_md_x, lv_per_md_y: level px per model px; exactly 1.0 when native.
+        lv_per_md_x, lv_per_md_y: level px per model px; exactly 1.0 if native.
         l0_per_md_x, l0_per_md_y: level-0 px per model px.
-        mpp_x, mpp_y: EFFECTIVE um per model px; everything physical comes from these.
-        upsampled: no level was fine enough, pixels are interpolated.
+        mpp_x, mpp_y: EFFECTIVE um per model px; all physical sizes derive from these.
+        upsampled: no level was fine enough, so pixels are interpolated.
     """
 
     level: int
@@ -40,12 +40,12 @@ class Frame:
 
     @property
     def native(self) -> bool:
-        """Whether stored pixels are handed on without resampling."""
+        """Whether stored pixels are used without resampling."""
         return self.lv_per_md_x == 1.0 and self.lv_per_md_y == 1.0
 
     def md_size(self, l0_width: int, l0_height: int) -> tuple[int, int]:
-        """Width and height of the slide in model px, the last pixel cut off or part."""
-        # Rounded first: 2048 / (0.5 / 0.25) must not become 1025 by a float's tail.
+        """Width and height of the slide, model px; a partial last pixel counts."""
+        # Rounded first: float error in 2048 / (0.5 / 0.25) must not give 1025.
         return (
             max(1, math.ceil(round(l0_width / self.l0_per_md_x, 3))),
             max(1, math.ceil(round(l0_height / self.l0_per_md_y, 3))),
@@ -53,7 +53,7 @@ class Frame:
 
 
 def mpp_from_magnification(magnification: float) -> float:
-    """Um per px of an objective: 40x is 0.25, 20x is 0.5 (the field's convention)."""
+    """Um per px of an objective by convention: 40x is 0.25, 20x is 0.5."""
     if not magnification > 0:
         raise ValueError(f"magnification must be positive, not {magnification}")
     return 10.0 / magnification
@@ -67,10 +67,11 @@ def model_frame(
     mpp: float,
     allow_upsampling: bool = False,
 ) -> Frame:
-    """How to read a slide of ``mpp_x``, ``mpp_y`` (um per level-0 px) at ``mpp``.
+    """Frame that reads a slide of ``mpp_x``, ``mpp_y`` (um per level-0 px) at ``mpp``.
 
-    A level within 5 % of ``mpp`` on both axes is read as it is (the effective mpp is
-    then the level's own); else the nearest finer level is resampled to ``mpp``.
+    A level within 5 % of ``mpp`` on both axes is read without resampling (the effective
+    mpp is then the level's own); otherwise the nearest finer level is resampled to
+    ``mpp``.
 
     Raises:
         NoLevelFineEnough: every level is coarser and ``allow_upsampling`` is False.
@@ -97,8 +98,8 @@ def model_frame(
     if not finer and not allow_upsampling:
         raise NoLevelFineEnough(
             f"the finest level has {max(mpp_x, mpp_y):.4g} um/px, coarser than the "
-            f"{mpp:g} um/px asked for: give --mpp {max(mpp_x, mpp_y):.3g} with weights "
-            "trained at that mpp, or --allow-upsampling"
+            f"requested {mpp:g} um/px: give --mpp {max(mpp_x, mpp_y):.3g} with "
+            "weights trained at that mpp, or --allow-upsampling"
         )
     level = max(finer, key=lambda i: level_downsamples[i]) if finer else 0
     d = level_downsamples[level]
@@ -115,7 +116,7 @@ def model_frame(
 
 
 def top_left_from_center(center: tuple[int, int], patch_px: int) -> tuple[int, int]:
-    """The paper's patch center (Fig. 4) as our top-left corner, in the same frame."""
+    """Convert the paper's patch center (Fig. 4) to our top-left corner, same frame."""
     return center[0] - patch_px // 2, center[1] - patch_px // 2
 
 

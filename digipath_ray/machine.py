@@ -1,4 +1,4 @@
-"""What this machine has: memory, also where a container limits it, and free disk."""
+"""Memory of this machine or its container, and free disk space."""
 
 import math
 import shutil
@@ -10,7 +10,7 @@ CGROUP = Path("/sys/fs/cgroup")
 
 
 def container_memory() -> float:
-    """Bytes that the container allows; infinite where there is no limit."""
+    """Memory limit of the container in bytes; infinite if there is none."""
     for name in ("memory.max", "memory/memory.limit_in_bytes"):
         path = CGROUP / name
         if path.exists() and (text := path.read_text().strip()).isnumeric():
@@ -19,12 +19,12 @@ def container_memory() -> float:
 
 
 def memory_bytes() -> float:
-    """Memory of the machine, or of the container if that is less."""
+    """Memory of the machine or its container, whichever is less, in bytes."""
     return min(psutil.virtual_memory().total, container_memory())
 
 
 def free_disk_bytes(path: Path) -> int:
-    """Free space where ``path`` is or would be."""
+    """Free bytes on the disk where ``path`` is or would be created."""
     while not path.exists():
         path = path.parent
     return shutil.disk_usage(path).free

@@ -1,12 +1,12 @@
-"""The grid of patches over a slide, the cells kept, and the chunks they are read in.
+"""The patch grid of a slide, the selected cells, and the chunks they are read in.
 
-The grid starts at the slide's corner and overhangs the far edge, never shifts. Every
-cell has a core: the stride-sized middle of its patch, at the slide's edges widened to
-them, so that the cores part the slide among the cells. A cell is kept if its core holds
-any pixel of the sampling mask; so every tissue pixel lies in at least one patch.
+The grid starts at the slide's top-left corner and overhangs the far edges. Every cell
+has a core: the stride-sized center of its patch, extended to the slide's edge in border
+cells, so that the cores partition the slide. A cell is kept if its core contains any
+pixel of the sampling mask, so every tissue pixel is in at least one patch.
 
-A chunk is up to 64 neighboring kept cells that are read together as stride-sized
-blocks, each block once however many patches share it.
+A chunk is up to 64 neighboring kept cells, read together as stride-sized blocks; each
+block is read once, no matter how many patches share it.
 """
 
 import math
@@ -31,7 +31,7 @@ Floats = NDArray[np.floating[Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """The lattice of patches over one slide; sizes in model px."""
+    """Patch grid of one slide; sizes in model px."""
 
     spec: GridSpec
     frame: Frame
@@ -69,7 +69,7 @@ class Grid:
         return self.frame.mpp_x * d, self.frame.mpp_y * d
 
     def core_edges(self, length: int) -> NDArray[np.int64]:
-        """Where the cores along a side of ``length`` px begin, and its end."""
+        """Start of each core along a side of ``length`` px, and the side's end."""
         margin = (self.spec.patch_px - self.spec.stride_px) // 2
         starts = np.arange(self._cells_along(length)) * self.spec.stride_px + margin
         starts[0] = 0
@@ -77,13 +77,13 @@ class Grid:
 
 
 def lay_grid(info: SlideInfo, frame: Frame, spec: GridSpec) -> Grid:
-    """The grid over a slide read in ``frame``."""
+    """Build the grid of a slide read in ``frame``."""
     md_width, md_height = frame.md_size(info.width, info.height)
     return Grid(spec=spec, frame=frame, md_width=md_width, md_height=md_height)
 
 
 def keep_cells(grid: Grid, sampling: Mask) -> Cells:
-    """The cells [n, 2] whose core holds any pixel of the sampling mask, row by row."""
+    """Cells [n, 2] whose core contains any pixel of the sampling mask, row by row."""
     frame = grid.frame
     x = grid.core_edges(grid.md_width) * frame.mpp_x / sampling.mpp_x
     y = grid.core_edges(grid.md_height) * frame.mpp_y / sampling.mpp_y
@@ -98,11 +98,11 @@ def _count(
     x1: Floats,
     y1: Floats,
 ) -> NDArray[np.int64]:
-    """Mask px [rows, cols] that boxes (half-open, mask px) touch, by summed areas."""
+    """Number of true mask px in each box (half-open, mask px), by an integral image."""
     height, width = mask.shape
     total = np.zeros((height + 1, width + 1), np.int64)
     total[1:, 1:] = mask.cumsum(0, dtype=np.int64).cumsum(1)
-    # A hair inside, so that a border computed as 16.0000001 touches no further px.
+    # Shrunk by an epsilon, so that a border at 16.0000001 does not touch px 16.
     left = np.clip(np.floor(x0 + 1e-6), 0, width).astype(int)
     right = np.clip(np.ceil(x1 - 1e-6), 0, width).astype(int)
     top = np.clip(np.floor(y0 + 1e-6), 0, height).astype(int)
@@ -116,10 +116,10 @@ def _count(
 
 
 def cut_chunks(cells: Cells, *, chunk_cells: int) -> list[Cells]:
-    """Cells in serpentine order through bands of rows, cut into chunks.
+    """Split cells into chunks, in serpentine order through bands of rows.
 
-    The bands are as high as a chunk is wide when full, so that a chunk is about square
-    and shares most of its blocks; only the last chunk is short.
+    A band is as high as a full chunk is wide, so chunks are about square and share most
+    of their blocks; only the last chunk may be short.
     """
     if len(cells) == 0:
         return []
@@ -133,11 +133,11 @@ def cut_chunks(cells: Cells, *, chunk_cells: int) -> list[Cells]:
 
 
 def share_blocks(cells: Cells, blocks_per_side: int) -> tuple[Cells, NDArray[np.int64]]:
-    """The blocks a chunk's patches cover, each once.
+    """Blocks covered by a chunk's patches, without duplicates.
 
     Returns:
-        Positions [nb, 2] (block row, block col) in row order, and for each cell the
-        numbers [n, k, k] of its blocks among them.
+        Block positions [nb, 2] (row, col) in row order, and for each cell the indices
+        [n, k, k] of its blocks.
     """
     step = np.arange(blocks_per_side)
     rows = cells[:, 0, None, None] + step[:, None]
@@ -149,9 +149,9 @@ def share_blocks(cells: Cells, blocks_per_side: int) -> tuple[Cells, NDArray[np.
 
 
 def join_blocks(blocks: Cells) -> Iterator[tuple[int, int, int, int]]:
-    """Disjoint rectangles (row, col, rows, cols) that hold exactly these blocks.
+    """Yield disjoint rectangles (row, col, rows, cols) that cover exactly these blocks.
 
-    Runs along each row, joined downward where the next row has the same run.
+    Runs along each row, merged downward if the next row has the same run.
     """
     open_runs: dict[tuple[int, int], tuple[int, int]] = {}
     for row in range(int(blocks[:, 0].min()), int(blocks[:, 0].max()) + 2):
@@ -165,7 +165,7 @@ def join_blocks(blocks: Cells) -> Iterator[tuple[int, int, int, int]]:
 
 
 def _runs(cols: NDArray[np.int32]) -> list[tuple[int, int]]:
-    """Half-open runs of consecutive numbers."""
+    """Half-open runs of consecutive integers."""
     if len(cols) == 0:
         return []
     parts = np.split(cols, np.flatnonzero(np.diff(cols) > 1) + 1)
@@ -173,7 +173,7 @@ def _runs(cols: NDArray[np.int32]) -> list[tuple[int, int]]:
 
 
 def read_blocks(slide: Slide, grid: Grid, blocks: Cells, *, edge: Edge) -> Pixels:
-    """Pixels [nb, stride, stride, 3] of the blocks, each stored pixel decoded once."""
+    """Read the blocks, [nb, stride, stride, 3]; each stored pixel is decoded once."""
     stride = grid.spec.stride_px
     pixels: Pixels = np.empty((len(blocks), stride, stride, 3), np.uint8)
     number = {(int(r), int(c)): i for i, (r, c) in enumerate(blocks)}
@@ -209,7 +209,7 @@ def patch_table(slide_id: str, grid: Grid, cells: Cells, tissue: Mask) -> pa.Tab
 
 
 def tissue_share(grid: Grid, cells: Cells, tissue: Mask) -> NDArray[np.float32]:
-    """Tissue as a fraction [n] of each patch, what overhangs the slide included."""
+    """Tissue fraction [n] of each patch; the overhang counts as background."""
     if len(cells) == 0:
         return np.empty(0, np.float32)
     frame, spec = grid.frame, grid.spec
@@ -226,7 +226,7 @@ def tissue_share(grid: Grid, cells: Cells, tissue: Mask) -> NDArray[np.float32]:
 
 
 def patch_boxes(grid: Grid, cells: Cells, mask: Mask) -> NDArray[np.float64]:
-    """Boxes [n, 4] (x0, y0, x1, y1) of the cells' patches in mask px, to be drawn."""
+    """Boxes [n, 4] (x0, y0, x1, y1) of the cells' patches, mask px, for drawing."""
     frame, side = grid.frame, grid.spec.patch_px
     y0, x0 = (cells * float(grid.spec.stride_px)).T
     boxes = np.stack([x0, y0, x0 + side, y0 + side], axis=1)
@@ -235,11 +235,11 @@ def patch_boxes(grid: Grid, cells: Cells, mask: Mask) -> NDArray[np.float64]:
 
 
 SHARED_BLOCKS = 0.6
-"""Of a patch's blocks those that no other patch of its chunk has, on scattered tissue;
-0.32 on whole tissue at 50 % overlap."""
+"""Fraction of a patch's blocks that no other patch of its chunk shares, on
+scattered tissue; 0.32 on solid tissue at 50 % overlap."""
 
 
 def cell_bytes(config: RunConfig) -> float:
-    """Bytes of a chunk's pixels per patch in it, at most."""
+    """Upper bound of a chunk's pixel bytes per patch."""
     blocks = max(1.0, SHARED_BLOCKS * config.grid.blocks_per_side**2)
     return blocks * config.grid.stride_px**2 * 3

@@ -143,7 +143,7 @@ _SAMPLE = (
     column("x", pa.int64(), "top-left corner, px at level 0"),
     column("y", pa.int64(), "top-left corner, px at level 0"),
     column("tumor", pa.float32(), "fraction of the patch that is tumor"),
-    column("area_mm2", pa.float64(), "tissue that the patch stands for, mm2"),
+    column("area_mm2", pa.float64(), "tissue that the patch represents, mm2"),
 )
 SAMPLES = table(*_SAMPLE)
 

@@ -1,4 +1,4 @@
-"""Numbers and texts as people read them."""
+"""Formatting of numbers and texts for people."""
 
 import re
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ AT_LEAST = "\N{GREATER-THAN OR EQUAL TO}"
 
 
 def shorten(text: str, length: int) -> str:
-    """The text, its middle left out where it has more than ``length`` characters."""
+    """Shorten a text to ``length`` characters by eliding its middle."""
     if len(text) <= length:
         return text
     keep = max(length - 1, 2)
@@ -31,7 +31,7 @@ def format_area(area_mm2: float) -> str:
 
 
 SLOW_RATE = 0.1
-"""Patches per second below which the seconds per patch say more."""
+"""Rates below this, patches per second, are shown as seconds per patch."""
 
 
 def format_rate(rate: float) -> str:
@@ -65,12 +65,12 @@ PLURALS = {
 
 
 def count(number: int, noun: str) -> str:
-    """``1 slide``, ``2 slides``, ``3 patches``; thousands set apart."""
+    """``1 slide``, ``2 slides``, ``3 patches``; with thousands separators."""
     return f"{number:,} {plural(number, noun)}"
 
 
 def plural(number: int, noun: str) -> str:
-    """The noun as it stands after a number; an adjective or mass noun as it is."""
+    """Plural of a noun after a number; adjectives and mass nouns are unchanged."""
     return noun if number == 1 else PLURALS.get(noun, f"{noun}s")
 
 

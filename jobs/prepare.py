@@ -1,4 +1,4 @@
-"""Only find tissue and place patches, to look at the masks before a night is spent.
+"""Only find tissue and place patches, to check the masks before predicting.
 
     python jobs/prepare.py SLIDES... --out RUN --preset camelyon17 --weights DIR
     ray job submit --working-dir . -- python jobs/prepare.py SLIDES... --out RUN ...

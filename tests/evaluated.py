@@ -12,6 +12,7 @@ from digipath_ray.heatmap.canvas import Heatmap
 from digipath_ray.heatmap.file import write_heatmap
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.tissue.mask import Mask, write_mask
+from tests.records import done_of, record_of
 from tests.runs import small_config
 
 HM_MPP = 4.0
@@ -53,23 +54,16 @@ def write_finished(
     write_heatmap(run.heatmap(slide_id), heatmap, name=slide_id)
     tissue = Mask(array=np.ones((height, width), bool), mpp_x=HM_MPP, mpp_y=HM_MPP)
     write_mask(run.mask(slide_id), tissue)
-    slide: dict[str, Any] = {
-        "slide_id": slide_id,
-        "path": f"{slide_id}.tif",
-        "patient_id": patient_id,
-        **dict.fromkeys(("node", "label", "split", "annotation", "exhaustive", "mask")),
-        "width": width * 4,
-        "height": height * 4,
-        "mpp_x": 1.0,
-        "mpp_y": 1.0,
-        "mpp_source": "file",
-        "tissue_mm2": tissue.area_mm2,
-        "upsampled": False,
-        "patches": 1,
-        "qc": [],
-    }
-    record = {"slide": slide, "members": {}, "outcome": {"slide_id": slide_id}}
-    run.write_json(run.done(slide_id), record)
+    slide = record_of(
+        slide_id,
+        path=f"{slide_id}.tif",
+        patient_id=patient_id,
+        width=width * 4,
+        height=height * 4,
+        tissue_mm2=tissue.area_mm2,
+        patches=1,
+    )
+    run.write_record(done_of(slide, members={}, outcome={"slide_id": slide_id}))
 
 
 def plane(rows: int, cols: int, *parts: tuple[Any, float]) -> np.ndarray:

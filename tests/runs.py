@@ -1,7 +1,7 @@
 """What the tests of whole runs share: small cohorts, their config, their processes."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from digipath_ray.config.toml import Tree, from_tree, merge
 from digipath_ray.heatmap.canvas import Heatmap
 from digipath_ray.heatmap.file import read_heatmap
 from digipath_ray.run.directory import RunDirectory
+from digipath_ray.run.progress import RunListener
 from tests.slides import paint, write_pyramid
 
 GLASS = 245
@@ -108,6 +109,13 @@ def stamps(run: RunDirectory) -> dict[str, tuple[int, bytes]]:
         i: (run.done(i).stat().st_mtime_ns, run.heatmap(i).read_bytes())
         for i in run.read_done()
     }
+
+
+def hears(**reactions: Callable[..., object]) -> RunListener:
+    """A listener that calls these functions, by the names of its methods."""
+    listener = RunListener()
+    vars(listener).update(reactions)
+    return listener
 
 
 def workers(name: str, root: int | None = None) -> list[psutil.Process]:

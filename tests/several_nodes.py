@@ -28,16 +28,15 @@ from ray.cluster_utils import Cluster
 from digipath_ray.cohort.read import read_cohort
 from digipath_ray.config.run import MemberSpec
 from digipath_ray.distributed import collector, inference
-from digipath_ray.distributed.collector import Tally
 from digipath_ray.distributed.predict import PredictStage
 from digipath_ray.distributed.read import Batch
 from digipath_ray.distributed.resources import Share
 from digipath_ray.distributed.run import run_cohort
-from digipath_ray.distributed.watcher import Watcher
 from digipath_ray.networks.predict import EnsemblePredictor
 from digipath_ray.run.directory import RunDirectory
+from digipath_ray.run.progress import Tally
 from tests.noted import NAME, SECONDS, note, noted_finish, noted_read, open_diary
-from tests.runs import small_config
+from tests.runs import hears, small_config
 
 FAST_TO_NOTICE_A_DEATH = {
     "health_check_initial_delay_ms": 0,
@@ -180,7 +179,7 @@ class Run(threading.Thread):
             RunDirectory(self.plan.out),
             rows,
             replace(config, compute=grows),
-            watcher=Watcher(tallied=count, started=lambda work: self.begun.set()),
+            listener=hears(tallied=count, started=lambda work: self.begun.set()),
         )
         self.answer = {
             "started": started,

@@ -14,7 +14,7 @@ from digipath_ray.cohort.read import read_cohort
 from digipath_ray.config.recipe import Recipe
 from digipath_ray.config.toml import Tree, merge
 from digipath_ray.distributed import fit as training
-from digipath_ray.distributed.fit import FitWatcher, fit_cohort
+from digipath_ray.distributed.fit import FitListener, fit_cohort
 from digipath_ray.mining.examples import read_hard, write_hard
 from digipath_ray.networks.build import build_network
 from digipath_ray.networks.card import read_card, write_card
@@ -93,7 +93,7 @@ def test_a_fit_stopped_and_taken_up_in_a_bucket_is_the_fit_on_a_disk(
 
     long = recipe_of({"fit": {"epochs": 99, "restarts": 0}})
     with pytest.raises(RunStopped, match=r"a checkpoint cannot be written.*refuses"):
-        fit_cohort(there, rows, long, watcher=FitWatcher(epoch_ended=deny))
+        fit_cohort(there, rows, long, listener=FitListener(epoch_ended=deny))
     done = epochs_of(there)
     assert done >= 1
     assert not there.weights("a").exists()
@@ -101,10 +101,10 @@ def test_a_fit_stopped_and_taken_up_in_a_bucket_is_the_fit_on_a_disk(
     bucket_server.faults.clear()
     bucket_server.requests.clear()
     recipe = recipe_of({"fit": {"epochs": done + 1}})
-    taken_up: list[int] = []
-    watcher = FitWatcher(taken_up=lambda _, epochs: taken_up.append(epochs))
-    assert fit_cohort(there, rows, recipe, watcher=watcher).failures == []
-    assert taken_up == [done]
+    resumed: list[int] = []
+    listener = FitListener(resumed=lambda _, epochs: resumed.append(epochs))
+    assert fit_cohort(there, rows, recipe, listener=listener).failures == []
+    assert resumed == [done]
     assert bucket_server.asked("GET", "/fit.pt") >= 1, "taken up from the bucket"
     assert epochs_of(there) == done + 1
     kept = {p.parent.name for p in there.checkpoints.rglob("fit.pt")}
@@ -161,9 +161,9 @@ def test_a_fit_that_was_overtaken_stops(bucket_url, cohort_url, monkeypatch):
         bucket.put(fit.root / "lease.json", b'{"token": "other"}')
         time.sleep(1.0)
 
-    watcher = FitWatcher(folded=overtake)
+    listener = FitListener(folded=overtake)
     with pytest.raises(RunStopped, match="was taken over by another fit"):
-        fit_cohort(fit, read_cohort([cohort_url]), recipe_of(), watcher=watcher)
+        fit_cohort(fit, read_cohort([cohort_url]), recipe_of(), listener=listener)
     assert not fit.weights("a").exists()
     assert b"other" in read_bytes(fit.root / "lease.json"), "not ours to remove"
 

@@ -12,20 +12,20 @@ from digipath_ray.cohort.read import read_cohort
 from digipath_ray.distributed import run as night
 from digipath_ray.distributed.read import cut_shards
 from digipath_ray.distributed.run import run_cohort
-from digipath_ray.geometry import Frame
 from digipath_ray.networks.build import build_network
 from digipath_ray.networks.resolve import resolve
 from digipath_ray.networks.weights import load_member
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import RunError, RunStopped
-from digipath_ray.run.prepared import PreparedSlide
 from digipath_ray.slide.open import SlideError, open_slide
 from digipath_ray.storage import bucket
 from digipath_ray.storage.bucket import ChangedError
 from digipath_ray.storage.files import place, read_bytes, read_table, read_text
 from tests.buckets import Bucket
+from tests.records import record_of
 from tests.runs import (
     RAY_WARNINGS,
+    hears,
     heatmaps,
     make_run,
     small_config,
@@ -136,32 +136,17 @@ def test_weights_in_a_bucket_are_fetched_once_and_again_when_changed(
         resolve({}, weights=f"{bucket_url}/nowhere")
 
 
-def prepared(slide_id: str, path: str, chunks: int) -> PreparedSlide:
-    frame = Frame(
-        level=0, lv_per_md_x=1.0, lv_per_md_y=1.0, l0_per_md_x=1.0, l0_per_md_y=1.0,
-        mpp_x=1.0, mpp_y=1.0,
-    )  # fmt: skip
-    return PreparedSlide(
-        row={"slide_id": slide_id, "path": path, "chunks": chunks},
-        frame=frame,
-        md_width=1,
-        md_height=1,
-        slide_mpp=None,
-        mask_digest=None,
-    )
-
-
 def test_slides_of_a_bucket_are_read_whole_until_the_end_is_near():
-    slides = [prepared(f"s{i}", f"s3://b/s{i}.svs", 30) for i in range(20)]
+    slides = [record_of(f"s{i}", path=f"s3://b/s{i}.svs", chunks=30) for i in range(20)]
     shards = list(cut_shards(slides, readers=4))
     parts = [[n for s, _, n in shards if s is slide] for slide in slides]
     assert all(sum(p) == 30 for p in parts)
     assert parts[:12] == [[30]] * 12, "600 chunks, two turns of four readers: 75"
     assert max(parts[-1]) <= 4, "no reader is left with a whole slide"
     assert sum(len(p) for p in parts) < 45, "20 fetches are the fewest"
-    on_disk = [prepared("s", "/data/s.svs", 30)]
+    on_disk = [record_of("s", path="/data/s.svs", chunks=30)]
     assert [n for _, _, n in cut_shards(on_disk, readers=4)] == [4] * 7 + [2]
-    three = [prepared(f"s{i}", f"s3://b/s{i}.svs", 40) for i in range(3)]
+    three = [record_of(f"s{i}", path=f"s3://b/s{i}.svs", chunks=40) for i in range(3)]
     assert len(list(cut_shards(three, readers=8))) >= 12, "no reader starves"
 
 
@@ -234,8 +219,8 @@ def test_a_slide_replaced_after_it_was_prepared_fails_and_is_made_anew(
     def replace_it(*_: object) -> None:
         bucket.upload(tmp_path / "other.tif", place(cohort_url) / "s01.tif")
 
-    watcher = night.Watcher(planned=replace_it)
-    summary = run_cohort(run, rows, config, watcher=watcher)
+    listener = hears(planned=replace_it)
+    summary = run_cohort(run, rows, config, listener=listener)
     (failure,) = summary.failures
     assert (failure.slide_id, failure.step) == ("s01", "read")
     assert "was replaced" in failure.error
@@ -260,8 +245,8 @@ def test_a_run_that_was_overtaken_stops_and_writes_no_table(
         bucket.put(run.root / "lease.json", b'{"token": "other"}')
         time.sleep(1.0)
 
-    watcher = night.Watcher(planned=overtake)
+    listener = hears(planned=overtake)
     with pytest.raises(RunStopped, match="was taken over by another run"):
-        run_cohort(run, read_cohort([cohort_url]), small_config(), watcher=watcher)
+        run_cohort(run, read_cohort([cohort_url]), small_config(), listener=listener)
     assert not run.outcomes.exists()
     assert b"other" in read_bytes(run.root / "lease.json"), "not ours to remove"

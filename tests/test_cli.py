@@ -625,7 +625,7 @@ def test_compare_takes_the_runs_threshold(
     shutil.copytree(prepared.run.root, other)
     settings = RunDirectory(other).settings
     tree = tomllib.loads(settings.read_text())
-    tree["ensemble"]["threshold"] = 0.4
+    tree["outcome"]["threshold"] = 0.4
     settings.write_text(tomli_w.dumps(tree))
     assert run_app(["compare", str(other), str(other)]) == 0
     assert "Dice at probability 0.4" in capsys.readouterr().out

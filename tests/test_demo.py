@@ -299,7 +299,7 @@ class TestDemoRun:
 
     def test_finds_the_lesions_and_little_else(self, demo, demo_cohort: Path) -> None:
         config = resolve(load_config(preset="demo"))
-        threshold = config.ensemble.threshold
+        threshold = config.outcome.threshold
         scores = score_run(
             RunDirectory(demo[0] / "run"), demo_cohort, threshold=threshold
         )

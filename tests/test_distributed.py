@@ -16,16 +16,23 @@ from digipath_ray.cohort.read import read_cohort
 from digipath_ray.distributed import inference
 from digipath_ray.distributed import read as shard
 from digipath_ray.distributed import resources as cluster
-from digipath_ray.distributed.collector import Collector, Tally
+from digipath_ray.distributed.collector import Collector
 from digipath_ray.distributed.resources import Share, divide, fit_chunks
 from digipath_ray.distributed.run import Summary, run_cohort
-from digipath_ray.distributed.watcher import Watcher
 from digipath_ray.heatmap.canvas import blend_window
 from digipath_ray.networks.weights import load_member
 from digipath_ray.pipeline.prepare import grid_of
 from digipath_ray.run.directory import RunDirectory
+from digipath_ray.run.progress import Tally
 from digipath_ray.slide.open import open_slide
-from tests.runs import RAY_WARNINGS, heatmaps, small_config, write_cohort, write_slide
+from tests.runs import (
+    RAY_WARNINGS,
+    hears,
+    heatmaps,
+    small_config,
+    write_cohort,
+    write_slide,
+)
 from tests.test_predict import NUMPY_TURNS
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings(RAY_WARNINGS)]
@@ -195,7 +202,7 @@ def test_slides_are_finished_while_others_are_predicted(
         held = sum(len(c) for c in collectors[0].open.values())
         seen.append((held, len(collectors[0].finishing)))
 
-    summary = run_cohort(run, rows, config, watcher=Watcher(tallied=note))
+    summary = run_cohort(run, rows, config, listener=hears(tallied=note))
     metrics = summary.metrics
     assert metrics["slides"] == 12
     assert metrics["patches_at_first_slide"] < metrics["patches"] / 2

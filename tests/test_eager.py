@@ -31,7 +31,7 @@ def test_a_run_in_one_process_leaves_what_a_run_leaves(tmp_path: Path) -> None:
         assert {name: row[name] for name in outcome} == outcome
     assert run.read_failures() == []
     assert [row for row, _ in read_manifest(run.manifest)] == rows
-    assert {r["precision"] for r in run.read_done().values()} == {"float32"}
+    assert {record.precision for record in run.read_done().values()} == {"float32"}
 
 
 def test_a_slide_that_cannot_be_used_ends_a_run_in_one_process(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -136,12 +137,10 @@ def stage_run(folder: Path) -> RunDirectory:
 
 def measure(run: RunDirectory, slide_id: str, config: RunConfig) -> None:
     record = run.read_done()[slide_id]
-    found = measure_slide(read_finished(run, record), record["slide"], config)
+    found = measure_slide(read_finished(run, record), config)
     none = dict.fromkeys(("members", "seconds"))
     row = {**none, **found.row, "seconds": 1.0}
-    run.write_json(
-        run.done(slide_id), {**record, "outcome": row, "features": found.features}
-    )
+    run.write_record(replace(record, outcome=row, features=found.features))
 
 
 def test_a_run_and_its_members_by_the_runs_own_rule(tmp_path: Path) -> None:

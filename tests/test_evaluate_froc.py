@@ -33,7 +33,7 @@ from digipath_ray.evaluate.froc import (
     froc_score,
     match,
 )
-from digipath_ray.evaluate.predicted import read_run
+from digipath_ray.evaluate.predicted import find_run, maps_of
 from digipath_ray.evaluate.reference import Extent
 from digipath_ray.evaluate.slidescore import auc, slide_score
 from tests.evaluated import plane, write_run
@@ -210,9 +210,9 @@ def test_without_lesions_or_normal_slides_there_is_no_score() -> None:
 
 
 def detections_of(run_folder: Path, p: np.ndarray, **options: float):
-    run = read_run(write_run(run_folder, {"s": p}).root)
+    run = find_run(write_run(run_folder, {"s": p}).root)
     assert run is not None
-    return find_detections(run.maps("s")["ensemble"], **options)
+    return find_detections(maps_of(run.slide("s"))["ensemble"], **options)
 
 
 def test_peaks_suppress_what_is_within_the_radius(tmp_path: Path) -> None:
@@ -245,9 +245,10 @@ def test_peaks_are_those_of_the_plain_loop(tmp_path: Path) -> None:
 
 def test_a_peak_beyond_the_slides_edge_lies_on_it(tmp_path: Path) -> None:
     # The last pixel's center is at 38, 18; the slide ends before it.
-    run = read_run(write_run(tmp_path, {"s": plane(5, 10, ((4, 9), 0.9))}).root)
+    run = find_run(write_run(tmp_path, {"s": plane(5, 10, ((4, 9), 0.9))}).root)
     assert run is not None
-    slide = replace(run.maps("s")["ensemble"], width=37, height=17)
+    slide = run.slide("s")
+    slide = replace(slide, record=replace(slide.record, width=37, height=17))
     assert find_detections(slide) == [(pytest.approx(0.9), 36, 16)]
 
 
@@ -287,9 +288,9 @@ def test_damaged_detections_are_named(tmp_path: Path, text: str, said: str) -> N
 def test_a_slides_score_is_the_peak_of_lesions_long_enough(tmp_path: Path) -> None:
     # 3 px are 12 um and shorter than 40; 11 px are 44. The short one is surer.
     p = plane(40, 60, (np.s_[2, 2:5], 0.99), (np.s_[30, 2:13], 0.6), ((30, 5), 0.65))
-    run = read_run(write_run(tmp_path, {"s": p}).root)
+    run = find_run(write_run(tmp_path, {"s": p}).root)
     assert run is not None
-    heatmap = run.maps("s")["ensemble"].heatmap
+    heatmap = maps_of(run.slide("s"))["ensemble"].heatmap
     assert slide_score(heatmap, run.config) == pytest.approx(0.65)
 
 

@@ -297,7 +297,7 @@ def test_reference_burdens_are_percent(tmp_path: Path) -> None:
     path.write_text("\ufeffWSI ID;Burden\na;80.25\n", encoding="utf-8")
     assert read_burdens(path) == {"a": 0.8025}
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(ValueError, match=r"b\.csv: not a table"):
+    with pytest.raises(ValueError, match=r"b\.csv: not a CSV in UTF-8"):
         read_burdens(path)
     for text, said in {
         "slide_id,burden\na,0.8\nb,0.2\n": "look like fractions",

@@ -13,11 +13,10 @@ import ray
 
 from digipath_ray.distributed import prometheus as gauges
 from digipath_ray.distributed.run import run_cohort
-from digipath_ray.distributed.watcher import Watcher
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.slide.open import open_slide
 from digipath_ray.storage.files import publish
-from tests.runs import RAY_WARNINGS, small_config, write_cohort, write_slide
+from tests.runs import RAY_WARNINGS, hears, small_config, write_cohort, write_slide
 
 ROOT = Path(__file__).parents[1]
 DASHBOARD = ROOT / "cluster" / "grafana.json"
@@ -84,7 +83,7 @@ def test_prometheus_gets_what_a_run_counts(
         RunDirectory(tmp_path / "run"),
         rows,
         small_config(),
-        watcher=Watcher(tallied=look),
+        listener=hears(tallied=look),
     )
     patches = summary.metrics["patches"]
     added = scrape_until(

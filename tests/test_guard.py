@@ -8,6 +8,7 @@ import time
 import pytest
 import ray
 
+from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.distributed.attempts import (
     HINTS,
     TooManyAttempts,
@@ -19,7 +20,7 @@ from digipath_ray.distributed.ledger import Ledger, share_ledger
 from digipath_ray.run.failure import Failure
 from digipath_ray.slide.open import SlideError
 
-SLIDE = {"slide_id": "s", "path": "/slides/s.svs", "patient_id": "p"}
+SLIDE = SlideRow(slide_id="s", path="/slides/s.svs", patient_id="p")
 
 
 def test_a_try_that_ends_is_forgotten():
@@ -96,7 +97,9 @@ def test_work_that_moves_on_is_left_alone(ray_here):
 def test_a_slides_own_error_keeps_its_hint():
     failure = explain(SlideError("s.svs: cut short", "copy it again"), SLIDE, "read")
     assert vars(failure) == {
-        **SLIDE,
+        "slide_id": "s",
+        "path": "/slides/s.svs",
+        "patient_id": "p",
         "step": "read",
         "attempt": 1,
         "error": "s.svs: cut short",

@@ -187,61 +187,25 @@ def test_stitching_equals_a_loop_over_pixels(drawn):
     assert heatmap.data.max() <= 1
 
 
-@st.composite
-def canvases(draw):
-    """Canvases of one shape; eighths add up exactly in float32."""
-    width, height = draw(st.integers(1, 4)), draw(st.integers(1, 4))
-
-    def one():
-        size = 3 * height * width
-        eighths = draw(st.lists(st.integers(0, 64), min_size=size, max_size=size))
-        data = (np.array(eighths, np.float32) / 8).reshape(3, height, width)
-        channels = ("probability", "aleatoric")
-        return Canvas(channels=channels, sums=data[:2], weight=data[2])
-
-    return one(), one(), one()
-
-
-def same(a, b):
-    return bool((a.sums == b.sums).all() and (a.weight == b.weight).all())
-
-
-@given(canvases())
-def test_merge_is_commutative_and_associative_with_the_empty_canvas_as_zero(drawn):
-    a, b, c = drawn
-    height, width = a.weight.shape
-    assert same(a.merge(b), b.merge(a))
-    assert same(a.merge(b).merge(c), a.merge(b.merge(c)))
-    assert same(a.merge(Canvas.empty(a.channels, width=width, height=height)), a)
-    assert (a.merge(b).sums == a.sums + b.sums).all()
-
-
-def test_chunks_on_two_canvases_merge_into_what_one_canvas_gets():
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_chunks_add_up_in_any_order_to_what_one_chunk_gives(order: tuple[int, int]):
     grid = spec(4, 2)
     window = blend_window(grid, "mean")
     values = np.arange(5 * 16, dtype=np.float32).reshape(5, 4, 4) / 128
     cells = [(0, 0), (0, 1), (1, 1), (2, 0), (2, 2)]
-    parts = []
-    for part in ([0, 1], [2, 3, 4]):
+    parts = ([0, 1], [2, 3, 4])
+    canvas = Canvas.empty(("probability",), width=9, height=7)
+    for number in order:
+        part = parts[number]
         blocks, index = number_blocks([cells[i] for i in part], 2)
-        canvas = Canvas.empty(("probability",), width=9, height=7)
         chunk = {"probability": values[part]}
         canvas.add(
             blocks, *sum_patches(chunk, index, len(blocks), window=window, hm_stride=2)
         )
-        parts.append(canvas)
-    merged = parts[0].merge(parts[1]).heatmap(mpp_x=1, mpp_y=1)
     whole = stitch(
         {"probability": values}, cells, grid, window=window, width=9, height=7
     )
-    np.testing.assert_array_equal(merged.data, whole.data)
-
-
-def test_merge_refuses_other_channels():
-    a = Canvas.empty(("probability",), width=2, height=2)
-    b = Canvas.empty(("probability", "aleatoric"), width=2, height=2)
-    with pytest.raises(ValueError, match="canvases differ"):
-        a.merge(b)
+    np.testing.assert_array_equal(canvas.heatmap(mpp_x=1, mpp_y=1).data, whole.data)
 
 
 def test_sums_are_in_the_order_of_the_channels():

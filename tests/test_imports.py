@@ -22,7 +22,7 @@ ONLY_IN = {
     "openslide": {"slide", "viewer", "cli"},
     "starlette": {"viewer"},
     "uvicorn": {"viewer"},
-    "ray": {"distributed", "cli"},
+    "ray": {"distributed"},
     "segmentation_models_pytorch": {"networks"},
     "torch": {"networks", "training", "distributed", "cli"},
 }

@@ -468,7 +468,7 @@ def test_what_is_left_decides_as_all_do(
     groups: list[LesionGroup], extent: int, peak: int
 ) -> None:
     rule = SizeRule(min_extent_um=float(extent), min_p=peak / 100, merge_um=75.0)
-    all_, left = rule.judge(groups), rule.judge(undominated(groups))
+    all_, left = rule.apply(groups), rule.apply(undominated(groups))
     assert left.largest_um == all_.largest_um
 
 
@@ -632,8 +632,8 @@ def test_a_run_with_the_same_setting_fits(model: StageModel) -> None:
         ({"grid": {"mpp": 0.5}}, "grid.mpp: the model's 1, the run's 0.5"),
         ({"grid": {"downsample": 8}}, "grid.downsample: the model's 4, the run's 8"),
         (
-            {"ensemble": {"threshold": 0.4}},
-            "ensemble.threshold: the model's 0.5, the run's 0.4",
+            {"outcome": {"threshold": 0.4}},
+            "outcome.threshold: the model's 0.5, the run's 0.4",
         ),
         (
             {"outcome": {"merge_um": 10.0}},

@@ -13,7 +13,6 @@ import tomli_w
 
 from digipath_ray.annotations import Window, read_annotation
 from digipath_ray.cli.app import run_app
-from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.config.recipe import AnnotationSpec
 from digipath_ray.config.toml import to_tree
 from digipath_ray.heatmap.canvas import Heatmap
@@ -23,8 +22,10 @@ from digipath_ray.mining.regions import find_regions, region_features
 from digipath_ray.mining.spec import MiningSpec
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.finished import FinishedSlide, Truth, read_finished, read_truth
-from digipath_ray.schema import SAMPLES, SLIDES
+from digipath_ray.run.record import SlideRecord
+from digipath_ray.schema import SAMPLES
 from digipath_ray.tissue.mask import Mask, write_mask
+from tests.records import done_of, record_of
 from tests.runs import small_config
 
 MPP = 0.243
@@ -63,14 +64,12 @@ def heatmap_of(probability: np.ndarray, **more: np.ndarray) -> Heatmap:
 def slide_of(
     heatmap: Heatmap, *, tissue: np.ndarray | None = None, **row: Any
 ) -> FinishedSlide:
-    told = {"annotation": "there.xml", **row}
+    row = {"annotation": "there.xml", **row}
+    record = record_of(path="s.tif", mpp_x=MPP, mpp_y=MPP, **SIZE, **row)
     return FinishedSlide(
-        row=SlideRow(slide_id="s", path="s.tif", **told),
-        **SIZE,
+        record=record,
         heatmap=heatmap,
         tissue=np.ones((ROWS, COLS), np.bool_) if tissue is None else tissue,
-        l0_per_hm_x=L0,
-        l0_per_hm_y=L0,
         members=("a",),
     )
 
@@ -295,16 +294,8 @@ def write_run(folder: Path, slides: Sequence[Mapping[str, Any]]) -> RunDirectory
         write_heatmap(run.heatmap(slide_id), heatmap, name=slide_id)
         whole = np.ones((20, 24), np.bool_)
         write_mask(run.mask(slide_id), Mask(array=whole, mpp_x=8.0, mpp_y=8.0))
-        told = {
-            **dict.fromkeys(SLIDES.names),
-            "path": f"{slide_id}.tif",
-            "mpp_x": MPP,
-            "mpp_y": MPP,
-            "mpp_source": "file",
-            **SIZE,
-            **row,
-        }
-        run.write_json(run.done(slide_id), {"slide": told, "members": {"a": "x"}})
+        fields = {"path": f"{slide_id}.tif", "mpp_x": MPP, "mpp_y": MPP, **SIZE, **row}
+        run.write_record(done_of(record_of(**fields), members={"a": "x"}))
     return run
 
 
@@ -338,12 +329,11 @@ def run(tmp_path: Path) -> RunDirectory:
 
 def test_a_slide_comes_back_as_the_manifest_had_it(run: RunDirectory) -> None:
     record = run.read_done()["test"]
-    told = record["slide"]
-    assert read_finished(run, record).row == SlideRow(
-        slide_id="test", path="test.tif", annotation=told["annotation"], split="test"
-    )
-    given = {**record, "slide": {**told, "mpp_source": "manifest"}}
-    assert read_finished(run, given).row.mpp == MPP
+    slide = read_finished(run, record).record
+    assert (slide.slide_id, slide.path, slide.split) == ("test", "test.tif", "test")
+    assert slide.mpp is None
+    given = {**slide.to_row(), "mpp_source": "manifest"}
+    assert SlideRecord.from_row(given).mpp == MPP
 
 
 def test_truth_is_read_at_the_heatmaps_pixels(tmp_path: Path) -> None:
@@ -374,7 +364,7 @@ def test_the_command_writes_hard_patches_and_says_what_it_saw(
     assert "2 for a false alarm" in said
     assert "1 of 2 slides, seen for one, were predicted by members fitted on" in said
     assert "1 slide held back for the test" in said
-    assert "no card of a, b: nobody knows" in said
+    assert "no card of a, b: it is unknown" in said
     assert "1 slide neither annotated nor negative" in said
 
 

@@ -200,7 +200,7 @@ def test_gpus_that_are_to_come_must_be_said(cluster_of, caplog):
     assert share.actor_gpus == 0
     assert not share.more_actors
     assert not share.more_readers
-    assert "if nodes with GPUs are to join, say so by --gpus-per-actor 1" in caplog.text
+    assert "if nodes with GPUs will join, give --gpus-per-actor 1" in caplog.text
     caplog.clear()
     share = divide(spread(gpus_per_actor=1.0))
     assert (share.actors, share.actor_gpus, share.more_actors) == (1, 1.0, True)
@@ -222,7 +222,7 @@ def test_a_run_says_that_others_hold_the_gpus(cluster_of, monkeypatch, caplog):
     assert caplog.text == ""
     monkeypatch.setattr(cluster.ray, "available_resources", lambda: {"CPU": 3.0})
     divide(spread())
-    assert "others hold the cluster's GPUs" in caplog.text
+    assert "all GPUs of the cluster are taken" in caplog.text
 
 
 BLIND = """

@@ -11,7 +11,6 @@ import shapely
 from numpy.typing import NDArray
 
 from digipath_ray.config.run import (
-    EnsembleSpec,
     MemberSpec,
     OutcomeSpec,
     RunConfig,
@@ -20,33 +19,19 @@ from digipath_ray.heatmap.canvas import Heatmap
 from digipath_ray.outcome.geojson import write_outcome
 from digipath_ray.outcome.measure import measure_slide, measured_with
 from digipath_ray.run.directory import RunDirectory
-from digipath_ray.run.finished import FinishedSlide, finished_slide
+from digipath_ray.run.finished import FinishedSlide
+from digipath_ray.run.record import SlideRecord
 from digipath_ray.tissue.mask import Mask, read_mask
+from tests.records import record_of
 
 MPP = 8.0
 """um per heatmap px; a level-0 px is 1 um."""
 MEMBERS = (MemberSpec(name="a", architecture="Unet"),)
 
 
-def told(**changes: Any) -> dict[str, Any]:
-    """A row of the SLIDES table: 1600 x 1200 px of 1 um."""
-    row = {
-        "slide_id": "s",
-        "path": "/s.tif",
-        "mpp_source": "file",
-        "width": 1600,
-        "height": 1200,
-        "mpp_x": 1.0,
-        "mpp_y": 1.0,
-        "tissue_mm2": 1.92,
-        "upsampled": False,
-        "qc": [],
-        "seen_by": [],
-        "patches": 7,
-        "exhaustive": None,
-    }
-    names = ("patient_id", "node", "label", "split", "annotation", "mask")
-    return {**dict.fromkeys(names), **row, **changes}
+def record(**changes: Any) -> SlideRecord:
+    """A slide of 1.92 mm2 of tissue."""
+    return record_of(width=1600, height=1200, tissue_mm2=1.92, patches=7, **changes)
 
 
 def slide_of(probability: NDArray[np.float32], **channels: float) -> FinishedSlide:
@@ -60,7 +45,7 @@ def slide_of(probability: NDArray[np.float32], **channels: float) -> FinishedSli
         mpp_y=MPP,
     )
     tissue = Mask(array=np.ones(probability.shape, np.bool_), mpp_x=MPP, mpp_y=MPP)
-    return finished_slide(told(), heatmap, tissue, members=["a"])
+    return FinishedSlide.of(record(), heatmap, tissue, members=["a"])
 
 
 def blank() -> NDArray[np.float32]:
@@ -80,7 +65,7 @@ def config_for(**outcome: Any) -> RunConfig:
 
 
 def test_lesions_are_measured_and_small_ones_not_counted() -> None:
-    found = measure_slide(two_lesions(), told(), config_for())
+    found = measure_slide(two_lesions(), config_for())
     assert found.row["lesions"] == 2
     assert found.row["tumor_mm2"] == pytest.approx((900 + 4) * 64e-6)
     # The square's diagonal, less the corners of its corner px: 240 um a side.
@@ -95,24 +80,24 @@ def test_lesions_are_measured_and_small_ones_not_counted() -> None:
 def test_a_lesion_that_is_never_sure_does_not_count() -> None:
     probability = blank()
     probability[10:40, 20:50] = 0.65
-    found = measure_slide(slide_of(probability), told(), config_for())
+    found = measure_slide(slide_of(probability), config_for())
     assert (found.row["lesions"], found.row["largest_um"]) == (1, 0.0)
-    sure = measure_slide(slide_of(probability), told(), config_for(min_lesion_p=0.6))
+    sure = measure_slide(slide_of(probability), config_for(min_lesion_p=0.6))
     assert sure.row["largest_um"] > 240
 
 
 def test_features_come_with_stages_and_burden_with_burdens() -> None:
     slide = two_lesions()
-    staged = measure_slide(slide, told(), config_for(outcome="stage"))
+    staged = measure_slide(slide, config_for(outcome="stage"))
     assert staged.features is not None
     assert staged.features["region_count_p90"] == 2
     assert staged.features["tumor_to_tissue_p90"] == pytest.approx(904 * 64e-6 / 1.92)
     assert staged.burden is None
     spec = {"viable_close_um": 0.0, "viable_open_um": 0.0, "min_viable_mm2": 0.001}
-    burdened = measure_slide(slide, told(), config_for(outcome="burden", **spec))
+    burdened = measure_slide(slide, config_for(outcome="burden", **spec))
     assert burdened.features is None
     assert burdened.row["burden"] == pytest.approx(1.0, abs=0.01)
-    nothing = measure_slide(slide_of(blank()), told(), config_for(outcome="burden"))
+    nothing = measure_slide(slide_of(blank()), config_for(outcome="burden"))
     assert nothing.row["burden"] is None
     assert "no tumor found" in nothing.row["burden_note"]
 
@@ -120,7 +105,9 @@ def test_features_come_with_stages_and_burden_with_burdens() -> None:
 def test_noise_is_flagged_and_counted_whole() -> None:
     probability = np.zeros((300, 300), np.float32)
     probability[::2, ::2] = 0.9
-    found = measure_slide(slide_of(probability), told(qc=["ink"]), config_for())
+    slide = slide_of(probability)
+    inked = replace(slide, record=replace(slide.record, qc=("ink",)))
+    found = measure_slide(inked, config_for())
     assert found.row["lesions"] == 150 * 150
     assert found.row["qc"] == ["ink", "noisy heatmap"]
 
@@ -132,17 +119,17 @@ def test_uncertainty_is_looked_at_where_it_could_go_either_way() -> None:
     heatmap.data[1][:10, :10] = 0.04
     heatmap.data[1][100:] = 0.2  # where p is 0: not looked at
     slide = replace(slide_of(probability), heatmap=heatmap)
-    row = measure_slide(slide, told(), config_for()).row
+    row = measure_slide(slide, config_for()).row
     assert row["unsure"] == pytest.approx(0.04)
     assert row["epistemic_max"] == pytest.approx(0.2)
-    sure = measure_slide(slide_of(blank(), epistemic=0.1), told(), config_for()).row
+    sure = measure_slide(slide_of(blank(), epistemic=0.1), config_for()).row
     assert sure["unsure"] == 0.0
-    assert measure_slide(slide_of(blank()), told(), config_for()).row["unsure"] is None
+    assert measure_slide(slide_of(blank()), config_for()).row["unsure"] is None
 
 
 def test_lesions_for_qupath_lie_where_they_were_found(tmp_path: Path) -> None:
     run, slide = RunDirectory(tmp_path), two_lesions()
-    found = measure_slide(slide, told(), config_for())
+    found = measure_slide(slide, config_for())
     write_outcome(run, slide, found)
     tree = json.loads(run.lesions("s").read_text())
     shapes = [shapely.from_geojson(json.dumps(f["geometry"])) for f in tree["features"]]
@@ -159,7 +146,7 @@ def test_lesions_for_qupath_lie_where_they_were_found(tmp_path: Path) -> None:
 def test_burden_writes_its_masks_and_outline(tmp_path: Path) -> None:
     run, slide = RunDirectory(tmp_path), two_lesions()
     spec = {"viable_close_um": 0.0, "viable_open_um": 0.0, "min_viable_mm2": 0.0}
-    found = measure_slide(slide, told(), config_for(outcome="burden", **spec))
+    found = measure_slide(slide, config_for(outcome="burden", **spec))
     write_outcome(run, slide, found)
     viable, whole = read_mask(run.viable("s")), read_mask(run.whole("s"))
     assert viable.area_mm2 == pytest.approx(904 * 64e-6, rel=1e-3)
@@ -176,5 +163,5 @@ def test_what_changes_no_slide_makes_none_anew() -> None:
     assert measured_with(config_for(outcome="stage", nodes=5)) == first
     assert measured_with(config_for(outcome="stage", stage_model="/m.skops")) == first
     assert measured_with(config_for(outcome="stage", min_lesion_um=41.0)) != first
-    other = replace(config_for(outcome="stage"), ensemble=EnsembleSpec(threshold=0.6))
+    other = config_for(outcome="stage", threshold=0.6)
     assert measured_with(other) != first

@@ -10,7 +10,7 @@ import pytest
 import ray
 import tomli_w
 
-from digipath_ray.cli import calibrate, run_app
+from digipath_ray.cli import run_app
 from digipath_ray.distributed.calibrate import (
     kinds_of,
     measure_ensemble,
@@ -293,7 +293,7 @@ def test_a_cpu_is_given_one_transform_of_several(
         seen.append((config.ensemble.tta, config.compute.batch_size, device))
         return 12.0
 
-    monkeypatch.setattr(calibrate, "measure_rate", rate)
+    monkeypatch.setattr("digipath_ray.distributed.calibrate.measure_rate", rate)
     assert measure_ensemble(small_config(), on_gpu=False) == 6.0
     assert measure_ensemble(small_config(), on_gpu=True) == 12.0
     assert seen == [

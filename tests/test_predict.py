@@ -17,6 +17,7 @@ from digipath_ray.config.run import (
     RunConfig,
 )
 from digipath_ray.networks.build import Member
+from digipath_ray.networks.ensemble import MemberError, combine_members
 from digipath_ray.networks.predict import (
     TRANSFORM_PAIRS,
     EnsemblePredictor,
@@ -300,19 +301,38 @@ def test_an_ensemble_answers_for_each_member_then_for_all():
     index = np.array([[[0, 1], [3, 4]], [[1, 2], [4, 5]]])
     predictor = EnsemblePredictor(config.members, config)
     maps = predictor.predict(blocks, index)
-    assert predictor.columns == tuple(maps)
-    assert tuple(maps) == ("mean:m0", "aleatoric:m0", "mean:m1", "aleatoric:m1")
+    assert maps.means.shape == (2, 2, 4, 4)
+    assert maps.variances is not None
+    assert maps.variances.shape == (2, 2, 4, 4)
     channels = load_ensemble(config)(blocks, index)
     assert tuple(channels) == config.channels
-    want = (maps["mean:m0"] + maps["mean:m1"]) / 2
+    want = maps.means.mean(axis=0)
     np.testing.assert_allclose(channels["probability"], want, atol=1e-6)
     assert channels["probability"].shape == (2, 4, 4)
-    assert np.abs(maps["mean:m0"] - maps["mean:m1"]).max() > 1e-4
+    assert np.abs(maps.means[0] - maps.means[1]).max() > 1e-4
 
 
-def test_without_augmentation_there_is_no_aleatoric_column():
+def test_without_augmentation_there_is_no_variance():
     config = small_run(tta=("rot90",), seeds=(3,))
-    assert EnsemblePredictor(config.members, config).columns == ("mean:m3",)
+    blocks = np.zeros((4, 32, 32, 3), np.uint8)
+    index = np.array([[[0, 1], [2, 3]]])
+    maps = EnsemblePredictor(config.members, config).predict(blocks, index)
+    assert maps.variances is None
+
+
+def test_members_of_two_pools_come_in_the_order_of_the_run():
+    config = small_run()
+    blocks = np.random.default_rng(2).integers(0, 256, (4, 32, 32, 3), np.uint8)
+    index = np.array([[[0, 1], [2, 3]]])
+    first, second = (
+        EnsemblePredictor([m], config).predict(blocks, index) for m in config.members
+    )
+    together = EnsemblePredictor(config.members, config).predict(blocks, index)
+    joined = first.followed_by(second)
+    np.testing.assert_array_equal(joined.means, together.means)
+    np.testing.assert_array_equal(joined.variances, together.variances)
+    with pytest.raises(MemberError, match="member m1 gave no probability"):
+        combine_members(first, config)
 
 
 @pytest.mark.slow

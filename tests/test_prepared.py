@@ -16,6 +16,7 @@ from digipath_ray.patches import cut_chunks, keep_cells
 from digipath_ray.pipeline.prepare import prepare_slide
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.prepared import read_chunks, read_prepared
+from digipath_ray.run.record import SlideRecord
 from digipath_ray.schema import PATCHES, SLIDES
 from digipath_ray.slide.open import SlideError
 from digipath_ray.tissue.mask import read_mask, read_mask_image
@@ -54,11 +55,11 @@ def test_a_person_can_check_what_was_found(run: RunDirectory, row: SlideRow) -> 
     prepared = prepare_slide(row, config, run)
     mask = read_mask(run.mask("s"))
     assert mask.area_mm2 == pytest.approx(0.24, rel=0.05)
-    assert prepared.row["tissue_mm2"] == pytest.approx(mask.area_mm2)
-    assert prepared.row["qc"] == []
+    assert prepared.tissue_mm2 == pytest.approx(mask.area_mm2)
+    assert prepared.qc == ()
     table = pq.read_table(run.patches("s"))
     assert table.schema.names == PATCHES.names
-    assert set(prepared.row) == set(SLIDES.names)
+    assert set(prepared.to_row()) == set(SLIDES.names)
     cells = keep_cells(prepared.grid(config.grid), mask.dilated(30.0))
     chunks = cut_chunks(cells, chunk_cells=16)
     for ours, written in zip(chunks, read_chunks(run, "s", config), strict=True):
@@ -91,7 +92,7 @@ def test_mask_of_the_manifest_is_taken(
     prepared = prepare_slide(
         replace(row, mask=str(tmp_path / "mask.png")), config_of(), run
     )
-    assert prepared.row["tissue_mm2"] == pytest.approx(0.5 * 0.4, rel=0.02)
+    assert prepared.tissue_mm2 == pytest.approx(0.5 * 0.4, rel=0.02)
     assert read_mask_image(tmp_path / "mask.png").sum() == 50 * 40
 
 
@@ -118,10 +119,10 @@ def test_other_chunks_need_no_new_preparation(run: RunDirectory, row: SlideRow) 
     other = config_of(compute={"chunk_cells": 32})
     found = read_prepared(run, replace(row, label="macro"), other)
     assert found is not None
-    assert found.row["label"] == "macro", "the manifest may say more than before"
+    assert found.label == "macro", "the manifest may say more than before"
     chunks = read_chunks(run, "s", other)
-    assert found.row["chunks"] == len(chunks) < prepared.row["chunks"]
-    assert sum(map(len, chunks)) == prepared.row["patches"]
+    assert found.chunks == len(chunks) < prepared.chunks
+    assert sum(map(len, chunks)) == prepared.patches
 
 
 def test_other_mask_is_prepared_anew(
@@ -170,11 +171,11 @@ def test_manifest_mpp_that_differs_from_the_file_is_flagged(
     run: RunDirectory, row: SlideRow
 ) -> None:
     prepared = prepare_slide(replace(row, mpp=0.98), config_of(), run)
-    assert prepared.row["mpp_source"] == "manifest"
-    assert prepared.row["effective_mpp_x"] == 0.98
-    assert prepared.row["qc"] == []
+    assert prepared.mpp_source == "manifest"
+    assert prepared.effective_mpp_x == 0.98
+    assert prepared.qc == ()
     prepared = prepare_slide(replace(row, mpp=0.5), config_of(), run)
-    assert "mpp differs from file" in prepared.row["qc"]
+    assert "mpp differs from file" in prepared.qc
 
 
 def test_untrained_members_are_named_on_every_overlay() -> None:
@@ -182,3 +183,14 @@ def test_untrained_members_are_named_on_every_overlay() -> None:
     config = from_tree({"members": [{**member, "weights": "random"}]})
     assert overlay_notes(config)[0] == "untrained members: not a prediction"
     assert overlay_notes(from_tree({})) == ["for research use only"]
+
+
+def test_a_record_serves_as_the_row_it_was_made_of(
+    run: RunDirectory, row: SlideRow
+) -> None:
+    """So ``digipath segment`` goes on from the SLIDES table."""
+    prepared = prepare_slide(row, config_of(), run)
+    again = SlideRecord.from_row(prepared.to_row())
+    assert again.columns() == row.columns()
+    assert read_prepared(run, again, config_of()) == prepared
+    assert prepare_slide(again, config_of(), run) == prepared

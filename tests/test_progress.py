@@ -75,7 +75,7 @@ def test_line_says_rate_and_time_left(pipe: Console) -> None:
 def test_a_slow_line_says_seconds_per_patch(pipe: Console) -> None:
     with RunProgress(pipe) as shown:
         shown.planned(1, 20)
-        shown.print_line("3 networks on [2 CPU cores]")
+        shown.started("3 networks on [2 CPU cores]")
         shown.tallied(Done(slides=1, patches=8, first_patch=time.time() - 112))
     assert lines_of(pipe)[1:] == [
         "3 networks on [2 CPU cores]",

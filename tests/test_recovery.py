@@ -15,14 +15,15 @@ import pytest
 
 from digipath_ray.cohort.read import SlideRow, read_cohort
 from digipath_ray.distributed import run as night
-from digipath_ray.distributed.collector import Tally, try_finish
+from digipath_ray.distributed.collector import try_finish
 from digipath_ray.distributed.predict import PredictStage
 from digipath_ray.distributed.run import run_cohort
-from digipath_ray.distributed.watcher import Watcher
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import RunError
+from digipath_ray.run.progress import Tally
 from tests.runs import (
     RAY_WARNINGS,
+    hears,
     heatmaps,
     make_run,
     slow_config,
@@ -108,8 +109,8 @@ def test_a_killed_run_goes_on_where_it_was(rows, undisturbed, tmp_path):
     assert 2 <= len(kept) < len(SLIDES)
 
     begun: list[int] = []
-    watcher = Watcher(planned=lambda slides, patches: begun.append(slides))
-    summary = run_cohort(run, rows, slow_config(), watcher=watcher)
+    listener = hears(planned=lambda slides, patches: begun.append(slides))
+    summary = run_cohort(run, rows, slow_config(), listener=listener)
 
     assert begun == [len(SLIDES) - len(kept)]
     assert summary.skipped == len(kept)
@@ -207,7 +208,7 @@ def test_killed_workers_lose_nothing(rows, undisturbed, tmp_path):
 
     with Killer(run) as killer:
         summary = run_cohort(
-            run, rows, slow_config(), overwrite=True, watcher=Watcher(tallied=note)
+            run, rows, slow_config(), overwrite=True, listener=hears(tallied=note)
         )
     assert summary.failures == []
     assert summary.skipped == 0

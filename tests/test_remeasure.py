@@ -39,7 +39,8 @@ def test_a_run_is_measured_anew_as_if_it_had_been_so_at_first(tmp_path: Path) ->
     assert summary.failures == []
     assert [p.patient_id for p in summary.patients] == ["p"]
     for name in ("features", "measured", "lesions", "groups"):
-        assert run.read_record("s00")[name] == first.read_record("s00")[name]
+        now, then = run.read_record("s00"), first.read_record("s00")
+        assert getattr(now, name) == getattr(then, name)
     assert run.lesions("s00").read_text() == first.lesions("s00").read_text()
     for table in ("features", "patients"):
         ours, theirs = getattr(run, table), getattr(first, table)
@@ -57,7 +58,7 @@ def test_a_damaged_heatmap_is_a_failure_and_the_others_are_measured(
     rows = write_cohort(tmp_path / "slides", 2)
     plain = resolve(to_tree(small_config()))
     run = make_run(tmp_path / "run", rows, plain)
-    before = run.read_record("s01")["outcome"]
+    before = run.read_record("s01").outcome
     run.heatmap("s01").write_bytes(b"no TIFF")
     monkeypatch.chdir(tmp_path)
     # What differs from the run's own settings is what makes slides stale.
@@ -68,8 +69,8 @@ def test_a_damaged_heatmap_is_a_failure_and_the_others_are_measured(
     (failure,) = run.read_failures()
     assert (failure.slide_id, failure.step) == ("s01", "measure")
     assert "not a TIFF" in failure.error
-    assert run.read_record("s00")["features"] is not None
-    assert run.read_record("s01")["outcome"] == before
+    assert run.read_record("s00").features is not None
+    assert run.read_record("s01").outcome == before
     assert "at least" in result.output
     (patient,) = pq.read_table(run.patients).to_pylist()
     assert (patient["missing"], patient["complete"]) == (2, False)

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from digipath_ray.cli.outcome import config_of
 from digipath_ray.cli.report import report_run
+from digipath_ray.config.toml import merge
 from digipath_ray.heatmap.file import write_heatmap
 from digipath_ray.outcome.staging import Metastasis, PnStage, stage_patient
 from digipath_ray.report import write_report
@@ -370,7 +371,10 @@ def test_metrics_are_put_into_words(tmp_path: Path) -> None:
 
 
 def test_methods_hold_every_parameter_and_the_digests(tmp_path: Path) -> None:
-    settings = {**STAGE, "ensemble": {"tta": ["identity", "hflip"], "threshold": 0.4}}
+    settings = merge(
+        STAGE,
+        {"ensemble": {"tta": ["identity", "hflip"]}, "outcome": {"threshold": 0.4}},
+    )
     text = text_of(report_of(write_run(tmp_path, [MACRO], settings=settings)))
 
     for said in (

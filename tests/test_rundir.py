@@ -15,6 +15,7 @@ from digipath_ray.outcome.tables import write_tables
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import Failure, RunError
 from digipath_ray.storage.files import publish, read_table
+from tests.records import done_of, record_of
 
 
 def test_publish_shows_the_old_file_or_the_new_one(tmp_path: Path) -> None:
@@ -57,7 +58,7 @@ def test_config_must_be_the_one_the_run_was_made_with(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     run.create()
     run.agree({"grid": {"mpp": 0.5}}, ["s"], overwrite=False)
-    run.write_json(run.done("s"), {"outcome": {}})
+    run.write_record(done_of())
     other = {"grid": {"mpp": 0.5}, "compute": {"readers": 4}}
     run.agree(other, ["s"], overwrite=False)
     with pytest.raises(RunError, match=r"grid.mpp: 0.5 -> 0.25\n.*--overwrite"):
@@ -74,7 +75,7 @@ def test_overwrite_is_about_the_slides_named_and_no_others(tmp_path: Path) -> No
     tree = {"grid": {"mpp": 0.5}}
     run.agree(tree, ["a", "b"], overwrite=False)
     for slide_id in ("a", "b"):
-        run.write_json(run.done(slide_id), {"slide": {}, "outcome": {}})
+        run.write_record(done_of(record_of(slide_id)))
         run.heatmap(slide_id).touch()
     run.agree(tree, ["a"], overwrite=True)
     assert [p.stem for p in run.done("b").parent.iterdir()] == ["b"]
@@ -149,7 +150,7 @@ def test_tables_are_compactions_of_the_done_records(tmp_path: Path) -> None:
         "patches": 3,
         "seconds": 4.0,
     }
-    run.write_json(run.done("a"), {"slide": {}, "outcome": outcome})
+    run.write_record(done_of(record_of("a"), outcome=outcome))
     run.done("b").write_text("{ half a record")
     failure = Failure(
         slide_id="c",
@@ -198,8 +199,11 @@ def test_a_record_that_says_too_little_is_none(tmp_path):
     run = RunDirectory(tmp_path)
     run.create()
     run.done("half").write_text("{}")
-    run.done("whole").write_text('{"slide": {}, "outcome": {}}')
-    assert run.read_done() == {"whole": {"slide": {}, "outcome": {}}}
+    run.done("list").write_text("[1]")
+    run.done("partly").write_text('{"slide": {}, "outcome": {}}')
+    whole = done_of(record_of("whole"))
+    run.write_record(whole)
+    assert run.read_done() == {"whole": whole}
 
 
 def test_damaged_tables_and_folders_in_the_way_are_named(tmp_path):

@@ -18,7 +18,7 @@ from digipath_ray.outcome.metastasis.fitting import Training
 from digipath_ray.outcome.metastasis.model import check_fits, load_stage_model
 from digipath_ray.outcome.staging import Metastasis
 from digipath_ray.run.directory import RunDirectory
-from digipath_ray.schema import SLIDES
+from tests.records import done_of, record_of
 from tests.runs import small_config
 
 FEW = Training(trees=20)
@@ -34,20 +34,14 @@ def type_of(patient: int, node: int) -> Metastasis:
 
 def told(slide_id: str, size_um: float, **columns: Any) -> dict[str, Any]:
     """A ``done`` record: a slide with one lesion, or none."""
-    features = dict.fromkeys(FEATURES, size_um)
-    slide = {
-        **dict.fromkeys(SLIDES.names),
-        "slide_id": slide_id,
-        "path": f"{slide_id}.tif",
-        "effective_mpp_x": 1.01,
-        **columns,
-    }
-    return {
-        "slide": slide,
-        "members": {"a": "a" * 64},
-        "features": features,
-        "groups": [[size_um, 0.95]] if size_um else [],
-    }
+    slide = record_of(
+        slide_id, path=f"{slide_id}.tif", effective_mpp_x=1.01, seen_by=None, **columns
+    )
+    return done_of(
+        slide,
+        features=dict.fromkeys(FEATURES, size_um),
+        groups=[[size_um, 0.95]] if size_um else [],
+    ).to_json()
 
 
 def write_run(folder: Path, records: Sequence[Mapping[str, Any]]) -> RunDirectory:

@@ -218,7 +218,7 @@ def test_a_manifest_is_read(tmp_path: Path, suffix: str) -> None:
         ("patient,stage\na.tif,itc\na.tif,macro\n", "line 3: a is there twice"),
         ("patient,stage\n", "no labels"),
         ("slide_id,grade\na,macro\n", "no labels"),
-        ("patient,stage\n,\n", "no label in this file"),
+        ("patient,stage\n,NA\n", "no label in this file"),
         ("slide_id,label\na,tumor\n", "line 2: metastasis type 'tumor'"),
         ("slide_id,label,patient\na,itc,p\na,itc,q\n", "line 3: a is there twice, of"),
     ],
@@ -236,7 +236,7 @@ def test_a_file_that_cannot_be_right_is_refused(
 def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "labels.csv"
     file.write_bytes(b"\xff\xfe\x00\x01")
-    with pytest.raises(ValueError, match="not a table"):
+    with pytest.raises(ValueError, match="not a CSV"):
         read_stage_labels(file)
 
 

@@ -21,15 +21,14 @@ from rich.console import Console
 from digipath_ray.cli import run_app
 from digipath_ray.cli.logs import JsonLines
 from digipath_ray.cli.status import WATCH_S, look, show_status
-from digipath_ray.distributed.collector import Tally
 from digipath_ray.distributed.heartbeat import Heartbeat
 from digipath_ray.distributed.run import remeasure_run, run_cohort
-from digipath_ray.distributed.watcher import Watcher
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import Failure, RunError
+from digipath_ray.run.progress import Tally
 from digipath_ray.run.status import Status, liveness, read_status, timestamp
 from digipath_ray.schema import FAILURES
-from tests.runs import RAY_WARNINGS, small_config, write_cohort
+from tests.runs import RAY_WARNINGS, hears, small_config, write_cohort
 
 if TYPE_CHECKING:
     from tests.buckets import Bucket
@@ -69,8 +68,9 @@ class Clock:
 
 
 def test_a_beat_says_how_far_the_run_is(tmp_path: Path) -> None:
-    run, clock, failures = RunDirectory(tmp_path), Clock(), [FAILURE]
-    beat = Heartbeat(run, slides=10, skipped=3, failures=failures, clock=clock)
+    run, clock = RunDirectory(tmp_path), Clock()
+    beat = Heartbeat(run, slides=10, skipped=3, clock=clock)
+    beat.failed(FAILURE)
     beat.planned(7, 1000)
     tally = Tally(started=clock.now, readers=2, predictors=1, first_patch=clock.now)
     beat.tallied(tally)
@@ -113,7 +113,7 @@ def test_a_beat_says_how_far_the_run_is(tmp_path: Path) -> None:
 
 def test_the_rate_is_of_the_last_minute(tmp_path: Path) -> None:
     run, clock = RunDirectory(tmp_path), Clock()
-    beat = Heartbeat(run, slides=1, skipped=0, failures=[], clock=clock)
+    beat = Heartbeat(run, slides=1, skipped=0, clock=clock)
     beat.planned(1, 10_000)
     tally = Tally()
     beat.tallied(tally)
@@ -138,7 +138,7 @@ def test_it_is_written_at_most_every_ten_seconds_but_for_phases(
     tmp_path: Path,
 ) -> None:
     run, clock = RunDirectory(tmp_path), Clock()
-    beat = Heartbeat(run, slides=1, skipped=0, failures=[], clock=clock)
+    beat = Heartbeat(run, slides=1, skipped=0, clock=clock)
     beat.beat(write=False)
     first = run.status.read_bytes()
     clock.now += 9
@@ -152,7 +152,7 @@ def test_it_is_written_at_most_every_ten_seconds_but_for_phases(
 def test_phases_are_written_as_they_begin_and_the_end_last(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     seen = []
-    with Heartbeat(run, slides=2, skipped=0, failures=[]) as beat:
+    with Heartbeat(run, slides=2, skipped=0) as beat:
         for phase, turn in (
             ("prepare", lambda: None),
             ("measure", lambda: beat.measured(1, 1)),
@@ -194,7 +194,7 @@ def test_a_run_that_stops_says_why(
     run = RunDirectory(tmp_path)
     with (
         pytest.raises(type(error)),
-        Heartbeat(run, slides=2, skipped=0, failures=[]),
+        Heartbeat(run, slides=2, skipped=0),
     ):
         raise error
     status = read_status(run)
@@ -207,7 +207,7 @@ def test_a_status_that_cannot_be_written_ends_no_run(
 ) -> None:
     run = RunDirectory(tmp_path)
     run.status.mkdir()  # no file can take its place
-    with Heartbeat(run, slides=2, skipped=0, failures=[]) as beat:
+    with Heartbeat(run, slides=2, skipped=0) as beat:
         beat.planned(2, 8)
     assert "status.json cannot be written" in caplog.text
 
@@ -221,7 +221,7 @@ def test_nor_one_that_a_bucket_refuses(
         Fault(method="PUT", part="status.json", kind="denied", times=99)
     )
     run = RunDirectory(bucket_url)
-    with Heartbeat(run, slides=2, skipped=0, failures=[]):
+    with Heartbeat(run, slides=2, skipped=0):
         pass
     assert "status.json cannot be written" in caplog.text
     assert read_status(run) is None
@@ -234,8 +234,8 @@ def test_a_real_run_tells_of_itself(ray_here: None, tmp_path: Path) -> None:
     (tmp_path / "cohort" / "s01.tif").write_bytes(b"II*\0 and nothing more")
     run, config = RunDirectory(tmp_path / "run"), small_config()
     seen: list[str | None] = []
-    watcher = Watcher(planned=lambda *_: seen.append(wait_for_phase(run, "segment")))
-    summary = run_cohort(run, rows, config, watcher=watcher)
+    listener = hears(planned=lambda *_: seen.append(wait_for_phase(run, "segment")))
+    summary = run_cohort(run, rows, config, listener=listener)
     assert seen == ["segment"]
     status = read_status(run)
     assert status is not None

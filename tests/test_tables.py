@@ -19,7 +19,10 @@ from digipath_ray.outcome.staging import Metastasis
 from digipath_ray.outcome.tables import make_tables, write_tables
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import Failure
+from digipath_ray.run.record import DoneRecord
 from digipath_ray.schema import FAILURES
+from tests.records import done_of as finished
+from tests.records import record_of
 
 MEMBERS = (MemberSpec(name="a", architecture="Unet", digest="a" * 64),)
 
@@ -32,23 +35,23 @@ def config_for(**outcome: Any) -> RunConfig:
     )
 
 
-def record(slide_id: str, *, patient: str | None, largest_um: float) -> dict[str, Any]:
+def record(slide_id: str, *, patient: str | None, largest_um: float) -> DoneRecord:
     """A ``done`` record; its features grow with the lesion."""
-    return {
-        "outcome": {
-            "slide_id": slide_id,
-            "patient_id": patient,
-            "tumor_mm2": 0.0,
-            "tissue_mm2": 1.0,
-            "probability_max": 0.9,
-            "largest_um": largest_um,
-            "upsampled": False,
-            "qc": [],
-            "patches": 1,
-            "seconds": 1.0,
-        },
-        "features": dict.fromkeys(FEATURES, largest_um),
+    outcome = {
+        "slide_id": slide_id,
+        "patient_id": patient,
+        "tumor_mm2": 0.0,
+        "tissue_mm2": 1.0,
+        "probability_max": 0.9,
+        "largest_um": largest_um,
+        "upsampled": False,
+        "qc": [],
+        "patches": 1,
+        "seconds": 1.0,
     }
+    slide = record_of(slide_id, patient_id=patient)
+    features = dict.fromkeys(FEATURES, largest_um)
+    return finished(slide, outcome=outcome, features=features)
 
 
 def failure(slide_id: str, patient: str | None) -> Failure:
@@ -63,8 +66,8 @@ def failure(slide_id: str, patient: str | None) -> Failure:
     )
 
 
-def done_of(*records: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    return {r["outcome"]["slide_id"]: r for r in records}
+def done_of(*records: DoneRecord) -> dict[str, DoneRecord]:
+    return {r.slide.slide_id: r for r in records}
 
 
 def test_sizes_give_types_and_types_give_stages() -> None:
@@ -113,7 +116,7 @@ def test_a_slide_that_was_prepared_and_not_finished_is_missing(tmp_path: Path) -
     pq.write_table(pa.Table.from_pylist(slides), run.slides)
     run.write_table(run.failures, [vars(failure("a2", "a"))], FAILURES)
     assert write_tables(run, config_for()).patients[0].missing == 1  # none is done yet
-    run.write_json(run.done("a0"), record("a0", patient="a", largest_um=0.0))
+    run.write_record(record("a0", patient="a", largest_um=0.0))
     (patient,) = write_tables(run, config_for()).patients
     assert (patient.nodes, patient.missing, patient.complete) == (1, 2, False)
 
@@ -162,10 +165,7 @@ def test_forests_vote_in_place_of_the_size_rule(tmp_path: Path) -> None:
 def test_what_is_not_asked_for_leaves_no_table(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     run.create()
-    for slide_id, found in done_of(
-        record("a0", patient="a", largest_um=2500.0)
-    ).items():
-        run.write_json(run.done(slide_id), found)
+    run.write_record(record("a0", patient="a", largest_um=2500.0))
     write_tables(run, config_for())
     assert pq.read_table(run.patients)["pn_stage"].to_pylist() == ["pN1"]
     assert pq.read_table(run.features).num_columns == 33

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from digipath_ray.cohort.manifest import SlideRow, write_manifest
 from digipath_ray.outcome.staging import Metastasis, stage_patient
 from digipath_ray.run.directory import RunDirectory
+from digipath_ray.run.status import timestamp
 from digipath_ray.schema import FAILURES, OUTCOMES, PATIENTS, SLIDES
 from digipath_ray.storage.bucket import put
 from digipath_ray.viewer.collection.collection import (
@@ -156,14 +157,15 @@ def test_a_damaged_record_is_its_own_slides_failure_alone(
     assert payload(collection.look(), "s1")["status"] == "done"
 
 
-def test_what_is_no_record_is_waited_for(tmp_path: Path) -> None:
+def test_what_is_no_record_is_damaged(tmp_path: Path) -> None:
     run = begin_run(tmp_path)
     collection = open_collection([run.root])
     run.write_json(run.done("s1"), ["no", "record"])
     land(run, Made(slide_id="s2"))
     snapshot = collection.look()
     assert payload(snapshot, "s2")["status"] == "done"
-    assert payload(snapshot, "s1")["status"] == "waiting"
+    bad = payload(snapshot, "s1")
+    assert (bad["status"], bad["failure"]["step"]) == ("failed", "record")
 
 
 # What is made again
@@ -223,10 +225,10 @@ def test_a_type_that_the_record_does_not_say_is_kept(tmp_path: Path) -> None:
     """Forests type slides, and only the tables hold that."""
     run = staged_run(tmp_path)
     record = run.read_record("n1")
-    del record["outcome"]["metastasis"]
-    record["outcome"]["aleatoric_mean"] = float("nan")
-    run.write_json(run.done("n1"), record)
-    row = {**record["outcome"], "metastasis": "micro"}
+    del record.outcome["metastasis"]
+    record.outcome["aleatoric_mean"] = float("nan")
+    run.write_record(record)
+    row = {**record.outcome, "metastasis": "micro"}
     run.write_table(run.outcomes, [row], OUTCOMES)
     tell(run)
     assert payload(open_collection([run.root]).latest, "n1")["verdict"] == "micro"
@@ -297,9 +299,11 @@ def test_an_old_failure_that_fails_again_leaves_the_stage(tmp_path: Path) -> Non
 def test_who_failed_once_stays_failed(tmp_path: Path) -> None:
     """status.json names the last 100 alone."""
     run = begin_run(tmp_path)
-    tell(run, failed=100, failures=[failed(i) for i in range(100)])
+    started = timestamp(time.time())
+    tell(run, started=started, failed=100, failures=[failed(i) for i in range(100)])
     collection = open_collection([run.root])
-    tell(run, failed=150, failures=[failed(i) for i in range(50, 150)])
+    later = [failed(i) for i in range(50, 150)]
+    tell(run, started=started, failed=150, failures=later)
     snapshot = collection.look()
     names = {e["slide_id"] for e in snapshot.slides.values() if e["failure"]}
     assert names == {f"f{i:03}" for i in range(150)}

@@ -1,8 +1,8 @@
-"""Where the tumor of a slide is, by whatever file says so.
+"""Tumor annotations of a slide, read from any supported file format.
 
 ASAP XML (CAMELYON), Aperio ImageScope XML (PAIP), QuPath GeoJSON and mask images (PAIP,
-DigestPath) become one thing that answers in level-0 px. They count from the scanned
-bounds, as QuPath's do.
+DigestPath) are all read into an :class:`Annotation` in level-0 px, relative to the
+scanned bounds, as in QuPath.
 """
 
 import logging
@@ -52,21 +52,22 @@ def read_annotation(
     classes: Meanings | None = None,
     above: float | None = None,
 ) -> Annotation:
-    """The annotation of a slide; a valid file that holds nothing says: no tumor.
+    """Read the annotation of a slide; a valid but empty file means no tumor.
 
     Args:
         path: file of the annotation.
-        slide: the slide's ``SlideInfo``, or anything with its width and height.
-        classes: what ASAP's groups, QuPath's classes and ImageScope's layers mean, by
-            name (of a layer also by Id), beyond and before what is known:
-            ``asap.KNOWN_GROUPS``, ``geojson.KNOWN_CLASSES``; a layer is tumor.
-        above: of a mask image, tumor is what is above this value; by default 0, and
-            127 for JPEG.
+        slide: the slide's ``SlideInfo``, or any object with width and height.
+        classes: meaning of ASAP groups, QuPath classes and ImageScope layers, by name
+            (layers also by Id). Extends and overrides the defaults
+            ``asap.KNOWN_GROUPS``, ``geojson.KNOWN_CLASSES``; an ImageScope layer is
+            tumor.
+        above: threshold of a mask image: tumor is above this value. Default 0; 127 for
+            JPEG.
 
     Raises:
-        SlideError: missing, damaged, of no known kind, with a group or class that
-            nobody said the meaning of, or a mask that is not of the slide's shape.
-        ValueError: ``classes`` holds a meaning that does not exist.
+        SlideError: the file is missing, damaged or of an unsupported format, has a
+            group or class of unknown meaning, or is a mask of another aspect ratio.
+        ValueError: ``classes`` holds an unknown meaning.
     """
     if not is_url(path):
         return _read_file(Path(path), slide, classes, above)
@@ -76,7 +77,7 @@ def read_annotation(
         except FileNotFoundError as e:
             raise SlideError(str(e), "check the path in the manifest") from e
         annotation = _read_file(copy.path, slide, classes, above)
-        # A mask is read as it is asked for: the copy stays while the annotation does.
+        # A mask is read lazily, so the local copy must live as long as the annotation.
         weakref.finalize(annotation, held.pop_all().close)
     return annotation
 
@@ -94,12 +95,12 @@ def _read_file(
         outlines = _parse_xml(path, classes)
     else:
         raise SlideError(
-            f"{path.name}: no kind of annotation is called so",
-            f"known are {' '.join(ANNOTATION_SUFFIXES)}",
+            f"{path.name}: unsupported annotation format",
+            f"supported suffixes: {' '.join(ANNOTATION_SUFFIXES)}",
         )
     if outlines.skipped:
         parts = [f"{n} x {what}" for what, n in sorted(outlines.skipped.items())]
-        log.warning("%s: left out %s", path.name, ", ".join(parts))
+        log.warning("%s: skipped %s", path.name, ", ".join(parts))
     return PolygonAnnotation.of(outlines, slide)
 
 
@@ -109,8 +110,8 @@ def _check_readable(path: Path) -> None:
             pass
     except OSError as e:
         raise SlideError(
-            f"{path}: the annotation cannot be read: {e.strerror}",
-            "check the path in the manifest, and the file's permissions",
+            f"{path}: cannot read the annotation: {e.strerror}",
+            "check the path in the manifest, and the file permissions",
         ) from e
 
 
@@ -121,24 +122,25 @@ def _parse_xml(path: Path, classes: Meanings | None) -> Outlines:
     if root.tag == imagescope.ROOT:
         return imagescope.parse_imagescope(root, path, classes)
     raise SlideError(
-        f"{path.name}: XML of <{root.tag}>, neither ASAP's <{asap.ROOT}> nor "
-        f"ImageScope's <{imagescope.ROOT}>",
+        f"{path.name}: unsupported XML root <{root.tag}>; expected ASAP's "
+        f"<{asap.ROOT}> or ImageScope's <{imagescope.ROOT}>",
         "export the annotation from QuPath as GeoJSON, or as a mask image",
     )
 
 
 def _read_xml(path: Path) -> Any:
-    """The root of an XML file; entities are refused (they can fill any memory)."""
+    """Parse an XML file; entities are rejected (they can expand without bound)."""
     try:
         return ElementTree.parse(path).getroot()
     except defusedxml.DefusedXmlException as e:
         raise SlideError(
-            f"{path.name}: XML that declares entities, which no annotation needs: {e}",
+            f"{path.name}: the XML declares entities, which annotations never need: "
+            f"{e}",
             "export the annotation again, and do not use this file",
         ) from e
-    # The last two are for encodings that Python cannot read.
+    # LookupError and ValueError are raised for encodings unknown to Python.
     except (ParseError, LookupError, ValueError) as e:
         raise SlideError(
             f"{path.name}: damaged XML: {e}",
-            "the file is cut short or damaged: copy or export it again",
+            "the file is truncated or damaged: copy or export it again",
         ) from e

@@ -1,4 +1,4 @@
-"""What an annotation answers, whatever it was read from; and one made of outlines."""
+"""Interface of annotations, and the implementation for polygons."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,48 +17,48 @@ Bools = NDArray[np.bool_]
 
 
 class Annotation(Protocol):
-    """Where a slide's tumor is, level-0 px counted from its scanned bounds.
+    """Tumor of a slide, level-0 px relative to the scanned bounds.
 
-    A pixel is the same in whatever window it is read, and never tumor and ignored.
-    Nothing lies beyond the slide.
+    A pixel has the same value in every window, and is never both tumor and ignored.
+    Pixels outside the slide are neither.
     """
 
     @property
     def skipped(self) -> Mapping[str, int]:
-        """How often something in the file was left out, by the reason."""
+        """Number of skipped elements of the file, by reason."""
 
     @property
     def area_px(self) -> float:
         """Area of the tumor, level-0 px."""
 
     def area_mm2(self, mpp_x: float, mpp_y: float) -> float:
-        """Area of the tumor, mm2, given the um per level-0 px."""
+        """Area of the tumor, mm2, given um per level-0 px."""
 
     def tumor(self, window: Window) -> Bools:
-        """Which pixels of a window are tumor, bool [height, width]."""
+        """Tumor pixels of a window, bool [height, width]."""
 
     def ignored(self, window: Window) -> Bools:
-        """Which pixels of a window are neither tumor nor normal, as :meth:`tumor`."""
+        """Pixels that are neither tumor nor normal, bool [height, width]."""
 
     def tumor_map(self, l0_per_px_x: float, l0_per_px_y: float) -> Bools:
-        """The whole slide, bool [rows, cols]: pixels that hold any tumor at all.
+        """Pixels of the whole slide that contain any tumor, bool [rows, cols].
 
-        No lesion is too small to show. The last row and column may reach beyond the
-        slide. Pixels that tumor only touches from outside may be true as well.
+        No lesion is lost, however small. The last row and column may extend past the
+        slide. Pixels whose border the tumor touches may be true too.
         """
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PolygonAnnotation:
-    """An :class:`Annotation` of outlines; a pixel is tumor if its center is inside.
+    """An :class:`Annotation` of polygons; a pixel is tumor if its center is inside.
 
     Attributes:
-        geometry: the tumor, a valid shapely MultiPolygon of level-0 px, inside the
-            slide, its holes and what is ignored cut out.
-        ignored_geometry: what is ignored, likewise.
-        width: of the slide, level-0 px.
-        height: of the slide, level-0 px.
-        skipped: how often something in the file was left out, by the reason.
+        geometry: tumor as a valid shapely MultiPolygon, level-0 px, clipped to the
+            slide, without holes and ignored areas.
+        ignored_geometry: ignored areas, same format.
+        width: slide width, level-0 px.
+        height: slide height, level-0 px.
+        skipped: number of skipped elements of the file, by reason.
     """
 
     geometry: Shape
@@ -69,10 +69,10 @@ class PolygonAnnotation:
 
     @classmethod
     def of(cls, outlines: Outlines, slide: SlideSize) -> Self:
-        """All tumor outlines together, minus all holes, minus all that is ignored.
+        """Union of tumor outlines minus the holes minus the ignored areas.
 
-        A tumor outline inside a hole is gone with the hole: the challenges' own
-        conversions paint the holes last.
+        A tumor outline inside a hole is removed too: the challenges' own conversion
+        scripts paint holes last.
         """
         frame = shapely.box(0, 0, slide.width, slide.height)
         ignored = shapely.union_all(outlines.ignored)
@@ -92,30 +92,30 @@ class PolygonAnnotation:
         return float(self.geometry.area)
 
     def area_mm2(self, mpp_x: float, mpp_y: float) -> float:
-        """Area of the tumor, mm2, given the um per level-0 px."""
+        """Area of the tumor, mm2, given um per level-0 px."""
         return self.area_px * mpp_x * mpp_y / 1e6
 
     @property
     def bounds(self) -> tuple[float, float, float, float] | None:
-        """Left, top, right, bottom of the tumor, level-0 px; None without tumor."""
+        """Left, top, right, bottom of the tumor, level-0 px; None if no tumor."""
         if self.geometry.is_empty:
             return None
         left, top, right, bottom = (float(v) for v in self.geometry.bounds)
         return left, top, right, bottom
 
     def tumor(self, window: Window) -> Bools:
-        """See :meth:`Annotation.tumor`."""
+        """Tumor pixels (centers inside) of a window, bool [height, width]."""
         return self._edges.inside(window)
 
     def ignored(self, window: Window) -> Bools:
-        """See :meth:`Annotation.ignored`."""
+        """Ignored pixels of a window, bool [height, width]."""
         return self._ignored_edges.inside(window)
 
     def tumor_map(self, l0_per_px_x: float, l0_per_px_y: float) -> Bools:
-        """See :meth:`Annotation.tumor_map`: centers inside, or outlines that pass.
+        """Pixels of the whole slide that contain any tumor, bool [rows, cols].
 
-        A pixel with tumor in it is either all tumor, and so is its center, or an
-        outline passes through it.
+        A pixel with tumor is either all tumor, so its center is inside, or an outline
+        passes through it.
         """
         window = Window.over(self, l0_per_px_x, l0_per_px_y)
         return self._edges.inside(window) | self._edges.touched(window)

@@ -1,4 +1,4 @@
-"""ASAP's XML, in which the CAMELYON annotations come."""
+"""ASAP XML, the format of the CAMELYON annotations."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,21 +28,20 @@ KNOWN_GROUPS: dict[str, Meaning] = {
     "normal": "hole",
     NO_GROUP: "ignored",
 }
-"""CAMELYON16 cuts ``_2`` and ``Exclusion`` out of the tumor, CAMELYON17 ``normal``.
+"""Group ``_2`` / ``Exclusion`` (CAMELYON16) and ``normal`` (CAMELYON17) are holes.
 
-``None`` is ASAP's word for an outline in no group: nobody said what it is, so neither
-tumor nor normal is learned from it.
+``None`` marks an outline without a group in ASAP. Its meaning is unknown, so it is
+ignored in training.
 """
 AREA_TYPES = ("Polygon", "Spline", "Rectangle")
-"""A spline is taken as the polygon of its points."""
+"""A spline is read as the polygon through its points."""
 
 
 def parse_asap(root: Any, path: Path, classes: Meanings | None) -> Outlines:
-    """The outlines of an ASAP file, given its XML root.
+    """Parse the outlines of an ASAP file from its XML root.
 
     Raises:
-        SlideError: a group that nobody said the meaning of, or coordinates that are
-            no numbers.
+        SlideError: a group of unknown meaning, or coordinates that are not numbers.
     """
     known = meanings(KNOWN_GROUPS, classes)
     parents = {
@@ -67,14 +66,14 @@ def parse_asap(root: Any, path: Path, classes: Meanings | None) -> Outlines:
         outlines.add(meaning, polygon(points))
     if groups == {NO_GROUP} and known[NO_GROUP.casefold()] == "ignored":
         raise SlideError(
-            f"{path.name}: none of its outlines is in a group, so nothing says tumor",
-            f"group them in ASAP, or give classes = {{{NO_GROUP!r}: 'tumor'}}",
+            f"{path.name}: no outline has a group, so tumor is not defined",
+            f"assign groups in ASAP, or set classes = {{{NO_GROUP!r}: 'tumor'}}",
         )
     return outlines
 
 
 def _points(drawn: Any, path: Path) -> Iterator[Point]:
-    """The points of an outline in the order that they are numbered in."""
+    """Points of an outline, sorted by their Order attribute."""
     points = list(drawn.iter("Coordinate"))
     if all(p.get("Order", "").isdigit() for p in points):
         points.sort(key=lambda p: int(p.get("Order")))
@@ -85,7 +84,7 @@ def _points(drawn: Any, path: Path) -> Iterator[Point]:
 def _meaning(
     group: str, parents: dict[str, str], known: dict[str, Meaning]
 ) -> Meaning | None:
-    """What a group means; if that is not known, what the group it is part of does."""
+    """Meaning of a group, falling back to its parent groups."""
     seen: set[str] = set()
     while group.casefold() not in known:
         seen.add(group)

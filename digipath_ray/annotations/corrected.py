@@ -1,7 +1,8 @@
-"""Annotations that somebody has corrected in frames, and what stands around them.
+"""Annotations corrected by hand inside frames.
 
-A correction is a GeoJSON file with frames of QuPath's class ``Region*``. Inside them it
-is the whole truth; outside them the slide's own annotation stands, or nothing is known.
+A correction is a GeoJSON file with frames of QuPath's class ``Region*``. Inside the
+frames it replaces the slide's annotation; outside, the slide's own annotation applies,
+or, if there is none, the tissue is ignored.
 """
 
 import hashlib
@@ -33,25 +34,25 @@ log = logging.getLogger(__name__)
 FRAME_CLASS = "Region*"
 SUFFIX = ".geojson"
 UNTOUCHED = "digipath_ray_untouched"
-"""Key of a file that holds the digest of its features as they were exported.
+"""GeoJSON key that stores the digest of the features at export.
 
-QuPath does not write it. A file whose features still have this digest shows what a run
-predicted, and nobody's correction.
+QuPath drops it. A file whose features still match the digest is an unedited prediction,
+not a correction.
 """
 COUNT_PX = 2048
-"""Side of the largest window in which an area is counted."""
+"""Maximum side, px, of the window in which an area is counted."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CorrectedAnnotation:
-    """An :class:`~digipath_ray.annotations.Annotation` corrected inside frames.
+    """An :class:`~digipath_ray.annotations.Annotation` with corrected frames.
 
     Attributes:
-        correction: the truth inside the frames.
-        frames: the frames, as if they were tumor.
-        outside: the rest of the slide, likewise.
-        base: the truth outside; None where there is no tumor.
-        known: whether anything is known outside; else all there is ignored.
+        correction: annotation inside the frames.
+        frames: the frames, encoded as tumor.
+        outside: the rest of the slide, encoded as tumor.
+        base: annotation outside the frames; None if there is no tumor.
+        known: whether the outside is annotated; if not, it is all ignored.
     """
 
     correction: PolygonAnnotation
@@ -62,7 +63,7 @@ class CorrectedAnnotation:
 
     @property
     def skipped(self) -> Mapping[str, int]:
-        """How often something was left out of both files, by the reason."""
+        """Number of skipped elements of both files, by reason."""
         before = {} if self.base is None else self.base.skipped
         return dict(Counter(self.correction.skipped) + Counter(before))
 
@@ -70,8 +71,8 @@ class CorrectedAnnotation:
     def area_px(self) -> float:
         """Area of the tumor, level-0 px.
 
-        What lies in a frame of the tumor annotated before is counted, in pixels of up
-        to a 2048th of the frame.
+        The base tumor inside a frame is measured by counting pixels of up to 1/2048 of
+        the frame's side.
         """
         frames = self.frames.geometry
         corrected = shapely.intersection(self.correction.geometry, frames).area
@@ -88,7 +89,7 @@ class CorrectedAnnotation:
         return self.area_px * mpp_x * mpp_y / 1e6
 
     def tumor(self, window: Window) -> Bools:
-        """See :meth:`Annotation.tumor`."""
+        """Tumor pixels of a window, bool [height, width]."""
         before = np.zeros(window.shape, np.bool_)
         if self.base is not None:
             before = self.base.tumor(window)
@@ -96,7 +97,7 @@ class CorrectedAnnotation:
         return np.where(self.frames.tumor(window), corrected, before)
 
     def ignored(self, window: Window) -> Bools:
-        """See :meth:`Annotation.ignored`."""
+        """Ignored pixels of a window, bool [height, width]."""
         before = np.full(window.shape, not self.known)
         if self.base is not None:
             before = self.base.ignored(window)
@@ -104,7 +105,7 @@ class CorrectedAnnotation:
         return np.where(self.frames.tumor(window), corrected, before)
 
     def tumor_map(self, l0_per_px_x: float, l0_per_px_y: float) -> Bools:
-        """See :meth:`Annotation.tumor_map`; at a frame's edge more may be true."""
+        """Pixels with tumor, bool [rows, cols]; more may be true at frame edges."""
         scale = (l0_per_px_x, l0_per_px_y)
         found = self.correction.tumor_map(*scale) & self.frames.tumor_map(*scale)
         if self.base is not None:
@@ -113,7 +114,7 @@ class CorrectedAnnotation:
 
 
 def _area_within(annotation: Annotation, frame: PolygonAnnotation) -> float:
-    """Tumor inside a frame, level-0 px, by the pixels of a window around it."""
+    """Tumor area inside a frame, level-0 px, counted in a window around it."""
     if frame.bounds is None:
         return 0.0
     left, top, right, bottom = frame.bounds
@@ -133,17 +134,17 @@ def read_corrected(
     known: bool,
     classes: Meanings | None = None,
 ) -> CorrectedAnnotation:
-    """A slide's annotation with a file of corrections laid over it.
+    """Overlay a file of corrections on a slide's annotation.
 
     Args:
         path: GeoJSON with frames of the class ``Region*``.
-        slide: its width and height, level-0 px.
-        base: what was annotated before.
-        known: where there is no base, whether the slide is known to hold no tumor.
+        slide: width and height, level-0 px.
+        base: the annotation before the correction.
+        known: if there is no base, whether the slide is known to be tumor-free.
         classes: as for :func:`digipath_ray.annotations.read_annotation`.
 
     Raises:
-        SlideError: the file is damaged, has an unknown class, or no frame.
+        SlideError: the file is damaged, has an unknown class or no frame.
     """
     outlines = parse_geojson(path, classes)
     others = {*KNOWN_CLASSES, *(classes or {})}
@@ -151,9 +152,9 @@ def read_corrected(
     frames = _within(parse_geojson(path, only_frames).tumor, slide)
     if frames.geometry.is_empty:
         raise SlideError(
-            f"{path.name}: no frame of the class {FRAME_CLASS}, so nothing says where "
-            "it is the truth",
-            f"draw a rectangle of the class {FRAME_CLASS} around what was corrected",
+            f"{path.name}: no frame of class {FRAME_CLASS}, so the corrected area is "
+            "not defined",
+            f"draw a rectangle of class {FRAME_CLASS} around the corrected area",
         )
     edge = shapely.box(0, 0, slide.width, slide.height)
     return CorrectedAnnotation(
@@ -166,58 +167,61 @@ def read_corrected(
 
 
 def _within(shapes: Sequence[Shape], slide: SlideSize) -> PolygonAnnotation:
-    """Shapes as something that can be asked for pixels."""
+    """Rasterizable annotation of the shapes, encoded as tumor."""
     return PolygonAnnotation.of(Outlines(tumor=list(shapes)), slide)
 
 
 def find_correction(folder: str | Path, slide_id: str) -> Path | None:
-    """The correction of a slide, if there is one that is not as it was exported."""
+    """Find the correction of a slide; unedited exports do not count."""
     path = Path(folder) / f"{slide_id}{SUFFIX}"
     return path if path.is_file() and not is_untouched(path) else None
 
 
 def list_corrections(folder: str | Path, slide_ids: Iterable[str]) -> list[Path]:
-    """The corrected files of a folder; those still as exported are left out.
+    """List the corrected files of a folder; unedited exports are skipped.
 
     Raises:
-        ValueError: no such folder, nothing corrected in it, or a file of a slide that
-            is not among the ``slide_ids``.
+        ValueError: the folder does not exist, has no corrected file, or has a file of a
+            slide not in ``slide_ids``.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ValueError(f"extra annotations {folder}: no such folder")
+        raise ValueError(f"extra annotations {folder}: folder not found")
     files = sorted(folder.glob(f"*{SUFFIX}"))
     known = set(slide_ids)
     unknown = [f.name for f in files if f.name.removesuffix(SUFFIX) not in known]
     if unknown:
         raise ValueError(
-            f"extra annotations {folder}: {', '.join(unknown[:3])}"
-            f"{' ...' if len(unknown) > 3 else ''}: no such slide in the cohort: "
-            f"files must be called <slide_id>{SUFFIX}; move the others away"
+            f"extra annotations {folder}: "
+            f"{', '.join(unknown[:3])}{' ...' if len(unknown) > 3 else ''}: slide "
+            f"not in the cohort: name the files <slide_id>{SUFFIX} and move others "
+            "out of the folder"
         )
     corrected = [f for f in files if not is_untouched(f)]
     if not corrected:
         raise ValueError(
-            f"extra annotations {folder}: none of its {len(files)} files was corrected "
-            f"since it was exported: export them from QuPath as <slide_id>{SUFFIX}"
+            f"extra annotations {folder}: none of the {len(files)} files was edited "
+            f"after export: correct them in QuPath and export as <slide_id>{SUFFIX}"
         )
     if len(corrected) < len(files):
         count = len(files) - len(corrected)
-        log.warning("%s: %d files are as exported, and left out", folder, count)
+        log.warning(
+            "%s: skipped %d files that were not edited after export", folder, count
+        )
     return corrected
 
 
 def untouched_note(features: Sequence[Any]) -> dict[str, str]:
-    """What an exported collection of features says beside them."""
+    """Extra GeoJSON members that mark features as exported and unedited."""
     text = json.dumps(list(features), sort_keys=True)
     return {UNTOUCHED: hashlib.sha256(text.encode()).hexdigest()}
 
 
 def is_untouched(path: Path) -> bool:
-    """Whether a file's features are as they were exported."""
+    """Whether a file's features are unchanged since export."""
     try:
         tree = json.loads(path.read_bytes())
-    except ValueError:  # gzipped or damaged: it is told of when it is read
+    except ValueError:  # gzipped or damaged: reported when it is read
         return False
     note = tree.get(UNTOUCHED) if isinstance(tree, dict) else None
     return note is not None and untouched_note(tree["features"])[UNTOUCHED] == note

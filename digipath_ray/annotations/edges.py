@@ -1,8 +1,9 @@
-"""Polygons as the pixels that they cover.
+"""Exact rasterization of polygons.
 
-The outline of a polygon is a table of edges. A window's pixels are found from the edges
-of its rows alone, from the numbers as they were read and never from a clipped outline,
-so a pixel is the same in whatever window it is read.
+A polygon is a table of edges. A window is rasterized from the edges that cross its
+rows, using the coordinates as read and never a clipped outline, so a pixel has the same
+value in every window. skimage, rasterio and Pillow rasterize with rounded or clipped
+coordinates and cannot guarantee this.
 """
 
 from dataclasses import dataclass
@@ -19,17 +20,17 @@ Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
 STRIP_PX = 4 << 20
-"""Pixels decided at once; above that, rows go in strips."""
+"""Maximum pixels rasterized at once; larger windows are split into strips."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Edges:
-    """The edges of a valid MultiPolygon, level-0 px, sorted by their upper end.
+    """The edges of a valid MultiPolygon, level-0 px, sorted by upper end.
 
     Attributes:
         x0, y0: upper end of each edge, float64 [n]; y grows downwards.
         x1, y1: lower end.
-        reach: the lowest y of an edge and of all before it.
+        reach: running maximum of y1, to find the first edge that reaches a row.
     """
 
     x0: Floats
@@ -40,7 +41,7 @@ class Edges:
 
     @classmethod
     def of(cls, shape: Any) -> Self:
-        """The edges of all rings of a MultiPolygon."""
+        """Build the edges of all rings of a MultiPolygon."""
         rings = shapely.get_rings(shapely.get_parts(shape))
         xy, ring = shapely.get_coordinates(rings, return_index=True)
         same = ring[1:] == ring[:-1]
@@ -58,10 +59,10 @@ class Edges:
         )
 
     def inside(self, window: Window) -> Bools:
-        """Which pixels have their center inside, bool [height, width].
+        """Pixels whose center is inside, bool [height, width].
 
-        A center on an outline is inside to the right of it and below it, not to the
-        left and above: polygons that touch share no pixel and leave none out.
+        A center exactly on an outline belongs to the polygon on its right or below, so
+        adjacent polygons neither share nor miss a pixel.
         """
         out = np.empty(window.shape, np.bool_)
         rows = max(1, STRIP_PX // max(1, window.width))
@@ -71,12 +72,13 @@ class Edges:
         return out
 
     def _strip(self, window: Window, top: int, stop: int) -> Bools:
-        """Rows of a window: a pixel is inside after an odd number of crossings."""
+        """Rasterize rows [top, stop) of a window by the even-odd rule."""
         y, scale_y = window.y, window.l0_per_px_y
         first = np.searchsorted(self.reach, y + top * scale_y)
         last = np.searchsorted(self.y0, y + stop * scale_y, side="right")
         near = slice(int(first), int(last))
-        # An edge crosses the rows from its upper end (taken) to its lower (left out).
+        # An edge crosses rows from its upper end (inclusive) to its lower (exclusive),
+        # so a vertex shared by two edges is counted once.
         upper = _first_center(self.y0[near], y, scale_y).clip(top, stop)
         lower = _first_center(self.y1[near], y, scale_y).clip(top, stop)
         edge, row = _ranges(upper, lower)
@@ -87,15 +89,15 @@ class Edges:
         col = col.clip(0, window.width)
         flips = np.zeros((stop - top, window.width + 1), np.uint8)
         np.add.at(flips, (row - top, col), 1)
-        # Sums wrap at 256, which is even.
+        # uint8 sums wrap at 256, which preserves parity.
         sums = np.cumsum(flips[:, :-1], axis=1, dtype=np.uint8)
         return (sums & 1).astype(np.bool_)
 
     def touched(self, window: Window) -> Bools:
-        """Which pixels outlines run through, of a window that holds all of them.
+        """Pixels crossed by outlines, for a window that contains all of them.
 
-        Every edge is cut at the borders between pixels; each piece lies in the pixel
-        of its middle. An outline that runs along a border touches one of its sides.
+        Every edge is cut at pixel borders; each piece belongs to the pixel of its
+        midpoint. An outline along a border touches one of the two sides.
         """
         x0, x1 = ((x - window.x) / window.l0_per_px_x for x in (self.x0, self.x1))
         y0, y1 = ((y - window.y) / window.l0_per_px_y for y in (self.y0, self.y1))
@@ -115,12 +117,12 @@ class Edges:
 
 
 def _first_center(at: Floats, start: float, scale: float) -> Indices:
-    """The first pixel of a row or column whose center is at or after a position."""
+    """First pixel along an axis whose center is at or after a position."""
     return np.ceil((at - start) / scale - 0.5).astype(np.int64)
 
 
 def _ranges(start: Indices, stop: Indices) -> tuple[Indices, Indices]:
-    """All integers of the ranges [start, stop), each with the index of its range."""
+    """All integers of the ranges [start, stop), and each one's range index."""
     lengths = (stop - start).clip(0)
     which = np.repeat(np.arange(len(start)), lengths)
     before = np.cumsum(lengths) - lengths
@@ -128,7 +130,7 @@ def _ranges(start: Indices, stop: Indices) -> tuple[Indices, Indices]:
 
 
 def _cuts(start: Floats, stop: Floats) -> tuple[Indices, Floats]:
-    """Where edges cross whole numbers: the edge, and how far along it (0 to 1)."""
+    """Crossings of edges with integers: edge index, and position along it (0..1)."""
     low, high = np.minimum(start, stop), np.maximum(start, stop)
     edge, line = _ranges(
         np.floor(low).astype(np.int64) + 1, np.ceil(high).astype(np.int64)

@@ -1,4 +1,4 @@
-"""GeoJSON as QuPath writes it, in its old forms and its new one, plain or gzipped."""
+"""GeoJSON as written by old and new QuPath versions, plain or gzipped."""
 
 import gzip
 import json
@@ -35,9 +35,9 @@ KNOWN_CLASSES: dict[str, Meaning] = {
     "Ignore*": "ignored",
     "Region*": "skip",
 }
-"""QuPath itself has ``Ignore*``, tissue to leave out, and ``Region*``, a frame.
+"""``Ignore*`` (excluded tissue) and ``Region*`` (a frame) are QuPath's own classes.
 
-What has no class was drawn where there was but one thing to draw.
+An annotation without a class counts as tumor, the only thing to draw.
 """
 NOT_ANNOTATIONS = ("detection", "cell", "tile", "tmaCore")
 OLD_IDS = {
@@ -46,15 +46,15 @@ OLD_IDS = {
     "PathTileObject": "tile",
     "TMACoreObject": "tmaCore",
 }
-"""What QuPath had in place of ``objectType`` up to 0.3, as the feature's id."""
+"""Feature ids that QuPath up to 0.3 wrote in place of ``objectType``."""
 
 
 def parse_geojson(path: Path, classes: Meanings | None) -> Outlines:
-    """The annotations of a GeoJSON file; detections, cells and tiles are skipped.
+    """Parse the annotations of a GeoJSON file; skip detections, cells and tiles.
 
     Raises:
-        SlideError: not GeoJSON, a class that nobody said the meaning of, or
-            coordinates that are no numbers.
+        SlideError: not GeoJSON, a class of unknown meaning, or coordinates that are not
+            numbers.
     """
     known = meanings(KNOWN_CLASSES, classes)
     outlines = Outlines()
@@ -89,7 +89,7 @@ def _load(path: Path) -> Any:
 
 
 def _features(data: Any, path: Path) -> Iterator[dict[str, Any]]:
-    """The features of a collection, a list, or one alone, with those inside them."""
+    """Yield the features of a collection, list or single feature, nested too."""
     listed = data.get("features") if isinstance(data, dict) else data
     if isinstance(data, dict) and data.get("type") != "FeatureCollection":
         is_feature = data.get("type") == "Feature"
@@ -112,7 +112,7 @@ def _properties(feature: dict[str, Any]) -> dict[str, Any]:
 def _polygons(
     geometry: Any, path: Path, outlines: Outlines
 ) -> Iterator[list[list[Point]]]:
-    """The polygons of a geometry as their rings; what is none is counted."""
+    """Yield the polygons of a geometry as rings; count other geometries as skipped."""
     kind = geometry.get("type") if isinstance(geometry, dict) else None
     if kind == "GeometryCollection":
         for part in geometry.get("geometries") or []:
@@ -131,7 +131,7 @@ def _polygons(
 
 
 def _rings(drawn: Any, path: Path) -> list[list[Point]]:
-    """Rings of (x, y); a third coordinate is dropped."""
+    """Parse rings of (x, y); a third coordinate is dropped."""
     try:
         return [
             [(coordinate(path, p[0]), coordinate(path, p[1])) for p in ring]
@@ -154,6 +154,6 @@ def _class_name(properties: dict[str, Any]) -> str:
 
 
 def _meaning(name: str, known: dict[str, Meaning]) -> Meaning | None:
-    """What a class means; ``Tumor: Positive`` is a Tumor unless it is known itself."""
+    """Meaning of a class; ``Tumor: Positive`` falls back to ``Tumor``."""
     base = name.split(":")[0].strip()
     return known.get(name.casefold()) or known.get(base.casefold())

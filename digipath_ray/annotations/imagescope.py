@@ -1,4 +1,4 @@
-"""Aperio ImageScope's XML, in which PAIP draws its tumors."""
+"""Aperio ImageScope XML, the format of the PAIP tumor annotations."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,17 +22,17 @@ ROOT = "Annotations"
 LINE_TYPES = {"3": "an arrow", "4": "a ruler"}
 RECTANGLE, ELLIPSE = "1", "2"
 CORNERS_ONLY = 2
-"""Points of a rectangle or ellipse that is stored as its bounding box."""
+"""Number of points of a rectangle or ellipse stored as its bounding box."""
 
 
 def parse_imagescope(root: Any, path: Path, classes: Meanings | None) -> Outlines:
-    """The outlines of an ImageScope file, given its XML root.
+    """Parse the outlines of an ImageScope file from its XML root.
 
-    Every layer is tumor, unless ``classes`` has its Id or its Name. Of a layer, the
-    regions with NegativeROA="1" are cut out of its others.
+    Every layer is tumor, unless ``classes`` has its Id or Name. Regions with
+    NegativeROA="1" are cut out of the other regions of their layer.
 
     Raises:
-        SlideError: coordinates that are no numbers.
+        SlideError: coordinates that are not numbers.
     """
     known = meanings({}, classes)
     outlines = Outlines()
@@ -55,7 +55,7 @@ def parse_imagescope(root: Any, path: Path, classes: Meanings | None) -> Outline
 
 
 def _shape(region: Any, path: Path, outlines: Outlines) -> Shape | None:
-    """The area of a region; None, and counted, where it has none."""
+    """Polygon of a region; None, counted as skipped, if it has no area."""
     kind = region.get("Type", "0")
     points = list(_points(region, path))
     if kind in LINE_TYPES:
@@ -82,7 +82,7 @@ def _points(region: Any, path: Path) -> Iterator[Point]:
 
 
 def _ellipse(corners: list[Point]) -> Shape:
-    """The ellipse in a bounding box, given two of its opposite corners."""
+    """Ellipse inscribed in a bounding box, given two opposite corners."""
     (x0, y0), (x1, y1) = corners
     circle = shapely.Point((x0 + x1) / 2, (y0 + y1) / 2).buffer(0.5, quad_segs=32)
     return affinity.scale(circle, abs(x1 - x0), abs(y1 - y0))

@@ -1,7 +1,8 @@
-"""The pixels of a mask image, true where they are tumor.
+"""Binary pixels of a mask image, true where tumor.
 
-A tiled TIFF is read window by window; all else is decoded once, piece by piece, and
-kept as one bit per pixel (50,000 x 50,000 px are 312 MB).
+A tiled TIFF is read window by window; other images are decoded once, in strips, into
+one bit per pixel (50,000 x 50,000 px take 312 MB). Ours because neither tifffile, zarr
+nor Pillow reads a mask this large in bounded memory.
 """
 
 import itertools
@@ -23,17 +24,17 @@ Indices = NDArray[np.int64]
 
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 JPEG_ABOVE = 127.0
-"""JPEG leaves noise near 0 and near 255: tumor is what is 128 or more."""
+"""JPEG leaves noise near 0 and near 255: tumor is 128 and above."""
 MAX_PIECE_PX = 3 << 30
-"""Of a strip, a tile, or an image without either: what is decoded at once."""
+"""Maximum pixels decoded at once: a strip, a tile or an image without either."""
 MAX_KEPT_PX = 1 << 33
-"""Of a mask without tiles: 1 GB of bits."""
+"""Maximum pixels of a mask without tiles: 1 GB of bits."""
 DAMAGE = (OSError, ValueError, RuntimeError, struct.error, SyntaxError, EOFError)
-"""What tifffile's and Pillow's decoders raise on damaged files."""
+"""Exceptions of the tifffile and Pillow decoders on damaged files."""
 
 
 class Bits(Protocol):
-    """A mask's pixels, true where they are tumor."""
+    """Pixels of a mask, true where tumor."""
 
     @property
     def width(self) -> int:
@@ -44,12 +45,12 @@ class Bits(Protocol):
         """Mask px."""
 
     def take(self, rows: Indices, cols: Indices) -> Bools:
-        """The pixels at rows x cols, ascending indices: bool [len(rows), len(cols)]."""
+        """Pixels at ascending indices rows x cols, bool [len(rows), len(cols)]."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PackedBits:
-    """A mask held in memory, one bit per pixel: uint8 [height, ceil(width / 8)]."""
+    """A mask in memory, one bit per pixel: uint8 [height, ceil(width / 8)]."""
 
     packed: NDArray[np.uint8]
     width: int
@@ -60,7 +61,7 @@ class PackedBits:
         return len(self.packed)
 
     def take(self, rows: Indices, cols: Indices) -> Bools:
-        """See :meth:`Bits.take`."""
+        """Pixels at ascending indices rows x cols, bool [len(rows), len(cols)]."""
         if not len(rows) or not len(cols):
             return np.zeros((len(rows), len(cols)), np.bool_)
         first, last = int(cols[0]) // 8, int(cols[-1]) // 8
@@ -70,7 +71,7 @@ class PackedBits:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TiledBits:
-    """A tiled TIFF; the file is opened at every read."""
+    """A tiled TIFF; the file is opened for every read."""
 
     path: Path
     page: Any
@@ -87,7 +88,7 @@ class TiledBits:
         return int(self.page.imagelength)
 
     def take(self, rows: Indices, cols: Indices) -> Bools:
-        """See :meth:`Bits.take`.
+        """Pixels at ascending indices rows x cols, bool [len(rows), len(cols)].
 
         Raises:
             SlideError: the file is damaged there.
@@ -120,17 +121,17 @@ class TiledBits:
 
 
 def open_bits(path: Path, above: float | None) -> Bits:
-    """The pixels of a mask image.
+    """Open the pixels of a mask image.
 
     Args:
-        path: a TIFF of any kind, or what Pillow opens. Of a pyramid, its finest level.
-            Colors of a palette are looked up, alpha is left aside, and of several
-            channels the highest counts.
-        above: tumor is what is above this; by default 0, and 127 for JPEGs and TIFFs
-            compressed as JPEG.
+        path: a TIFF of any kind, or any image that Pillow opens. A pyramid is read at
+            its finest level. Palette colors are looked up, alpha is ignored, and of
+            several channels the maximum counts.
+        above: threshold: tumor is above this value. Default 0; 127 for JPEGs and
+            JPEG-compressed TIFFs.
 
     Raises:
-        SlideError: no image, damaged, or too large.
+        SlideError: not an image, damaged or too large.
     """
     with path.open("rb") as file:
         is_tiff = file.read(4) in TIFF_MAGIC
@@ -155,7 +156,7 @@ def _open_tiff(path: Path, above: float | None) -> Bits:
             if page.is_tiled:
                 side = (int(page.tilewidth), int(page.tilelength))
                 _check_size(path, *side, limit=MAX_PIECE_PX, what="in one tile")
-                page.decode  # noqa: B018 - tifffile makes it while the file is open
+                page.decode  # noqa: B018 - tifffile builds it lazily, while the file is open
                 return TiledBits(path=path, page=page, is_tumor=is_tumor)
             _check_size(path, width, height, limit=MAX_KEPT_PX, what="without tiles")
             rows = min(int(page.rowsperstrip), height)
@@ -170,36 +171,37 @@ def _open_tiff(path: Path, above: float | None) -> Bits:
 def _damaged(path: Path, error: Exception) -> SlideError:
     return SlideError(
         f"{path.name}: cannot be read as a mask image: {error}",
-        "the file is damaged, cut short or no image: copy it again",
+        "the file is damaged, truncated or not an image: copy it again",
     )
 
 
 def _finest_page(tiff: tifffile.TiffFile, path: Path) -> Any:
-    """The largest image of a TIFF.
+    """Largest image of a TIFF.
 
     Raises:
-        SlideError: there are several of that size, or its channels lie apart.
+        SlideError: several images have that size, or its channels are stored
+            separately.
     """
     pages = [p.aspage() for series in tiff.series for p in series.levels[0].pages if p]
     if not pages:
-        raise SlideError(f"{path.name}: a TIFF without an image", "copy it again")
+        raise SlideError(f"{path.name}: the TIFF contains no image", "copy it again")
     page = max(pages, key=lambda p: p.imagewidth * p.imagelength)
     size = (page.imagewidth, page.imagelength)
     if sum((p.imagewidth, p.imagelength) == size for p in pages) > 1:
         raise SlideError(
             f"{path.name}: several masks of {size[0]} x {size[1]} px in one file",
-            "save the tumor's mask in a file of its own",
+            "save the tumor mask to a separate file",
         )
     if page.planarconfig != 1 or page.imagedepth != 1:
         raise SlideError(
-            f"{path.name}: its channels or planes are stored apart",
+            f"{path.name}: channels or planes are stored separately",
             "save the mask with one channel",
         )
     return page
 
 
 def _tumor_test(page: Any, above: float | None) -> Callable[[NDArray[Any]], Bools]:
-    """Which pixels [rows, cols, samples] of a TIFF's page are tumor."""
+    """Build the test for tumor on pixels [rows, cols, samples] of a TIFF page."""
     if above is None:
         above = JPEG_ABOVE if page.compression in (6, 7) else 0.0
     limit = above
@@ -221,16 +223,16 @@ def _tumor_test(page: Any, above: float | None) -> Callable[[NDArray[Any]], Bool
 
 
 def _stored(path: Path, file: Any, page: Any, index: int) -> bytes:
-    """The bytes of a strip or tile; none where the file leaves it out, which is 0."""
+    """Encoded bytes of a strip or tile; empty for a sparse one, which reads as 0."""
     file.seek(page.dataoffsets[index])
     stored: bytes = file.read(page.databytecounts[index])
     if len(stored) < page.databytecounts[index]:
-        raise _damaged(path, EOFError("it ends before its last pixels"))
+        raise _damaged(path, EOFError("the file is truncated"))
     return stored
 
 
 def _decoded(path: Path, page: Any, stored: bytes, index: int) -> NDArray[Any]:
-    """A strip or tile [rows, cols, samples]."""
+    """Decode a strip or tile, [rows, cols, samples]."""
     try:
         pixels, _, _ = page.decode(stored, index, jpegtables=page.jpegtables)
     except DAMAGE as e:
@@ -241,7 +243,7 @@ def _decoded(path: Path, page: Any, stored: bytes, index: int) -> NDArray[Any]:
 def _packed(
     path: Path, page: Any, is_tumor: Callable[[NDArray[Any]], Bools]
 ) -> PackedBits:
-    """A TIFF of strips, decoded strip by strip."""
+    """Decode a TIFF of strips, strip by strip."""
     width, height = int(page.imagewidth), int(page.imagelength)
     packed = np.zeros((height, -(-width // 8)), np.uint8)
     rows = min(int(page.rowsperstrip), height)
@@ -257,12 +259,10 @@ def _packed(
 
 def _open_image(path: Path, above: float | None) -> Bits:
     limit = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = None  # ours is the limit
+    Image.MAX_IMAGE_PIXELS = None  # replaced by our own limit
     try:
         with Image.open(path) as image:
-            _check_size(
-                path, *image.size, limit=MAX_PIECE_PX, what="that no tiles divide"
-            )
+            _check_size(path, *image.size, limit=MAX_PIECE_PX, what="without tiles")
             if above is None:
                 above = JPEG_ABOVE if image.format in ("JPEG", "MPO") else 0.0
             ImageOps.exif_transpose(image, in_place=True)
@@ -279,14 +279,14 @@ def _open_image(path: Path, above: float | None) -> Bits:
 
 
 def _values(image: Image.Image) -> Image.Image:
-    """An image of plain values: colors looked up, alpha left aside."""
+    """Image of plain values: palette colors looked up, alpha dropped."""
     if image.mode in ("P", "PA", "RGBA", "CMYK", "YCbCr", "LAB", "HSV"):
         return image.convert("RGB")
     return image.convert("L") if image.mode in ("1", "LA", "La") else image
 
 
 def _groups(indices: Indices, size: int) -> Iterator[tuple[int, slice]]:
-    """Ascending indices by the tile they fall into: the tile, and which they are."""
+    """Group ascending indices by tile: yields the tile and the slice of indices."""
     tiles = indices // size
     starts = np.flatnonzero(np.diff(tiles, prepend=-1))
     for start, stop in itertools.pairwise([*starts.tolist(), len(tiles)]):

@@ -1,7 +1,7 @@
-"""Mask images as annotations: PAIP's TIFFs, DigestPath's JPEGs, any other.
+"""Mask images as annotations: PAIP TIFFs, DigestPath JPEGs and others.
 
-A mask may be of any size, as long as it has the slide's proportions: a pixel is what
-the mask is at the nearest place.
+A mask may be of any size, as long as it has the slide's aspect ratio; it is sampled by
+nearest neighbor.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,18 +17,18 @@ from digipath_ray.slide.info import SlideError
 
 MAX_ASPECT_ERROR = 0.02
 STRIP_PX = 16 << 20
-"""Mask pixels looked at together when a whole mask is gone through."""
+"""Mask pixels read at once when a whole mask is scanned."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MaskAnnotation:
-    """An :class:`~digipath_ray.annotations.Annotation` of a mask image.
+    """An :class:`~digipath_ray.annotations.Annotation` read from a mask image.
 
     Attributes:
         bits: the mask's pixels.
-        width: of the slide, level-0 px.
-        height: of the slide, level-0 px.
-        skipped: nothing is ever left out of a mask.
+        width: slide width, level-0 px.
+        height: slide height, level-0 px.
+        skipped: always empty for a mask.
     """
 
     bits: Bits
@@ -43,7 +43,7 @@ class MaskAnnotation:
 
     @cached_property
     def area_px(self) -> float:
-        """Area of the tumor, level-0 px; goes through the whole mask."""
+        """Area of the tumor, level-0 px; reads the whole mask."""
         cols = np.arange(self.bits.width)
         count = sum(
             int(np.count_nonzero(self.bits.take(rows, cols))) for rows in self._strips()
@@ -55,7 +55,7 @@ class MaskAnnotation:
         return self.area_px * mpp_x * mpp_y / 1e6
 
     def tumor(self, window: Window) -> Bools:
-        """See :meth:`Annotation.tumor`: the mask px in which a pixel's center lies."""
+        """Tumor pixels (nearest mask px) of a window, bool [height, width]."""
         w, bits, (scale_x, scale_y) = window, self.bits, self.l0_per_px
         cols, in_cols = _nearest(w.x, w.width, w.l0_per_px_x, scale_x, bits.width)
         rows, in_rows = _nearest(w.y, w.height, w.l0_per_px_y, scale_y, bits.height)
@@ -64,11 +64,11 @@ class MaskAnnotation:
         return out
 
     def ignored(self, window: Window) -> Bools:
-        """Nothing: a mask says tumor or not."""
+        """Always False: a mask has no ignored class."""
         return np.zeros(window.shape, np.bool_)
 
     def tumor_map(self, l0_per_px_x: float, l0_per_px_y: float) -> Bools:
-        """See :meth:`Annotation.tumor_map`: pixels under which a mask px is tumor."""
+        """Pixels that cover any tumor mask px, bool [rows, cols]."""
         window = Window.over(self, l0_per_px_x, l0_per_px_y)
         bits, (scale_x, scale_y) = self.bits, self.l0_per_px
         left, right = _under(window.width, l0_per_px_x / scale_x, bits.width)
@@ -87,9 +87,9 @@ class MaskAnnotation:
         return out
 
     def _strips(self) -> Iterator[Indices]:
-        """The mask's rows, so many at a time as memory has room for."""
+        """Rows of the mask, in strips of bounded memory."""
         rows = max(1, STRIP_PX // self.bits.width)
-        # Whole rows of tiles, so that none is decoded twice.
+        # Whole rows of tiles, so that no tile is decoded twice.
         tile = getattr(getattr(self.bits, "page", None), "tilelength", 1)
         rows = max(tile, rows // tile * tile)
         for top in range(0, self.bits.height, rows):
@@ -99,18 +99,20 @@ class MaskAnnotation:
 def read_mask_annotation(
     path: Path, slide: SlideSize, above: float | None
 ) -> MaskAnnotation:
-    """A mask image as an annotation of the slide that it covers from edge to edge.
+    """Read a mask image that covers the slide from edge to edge.
 
     Raises:
-        SlideError: not of the slide's proportions, or as :func:`open_bits`.
+        SlideError: another aspect ratio than the slide, not an image, damaged or too
+            large.
     """
     bits = open_bits(path, above)
     expected = slide.height * bits.width / slide.width
     if abs(bits.height - expected) > max(MAX_ASPECT_ERROR * expected, 1.0):
         raise SlideError(
-            f"{path.name}: a mask of {bits.width} x {bits.height} px for a slide of "
-            f"{slide.width} x {slide.height} px: more than 2 % off in proportion",
-            "give the mask that was made for this slide, from edge to edge",
+            f"{path.name}: the mask is {bits.width} x {bits.height} px, the slide "
+            f"{slide.width} x {slide.height} px: aspect ratios differ by more than 2 "
+            "%",
+            "give a mask that covers exactly this slide, edge to edge",
         )
     return MaskAnnotation(bits=bits, width=slide.width, height=slide.height)
 
@@ -118,7 +120,7 @@ def read_mask_annotation(
 def _nearest(
     start: float, length: int, l0_per_px: float, l0_per_mask: float, size: int
 ) -> tuple[Indices, slice]:
-    """The mask px under a window's pixels along an axis, and which lie on the mask."""
+    """Mask px under a window's pixels along an axis, and the slice on the mask."""
     centers = start + (np.arange(length) + 0.5) * l0_per_px
     index = np.floor(centers / l0_per_mask).astype(np.int64)
     first, last = np.searchsorted(index, [0, size])
@@ -126,7 +128,7 @@ def _nearest(
 
 
 def _under(length: int, mask_per_px: float, size: int) -> tuple[Indices, Indices]:
-    """The range of mask px under each of a map's pixels along an axis."""
+    """Range of mask px under each map pixel along an axis."""
     edges = np.round(np.arange(length + 1) * mask_per_px, 6)
     start = np.floor(edges[:-1]).astype(np.int64).clip(0, size - 1)
     stop = np.ceil(edges[1:]).astype(np.int64).clip(1, size)
@@ -134,9 +136,9 @@ def _under(length: int, mask_per_px: float, size: int) -> tuple[Indices, Indices
 
 
 def _any_between(array: Bools, start: Indices, stop: Indices, *, axis: int) -> Bools:
-    """Whether anything is true in each of the ranges [start, stop) along an axis."""
+    """Whether any value is true in each range [start, stop) along an axis."""
     one_more = [(0, 0), (0, 0)]
-    one_more[axis] = (0, 1)  # so that a range may end at the end
+    one_more[axis] = (0, 1)  # padding, so that a range may end at the array's end
     padded = np.pad(array, one_more)
     pairs = np.stack([start, stop], axis=1).ravel()
     both = np.logical_or.reduceat(padded, pairs, axis=axis)

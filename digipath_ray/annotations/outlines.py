@@ -1,4 +1,4 @@
-"""What somebody drew on a slide: outlines, and what each of them means."""
+"""Outlines drawn on a slide, grouped by meaning."""
 
 import math
 from collections import Counter
@@ -12,25 +12,25 @@ import shapely
 from digipath_ray.slide.info import SlideError
 
 Meaning = Literal["tumor", "hole", "ignored", "skip"]
-"""tumor; a hole cut out of it; neither tumor nor normal; as if it were not drawn."""
+"""Tumor; hole cut out of the tumor; neither tumor nor normal; not drawn."""
 Meanings = Mapping[str, Meaning]
-"""What the groups, classes or layers of a file mean, by their name."""
+"""Meaning of a file's groups, classes or layers, by name."""
 Point = tuple[float, float]
 Shape = Any
-"""A shapely geometry; shapely has no types."""
+"""A shapely geometry; shapely is untyped."""
 
 MIN_POINTS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outlines:
-    """The shapes of a file by their meaning, level-0 px, each of them valid.
+    """Valid shapes of a file by meaning, level-0 px.
 
     Attributes:
-        tumor: shapes that hold tumor.
-        holes: shapes that are cut out of the tumor.
-        ignored: shapes that are neither tumor nor normal tissue.
-        skipped: how often something was left out, by the reason.
+        tumor: tumor.
+        holes: shapes cut out of the tumor.
+        ignored: neither tumor nor normal tissue.
+        skipped: number of skipped elements, by reason.
     """
 
     tumor: list[Shape] = field(default_factory=list)
@@ -39,21 +39,21 @@ class Outlines:
     skipped: Counter[str] = field(default_factory=Counter)
 
     def add(self, meaning: Meaning, shape: Shape) -> None:
-        """Take a shape in; one without an area is counted as skipped."""
+        """Add a shape; one without area is counted as skipped."""
         if meaning == "skip":
             return
         if shape.area == 0:
-            self.skipped["an outline without an area"] += 1
+            self.skipped["an outline without area"] += 1
             return
         lists = {"tumor": self.tumor, "hole": self.holes, "ignored": self.ignored}
         lists[meaning].append(shape)
 
 
 def polygon(shell: Sequence[Point], holes: Sequence[Sequence[Point]] = ()) -> Shape:
-    """The area inside an outline, minus its holes; empty with fewer than 3 points.
+    """Polygon of an outline minus its holes; empty with fewer than 3 points.
 
-    The outline need not be closed. Where it crosses itself, all that it goes around
-    counts: a line drawn on past its start adds its loop, a figure of eight is two.
+    The outline may be open. If it intersects itself, everything it encloses counts: a
+    line continued past its start adds the loop, a figure of eight is two areas.
     """
     if len(shell) < MIN_POINTS:
         return shapely.Polygon()
@@ -65,23 +65,23 @@ def polygon(shell: Sequence[Point], holes: Sequence[Sequence[Point]] = ()) -> Sh
 
 
 def areas_of(shape: Shape) -> Shape:
-    """The MultiPolygon in a shape, its points and lines dropped."""
+    """MultiPolygon of a shape, without its points and lines."""
     parts = shapely.get_parts(shapely.get_parts(shape))
     return shapely.MultiPolygon([p for p in parts if p.geom_type == "Polygon"])
 
 
 def meanings(known: Meanings, classes: Meanings | None) -> dict[str, Meaning]:
-    """What names mean, lower case: the user's word before what is known.
+    """Meanings by lower-case name; the user's override the defaults.
 
     Raises:
-        ValueError: the user gave a meaning that does not exist.
+        ValueError: the user gave an unknown meaning.
     """
     classes = classes or {}
     for name, meaning in classes.items():
         if meaning not in get_args(Meaning):
             raise ValueError(
-                f"classes: {name!r} is said to be {meaning!r}: "
-                f"choose from {', '.join(get_args(Meaning))}"
+                f"classes: {name!r} has the unknown meaning {meaning!r}: choose from "
+                f"{', '.join(get_args(Meaning))}"
             )
     return {
         name.casefold(): m for table in (known, classes) for name, m in table.items()
@@ -91,27 +91,27 @@ def meanings(known: Meanings, classes: Meanings | None) -> dict[str, Meaning]:
 def unknown_name(
     path: Path, kind: str, name: str, known: Mapping[str, Meaning]
 ) -> SlideError:
-    """The error for a group or class that nobody said the meaning of."""
+    """Error for a group or class of unknown meaning."""
     by_meaning = [
         f"{meaning}: {', '.join(n for n, m in known.items() if m == meaning)}"
         for meaning in get_args(Meaning)
         if meaning in known.values()
     ]
     return SlideError(
-        f"{path.name}: {kind} {name!r} is not known; known are {'; '.join(by_meaning)}",
-        f"say what it is: classes = {{{name!r}: 'tumor'}}, or 'hole' (cut out of the "
-        "tumor), 'ignored' (neither tumor nor normal) or 'skip' (as if not drawn)",
+        f"{path.name}: unknown {kind} {name!r}; known: {'; '.join(by_meaning)}",
+        f"set its meaning: classes = {{{name!r}: 'tumor'}}, or 'hole' (cut out of "
+        "the tumor), 'ignored' (neither tumor nor normal) or 'skip' (not drawn)",
     )
 
 
 def coordinate(path: Path, value: object) -> float:
-    """A coordinate as a number; a comma counts as a decimal point.
+    """Parse a coordinate; a comma counts as the decimal point.
 
     Raises:
-        SlideError: no number, or not a finite one.
+        SlideError: not a finite number.
     """
     text = str(value)
-    if "." not in text and text.count(",") == 1:  # ASAP under a German Windows
+    if "." not in text and text.count(",") == 1:  # ASAP with a German locale
         text = text.replace(",", ".")
     try:
         number = float(text)
@@ -119,7 +119,7 @@ def coordinate(path: Path, value: object) -> float:
         number = math.nan
     if not math.isfinite(number):
         raise SlideError(
-            f"{path.name}: {value!r} is no coordinate",
+            f"{path.name}: invalid coordinate {value!r}",
             "the file is damaged: export the annotation again",
         )
     return number

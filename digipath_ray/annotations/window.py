@@ -1,4 +1,4 @@
-"""Which pixels an annotation is asked for."""
+"""Windows in which annotations are rasterized."""
 
 import math
 from dataclasses import KW_ONLY, dataclass
@@ -6,7 +6,7 @@ from typing import Protocol, Self
 
 
 class SlideSize(Protocol):
-    """What an annotation needs of a slide; ``SlideInfo`` has it."""
+    """Size of a slide, level-0 px; implemented by ``SlideInfo``."""
 
     @property
     def width(self) -> int:
@@ -19,7 +19,7 @@ class SlideSize(Protocol):
 
 @dataclass(frozen=True)
 class Window:
-    """A rectangle of pixels of any size somewhere on a slide or beside it.
+    """A pixel rectangle of any scale, on the slide or beyond it.
 
     Attributes:
         x: left edge, level-0 px.
@@ -27,7 +27,7 @@ class Window:
         width: pixels.
         height: pixels.
         l0_per_px_x: level-0 px per pixel.
-        l0_per_px_y: as ``l0_per_px_x``.
+        l0_per_px_y: level-0 px per pixel.
     """
 
     x: float
@@ -40,7 +40,7 @@ class Window:
 
     @classmethod
     def over(cls, slide: SlideSize, l0_per_px_x: float, l0_per_px_y: float) -> Self:
-        """The whole slide (as ``Frame.md_size`` has it); it may reach beyond it."""
+        """Window over the whole slide, sized as ``Frame.md_size``; may overhang."""
         width, height = (
             max(1, math.ceil(round(length / l0_per_px, 3)))
             for length, l0_per_px in (
@@ -54,5 +54,5 @@ class Window:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Of an array [rows, cols] of its pixels."""
+        """Array shape [rows, cols]."""
         return self.height, self.width

@@ -69,7 +69,10 @@ def digipath(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", is_eager=True, callback=_print_version, help="print it"
+            "--version",
+            is_eager=True,
+            callback=_print_version,
+            help="print the version",
         ),
     ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="log more")] = False,
@@ -95,9 +98,10 @@ def run(
     force: ForceOption = False,
     tree: Tree,
 ) -> int:
-    """Run a cohort: slides in, heatmaps, lesions, stages or burdens, and a report out.
+    """Run a cohort: slides to heatmaps, lesions, stages or burdens, and a report.
 
-    Run again after a crash or with more slides, it does only what is missing.
+    Run the same command again after a crash or with more slides: it does only what is
+    missing.
     """
     from digipath_ray.cli.run import run_slides
 
@@ -117,7 +121,7 @@ def prepare(
     force: ForceOption = False,
     tree: Tree,
 ) -> int:
-    """Only find tissue and place patches: masks to look at before a night is spent."""
+    """Only find tissue and place patches, to check the masks before predicting."""
     from digipath_ray.cli.run import run_slides
 
     return run_slides(
@@ -138,7 +142,7 @@ def segment(
         Path, typer.Argument(metavar="RUN", help="what 'prepare' has made")
     ],
 ) -> int:
-    """Predict and stitch a prepared run, by the config it was prepared with."""
+    """Predict a prepared run with the settings it was prepared with."""
     from digipath_ray.cli.run import segment_prepared
 
     return segment_prepared(console(), run_directory)
@@ -153,7 +157,7 @@ def status(
         bool, typer.Option("--watch", "-w", help="again every few seconds")
     ] = False,
 ) -> int:
-    """How far a run is: slides, patches, time left, failures. Needs no Ray.
+    """Progress of a run: slides, patches, time left, failures. Needs no Ray.
 
     Exit status 0: goes on, or done; 1: a slide failed, or it stopped; 2: no run.
     """
@@ -200,7 +204,7 @@ def info(
     force: ForceOption = False,
     tree: Tree,
 ) -> int:
-    """What a slide file is, and what a run would do with it."""
+    """A slide's format, size, mpp and levels, and the grid a run would use."""
     from digipath_ray.cli.info import show_slides
 
     return show_slides(console(), slides, tree, weights=weights, force=force)
@@ -220,7 +224,7 @@ def plan(
             help="patches/s of one GPU with the whole ensemble and all TTA", min=1e-6
         ),
     ] = None,
-    gpus: Annotated[int, typer.Option(help="GPUs of the night", min=1)] = 1,
+    gpus: Annotated[int, typer.Option(help="GPUs of the run", min=1)] = 1,
     measure: Annotated[
         bool, typer.Option("--measure", help="measure this machine's rate first")
     ] = False,
@@ -243,7 +247,7 @@ def plan(
     ] = DEADLINE_H,
     tree: Tree,
 ) -> int:
-    """Patches, GPU hours, disk, memory and price of a cohort before a night is spent.
+    """Patches, GPU hours, disk, memory and price of a run of the cohort.
 
     Nothing is written: --out only says on which disk the run would lie.
     """
@@ -296,7 +300,7 @@ def doctor(
         Path, typer.Option("--out", "-o", help="where runs would be written")
     ] = Path(),
 ) -> int:
-    """Look over this machine: what will bite."""
+    """Check this machine: OpenSlide, torch, Ray, memory, disks."""
     from digipath_ray.cli.doctor import examine
 
     return examine(console(), out)

@@ -37,7 +37,7 @@ def calibrate(
     Args:
         console: to print to.
         out: the JSON file to write.
-        tree: what was said of the config.
+        tree: the settings given.
         weights: as of a run; speed does not depend on them.
         force: as of a run.
         slide: what to read, a path that all nodes see; None draws one.

@@ -94,7 +94,7 @@ def import_weights(
     new_classifier: NewClassifierOption = False,
     overwrite: OverwriteOption = False,
 ) -> int:
-    """Turn somebody else's weights into a .safetensors file with a model card."""
+    """Convert weights made elsewhere into a .safetensors file with a model card."""
     from digipath_ray.cli.weights import ImportedMember
     from digipath_ray.cli.weights import import_weights as write_imported
 
@@ -145,17 +145,18 @@ def train(
         str | None,
         typer.Option(
             "--init",
-            help="what members start from: imagenet (default), random, a .safetensors "
-            "file, or a folder of them named as the members, also in a bucket",
+            help="starting weights of the members: imagenet (default), random, a "
+            ".safetensors file, or a folder of them named as the members, also in a "
+            "bucket",
             show_default=False,
         ),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="begin anew in this directory")
+        bool, typer.Option("--overwrite", help="start over in this directory")
     ] = False,
     tree: Tree,
 ) -> int:
-    """Fit the ensemble: annotated slides in, weights with model cards out.
+    """Fit an ensemble on annotated slides: weights with model cards.
 
     Run again after a crash, it goes on from the last checkpoint.
     """
@@ -197,7 +198,7 @@ def mine(
     regions: RegionSpec,
     annotations: AnnotationSpec,
 ) -> int:
-    """Find what a run got wrong, and where it is least sure, to fit on it again."""
+    """Find patches a run got wrong and regions it is unsure of, for another fit."""
     from digipath_ray.cli.mine import mine_run
 
     return mine_run(

@@ -41,7 +41,7 @@ stage = typer.Typer(
 
 
 @stage.command(name=BY_DEFAULT)
-@with_outcome("nodes", "min_lesion_um", "min_lesion_p", "merge_um")
+@with_outcome("threshold", "nodes", "min_lesion_um", "min_lesion_p", "merge_um")
 def stage_run(
     *,
     run_directory: RunArgument,
@@ -55,7 +55,7 @@ def stage_run(
     ] = None,
     overrides: dict[str, Any],
 ) -> int:
-    """Measure a finished run anew: lesions, features, types, stages. No GPU."""
+    """Recompute lesions, features, types and stages from heatmaps. No GPU."""
     from digipath_ray.cli.outcome import conclude
 
     if model is not None:
@@ -63,16 +63,22 @@ def stage_run(
     return conclude(console(), run_directory, "stage", overrides)
 
 
-@with_outcome("viable_close_um", "viable_open_um", "min_viable_mm2", "refine_hull")
+@with_outcome(
+    "threshold",
+    "viable_close_um",
+    "viable_open_um",
+    "min_viable_mm2",
+    "refine_hull",
+)
 def burden(*, run_directory: RunArgument, overrides: dict[str, Any]) -> int:
-    """Measure a finished run anew: viable tumor by whole tumor region. No GPU."""
+    """Recompute tumor burden from heatmaps: viable by whole tumor. No GPU."""
     from digipath_ray.cli.outcome import conclude
 
     return conclude(console(), run_directory, "burden", overrides)
 
 
 def report(run_directory: RunArgument) -> int:
-    """Write a run's page anew: report.html, one file that needs no network."""
+    """Write a run's report.html again, one file that needs no network."""
     from digipath_ray.cli.report import report_run
 
     return report_run(console(), run_directory)
@@ -242,7 +248,7 @@ def export(
         ),
     ] = "csv",
 ) -> int:
-    """Hand a run over to other programs."""
+    """Write a run's results for other programs: CSV, QuPath GeoJSON, DICOM SEG."""
     from digipath_ray.cli.export import export_run
 
     return export_run(console(), run_directory, out, kind)

@@ -1,6 +1,5 @@
 """``digipath compare``: two runs side by side."""
 
-import tomllib
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,12 +8,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from digipath_ray.config.run import EnsembleSpec
-from digipath_ray.config.toml import from_tree
+from digipath_ray.config.run import OutcomeSpec
+from digipath_ray.config.toml import from_tree, read_toml
 from digipath_ray.figures.comparison import write_comparison_figures
 from digipath_ray.run.compare import compare_runs
 from digipath_ray.run.directory import RunDirectory
-from digipath_ray.storage.files import place, read_text
+from digipath_ray.storage.files import place
 from digipath_ray.words import count
 
 SHORT = {
@@ -73,8 +72,8 @@ def run_threshold(run: Path) -> float:
     """The threshold that a run was made with; the default where there is no run."""
     settings = RunDirectory(run).settings
     if not settings.exists():
-        return EnsembleSpec().threshold
-    return from_tree(tomllib.loads(read_text(settings))).ensemble.threshold
+        return OutcomeSpec().threshold
+    return from_tree(read_toml(settings)).outcome.threshold
 
 
 def shown_table(table: pa.Table) -> Table:

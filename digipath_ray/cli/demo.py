@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from digipath_ray.cli.progress import RunProgress
-from digipath_ray.cli.run import print_summary, watch
+from digipath_ray.cli.run import print_summary
 from digipath_ray.cli.train import member_table, narrate
 from digipath_ray.cohort.read import read_cohort
 from digipath_ray.config.toml import load_config
@@ -35,12 +35,12 @@ def run_demo(console: Console, out: Path) -> int:
             RunDirectory(out / "run"),
             read_cohort([manifest]),
             config,
-            watcher=watch(progress),
+            listener=progress,
         )
     console.rule("the run")
     print_summary(console, summary, predicted=True)
     console.rule("against the truth that was drawn")
-    threshold = config.ensemble.threshold
+    threshold = config.outcome.threshold
     scores = score_run(summary.run, manifest, threshold=threshold)
     console.print(truth_table(scores, summary))
     console.print(
@@ -59,7 +59,7 @@ def show_training(console: Console, out: Path) -> int:
         FitDirectory(out / "fit"),
         read_cohort([manifest]),
         resolve_recipe(brief_recipe()),
-        watcher=narrate(console),
+        listener=narrate(console),
     )
     console.rule("what came out")
     console.print(member_table(summary.cards))

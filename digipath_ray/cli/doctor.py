@@ -1,4 +1,4 @@
-"""``digipath doctor``: what will bite on this machine."""
+"""``digipath doctor``: checks this machine, and names what to mend."""
 
 import importlib.metadata
 import math
@@ -95,7 +95,7 @@ def check_openslide() -> Finding:
             ok = ok and bool((slide.read_level(0, 0, 0, 512, 512) == 128).all())
     version = openslide.__library_version__
     if not ok:
-        return "fail", "openslide", f"{version}, but misreads a slide: install it anew"
+        return "fail", "openslide", f"{version}, but misreads a slide: reinstall it"
     return "ok", "openslide", f"{version}, reads a test slide"
 
 
@@ -273,7 +273,7 @@ def check_cache() -> Finding:
 
 
 def ray_folder() -> str:
-    """Where Ray keeps logs and spills objects, if not told otherwise."""
+    """Where Ray keeps logs and spills objects, by default."""
     folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
     return f"{folder}/ray"
 

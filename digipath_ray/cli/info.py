@@ -14,17 +14,18 @@ from digipath_ray.geometry import MPP_TOLERANCE, NoLevelFineEnough
 from digipath_ray.patches import Grid, cut_chunks, keep_cells
 from digipath_ray.pipeline.prepare import (
     check_heatmap_size,
+    differs_from_file,
     find_slide_tissue,
     grid_of,
     no_tissue,
     open_cohort_slide,
+    slide_flags,
 )
-from digipath_ray.run.slidetable import differs_from_file, slide_flags
 from digipath_ray.slide.open import Slide, SlideError, SlideInfo
 from digipath_ray.words import count
 
 Line = tuple[str, str]
-"""A name and what is said of it."""
+"""A property of a slide and its value."""
 
 
 def show_slides(
@@ -53,7 +54,7 @@ def show_slides(
 
 
 def states_mpp(tree: Tree, weights: str | None) -> bool:
-    """Whether anybody said at which mpp to read: an option, a file, or a card."""
+    """Whether an option, a file or a card gives the mpp to read at."""
     stated = [weights, *(m.get("weights") for m in tree.get("members", []))]
     cards = set(stated) - {None, "random", "imagenet"}
     return bool(cards) or "mpp" in tree.get("grid", {})

@@ -1,9 +1,9 @@
 """``digipath mine``: what a run got wrong, and where it is least sure."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from rich.console import Console
 from rich.markup import escape
@@ -20,13 +20,16 @@ from digipath_ray.mining.regions import (
 )
 from digipath_ray.mining.spec import MiningSpec, RegionSpec
 from digipath_ray.networks.exposure import read_exposure
-from digipath_ray.run import finished
 from digipath_ray.run.directory import RunDirectory
-from digipath_ray.run.finished import read_finished, read_truth
-from digipath_ray.run.slidetable import row_of
+from digipath_ray.run.finished import (
+    FinishedRun,
+    read_finished,
+    read_run,
+    read_truth,
+)
+from digipath_ray.run.record import DoneRecord
 from digipath_ray.words import count
 
-Record = Mapping[str, Any]
 Found = TypeVar("Found")
 
 
@@ -45,13 +48,13 @@ class MinedRun:
 
     directory: RunDirectory
     config: RunConfig
-    records: dict[str, Record]
+    records: dict[str, DoneRecord]
     test: list[str]
     unknown: list[str]
     failed: dict[str, str] = field(default_factory=dict)
 
     def each(
-        self, slide_ids: Iterable[str], look: Callable[[Record], Found]
+        self, slide_ids: Iterable[str], look: Callable[[DoneRecord], Found]
     ) -> list[Found]:
         """What is found on each of some slides that can be read."""
         found = []
@@ -83,7 +86,7 @@ def mine_run(
         raise ValueError(
             "nothing to do: give --out hard.parquet, --uncertain FOLDER, or both"
         )
-    mined = read_run(RunDirectory(folder))
+    mined = select_slides(read_run(RunDirectory(folder)))
     if out is not None:
         mine_hard(console, mined, out, spec=mining, annotations=annotations)
     if uncertain is not None:
@@ -91,21 +94,16 @@ def mine_run(
     return print_passed(console, mined, hard=out is not None)
 
 
-def read_run(run: RunDirectory) -> MinedRun:
-    """A finished run.
-
-    Raises:
-        ValueError: no slide of it is finished.
-    """
-    config, done = finished.read_run(run)
-    rows = {slide_id: row_of(record["slide"]) for slide_id, record in done.items()}
-    test = [i for i, row in rows.items() if row.is_test]
+def select_slides(run: FinishedRun) -> MinedRun:
+    """The slides of a run that are not held back for the test."""
+    slides = {i: record.slide for i, record in run.records.items()}
+    test = [i for i, slide in slides.items() if slide.is_test]
     return MinedRun(
-        directory=run,
-        config=config,
-        records={i: r for i, r in done.items() if i not in test},
+        directory=run.directory,
+        config=run.config,
+        records={i: r for i, r in run.records.items() if i not in test},
         test=test,
-        unknown=[i for i, r in rows.items() if i not in test and not r.is_known],
+        unknown=[i for i, s in slides.items() if i not in test and not s.is_known],
     )
 
 
@@ -121,7 +119,7 @@ def mine_hard(
     grid = mined.config.grid
     window_px(spec.fit_patch_px, grid.downsample)
 
-    def look(record: Record) -> HardPatches:
+    def look(record: DoneRecord) -> HardPatches:
         slide = read_finished(mined.directory, record)
         truth = read_truth(slide, annotations)
         return find_hard(slide, truth, downsample=grid.downsample, spec=spec)
@@ -154,14 +152,14 @@ def export_regions(
 ) -> None:
     """Write the most uncertain regions of every slide as GeoJSON."""
     needed_channels(mined.config.channels, spec.map)
-    threshold = mined.config.ensemble.threshold
+    threshold = mined.config.outcome.threshold
 
-    def export(record: Record) -> int:
+    def export(record: DoneRecord) -> int:
         slide = read_finished(mined.directory, record)
         regions = find_regions(slide, spec.map, top=spec.top, region_um=spec.region_um)
         features = region_features(slide, regions, spec.map, threshold=threshold)
         if regions:
-            write_regions(folder / f"{slide.row.slide_id}.geojson", features)
+            write_regions(folder / f"{slide.record.slide_id}.geojson", features)
         return len(regions)
 
     counts = [n for n in mined.each(mined.records, export) if n]
@@ -178,7 +176,7 @@ def export_regions(
 
 def warn_of_seen(console: Console, mined: MinedRun, slide_ids: Sequence[str]) -> None:
     """Say of how many slides the members that predicted them had been fitted on."""
-    seen = [i for i in slide_ids if finished.was_seen(mined.records[i])]
+    seen = [i for i in slide_ids if mined.records[i].was_seen]
     if seen:
         console.print(
             f"[yellow]note[/] {len(seen)} of {count(len(slide_ids), 'slide')}, "
@@ -190,13 +188,13 @@ def warn_of_seen(console: Console, mined: MinedRun, slide_ids: Sequence[str]) ->
     blank = [m.name for m in members if m.name not in cards]
     if blank:
         console.print(
-            f"[yellow]note[/] no card of {escape(', '.join(blank))}: nobody knows "
+            f"[yellow]note[/] no card of {escape(', '.join(blank))}: it is unknown "
             "which slides they were fitted on"
         )
 
 
 def print_passed(console: Console, mined: MinedRun, *, hard: bool) -> int:
-    """Say what was passed over; 1 if a slide could not be read."""
+    """Print which slides were left out; 1 if one could not be read."""
     if mined.test:
         console.print(f"{count(len(mined.test), 'slide')} held back for the test")
     if mined.unknown and hard:

@@ -40,21 +40,21 @@ OutOption = Annotated[
     Path, typer.Option("--out", "-o", help="the run directory", show_default=False)
 ]
 OverwriteOption = Annotated[
-    bool, typer.Option("--overwrite", help="make again what is already finished")
+    bool, typer.Option("--overwrite", help="process again what is already finished")
 ]
 WeightsOption = Annotated[
     str | None,
     typer.Option(
         "--weights",
         help="a .safetensors file, a folder of them with their cards, 'imagenet' or "
-        "'random' (to try the plumbing)",
+        "'random' (untrained, to test an installation)",
         show_default=False,
     ),
 ]
 ForceOption = Annotated[
     bool,
     typer.Option(
-        "--force", help="accept an mpp, mean or std that the weights' cards deny"
+        "--force", help="accept an mpp, mean or std that contradicts the weights' cards"
     ),
 ]
 
@@ -246,14 +246,14 @@ def _taking(command: Command, parameters: Sequence[inspect.Parameter]) -> Comman
 
 
 def merged_tree(values: dict[str, Any], sections: Sections = RUN_SECTIONS) -> Tree:
-    """Preset, file and options merged into one tree of what was said.
+    """Preset, file and options merged into one tree of settings.
 
     Args:
         values: value of every option, None where not given.
         sections: whose fields the options are.
 
     Raises:
-        ValueError: one thing said in two ways, or what :func:`load_config` refuses.
+        ValueError: one setting given in two ways, or what :func:`load_config` refuses.
     """
     values = dict(values)
     preset, path = values.pop("preset"), values.pop("config")
@@ -343,7 +343,7 @@ def config_as_known(
 
     Where weights are named it is the run's own
     (:func:`digipath_ray.networks.resolve.resolve`): their cards say the mpp. Else it is
-    what was said, a stride that nobody said being half the patch.
+    the settings given, a stride not given being half the patch.
 
     Raises:
         ValueError: as ``resolve``.

@@ -1,4 +1,4 @@
-"""``digipath stage RUN`` and ``digipath burden RUN``: outcomes made anew."""
+"""``digipath stage RUN`` and ``digipath burden RUN``: outcomes recomputed."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 
 from digipath_ray.cli.progress import RunProgress
-from digipath_ray.cli.run import print_summary, watch
+from digipath_ray.cli.run import print_summary
 from digipath_ray.config.run import Ending, RunConfig
 from digipath_ray.config.toml import from_tree, merge, read_toml, with_paths
 from digipath_ray.distributed.run import remeasure_run
@@ -17,7 +17,7 @@ from digipath_ray.run.failure import RunError
 def conclude(
     console: Console, folder: Path, ending: Ending, overrides: dict[str, Any]
 ) -> int:
-    """Measure a finished run's slides anew and print their outcomes; 1 if one failed.
+    """Measure a finished run's slides again and print their outcomes; 1 if one failed.
 
     Args:
         console: to print to.
@@ -29,7 +29,7 @@ def conclude(
     run = RunDirectory(folder)
     config = config_of(run, {**overrides, "outcome": ending})
     with RunProgress(console) as progress:
-        summary = remeasure_run(run, config, watcher=watch(progress))
+        summary = remeasure_run(run, config, listener=progress)
     print_summary(console, summary, predicted=True)
     return 1 if summary.failures else 0
 

@@ -1,4 +1,4 @@
-"""``digipath plan``: what a cohort costs, before a night is spent."""
+"""``digipath plan``: what a run of a cohort will take."""
 
 import contextlib
 import tempfile
@@ -46,7 +46,8 @@ from digipath_ray.planning.prices import (
 from digipath_ray.planning.rate import for_cpu, measure_rate
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import Failure
-from digipath_ray.run.prepared import PreparedSlide
+from digipath_ray.run.progress import FailureLog, Listeners
+from digipath_ray.run.record import SlideRecord
 from digipath_ray.storage import bucket
 from digipath_ray.storage.files import is_url, place
 from digipath_ray.words import count
@@ -67,7 +68,7 @@ def plan_cohort(
     A cohort of which no slide can be used has none.
 
     Raises:
-        ValueError: the rate is said twice, or a file of it is of no use.
+        ValueError: the rate is given twice, or its file cannot be used.
     """
     check_pace(pace)
     types = None if pace.prices is None else read_prices(pace.prices)
@@ -85,7 +86,7 @@ def plan_cohort(
     cost, prepared, failures = count_patches(console, rows, config, out)
     for failure in failures:
         print_failure(console, failure)
-    print_flags(console, [slide.row for slide in prepared])
+    print_flags(console, [slide.to_row() for slide in prepared])
     if not prepared:
         console.print(f"[red]nothing to plan[/]: {_none_usable(len(rows))}")
         return 1
@@ -132,7 +133,7 @@ def _none_usable(slides: int) -> str:
 
 def count_patches(
     console: Console, rows: Sequence[SlideRow], config: RunConfig, out: Path
-) -> tuple[Cost, list[PreparedSlide], list[Failure]]:
+) -> tuple[Cost, list[SlideRecord], list[Failure]]:
     """Place every slide's patches from its real mask, in a folder soon removed."""
     with (
         connected(),
@@ -141,13 +142,12 @@ def count_patches(
     ):
         run = RunDirectory(folder)
         run.create()
-        prepared, failures = prepare_cohort(
-            run, rows, config, report=lambda n: progress.prepared(n, len(rows))
-        )
+        log = FailureLog()
+        prepared = prepare_cohort(run, rows, config, Listeners(log, progress))
         covered = [covered_px(run, slide, config) for slide in prepared]
         read = [read_px(run, slide, config) for slide in prepared]
     cost = replace(add_up(prepared, covered, config), read_px=float(sum(read)))
-    return cost, prepared, failures
+    return cost, prepared, log.failures
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 import time
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 from rich.console import Console
 from rich.progress import (
@@ -14,6 +14,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
+from digipath_ray.run.progress import RunListener, Tally
 from digipath_ray.words import format_duration, format_rate
 
 LINE_EVERY_S = 10.0
@@ -22,16 +23,7 @@ RATE_AFTER_S = 1.0
 """Seconds of prediction before which a rate would be a guess."""
 
 
-class Counts(Protocol):
-    """What a run has done so far; ``first_patch`` is when it began to, time.time()."""
-
-    slides: int
-    failed: int
-    patches: int
-    first_patch: float | None
-
-
-class RunProgress:
+class RunProgress(RunListener):
     """Bars for slides and patches, or lines. Use as a context manager."""
 
     def __init__(self, console: Console) -> None:
@@ -64,9 +56,9 @@ class RunProgress:
         if self._bars:
             self._bars.stop()
 
-    def print_line(self, text: str) -> None:
-        """A line that stays, above the bars where there are some."""
-        self._console.print(text, highlight=False, markup=False)
+    def started(self, work: str) -> None:
+        """A line that stays, above the bars if there are any."""
+        self._console.print(work, highlight=False, markup=False)
 
     def prepared(self, done: int, total: int) -> None:
         """Slides have their patches placed, or have failed to."""
@@ -80,7 +72,7 @@ class RunProgress:
         self._bar("finish", 0, slides, "slides")
         self._line(f"segment: 0/{patches} patches, 0/{slides} slides", always=True)
 
-    def tallied(self, tally: Counts) -> None:
+    def tallied(self, tally: Tally) -> None:
         """Patches have been predicted, or a slide has been finished or has failed."""
         rate = patches_per_second(tally, now=time.time())
         speed = "" if rate is None else self._format_speed(tally.patches, rate)
@@ -95,7 +87,7 @@ class RunProgress:
         )
 
     def measured(self, done: int, total: int) -> None:
-        """Finished slides have been measured anew."""
+        """Finished slides were measured again."""
         self._bar("measure", done, total, "slides")
         self._line(f"measure: {done}/{total} slides", always=done == total)
 
@@ -119,7 +111,7 @@ class RunProgress:
             self._console.print(text, highlight=False)
 
 
-def patches_per_second(tally: Counts, *, now: float) -> float | None:
+def patches_per_second(tally: Tally, *, now: float) -> float | None:
     """Patches per second since the first one; None while that would be a guess."""
     if tally.first_patch is None or now - tally.first_patch < RATE_AFTER_S:
         return None

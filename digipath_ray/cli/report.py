@@ -11,7 +11,7 @@ from digipath_ray.words import size
 
 
 def report_run(console: Console, run_folder: Path) -> int:
-    """Write a run's report.html anew and say where it is.
+    """Write a run's report.html again and print its path.
 
     Raises:
         RunError: the folder is no run's.

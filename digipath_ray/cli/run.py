@@ -14,12 +14,11 @@ from digipath_ray.cli.progress import RunProgress
 from digipath_ray.cohort.read import read_cohort
 from digipath_ray.config.toml import Tree
 from digipath_ray.distributed.run import Summary, run_cohort
-from digipath_ray.distributed.watcher import Watcher
 from digipath_ray.networks.resolve import resolve
 from digipath_ray.outcome.staging import PatientStage
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import Failure, RunError
-from digipath_ray.run.slidetable import row_of
+from digipath_ray.run.record import SlideRecord
 from digipath_ray.storage.files import read_table, read_text
 from digipath_ray.words import count, format_rate
 
@@ -48,7 +47,7 @@ def run_slides(
             config,
             overwrite=overwrite,
             predict=predict,
-            watcher=watch(progress),
+            listener=progress,
         )
     print_summary(console, summary, predicted=predict)
     return 1 if summary.failures else 0
@@ -62,11 +61,11 @@ def segment_prepared(console: Console, out: Path) -> int:
             f"{run.root} holds no prepared run: digipath prepare SLIDES --out "
             f"{run.root}"
         )
-    # Forced: what the cards deny was accepted when the run was prepared.
+    # Forced: what contradicts the cards was accepted when the run was prepared.
     config = resolve(tomllib.loads(read_text(run.settings)), force=True)
-    rows = [row_of(slide) for slide in read_table(run.slides).to_pylist()]
+    rows = [SlideRecord.from_row(row) for row in read_table(run.slides).to_pylist()]
     with RunProgress(console) as progress:
-        summary = run_cohort(run, rows, config, watcher=watch(progress))
+        summary = run_cohort(run, rows, config, listener=progress)
     # Slides that could not be prepared are no rows here, yet never drop out unseen.
     failures = run.read_failures()
     summary = replace(
@@ -74,17 +73,6 @@ def segment_prepared(console: Console, out: Path) -> int:
     )
     print_summary(console, summary, predicted=True)
     return 1 if summary.failures else 0
-
-
-def watch(progress: RunProgress) -> Watcher:
-    """A run's watcher that feeds the progress bars."""
-    return Watcher(
-        prepared=progress.prepared,
-        planned=progress.planned,
-        started=progress.print_line,
-        tallied=progress.tallied,
-        measured=progress.measured,
-    )
 
 
 def print_summary(console: Console, summary: Summary, *, predicted: bool) -> None:
@@ -176,7 +164,7 @@ def places(run: RunDirectory, *, predicted: bool) -> list[tuple[str, str]]:
 
 
 def outcome_table(outcomes: Sequence[dict[str, Any]]) -> Table:
-    """The slides' outcomes as a table for the terminal; columns nobody has are out."""
+    """The slides' outcomes as a table for the terminal; empty columns are left out."""
     table = Table(box=None, pad_edge=False)
     table.add_column("slide", overflow="fold")
     columns = [

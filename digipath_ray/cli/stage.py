@@ -34,12 +34,10 @@ from digipath_ray.outcome.stagelabels import (
 )
 from digipath_ray.outcome.staging import Metastasis, PatientStage, PnStage
 from digipath_ray.run.directory import RunDirectory
-from digipath_ray.run.finished import read_run, was_seen
-from digipath_ray.run.slidetable import row_of
+from digipath_ray.run.finished import read_run
+from digipath_ray.run.record import DoneRecord
 from digipath_ray.storage.files import publish
 from digipath_ray.words import count
-
-Record = Mapping[str, Any]
 
 FOLDS = 5
 
@@ -58,7 +56,7 @@ class LabeledRun:
     """
 
     config: RunConfig
-    records: Sequence[Record]
+    records: Sequence[DoneRecord]
     labels: StageLabels
     test: int
     unlabeled: int
@@ -67,9 +65,7 @@ class LabeledRun:
     @property
     def seen(self) -> list[str]:
         """Slides predicted by members that had been fitted on them or their patient."""
-        return [
-            record["slide"]["slide_id"] for record in self.records if was_seen(record)
-        ]
+        return [record.slide.slide_id for record in self.records if record.was_seen]
 
 
 def fit_stage_model(
@@ -97,7 +93,7 @@ def fit_stage_model(
     run = read_labeled(RunDirectory(folder), read_stage_labels(labels))
     print_labeled(console, run)
     spec = run.config.outcome
-    mpps = [float(r["slide"]["effective_mpp_x"]) for r in run.records]
+    mpps = [record.slide.effective_mpp_x for record in run.records]
     model = fit_model(
         labeled_slides(run),
         training,
@@ -128,8 +124,9 @@ def read_labeled(run: RunDirectory, labels: StageLabels) -> LabeledRun:
     Raises:
         ValueError: no slide of it is finished, or none that has a label.
     """
-    config, done = read_run(run)
-    test = {i for i, record in done.items() if row_of(record["slide"]).is_test}
+    found = read_run(run)
+    done = found.records
+    test = {i for i, record in done.items() if record.slide.is_test}
     chosen = [i for i in done if i in labels.types and i not in test]
     if not chosen:
         raise ValueError(
@@ -137,7 +134,7 @@ def read_labeled(run: RunDirectory, labels: StageLabels) -> LabeledRun:
             "label: name slides in the label file as in the run"
         )
     return LabeledRun(
-        config=config,
+        config=found.config,
         records=[done[i] for i in chosen],
         labels=labels,
         test=len(test),
@@ -152,31 +149,33 @@ def labeled_slides(run: LabeledRun) -> LabeledSlides:
     Raises:
         ValueError: a record has no features.
     """
-    ids = [str(record["slide"]["slide_id"]) for record in run.records]
+    ids = [record.slide.slide_id for record in run.records]
+    features = []
     for slide_id, record in zip(ids, run.records, strict=True):
-        if not record.get("features"):
+        if not record.features:
             raise ValueError(
                 f"slide {slide_id} has no features: run with --outcome stage, which "
                 "measures them from the heatmaps that are there"
             )
+        features.append(record.features)
     known = run.labels.patient_of
     return LabeledSlides(
         slide_ids=ids,
         patients=[
-            record["slide"]["patient_id"] or known.get(slide_id, slide_id)
+            record.slide.patient_id or known.get(slide_id, slide_id)
             for slide_id, record in zip(ids, run.records, strict=True)
         ],
         types=np.array([run.labels.types[i] for i in ids], np.int64),
-        features=feature_matrix([record["features"] for record in run.records]),
+        features=feature_matrix(features),
         groups=[groups_of(record) for record in run.records],
     )
 
 
-def groups_of(record: Record) -> list[LesionGroup]:
+def groups_of(record: DoneRecord) -> list[LesionGroup]:
     """A slide's merged lesions; which ones they are is in its GeoJSON."""
     return [
         LesionGroup(numbers=(), extent_um=extent_um, max_p=max_p)
-        for extent_um, max_p in record["groups"]
+        for extent_um, max_p in record.groups
     ]
 
 
@@ -200,7 +199,7 @@ def print_labeled(console: Console, run: LabeledRun) -> None:
     blank = [m.name for m in run.config.members if m.name not in cards]
     if blank:
         console.print(
-            f"[yellow]note[/] no card of {escape(', '.join(blank))}: nobody knows "
+            f"[yellow]note[/] no card of {escape(', '.join(blank))}: it is unknown "
             "which slides they were fitted on"
         )
 
@@ -226,9 +225,9 @@ def print_card(console: Console, card: StageCard) -> None:
 
 
 def score_table(scores: Mapping[str, Mapping[str, Any]]) -> Table:
-    """A row for each who told the types."""
+    """A row for the size rule and for each forest."""
     table = Table(box=None, pad_edge=False)
-    table.add_column("told by")
+    table.add_column("by")
     heads = [kind.label for kind in Metastasis]
     for head in ("accuracy", *heads, "slide kappa", "patient kappa"):
         table.add_column(head, justify="right")
@@ -244,9 +243,9 @@ def score_table(scores: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def confusion_table(confusion: Sequence[Sequence[int]]) -> Table:
-    """Slides by their true type (rows) and the type said (columns)."""
+    """Slides by their true type (rows) and the predicted one (columns)."""
     table = Table(box=None, pad_edge=False)
-    table.add_column("true \\ said")
+    table.add_column("true \\ predicted")
     for kind in Metastasis:
         table.add_column(kind.label, justify="right")
     for kind, row in zip(Metastasis, confusion, strict=True):

@@ -27,7 +27,7 @@ WATCH_S = 5.0
 FAILURES_SHOWN = 5
 PHASES: dict[Phase, str] = {
     "prepare": "finds tissue and places patches",
-    "measure": "measures finished slides anew",
+    "measure": "measures finished slides again",
     "segment": "predicts",
 }
 
@@ -38,9 +38,9 @@ class View:
 
     Attributes:
         root: its directory.
-        state: None of one that has never said anything of itself.
+        state: None if the run never wrote its status.
         status: what it says.
-        finished: slides whose ``done`` record stands.
+        finished: slides that have a ``done`` record.
         failed: how many slides failed.
         failures: the last ones: slide_id, step, error, hint.
         now: when this was looked up.
@@ -147,7 +147,7 @@ def format_state(view: View) -> str:
         return "unknown: made by a version that says nothing of itself, or not begun"
     silent = format_duration(max(0.0, silent_s(status, now=view.now)))
     if view.state == "running":
-        return f"running: {PHASES[status.phase]} (told {silent} ago)"
+        return f"running: {PHASES[status.phase]} (status of {silent} ago)"
     if view.state == "done":
         took = _seconds_between(status.started, status.updated)
         return f"[green]done[/] {silent} ago, in {format_duration(took)}"
@@ -177,7 +177,7 @@ def format_slides(view: View) -> str:
     if status.phase == "prepare":
         return f"{parts}, {status.prepared:,} prepared"
     if status.phase == "measure":
-        return f"{parts}, {status.measured:,} measured anew"
+        return f"{parts}, {status.measured:,} measured again"
     return f"{parts}, {status.open_slides} open, {status.finishing} being written"
 
 

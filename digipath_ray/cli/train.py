@@ -12,7 +12,7 @@ from rich.table import Table
 from digipath_ray.cli.run import print_failure
 from digipath_ray.cohort.read import read_cohort
 from digipath_ray.config.toml import Tree
-from digipath_ray.distributed.fit import FitSummary, FitWatcher, fit_cohort
+from digipath_ray.distributed.fit import FitListener, FitSummary, fit_cohort
 from digipath_ray.networks.card import ModelCard
 from digipath_ray.networks.resolve import resolve_recipe
 from digipath_ray.storage.files import read_table, read_text
@@ -35,13 +35,13 @@ def train_cohort(
     recipe = resolve_recipe(tree, init=init)
     directory = FitDirectory(out)
     summary = fit_cohort(
-        directory, rows, recipe, overwrite=overwrite, watcher=narrate(console)
+        directory, rows, recipe, overwrite=overwrite, listener=narrate(console)
     )
     print_fit(console, summary)
     return 1 if summary.failures else 0
 
 
-def narrate(console: Console) -> FitWatcher:
+def narrate(console: Console) -> FitListener:
     """A watcher that prints a line per event; slides in steps of a tenth."""
 
     def sampled(done: int, total: int) -> None:
@@ -52,15 +52,15 @@ def narrate(console: Console) -> FitWatcher:
         for warning in folds.warnings:
             console.print(f"[yellow]note[/] {escape(warning)}")
 
-    def taken_up(member: str, epochs: int) -> None:
+    def resumed(member: str, epochs: int) -> None:
         done = count(epochs, "epoch")
-        console.print(f"{escape(member)}: taken up, {done} done before")
+        console.print(f"{escape(member)}: resumed, {done} done before")
 
     def epoch_ended(member: str, row: dict[str, Any]) -> None:
         console.print(escape(format_epoch(member, row)))
 
-    return FitWatcher(
-        sampled=sampled, folded=folded, taken_up=taken_up, epoch_ended=epoch_ended
+    return FitListener(
+        sampled=sampled, folded=folded, resumed=resumed, epoch_ended=epoch_ended
     )
 
 

@@ -77,7 +77,7 @@ def view(
     ] = False,
     annotations: AnnotationSpec,
 ) -> int:
-    """Look at a run in a browser, also while it goes on; or at slides before any run.
+    """Show a run in a browser, finished or not, or slides without a run.
 
     Served from this machine, with nothing from the network.
     """
@@ -201,7 +201,7 @@ def kept_address(address: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def ended_by_sigterm() -> Iterator[None]:
-    """Leave by an exception when told to end, so that what is to be removed is."""
+    """Exit by an exception on SIGTERM, so that temporary files are removed."""
 
     def leave(number: int, frame: object) -> None:
         raise SystemExit(128 + number)

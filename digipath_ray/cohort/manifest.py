@@ -6,17 +6,17 @@ underscores or spaces. Whatever is wrong is a ``ValueError`` with file, line and
 
 import csv
 import difflib
-import io
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 from pyarrow import parquet
 
-from digipath_ray.storage.files import is_url, open_file, place, read_table
+from digipath_ray.cohort.sheet import cell_text, read_sheet, squash
+from digipath_ray.storage.files import is_url, place
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,6 @@ SPLITS = {
     "test": ("test", "testing"),
 }
 """Splits, and how manifests spell them; no split at all is train."""
-MISSING_TEXTS = ("", "NA", "N/A", "NaN", "nan")
 TRUE_TEXTS, FALSE_TEXTS = ("true", "yes", "y", "1"), ("false", "no", "n", "0")
 UNSAFE_CHARACTERS = '/\\:*?"<>|'
 MAX_ID_BYTES = 200
@@ -82,6 +81,10 @@ class SlideRow:
     node: str | None = None
     label: str | None = None
     split: str | None = None
+
+    def columns(self) -> dict[str, Any]:
+        """The manifest's columns alone, also of a record that knows more."""
+        return {f.name: getattr(self, f.name) for f in fields(SlideRow)}
 
     @property
     def is_negative(self) -> bool:
@@ -135,8 +138,7 @@ def read_manifest(path: Path) -> list[Found]:
         ValueError: what is wrong with it, and where.
         OSError: it cannot be read.
     """
-    is_table = path.suffix.lower() == ".parquet"
-    columns, rows = _read_parquet(path) if is_table else _read_csv(path)
+    columns, rows = read_sheet(path)
     names = _canonical_columns(path, columns)
     if not rows:
         raise ValueError(f"{path}: no slide in this manifest: add a row per slide")
@@ -152,52 +154,6 @@ def _known_cells(row: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, 
     return {names[column]: cell for column, cell in row.items() if column in names}
 
 
-Rows = list[tuple[str, dict[str, Any]]]
-"""Rows of a manifest as column -> value, each with its place in words."""
-
-
-def _read_csv(path: Path) -> tuple[list[str], Rows]:
-    """Columns and rows of a CSV or TSV, every value as text."""
-    rows: Rows = []
-    try:
-        with open_file(path) as raw:
-            file = io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")
-            header = file.readline()
-            file.seek(0)
-            reader = csv.reader(file, delimiter=_delimiter(path, header), strict=True)
-            columns = next(reader, [])
-            for cells in reader:
-                where = f"{path}, line {reader.line_num}"
-                if not any(cell.strip() for cell in cells):
-                    continue
-                if len(cells) > len(columns):
-                    raise ValueError(
-                        f"{where}: {len(cells)} cells for {len(columns)} columns: "
-                        'put a text that holds the separator in "quotes"'
-                    )
-                rows.append((where, dict(zip(columns, cells, strict=False))))
-    except (UnicodeDecodeError, csv.Error) as e:
-        raise ValueError(f"{path}: not a CSV in UTF-8 ({e}): save it as one") from e
-    return columns, rows
-
-
-def _delimiter(path: Path, header: str) -> str:
-    if path.suffix.lower() == ".tsv":
-        return "\t"
-    # What spreadsheets write where the comma is the decimal sign.
-    return ";" if ";" in header and "," not in header else ","
-
-
-def _read_parquet(path: Path) -> tuple[list[str], Rows]:
-    try:
-        table = read_table(path)
-    except (pa.ArrowException, OSError) as e:
-        raise ValueError(f"{path}: not a Parquet file ({e}): write it again") from e
-    columns = [c for c in table.column_names if not c.startswith("__index_level_")]
-    rows = table.select(columns).to_pylist()
-    return columns, [(f"{path}, row {i}", row) for i, row in enumerate(rows, start=1)]
-
-
 def write_manifest(rows: Sequence[SlideRow], path: Path) -> None:
     """Write rows as a manifest that :func:`read_manifest` reads back as they are.
 
@@ -211,7 +167,7 @@ def write_manifest(rows: Sequence[SlideRow], path: Path) -> None:
     if not rows:
         raise ValueError(f"{path}: no slide to write")
     if path.suffix.lower() == ".parquet":
-        parquet.write_table(pa.Table.from_pylist([asdict(row) for row in rows]), path)
+        parquet.write_table(pa.Table.from_pylist([row.columns() for row in rows]), path)
         return
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -228,11 +184,6 @@ def _cell(value: object) -> str:
     return "" if value is None else str(value)
 
 
-def _squash(name: str) -> str:
-    """A column name without case, dashes, underscores and spaces."""
-    return "".join(c for c in name.lower() if c.isalnum())
-
-
 def _canonical_columns(path: Path, columns: Sequence[str]) -> dict[str, str]:
     """The manifest's columns -> ours; of those we do not know a warning is logged.
 
@@ -241,15 +192,15 @@ def _canonical_columns(path: Path, columns: Sequence[str]) -> dict[str, str]:
     """
     if not columns:
         raise ValueError(f"{path}: empty: its first line must name the columns")
-    known = {_squash(a): name for name, more in ALIASES.items() for a in (name, *more)}
-    found = [c for c in columns if _squash(c) in known]
-    unknown = [c for c in columns if _squash(c) not in known]
-    _refuse_misspelled(path, unknown, known, {known[_squash(c)] for c in found})
+    known = {squash(a): name for name, more in ALIASES.items() for a in (name, *more)}
+    found = [c for c in columns if squash(c) in known]
+    unknown = [c for c in columns if squash(c) not in known]
+    _refuse_misspelled(path, unknown, known, {known[squash(c)] for c in found})
     names: dict[str, str] = {}
     for column in found:
-        name = known[_squash(column)]
+        name = known[squash(column)]
         if name in names.values():
-            both = [c for c in found if known[_squash(c)] == name]
+            both = [c for c in found if known[squash(c)] == name]
             text = " and ".join(map(repr, both))
             raise ValueError(f"{path}: {text} both mean {name}: remove one of them")
         names[column] = name
@@ -267,7 +218,7 @@ def _refuse_misspelled(
     """Refuse an unknown column that is nearly the name of one that is not there."""
     absent = [text for text, name in known.items() if name not in there]
     for column in unknown:
-        close = difflib.get_close_matches(_squash(column), absent, 1, SPELLING)
+        close = difflib.get_close_matches(squash(column), absent, 1, SPELLING)
         if close:
             raise ValueError(
                 f"{path}: unknown column {column!r}: is it meant as "
@@ -276,7 +227,7 @@ def _refuse_misspelled(
 
 
 def _row_of_manifest(row: Mapping[str, Any], where: str, base: Path) -> SlideRow:
-    cells = {name: _text(value) for name, value in row.items()}
+    cells = {name: cell_text(value) or None for name, value in row.items()}
 
     def file(name: str) -> str | None:
         text = cells.get(name)
@@ -302,16 +253,6 @@ def _row_of_manifest(row: Mapping[str, Any], where: str, base: Path) -> SlideRow
         label=cells.get("label"),
         split=cells.get("split"),
     )
-
-
-def _text(value: object) -> str | None:
-    """A cell as text, None where it is empty; a whole float (pandas' ids) as an int."""
-    if value is None:
-        return None
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    text = str(value).strip()
-    return None if text in MISSING_TEXTS else text
 
 
 def _absolute(text: str, base: Path) -> str:

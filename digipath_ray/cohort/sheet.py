@@ -1,58 +1,86 @@
 """Tables that people keep: CSV, TSV or Parquet, read as rows of named cells."""
 
 import csv
+import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from pyarrow import parquet
 
-from digipath_ray.cohort.manifest import MISSING_TEXTS
+from digipath_ray.storage.files import open_file, read_table
 
+MISSING_TEXTS = ("", "NA", "N/A", "NaN", "nan")
 Rows = list[tuple[str, dict[str, Any]]]
+"""Rows as column -> cell, each with its place (file and line) as text."""
 
 
-def read_rows(path: Path) -> Rows:
-    """Rows of a CSV, TSV or Parquet as column -> cell, each with its place in words.
+def read_sheet(path: Path) -> tuple[list[str], Rows]:
+    """Columns and rows of a table; the cells of a CSV or TSV are text.
 
     Raises:
-        OSError: no such file.
-        ValueError: it is no such table.
+        OSError: it cannot be read.
+        ValueError: it is no such table, or a row has more cells than the header.
     """
+    return _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
+
+
+def _read_csv(path: Path) -> tuple[list[str], Rows]:
+    rows: Rows = []
     try:
-        if path.suffix.lower() == ".parquet":
-            found = parquet.read_table(path).to_pylist()
-            return [(f"{path}, row {i}", row) for i, row in enumerate(found, start=1)]
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, delimiter=_delimiter(file.readline(), path))
+        with open_file(path) as raw:
+            file = io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")
+            header = file.readline()
             file.seek(0)
-            return [(f"{path}, line {reader.line_num}", row) for row in reader]
-    except (UnicodeDecodeError, csv.Error, pa.ArrowException) as e:
-        raise ValueError(f"{path}: not a table (CSV in UTF-8, Parquet): {e}") from e
+            reader = csv.reader(file, delimiter=_delimiter(path, header), strict=True)
+            columns = next(reader, [])
+            for cells in reader:
+                where = f"{path}, line {reader.line_num}"
+                if not any(cell.strip() for cell in cells):
+                    continue
+                if len(cells) > len(columns):
+                    raise ValueError(
+                        f"{where}: {len(cells)} cells for {len(columns)} columns: "
+                        'put a text that holds the separator in "quotes"'
+                    )
+                rows.append((where, dict(zip(columns, cells, strict=False))))
+    except (UnicodeDecodeError, csv.Error) as e:
+        raise ValueError(f"{path}: not a CSV in UTF-8 ({e}): save it as one") from e
+    return columns, rows
 
 
-def _delimiter(header: str, path: Path) -> str:
+def _delimiter(path: Path, header: str) -> str:
     if path.suffix.lower() == ".tsv":
         return "\t"
+    # What spreadsheets write where the comma is the decimal sign.
     return ";" if ";" in header and "," not in header else ","
 
 
-def find_column(columns: Iterable[str], names: Sequence[str]) -> str | None:
-    """The column with the first of some names that there is.
+def _read_parquet(path: Path) -> tuple[list[str], Rows]:
+    try:
+        table = read_table(path)
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError) as e:
+        raise ValueError(f"{path}: not a Parquet file ({e}): write it again") from e
+    columns = [c for c in table.column_names if not c.startswith("__index_level_")]
+    rows = table.select(columns).to_pylist()
+    return columns, [(f"{path}, row {i}", row) for i, row in enumerate(rows, start=1)]
 
-    As in a manifest, in any case, with dashes, underscores or spaces.
-    """
-    known = {_squash(column): column for column in columns}
-    return next((known[_squash(n)] for n in names if _squash(n) in known), None)
 
-
-def _squash(name: str) -> str:
+def squash(name: str) -> str:
+    """A column name without case, dashes, underscores and spaces."""
     return "".join(c for c in name.lower() if c.isalnum())
 
 
+def find_column(columns: Iterable[str], names: Sequence[str]) -> str | None:
+    """The first of some names that is a column, in whatever spelling it has there."""
+    known = {squash(column): column for column in columns}
+    return next((known[squash(n)] for n in names if squash(n) in known), None)
+
+
 def cell_text(cell: object) -> str:
-    """A cell as text, empty where it says nothing; a whole float (an id) as an int."""
+    """A cell as text, "" if it is missing; a whole float (pandas' ids) as an int."""
     if isinstance(cell, float) and cell.is_integer():
         cell = int(cell)
     text = "" if cell is None else str(cell).strip()

@@ -167,7 +167,7 @@ class FitSpec:
         None, "members fitted side by side; default: as many as there are GPUs for"
     )
     readers: int | None = option(None, "patch-reading tasks at once, of a process")
-    restarts: int = option(3, "times a member's fit is taken up after a lost process")
+    restarts: int = option(3, "times a member's fit is resumed after a lost process")
     max_failed: float = option(
         0.2, "share of an epoch's patches that may be unreadable before a fit stops"
     )

@@ -46,7 +46,7 @@ class SlideSpec:
     allow_upsampling: bool = option(
         False, "read slides coarser than the model's mpp by interpolation (flagged)"
     )
-    edge: Edge = option("white", "what lies beyond a slide's edge")
+    edge: Edge = option("white", "what is read beyond a slide's edge")
 
     def __post_init__(self) -> None:
         """Check the fields."""
@@ -175,7 +175,6 @@ class EnsembleSpec:
     out_of_fold: bool = option(
         False, "predict a slide only by members fitted on neither it nor its patient"
     )
-    threshold: float = option(0.5, "probability from which a pixel counts as tumor")
 
     def __post_init__(self) -> None:
         """Check the fields."""
@@ -185,32 +184,29 @@ class EnsembleSpec:
         ok = len(set(self.tta)) == len(self.tta)
         check(ok, "ensemble.tta", self.tta, "name each transform once")
         check_choice("ensemble.blend", self.blend, Blend)
-        ok = 0 < self.threshold < 1
-        check(ok, "ensemble.threshold", self.threshold, "between 0 and 1")
 
 
 @dataclass(frozen=True, kw_only=True)
 class OutcomeSpec:
-    """What a slide's heatmap is turned into; it can be made anew without a GPU.
+    """What a slide's heatmap is turned into; it can be recomputed without a GPU.
 
-    Lesions, sizes and the burden are taken at the ensemble's threshold, the features at
-    the thresholds of Table 5.
+    Lesions, sizes and the burden are taken at ``threshold``, the features at the
+    thresholds of Table 5.
     """
 
     outcome: Ending = option(
-        "none", "what slides end in: metastasis types and pN stages, or tumor burden"
+        "none", "what to conclude: metastasis types and pN stages, or tumor burden"
     )
+    threshold: float = option(0.5, "probability from which a pixel counts as tumor")
     stage_model: str | None = option(
         None, "a model of 'digipath stage fit' (.skops); default: the size rule"
     )
     nodes: int | None = option(
         None, "lymph nodes that every patient has; fewer make a stage incomplete"
     )
-    min_lesion_um: float = option(
-        40.0, "size rule: a lesion shorter than this is passed over"
-    )
+    min_lesion_um: float = option(40.0, "size rule: a shorter lesion is ignored")
     min_lesion_p: float = option(
-        0.7, "size rule: so is one whose highest probability is below this"
+        0.7, "size rule: a lesion whose highest probability is lower is ignored"
     )
     merge_um: float = option(75.0, "size rule: lesions closer than this are one")
     viable_close_um: float = option(
@@ -220,7 +216,7 @@ class OutcomeSpec:
         120.0, "burden: specks of it up to this width are removed"
     )
     min_viable_mm2: float = option(
-        0.5, "burden: a smaller piece of viable tumor is passed over"
+        0.5, "burden: a smaller piece of viable tumor is ignored"
     )
     refine_hull: bool = option(
         False, "burden: shrink the convex hull to the tumor by an active contour"
@@ -229,6 +225,8 @@ class OutcomeSpec:
     def __post_init__(self) -> None:
         """Check the fields."""
         check_choice("outcome.outcome", self.outcome, Ending)
+        ok = 0 < self.threshold < 1
+        check(ok, "outcome.threshold", self.threshold, "between 0 and 1")
         ok = self.nodes is None or self.nodes >= 1
         check(ok, "outcome.nodes", self.nodes, "at least 1")
         ok = 0 <= self.min_lesion_p < 1
@@ -257,9 +255,9 @@ class ComputeSpec:
         False, "torch.compile the networks (about a minute each, then faster)"
     )
     read_timeout_s: float = option(
-        600.0, "a reader without progress for this long is ended"
+        600.0, "a reader without progress for this many seconds is ended"
     )
-    attempts: int = option(3, "tries before a slide that kills its reader is given up")
+    attempts: int = option(3, "attempts before a slide that kills its reader fails")
     finishers: int = option(2, "slides being stitched and written at once")
 
     def __post_init__(self) -> None:

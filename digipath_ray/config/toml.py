@@ -1,6 +1,6 @@
-"""What was said of a run: preset, TOML file and options, merged into one tree.
+"""The settings given for a run: preset, TOML file and options, merged into a tree.
 
-A tree is kept until the last moment, so that what nobody said can still come from a
+A tree is kept until the last moment, so that what was not given can still come from a
 member's card (:func:`digipath_ray.networks.resolve.resolve`).
 """
 
@@ -10,6 +10,8 @@ from dataclasses import MISSING, asdict, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, cast, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
 
 from digipath_ray.config.recipe import (
     AnnotationSpec,
@@ -67,7 +69,7 @@ FREE_TO_CHANGE = (
     "fit.epochs", "fit.patience", "fit.workers", "fit.worker_gpus", "fit.readers",
     "fit.members_at_once", "fit.restarts", "fit.max_failed",
 )  # fmt: skip
-"""Settings that a fit may be taken up with anew: how long, where and how fast."""
+"""Settings with which a fit may be resumed: how long, where and how fast."""
 
 Tree = dict[str, Any]
 """A config as TOML reads it: section -> field -> value, and ``members``: a list."""
@@ -92,11 +94,13 @@ def read_toml(path: Path) -> Tree:
         ValueError: the file is missing, no TOML, or names an unknown section or field.
     """
     try:
-        tree = tomllib.loads(read_text(path))
+        tree = parse_toml(read_text(path))
     except FileNotFoundError as e:
         raise ValueError(f"config {path}: no such file") from e
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
         raise ValueError(f"config {path}: not valid TOML: {e}") from e
+    except ValueError as e:
+        raise ValueError(f"config {path}: {e}") from e
     preset = tree.pop("preset", None)
     try:
         check_tree(tree)
@@ -110,6 +114,27 @@ def read_toml(path: Path) -> Tree:
         return merge(read_preset(preset), tree) if preset is not None else tree
     except ValueError as e:
         raise ValueError(f"config {path}: {e}") from e
+
+
+def parse_toml(text: str) -> Tree:
+    """The tree of a TOML text, with ``threshold`` where it is now: in [outcome].
+
+    Files of version 0.1 have it in [ensemble].
+
+    Raises:
+        ValueError: not TOML, or both sections have a threshold.
+    """
+    tree = tomllib.loads(text)
+    ensemble = tree.get("ensemble")
+    if not isinstance(ensemble, dict) or "threshold" not in ensemble:
+        return tree
+    outcome = tree.setdefault("outcome", {})
+    if "threshold" in outcome:
+        raise ValueError(
+            "threshold is in [ensemble] and in [outcome]: keep the one in [outcome]"
+        )
+    outcome["threshold"] = ensemble.pop("threshold")
+    return tree
 
 
 def _found_beside(path: Path, weights: object) -> dict[str, str]:
@@ -179,52 +204,31 @@ def merge(*trees: Mapping[str, Any]) -> Tree:
     return merged
 
 
-def _coerce(section: str, name: str, value: Any, hint: Any) -> Any:
-    """TOML value to field value: int to float, list to tuple; wrong types refused."""
-    numbers = {"float": (int, float), "int": (int,), "bool": (bool,), "str": (str,)}
-    text = str(hint)
-    if isinstance(value, list):
-        return tuple(value)
-    if isinstance(value, bool):
-        ok = hint is bool
-    elif isinstance(value, (int, float)):
-        ok = hint in (int, float) or "int" in text or "float" in text
-        ok = ok and not (isinstance(value, float) and "float" not in text)
-        value = float(value) if "float" in text else value
-    else:
-        ok = hint not in (int, float, bool) and "int |" not in text
-    if not ok:
-        wanted = next((k for k in numbers if k in text), text)
-        raise ValueError(f"{section}.{name} = {value!r}: must be of type {wanted}")
-    return value
+def _typed(where: str, value: Any, hint: Any) -> Any:
+    """A TOML value as a field takes it: int to float, list to tuple.
 
-
-_MEMBER_TYPES: dict[str, type] = {
-    "seed": int,
-    "temperature": float,
-    "options": dict,
-    "mean": tuple,
-    "std": tuple,
-}
+    Raises:
+        ValueError: it is of another type; the message names the field.
+    """
+    value = tuple(value) if isinstance(value, list) else value
+    try:
+        # Strict: "0.5" is no number, and true is no 1.
+        return TypeAdapter(hint).validate_python(value, strict=True)
+    except ValidationError as e:
+        if all(error["type"] == "literal_error" for error in e.errors()):
+            return value  # the spec itself names the choices
+        wanted = getattr(hint, "__name__", str(hint)) if type(hint) is type else hint
+        raise ValueError(f"{where} = {value!r}: must be of type {wanted}") from e
 
 
 def _member_values(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A [[members]] table's values; wrong types refused."""
+    """A [[members]] table's values; wrong types are refused."""
     hints = get_type_hints(MemberSpec)
-    values: dict[str, Any] = {}
-    for key, value in row.items():
-        if isinstance(value, (list, tuple)):
-            value = tuple(value)
-        if key == "temperature" and type(value) is int:
-            value = float(value)
-        if not isinstance(value, _MEMBER_TYPES.get(key, str)):
-            raise ValueError(f"members.{key} = {value!r}: must be of type {hints[key]}")
-        values[key] = value
-    return values
+    return {k: _typed(f"members.{k}", v, hints[k]) for k, v in row.items()}
 
 
 def from_tree(tree: Mapping[str, Any]) -> RunConfig:
-    """The checked config of a tree; what is said of fitting is left out.
+    """The checked config of a tree; the sections of a fit are left out.
 
     Raises:
         ValueError: naming the field and the value.
@@ -234,7 +238,7 @@ def from_tree(tree: Mapping[str, Any]) -> RunConfig:
 
 
 def recipe_from_tree(tree: Mapping[str, Any]) -> Recipe:
-    """The checked recipe of a tree; what is said of running is left out.
+    """The checked recipe of a tree; the sections of a run are left out.
 
     Raises:
         ValueError: naming the field and the value.
@@ -255,7 +259,7 @@ def specs_from_tree(
     for section, spec in sections.items():
         hints = get_type_hints(spec)
         body = tree.get(section, {})
-        values = {k: _coerce(section, k, v, hints[k]) for k, v in body.items()}
+        values = {k: _typed(f"{section}.{k}", v, hints[k]) for k, v in body.items()}
         specs[section] = spec(**values)
     return specs
 
@@ -304,9 +308,9 @@ def load_config(
     path: Path | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> Tree:
-    """Preset, then file, then overrides, merged into one tree of what was SAID.
+    """Preset, then file, then overrides, merged into one tree of what was given.
 
-    Kept a tree, so that what nobody said can still come from a member's card
+    Kept a tree, so that what was not given can still come from a member's card
     (:func:`digipath_ray.networks.resolve.resolve`).
     """
     trees: list[Tree] = []
@@ -321,7 +325,7 @@ def load_config(
 
 
 def _flat_member(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A member's fields by full name; a file is its digest, wherever it lies."""
+    """A member's fields by full name; a file is known by its digest, wherever it is."""
     kept = {k: v for k, v in row.items() if k != "weights" or "digest" not in row}
     return {f"members.{row['name']}.{k}": v for k, v in kept.items()}
 
@@ -330,7 +334,7 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Lines naming each field whose value changes a heatmap and is not the same.
 
     ``[compute]`` is left out, but for the precision: where and how fast a run goes
-    does not change what it finds. So is ``[outcome]``, which is made anew.
+    does not change what it finds. So is ``[outcome]``, which is recomputed.
     """
 
     def flat(tree: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""A cohort to try everything on: drawn slides, and an ensemble fitted on others.
+"""Demo cohort: synthetic slides, and an ensemble trained on other synthetic slides.
 
-seed -> anatomy (what lies where) -> tissues (how each looks) -> nuclei -> painting
--> drawing (one slide) -> cohort (files and manifest) -> fitting (what ``weights/`` were
-fitted on); truth scores a run.
+seed -> anatomy (layout) -> tissues (appearance) -> nuclei -> painting -> drawing (one
+slide) -> cohort (files and manifest) -> fitting (training data of ``weights/``); truth
+scores a run.
 """
 
 from digipath_ray.demo.cohort import build_cohort, build_demo_cohort, demo_slides

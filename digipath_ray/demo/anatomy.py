@@ -1,7 +1,7 @@
-"""What lies where in a synthetic lymph node: fields of distance, in um.
+"""Layout of a synthetic lymph node as distance fields, um.
 
-Fields are float32 [rows, cols] at :data:`FIELD_MPP`; a drawing samples them up to its
-own scale, so that borders stay sharp.
+Fields are float32 [rows, cols] at :data:`FIELD_MPP`; drawing upsamples them, which
+keeps borders sharp.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from digipath_ray.demo.nuclei import Field, scatter
 
 FIELD_MPP = 4.0
 FAR_UM = 1e4
-"""Distance to what is not there."""
+"""Distance to absent structures, um."""
 
 Label = Literal["negative", "itc", "micro", "macro"]
 EXTENT_MM: dict[Label, tuple[float, float]] = {
@@ -26,24 +26,24 @@ EXTENT_MM: dict[Label, tuple[float, float]] = {
     "micro": (0.6, 0.9),
     "macro": (2.45, 2.85),
 }
-"""Largest extent of a planted lesion; TNM's limits of 0.2 and 2 mm are far."""
+"""Range of the extent of a planted lesion, far from TNM's limits of 0.2 and 2 mm."""
 DEPTH_UM = {
     "itc": (90.0, 130.0),
     "micro": (480.0, 620.0),
 }
-"""How deep below the capsule the center of a small lesion lies."""
+"""Depth of a small lesion's center below the capsule."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Anatomy:
-    """Fields of one node; distances are positive inside, in um.
+    """Fields of one node; distances in um, positive inside.
 
     Attributes:
         node, lesion, fat: signed distance to the outline.
-        follicle: distance to the nearest follicle's center by its radius.
-        sinus, septum: distance to the sinuses' and the tumor septa's center line.
-        scar: noise that is high where lymphoid tissue has given way to fibers.
-        vessel: distance outward from the nearest vessel's lumen.
+        follicle: distance to the nearest follicle's center, in radii.
+        sinus, septum: distance to the center lines of sinuses and tumor septa.
+        scar: noise that is high where fibers replace lymphoid tissue.
+        vessel: distance outside the nearest vessel's lumen.
     """
 
     node: Field
@@ -63,7 +63,7 @@ def lay_anatomy(
     label: Label,
     rng: np.random.Generator,
 ) -> Anatomy:
-    """A node of about ``tissue_mm`` (long, short axis) on a field of ``shape``."""
+    """Lay a node of about ``tissue_mm`` (long, short axis) on a field of ``shape``."""
     turn = rng.uniform(-0.35, 0.35)
     middle = np.array(shape) * FIELD_MPP / 2 + rng.uniform(-80, 80, 2)
     ring = _outline(rng, aspect=tissue_mm[1] / tissue_mm[0], turn=turn, wobble=0.1)
@@ -84,7 +84,7 @@ def lay_anatomy(
 def smooth_noise(
     shape: tuple[int, int], sigma: float, rng: np.random.Generator
 ) -> Field:
-    """Noise of mean 0, deviation 1, smooth over ``sigma`` px; opposite edges join."""
+    """Periodic noise, mean 0, standard deviation 1, smooth over ``sigma`` px."""
     rows = np.fft.fftfreq(shape[0])[:, None]
     cols = np.fft.rfftfreq(shape[1])[None, :]
     low = np.exp(-2 * (np.pi * sigma) ** 2 * (rows**2 + cols**2))
@@ -96,7 +96,7 @@ def smooth_noise(
 def _outline(
     rng: np.random.Generator, *, aspect: float, turn: float, wobble: float
 ) -> NDArray[np.float64]:
-    """A wobbly ellipse as points (row, col) around the origin."""
+    """Irregular ellipse as points (row, col) around the origin."""
     theta = np.linspace(0, 2 * np.pi, 240, endpoint=False)
     radius = np.ones_like(theta)
     for k in range(2, 8):
@@ -113,19 +113,19 @@ def _outline(
 
 
 def _extent(points: NDArray[np.float64]) -> float:
-    """The largest distance between two points (Feret's diameter)."""
+    """Largest distance between two points (Feret diameter)."""
     return float(pdist(points[ConvexHull(points).vertices]).max())
 
 
 def _signed_distance(shape: tuple[int, int], points: NDArray[np.float64]) -> Field:
-    """Distance [um] to a closed outline of (row, col) in um, positive inside."""
+    """Signed distance [um] to a closed outline of (row, col) in um, positive inside."""
     image = Image.new("1", (shape[1], shape[0]))
     corners = [(float(x), float(y)) for y, x in points / FIELD_MPP]
     ImageDraw.Draw(image).polygon(corners, fill=1)
     inside = np.asarray(image)
     deep = ndimage.distance_transform_edt(inside)
     away = ndimage.distance_transform_edt(~inside)
-    # Half a pixel each, or the zero line would be a pixel wide.
+    # Minus half a pixel on each side, or the zero line would be a pixel wide.
     signed = np.where(inside, deep - 0.5, 0.5 - away)
     return (signed * FIELD_MPP).astype(np.float32)
 
@@ -146,8 +146,8 @@ def _lay_lesion(
         places = np.argwhere((node >= low) & (node <= high))
         if not len(places):
             raise ValueError(
-                f"label {label!r}: no tissue lies {low:g} to {high:g} um deep; "
-                "draw a larger tissue_mm"
+                f"label {label!r}: no tissue at {low:g} to {high:g} um depth; use a "
+                "larger tissue_mm"
             )
         center = places[rng.integers(len(places))] * FIELD_MPP
         spin = rng.uniform(0, np.pi)
@@ -163,7 +163,7 @@ def _lay_fat(
     turn: float,
     rng: np.random.Generator,
 ) -> Field:
-    """Fat along one side of the node, some 150 to 250 um thick."""
+    """Lay fat along one side of the node, about 150 to 250 um thick."""
     rows, cols = np.indices(node.shape) * FIELD_MPP
     side = rng.choice([-1, 1]) * np.pi / 2 + turn + rng.uniform(-0.6, 0.6)
     toward = np.arctan2(rows - middle[0], cols - middle[1]) - side
@@ -174,7 +174,7 @@ def _lay_fat(
 
 
 def _lay_follicles(node: Field, lesion: Field, rng: np.random.Generator) -> Field:
-    """Distance by radius to follicles that lie in the cortex, apart from each other."""
+    """Distance in radii to follicles, separate from each other, in the cortex."""
     places = np.argwhere((node > 190) & (node < 560) & (lesion < -60))
     found = np.full(node.shape, FAR_UM, np.float32)
     centers: list[NDArray[np.float64]] = []
@@ -190,7 +190,7 @@ def _lay_follicles(node: Field, lesion: Field, rng: np.random.Generator) -> Fiel
 
 
 def _follicle(shape: tuple[int, ...], rng: np.random.Generator) -> Field:
-    """Distance by radius to an oval follicle in the middle of a field."""
+    """Distance in radii to an oval follicle in the center of a field."""
     long, angle = rng.uniform(120, 200), rng.uniform(0, np.pi)
     rows, cols = np.indices(shape) * FIELD_MPP
     dy, dx = rows - rows.mean(), cols - cols.mean()
@@ -202,10 +202,10 @@ def _follicle(shape: tuple[int, ...], rng: np.random.Generator) -> Field:
 def _center_line(
     shape: tuple[int, int], *, wave_um: float, rng: np.random.Generator
 ) -> Field:
-    """Distance [um] to a net of winding lines about ``wave_um`` / 2 apart.
+    """Distance [um] to a network of winding lines about ``wave_um`` / 2 apart.
 
-    The lines are where smooth noise passes zero; dividing by its slope makes a
-    distance of it.
+    The lines are the zero crossings of smooth noise; dividing by its gradient gives a
+    distance.
     """
     noise = smooth_noise(shape, wave_um / FIELD_MPP / 5, rng)
     slope = np.hypot(*np.gradient(noise)) / FIELD_MPP

@@ -1,8 +1,8 @@
-"""Cohorts of synthetic slides: the demo's five of two patients, or any others.
+"""Cohorts of synthetic slides: the demo's five slides of two patients, or others.
 
-H&E-stained lymph nodes with planted metastases, written as tiled pyramids that
-OpenSlide opens, with a manifest and the true masks. One of the demo's files is damaged
-on purpose.
+H&E-stained lymph nodes with planted metastases, written as tiled pyramids for
+OpenSlide, with a manifest and ground-truth masks. One of the demo's files is damaged on
+purpose.
 """
 
 import csv
@@ -21,7 +21,7 @@ MANIFEST = "cohort.csv"
 COLUMNS = ("slide_id", "path", "patient_id", "node", "label", "annotation")
 TILE_PX = 256
 DAMAGED_SHARE = 0.4
-"""Share of the damaged file's pixels that are lost."""
+"""Fraction of pixels lost in the damaged file."""
 
 
 DEMO_SEED = 7
@@ -30,7 +30,7 @@ DEMO_SEED = 7
 def demo_slides(seed: int = DEMO_SEED) -> tuple[DemoSlide, ...]:
     """The demo's five slides: patient_1 is pN1, patient_2 pN1mi (one slide unreadable).
 
-    Every seed gives other nodes, lesions and stains of the same make-up.
+    Every seed gives different nodes, lesions and stains of the same composition.
     """
     seeds = np.random.SeedSequence(seed).generate_state(5).tolist()
     return (
@@ -79,16 +79,16 @@ def demo_slides(seed: int = DEMO_SEED) -> tuple[DemoSlide, ...]:
 
 
 def build_demo_cohort(folder: Path, *, seed: int = DEMO_SEED) -> Path:
-    """Draw the demo's slides into ``folder``; returns the manifest's path."""
+    """Draw the demo's slides into ``folder``; returns the manifest path."""
     return build_cohort(folder, demo_slides(seed))
 
 
 def build_cohort(folder: Path, slides: Sequence[DemoSlide]) -> Path:
-    """Draw slides into ``folder``; returns the manifest's path.
+    """Draw slides into ``folder``; returns the manifest path.
 
-    Writes ``slides/<slide_id>.tif``, for those with tumor ``truth/<slide_id>.png``
-    (255 = tumor, 4 um/px), and ``cohort.csv``, whose paths are relative to it. A seed
-    gives the same bytes.
+    Writes ``slides/<slide_id>.tif``, for those with tumor ``truth/<slide_id>.png`` (255
+    = tumor, 4 um/px), and ``cohort.csv``, whose paths are relative to it. Equal seeds
+    give equal bytes.
     """
     for name in ("slides", "truth"):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -109,12 +109,12 @@ def _slide_path(slide: DemoSlide) -> str:
 
 
 def _truth_path(slide: DemoSlide) -> str:
-    """Empty for a slide that holds no tumor: there is nothing to annotate."""
+    """Path of the truth mask; empty for a slide without tumor."""
     return "" if slide.label == "negative" else f"truth/{slide.slide_id}.png"
 
 
 def write_manifest(path: Path, slides: Sequence[DemoSlide]) -> Path:
-    """The cohort's CSV: one row per slide, paths relative to the CSV."""
+    """Write the cohort's CSV: one row per slide, paths relative to the CSV."""
     with path.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(COLUMNS)

@@ -1,4 +1,4 @@
-"""One synthetic slide: its description, and the pixels and true mask drawn from it."""
+"""One synthetic slide: its description, pixels and ground-truth mask."""
 
 from dataclasses import dataclass
 
@@ -32,19 +32,19 @@ from digipath_ray.demo.painting import (
 )
 
 LEVEL_STEPS = (1, 4, 16)
-"""Downsamples of the pyramid's levels; they divide a slide's sides."""
+"""Downsamples of the pyramid's levels; must divide a slide's sides."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoSlide:
-    """What is to be drawn; sizes in px, which are um.
+    """Description of a slide to draw; sizes in px of 1 um.
 
     Attributes:
         tissue_mm: long and short axis of the node.
-        ink: color of a marker's stroke beside the node, or None.
-        fold: the section is folded over along a line.
-        damaged: part of the file's pixels are zero bytes, as after a broken copy: it
-            opens, but cannot be read.
+        ink: color of a marker stroke next to the node, or None.
+        fold: the section is folded along a line.
+        damaged: part of the file is zero bytes, as after a broken copy: it opens, but
+            cannot be read.
     """
 
     slide_id: str
@@ -60,7 +60,7 @@ class DemoSlide:
     damaged: bool = False
 
     def __post_init__(self) -> None:
-        """Check the size."""
+        """Validate the size."""
         for side in (self.width, self.height):
             if side % LEVEL_STEPS[-1]:
                 step = LEVEL_STEPS[-1]
@@ -94,13 +94,13 @@ def _lay_dyes(
     codes = find_tissues(anatomy, window, rng)
     eosin = lay_eosin(codes, rng)
     hematoxylin = lay_hematoxylin(codes, fiber_direction(anatomy, window), rng)
-    # Nuclei hold little eosin.
+    # Nuclei take up little eosin.
     eosin *= 1 - 0.45 * np.clip(hematoxylin - 0.2, 0, 1)
     return hematoxylin, eosin
 
 
 def _window(anatomy: Anatomy, stroke: Field | None) -> Window:
-    """The fields' rows and columns that hold anything but glass."""
+    """Rows and columns of the fields that contain anything but glass."""
     drawn = np.maximum(anatomy.node, anatomy.fat) > -30
     if stroke is not None:
         drawn |= stroke > 0
@@ -109,7 +109,7 @@ def _window(anatomy: Anatomy, stroke: Field | None) -> Window:
 
 
 def _draw_stroke(anatomy: Anatomy, rng: np.random.Generator) -> Field:
-    """Density of a marker's stroke that runs along one side of the node."""
+    """Density of a marker stroke along one side of the node."""
     ring = np.argwhere(np.abs(anatomy.node + 230) < 2.5)
     middle = np.argwhere(anatomy.node > 0).mean(0)
     angles = np.arctan2(ring[:, 0] - middle[0], ring[:, 1] - middle[1])
@@ -126,7 +126,7 @@ def _draw_stroke(anatomy: Anatomy, rng: np.random.Generator) -> Field:
 
 
 def _draw_crease(anatomy: Anatomy, rng: np.random.Generator) -> Field:
-    """Distance [um] inside a fold that runs through the node, tapering at its ends."""
+    """Distance [um] inside a fold across the node, tapering at its ends."""
     rows, cols = np.indices(anatomy.node.shape) * FIELD_MPP
     middle = np.argwhere(anatomy.node > 0).mean(0) * FIELD_MPP
     angle = rng.uniform(0.9, 1.9)

@@ -1,7 +1,7 @@
-"""What the demo's ensemble is fitted on, and a fit that takes a minute.
+"""Training cohort of the demo's ensemble, and a fit that takes a minute.
 
-``jobs/demo.toml`` is the recipe that made ``weights/``; no slide of :data:`FIT_SEEDS`
-is one of the demo's.
+``jobs/demo.toml`` is the recipe of ``weights/``; no slide of :data:`FIT_SEEDS` is in
+the demo cohort.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from digipath_ray.demo.drawing import DemoSlide
 from digipath_ray.demo.painting import InkColor
 
 FIT_SEEDS = (101, 102, 103, 104, 105, 106)
-"""Of the cohorts that the demo's ensemble is fitted on."""
+"""Seeds of the cohorts that the demo's ensemble is trained on."""
 INKS: tuple[InkColor, ...] = ("blue", "green")
 BRIEF_SEED = 100
 BRIEF_MEMBER = "linknet-mobilenetv3"
@@ -41,10 +41,10 @@ BRIEF: Tree = {
 
 
 def fit_slides(seeds: Sequence[int] = FIT_SEEDS) -> tuple[DemoSlide, ...]:
-    """A demo cohort of each seed, none of whose slides is damaged.
+    """One demo cohort per seed, without damaged slides.
 
-    Every patient has tumor, so every fold has; ink is blue in one cohort and green in
-    the next.
+    Every patient, and so every fold, has tumor; ink alternates between blue and green
+    by cohort.
     """
     return tuple(
         replace(
@@ -60,12 +60,12 @@ def fit_slides(seeds: Sequence[int] = FIT_SEEDS) -> tuple[DemoSlide, ...]:
 
 
 def build_fit_cohort(folder: str | Path) -> Path:
-    """Draw the slides that the demo's ensemble is fitted on; the manifest's path."""
+    """Draw the training slides of the demo's ensemble; returns the manifest path."""
     return build_cohort(Path(folder), fit_slides())
 
 
 def brief_slides() -> tuple[DemoSlide, ...]:
-    """Four small slides of two patients, each with a micrometastasis on one of them."""
+    """Four small slides of two patients, each with one micrometastasis."""
     seeds = np.random.SeedSequence(BRIEF_SEED).generate_state(4).tolist()
     labels: tuple[Label, ...] = ("micro", "negative")
     return tuple(
@@ -85,7 +85,7 @@ def brief_slides() -> tuple[DemoSlide, ...]:
 
 
 def brief_recipe() -> Tree:
-    """The demo's settings, and one of its networks fitted from random weights."""
+    """The demo's recipe with one network, trained from random weights."""
     preset = read_preset("demo")
     (member,) = (m for m in preset["members"] if m["name"] == BRIEF_MEMBER)
     return merge(preset, BRIEF, {"members": [{**member, "weights": "random"}]})

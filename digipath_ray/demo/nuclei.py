@@ -1,7 +1,7 @@
-"""Nuclei of synthetic H&E: a bank of drawn templates, stamped where cells lie.
+"""Nuclei of synthetic H&E: a bank of templates, stamped at the cells' positions.
 
-All lengths are um, which at the demo's 1.0 um/px are pixels; all values are the
-hematoxylin's optical density (natural logarithm), 0 where there is no nucleus.
+Lengths are um, equal to pixels at the demo's 1.0 um/px; values are the optical density
+(natural logarithm) of hematoxylin, 0 outside nuclei.
 """
 
 from dataclasses import dataclass
@@ -18,15 +18,15 @@ STAMPS_AT_ONCE = 1 << 13
 
 @dataclass(frozen=True, kw_only=True)
 class NucleusKind:
-    """How the nuclei of one kind of cell look.
+    """Appearance of the nuclei of one kind of cell.
 
     Attributes:
         diameter_um: range of the longest diameter.
-        aspect: range of shortest by longest diameter.
+        aspect: range of shortest / longest diameter.
         roughness: relative amplitude of the outline's irregularity.
-        chromatin: optical density inside; rim: what the membrane adds to it.
-        speckle: amplitude of the chromatin's clumps.
-        nucleoli: largest number of nucleoli.
+        chromatin: optical density inside; rim: density added by the membrane.
+        speckle: amplitude of chromatin clumps.
+        nucleoli: maximum number of nucleoli.
     """
 
     diameter_um: tuple[float, float]
@@ -79,7 +79,7 @@ TUMOR = NucleusKind(
 def nucleus_bank(
     kind: NucleusKind, rng: np.random.Generator, *, count: int = 96
 ) -> Field:
-    """Templates [count, side, side]; the long axis turns evenly from 0 to pi."""
+    """Templates [count, side, side]; the long axis rotates evenly from 0 to pi."""
     side = int(np.ceil(kind.diameter_um[1] * (1 + kind.roughness))) + 3 | 1
     angles = np.pi * np.arange(count) / count
     return np.stack([_template(kind, rng, angle, side) for angle in angles])
@@ -108,7 +108,7 @@ def _template(
     for _ in range(int(rng.integers(0, kind.nucleoli + 1))):
         y, x = rng.uniform(-0.35, 0.35, 2) * narrow
         value += 0.45 * np.exp(-((dy - y) ** 2 + (dx - x) ** 2) / 2.2)
-    # The edge ramps over one pixel, as optics would have it.
+    # The edge ramps over one pixel, as real optics do.
     return (np.clip(value, 0, None) * np.clip(depth + 0.5, 0, 1)).astype(np.float32)
 
 
@@ -135,10 +135,10 @@ def stamp(
     rng: np.random.Generator,
     angles: Field | None = None,
 ) -> None:
-    """Lay templates onto ``canvas`` at their centers, the darker value winning.
+    """Stamp templates onto ``canvas`` at their centers, keeping the darker value.
 
-    ``angles`` [radians] picks each one's long axis; None takes any. Nuclei that would
-    reach over the canvas are left out.
+    ``angles`` [radians] sets each long axis; None picks at random. Nuclei that would
+    extend past the canvas are dropped.
     """
     half, width = bank.shape[1] // 2, canvas.shape[1]
     which = rng.integers(0, len(bank), rows.size)

@@ -1,8 +1,8 @@
-"""From a node's anatomy to RGB pixels of H&E at 1.0 um/px.
+"""Paints a node's anatomy as RGB pixels of H&E at 1.0 um/px.
 
-Two dyes are laid as optical densities, hematoxylin and eosin, and turned into light by
-Beer and Lambert's law, RGB = lamp * exp(-density), with dyes of about the spectra that
-Macenko et al. (2009) found, a little off on each slide.
+Hematoxylin and eosin are laid as optical densities and converted to light by the
+Beer-Lambert law, RGB = lamp * exp(-density). The stain vectors are close to Macenko et
+al. (2009), with a small variation per slide.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from digipath_ray.demo.tissues import CELLS, LOOKS, Tissue
 Pixels = NDArray[np.uint8]
 Codes = NDArray[np.uint8]
 Window = tuple[slice, slice]
-"""Rows and columns of the fields that are drawn."""
+"""Rows and columns of the fields to draw."""
 
 PX_PER_FIELD = int(FIELD_MPP)
 HEMATOXYLIN_OD = (0.62, 0.70, 0.35)
@@ -35,16 +35,16 @@ INK_OD: dict[InkColor, tuple[float, float, float]] = {
     "green": (1.7, 0.5, 1.1),
 }
 BANK_PX = 1024
-"""Side of the texture tiles; their edges join, so they are laid side by side."""
+"""Side of the periodic texture tiles."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stain:
-    """How a slide's laboratory and scanner make it look.
+    """Stain and illumination of a slide's laboratory and scanner.
 
     Attributes:
-        hematoxylin, eosin: the dyes' density in R, G, B per unit.
-        lamp: RGB of empty glass; fall_off: relative change of light over the slide,
+        hematoxylin, eosin: density in R, G, B per unit of dye.
+        lamp: RGB of empty glass; fall_off: relative change of light across the slide,
             downward and to the right.
     """
 
@@ -55,7 +55,7 @@ class Stain:
 
 
 def draw_stain(rng: np.random.Generator) -> Stain:
-    """Some laboratory's stain and scanner."""
+    """Draw a random stain and scanner."""
 
     def near(vector: tuple[float, ...], strength: float) -> tuple[float, ...]:
         shifted = np.array(vector) * rng.uniform(0.93, 1.07, 3) + 0.02 * rng.random(3)
@@ -71,14 +71,14 @@ def draw_stain(rng: np.random.Generator) -> Stain:
 
 
 def sample_up(field: Field, window: Window) -> Field:
-    """A window of a field at 1.0 um/px, between its values smoothly."""
+    """Interpolate a window of a field at 1.0 um/px."""
     part = Image.fromarray(np.ascontiguousarray(field[window]))
     size = (part.width * PX_PER_FIELD, part.height * PX_PER_FIELD)
     return np.array(part.resize(size, Image.Resampling.BILINEAR), np.float32)
 
 
 def tile_up(tile: Field, shape: tuple[int, ...]) -> Field:
-    """A joining tile laid side by side over [height, width]."""
+    """Repeat a periodic tile over [height, width]."""
     times = (-(-shape[0] // tile.shape[0]), -(-shape[1] // tile.shape[1]))
     return np.tile(tile, times)[: shape[0], : shape[1]]
 
@@ -86,12 +86,12 @@ def tile_up(tile: Field, shape: tuple[int, ...]) -> Field:
 def noise_over(
     shape: tuple[int, ...], sigma_um: float, rng: np.random.Generator
 ) -> Field:
-    """Smooth noise over [height, width], one tile repeated."""
+    """Smooth noise over [height, width], by repeating one tile."""
     return tile_up(smooth_noise((BANK_PX, BANK_PX), sigma_um, rng), shape)
 
 
 def find_tissues(anatomy: Anatomy, window: Window, rng: np.random.Generator) -> Codes:
-    """The :class:`Tissue` of every px of a window; borders are rough by a few um."""
+    """:class:`Tissue` of every px of a window; borders are rough by a few um."""
 
     def up(field: Field) -> Field:
         return sample_up(field, window)
@@ -120,7 +120,7 @@ def find_tissues(anatomy: Anatomy, window: Window, rng: np.random.Generator) -> 
 def _lay_tumor(
     codes: Codes, lesion: Field, septum: Field, rng: np.random.Generator
 ) -> None:
-    """Nests, the septa between them and the glands' lumens, where ``lesion`` > 0."""
+    """Lay tumor nests, septa and gland lumens where ``lesion`` > 0."""
     rough = noise_over(codes.shape, 9, rng)
     codes[lesion > 0] = Tissue.NEST
     large = lesion > 25
@@ -130,13 +130,13 @@ def _lay_tumor(
 
 
 def look_of(codes: Codes, name: str) -> Field:
-    """One number of each px's :class:`Look`, by its name."""
+    """Map each px to one attribute of its :class:`Look`."""
     values = [getattr(LOOKS[tissue], name) for tissue in Tissue]
     return np.array(values, np.float32)[codes]
 
 
 def lay_eosin(codes: Codes, rng: np.random.Generator) -> Field:
-    """Eosin's density: fibers, cytoplasm, blood, the membranes between fat cells."""
+    """Density of eosin: fibers, cytoplasm, blood, membranes between fat cells."""
     cloud = noise_over(codes.shape, 14, rng)
     eosin = look_of(codes, "eosin")
     eosin += look_of(codes, "grain") * noise_over(codes.shape, 1.6, rng)
@@ -148,7 +148,7 @@ def lay_eosin(codes: Codes, rng: np.random.Generator) -> Field:
 
 
 def _fibers(cloud: Field, rng: np.random.Generator) -> Field:
-    """Wavy strands: noise drawn out along one direction, read along a bent path."""
+    """Wavy strands: noise stretched along one direction, sampled along a bent path."""
     rows = np.fft.fftfreq(BANK_PX)[:, None]
     cols = np.fft.rfftfreq(BANK_PX)[None, :]
     low = np.exp(-2 * np.pi**2 * ((1.8 * rows) ** 2 + (16.0 * cols) ** 2))
@@ -162,10 +162,9 @@ def _fibers(cloud: Field, rng: np.random.Generator) -> Field:
 
 
 def lay_hematoxylin(codes: Codes, along: Field, rng: np.random.Generator) -> Field:
-    """Hematoxylin's density: a faint ground and every nucleus.
+    """Density of hematoxylin: a faint background and every nucleus.
 
-    ``along`` holds the direction [radians] that spindle cells follow, at the fields'
-    scale.
+    ``along`` is the direction [radians] of spindle cells, at the fields' scale.
     """
     canvas = look_of(codes, "hematoxylin")
     canvas *= 1 + 0.2 * noise_over(codes.shape, 1.6, rng)
@@ -193,7 +192,7 @@ def fiber_direction(anatomy: Anatomy, window: Window) -> Field:
 
 
 def fold_over(density: Field, crease: Field, *, shift: tuple[int, int]) -> Field:
-    """Tissue laid double where ``crease`` [um inside the fold] is positive."""
+    """Double the tissue where ``crease`` [um inside the fold] is positive."""
     second = np.roll(density, shift, axis=(0, 1))
     return np.where(crease > 0, 0.9 * density + 0.9 * second, density)
 
@@ -206,7 +205,7 @@ def expose(
     ink: Field | None,
     color: InkColor,
 ) -> NDArray[np.float32]:
-    """Light that passes, 0..1 [height, width, 3]; ``ink`` is a marker's density."""
+    """Transmitted light, 0..1 [height, width, 3]; ``ink`` is a marker's density."""
     light = np.empty((*hematoxylin.shape, 3), np.float32)
     for band in range(3):
         density = stain.hematoxylin[band] * hematoxylin + stain.eosin[band] * eosin
@@ -224,7 +223,7 @@ def digitize(
     stain: Stain,
     rng: np.random.Generator,
 ) -> Pixels:
-    """The slide's pixels [height, width, 3], ``light`` at ``origin`` on empty glass."""
+    """Slide pixels [height, width, 3], ``light`` at ``origin`` on empty glass."""
     noise = rng.normal(0, 1.3, (256, 256)).astype(np.float32)
     out = np.empty((*size, 3), np.uint8)
     down = np.linspace(-1, 1, size[0], dtype=np.float32)[:, None] * stain.fall_off[0]

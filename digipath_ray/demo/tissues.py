@@ -1,4 +1,4 @@
-"""The tissues of a synthetic lymph node and how each looks, as a table."""
+"""Tissues of a synthetic lymph node and their appearance, as a table."""
 
 from dataclasses import dataclass
 from enum import IntEnum
@@ -7,7 +7,7 @@ from digipath_ray.demo.nuclei import BLAST, LYMPHOCYTE, SPINDLE, TUMOR, NucleusK
 
 
 class Tissue(IntEnum):
-    """What lies at a pixel."""
+    """Tissue type of a pixel."""
 
     GLASS = 0
     LYMPHOID = 1
@@ -26,13 +26,13 @@ class Tissue(IntEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """How one tissue looks.
+    """Appearance of one tissue.
 
     Attributes:
-        eosin, hematoxylin: the ground's densities, between the nuclei.
-        grain, cloud, fiber: what fine, coarse and drawn-out noise add to the eosin.
-        lymphocytes, blasts, spindles, tumor: of the places that a cell of the kind
-            could take (:data:`CELLS`), the share that is taken.
+        eosin, hematoxylin: background densities, between the nuclei.
+        grain, cloud, fiber: amplitude of fine, coarse and stretched noise in the eosin.
+        lymphocytes, blasts, spindles, tumor: fraction of the possible positions
+            (:data:`CELLS`) occupied by each kind of cell.
     """
 
     eosin: float = 0.0
@@ -52,7 +52,7 @@ CELLS: dict[str, tuple[NucleusKind, float]] = {
     "blasts": (BLAST, 12.0),
     "lymphocytes": (LYMPHOCYTE, 7.9),
 }
-"""Kind of nucleus and distance between neighbors [um], by the name in a Look."""
+"""Kind of nucleus and distance between neighbors [um], by attribute of Look."""
 
 LOOKS: dict[Tissue, Look] = {
     Tissue.GLASS: Look(),

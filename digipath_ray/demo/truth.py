@@ -1,4 +1,4 @@
-"""What a run found on drawn slides, held against the tumor that was drawn."""
+"""Score of a run on synthetic slides against the drawn tumor."""
 
 import csv
 from collections.abc import Sequence
@@ -17,14 +17,15 @@ from digipath_ray.tissue.mask import Mask, read_mask_image
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """A slide's heatmap and the truth, in mm2.
+    """Heatmap of a slide compared with the truth, mm2.
 
     Attributes:
-        label: what was planted.
-        metastasis: what was found.
-        tumor_mm2: drawn.
-        found_mm2: at the threshold or above; shared_mm2: of it, what is tumor.
-        tissue_mm2: of the tissue mask.
+        label: true metastasis type.
+        metastasis: predicted metastasis type.
+        tumor_mm2: true tumor.
+        found_mm2: predicted at the threshold or above; shared_mm2: its overlap with the
+            tumor.
+        tissue_mm2: area of the tissue mask.
     """
 
     slide_id: str
@@ -37,12 +38,12 @@ class Score:
 
     @property
     def false_share(self) -> float:
-        """What was found where no tumor is, by the tissue."""
+        """False-positive area as a fraction of the tissue."""
         return (self.found_mm2 - self.shared_mm2) / self.tissue_mm2
 
 
 def dice_of(scores: Sequence[Score]) -> float:
-    """The Dice coefficient over all slides together; NaN where no tumor was drawn."""
+    """Dice coefficient pooled over all slides; NaN if no tumor was drawn."""
     if not sum(s.tumor_mm2 for s in scores):
         return float("nan")
     both = sum(s.tumor_mm2 + s.found_mm2 for s in scores)
@@ -50,13 +51,13 @@ def dice_of(scores: Sequence[Score]) -> float:
 
 
 def score_run(run: RunDirectory, manifest: Path, *, threshold: float) -> list[Score]:
-    """The scores of a drawn cohort's finished slides, in the manifest's order."""
+    """Score the finished slides of a synthetic cohort, in manifest order."""
     done = run.read_done()
     with manifest.open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["slide_id"] in done]
     found = []
     for row in rows:
-        outcome = done[row["slide_id"]]["outcome"]
+        outcome = done[row["slide_id"]].outcome
         heatmap = read_heatmap(run.heatmap(row["slide_id"]))
         truth = truth_on(heatmap, manifest.parent, row["annotation"])
         shown = heatmap.probability >= threshold
@@ -75,7 +76,7 @@ def score_run(run: RunDirectory, manifest: Path, *, threshold: float) -> list[Sc
 
 
 def truth_on(heatmap: Heatmap, folder: Path, annotation: str) -> NDArray[np.bool_]:
-    """The drawn tumor [H, W] at the heatmap's pixels; none without an annotation."""
+    """True tumor [H, W] on the heatmap's grid; all False without an annotation."""
     height, width = heatmap.weight.shape
     if not annotation:
         return np.zeros((height, width), np.bool_)

@@ -1,6 +1,6 @@
 """The per-slide guard: errors become failure rows, and tries are bounded.
 
-Ray starts a task anew for ever when its worker dies: :func:`counted` asks the ledger
+Ray retries a task for ever when its worker dies: :func:`counted` asks the ledger
 how often. A try that hangs ends its own process (:func:`watched`).
 """
 
@@ -8,8 +8,8 @@ import contextlib
 import faulthandler
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
 
+from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.distributed.ledger import Ledger
 from digipath_ray.run.failure import Failure, explain_os_error
 from digipath_ray.slide.open import SlideError
@@ -79,12 +79,12 @@ def watched(seconds: float) -> Iterator[Callable[[], None]]:
         faulthandler.cancel_dump_traceback_later()
 
 
-def explain(error: BaseException, slide: dict[str, Any], step: str) -> Failure:
+def explain(error: BaseException, slide: SlideRow, step: str) -> Failure:
     """An error as the slide's row of the FAILURES table.
 
     Args:
         error: what was raised.
-        slide: has ``slide_id``, ``path`` and ``patient_id``.
+        slide: the slide.
         step: prepare, read, predict, finish or measure.
     """
     attempt = 1
@@ -101,9 +101,9 @@ def explain(error: BaseException, slide: dict[str, Any], step: str) -> Failure:
     speaks = isinstance(error, (ValueError, OSError, TooManyAttempts))
     message = str(error) if speaks else repr(error)
     return Failure(
-        slide_id=slide["slide_id"],
-        path=slide["path"],
-        patient_id=slide.get("patient_id"),
+        slide_id=slide.slide_id,
+        path=slide.path,
+        patient_id=slide.patient_id,
         step=step,
         attempt=attempt,
         error=message,

@@ -29,7 +29,7 @@ READ_S = 10.0
 
 
 TASK_CPUS = 0.5
-"""A node of a GPU may have told Ray of a single CPU."""
+"""A GPU node may offer Ray a single CPU."""
 
 
 def cluster_nodes() -> list[dict[str, Any]]:

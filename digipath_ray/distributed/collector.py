@@ -6,8 +6,8 @@ All that a run must remember is remembered here.
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,49 +22,16 @@ from digipath_ray.pipeline.chunk import ChunkSums
 from digipath_ray.pipeline.finish import finish_slide
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import Failure
-from digipath_ray.run.prepared import PreparedSlide
+from digipath_ray.run.progress import RunListener, Tally
+from digipath_ray.run.record import SlideRecord
 from digipath_ray.slide.open import SlideError
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(kw_only=True)
-class Tally:
-    """What a run has done so far, for the progress line and metrics.json.
-
-    Attributes:
-        planned: patches in all.
-        predictors: actors at work at once, at most.
-        ninety: when 90 % of the patches were predicted.
-        progress: slides begun and not yet finished, with the share predicted.
-    """
-
-    started: float = field(default_factory=time.time)
-    planned: int = 0
-    slides: int = 0
-    failed: int = 0
-    patches: int = 0
-    batch_slots: int = 0
-    read_seconds: float = 0.0
-    read_px: int = 0
-    predict_seconds: float = 0.0
-    finish_seconds: float = 0.0
-    finish_wait_seconds: float = 0.0
-    open_slides: int = 0
-    open_slides_max: int = 0
-    finishing: int = 0
-    readers: int = 0
-    predictors: int = 0
-    first_patch: float | None = None
-    ninety: float | None = None
-    progress: dict[str, float] = field(default_factory=dict)
-    first_slide: float | None = None
-    patches_at_first_slide: int | None = None
-
-
 def try_finish(
     root: str,
-    prepared: PreparedSlide,
+    slide: SlideRecord,
     chunks: Sequence[ChunkSums],
     config: RunConfig,
     seconds: float,
@@ -73,9 +40,9 @@ def try_finish(
     started = time.perf_counter()
     run = RunDirectory(root)
     try:
-        finish_slide(run, prepared, chunks, config, seconds=seconds)
+        finish_slide(run, slide, chunks, config, seconds=seconds)
     except Exception as e:
-        return time.perf_counter() - started, explain(e, prepared.row, "finish")
+        return time.perf_counter() - started, explain(e, slide, "finish")
     return time.perf_counter() - started, None
 
 
@@ -88,23 +55,21 @@ class Collector:
     def __init__(
         self,
         run: RunDirectory,
-        slides: Sequence[PreparedSlide],
+        slides: Sequence[SlideRecord],
         config: RunConfig,
         share: Share,
-        failures: list[Failure],
-        report: Callable[[Tally], None],
+        listener: RunListener,
         tally: Tally,
         ledger: Ledger,
     ) -> None:
         self.run = run
         self.ledger = ledger
         self.config = config
-        self.failures = failures
-        self.report = report
+        self.listener = listener
         self.waiting = {s.slide_id: s for s in slides}
         self.open: dict[str, dict[int, ChunkSums]] = {}
         self.seconds: dict[str, float] = {}
-        self.finishing: dict[ray.ObjectRef, PreparedSlide] = {}
+        self.finishing: dict[ray.ObjectRef, SlideRecord] = {}
         self.tally = tally
         tally.readers, tally.predictors = share.readers, share.actors * config.pools
         self._actor_gpus = share.actor_gpus
@@ -121,30 +86,30 @@ class Collector:
         """Take in the rows of a batch."""
         for i in range(len(batch["slide_id"])):
             self._take({name: values[i] for name, values in batch.items()})
-            self.report(self.tally)
+            self.listener.tallied(self.tally)
         self._settle(timeout=0)
         self._note_open()
 
     def _note_open(self) -> None:
         """Tell the tally of the slides in flight."""
-        finishing = [prepared.slide_id for prepared in self.finishing.values()]
+        finishing = [slide.slide_id for slide in self.finishing.values()]
         self.tally.open_slides = len(self.open)
         self.tally.finishing = len(finishing)
         self.tally.progress = {
             **dict.fromkeys(finishing, 1.0),
             **{
-                slide_id: len(chunks) / self.waiting[slide_id].row["chunks"]
+                slide_id: len(chunks) / self.waiting[slide_id].chunks
                 for slide_id, chunks in self.open.items()
             },
         }
 
     def _take(self, row: dict[str, Any]) -> None:
         slide_id = str(row["slide_id"])
-        prepared = self.waiting.get(slide_id)
-        if prepared is None:  # finished or failed
+        slide = self.waiting.get(slide_id)
+        if slide is None:  # finished or failed
             return
         if row["error"] != "":
-            self._fail(prepared, Failure(**json.loads(str(row["error"]))))
+            self._fail(slide, Failure(**json.loads(str(row["error"]))))
             return
         chunks = self.open.setdefault(slide_id, {})
         number = int(row["chunk"])
@@ -160,8 +125,8 @@ class Collector:
             sums=np.array(row["sums"]),
             weight=np.array(row["weight"]),
         )
-        if len(chunks) == prepared.row["chunks"]:
-            self._start_finish(prepared)
+        if len(chunks) == slide.chunks:
+            self._start_finish(slide)
 
     def _count(self, row: dict[str, Any]) -> None:
         tally, batch = self.tally, self.config.compute.batch_size
@@ -177,8 +142,7 @@ class Collector:
         tally.predict_seconds += float(row["predict_seconds"])
         tally.open_slides_max = max(tally.open_slides_max, len(self.open))
 
-    def _fail(self, prepared: PreparedSlide, failure: Failure) -> None:
-        slide = prepared.row
+    def _fail(self, slide: SlideRecord, failure: Failure) -> None:
         log.warning(
             "%s failed at %s: %s",
             failure.slide_id,
@@ -186,27 +150,27 @@ class Collector:
             failure.error,
             extra={"slide_id": failure.slide_id, "step": failure.step},
         )
-        failure = replace(failure, path=slide["path"], patient_id=slide["patient_id"])
-        self.failures.append(failure)
+        failure = replace(failure, path=slide.path, patient_id=slide.patient_id)
+        self.listener.failed(failure)
         for held in (self.waiting, self.open, self.seconds):
-            held.pop(prepared.slide_id, None)
+            held.pop(slide.slide_id, None)
         self.tally.failed += 1
         self.ledger.fail(failure)  # so that the rest of it is not read
 
-    def _start_finish(self, prepared: PreparedSlide) -> None:
+    def _start_finish(self, slide: SlideRecord) -> None:
         """Hand a complete slide on; waits while as many as allowed are finishing."""
         started = time.time()
         while len(self.finishing) >= self.config.compute.finishers:
             self._settle(timeout=None)
         self.tally.finish_wait_seconds += time.time() - started
-        slide_id = prepared.slide_id
+        slide_id = slide.slide_id
         chunks = list(self.open.pop(slide_id).values())
         self.waiting.pop(slide_id)
         seconds = self.seconds.pop(slide_id)
         ref = self._finish.remote(
-            str(self.run.root), prepared, ray.put(chunks), self._settings, seconds
+            str(self.run.root), slide, ray.put(chunks), self._settings, seconds
         )
-        self.finishing[ref] = prepared
+        self.finishing[ref] = slide
 
     def _settle(self, *, timeout: float | None) -> None:
         """Take note of finish tasks that have ended."""
@@ -214,22 +178,22 @@ class Collector:
         if not refs:
             return
         for ref in ray.wait(refs, num_returns=1, timeout=timeout)[0]:
-            prepared = self.finishing.pop(ref)
+            slide = self.finishing.pop(ref)
             try:
                 seconds, failure = ray.get(ref)
             except ray.exceptions.RayError as e:
-                seconds, failure = 0.0, explain(e, prepared.row, "finish")
+                seconds, failure = 0.0, explain(e, slide, "finish")
             self.tally.finish_seconds += seconds
             if failure is not None:
-                self._fail(prepared, failure)
+                self._fail(slide, failure)
                 continue
             self.tally.slides += 1
-            slide_id = prepared.slide_id
+            slide_id = slide.slide_id
             log.info("%s finished", slide_id, extra={"slide_id": slide_id})
             if self.tally.first_slide is None:
                 self.tally.first_slide = time.time()
                 self.tally.patches_at_first_slide = self.tally.patches
-            self.report(self.tally)
+            self.listener.tallied(self.tally)
 
     def drain(self) -> None:
         """Wait for the finish tasks still out."""
@@ -239,7 +203,7 @@ class Collector:
 
     def give_up_rest(self, why: str, hint: str) -> None:
         """Slides that neither finished nor failed have failed, not vanished."""
-        for prepared in list(self.waiting.values()):
-            got = len(self.open.get(prepared.slide_id, {}))
-            lost = SlideError(f"{got} of {prepared.row['chunks']} chunks: {why}", hint)
-            self._fail(prepared, explain(lost, prepared.row, "predict"))
+        for slide in list(self.waiting.values()):
+            got = len(self.open.get(slide.slide_id, {}))
+            lost = SlideError(f"{got} of {slide.chunks} chunks: {why}", hint)
+            self._fail(slide, explain(lost, slide, "predict"))

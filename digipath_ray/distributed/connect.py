@@ -29,18 +29,18 @@ def connect() -> bool:
         False if this process was in a cluster already; who joined it is to leave it.
 
     Raises:
-        RunError: nobody answers there, or Ray does not start.
+        RunError: nothing answers there, or Ray does not start.
     """
     _mute_ray_data()
     if ray.is_initialized():
         return False
     _check_answers(os.environ.get("RAY_ADDRESS", ""))
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Readers that wait a second for the networks would be ended and started anew, all
+    # Readers that wait a second for the networks would be ended and started again, all
     # their imports again: Ray keeps no more idle workers than there are CPUs.
     os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
     # Ray's C++ part reports an error of Ray's own for every pool (ray issue 57733), and
-    # when told to be quiet it says so.
+    # silencing it logs a line of its own.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         with muted():
@@ -94,7 +94,7 @@ def _on_interrupt(silence: contextlib.ExitStack) -> Iterator[None]:
         raise KeyboardInterrupt
 
     if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield  # somebody else's, or ignored as in the background of a shell
+        yield  # another program's, or ignored as in the background of a shell
         return
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -107,7 +107,7 @@ def _on_interrupt(silence: contextlib.ExitStack) -> Iterator[None]:
 
 
 def _check_answers(address: str) -> None:
-    """Refuse an address host:port where nobody listens: Ray would wait for minutes."""
+    """Refuse an address host:port where nothing listens: Ray would wait for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not (host and port.isdigit()):
         return

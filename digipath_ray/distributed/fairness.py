@@ -2,8 +2,8 @@
 
 An actor keeps its GPU until its run ends, and Ray takes none away: a run of three
 slides would wait for one of five hundred. So each driver looks every few seconds who
-else is there and, while somebody waits, has as many of its actors leave as it has too
-many. Nothing predicted is lost: an actor leaves between two chunks.
+else is there and, while another run waits, has its surplus actors leave. Nothing
+predicted is lost: an actor leaves between two chunks.
 """
 
 import contextlib
@@ -49,7 +49,7 @@ def surplus(
         mine: the run's own standing.
         others: those of the other runs.
         total: GPUs of the cluster.
-        free: those that nobody holds.
+        free: those that no run holds.
     """
     everyone = [mine, *others]
     parts = fair_parts([s.wants for s in everyone], total)
@@ -60,7 +60,7 @@ def surplus(
 
 
 def other_runs(ledger: SharedLedger) -> list[Standing]:
-    """How the other runs on the cluster stand; one that ends just now is left out."""
+    """The other runs on the cluster; one that is ending is left out."""
     found = []
     for entry in list_named_actors(all_namespaces=True):
         name = entry["name"]
@@ -92,7 +92,7 @@ def give_way(ledger: SharedLedger) -> Standing:
 def fair(
     ledger: SharedLedger, report: Callable[[Standing], None] = lambda mine: None
 ) -> Iterator[None]:
-    """Give way to others meanwhile, then claim nothing; ``report`` how it stands."""
+    """Give way to other runs; ``report`` is called with this run's standing."""
     over = threading.Event()
 
     def look() -> None:

@@ -1,10 +1,10 @@
-"""Fit an ensemble: Ray tasks draw patches, a Ray Train run fits each member.
+"""Trains an ensemble: Ray tasks draw patches, a Ray Train run fits each member.
 
-    sample (a task per slide) -> folds -> per member: TorchTrainer whose workers are fed
-    by Ray Data -> weights, card and curves -> the ensemble, scored on test patients
+    sample (one task per slide) -> folds -> per member: TorchTrainer with workers fed by
+    Ray Data -> weights, card and curves -> the ensemble, scored on test patients
 
-A fit started again goes on: finished members are left alone, the others are taken up
-from their last checkpoint.
+A restarted fit resumes: finished members are skipped, the others continue from their
+last checkpoint.
 """
 
 import logging
@@ -25,7 +25,7 @@ from digipath_ray.config.recipe import Recipe
 from digipath_ray.distributed.connect import connected
 from digipath_ray.distributed.fit_member import divide_fit, fit_member
 from digipath_ray.distributed.fit_samples import sample_cohort
-from digipath_ray.networks.card import ModelCard, read_card
+from digipath_ray.networks.card import ModelCard, mean_threshold, read_card
 from digipath_ray.networks.weights import card_spec, load_member
 from digipath_ray.run.failure import Failure, RunStopped
 from digipath_ray.storage.files import is_url, read_table
@@ -47,27 +47,27 @@ from digipath_ray.training.scoring import ENSEMBLE, count_predictions, describe
 log = logging.getLogger(__name__)
 
 POLL_S, BUCKET_POLL_S = 1.0, 10.0
-"""How often a fit asks how far its members are: a bucket is paid by the request."""
+"""Seconds between progress polls: buckets charge per request."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class FitWatcher:
-    """Whoever wants to see a fit's progress."""
+class FitListener:
+    """Receives the progress of a fit."""
 
     sampled: Callable[[int, int], None] = lambda done, total: None
     folded: Callable[[Folds], None] = lambda folds: None
-    taken_up: Callable[[str, int], None] = lambda member, epochs: None
+    resumed: Callable[[str, int], None] = lambda member, epochs: None
     epoch_ended: Callable[[str, dict[str, Any]], None] = lambda member, row: None
 
 
 @dataclass(frozen=True, kw_only=True)
 class FitSummary:
-    """How a fit ended."""
+    """Result of a fit."""
 
     directory: FitDirectory
     slides: int
     skipped: int
-    """Members that an earlier start had finished."""
+    """Members finished by an earlier start."""
     cards: list[ModelCard]
     folds: Folds
     failures: list[Failure] = field(default_factory=list)
@@ -79,50 +79,50 @@ def fit_cohort(
     recipe: Recipe,
     *,
     overwrite: bool = False,
-    watcher: FitWatcher | None = None,
+    listener: FitListener | None = None,
 ) -> FitSummary:
-    """Fit every member that is not finished yet.
+    """Fit every member that is not finished.
 
     Args:
-        directory: of the fit.
+        directory: directory of the fit.
         rows: the annotated cohort.
         recipe: resolved (:func:`digipath_ray.networks.resolve.resolve_recipe`).
-        overwrite: begin anew.
-        watcher: told of the progress.
+        overwrite: discard earlier results and start over.
+        listener: receives the progress.
 
     Raises:
-        RunError: the directory is in use, not writable, or of another fit.
-        ValueError: the cohort does not give patches of both kinds to every member.
-        RunStopped: a member's fit ended early, or another fit has taken the directory
-            over; what is finished stays.
+        RunError: the directory is in use, not writable or of another fit.
+        ValueError: the cohort does not give tumor and normal patches to every member.
+        RunStopped: a member's fit ended early, or another fit has taken over the
+            directory; finished results are kept.
     """
-    watcher = watcher or FitWatcher()
+    listener = listener or FitListener()
     with directory.lock() as held:
         directory.create()
         directory.accept(recipe, rows, overwrite=overwrite)
         with connected():
-            return _fit(directory, rows, recipe, watcher, held)
+            return _fit(directory, rows, recipe, listener, held)
 
 
 def _fit(
     directory: FitDirectory,
     rows: Sequence[SlideRow],
     recipe: Recipe,
-    watcher: FitWatcher,
+    listener: FitListener,
     held: Held,
 ) -> FitSummary:
-    """Fit every member that is not finished yet, in a directory that is held."""
+    """Fit every unfinished member, in a directory that is held."""
     tables, failures = sample_cohort(
-        directory, rows, recipe, report=lambda n: watcher.sampled(n, len(rows))
+        directory, rows, recipe, report=lambda n: listener.sampled(n, len(rows))
     )
     write_failures(directory, failures)
     folds = settle_folds(directory, rows, tables, recipe)
-    watcher.folded(folds)
+    listener.folded(folds)
     names = [m.name for m in recipe.members]
     todo = [i for i, name in enumerate(names) if not is_finished(directory, name)]
     for i in todo:
         check_both_kinds(names[i], folds.split_of(i), tables, directory)
-    failures += fit_members(directory, todo, recipe, rows, folds, watcher, held)
+    failures += fit_members(directory, todo, recipe, rows, folds, listener, held)
     write_failures(directory, failures)
     cards = [read_card(directory.weights(name)) for name in names]
     write_scores(directory, recipe, rows, folds, cards)
@@ -137,7 +137,7 @@ def _fit(
 
 
 def write_failures(directory: FitDirectory, failures: Sequence[Failure]) -> None:
-    """Publish the FAILURES table."""
+    """Write the FAILURES table."""
     rows = [vars(failure) for failure in failures]
     directory.write_table(directory.failures, rows, schema.FAILURES)
 
@@ -149,7 +149,7 @@ def write_scores(
     folds: Folds,
     cards: Sequence[ModelCard],
 ) -> None:
-    """Publish the members' validation scores, and all on test patients if there are."""
+    """Write the members' validation scores, and all scores on test patients, if any."""
     scores: dict[str, Any] = {
         "validation": {c.name: c.training["validation"] for c in cards}
     }
@@ -162,7 +162,7 @@ def write_scores(
         names = [card.name for card in cards]
         counted = ray.get(task.remote(str(directory.root), recipe, rows, tested, names))
         thresholds = {c.name: c.threshold or 0.5 for c in cards}
-        thresholds[ENSEMBLE] = sum(thresholds.values()) / len(thresholds)
+        thresholds[ENSEMBLE] = mean_threshold(cards) or 0.5
         scores["test"] = {
             "slides": tested,
             "patients": list(patients_of(tested, rows)),
@@ -178,7 +178,7 @@ def score_test(
     slide_ids: Sequence[str],
     names: Sequence[str],
 ) -> dict[str, Histogram]:
-    """Every member and the ensemble on the patches of some slides."""
+    """Score every member and the ensemble on the patches of some slides."""
     directory = FitDirectory(root)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     members = {}
@@ -205,16 +205,14 @@ def settle_folds(
     tables: dict[str, pa.Table],
     recipe: Recipe,
 ) -> Folds:
-    """The folds of the slides that gave patches, as an earlier start cut them if so.
+    """Assign folds to the slides with patches, reusing those of an earlier start.
 
     Raises:
-        ValueError: as :func:`digipath_ray.training.folds.assign_folds`.
+        ValueError: no slide has patches, or the folds cannot be assigned.
     """
     ready = [row for row in rows if row.slide_id in tables]
     if not ready:
-        raise ValueError(
-            f"no slide of the cohort can be used: look at {directory.failures}"
-        )
+        raise ValueError(f"no slide of the cohort is usable: see {directory.failures}")
     counts = {i: int(is_tumor(table).sum()) for i, table in tables.items()}
     strata = {i: int(n > 0) for i, n in counts.items()}
     folds = assign_folds(ready, strata, k=recipe.fit.folds, seed=recipe.fit.seed)
@@ -240,16 +238,16 @@ def settle_folds(
 def check_both_kinds(
     member: str, split: Split, tables: Mapping[str, pa.Table], directory: FitDirectory
 ) -> None:
-    """Refuse a split whose slides do not give patches of both kinds.
+    """Raise if a split's slides do not give both tumor and normal patches.
 
     Args:
-        member: its name.
-        split: its slides.
-        tables: slide_id -> SAMPLES of its own.
-        directory: of the fit, which holds what is added to them.
+        member: name of the member.
+        split: slides of the member.
+        tables: slide_id -> SAMPLES of the slide.
+        directory: directory of the fit, with additional samples.
 
     Raises:
-        ValueError: naming the member, and what is missing where.
+        ValueError: names the member, and what is missing in which part.
     """
     for part, ids, more in (
         ("fitted", split.fit, [added_samples(directory, split.fit)]),
@@ -259,7 +257,7 @@ def check_both_kinds(
         tumor = int(is_tumor(samples).sum())
         if not 0 < tumor < len(samples):
             raise ValueError(
-                f"member {member} is to be {part} on {len(ids)} slides, but "
+                f"member {member} is {part} on {len(ids)} slides, but "
                 f"{lacks_kind(tumor, len(samples))}; or change --folds or --seed"
             )
 
@@ -270,21 +268,23 @@ def fit_members(
     recipe: Recipe,
     rows: Sequence[SlideRow],
     folds: Folds,
-    watcher: FitWatcher,
+    listener: FitListener,
     held: Held,
 ) -> list[Failure]:
-    """Fit members side by side where GPUs allow; slides that could not be read.
+    """Fit members in parallel as GPUs allow; returns slides that could not be read.
 
     Raises:
-        RunStopped: a member's fit ended early, the others are fitted to their end; or
-            another fit has taken the directory over.
+        RunStopped: a member's fit ended early, after the others have finished; or
+            another fit has taken over the directory.
     """
     poll_s = BUCKET_POLL_S if is_url(directory.root) else POLL_S
     share = divide_fit(recipe, len(todo))
     task = ray.remote(num_cpus=0, max_retries=0)(fit_member)
     waiting = deque(todo)
     active: dict[ray.ObjectRef, int] = {}
-    seen = {i: _epochs_before(directory, recipe.members[i].name, watcher) for i in todo}
+    seen = {
+        i: _epochs_before(directory, recipe.members[i].name, listener) for i in todo
+    }
     stopped: list[str] = []
     while waiting or active:
         while waiting and len(active) < share.members_at_once:
@@ -294,7 +294,7 @@ def fit_members(
         stop_if_lost(directory, held, active)
         for i in active.values():
             seen[i] = _report_epochs(
-                directory, recipe.members[i].name, seen[i], watcher
+                directory, recipe.members[i].name, seen[i], listener
             )
         for ref in done:
             member = recipe.members[active.pop(ref)].name
@@ -303,9 +303,8 @@ def fit_members(
     if stopped:
         lines = "\n  ".join(stopped)
         raise RunStopped(
-            f"not all members were fitted:\n  {lines}\n"
-            "what is finished stays; mend the cause and run again, which goes on from "
-            "the last checkpoint"
+            f"not all members were fitted:\n  {lines}\nfinished members are kept; "
+            "fix the cause and run again to resume from the last checkpoint"
         )
     return directory.read_unread()
 
@@ -313,38 +312,38 @@ def fit_members(
 def stop_if_lost(
     directory: FitDirectory, held: Held, active: Iterable[ray.ObjectRef]
 ) -> None:
-    """End what fits for a directory that somebody else has taken over.
+    """Stop fitting if another fit has taken over the directory.
 
     Raises:
-        RunStopped: so it is.
+        RunStopped: the directory was taken over.
     """
     if not held.lost.is_set():
         return
     for ref in active:
         ray.cancel(ref, force=True)
     raise RunStopped(
-        f"{directory.root} was taken over by another fit, as this one could not renew "
-        "its lease: see that only one runs, then run again"
+        f"{directory.root} was taken over by another fit, because this one could not "
+        "renew its lease: make sure only one runs, then run again"
     )
 
 
-def _epochs_before(directory: FitDirectory, member: str, watcher: FitWatcher) -> int:
-    """Epochs that an earlier start has fitted."""
+def _epochs_before(directory: FitDirectory, member: str, listener: FitListener) -> int:
+    """Number of epochs fitted by an earlier start."""
     if not directory.history(member).exists():
         return 0
     epochs = len(directory.read_history(member))
-    watcher.taken_up(member, epochs)
+    listener.resumed(member, epochs)
     return epochs
 
 
 def _report_epochs(
-    directory: FitDirectory, member: str, seen: int, watcher: FitWatcher
+    directory: FitDirectory, member: str, seen: int, listener: FitListener
 ) -> int:
-    """Tell of the epochs after the first ``seen`` ones; how many there are now."""
+    """Report the epochs after the first ``seen``; returns their number now."""
     path = directory.history(member)
     if not path.exists():
         return seen
     epochs = directory.read_history(member)
     for row in epochs[seen:]:
-        watcher.epoch_ended(member, row)
+        listener.epoch_ended(member, row)
     return len(epochs)

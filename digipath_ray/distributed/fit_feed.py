@@ -1,6 +1,6 @@
-"""What feeds a worker of a fit: Ray Data tasks that cut patches from slides.
+"""Feeds a training worker: Ray Data tasks that cut patches from slides.
 
-draws of an epoch -> this worker's share -> batches read by CPU tasks, in order
+draws of an epoch -> this worker's part -> batches read by CPU tasks, in order
 """
 
 import functools
@@ -25,12 +25,12 @@ from digipath_ray.training.sampling import (
 )
 
 AHEAD = 4
-"""Batches that a worker has fetched before it asks for them."""
+"""Batches prefetched per worker."""
 
 
 @functools.lru_cache(maxsize=1)
 def patch_reader(root: str, digest: str) -> PatchReader:
-    """This process's reader of a fit's slides, which stay open between batches."""
+    """This process's patch reader, whose slides stay open between batches."""
     directory = FitDirectory(root)
     recipe = recipe_from_tree(read_toml(directory.settings))
     rows = directory.read_cohort()
@@ -38,23 +38,23 @@ def patch_reader(root: str, digest: str) -> PatchReader:
 
 
 def read_batch(draws: pa.Table, *, root: str, digest: str) -> Columns:
-    """A batch of draws, read."""
+    """Read a batch of draws."""
     return patch_reader(root, digest).read(draws)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Feed:
-    """A worker's batches of every epoch.
+    """Batches of one worker in every epoch.
 
     Attributes:
-        directory: of the fit.
-        recipe: of the fit.
-        fit: SAMPLES of the slides fitted on.
-        validation: SAMPLES of the slides validated on.
-        rank: this worker's number.
-        workers: how many share the batches.
-        readers: reading tasks at once.
-        reader_cpus: what each asks of Ray.
+        directory: directory of the fit.
+        recipe: recipe of the fit.
+        fit: SAMPLES of the training slides.
+        validation: SAMPLES of the validation slides.
+        rank: rank of this worker.
+        workers: number of workers that share the batches.
+        readers: concurrent reading tasks.
+        reader_cpus: CPUs that each requests from Ray.
     """
 
     directory: FitDirectory
@@ -67,7 +67,7 @@ class Feed:
     reader_cpus: float
 
     def draws(self, epoch: int) -> pa.Table:
-        """All workers' draws of an epoch."""
+        """Draws of all workers in an epoch."""
         recipe = self.recipe
         size = recipe.fit.batch_size
         return draw_epoch(
@@ -80,12 +80,12 @@ class Feed:
         )
 
     def epoch(self, epoch: int) -> Iterator[Columns]:
-        """This worker's batches of an epoch."""
+        """Batches of this worker in an epoch."""
         mine = share_of(self.draws(epoch), rank=self.rank, workers=self.workers)
         return self._read(mine)
 
     def validate(self) -> Iterator[Columns]:
-        """This worker's part of what a member is validated on."""
+        """This worker's batches of the validation samples."""
         size = self.recipe.fit.batch_size
         draws = draw_validation(
             self.validation,
@@ -97,7 +97,7 @@ class Feed:
         return self._read(draws.filter(pa.array(mine)))
 
     def _read(self, draws: pa.Table) -> Iterator[Columns]:
-        """The draws as batches, in order."""
+        """Read the draws as batches, in order."""
         if len(draws) == 0:
             return iter(())
         size = self.recipe.fit.batch_size // self.workers
@@ -123,11 +123,11 @@ class Feed:
 
 
 def _ordered_context() -> DataContext:
-    """Ray Data's settings: blocks in order, so that equal seeds give equal fits."""
+    """Ray Data's settings: ordered blocks, so that equal seeds give equal fits."""
     context = DataContext.get_current().copy()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
-    # Readers that hold open slides are large from the start: no news, and no leak.
+    # Readers with open slides use much memory from the start; it is not a leak.
     memory = context.issue_detectors_config.high_memory_detector_config
     memory.detection_time_interval_s = -1
     return context

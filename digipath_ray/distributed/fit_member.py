@@ -1,7 +1,7 @@
-"""One member's fit on Ray Train: its workers, what feeds them, and its checkpoints.
+"""Fit of one member on Ray Train: workers, their feed, and checkpoints.
 
-A worker fits epoch by epoch. After each, all report, and the first leaves a checkpoint,
-from which Ray Train takes the fit up when a worker or a node is lost.
+After every epoch all workers report and the first writes a checkpoint, from which Ray
+Train resumes when a worker or node is lost.
 """
 
 import contextlib
@@ -43,14 +43,14 @@ from digipath_ray.training.folds import Folds
 from digipath_ray.training.sampled import fitted_samples, own_samples
 
 STATE = "fit.pt"
-UNSAVED = "a checkpoint cannot be written"
+UNSAVED = "cannot write a checkpoint"
 REASON_LENGTH = 200
-"""Characters kept of an error: of a long line Ray Train hands on the end alone."""
+"""Maximum characters of an error: Ray Train truncates long lines to their end."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FitShare:
-    """What each process of a fit asks of Ray."""
+    """Resources that each process of a fit requests from Ray."""
 
     workers: int
     worker_cpus: float
@@ -62,7 +62,7 @@ class FitShare:
 
 
 def divide_fit(recipe: Recipe, members: int) -> FitShare:
-    """How a fit divides the cluster: a GPU per process, CPUs among its readers."""
+    """Divide the cluster among a fit's processes: one GPU each, CPUs for readers."""
     have = ray.cluster_resources()
     cpus, gpus = have.get("CPU", 1.0), have.get("GPU", 0.0)
     fit = recipe.fit
@@ -73,7 +73,7 @@ def divide_fit(recipe: Recipe, members: int) -> FitShare:
         max(1, int(gpus / worker_gpus / fit.workers)) if worker_gpus > 0 else 1
     )
     processes = fit.workers * min(at_once, max(members, 1))
-    # One whole CPU is left to Ray Data's own tasks, which ask for no less.
+    # One whole CPU is left for Ray Data's own tasks, which request no less.
     spare = max(0.0, cpus - 1)
     worker_cpus = floor_cpus(min(1.0, spare / (2 * processes)))
     each = (spare - worker_cpus * processes) / processes
@@ -97,7 +97,7 @@ def fit_member(
     folds: Folds,
     share: FitShare,
 ) -> str | None:
-    """Fit one member by Ray Train; why it ended early, if it did."""
+    """Fit one member by Ray Train; returns the error if it ended early."""
     directory, name = FitDirectory(root), recipe.members[index].name
     storage_path, filesystem = storage_of(directory.checkpoints)
     trainer = TorchTrainer(
@@ -137,14 +137,14 @@ def fit_member(
 
 
 def _last_error_line(error: BaseException) -> str:
-    """What an error of Ray Train says below the tracebacks of its workers."""
+    """Last error line of a Ray Train error, below the workers' tracebacks."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     full = next((x for x in lines if UNSAVED in x or "No space left" in x), None)
     return full or (lines[-1] if lines else repr(error))
 
 
 def fit_worker(work: dict[str, Any]) -> None:
-    """One of a member's fitting processes, started by Ray Train."""
+    """Training process of a member, started by Ray Train."""
     directory = FitDirectory(work["root"])
     recipe: Recipe = work["recipe"]
     share: FitShare = work["share"]
@@ -179,7 +179,7 @@ def fit_worker(work: dict[str, Any]) -> None:
 
 
 def _take_up(fit: MemberFit) -> None:
-    """Go on from the last checkpoint, if there is one."""
+    """Resume from the last checkpoint, if any."""
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
         return
@@ -191,7 +191,7 @@ def _take_up(fit: MemberFit) -> None:
 def _fit_one_epoch(
     fit: MemberFit, feed: Feed, directory: FitDirectory, rows: Sequence[SlideRow]
 ) -> None:
-    """Fit, validate, keep the best, and leave a checkpoint."""
+    """Fit, validate, keep the best weights, and write a checkpoint."""
     row = fit.fit_epoch(feed.epoch(fit.epoch))
     mark_unread(directory, rows, row.pop("errors"))
     validation, _ = fit.validate(feed.validate())
@@ -216,16 +216,16 @@ def _fit_one_epoch(
 
 
 def leave_checkpoint(directory: FitDirectory, fit: MemberFit) -> Checkpoint:
-    """Write what a fit is taken up from to where Ray Train keeps it.
+    """Write a checkpoint to Ray Train's storage.
 
-    Not by Ray Train's own upload: it copies with pyarrow, which says nothing of an
-    object that a bucket did not take.
+    Not with Ray Train's own upload: it copies with pyarrow, which does not report
+    objects that a bucket rejected.
 
     Raises:
-        OSError: as :func:`digipath_ray.storage.files.publish`.
+        OSError: the checkpoint cannot be written.
     """
     folder = directory.checkpoints / fit.spec.name / f"epoch_{fit.epoch:04}"
-    # By way of memory: on a full disk torch's own writer hides what happened.
+    # Serialized in memory first: on a full disk torch's writer hides the cause.
     state = io.BytesIO()
     torch.save(fit.state(), state)
     with publish(folder / STATE) as path:
@@ -237,11 +237,11 @@ def leave_checkpoint(directory: FitDirectory, fit: MemberFit) -> Checkpoint:
 def mark_unread(
     directory: FitDirectory, rows: Sequence[SlideRow], errors: dict[str, str]
 ) -> None:
-    """Leave a mark of each slide of which a patch could not be read."""
+    """Mark each slide with an unreadable patch."""
     by_id = {row.slide_id: row for row in rows}
     for slide_id, error in errors.items():
         row = by_id[slide_id]
-        hint = "the file is damaged or cut short: copy it again"
+        hint = "the file is damaged or truncated: copy it again"
         failure = Failure(
             slide_id=slide_id,
             path=row.path,
@@ -251,14 +251,14 @@ def mark_unread(
             error=error,
             hint=hint,
         )
-        with contextlib.suppress(OSError):  # a full disk is told of elsewhere
+        with contextlib.suppress(OSError):  # a full disk is reported elsewhere
             directory.mark_unread(failure)
 
 
 def _leave_batch(
     directory: FitDirectory, fit: MemberFit, feed: Feed, batch: int | None
 ) -> None:
-    """Record the batch that a fit stopped at, to be looked at."""
+    """Save the batch at which a fit stopped, for inspection."""
     if batch is None:
         return
     draws = feed.draws(fit.epoch)

@@ -1,4 +1,4 @@
-"""Draw the patches of a cohort: one Ray task per slide."""
+"""Draws the patches of a cohort: one Ray task per slide."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,17 +15,17 @@ from digipath_ray.training.directory import FitDirectory
 from digipath_ray.training.sampled import read_samples, sample_slide
 
 READ_TIMEOUT_S = 600.0
-"""A slide whose preparation takes this long is given up."""
+"""Seconds after which a slide's preparation is abandoned."""
 TRIES = 3
 
 
 def try_sample(root: str, row: SlideRow, recipe: Recipe) -> pa.Table | Failure:
-    """The slide's samples, or why there are none; ends its process if it hangs."""
+    """Samples of a slide, or its failure; a hanging process is killed."""
     try:
         with watched(READ_TIMEOUT_S):
             return sample_slide(row, recipe, FitDirectory(root))
     except Exception as e:
-        return explain(e, vars(row), "prepare")
+        return explain(e, row, "prepare")
 
 
 def sample_cohort(
@@ -35,13 +35,13 @@ def sample_cohort(
     *,
     report: Callable[[int], None] = lambda n: None,
 ) -> tuple[dict[str, pa.Table], list[Failure]]:
-    """Draw patches on every slide that an earlier start has not: slide_id -> SAMPLES.
+    """Draw patches on every slide not yet sampled: slide_id -> SAMPLES.
 
     Args:
-        directory: of the fit.
-        rows: the cohort.
-        recipe: what to draw.
-        report: called with the number of slides ready so far.
+        directory: directory of the fit.
+        rows: slides of the cohort.
+        recipe: sampling settings.
+        report: called with the number of slides sampled so far.
     """
 
     def read(row: SlideRow) -> pa.Table | None:
@@ -49,22 +49,22 @@ def sample_cohort(
 
     with ThreadPoolExecutor(READERS) as pool:
         ready = list(pool.map(read, rows))
-    answers: dict[str, pa.Table | Failure] = {
+    results: dict[str, pa.Table | Failure] = {
         row.slide_id: table
         for row, table in zip(rows, ready, strict=True)
         if table is not None
     }
-    before = len(answers)
+    before = len(results)
     report(before)
-    answers |= for_each_slide(
+    results |= for_each_slide(
         try_sample,
-        [row for row in rows if row.slide_id not in answers],
+        [row for row in rows if row.slide_id not in results],
         str(directory.root),
         recipe,
         attempts=TRIES,
         report=lambda n: report(before + n),
     )
     return (
-        {i: a for i, a in answers.items() if isinstance(a, pa.Table)},
-        [a for a in answers.values() if isinstance(a, Failure)],
+        {i: a for i, a in results.items() if isinstance(a, pa.Table)},
+        [a for a in results.values() if isinstance(a, Failure)],
     )

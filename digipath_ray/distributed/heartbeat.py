@@ -11,16 +11,16 @@ import platform
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
 from digipath_ray.distributed import prometheus
-from digipath_ray.distributed.collector import Tally
 from digipath_ray.distributed.throughput import current_bottleneck
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import Failure
+from digipath_ray.run.progress import RunListener, Tally
 from digipath_ray.run.status import WRITE_S, Phase, Status, timestamp
 
 log = logging.getLogger(__name__)
@@ -52,8 +52,8 @@ class Pace:
         return (patches - before) / (now - then)
 
 
-class Heartbeat:
-    """Tells of a run for as long as the context lasts; a watcher of the run."""
+class Heartbeat(RunListener):
+    """Writes ``status.json`` and sets the gauges for as long as the context lasts."""
 
     def __init__(
         self,
@@ -61,25 +61,23 @@ class Heartbeat:
         *,
         slides: int,
         skipped: int,
-        failures: Sequence[Failure],
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Begin to tell of a run.
+        """A heartbeat of a run.
 
         Args:
-            run: where to.
+            run: whose status is written.
             slides: of the cohort.
             skipped: finished by an earlier start.
-            failures: the list that the run adds its failures to.
             clock: seconds since 1970.
         """
         self._run = run
-        self._failures = failures
+        self._failures: list[Failure] = []
         self._clock = clock
         self._skipped = skipped
         self._tally: Tally | None = None
         self._pace = Pace()
-        self._counted: Counter[str] = Counter()
+        self._reported: Counter[str] = Counter()
         self._written = -WRITE_S
         self._wake = threading.Event()
         self._ended = False
@@ -131,8 +129,12 @@ class Heartbeat:
         self._tally = tally
 
     def measured(self, done: int, total: int) -> None:
-        """Finished slides have been measured anew."""
+        """Finished slides were measured again."""
         self._note(phase="measure", measured=done)
+
+    def failed(self, failure: Failure) -> None:
+        """A slide has failed."""
+        self._failures.append(failure)
 
     def _note(self, *, phase: Phase, **changes: int | str) -> None:
         turned = phase != self._status.phase
@@ -196,7 +198,7 @@ class Heartbeat:
     def _count(self, status: Status) -> None:
         """Add what is new since the last look to the counters."""
         failed = Counter(f.step for f in self._failures)
-        for step, number in (failed - self._counted).items():
+        for step, number in (failed - self._reported).items():
             prometheus.count("digipath_slides_failed", number, step=step)
-        prometheus.count("digipath_slides_done", status.done - self._counted["done"])
-        self._counted = failed + Counter(done=status.done)
+        prometheus.count("digipath_slides_done", status.done - self._reported["done"])
+        self._reported = failed + Counter(done=status.done)

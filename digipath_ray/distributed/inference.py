@@ -7,7 +7,7 @@ Every stage is stateless and deterministic, so Ray may run any of it again; what
 remembered is remembered by the driver.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import ray
@@ -16,15 +16,16 @@ from ray.data.exceptions import ExecutionTimeoutError, SystemException
 from upath import UPath
 
 from digipath_ray.config.run import RunConfig
-from digipath_ray.distributed.collector import Collector, Tally
+from digipath_ray.distributed.collector import Collector
 from digipath_ray.distributed.fairness import fair
 from digipath_ray.distributed.ledger import Ledger, share_ledger
 from digipath_ray.distributed.predict import PredictStage
 from digipath_ray.distributed.read import read_shard, shard_table
 from digipath_ray.distributed.resources import Share
 from digipath_ray.run.directory import RunDirectory
-from digipath_ray.run.failure import Failure, RunStopped
-from digipath_ray.run.prepared import PreparedSlide
+from digipath_ray.run.failure import RunStopped
+from digipath_ray.run.progress import RunListener, Tally
+from digipath_ray.run.record import SlideRecord
 from digipath_ray.storage.files import is_url, read_table
 
 PLAN_ERRORS = (
@@ -110,12 +111,11 @@ def plan_context(config: RunConfig) -> DataContext:
 
 def segment_cohort(
     run: RunDirectory,
-    slides: Sequence[PreparedSlide],
+    slides: Sequence[SlideRecord],
     config: RunConfig,
     share: Share,
-    failures: list[Failure],
+    listener: RunListener,
     *,
-    report: Callable[[Tally], None] = lambda tally: None,
     tally: Tally | None = None,
 ) -> Tally:
     """Predict and finish prepared slides, each written the moment it is complete.
@@ -125,8 +125,7 @@ def segment_cohort(
         slides: not finished yet.
         config: what to do.
         share: what of the cluster to use.
-        failures: slides that fail are added, however this ends.
-        report: told of the progress.
+        listener: called as slides progress, finish and fail.
         tally: what other parts of the run have done; this one is added.
 
     Raises:
@@ -136,7 +135,7 @@ def segment_cohort(
     run.write_arrow(run.shards, shards)
     ledger = share_ledger(gpus_wanted(share, config, sum(shards["chunks"].to_pylist())))
     collector = Collector(
-        run, slides, config, share, failures, report, tally or Tally(), ledger
+        run, slides, config, share, listener, tally or Tally(), ledger
     )
     try:
         plan = lay_plan(run, config, share, ledger)

@@ -1,6 +1,6 @@
 """What a run remembers of its workers: tries not ended, failed slides, places on GPUs.
 
-Ray starts a task anew for ever when its worker dies and tells it no attempt number. So
+Ray retries a task for ever when its worker dies, without an attempt number. So
 a try is written down before it begins and struck out when it ends, by one small actor
 beside the driver: no folder that all nodes share is needed for it. The other runs on
 the cluster find it by its name (:mod:`digipath_ray.distributed.fairness`).
@@ -20,7 +20,7 @@ from digipath_ray.run.failure import Failure
 NAMESPACE = "digipath_ray"
 LEDGER = "ledger"
 """How the names of ledgers begin."""
-ANSWER_S = 10.0
+RESPONSE_S = 10.0
 """Seconds that another run's ledger has to answer in."""
 
 
@@ -102,7 +102,7 @@ class SharedLedger(Ledger):
         return int(ray.get(self._actor.begin.remote(work, limit)))
 
     def end(self, work: str) -> None:
-        """As :meth:`Ledger.end`; nobody waits for it."""
+        """A try has ended; does not wait for the actor to note it."""
         self._actor.end.remote(work)
 
     def fail(self, failure: Failure) -> None:
@@ -128,18 +128,18 @@ class SharedLedger(Ledger):
 
     def retire(self) -> None:
         """As :meth:`Ledger.retire`."""
-        ray.get(self._actor.retire.remote(), timeout=ANSWER_S)
+        ray.get(self._actor.retire.remote(), timeout=RESPONSE_S)
 
     def standing(self) -> Standing:
         """As :meth:`Ledger.standing`."""
-        found: Standing = ray.get(self._actor.standing.remote(), timeout=ANSWER_S)
+        found: Standing = ray.get(self._actor.standing.remote(), timeout=RESPONSE_S)
         return found
 
 
 class Place:
-    """An actor's place on a GPU, which it leaves between two chunks if it is told to.
+    """An actor's place on a GPU, left between two chunks if another run needs it.
 
-    Ray starts an actor anew that has ended, and gives it the chunks it was to do: it
+    Ray restarts an actor that has ended, and gives it the chunks it was to do: it
     comes back when a GPU is free, behind those who have waited longer.
     """
 
@@ -158,7 +158,7 @@ class Place:
 
 
 def share_ledger(wants: float = 0.0) -> SharedLedger:
-    """An empty book, kept on this node for as long as somebody has it open."""
+    """An empty book, kept on this node for as long as a run has it open."""
     here = NodeAffinitySchedulingStrategy(
         ray.get_runtime_context().get_node_id(), soft=False
     )

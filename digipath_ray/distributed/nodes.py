@@ -53,7 +53,7 @@ def check_all_see(run: RunDirectory) -> None:
 
 
 def find_blind(sign: Path) -> list[str]:
-    """Addresses of nodes on which tasks run and this file does not stand."""
+    """Addresses of nodes on which tasks run and this file is not visible."""
     look = ray.remote(num_cpus=0, max_retries=0)(sees)
     asked = {
         look.options(
@@ -69,7 +69,7 @@ def find_blind(sign: Path) -> list[str]:
 
 
 def sees(path: str) -> bool:
-    """Whether a file stands, or does so within a while."""
+    """Whether a file is there, now or within a while."""
     end = time.monotonic() + LOOK_S
     while not Path(path).exists():
         if time.monotonic() > end:

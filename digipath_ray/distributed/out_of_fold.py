@@ -6,8 +6,8 @@ from digipath_ray.cohort.read import SlideRow
 from digipath_ray.config.run import MemberSpec, RunConfig
 from digipath_ray.distributed.attempts import explain
 from digipath_ray.networks.exposure import overlap_warning, read_exposure
-from digipath_ray.run.failure import Failure
-from digipath_ray.run.prepared import PreparedSlide
+from digipath_ray.run.progress import RunListener
+from digipath_ray.run.record import SlideRecord
 from digipath_ray.slide.open import SlideError
 
 
@@ -20,17 +20,17 @@ def overlap_notes(rows: Sequence[SlideRow], config: RunConfig) -> list[str]:
 
 
 def by_members(
-    slides: Sequence[PreparedSlide], config: RunConfig, failures: list[Failure]
-) -> list[tuple[tuple[MemberSpec, ...], list[PreparedSlide]]]:
+    slides: Sequence[SlideRecord], config: RunConfig, listener: RunListener
+) -> list[tuple[tuple[MemberSpec, ...], list[SlideRecord]]]:
     """Which members predict which slides: all of them, or out of fold.
 
-    A slide that every member has seen is added to ``failures``.
+    A slide that every member has seen fails.
     """
     if not config.ensemble.out_of_fold:
         return [(config.members, list(slides))]
-    parts: dict[tuple[str, ...], list[PreparedSlide]] = {}
+    parts: dict[tuple[str, ...], list[SlideRecord]] = {}
     for slide in slides:
-        unseen = [m.name for m in config.members if m.name not in slide.row["seen_by"]]
+        unseen = [m.name for m in config.members if m.name not in (slide.seen_by or ())]
         if unseen:
             parts.setdefault(tuple(unseen), []).append(slide)
         else:
@@ -39,7 +39,7 @@ def by_members(
                 "fit a member with it in the validation fold, or leave out "
                 "--out-of-fold",
             )
-            failures.append(explain(seen, slide.row, "predict"))
+            listener.failed(explain(seen, slide, "predict"))
     return [
         (tuple(m for m in config.members if m.name in names), part)
         for names, part in parts.items()

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.config.run import MemberSpec, RunConfig
 from digipath_ray.distributed.attempts import TooManyAttempts, counted, explain
 from digipath_ray.distributed.ledger import Ledger, Place
 from digipath_ray.distributed.prometheus import count_predicted
 from digipath_ray.distributed.read import Batch, error_row
 from digipath_ray.distributed.resources import Share
-from digipath_ray.networks.ensemble import combine_maps
+from digipath_ray.networks.ensemble import MemberMaps, combine_members
 from digipath_ray.pipeline.chunk import sum_chunk
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class PredictStage:
         self.ensemble = self._load(members, share)
 
     def _load(self, members: Sequence[MemberSpec], share: Share) -> "EnsemblePredictor":
-        """The members; Ray starts anew for ever an actor that dies of loading them."""
+        """The members; Ray restarts for ever an actor that dies of loading them."""
         # The driver lays the plan without torch; only an actor waits for it.
         from digipath_ray.networks.predict import EnsemblePredictor
 
@@ -75,7 +76,7 @@ class PredictStage:
             with counted(self.ledger, work, limit=limit):
                 return self._predict(batch)
         except Exception as e:
-            failure = explain(e, {"slide_id": slide_id, "path": ""}, "predict")
+            failure = explain(e, SlideRow(slide_id=slide_id, path=""), "predict")
             return self._pass_error(error_row(failure, self.config))
 
     def _predict(self, batch: Batch) -> Batch:
@@ -85,19 +86,18 @@ class PredictStage:
         except RuntimeError as e:
             self.ensemble.end_process_if_device_is_lost(e)
             raise
-        row = {**batch, **{name: value[None] for name, value in maps.items()}}
-        if self.last:
-            row = self._sum(row)
+        before = _maps_of(batch)
+        maps = maps if before is None else before.followed_by(maps)
+        row = self._sum(batch, maps) if self.last else {**batch, **_columns(maps)}
         seconds = time.perf_counter() - started
         row["predict_seconds"] = batch["predict_seconds"] + seconds
         patches = len(batch["index"][0]) if self.last else 0
         count_predicted(patches=patches, seconds=seconds)
         return row
 
-    def _sum(self, row: Batch) -> Batch:
+    def _sum(self, row: Batch, maps: MemberMaps) -> Batch:
         """The chunk's weighted sums per block, in place of its pixels and patches."""
-        maps = {name: values[0] for name, values in row.items() if ":" in name}
-        values = combine_maps(maps, self.config)
+        values = combine_members(maps, self.config)
         chunk, blocks, index = int(row["chunk"][0]), row["blocks"][0], row["index"][0]
         part = sum_chunk(values, blocks, index, chunk, self.config)
         return self._final_row(row, part.sums, part.weight, len(index))
@@ -107,7 +107,9 @@ class PredictStage:
         grid = self.config.grid
         if not self.last:
             empty = np.empty((1, 0, grid.hm_patch, grid.hm_patch), np.float32)
-            return {**batch, **dict.fromkeys(self.ensemble.columns, empty)}
+            augmented = len(self.config.ensemble.tta) > 1
+            maps = MemberMaps(means=empty, variances=empty if augmented else None)
+            return {**batch, **_columns(maps)}
         side = grid.hm_stride
         sums = np.empty((len(self.config.channels), 0, side, side), np.float32)
         weight = np.empty((0, side, side), np.float32)
@@ -129,3 +131,17 @@ class PredictStage:
             "read_px": np.array([row["pixels"].size // 3]),
             "predict_seconds": row["predict_seconds"],
         }
+
+
+def _columns(maps: MemberMaps) -> Batch:
+    """Maps of the members so far as columns of a row."""
+    row = {"means": maps.means[None]}
+    return row if maps.variances is None else {**row, "variances": maps.variances[None]}
+
+
+def _maps_of(row: Batch) -> MemberMaps | None:
+    """The maps of the pools before this one; None in the first."""
+    if "means" not in row:
+        return None
+    variances = row["variances"][0] if "variances" in row else None
+    return MemberMaps(means=row["means"][0], variances=variances)

@@ -1,7 +1,7 @@
 """What a run counts, as metrics of Ray: Prometheus reads them on every node.
 
 Ray exports a counter ``digipath_x`` as ``ray_digipath_x_total`` and a gauge as
-``ray_digipath_x``, and forgets a gauge that nobody has set for 20 s. One recording
+``ray_digipath_x``, and forgets a gauge that was not set for 20 s. One recording
 takes microseconds, and without Ray none does harm. How many chunks wait for the
 networks is known to Ray Data: ``ray_data_operator_queued_blocks``, a block is a chunk.
 """

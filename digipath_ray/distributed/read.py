@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.config.run import RunConfig
 from digipath_ray.distributed.attempts import counted, explain, watched
 from digipath_ray.distributed.ledger import Ledger
@@ -24,7 +25,8 @@ from digipath_ray.pipeline.chunk import read_chunk
 from digipath_ray.pipeline.prepare import grid_of, open_cohort_slide
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import Failure
-from digipath_ray.run.prepared import PreparedSlide, read_chunks
+from digipath_ray.run.prepared import read_chunks
+from digipath_ray.run.record import SlideRecord
 from digipath_ray.schema import SHARDS
 from digipath_ray.slide.open import Slide
 from digipath_ray.storage.files import is_url
@@ -37,13 +39,13 @@ Batch = dict[str, Any]
 """One row as Ray Data hands it: column -> array with a leading axis of 1."""
 
 
-def shard_table(slides: Sequence[PreparedSlide], *, readers: int) -> pa.Table:
+def shard_table(slides: Sequence[SlideRecord], *, readers: int) -> pa.Table:
     """The SHARDS table of slides, one row per read task, slides one after another."""
     rows = [
         {
             "slide_id": slide.slide_id,
-            "path": slide.row["path"],
-            "slide_mpp": slide.slide_mpp,
+            "path": slide.path,
+            "slide_mpp": slide.mpp,
             "version": slide.version or "",
             "first_chunk": first,
             "chunks": chunks,
@@ -54,20 +56,20 @@ def shard_table(slides: Sequence[PreparedSlide], *, readers: int) -> pa.Table:
 
 
 def cut_shards(
-    slides: Sequence[PreparedSlide], *, readers: int
-) -> Iterator[tuple[PreparedSlide, int, int]]:
+    slides: Sequence[SlideRecord], *, readers: int
+) -> Iterator[tuple[SlideRecord, int, int]]:
     """Slides as (slide, first chunk, chunks), each to be read by one task.
 
     A slide in a bucket must be fetched by every node that reads of it, so while there
     is much to do a task reads a whole one. Towards the end the parts become smaller, so
     that no reader is left with a whole slide while the others have nothing.
     """
-    left = sum(slide.row["chunks"] for slide in slides)
+    left = sum(slide.chunks for slide in slides)
     for slide in slides:
-        first, last = 0, slide.row["chunks"]
+        first, last = 0, slide.chunks
         while first < last:
             size = CHUNKS_PER_SHARD
-            if is_url(slide.row["path"]):
+            if is_url(slide.path):
                 size = max(size, -(-left // (TURNS * readers)))
             size = min(size, last - first)
             yield slide, first, size
@@ -104,7 +106,7 @@ class ShardReader:
             ):
                 return self._read(number, rewind)
         except Exception as e:
-            slide = {"slide_id": self.slide_id, "path": self.path}
+            slide = SlideRow(slide_id=self.slide_id, path=self.path)
             return explain(e, slide, "read")
 
     def _read(self, number: int, on_progress: Callable[[], None]) -> Batch:
@@ -145,11 +147,11 @@ def read_shard(
         first = int(row["first_chunk"])
         for number in range(first, first + int(row["chunks"])):
             if failure is None:
-                answer = reader.read(number)
-                if not isinstance(answer, Failure):
-                    yield answer
+                row_or_failure = reader.read(number)
+                if not isinstance(row_or_failure, Failure):
+                    yield row_or_failure
                     continue
-                failure = answer
+                failure = row_or_failure
                 ledger.fail(failure)
             yield error_row(failure, config)
 

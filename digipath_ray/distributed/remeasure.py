@@ -1,7 +1,6 @@
-"""Outcomes made anew from finished heatmaps: one Ray task per slide, no GPU."""
+"""Outcomes recomputed from finished heatmaps: one Ray task per slide, no GPU."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 from digipath_ray.cohort.read import SlideRow
 from digipath_ray.config.run import RunConfig
@@ -11,61 +10,56 @@ from digipath_ray.outcome.measure import measured_with
 from digipath_ray.pipeline.finish import remeasure_slide
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import Failure
-from digipath_ray.run.slidetable import row_of
+from digipath_ray.run.progress import RunListener
+from digipath_ray.run.record import DoneRecord, SlideRecord
 
 ATTEMPTS = 3
 
 
 def try_remeasure(root: str, row: SlideRow, config: RunConfig) -> Failure | None:
-    """Measure a finished slide anew; why it cannot be."""
+    """Measure a finished slide again; the failure if it cannot be."""
     run = RunDirectory(root)
     try:
         remeasure_slide(run, run.read_record(row.slide_id), config)
     except Exception as e:
-        return explain(e, vars(row), "measure")
+        return explain(e, row, "measure")
     return None
 
 
-def find_stale(
-    done: Mapping[str, Mapping[str, Any]], config: RunConfig
-) -> list[SlideRow]:
-    """Finished slides whose outcome was measured by other settings, or never."""
+def find_stale(done: Mapping[str, DoneRecord], config: RunConfig) -> list[SlideRecord]:
+    """Finished slides whose outcome was measured with other settings, or never."""
     now = measured_with(config)
-    return [
-        row_of(record["slide"])
-        for record in done.values()
-        if record.get("measured") != now
-    ]
+    return [record.slide for record in done.values() if record.measured != now]
 
 
 def remeasure_slides(
     run: RunDirectory,
-    done: Mapping[str, Mapping[str, Any]],
+    done: Mapping[str, DoneRecord],
     config: RunConfig,
-    *,
-    report: Callable[[int, int], None] = lambda done, total: None,
-) -> list[Failure]:
-    """Measure anew the finished slides whose outcome is not by this config.
+    listener: RunListener,
+) -> None:
+    """Measure the finished slides again whose outcome is not by this config.
+
+    Of those that cannot be measured the heatmap and the former outcome stay.
 
     Args:
         run: where they are finished.
         done: slide_id -> ``done`` record.
         config: of the run.
-        report: told how many are measured, of how many.
-
-    Returns:
-        Those that could not be; their heatmaps and former outcomes stay.
+        listener: called as slides are measured or fail.
     """
     stale = find_stale(done, config)
     if not stale:
-        return []
-    answers = for_each_slide(
+        return
+    results = for_each_slide(
         try_remeasure,
         stale,
         str(run.root),
         config,
         step="measure",
         attempts=ATTEMPTS,
-        report=lambda n: report(n, len(stale)),
+        report=lambda n: listener.measured(n, len(stale)),
     )
-    return [a for a in answers.values() if isinstance(a, Failure)]
+    for failure in results.values():
+        if isinstance(failure, Failure):
+            listener.failed(failure)

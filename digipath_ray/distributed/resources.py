@@ -58,12 +58,13 @@ def divide(config: RunConfig) -> Share:
     With GPUs an actor takes a whole one (a pool per member: its share of one). Without,
     networks and readers share the CPUs.
 
-    Where nodes may come and go, a pool whose size nobody has said starts with what is
+    Where nodes may come and go, a pool whose size is not given starts with what is
     there and grows. Ray cannot tell of nodes that are still to come: a cluster whose
-    GPUs are has to be told so, by ``gpus_per_actor``.
+    GPUs are needs ``gpus_per_actor``.
     """
     have = ray.cluster_resources()
     several = has_several_nodes(have)
+    # A head that does no work reports no CPU until its first node has joined.
     cpus = have.get("CPU", FIRST_CPUS if several else 1.0)
     compute = config.compute
     pools = config.pools
@@ -74,15 +75,17 @@ def divide(config: RunConfig) -> Share:
         _check_places(actors * pools, actor_gpus)
     if grows:
         _check_free(actor_gpus)
-    # Together never more than there is: a finish task that waits for the CPU of a
-    # reader that waits for the driver that waits for the finish task waits for ever.
-    # And one whole CPU is left to the plan: Ray Data's own tasks ask for no less.
+    # Never ask for more CPUs than there are: a finish task waiting for the CPU of a
+    # reader, which waits for the driver, which waits for the finish task, is a
+    # deadlock. One CPU stays free, as Ray Data's own tasks ask for a whole one.
     spare = max(0.0, cpus - 1)
+    # Half of it for actors, a quarter for finish tasks, what is left for readers.
     actor_cpus = floor_cpus(min(1.0, spare / (2 * actors * pools)))
     room = ROOM_CPUS if several else 0.25
     finish_cpus = floor_cpus(min(room, spare / (4 * compute.finishers)))
     left = cpus - actors * pools * actor_cpus - compute.finishers * finish_cpus
     readers = compute.readers or int(left)
+    # A hundredth below one, so that a finish task fits beside a reader on any node.
     whole = 1 - ROOM_CPUS if several else 1.0
     reader_cpus = floor_cpus(min(whole, left / readers))
     if reader_cpus == actor_cpus:  # Ray Data would fuse the stages: actors would read
@@ -101,7 +104,7 @@ def divide(config: RunConfig) -> Share:
 
 
 def _gpu_share(config: RunConfig, pools: int, *, several: bool) -> float:
-    """GPUs of an actor: what was said, else by whether there is a GPU."""
+    """GPUs per actor: as given, else one or its fraction if there is any GPU."""
     if config.compute.gpus_per_actor is not None:
         return config.compute.gpus_per_actor
     if ray.cluster_resources().get("GPU", 0.0) >= 1:
@@ -109,7 +112,7 @@ def _gpu_share(config: RunConfig, pools: int, *, several: bool) -> float:
     if several:
         log.warning(
             "no node of the cluster has a GPU, so the networks run on CPUs: if nodes "
-            "with GPUs are to join, say so by --gpus-per-actor 1"
+            "with GPUs will join, give --gpus-per-actor 1"
         )
     return 0.0
 
@@ -128,18 +131,18 @@ def _check_places(actors: int, actor_gpus: float) -> None:
 
 
 def _check_free(actor_gpus: float) -> None:
-    """Warn if others hold every GPU: what is no run keeps its own until it ends."""
+    """Warn if every GPU is taken; only runs give way, a fit keeps its GPUs."""
     if ray.cluster_resources().get("GPU", 0.0) < actor_gpus:
         return
     if ray.available_resources().get("GPU", 0.0) < actor_gpus:
         log.warning(
-            "others hold the cluster's GPUs: runs give way within seconds, anything "
-            "else, a fit say, when it ends"
+            "all GPUs of the cluster are taken: other runs give way within seconds, "
+            "anything else (such as a fit) frees them when it ends"
         )
 
 
 def _actors(config: RunConfig, pools: int, actor_gpus: float) -> int:
-    """Actors per pool where nobody says how many: one per GPU, or one per core.
+    """Actors per pool if not given: one per GPU, or one per core.
 
     On a CPU an actor has one thread, since threads that share a batch wait for each
     other: beside other work two of them were 7 times slower than one.
@@ -155,7 +158,7 @@ def _actors(config: RunConfig, pools: int, actor_gpus: float) -> int:
 
 
 def _places(actor_gpus: float, gpus: float) -> float:
-    """How many actors the GPUs hold; a share of a GPU lies on one GPU."""
+    """How many actors the GPUs hold; a fraction of a GPU is on one GPU."""
     if actor_gpus == 0:
         return math.inf
     if actor_gpus < 1:

@@ -13,11 +13,11 @@ from digipath_ray.run.failure import Failure
 
 log = logging.getLogger(__name__)
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
 def for_each_slide(
-    work: Callable[..., Answer | Failure],
+    work: Callable[..., Result | Failure],
     rows: Sequence[SlideRow],
     root: str,
     settings: Any,
@@ -25,19 +25,19 @@ def for_each_slide(
     attempts: int,
     step: str = "prepare",
     report: Callable[[int], None] = lambda n: None,
-) -> dict[str, Answer | Failure]:
-    """What ``work(root, row, settings)`` answers for every slide: slide_id -> answer.
+) -> dict[str, Result | Failure]:
+    """Run ``work(root, row, settings)`` for every slide: slide_id -> result or failure.
 
     Args:
         work: a function that turns a slide's errors into its failure.
         rows: the slides.
         root: directory that ``work`` writes to.
         settings: sent to the cluster once.
-        attempts: tries before a slide whose process crashes or hangs has failed.
-        step: what the work is called in a failure.
-        report: called with the number of answers so far.
+        attempts: after so many crashes or hangs of its process a slide has failed.
+        step: name of the work in a failure.
+        report: called with the number of results so far.
     """
-    answers: dict[str, Answer | Failure] = {}
+    results: dict[str, Result | Failure] = {}
     todo = deque((row, 1) for row in rows)
     task = ray.remote(num_cpus=1, max_retries=0)(work)
     stored = ray.put(settings)
@@ -50,7 +50,7 @@ def for_each_slide(
         (ref,), _ = ray.wait(list(active), num_returns=1)
         row, attempt = active.pop(ref)
         try:
-            answers[row.slide_id] = ray.get(ref)
+            results[row.slide_id] = ray.get(ref)
         except ray.exceptions.RayError as e:  # its worker crashed, hung or was lost
             about = {"slide_id": row.slide_id, "step": step}
             log.warning(
@@ -60,6 +60,6 @@ def for_each_slide(
                 todo.append((row, attempt + 1))
                 continue
             lost = TooManyAttempts(attempt)
-            answers[row.slide_id] = explain(lost, vars(row), step)
-        report(len(answers))
-    return answers
+            results[row.slide_id] = explain(lost, row, step)
+        report(len(results))
+    return results

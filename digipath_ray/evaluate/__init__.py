@@ -1,4 +1,4 @@
-"""Predictions scored against the challenges' references, by their own definitions.
+"""Scores of predictions by the challenges' own definitions.
 
-A module is a challenge's; each score comes with a 95 % interval.
+One module per challenge; every score has a 95 % confidence interval.
 """

@@ -1,6 +1,6 @@
-"""The interval of a score: patients, slides or cases drawn anew with replacement.
+"""Bootstrap confidence intervals of scores, resampling patients, slides or cases.
 
-Slides of one patient are alike, so patients are drawn wherever they are known.
+Slides of one patient are correlated, so patients are resampled if known.
 """
 
 import math
@@ -15,7 +15,7 @@ from digipath_ray.evaluate.results import Evaluation, Score, Scores
 
 Case = TypeVar("Case")
 Statistic = Callable[[Sequence[Case]], float]
-"""A score of some cases; NaN where they do not define it."""
+"""Score of a set of cases; NaN if undefined."""
 
 ENSEMBLE = "ensemble"
 RESAMPLES = 2000
@@ -25,18 +25,18 @@ PERCENT = (2.5, 97.5)
 
 @dataclass(frozen=True, kw_only=True)
 class Units:
-    """What is drawn: its name, and case -> the unit that it belongs to."""
+    """Resampling units: their name, and case -> unit."""
 
     name: str
     of: Mapping[str, str]
 
 
 def units_of(rows: Iterable[SlideRow], *, otherwise: str) -> Units:
-    """The patients of some slides if all are known, else the slides themselves.
+    """Units of slides: their patients if all are known, else the slides.
 
     Args:
         rows: the slides.
-        otherwise: what a slide is called: "slide", "image" or "case".
+        otherwise: name of the unit without patients: "slide", "image" or "case".
     """
     patients = {row.slide_id: row.patient_id for row in rows}
     known = {s: p for s, p in patients.items() if p is not None}
@@ -52,11 +52,11 @@ def score_cases(
     *,
     resamples: int = RESAMPLES,
 ) -> Score | None:
-    """A score of cases by their names; None where they do not define it.
+    """Score cases by name, with its interval; None if undefined.
 
-    The interval holds the middle 95 % of the score over resamples of the units
-    (percentile bootstrap, Efron 1979), those that do not define it passed over. There
-    is none where all cases are one unit's.
+    Percentile bootstrap (Efron 1979): the central 95 % of the score over resamples of
+    the units; undefined resamples are skipped. No interval if all cases belong to one
+    unit.
     """
     value = statistic(list(cases.values())) if cases else math.nan
     if math.isnan(value):
@@ -81,7 +81,7 @@ def interval(
     *,
     resamples: int,
 ) -> tuple[float | None, float | None]:
-    """The 95 % interval of a statistic when groups of cases are drawn anew."""
+    """95 % bootstrap interval of a statistic over resampled groups of cases."""
     if len(groups) < 2 or resamples < 1:
         return None, None
     rng = np.random.default_rng(SEED)
@@ -98,7 +98,7 @@ def interval(
 
 @dataclass(frozen=True, kw_only=True)
 class Measure(Generic[Case]):
-    """A score: the statistic, of which cases, and what they lack where it is none."""
+    """A score: the statistic, its cases, and what is missing if undefined."""
 
     statistic: Statistic[Case]
     lacking: str
@@ -114,15 +114,15 @@ def score_maps(
     resamples: int,
     notes: Iterable[str] = (),
 ) -> Evaluation:
-    """All measures of the ensemble and of each member.
+    """Compute all measures of the ensemble and of each member.
 
     Args:
-        challenge: whose measures they are.
+        challenge: name of the challenge.
         maps: ENSEMBLE and members -> slide_id -> case.
-        measures: by the names of the scores.
-        units: what is drawn anew.
-        resamples: how often.
-        notes: what a reader must know.
+        measures: measures by score name.
+        units: resampling units.
+        resamples: number of resamples.
+        notes: notes for the reader.
     """
     found: dict[str, Scores] = {}
     for name, cases in maps.items():

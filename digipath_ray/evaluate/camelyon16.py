@@ -1,9 +1,9 @@
-"""CAMELYON16: lesions found (FROC), and slides with tumor told from those without.
+"""CAMELYON16: lesion detection (FROC) and slide classification (AUC).
 
 camelyon16.grand-challenge.org/Evaluation; Bejnordi et al., JAMA 2017;318:2199.
 
-The organizers' masks are tumor or none, and their script knows nothing between: what an
-annotation leaves open is no lesion, and a detection there is a false positive.
+The organizers' masks are binary and their script has no ignored class: ignored areas
+are not lesions, and a detection there is a false positive.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -36,10 +36,10 @@ from digipath_ray.evaluate.froc import (
     match,
 )
 from digipath_ray.evaluate.predicted import (
-    PredictedRun,
     check_all_predicted,
+    find_run,
+    maps_of,
     note_not_scored,
-    read_run,
     with_patients,
 )
 from digipath_ray.evaluate.reference import (
@@ -51,16 +51,17 @@ from digipath_ray.evaluate.reference import (
 )
 from digipath_ray.evaluate.results import Evaluation
 from digipath_ray.evaluate.slidescore import auc, slide_score
+from digipath_ray.run.finished import FinishedRun
 
 MASK_MPP = 0.243
-"""Of CAMELYON16's slides, which the challenge's masks have the size of."""
+"""Um per px of CAMELYON16's slides, and so of the challenge's masks."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SlideCase:
-    """A slide: what its detections hit, and how sure the prediction is of tumor.
+    """A slide: the hits of its detections, and its tumor score.
 
-    ``outside`` counts detections beyond the slide, where its size is known.
+    ``outside`` counts detections outside the slide, if its size is known.
     """
 
     hits: SlideHits
@@ -69,9 +70,9 @@ class SlideCase:
 
 
 def truth_of(row: SlideRow, extent: Extent, spec: AnnotationSpec) -> LesionTruth | None:
-    """The lesions of an annotated slide, drawn at :data:`TRUTH_MPP`.
+    """Lesions of an annotated slide, rasterized at :data:`TRUTH_MPP`.
 
-    A pixel is tumor where its center is. None where the annotation holds no tumor.
+    A pixel is tumor if its center is. None if the annotation has no tumor.
 
     Raises:
         SlideError: the annotation cannot be read.
@@ -92,30 +93,30 @@ def evaluate_camelyon16(
     detections: Path | None = None,
     resamples: int = RESAMPLES,
 ) -> Evaluation:
-    """FROC and slide AUC.
+    """Compute FROC and slide AUC.
 
-    A run's detections are its heatmaps' peaks (:func:`find_detections`), a slide's
-    score the highest probability inside lesions of at least the minimum size
-    (:func:`slide_score`). Of files, a slide's score is its most confident detection's.
+    Detections of a run are peaks of its heatmaps (:func:`find_detections`); a slide's
+    score is the maximum probability inside lesions of at least the minimum size
+    (:func:`slide_score`). For CSV files, a slide's score is its maximum confidence.
 
     Args:
         reference: manifest with annotations, or folder of masks named by slide_id; a
-            predicted slide without mask there holds no tumor.
+            predicted slide without a mask in it has no tumor.
         prediction: run directory, or folder of ``<slide_id>.csv``.
-        fp: false positives of all slides over all slides, as the organizers' script
-            has it, or of the slides without tumor over those.
-        annotations: how the reference's annotations are understood.
-        mask_mpp: um per px of slides of which there is nothing but a mask.
-        detections: folder for the challenge's CSVs of a run.
-        resamples: of the bootstrap.
+        fp: false positives of all slides per slide, as in the organizers' script, or of
+            the slides without tumor per such slide.
+        annotations: how to interpret the reference's annotations.
+        mask_mpp: um per px of slides with only a mask.
+        detections: folder to write a run's detections to, as the challenge's CSVs.
+        resamples: bootstrap resamples.
 
     Raises:
-        ValueError: something is missing or cannot be read; says what.
+        ValueError: something is missing or cannot be read.
     """
     if not 0.01 <= mask_mpp <= 100:
         raise ValueError(f"mask mpp {mask_mpp:g}: give um per px, 0.01 to 100")
     spec = annotations or AnnotationSpec()
-    run = read_run(prediction)
+    run = find_run(prediction)
     files = {} if run else detections_in(prediction)
     predicted = run.records if run else files
     rows = read_reference(reference).with_negatives(predicted)
@@ -136,34 +137,34 @@ def evaluate_camelyon16(
 
 
 def measures(fp: FalsePositives) -> dict[str, Measure[SlideCase]]:
-    """The challenge's two scores."""
+    """The two scores of the challenge."""
     return {
         "froc": Measure(
             statistic=lambda cases: froc_score([c.hits for c in cases], fp),
-            lacking="it needs a lesion that is more than isolated tumor cells, and a "
-            f"slide to count false positives on ({fp})",
+            lacking="needs a lesion larger than isolated tumor cells, and a slide "
+            f"to count false positives on ({fp})",
         ),
         "auc": Measure(
             statistic=lambda cases: auc(
                 [c.hits.tumor for c in cases], [c.score for c in cases]
             ),
-            lacking="it needs slides with tumor and without",
+            lacking="needs slides with and without tumor",
         ),
     }
 
 
 def look_at_run(
-    run: PredictedRun,
+    run: FinishedRun,
     rows: Mapping[str, SlideRow],
     spec: AnnotationSpec,
     out: Path | None,
 ) -> dict[str, dict[str, SlideCase]]:
-    """ENSEMBLE and members -> slide_id -> case; the ensemble's CSVs are written."""
+    """Score a run: ENSEMBLE and members -> slide_id -> case; writes the CSVs."""
     maps: dict[str, dict[str, SlideCase]] = {ENSEMBLE: {}}
     for slide_id, row in rows.items():
-        extent = extent_of_record(run.records[slide_id])
+        extent = extent_of_record(run.records[slide_id].slide)
         truth = truth_of(row, extent, spec) if row.annotation else None
-        for name, slide in run.maps(slide_id).items():
+        for name, slide in maps_of(run.slide(slide_id)).items():
             found = find_detections(slide)
             if out is not None and name == ENSEMBLE:
                 write_detections(out / f"{slide_id}.csv", found)
@@ -181,7 +182,7 @@ def look_at_files(
     *,
     mask_mpp: float,
 ) -> dict[str, SlideCase]:
-    """slide_id -> case, of the challenge's CSVs."""
+    """Score the challenge's CSVs: slide_id -> case."""
     cases = {}
     for slide_id, row in rows.items():
         found = read_detections(files[slide_id])
@@ -197,17 +198,17 @@ def look_at_files(
 
 
 def count_outside(detections: Sequence[Detection], extent: Extent) -> int:
-    """How many detections lie beyond the slide."""
+    """Number of detections outside the slide."""
     return sum(
         not (0 <= d.x < extent.width and 0 <= d.y < extent.height) for d in detections
     )
 
 
 def detections_in(folder: Path) -> dict[str, Path]:
-    """slide_id -> file, of a folder of the challenge's CSVs.
+    """Files of a folder of the challenge's CSVs, by slide_id.
 
     Raises:
-        ValueError: it is no folder, or holds none.
+        ValueError: not a folder, or without CSVs.
     """
     found = {f.stem: f for f in sorted(folder.glob("*.csv"))}
     if not found:
@@ -221,31 +222,31 @@ def detections_in(folder: Path) -> dict[str, Path]:
 def notes_on(
     rows: Iterable[SlideRow], maps: Mapping[str, Mapping[str, SlideCase]]
 ) -> list[str]:
-    """What a reader of the scores must know."""
+    """Notes for the reader of the scores."""
     cases = maps[ENSEMBLE].values()
     lesions = sum(len(c.hits.lesions) for c in cases)
     tumor = sum(c.hits.tumor for c in cases)
     notes = [
-        f"lesions to find, isolated tumor cells left out: {lesions}; slides with "
-        f"tumor: {tumor}, without: {len(cases) - tumor}"
+        f"lesions, isolated tumor cells excluded: {lesions}; slides with tumor: "
+        f"{tumor}, without: {len(cases) - tumor}"
     ]
     outside = {i: c.outside for i, c in maps[ENSEMBLE].items() if c.outside}
     if outside:
         notes.append(
-            f"detections beyond their slide, which count as false: "
-            f"{sum(outside.values())}, on {min(outside)} for one; are x and y px of "
-            "level 0, and the masks too?"
+            "detections outside their slide, counted as false positives: "
+            f"{sum(outside.values())}, e.g. on {min(outside)}; check that x, y and "
+            "the masks are in level-0 px"
         )
     bare = [r for r in rows if r.annotation is None and r.label is None]
     if bare:
         notes.append(
-            "taken to hold no tumor, for they have neither annotation nor label: "
-            f"{len(bare)} slides, {bare[0].slide_id} for one"
+            "assumed to have no tumor, because they have neither annotation nor "
+            f"label: {len(bare)} slides, e.g. {bare[0].slide_id}"
         )
     partly = [r for r in rows if r.annotation is not None and r.exhaustive is False]
     if partly:
         notes.append(
-            f"annotated in part: {len(partly)} slides, {partly[0].slide_id} for one; "
-            "what is found beside the annotation counts as false"
+            f"partially annotated: {len(partly)} slides, e.g. {partly[0].slide_id}; "
+            "detections outside the annotation count as false positives"
         )
     return notes

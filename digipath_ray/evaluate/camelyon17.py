@@ -16,25 +16,26 @@ from digipath_ray.evaluate.bootstrap import (
     Units,
     score_maps,
 )
-from digipath_ray.evaluate.predicted import PredictedRun, note_not_scored, read_run
+from digipath_ray.evaluate.predicted import find_run, maps_of, note_not_scored
 from digipath_ray.evaluate.results import Evaluation
 from digipath_ray.outcome.measure import SlideOutcome, measure_slide
 from digipath_ray.outcome.metastasis.scores import quadratic_kappa
 from digipath_ray.outcome.stagelabels import read_stage_labels, stage_label_file
 from digipath_ray.outcome.staging import PnStage
 from digipath_ray.outcome.tables import stage_patients, type_slides
+from digipath_ray.run.finished import FinishedRun
 from digipath_ray.storage.files import read_table
 
 STAGES = (PnStage.N0, PnStage.N0_ITC, PnStage.N1_MICRO, PnStage.N1, PnStage.N2)
-"""The challenge's, in the order of their weights."""
+"""Stages of the challenge, in the order of their weights."""
 Pair = tuple[PnStage, PnStage]
-"""A patient's stage by the reference, and as predicted."""
+"""Reference and predicted stage of a patient."""
 Stages = Mapping[str, PnStage]
-"""patient_id, in lower case -> stage."""
+"""Lower-case patient_id -> stage."""
 
 
 def kappa(pairs: Sequence[Pair]) -> float:
-    """Quadratic weighted kappa of patients' stages; NaN where all are one stage."""
+    """Quadratic weighted kappa of patients' stages; NaN if all are equal."""
     true, predicted = zip(*pairs, strict=True)
     found = quadratic_kappa(
         [str(s) for s in true], [str(s) for s in predicted], [str(s) for s in STAGES]
@@ -45,22 +46,22 @@ def kappa(pairs: Sequence[Pair]) -> float:
 def evaluate_camelyon17(
     reference: Path, prediction: Path, *, resamples: int = RESAMPLES
 ) -> Evaluation:
-    """Kappa of patients' stages; the bootstrap draws patients.
+    """Compute the kappa of patients' stages; the bootstrap resamples patients.
 
-    Members are staged as the run was, by the size rule or its stage model, from their
-    own maps; one is left out for patients of whom it did not predict every slide.
+    Members are staged like the run, by the size rule or its stage model, from their own
+    maps; a member is skipped for patients with slides it did not predict.
 
     Args:
-        reference: the challenge's stage_labels.csv, or any table of slides' types.
+        reference: the challenge's stage_labels.csv, or a table of slide types.
         prediction: run directory, or a submission (patient, stage).
-        resamples: of the bootstrap.
+        resamples: bootstrap resamples.
 
     Raises:
-        ValueError: a patient is missing, or has no stage or one that is not the
-            challenge's; says which.
+        ValueError: a patient is missing, or has no stage or one outside the
+            challenge's.
     """
     true = reference_stages(reference)
-    run = read_run(prediction) if prediction.is_dir() else None
+    run = find_run(prediction) if prediction.is_dir() else None
     if prediction.is_dir() and run is None:
         raise ValueError(f"{prediction}: neither a run directory nor a submission CSV")
     notes: list[str] = []
@@ -73,7 +74,7 @@ def evaluate_camelyon17(
         pairs = {p: (true[p], s) for p, s in stages.items() if p in true}
         if pairs:
             maps[name] = pairs
-    measure = Measure[Pair](statistic=kappa, lacking="all patients have one stage")
+    measure = Measure[Pair](statistic=kappa, lacking="all patients have the same stage")
     return score_maps(
         "camelyon17",
         maps,
@@ -85,10 +86,10 @@ def evaluate_camelyon17(
 
 
 def reference_stages(path: Path) -> Stages:
-    """The stages that a label file states, or that follow from its slides' types.
+    """Read the stages of a label file, or derive them from its slide types.
 
     Raises:
-        ValueError: it holds neither, or a stage that is not the challenge's.
+        ValueError: it has neither, or a stage outside the challenge's.
     """
     stated = dict(read_stage_labels(path).stages)
     if not stated:
@@ -98,31 +99,31 @@ def reference_stages(path: Path) -> Stages:
 
 
 def check_stages(stages: Mapping[str, PnStage], path: Path) -> Stages:
-    """Stages by patient in lower case.
+    """Validate stages; returns them by lower-case patient.
 
     Raises:
-        ValueError: there is none, one that is not the challenge's, or a patient has
-            two.
+        ValueError: there is no stage, one outside the challenge's, or two for a
+            patient.
     """
     for patient_id, stage in stages.items():
         if stage not in STAGES:
             raise ValueError(
-                f"{path}: {patient_id} is {stage}, which is not among the challenge's "
-                f"{', '.join(STAGES)}: leave the patient out"
+                f"{path}: {patient_id} is {stage}, not one of the challenge's "
+                f"{', '.join(STAGES)}: remove the patient"
             )
     if not stages:
         raise ValueError(
-            f"{path}: no patient's stage: the challenge's rows are patient_000.zip,pN0"
+            f"{path}: no patient stages: expected rows like patient_000.zip,pN0"
         )
     found: dict[str, PnStage] = {}
     for patient_id, stage in stages.items():
         if found.setdefault(patient_id.lower(), stage) != stage:
-            raise ValueError(f"{path}: {patient_id} is there twice, with two stages")
+            raise ValueError(f"{path}: {patient_id} has two different stages")
     return found
 
 
 def pair_up(true: Stages, found: Stages, path: Path) -> dict[str, Pair]:
-    """patient_id -> both stages.
+    """Pair the stages: patient_id -> (true, predicted).
 
     Raises:
         ValueError: a patient of the reference is missing.
@@ -131,24 +132,24 @@ def pair_up(true: Stages, found: Stages, path: Path) -> dict[str, Pair]:
     if missing:
         raise ValueError(
             f"{path}: {len(missing)} of {len(true)} patients of the reference are "
-            f"missing, {missing[0]} for one: the challenge scores all or none"
+            f"missing, e.g. {missing[0]}: the challenge requires all"
         )
     return {
         patient_id: (stage, found[patient_id]) for patient_id, stage in true.items()
     }
 
 
-def stages_of_run(run: PredictedRun) -> tuple[Stages, list[str]]:
-    """The stages in a run's PATIENTS table, and what to know of them.
+def stages_of_run(run: FinishedRun) -> tuple[Stages, list[str]]:
+    """Stages of a run's PATIENTS table, and notes.
 
     Raises:
-        ValueError: it has no such table, or a patient has no stage.
+        ValueError: the run has no such table, or a patient has no stage.
     """
     path = run.directory.patients
     if not path.is_file():
         raise ValueError(
-            f"{run.directory.root}: no patient is staged: digipath stage RUN, of "
-            "slides whose manifest names their patient_id"
+            f"{run.directory.root}: no patient is staged: run digipath stage RUN on "
+            "slides with patient_id in the manifest"
         )
     stages = {}
     partial = 0
@@ -158,38 +159,38 @@ def stages_of_run(run: PredictedRun) -> tuple[Stages, list[str]]:
         stages[row["patient_id"]] = PnStage.from_text(row["pn_stage"])
         partial += not row["complete"]
     notes = (
-        [f"stages that are 'at least', for want of slides: {partial}"]
+        [f"stages that are lower bounds because slides are missing: {partial}"]
         if partial
         else []
     )
     return check_stages(stages, path), notes
 
 
-def stages_of_members(run: PredictedRun) -> dict[str, Stages]:
-    """Member -> stages of the patients all of whose slides it predicted.
+def stages_of_members(run: FinishedRun) -> dict[str, Stages]:
+    """Stages of each member, for patients with all slides predicted by it.
 
-    None if the run kept no member's map: then no heatmap is read.
+    Empty, without reading any heatmap, if the run kept no member maps.
     """
     if not run.config.ensemble.keep_members:
         return {}
     measured: dict[str, dict[str, SlideOutcome]] = {}
-    for slide_id, record in run.records.items():
-        for name, slide in run.maps(slide_id).items():
+    for slide_id in run.records:
+        for name, slide in maps_of(run.slide(slide_id)).items():
             if name != ENSEMBLE:
-                outcome = measure_slide(slide, record["slide"], run.config)
+                outcome = measure_slide(slide, run.config)
                 measured.setdefault(name, {})[slide_id] = outcome
     return {name: stage_member(run, found) for name, found in measured.items()}
 
 
-def stage_member(run: PredictedRun, measured: Mapping[str, SlideOutcome]) -> Stages:
-    """The stages by one member's maps, of patients all of whose slides it predicted."""
+def stage_member(run: FinishedRun, measured: Mapping[str, SlideOutcome]) -> Stages:
+    """Stages from one member's maps, for patients with all slides predicted by it."""
     features = {i: o.features for i, o in measured.items() if o.features is not None}
     rows = {slide_id: dict(outcome.row) for slide_id, outcome in measured.items()}
     for slide_id, found in type_slides(rows, features, run.config).items():
         rows[slide_id] |= found
-    nodes, failures = run.config.outcome.nodes, run.directory.read_failures()
+    nodes, failures = run.config.outcome.nodes, run.failures
     unseen = run.records.keys() - measured.keys()
-    partly = {run.records[slide_id]["slide"]["patient_id"] for slide_id in unseen}
+    partly = {run.records[slide_id].slide.patient_id for slide_id in unseen}
     return {
         patient.patient_id.lower(): patient.pn_stage
         for patient in stage_patients(list(rows.values()), failures, nodes)

@@ -1,4 +1,4 @@
-"""Detections: points where a slide is said to hold tumor, and how sure that is.
+"""Detections: tumor points with confidence, and their CSV files.
 
 The challenge's file is a CSV per slide of confidence, x, y at level 0
 (camelyon16.grand-challenge.org/Evaluation).
@@ -17,17 +17,17 @@ from digipath_ray.run.finished import FinishedSlide
 from digipath_ray.storage.files import publish
 
 NMS_UM = 187.0
-"""24 px of CAMELYON16's level 5, as in the authors' code."""
+"""Suppression radius: 24 px of CAMELYON16's level 5, as in the authors' code."""
 STOP_P = 0.5
-"""What is not above this is no detection, as in the authors' code."""
+"""Detections must exceed this probability, as in the authors' code."""
 STEP = 4096
-"""Candidates looked at together for the next that is not suppressed."""
+"""Candidates examined at once for the next unsuppressed one."""
 CONFIDENCE = ("confidence", "p", "probability", "score")
 X, Y = ("x", "x coordinate", "x_coordinate"), ("y", "y coordinate", "y_coordinate")
 
 
 class Detection(NamedTuple):
-    """A point of level 0 (px), and the confidence that it lies in tumor."""
+    """A point, level-0 px, and its confidence of being tumor."""
 
     confidence: float
     x: int
@@ -37,21 +37,21 @@ class Detection(NamedTuple):
 def find_detections(
     slide: FinishedSlide, *, radius_um: float = NMS_UM, stop_p: float = STOP_P
 ) -> list[Detection]:
-    """The peaks of a heatmap, highest first (non-maximum suppression).
+    """Find the peaks of a heatmap, highest first (non-maximum suppression).
 
-    The highest pixel is a detection at its center, all pixels whose centers are no
-    further than ``radius_um`` from it are suppressed, and so on down to ``stop_p``. Of
-    equal pixels the topmost, and in its row the leftmost, comes first. Where the slide
-    ends before the center of its last pixels, a detection lies on its edge.
+    The highest pixel becomes a detection at its center, pixels with centers within
+    ``radius_um`` are suppressed, and so on down to ``stop_p``. Ties go to the topmost,
+    then leftmost pixel. If the slide ends before the center of its last pixels, the
+    detection is on its edge.
 
     Args:
-        slide: with its heatmap.
-        radius_um: reach of a detection.
-        stop_p: probability that a detection is above.
+        slide: slide with its heatmap.
+        radius_um: suppression radius.
+        stop_p: detections must exceed this probability.
     """
     heatmap = slide.heatmap
     p = heatmap.probability
-    alive = (p > stop_p) & (heatmap.weight > 0)
+    alive = (p > stop_p) & heatmap.covered
     index = np.flatnonzero(alive)
     order = index[np.argsort(-p.ravel()[index], kind="stable")]
     disc = _disc(radius_um / heatmap.mpp_x, radius_um / heatmap.mpp_y)
@@ -64,7 +64,7 @@ def find_detections(
 
 
 def _disc(radius_x: float, radius_y: float) -> NDArray[np.bool_]:
-    """Pixels no further than an ellipse's radii (px) from the one in the middle."""
+    """Elliptic neighborhood of the center pixel, radii in px."""
     rows, cols = math.floor(radius_y), math.floor(radius_x)
     y, x = np.ogrid[-rows : rows + 1, -cols : cols + 1]
     return np.asarray((x / radius_x) ** 2 + (y / radius_y) ** 2 <= 1)
@@ -73,8 +73,8 @@ def _disc(radius_x: float, radius_y: float) -> NDArray[np.bool_]:
 def _peaks(
     alive: NDArray[np.bool_], order: NDArray[np.int64], disc: NDArray[np.bool_]
 ) -> Iterator[tuple[int, int]]:
-    """(row, col) of each pixel, in order, that no peak before it suppresses."""
-    flat = alive.ravel()  # a view: what is suppressed is seen through it
+    """Yield (row, col) of each pixel, in order, not suppressed by an earlier peak."""
+    flat = alive.ravel()  # a view, so that later suppressions are visible
     start = 0
     while start < len(order):
         left = flat[order[start : start + STEP]]
@@ -98,7 +98,7 @@ def _suppress(
 
 
 def write_detections(path: Path, detections: Sequence[Detection]) -> None:
-    """Write the challenge's CSV of a slide: confidence, x, y, without a header."""
+    """Write the challenge's CSV of a slide: confidence, x, y, no header."""
     with (
         publish(path) as temporary,
         temporary.open("w", newline="", encoding="utf-8") as file,
@@ -107,14 +107,14 @@ def write_detections(path: Path, detections: Sequence[Detection]) -> None:
 
 
 def read_detections(path: Path) -> list[Detection]:
-    """The detections of a slide, of the challenge's CSV.
+    """Read the challenge's CSV of a slide.
 
-    A first line of names (p, x, y in any order, as the organizers' later script wants
-    it) is understood; an empty file says that nothing was found.
+    A header (p, x, y in any order, as in the organizers' later script) is accepted; an
+    empty file has no detections.
 
     Raises:
-        ValueError: no CSV, or a line that is not three numbers or whose confidence is
-            not 0 to 1; says which.
+        ValueError: not a CSV, or a line without three numbers or with a confidence
+            outside 0 to 1; names the line.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -132,7 +132,7 @@ def read_detections(path: Path) -> list[Detection]:
 
 
 def _columns(path: Path, names: Sequence[str]) -> tuple[int, int, int]:
-    """Where confidence, x and y stand."""
+    """Column indices of confidence, x and y."""
     places = []
     for known in (CONFIDENCE, X, Y):
         found = [i for i, name in enumerate(names) if name in known]

@@ -1,8 +1,8 @@
-"""DigestPath 2019, the tissue task: Dice of lesions, and images told apart.
+"""DigestPath 2019, tissue task: Dice of lesions and image classification (AUC).
 
 digestpath2019.grand-challenge.org/Evaluation, Task 2: the Dice similarity coefficient
-for the lesions' segmentation and the area under the ROC curve for images with lesion
-and without.
+for the lesion segmentation, and the area under the ROC curve for images with and
+without lesion.
 """
 
 from dataclasses import dataclass
@@ -27,28 +27,27 @@ from digipath_ray.evaluate.masks import (
     pool,
 )
 from digipath_ray.evaluate.predicted import (
-    PredictedRun,
     check_all_predicted,
+    find_run,
     note_not_scored,
-    read_run,
     with_patients,
 )
 from digipath_ray.evaluate.reference import annotations_in, read_reference
 from digipath_ray.evaluate.results import Evaluation
 from digipath_ray.evaluate.slidescore import auc, slide_score
-from digipath_ray.run.finished import FinishedSlide, Truth
+from digipath_ray.run.finished import FinishedRun, FinishedSlide, Truth
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageCase:
-    """An image: how its masks overlap, and how sure the prediction is of a lesion."""
+    """An image: overlap of its masks, and its lesion score."""
 
     overlap: Overlap
     score: float
 
     @property
     def has_lesion(self) -> bool:
-        """Whether the reference holds tumor."""
+        """Whether the reference contains tumor."""
         return self.overlap.has_lesion
 
 
@@ -66,7 +65,7 @@ MEASURES = {
         statistic=lambda cases: auc(
             [c.has_lesion for c in cases], [c.score for c in cases]
         ),
-        lacking="it needs images with a lesion and without",
+        lacking="needs images with and without lesions",
     ),
 }
 
@@ -78,24 +77,24 @@ def evaluate_digestpath2019(
     annotations: AnnotationSpec | None = None,
     resamples: int = RESAMPLES,
 ) -> Evaluation:
-    """Mean Dice of the images with a lesion, Dice of all pixels together, image AUC.
+    """Compute mean Dice of images with a lesion, pooled Dice, and image AUC.
 
-    An image's score is the highest probability inside lesions of at least the minimum
-    size (:func:`slide_score`). Masks hold no probabilities: their score is the part of
-    the image that is called a lesion, said in a note.
+    An image's score is the maximum probability inside lesions of at least the minimum
+    size (:func:`slide_score`). Masks have no probabilities: their score is the lesion
+    fraction of the image, as a note states.
 
     Args:
         reference: manifest with annotations, or folder of masks named by slide_id; a
-            predicted image without mask there holds no lesion.
+            predicted image without a mask in it has no lesion.
         prediction: run directory, or folder of masks named by slide_id.
-        annotations: how the reference's annotations are understood.
-        resamples: of the bootstrap.
+        annotations: how to interpret the reference's annotations.
+        resamples: bootstrap resamples.
 
     Raises:
-        ValueError: something is missing or cannot be read; says what.
+        ValueError: something is missing or cannot be read.
     """
     spec = annotations or AnnotationSpec()
-    run = read_run(prediction)
+    run = find_run(prediction)
     files = {} if run else annotations_in(prediction)
     predicted = run.records if run else files
     rows = read_reference(reference).with_negatives(predicted)
@@ -106,7 +105,7 @@ def evaluate_digestpath2019(
     else:
         found = {i: overlap_of_mask(row, files[i], spec) for i, row in rows.items()}
         maps = {ENSEMBLE: {i: _of_mask(overlap) for i, overlap in found.items()}}
-        notes = (*notes, "auc: by the area that a mask calls a lesion")
+        notes = (*notes, "auc: by the lesion area of the mask")
     return score_maps(
         "digestpath2019",
         maps,
@@ -117,13 +116,13 @@ def evaluate_digestpath2019(
     )
 
 
-def _look(slide: FinishedSlide, truth: Truth, run: PredictedRun) -> ImageCase:
+def _look(slide: FinishedSlide, truth: Truth, run: FinishedRun) -> ImageCase:
     return ImageCase(
-        overlap=overlap_of_slide(slide, truth, run.config.ensemble.threshold),
+        overlap=overlap_of_slide(slide, truth, run.config.outcome.threshold),
         score=slide_score(slide.heatmap, run.config),
     )
 
 
 def _of_mask(overlap: Overlap) -> ImageCase:
-    # An image of which the reference leaves all open has no pixels to be a part of.
+    # An image that the reference ignores entirely has no pixels to divide by.
     return ImageCase(overlap=overlap, score=overlap.predicted / max(overlap.pixels, 1))

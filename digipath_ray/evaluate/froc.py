@@ -1,7 +1,7 @@
-"""Detections against lesions: CAMELYON16's free-response ROC, as its organizers' code.
+"""CAMELYON16's free-response ROC (FROC), as in the organizers' code.
 
-Their script (Evaluation_FROC.py of computationalpathologygroup/Camelyon16, and the
-later one that comes with the data) scores on a mask at level 5, 7.776 um per px.
+The script (Evaluation_FROC.py of computationalpathologygroup/Camelyon16, and a later
+one distributed with the data) scores on a mask at level 5, 7.776 um per px.
 """
 
 import math
@@ -20,27 +20,27 @@ Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 
 FalsePositives = Literal["all-slides", "normal-slides"]
-"""Whose false positives count, over how many slides: the script's way is all."""
+"""Slides on which false positives are counted; the script uses all."""
 
 TRUTH_MPP = 0.243 * 2**5
 GROWN_UM = 75.0
-"""Five tumor cells: lesions grow by half of it on each side."""
+"""Five tumor cells, um; lesions are grown by half of it on each side."""
 ITC_UM = 200.0 + GROWN_UM
-"""A grown lesion whose major axis is shorter is isolated tumor cells."""
+"""Grown lesions with a shorter major axis, um, are isolated tumor cells."""
 RATES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
-"""False positives per slide at which the sensitivity is read."""
+"""False positives per slide at which the sensitivity is averaged."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LesionTruth:
-    """The lesions of a slide that are to be found.
+    """Reference lesions of a slide.
 
     Attributes:
-        labels: int [h, w], 0 none, of the part of the slide that holds any.
-        row: where that part begins, px of the slide at ``mpp``.
-        col: as ``row``.
-        itc: labels of isolated tumor cells, which count neither way.
-        count: of the other lesions.
+        labels: int [h, w], 0 for background, cropped to the lesions.
+        row: first row of the crop, px of the slide at ``mpp``.
+        col: first column of the crop, likewise.
+        itc: labels of isolated tumor cells, which are not scored.
+        count: number of other lesions.
         mpp: um per px.
     """
 
@@ -52,7 +52,7 @@ class LesionTruth:
     mpp: float
 
     def label_at(self, x_um: float, y_um: float) -> int:
-        """The label of the lesion at a point, um from the slide's corner; 0: none."""
+        """Label of the lesion at a point, um from the slide's corner; 0 if none."""
         row = math.floor(y_um / self.mpp) - self.row
         col = math.floor(x_um / self.mpp) - self.col
         height, width = self.labels.shape
@@ -61,15 +61,14 @@ class LesionTruth:
 
 
 def find_truth(tumor: Bools, *, mpp: float = TRUTH_MPP) -> LesionTruth:
-    """The lesions of a reference mask (computeEvaluationMask and computeITCList).
+    """Find the lesions of a reference mask (computeEvaluationMask, computeITCList).
 
-    A pixel belongs to a lesion where its distance to the mask is below
-    75 / (2 mpp) px, 37.5 um; holes are filled and what touches, also by a corner, is
-    one lesion. A lesion is isolated tumor cells where the major axis of that grown
-    shape is below 275 um.
+    A pixel belongs to a lesion if its distance to the mask is below 75 / (2 mpp) px,
+    37.5 um; holes are filled, and lesions are 8-connected. A lesion is isolated tumor
+    cells if the major axis of the grown shape is below 275 um.
 
     Args:
-        tumor: bool [rows, cols] of the whole slide.
+        tumor: mask of the whole slide, bool [rows, cols].
         mpp: um per px.
     """
     reach = GROWN_UM / (2 * mpp)
@@ -89,9 +88,9 @@ def find_truth(tumor: Bools, *, mpp: float = TRUTH_MPP) -> LesionTruth:
 
 
 def _grow(tumor: Bools, reach: float) -> tuple[Bools, int, int]:
-    """Pixels closer than ``reach`` px to the tumor, in its surroundings; their corner.
+    """Grow the tumor by ``reach`` px, cropped; also returns the crop's corner.
 
-    Piece by piece, so that a distance is stored for a piece's surroundings only.
+    Component by component, to limit the memory of the distance transform.
     """
     pieces, _ = scipy.ndimage.label(tumor)
     boxes = scipy.ndimage.find_objects(pieces)
@@ -123,12 +122,12 @@ def _pad(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SlideHits:
-    """What the detections of a slide come to.
+    """Matched detections of a slide.
 
     Attributes:
-        tumor: whether the slide holds tumor.
+        tumor: whether the slide contains tumor.
         false: confidences of the detections outside all lesions.
-        lesions: highest confidence of each lesion's detections; 0 where it is missed.
+        lesions: maximum confidence of each lesion's detections; 0 if missed.
     """
 
     tumor: bool
@@ -143,17 +142,17 @@ def match(
     mpp_x: float = 1.0,
     mpp_y: float = 1.0,
 ) -> SlideHits:
-    """Detections matched with the lesions they hit (compute_FP_TP_Probs).
+    """Match detections with lesions (compute_FP_TP_Probs).
 
-    A lesion's score is its best hit's, further hits on it are nothing, nor are hits on
-    isolated tumor cells. A detection on no lesion is a false positive. It lies in the
-    pixel that holds it, as in the first script; the later one rounds to the next.
+    A lesion's score is its best hit; further hits on it and hits on isolated tumor
+    cells are ignored. A detection on no lesion is a false positive. It belongs to the
+    pixel that contains it, as in the first script; the later one rounds to the nearest.
 
     Args:
-        detections: of the slide.
-        truth: its lesions; None where it holds no tumor.
+        detections: detections of the slide.
+        truth: its lesions; None without tumor.
         mpp_x: um per level-0 px.
-        mpp_y: as ``mpp_x``.
+        mpp_y: likewise.
     """
     if truth is None:
         false = np.array([d.confidence for d in detections], np.float64)
@@ -161,7 +160,7 @@ def match(
     wrong: list[float] = []
     best = dict.fromkeys(range(1, truth.count + len(truth.itc) + 1), 0.0)
     for confidence, x, y in detections:
-        # The middle of the level-0 px, so that rounding cannot move it.
+        # Center of the level-0 px, so that rounding cannot move it.
         label = truth.label_at((x + 0.5) * mpp_x, (y + 0.5) * mpp_y)
         if label == 0:
             wrong.append(confidence)
@@ -178,13 +177,12 @@ def match(
 def froc_curve(
     slides: Sequence[SlideHits], fp: FalsePositives = "all-slides"
 ) -> tuple[Floats, Floats] | None:
-    """False positives per slide, ascending, and the sensitivity at each.
+    """FROC curve: ascending false positives per slide, and sensitivities.
 
-    The first point is (0, 0); the others are of each confidence that occurs, what is at
-    or above it counting (computeFROC). The script leaves out the lowest, which is the 0
-    of a lesion that was missed or of isolated tumor cells; where there are none of
-    these it would be a detection's, and is kept here. None where there is no lesion to
-    be found, or no slide that false positives are counted on.
+    The first point is (0, 0); the others are at each distinct confidence, inclusive
+    (computeFROC). The script drops the lowest, which is the 0 of a missed lesion or of
+    isolated tumor cells; if there are none, it would be a detection's, and is kept
+    here. None without lesions, or without slides to count false positives on.
     """
     counted = [s for s in slides if fp == "all-slides" or not s.tumor]
     lesions = np.concatenate([s.lesions for s in slides])
@@ -200,19 +198,19 @@ def froc_curve(
 
 
 def read_sensitivities(rates: Floats, sensitivities: Floats) -> Floats:
-    """The sensitivities at :data:`RATES`, read as compute_score does.
+    """Sensitivities at :data:`RATES`, as in compute_score.
 
-    At each rate that of the first point, coming from few false positives, which has at
-    least as many; where the curve ends before, that of its end.
+    At each rate, the sensitivity of the first point with at least as many false
+    positives, or of the curve's end.
     """
     at = np.searchsorted(rates, RATES, side="left")
     return sensitivities[np.minimum(at, len(rates) - 1)]
 
 
 def froc_score(slides: Sequence[SlideHits], fp: FalsePositives = "all-slides") -> float:
-    """The challenge's score: the mean of the sensitivities at :data:`RATES`.
+    """Score of the challenge: mean of the sensitivities at :data:`RATES`.
 
-    NaN where there is no curve.
+    NaN without a curve.
     """
     curve = froc_curve(slides, fp)
     return math.nan if curve is None else float(read_sensitivities(*curve).mean())

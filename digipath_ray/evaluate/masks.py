@@ -1,8 +1,8 @@
-"""Masks against reference masks: Dice and Jaccard, image by image and pooled.
+"""Dice and Jaccard of masks against reference masks, per image and pooled.
 
-A run is compared at its heatmap's pixels, where the reference is what it says at their
-centers; masks are compared at the reference's pixels. What the reference leaves open
-(neither tumor nor normal) is left out.
+A run is compared on its heatmap's grid, with the reference sampled at pixel centers;
+masks are compared on the reference's grid. Pixels that the reference ignores (neither
+tumor nor normal) are excluded.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,10 +29,10 @@ from digipath_ray.evaluate.bootstrap import (
     units_of,
 )
 from digipath_ray.evaluate.predicted import (
-    PredictedRun,
     check_all_predicted,
+    find_run,
+    maps_of,
     note_not_scored,
-    read_run,
     with_patients,
 )
 from digipath_ray.evaluate.reference import (
@@ -44,20 +44,20 @@ from digipath_ray.evaluate.reference import (
     size_of_file,
 )
 from digipath_ray.evaluate.results import Evaluation
-from digipath_ray.run.finished import FinishedSlide, Truth, read_truth
+from digipath_ray.run.finished import FinishedRun, FinishedSlide, Truth, read_truth
 
 Bools = NDArray[np.bool_]
 Found = TypeVar("Found")
 
 STRIP_PX = 16 << 20
-"""Pixels of two masks that are compared at once."""
+"""Maximum pixels compared at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Overlap:
-    """How many pixels are tumor in a prediction, in its reference, and in both.
+    """Pixel counts of a prediction's tumor, the reference's tumor, and both.
 
-    ``pixels`` are all that were compared.
+    ``pixels`` counts all compared pixels.
     """
 
     both: int
@@ -67,26 +67,26 @@ class Overlap:
 
     @property
     def dice(self) -> float:
-        """2 |A and B| / (|A| + |B|); 1 where both are empty."""
+        """2 |A and B| / (|A| + |B|); 1 if both are empty."""
         total = self.predicted + self.reference
         return 2 * self.both / total if total else 1.0
 
     @property
     def jaccard(self) -> float:
-        """|A and B| / |A or B|; 1 where both are empty."""
+        """|A and B| / |A or B|; 1 if both are empty."""
         either = self.predicted + self.reference - self.both
         return self.both / either if either else 1.0
 
     @property
     def has_lesion(self) -> bool:
-        """Whether the reference holds tumor."""
+        """Whether the reference contains tumor."""
         return self.reference > 0
 
 
 def count_overlap(
     predicted: Bools, reference: Bools, ignored: Bools | None = None
 ) -> Overlap:
-    """The overlap of two masks of one shape, without the pixels that are ignored."""
+    """Count the overlap of two masks of equal shape, without ignored pixels."""
     known = np.ones_like(reference) if ignored is None else ~ignored
     predicted, reference = predicted & known, reference & known
     return Overlap(
@@ -98,7 +98,7 @@ def count_overlap(
 
 
 def pool(overlaps: Sequence[Overlap]) -> Overlap:
-    """The overlap of all images as if they were one."""
+    """Sum the overlaps of all images."""
     return Overlap(
         both=sum(o.both for o in overlaps),
         predicted=sum(o.predicted for o in overlaps),
@@ -108,28 +108,28 @@ def pool(overlaps: Sequence[Overlap]) -> Overlap:
 
 
 def overlap_of_slide(slide: FinishedSlide, truth: Truth, threshold: float) -> Overlap:
-    """The overlap of a heatmap's pixels at or above a threshold with the truth.
+    """Overlap of a heatmap's pixels at or above a threshold with the truth.
 
-    A pixel that no patch covers is predicted to be no tumor.
+    A pixel not covered by any patch counts as predicted normal.
     """
     heatmap = slide.heatmap
-    predicted = (heatmap.probability >= threshold) & (heatmap.weight > 0)
+    predicted = heatmap.above(threshold)
     return count_overlap(predicted, truth.tumor, truth.ignored)
 
 
 def overlap_of_mask(row: SlideRow, file: Path, spec: AnnotationSpec) -> Overlap:
-    """The overlap of a predicted mask with a slide's reference.
+    """Overlap of a predicted mask with a slide's reference.
 
-    At the pixels of the reference if it is a mask as well, else at the prediction's,
-    which are the slide's at level 0 where the slide is not there to be asked.
+    On the reference's grid if it is a mask, else on the prediction's, which is taken as
+    level 0 if the slide is missing.
 
     Args:
-        row: the slide with its reference.
-        file: the predicted mask.
-        spec: how the reference is understood.
+        row: slide with its reference.
+        file: predicted mask.
+        spec: how to interpret the reference.
 
     Raises:
-        SlideError: one of the two cannot be read, or they differ in proportions.
+        SlideError: one of the two cannot be read, or aspect ratios differ.
     """
     own = read_own_size(row.slide_id, file)
     if row.annotation is None:
@@ -151,7 +151,7 @@ def overlap_of_mask(row: SlideRow, file: Path, spec: AnnotationSpec) -> Overlap:
 def _strips(
     predicted: Annotation, reference: Annotation, *, at: MaskAnnotation
 ) -> Iterator[Overlap]:
-    """The overlaps of strips of a mask's rows, as many at a time as memory has."""
+    """Yield the overlaps of strips of rows, in bounded memory."""
     x, y = at.l0_per_px
     width, height = at.bits.width, at.bits.height
     rows = max(1, STRIP_PX // width)
@@ -165,40 +165,42 @@ def _strips(
 
 
 def look_at_run(
-    run: PredictedRun,
+    run: FinishedRun,
     rows: Mapping[str, SlideRow],
     spec: AnnotationSpec,
     look: Callable[[FinishedSlide, Truth], Found],
 ) -> dict[str, dict[str, Found]]:
-    """What is found on each slide by the ensemble and by each member.
+    """Evaluate each slide for the ensemble and each member.
 
     Args:
-        run: the prediction.
-        rows: slides of the reference; those that the run lacks are passed over.
-        spec: how annotations are understood.
-        look: what to find on a slide with its heatmap, given the truth.
+        run: predicted run.
+        rows: slides of the reference; those missing from the run are skipped.
+        spec: how to interpret annotations.
+        look: evaluates a slide with its heatmap, given the truth.
 
     Returns:
-        ENSEMBLE and the members' names -> slide_id -> what was found.
+        ENSEMBLE and member names -> slide_id -> result.
     """
     found: dict[str, dict[str, Found]] = {ENSEMBLE: {}}
     for slide_id, row in rows.items():
         if slide_id not in run.records:
             continue
-        maps = run.maps(slide_id)
-        truth = read_truth(replace(maps[ENSEMBLE], row=row), spec)
+        maps = maps_of(run.slide(slide_id))
+        whole = maps[ENSEMBLE]
+        record = replace(whole.record, annotation=row.annotation)
+        truth = read_truth(replace(whole, record=record), spec)
         for name, slide in maps.items():
             found.setdefault(name, {})[slide_id] = look(slide, truth)
     return found
 
 
 def mean(values: Sequence[float]) -> float:
-    """The arithmetic mean."""
+    """Arithmetic mean."""
     return float(np.mean(values))
 
 
-NO_LESION = "no image of the reference holds tumor"
-NO_IMAGE = "there is no image"
+NO_LESION = "no image of the reference contains tumor"
+NO_IMAGE = "there are no images"
 MEASURES = {
     "dice": Measure[Overlap](
         statistic=lambda overlaps: mean([o.dice for o in overlaps]),
@@ -226,28 +228,28 @@ def evaluate_masks(
     annotations: AnnotationSpec | None = None,
     resamples: int = RESAMPLES,
 ) -> Evaluation:
-    """Dice and Jaccard of masks; no challenge's, the plain definitions.
+    """Compute Dice and Jaccard of masks by their plain definitions.
 
-    ``dice`` and ``jaccard`` are means over the images whose reference holds tumor,
-    ``dice_pooled`` and ``jaccard_pooled`` count the pixels of all images together, so
-    that false alarms on the others weigh in.
+    ``dice`` and ``jaccard`` are means over images whose reference contains tumor;
+    ``dice_pooled`` and ``jaccard_pooled`` pool the pixels of all images, which includes
+    false alarms on the others.
 
     Args:
         reference: manifest with annotations, or folder of masks named by slide_id.
         prediction: run directory, or folder of masks named by slide_id.
-        annotations: how the reference's annotations are understood.
-        resamples: of the bootstrap.
+        annotations: how to interpret the reference's annotations.
+        resamples: bootstrap resamples.
 
     Raises:
-        ValueError: something is missing or cannot be read; says what.
+        ValueError: something is missing or cannot be read.
     """
     spec = annotations or AnnotationSpec()
     rows = read_reference(reference).rows
-    run = read_run(prediction)
+    run = find_run(prediction)
     files = {} if run else annotations_in(prediction)
     check_all_predicted(rows, run.records if run else files, run)
     if run:
-        threshold = run.config.ensemble.threshold
+        threshold = run.config.outcome.threshold
         maps = look_at_run(
             run, rows, spec, lambda s, truth: overlap_of_slide(s, truth, threshold)
         )

@@ -1,8 +1,8 @@
-"""PAIP 2019: viable tumor (Task 1) and its share of the whole tumor (Task 2).
+"""PAIP 2019: viable tumor (Task 1) and its fraction of the whole tumor (Task 2).
 
-paip2019.grand-challenge.org/Evaluation: Task 1 is the Jaccard index, counted as 0 below
-0.65, Task 2 the reversed absolute error of the burden with the case's Task 1 score as
-weight; both are means over the cases, and missing data score 0.
+paip2019.grand-challenge.org/Evaluation: Task 1 is the Jaccard index, set to 0 below
+0.65; Task 2 is 1 - |error of the burden| weighted by the case's Task 1 score; both are
+means over the cases, and missing data score 0.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from digipath_ray.cohort.manifest import ALIASES, SlideRow
-from digipath_ray.cohort.sheet import cell_text, find_column, read_rows
+from digipath_ray.cohort.sheet import cell_text, find_column, read_sheet
 from digipath_ray.config.recipe import AnnotationSpec
 from digipath_ray.evaluate.bootstrap import (
     ENSEMBLE,
@@ -27,15 +27,14 @@ from digipath_ray.evaluate.masks import (
     overlap_of_slide,
 )
 from digipath_ray.evaluate.predicted import (
-    PredictedRun,
+    find_run,
     note_not_scored,
-    read_run,
     with_patients,
 )
 from digipath_ray.evaluate.reference import annotations_in, read_reference
 from digipath_ray.evaluate.results import Evaluation
 from digipath_ray.outcome.burden import measure_burden
-from digipath_ray.run.finished import FinishedSlide, Truth
+from digipath_ray.run.finished import FinishedRun, FinishedSlide, Truth
 
 CLIP = 0.65
 """Jaccard index below which a case's Task 1 score is 0."""
@@ -44,10 +43,10 @@ BURDEN = ("burden", "ratio", "viable_tumor_burden", "tumor_burden")
 
 @dataclass(frozen=True, kw_only=True)
 class CaseScore:
-    """A case: the overlap of its viable tumor, and its burdens, 0 to 1.
+    """A case: overlap of its viable tumor, and burdens, 0 to 1.
 
-    ``overlap`` and ``burden`` are None where nothing was predicted, ``reference`` where
-    the burden is not known. A slide without tumor has a burden of 0.
+    ``overlap`` and ``burden`` are None without a prediction, ``reference`` if the true
+    burden is unknown. A slide without tumor has a burden of 0.
     """
 
     overlap: Overlap | None
@@ -56,17 +55,17 @@ class CaseScore:
 
     @property
     def jaccard(self) -> float:
-        """Of the viable tumor; 0 of a case that is missing."""
+        """Jaccard index of the viable tumor; 0 for a missing case."""
         return 0.0 if self.overlap is None else self.overlap.jaccard
 
     @property
     def clipped(self) -> float:
-        """The Task 1 score: the Jaccard index, but 0 below 0.65."""
+        """Task 1 score: the Jaccard index, but 0 below 0.65."""
         return self.jaccard if self.jaccard >= CLIP else 0.0
 
     @property
     def accuracy(self) -> float:
-        """1 - |error of the burden|; 0 of a case that is missing."""
+        """1 - |error of the burden|; 0 for a missing case."""
         if self.burden is None or self.reference is None:
             return 0.0
         return 1 - abs(self.burden - self.reference)
@@ -75,21 +74,21 @@ class CaseScore:
 TASK_1 = {
     "jaccard_clipped": Measure[CaseScore](
         statistic=lambda cases: mean([c.clipped for c in cases]),
-        lacking="there is no case",
+        lacking="there are no cases",
     ),
     "jaccard": Measure[CaseScore](
         statistic=lambda cases: mean([c.jaccard for c in cases]),
-        lacking="there is no case",
+        lacking="there are no cases",
     ),
 }
 TASK_2 = {
     "burden_score": Measure[CaseScore](
         statistic=lambda cases: mean([c.accuracy * c.clipped for c in cases]),
-        lacking="there is no case",
+        lacking="there are no cases",
     ),
     "burden_score_plain": Measure[CaseScore](
         statistic=lambda cases: mean([c.accuracy * c.jaccard for c in cases]),
-        lacking="there is no case",
+        lacking="there are no cases",
     ),
 }
 
@@ -102,29 +101,29 @@ def evaluate_paip2019(
     annotations: AnnotationSpec | None = None,
     resamples: int = RESAMPLES,
 ) -> Evaluation:
-    """Both tasks, each in both readings.
+    """Score both tasks, each in two variants.
 
-    ``jaccard_clipped`` is the score of Task 1, ``jaccard`` the plain index.
-    ``burden_score`` is that of Task 2, the mean of (1 - |error|) times the case's
-    clipped Jaccard index; ``burden_score_plain`` takes the plain index, as the paper
-    words it ("corresponding Task 1 score (Jaccard index)").
+    ``jaccard_clipped`` is the Task 1 score, ``jaccard`` the plain index.
+    ``burden_score`` is the Task 2 score, the mean of (1 - |error|) times the case's
+    clipped Jaccard index; ``burden_score_plain`` uses the plain index, as in the
+    paper's wording ("corresponding Task 1 score (Jaccard index)").
 
     Args:
-        reference: manifest whose annotations are the viable tumor's, or folder of masks
-            named by slide_id.
+        reference: manifest with annotations of viable tumor, or folder of masks named
+            by slide_id.
         prediction: run directory, or folder of masks named by slide_id with one CSV of
             burdens (slide_id, burden in percent).
         burdens: CSV of the reference burdens (slide_id, burden in percent).
-        annotations: how the reference's annotations are understood.
-        resamples: of the bootstrap.
+        annotations: how to interpret the reference's annotations.
+        resamples: bootstrap resamples.
 
     Raises:
-        ValueError: something cannot be read, or a burden is missing; says what.
+        ValueError: something cannot be read, or a burden is missing.
     """
     spec = annotations or AnnotationSpec()
     rows = read_reference(reference).rows
     true = None if burdens is None else burdens_of_rows(burdens, rows)
-    run = read_run(prediction)
+    run = find_run(prediction)
     files = {} if run else annotations_in(prediction)
     if run:
         maps = look_at_run_cases(run, rows, spec, true)
@@ -149,7 +148,7 @@ def look_at_files(
     true: Mapping[str, float] | None,
     burdens: Mapping[str, float],
 ) -> dict[str, CaseScore]:
-    """slide_id -> case, of predicted masks and the burdens said of them."""
+    """Score predicted masks and burdens: slide_id -> case."""
     return {
         slide_id: CaseScore(
             overlap=overlap_of_mask(row, files[slide_id], spec)
@@ -163,19 +162,19 @@ def look_at_files(
 
 
 def look_at_run_cases(
-    run: PredictedRun,
+    run: FinishedRun,
     rows: Mapping[str, SlideRow],
     spec: AnnotationSpec,
     true: Mapping[str, float] | None,
 ) -> dict[str, dict[str, CaseScore]]:
-    """ENSEMBLE and members -> slide_id -> case; the ensemble has every row's.
+    """Score a run: ENSEMBLE and members -> slide_id -> case; every row for ENSEMBLE.
 
-    Burdens are measured as the run measures them.
+    Burdens are measured with the run's settings.
     """
-    threshold = run.config.ensemble.threshold
+    threshold = run.config.outcome.threshold
 
     def look(slide: FinishedSlide, truth: Truth) -> CaseScore:
-        slide_id = slide.row.slide_id
+        slide_id = slide.record.slide_id
         overlap = overlap_of_slide(slide, truth, threshold)
         if true is None:
             return CaseScore(overlap=overlap, burden=None, reference=None)
@@ -195,41 +194,41 @@ def look_at_run_cases(
 
 
 def burdens_of_rows(path: Path, rows: Mapping[str, SlideRow]) -> dict[str, float]:
-    """slide_id -> reference burden of each row, 0 to 1.
+    """Reference burden of each row, 0 to 1, by slide_id.
 
     Raises:
-        ValueError: one is missing, or as :func:`read_burdens`.
+        ValueError: a burden is missing, or the table is invalid.
     """
     found = read_burdens(path)
     missing = sorted(rows.keys() - found.keys())
     if missing:
-        raise ValueError(f"{path}: no burden of {missing[0]}: add it")
+        raise ValueError(f"{path}: no burden for {missing[0]}: add it")
     return {slide_id: found[slide_id] for slide_id in rows}
 
 
 def burdens_in(folder: Path) -> dict[str, float]:
-    """The burdens of the one CSV in a folder.
+    """Read the burdens of the only CSV in a folder.
 
     Raises:
-        ValueError: there is none, or more than one, or as :func:`read_burdens`.
+        ValueError: there is not exactly one CSV, or it is invalid.
     """
     found = sorted(folder.glob("*.csv"))
     if len(found) != 1:
         raise ValueError(
-            f"{folder}: {len(found)} CSVs in this folder of masks: put one there with "
-            "slide_id,burden (percent), or give no reference burdens"
+            f"{folder}: {len(found)} CSVs in this folder of masks, expected one: add "
+            "one with slide_id,burden (percent), or omit the reference burdens"
         )
     return read_burdens(found[0])
 
 
 def read_burdens(path: Path) -> dict[str, float]:
-    """slide_id -> burden, 0 to 1, of a table that has percent as the challenge's.
+    """Read a table of burdens in percent, as the challenge's: slide_id -> 0 to 1.
 
     Raises:
-        ValueError: a column is missing, a case is there twice, a value is no
-            percentage, or all are 1 or less and so look like fractions.
+        ValueError: a column is missing, a case is duplicated, a value is not a
+            percentage, or all are at most 1 and so look like fractions.
     """
-    rows = read_rows(path)
+    rows = read_sheet(path)[1]
     columns = [str(column) for column in rows[0][1]] if rows else []
     ids = ("slide_id", *ALIASES["slide_id"], *ALIASES["patient_id"])
     slide, burden = (find_column(columns, names) for names in (ids, BURDEN))
@@ -239,11 +238,11 @@ def read_burdens(path: Path) -> dict[str, float]:
     for where, row in rows:
         slide_id = cell_text(row[slide])
         if slide_id in found:
-            raise ValueError(f"{where}: {slide_id} is there twice: remove one")
+            raise ValueError(f"{where}: duplicate {slide_id}: remove one")
         found[slide_id] = _percent(cell_text(row[burden]), where)
     if 0 < max(found.values()) <= 0.01:
         raise ValueError(
-            f"{path}: no burden is above 1: they look like fractions, and must be "
+            f"{path}: no burden is above 1; they look like fractions, but must be in "
             "percent: 12.5, not 0.125"
         )
     return found
@@ -262,13 +261,11 @@ def _percent(text: str, where: str) -> float:
 def notes_on(
     cases: Mapping[str, CaseScore], true: Mapping[str, float] | None
 ) -> list[str]:
-    """What a reader of the scores must know."""
+    """Notes for the reader of the scores."""
     notes = []
     missing = sorted(i for i, case in cases.items() if case.overlap is None)
     if missing:
-        notes.append(
-            f"cases missing, which score 0: {len(missing)}, {missing[0]} for one"
-        )
+        notes.append(f"missing cases, which score 0: {len(missing)}, e.g. {missing[0]}")
     unsaid = sorted(i for i, c in cases.items() if c.overlap and c.burden is None)
     if unsaid and true is not None:
         notes.append(
@@ -276,5 +273,5 @@ def notes_on(
             f"{unsaid[0]} for one"
         )
     if true is None:
-        notes.append("no burden_score: no reference burdens are given")
+        notes.append("no burden_score: no reference burdens given")
     return notes

@@ -1,9 +1,8 @@
-"""What is true of slides: manifests with annotations, or folders of masks."""
+"""References: manifests with annotations, or folders of masks."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from digipath_ray.annotations import (
     ANNOTATION_SUFFIXES,
@@ -15,29 +14,30 @@ from digipath_ray.annotations import (
 from digipath_ray.annotations.maskbits import open_bits
 from digipath_ray.cohort.manifest import MANIFEST_SUFFIXES, SlideRow, read_manifest
 from digipath_ray.config.recipe import AnnotationSpec
+from digipath_ray.run.record import SlideRecord
 from digipath_ray.slide.info import SlideError, SlideInfo
 from digipath_ray.slide.open import open_slide
 
 ENDINGS = ("_mask", "_viable")
-"""What the challenges put between a slide's name and its mask's suffix."""
+"""Infixes of the challenges between a slide's name and its mask's suffix."""
 DRAWN = (".xml", ".geojson", ".json", ".gz")
 """Suffixes of annotations that are outlines, not images."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """What is true, by slide_id.
+    """Reference annotations by slide_id.
 
     Attributes:
-        rows: slides with the files of their annotations; a negative one has none.
-        lists_all: whether a slide that is not among them is unknown, not negative.
+        rows: slides with their annotation files; a negative one has none.
+        lists_all: whether a slide not in ``rows`` is unknown rather than negative.
     """
 
     rows: dict[str, SlideRow]
     lists_all: bool
 
     def with_negatives(self, slide_ids: Iterable[str]) -> dict[str, SlideRow]:
-        """The rows, and of a folder of masks also slides that have none there."""
+        """Rows, plus slides without a mask if the reference is a folder of masks."""
         if self.lists_all:
             return self.rows
         bare = {i: SlideRow(slide_id=i, path="", label="negative") for i in slide_ids}
@@ -45,11 +45,11 @@ class Reference:
 
 
 def read_reference(path: Path) -> Reference:
-    """A manifest with annotations, or a folder of annotations named by slide_id.
+    """Read a manifest with annotations, or a folder of annotations named by slide_id.
 
     Raises:
-        ValueError: neither of the two, it is empty, or a slide of the manifest holds
-            tumor by its label and has no annotation.
+        ValueError: neither of the two, empty, or a slide of the manifest has a tumor
+            label but no annotation.
     """
     if path.is_dir():
         found = annotations_in(path)
@@ -60,28 +60,29 @@ def read_reference(path: Path) -> Reference:
         return Reference(rows=rows, lists_all=False)
     if path.suffix.lower() not in MANIFEST_SUFFIXES:
         raise ValueError(
-            f"{path}: no reference: give a manifest ({' '.join(MANIFEST_SUFFIXES)}) "
-            "with a column annotation, or a folder of masks named by slide_id"
+            f"{path}: not a reference: give a manifest "
+            f"({' '.join(MANIFEST_SUFFIXES)}) with a column annotation, or a folder "
+            "of masks named by slide_id"
         )
     rows = {}
     for row, where in read_manifest(path):
         if row.annotation is None and row.label is not None and not row.is_negative:
             raise ValueError(
                 f"{where}: {row.slide_id} is labeled {row.label!r} and has no "
-                "annotation: add it, or leave the slide out"
+                "annotation: add it, or remove the slide"
             )
         if rows.setdefault(row.slide_id, row) is not row:
-            raise ValueError(f"{where}: {row.slide_id} is there twice: remove one")
+            raise ValueError(f"{where}: duplicate {row.slide_id}: remove one")
     return Reference(rows=rows, lists_all=True)
 
 
 def annotations_in(folder: Path) -> dict[str, Path]:
-    """slide_id -> file, of a folder's annotations: ``<slide_id>.png``, .xml and so on.
+    """List a folder's annotations by slide_id: ``<slide_id>.png``, .xml etc.
 
-    What the challenges add to the name, ``_mask`` and ``_viable``, is no part of it.
+    The challenges' infixes ``_mask`` and ``_viable`` are stripped from the name.
 
     Raises:
-        ValueError: it is no folder, there is none, or there are two of one slide.
+        ValueError: not a folder, without annotations, or with two for a slide.
     """
     if not folder.is_dir():
         raise ValueError(
@@ -97,10 +98,12 @@ def annotations_in(folder: Path) -> dict[str, Path]:
         slide_id = slide_id[: len(slide_id) - len(ending)]
         first = found.setdefault(slide_id, file)
         if first is not file:
-            raise ValueError(f"{folder}: {first.name} and {file.name} are one slide's")
+            raise ValueError(
+                f"{folder}: {first.name} and {file.name} are of the same slide"
+            )
     if not found:
         raise ValueError(
-            f"{folder}: no annotation in this folder: name them <slide_id>.png, or "
+            f"{folder}: no annotations in this folder: name them <slide_id>.png, or "
             f"another of {' '.join(ANNOTATION_SUFFIXES)}"
         )
     return found
@@ -113,7 +116,7 @@ def _suffix_of(file: Path) -> str | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Extent:
-    """The size of a slide in level-0 px, and its mpp, um per level-0 px."""
+    """Size of a slide in level-0 px, and its um per level-0 px."""
 
     width: int
     height: int
@@ -121,27 +124,26 @@ class Extent:
     mpp_y: float
 
 
-def extent_of_record(record: Mapping[str, Any]) -> Extent:
-    """The extent of a slide of a run, by its ``done`` record."""
-    slide = record["slide"]
+def extent_of_record(slide: SlideRecord) -> Extent:
+    """The extent of a slide of a run."""
     return Extent(
-        width=slide["width"],
-        height=slide["height"],
-        mpp_x=slide["mpp_x"],
-        mpp_y=slide["mpp_y"],
+        width=slide.width,
+        height=slide.height,
+        mpp_x=slide.mpp_x,
+        mpp_y=slide.mpp_y,
     )
 
 
 def extent_of_row(row: SlideRow, spec: AnnotationSpec, *, mpp: float) -> Extent:
-    """The extent of a slide that no run tells of: its file's, or else its mask's.
+    """Extent of a slide outside a run: from its file, else from its mask.
 
     Args:
-        row: the slide; a mask is taken to have its level-0 px.
-        spec: how annotations are understood.
-        mpp: of a slide of which there is only a mask, um per px.
+        row: the slide; a mask is assumed to be at level 0.
+        spec: how to interpret annotations.
+        mpp: um per px of a slide with only a mask.
 
     Raises:
-        SlideError: there is no file, and the annotation is no image.
+        SlideError: the slide's file is missing, and the annotation is not an image.
     """
     info = size_of_file(row)
     if info is not None:
@@ -155,7 +157,7 @@ def extent_of_row(row: SlideRow, spec: AnnotationSpec, *, mpp: float) -> Extent:
 
 
 def size_of_file(row: SlideRow) -> SlideInfo | None:
-    """What a slide's file says of itself; None if it is not there."""
+    """Metadata of a slide's file; None if it is missing."""
     if not Path(row.path).is_file():
         return None
     with open_slide(row.path, mpp=row.mpp) as slide:
@@ -163,26 +165,26 @@ def size_of_file(row: SlideRow) -> SlideInfo | None:
 
 
 def is_drawn(annotation: str | Path) -> bool:
-    """Whether an annotation is outlines, and no image."""
+    """Whether an annotation is outlines rather than an image."""
     return str(annotation).lower().endswith(DRAWN)
 
 
 def unknown_size(slide_id: str) -> SlideError:
-    """The error for a slide whose size nobody tells."""
+    """Error for a slide of unknown size."""
     return SlideError(
-        f"{slide_id}: the size of the slide is not known",
-        "give a reference that names the slide's file, which must be there, or a mask "
-        "of the slide's full size, or a run as prediction",
+        f"{slide_id}: the size of the slide is unknown",
+        "give a reference with the path of the existing slide file, or a mask of "
+        "the slide's full size, or a run as prediction",
     )
 
 
 def read_own_size(
     slide_id: str, file: Path, *, above: float | None = None
 ) -> MaskAnnotation:
-    """A mask as if its pixels were its slide's at level 0.
+    """Read a mask whose pixels are level-0 px of its slide.
 
     Raises:
-        SlideError: it is outlines and no image, or damaged.
+        SlideError: not an image, or damaged.
     """
     if is_drawn(file):
         raise unknown_size(slide_id)
@@ -191,10 +193,10 @@ def read_own_size(
 
 
 def read_row(row: SlideRow, size: SlideSize, spec: AnnotationSpec) -> Annotation:
-    """The annotation of a slide that has one.
+    """Read the annotation of a slide that has one.
 
     Raises:
-        SlideError: it cannot be read.
+        SlideError: the annotation cannot be read.
     """
     return read_annotation(
         str(row.annotation), slide=size, classes=spec.meanings, above=spec.mask_above

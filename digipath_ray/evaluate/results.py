@@ -1,24 +1,24 @@
-"""Scores of a prediction against a reference, by name."""
+"""Result types: scores of a prediction, by name."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 SAME = 1e-12
-"""Scores closer than this are the same."""
+"""Scores closer than this are equal."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """A score with its interval.
+    """A score with its confidence interval.
 
     Attributes:
-        value: of all that was scored.
-        low: lower end of the 95 % bootstrap interval; None where there is none.
-        high: upper end.
-        n: how many slides, images, patients or cases it is made of.
+        value: score of all cases.
+        low: lower end of the 95 % bootstrap interval; None if not available.
+        high: upper end, likewise.
+        n: number of slides, images, patients or cases.
         unit: what was resampled: "patient", "slide", "image" or "case".
-        units: how many of those there are.
+        units: number of resampled units.
     """
 
     value: float
@@ -30,18 +30,18 @@ class Score:
 
 
 Scores = Mapping[str, Score]
-"""By name: kappa, froc, auc, dice, jaccard, jaccard_clipped, burden_score ..."""
+"""Scores by name: kappa, froc, auc, dice, jaccard, jaccard_clipped, burden_score ..."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What a prediction comes to.
+    """Evaluation of a prediction.
 
     Attributes:
-        challenge: whose definitions were used.
-        scores: of the prediction, of a run its ensemble.
-        members: of each member whose maps the run kept.
-        notes: what a reader of the scores must know.
+        challenge: challenge whose definitions were used.
+        scores: scores of the prediction, for a run of its ensemble.
+        members: scores of each member with kept maps.
+        notes: notes for the reader.
     """
 
     challenge: str
@@ -50,7 +50,7 @@ class Evaluation:
     notes: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """The scores by name, then the challenge, the members' scores and the notes."""
+        """JSON of the scores by name, challenge, members' scores and notes."""
         return {
             **{name: asdict(score) for name, score in self.scores.items()},
             "challenge": self.challenge,
@@ -62,9 +62,9 @@ class Evaluation:
         }
 
     def against_members(self) -> dict[str, tuple[int, int]]:
-        """Score -> how many members the ensemble is above, and of how many.
+        """Per score: number of members that the ensemble exceeds, and their total.
 
-        Members that did not predict all that the ensemble did are left out.
+        Members with fewer predicted slides than the ensemble are excluded.
         """
         found = {}
         for name, score in self.scores.items():

@@ -1,4 +1,4 @@
-"""How sure a heatmap is that its slide holds tumor, and how well that tells slides."""
+"""Tumor score of a slide from its heatmap, and its AUC over slides."""
 
 import math
 from collections.abc import Sequence
@@ -12,22 +12,22 @@ from digipath_ray.outcome.metastasis.size_rule import SizeRule
 
 
 def slide_score(heatmap: Heatmap, config: RunConfig) -> float:
-    """The highest probability inside lesions of at least the minimum size; else 0.
+    """Maximum probability inside lesions of at least the minimum size; 0 if none.
 
-    Lesions are those at the ensemble's threshold, and fragments closer than
-    ``merge_um`` are one, as for the size rule; but no peak is asked for, so that weak
-    lesions are ranked too.
+    Lesions are at the ensemble's threshold, and fragments closer than ``merge_um`` are
+    merged, as in the size rule; but without its minimum peak, so that weak lesions are
+    ranked too.
     """
     rule = SizeRule(
         min_extent_um=config.outcome.min_lesion_um,
         min_p=0.0,
         merge_um=config.outcome.merge_um,
     )
-    return rule.measure(find_lesions(heatmap, config.ensemble.threshold)).score
+    return rule.measure(find_lesions(heatmap, config.outcome.threshold)).score
 
 
 def auc(has_tumor: Sequence[bool], scores: Sequence[float]) -> float:
-    """Area under the ROC curve; NaN unless there are slides with tumor and without."""
+    """Area under the ROC curve; NaN unless there are slides with and without tumor."""
     if len(set(has_tumor)) < 2:
         return math.nan
     return float(roc_auc_score(has_tumor, scores))

@@ -1,6 +1,6 @@
-"""A finished run in the formats of other programs: CSV, GeoJSON, DICOM.
+"""Export of a finished run to CSV, GeoJSON and DICOM.
 
-:mod:`tables` writes what spreadsheets read, :mod:`outlines` what QuPath opens,
+:mod:`tables` writes CSV for spreadsheets, :mod:`outlines` GeoJSON for QuPath,
 :mod:`segmentation` DICOM segmentations (needs the extra ``dicom``).
 """
 

@@ -1,4 +1,4 @@
-"""The formats that a run can be exported to, by name."""
+"""Export formats by name."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ from digipath_ray.run.failure import RunError
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """What an export has written.
+    """Result of an export.
 
     Attributes:
-        files: in the order in which they were written.
-        left_out: what is not among them and why, a sentence each.
+        files: written files, in order.
+        left_out: what was skipped and why, one sentence each.
     """
 
     files: tuple[Path, ...]
@@ -23,18 +23,18 @@ class Exported:
 
 
 def export_run(run: RunDirectory, out: Path, *, format: str) -> Exported:
-    """Write a finished run to a folder in another format; files there are replaced.
+    """Export a finished run to a folder; existing files are replaced.
 
     Raises:
-        RunError: the directory is no run's, or holds no finished slide.
-        ValueError: no such format, or it needs an extra that is not installed.
+        RunError: not a run directory, or no slide is finished.
+        ValueError: unknown format, or one that needs an extra that is not installed.
     """
     if format not in FORMATS:
         raise ValueError(f"format {format!r}: choose from {', '.join(FORMATS)}")
     if not run.settings.is_file():
         raise RunError(
-            f"{run.root}: no run directory, it has no run.toml: name the folder given "
-            "to digipath run --out"
+            f"{run.root}: not a run directory, run.toml is missing: give the folder "
+            "of digipath run --out"
         )
     return FORMATS[format](run, out)
 
@@ -49,7 +49,7 @@ def _geojson(run: RunDirectory, out: Path) -> Exported:
     from digipath_ray.export.outlines import copy_outlines
 
     files, missing = copy_outlines(run, out)
-    left_out = tuple(f"{i}: it has no outlines in lesions/" for i in missing)
+    left_out = tuple(f"{i}: no outlines in lesions/" for i in missing)
     return Exported(files=tuple(files), left_out=left_out)
 
 

@@ -1,4 +1,4 @@
-"""The lesions' outlines of all slides, a GeoJSON file each, for QuPath."""
+"""Lesion outlines as GeoJSON for QuPath, one file per slide."""
 
 from pathlib import Path
 
@@ -8,10 +8,10 @@ from digipath_ray.storage.files import publish, read_bytes
 
 
 def copy_outlines(run: RunDirectory, out: Path) -> tuple[list[Path], list[str]]:
-    """Copy each finished slide's outlines; also the slides that have none.
+    """Copy the outlines of finished slides; also returns the slides without any.
 
     Raises:
-        RunError: no slide has any.
+        RunError: no slide has outlines.
     """
     slide_ids = list(run.read_done())
     found = [slide_id for slide_id in slide_ids if run.lesions(slide_id).is_file()]

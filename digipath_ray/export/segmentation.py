@@ -1,10 +1,9 @@
-"""Heatmaps as DICOM segmentations of the slides they were made of.
+"""Heatmaps as DICOM segmentations of their slides.
 
-FRACTIONAL, of type PROBABILITY: the map itself to 1/255, over which a reader may set
-any threshold; a BINARY one would keep a single threshold's answer. What was not
-predicted is 0 there, as DICOM knows no other; the uncertainty maps stay in the run.
-Viewers that draw only what has the pixel size of one of the slide's levels (Slim) need
-slides that were read as they are, not resampled.
+FRACTIONAL of type PROBABILITY keeps the map to 1/255, so readers can apply any
+threshold; BINARY would fix one. Pixels that were not predicted are 0, as DICOM has no
+missing value. Uncertainty maps are not exported. Viewers that draw only pixel sizes of
+one of the slide's levels (Slim) need slides that were read without resampling.
 """
 
 from collections.abc import Mapping
@@ -36,24 +35,24 @@ RESEARCH = "Tumor probability; for research use only"
 def write_segmentations(
     run: RunDirectory, out: Path
 ) -> tuple[list[Path], dict[str, str]]:
-    """Write ``<slide_id>.dcm`` of every finished slide; also why some have none.
+    """Write ``<slide_id>.dcm`` per finished slide; also returns why some have none.
 
     Raises:
         RunError: no slide is finished.
     """
     done = run.read_done()
     if not done:
-        raise RunError(f"{run.root} holds no finished slide")
+        raise RunError(f"{run.root} has no finished slide")
     files: list[Path] = []
     left_out: dict[str, str] = {}
     for slide_id, record in done.items():
         try:
             heatmap = read_heatmap(run.heatmap(slide_id))
-        except (ValueError, FileNotFoundError) as e:  # the others are exported
+        except (ValueError, FileNotFoundError) as e:  # keep exporting the other slides
             left_out[slide_id] = str(e)
             continue
         made = make_segmentation(
-            heatmap, record["slide"], digest=record["files"]["heatmap"]
+            heatmap, record.slide.to_row(), digest=record.files["heatmap"]
         )
         path = out / f"{slide_id}.dcm"
         with publish(path) as temporary:
@@ -65,12 +64,12 @@ def write_segmentations(
 def make_segmentation(
     heatmap: Heatmap, slide: Mapping[str, Any], *, digest: str
 ) -> hd.seg.Segmentation:
-    """A heatmap's probability as a DICOM segmentation in the slide's own frame.
+    """Build a DICOM segmentation of a heatmap's probability in the slide's frame.
 
     Args:
-        heatmap: of the slide; both start at its top left corner.
-        slide: its row of SLIDES.
-        digest: of the heatmap, from which the segmentation's identity follows.
+        heatmap: heatmap of the slide, with the same top-left corner.
+        slide: row of the slide in SLIDES.
+        digest: digest of the heatmap, from which the UIDs are derived.
     """
     source = find_source(slide)
     made = hd.seg.Segmentation(
@@ -94,28 +93,27 @@ def make_segmentation(
         tile_pixel_array=True,
         tile_size=(TILE_PX, TILE_PX),
         pixel_measures=hd.PixelMeasuresSequence(
-            # Rows first: the distance between rows is along y.
+            # DICOM order: row spacing (y) first.
             pixel_spacing=(heatmap.mpp_y / 1000, heatmap.mpp_x / 1000),
             slice_thickness=SECTION_MM,
         ),
         plane_positions=[place_matrix(heatmap, source)],
     )
-    made.PatientOrientation = None  # there must be one, empty where it is not known
+    made.PatientOrientation = None  # required attribute, empty if unknown
     return made
 
 
 def quantize(heatmap: Heatmap) -> NDArray[np.float32]:
-    """The probability [height, width], rounded to the steps that DICOM holds."""
-    p = np.where(heatmap.weight > 0, heatmap.probability, 0)
+    """Probability [height, width], rounded to the steps of DICOM."""
+    p = np.where(heatmap.covered, heatmap.probability, 0)
     return np.asarray(np.rint(p * LEVELS) / LEVELS, np.float32)
 
 
 def place_matrix(heatmap: Heatmap, source: Dataset) -> hd.PlanePositionSequence:
-    """Where the center of the heatmap's first pixel lies in the slide's frame, mm.
+    """Position of the center of the heatmap's first pixel in the slide's frame, mm.
 
-    The images share their outer corner, so that the centers of their first pixels are
-    half the difference of the pixels' sizes apart (an offset is that of a center, as
-    highdicom reads it).
+    The images share their outer corner, so their first pixel centers are half the
+    difference of the pixel sizes apart (highdicom offsets are of centers).
     """
     measures = source.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
     down_mm, right_mm = (float(v) for v in measures.PixelSpacing)
@@ -139,7 +137,7 @@ def place_matrix(heatmap: Heatmap, source: Dataset) -> hd.PlanePositionSequence:
 
 
 def describe_tumor(digest: str) -> hd.seg.SegmentDescription:
-    """The one segment: neoplasm, found by a network."""
+    """The only segment: neoplasm, found by a network."""
     return hd.seg.SegmentDescription(
         segment_number=1,
         segment_label="Tumor",

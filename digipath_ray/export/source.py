@@ -1,8 +1,8 @@
-"""The DICOM image that a slide is, or would be: what a segmentation refers to.
+"""Source DICOM image of a segmentation: the slide's own, or a synthesized one.
 
-A slide that is no DICOM gets the attributes of a whole-slide image that its scanner
-would have written: the same slide always gets the same identifiers, and its matrix's
-first pixel is the origin, as nothing says where on the glass it lies.
+A slide in another format gets the attributes of a DICOM whole-slide image. Its UIDs are
+deterministic, and the origin is the first pixel of its matrix, as the position on the
+glass is unknown.
 """
 
 import contextlib
@@ -23,30 +23,31 @@ from pydicom.valuerep import format_number_as_ds
 from digipath_ray.storage.cache import local_copy
 
 ORIENTATION = (0.0, -1.0, 0.0, -1.0, 0.0, 0.0)
-"""How rows and columns lie in the slide's frame: as scanners write it (label left)."""
+"""Orientation of rows and columns in the slide's frame, as scanners write it
+(label left)."""
 TILE_PX = 512
-"""Of the image that is referred to; nobody reads its pixels."""
+"""Attributes of the referenced image; its pixels are never read."""
 SECTION_MM = 0.004
-"""How thick sections usually are; no slide says it, and DICOM wants a number."""
+"""Usual section thickness; slides do not state it, but DICOM requires it."""
 UNKNOWN_ID = "unknown"
 
 
 def derive_uid(*parts: object) -> UID:
-    """A UID that follows from what it identifies."""
+    """Deterministic UID of what it identifies."""
     name = " ".join(str(part) for part in parts)
     return UID(f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, f'digipath_ray {name}').int}")
 
 
 def shorten(text: str) -> str:
-    """Text as a DICOM long string: 64 bytes, a backslash would part values."""
+    """Text as a DICOM long string: 64 bytes, no backslash (it separates values)."""
     return text.replace("\\", "/").encode()[:64].decode(errors="ignore")
 
 
 def find_source(slide: Mapping[str, Any]) -> Dataset:
-    """The slide's own DICOM image at level 0 if it has one, else one made up.
+    """The slide's own DICOM image at level 0, or a synthesized one.
 
     Args:
-        slide: its row of SLIDES.
+        slide: row of the slide in SLIDES.
     """
     own = None
     if Path(slide["path"]).suffix.lower() in (".dcm", ""):
@@ -57,7 +58,7 @@ def find_source(slide: Mapping[str, Any]) -> Dataset:
 
 
 def read_source(path: Path, *, width: int, height: int) -> Dataset | None:
-    """The image of ``width`` x ``height`` px in the series of a DICOM file, if any."""
+    """Find the image of ``width`` x ``height`` px in the series of a DICOM file."""
     first = _read_header(path)
     if first is None or first.SOPClassUID != VLWholeSlideMicroscopyImageStorage:
         return None
@@ -82,7 +83,7 @@ def _read_header(path: Path) -> Dataset | None:
 
 
 def make_source(slide: Mapping[str, Any]) -> Dataset:
-    """Attributes of a whole-slide image as the slide would have them in DICOM."""
+    """Synthesize the attributes of a DICOM whole-slide image for the slide."""
     named = (slide["path"], slide["slide_id"], slide["width"], slide["height"])
     patient = slide.get("patient_id")
     image = Dataset()
@@ -125,7 +126,7 @@ def _add_matrix(image: Dataset, slide: Mapping[str, Any]) -> None:
     origin.XOffsetInSlideCoordinateSystem = origin.YOffsetInSlideCoordinateSystem = 0
     image.TotalPixelMatrixOriginSequence = DicomSequence([origin])
     measures = Dataset()
-    # Rows first: the distance between rows is along y.
+    # DICOM order: row spacing (y) first.
     spacing = (slide["mpp_y"] / 1000, slide["mpp_x"] / 1000)
     measures.PixelSpacing = [format_number_as_ds(mm) for mm in spacing]
     measures.SliceThickness = SECTION_MM

@@ -1,4 +1,4 @@
-"""A run's tables as CSV, and what their columns mean."""
+"""Tables of a run as CSV, with a description of their columns."""
 
 import csv
 from collections.abc import Iterator, Sequence
@@ -12,19 +12,19 @@ from digipath_ray.run.failure import RunError
 from digipath_ray.storage.files import publish, read_table
 
 SEPARATOR = ";"
-"""Between the parts of a list in a cell."""
+"""Separator of list items in a cell."""
 DICTIONARY = "columns.csv"
-"""Says of every column what it is, and its unit."""
+"""Description and unit of every column."""
 
 
 def write_tables(run: RunDirectory, out: Path) -> list[Path]:
-    """Write each table that the run has as CSV, and the list of their columns.
+    """Write each table of the run as CSV, and the description of their columns.
 
-    Unknown is an empty cell, true and false are words, a list's parts are separated by
-    semicolons; numbers are as exact as in the run.
+    A missing value is an empty cell, booleans are true and false, list items are
+    separated by semicolons, numbers have full precision.
 
     Raises:
-        RunError: the run has no table.
+        RunError: the run has no tables.
     """
     found = [
         path
@@ -32,7 +32,7 @@ def write_tables(run: RunDirectory, out: Path) -> list[Path]:
         if path.is_file()
     ]
     if not found:
-        raise RunError(f"{run.root} has no table: no slide of it is finished")
+        raise RunError(f"{run.root} has no tables: no slide is finished")
     files, columns = [], []
     for path in found:
         table = read_table(path)
@@ -51,7 +51,7 @@ def _cells(table: pa.Table) -> Iterator[list[str]]:
 
 
 def format_cell(value: Any) -> str:
-    """A value as text that reads back as the same value."""
+    """Format a value so that it parses back to the same value."""
     match value:
         case None:
             return ""

@@ -1,1 +1,1 @@
-"""Pictures for people: overlays and comparisons."""
+"""Figures: overlays and comparisons."""

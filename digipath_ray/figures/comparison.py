@@ -1,4 +1,4 @@
-"""Two heatmaps of one slide, side by side."""
+"""Figure of two heatmaps of a slide, side by side."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,14 +29,14 @@ def draw_comparison(
     names: tuple[str, str] = NAMES,
     notes: Sequence[str] = (),
 ) -> Figure:
-    """The probability of both and B - A, side by side."""
+    """Draw both probabilities and B - A, side by side."""
     a, b, note = on_one_grid(a, b)
     size = {"width_um": a.width * a.mpp_x, "height_um": a.height * a.mpp_y}
     difference = b.probability - a.probability
     reach = max(float(np.abs(difference).max()), 1e-6)
     sides = [format_length(side) for side in size.values()]
     extent = f" {TIMES} ".join(sides)
-    largest = f"largest difference of probability {np.abs(difference).max():.3g}"
+    largest = f"largest probability difference {np.abs(difference).max():.3g}"
     figure, layout = open_figure(
         3,
         **size,
@@ -59,7 +59,7 @@ def draw_comparison(
 
 
 def _either(a: Heatmap, b: Heatmap) -> Heatmap:
-    """``a`` with the weight of both, for what is predicted in one of them."""
+    """Copy of ``a`` that counts as predicted wherever either heatmap is."""
     return Heatmap(
         channels=a.channels,
         data=a.data,
@@ -84,7 +84,7 @@ def write_comparison_figure(
 
 
 def distinct_names(a: Path, b: Path) -> tuple[str, str]:
-    """As many last parts of both paths as it takes to tell them apart; at least one."""
+    """Shortest distinct suffixes of two paths, at least the last part of each."""
     longest = max(len(a.parts), len(b.parts))
     for n in range(1, longest + 1):
         names = Path(*a.parts[-n:]).as_posix(), Path(*b.parts[-n:]).as_posix()
@@ -96,7 +96,7 @@ def distinct_names(a: Path, b: Path) -> tuple[str, str]:
 def write_comparison_figures(
     a: Path, b: Path, out: Path, *, notes: Sequence[str] = ()
 ) -> list[Path]:
-    """Write ``out/<slide_id>.png`` for each slide that both runs have a heatmap of."""
+    """Write ``out/<slide_id>.png`` for each slide with a heatmap in both runs."""
     runs = read_run(a), read_run(b)
     short = distinct_names(a.resolve(), b.resolve())
     names = (f"A: {short[0]}", f"B: {short[1]}")

@@ -1,8 +1,7 @@
-"""What figures are made of: a layout in inches, maps in um, color strips, scale bars.
+"""Building blocks of figures: layout in inches, maps in um, color bars, scale bars.
 
-Everything is placed in um from the slide's top left corner, so maps and thumbnails of
-any scale lie on each other. Matplotlib's objects are used directly: no pyplot, no
-global state.
+Everything is placed in um from the slide's top-left corner, so maps and thumbnails of
+any scale align. Uses Matplotlib's objects directly: no pyplot, no global state.
 """
 
 import math
@@ -31,18 +30,18 @@ Pixels = NDArray[np.uint8]
 
 DPI = 160
 PANEL_IN = 2.65
-"""Side of a square slide's panel, inches."""
+"""Side of the panel of a square slide, inches."""
 SHOWN_PX = 1024
-"""Longer side of what is drawn of a map; a panel has fewer pixels."""
+"""Maximum side of a drawn map, px; panels have fewer pixels."""
 VISIBLE_FROM = 0.1
-"""Lower probabilities leave the tissue uncovered."""
+"""Lower probabilities are transparent."""
 ALPHA = 0.6
 VARIANCE_ALPHA = 0.85
 FADED = 0.7
-"""How much of the thumbnail shows beneath the uncertainty maps."""
+"""Opacity of the thumbnail below the uncertainty maps."""
 TICK_FORMAT = "%.3g"
 TICK_CHARACTERS = 5
-"""Five numbers as long as this still stand apart below a strip."""
+"""Maximum characters per tick label for five labels to fit a color bar."""
 INK = "#1f2329"
 QUIET = "#5f6672"
 EMPTY = "#e8eaed"
@@ -50,7 +49,7 @@ EMPTY = "#e8eaed"
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Where panels stand on a figure, in inches.
+    """Positions of panels on a figure, inches.
 
     Each panel has a heading above and a caption (color strip or scale bar) below.
     """
@@ -68,7 +67,7 @@ class Layout:
 
     @property
     def size(self) -> tuple[float, float]:
-        """Width and height of the figure."""
+        """Width and height of the figure, inches."""
         width = self.columns * (self.panel_width + self.gap) - self.gap
         height = self.rows * (self.heading + self.panel_height + self.caption)
         return 2 * self.margin + width, self.header + height + self.footer
@@ -91,10 +90,10 @@ class Layout:
 def lay_out(
     panels: int, *, width_um: float, height_um: float, footer: float = 0.3
 ) -> Layout:
-    """Panels of the slide's shape, of equal area whatever the shape.
+    """Lay out panels of the slide's aspect ratio, with constant area.
 
-    Slides longer than eight times their width keep a panel of 8:1 and are drawn smaller
-    in it. Panels stand in one row if that is no wider than about 14 inches.
+    Aspect ratios beyond 8:1 use an 8:1 panel with a smaller drawing. Panels are in one
+    row if it is at most about 14 inches wide.
     """
     aspect = min(max(width_um / height_um, 1 / 8), 8.0)
     width = max(2.4, PANEL_IN * math.sqrt(aspect))
@@ -118,10 +117,10 @@ def open_figure(
     subtitle: str,
     notes: Sequence[str],
 ) -> tuple[Figure, Layout]:
-    """An empty figure with its title, a line below it, and its notes at the bottom."""
+    """Create an empty figure with title, subtitle and notes at the bottom."""
     layout = lay_out(panels, width_um=width_um, height_um=height_um)
     inches = layout.size[0] - 2 * layout.margin
-    # 10 pt text has about 13 characters to the inch, the 15 pt title about 7.5.
+    # 10 pt text has about 13 characters per inch, the 15 pt title about 7.5.
     lines = textwrap.wrap(DOT.join(notes), max(20, int(inches * 13)))
     footer = 0.2 + 0.18 * len(lines)
     layout = lay_out(panels, width_um=width_um, height_um=height_um, footer=footer)
@@ -161,13 +160,13 @@ def add_panel(
     width_um: float,
     height_um: float,
 ) -> Axes:
-    """Axes of panel ``i`` in um, y down, without ticks."""
+    """Add axes for panel ``i`` in um, y down, without ticks."""
     axes = figure.add_axes(layout.box(i))
     axes.set(xlim=(0, width_um), ylim=(height_um, 0), aspect="equal")
     axes.set(xticks=[], yticks=[], facecolor=EMPTY, anchor="NW")
     for spine in axes.spines.values():
         spine.set(color="#c9cdd3", linewidth=0.8)
-    # 11.5 pt text has about 9 characters to the inch.
+    # 11.5 pt text has about 9 characters per inch.
     title = shorten(title, int(layout.panel_width * 9))
     axes.set_title(title, loc="left", size=11.5, color=INK, pad=5)
     return axes
@@ -186,7 +185,7 @@ def show_thumbnail(
 
 
 def shown(plane: Map) -> tuple[Map, int]:
-    """A map halved until it is small enough to draw, and the px it takes together."""
+    """Halve a map until it is small enough to draw; also returns the reduction."""
     factor = 1
     while max(plane.shape) > SHOWN_PX:
         plane, factor = halve(plane), factor * 2
@@ -196,7 +195,7 @@ def shown(plane: Map) -> tuple[Map, int]:
 def show_map(
     axes: Axes, plane: Map, heatmap: Heatmap, *, cmap: Colormap, norm: Normalize
 ) -> None:
-    """Draw a map of ``heatmap``'s scale where patches lie, and nothing elsewhere."""
+    """Draw a map on ``heatmap``'s grid; transparent where no patch is."""
     small, factor = shown(plane)
     weight, _ = shown(heatmap.weight)
     right = small.shape[1] * factor * heatmap.mpp_x
@@ -212,10 +211,10 @@ def show_map(
 
 
 def show_outline(axes: Axes, heatmap: Heatmap, threshold: float) -> None:
-    """Outline what has a probability of at least ``threshold``."""
+    """Outline the area with a probability of at least ``threshold``."""
     small, factor = shown(heatmap.probability)
     if min(small.shape) < 2 or not small.min() < threshold < small.max():
-        return  # nothing to go around
+        return  # contour needs both sides
     x = (np.arange(small.shape[1]) + 0.5) * factor * heatmap.mpp_x
     y = (np.arange(small.shape[0]) + 0.5) * factor * heatmap.mpp_y
     axes.contour(x, y, small, levels=[threshold], colors=INK, linewidths=0.7, zorder=2)
@@ -230,7 +229,7 @@ def add_strip(
     norm: Normalize,
     label: str,
 ) -> Axes:
-    """The color strip below panel ``i``."""
+    """Add a color bar below panel ``i``."""
     left, bottom, width, _ = layout.box(i)
     inch = 1 / layout.size[1]
     ticks = strip_ticks(norm)
@@ -246,7 +245,7 @@ def add_strip(
     bar.outline.set(edgecolor="#c9cdd3", linewidth=0.8)
     strip.tick_params(labelsize=9, colors=QUIET, length=2.5, pad=2)
     for tick, number in zip(ticks, strip.get_xticklabels(), strict=True):
-        # Centered at an end it would reach into the numbers of the next panel.
+        # Centered at an end, it would overlap the labels of the next panel.
         place = float(norm(tick))
         if min(place, 1 - place) < 1e-6:
             number.set_horizontalalignment("left" if place < 0.5 else "right")
@@ -255,7 +254,7 @@ def add_strip(
 
 
 def strip_ticks(norm: Normalize) -> list[float]:
-    """Round values within the norm's range, fewer of them if they are long to write."""
+    """Round tick values within the norm's range, fewer if their labels are long."""
     low, high = float(norm.vmin or 0), float(norm.vmax or 0)
     slack = 1e-9 * (high - low)
     ticks: list[float] = []
@@ -268,7 +267,7 @@ def strip_ticks(norm: Normalize) -> list[float]:
 
 
 def round_length(width_um: float) -> float:
-    """The longest of 1, 2, 5, 10 ... um that is at most 0.3 of the width."""
+    """Longest of 1, 2, 5, 10 ... um that is at most 0.3 of the width."""
     longest = 0.3 * width_um
     power = 10.0 ** math.floor(math.log10(longest))
     return max(m * power for m in (1, 2, 5) if m * power <= longest * (1 + 1e-9))
@@ -277,7 +276,7 @@ def round_length(width_um: float) -> float:
 def draw_scale_bar(
     figure: Figure, axes: Axes, *, width_um: float, height_um: float
 ) -> None:
-    """A bar of round length below a panel, and the slide's size beneath it."""
+    """Draw a scale bar of round length below a panel, with the slide's size."""
     length = round_length(width_um)
 
     def below(points: float) -> Transform:
@@ -308,16 +307,16 @@ def draw_scale_bar(
 
 
 def probability_colors() -> Colormap:
-    """Turbo over 0..1, uncovered below :data:`VISIBLE_FROM`."""
+    """Turbo over 0..1, transparent below :data:`VISIBLE_FROM`."""
     probability = np.linspace(0, 1, 256)
-    # Turbo's last tenth is a dark red that looks brown on stained tissue.
+    # The last tenth of Turbo is a dark red that looks brown on stained tissue.
     colors = colormaps["turbo"](probability * 0.9)
     colors[:, 3] = np.where(probability < VISIBLE_FROM, 0, ALPHA)
     return ListedColormap(colors, name="probability")
 
 
 def variance_colors() -> Colormap:
-    """Magma, through which the tissue just shows."""
+    """Semi-transparent Magma."""
     colors = colormaps["magma"](np.linspace(0, 1, 256))
     colors[:, 3] = VARIANCE_ALPHA
     return ListedColormap(colors, name="variance")

@@ -1,6 +1,6 @@
-"""The picture of a slide: its heatmap and uncertainty maps over a thumbnail.
+"""Figure of a slide: heatmap and uncertainty maps over a thumbnail.
 
-For looking at, not for measuring: the values are in the heatmap's file.
+For inspection, not measurement: the values are in the heatmap file.
 """
 
 from collections.abc import Sequence
@@ -41,20 +41,20 @@ def draw_overlay(
     notes: Sequence[str],
     threshold: float,
 ) -> Figure:
-    """Thumbnail, probability over it, and both uncertainties side by side.
+    """Draw thumbnail, probability and both uncertainties side by side.
 
-    A map that was not estimated has its panel say so and why.
+    The panel of a map that was not estimated states the reason.
 
     Args:
         thumbnail: the whole slide, uint8 RGB [height, width, 3].
-        heatmap: its maps; both start at the slide's top left corner.
+        heatmap: heatmap with the same top-left corner.
         thumbnail_mpp: um per thumbnail px, x and y.
-        title: the slide's name.
-        notes: what the reader must know, e.g. "research use only"; at the bottom.
-        threshold: probability that is outlined and whose area is named.
+        title: name of the slide.
+        notes: notes at the bottom, e.g. "research use only".
+        threshold: probability of the outline and of the stated area.
 
     Raises:
-        ValueError: the thumbnail is no RGB image.
+        ValueError: the thumbnail is not an RGB image.
     """
     _check_rgb(thumbnail)
     width_um = thumbnail.shape[1] * thumbnail_mpp[0]
@@ -123,7 +123,7 @@ def _draw_probability(
 def _draw_variance(
     figure: Figure, layout: Layout, i: int, axes: Axes, plane: Map, heatmap: Heatmap
 ) -> None:
-    # A map that is 0 everywhere still needs a scale that rises.
+    # An all-zero map still needs an increasing scale.
     norm = Normalize(0, max(float(plane.max()), 1e-6))
     cmap = variance_colors()
     show_map(axes, plane, heatmap, cmap=cmap, norm=norm)

@@ -27,6 +27,7 @@ def blend_window(spec: GridSpec, blend: Blend) -> Map:
     sigma of an eighth of the patch (nnU-Net's and MONAI's choice).
     """
     size = spec.hm_patch
+    # Distance from the patch's center; half a pixel off for an even number of pixels.
     offset = np.abs(np.arange(size) - (size - 1) / 2)
     match blend:
         case "mean":
@@ -168,15 +169,24 @@ class Heatmap:
         """Variance over members (eq. 5)."""
         return self.channel("epistemic")
 
+    @property
+    def covered(self) -> NDArray[np.bool_]:
+        """Bool [height, width]: pixels that a patch covers."""
+        return np.asarray(self.weight > 0)
+
+    def above(self, threshold: float) -> NDArray[np.bool_]:
+        """Bool [height, width]: covered pixels with probability >= threshold."""
+        return np.asarray((self.probability >= threshold) & self.covered)
+
     def area_mm2(self, threshold: float) -> float:
-        """Area with probability >= threshold, of the pixels that were predicted."""
-        pixels = np.count_nonzero((self.probability >= threshold) & (self.weight > 0))
+        """Area of the covered pixels with probability >= threshold."""
+        pixels = np.count_nonzero(self.above(threshold))
         return float(pixels * self.mpp_x * self.mpp_y / 1e6)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Canvas:
-    """Sums of a slide's blocks so far; canvases merge in any order.
+    """Sums of a slide's blocks so far; blocks may come in any order.
 
     Attributes:
         channels: names in the order of ``sums``.
@@ -217,31 +227,20 @@ class Canvas:
         if n and blocks.min() < 0:
             raise ValueError(f"block {blocks.min(axis=0)}: the grid starts at (0, 0)")
         for i, (row, col) in enumerate(blocks.tolist()):
+            # Blocks of the last row and column may reach beyond the slide: cut off.
             target = np.s_[row * side : (row + 1) * side, col * side : (col + 1) * side]
             height, width = self.weight[target].shape
             self.weight[target] += weight[i, :height, :width]
             self.sums[:, *target] += sums[:, i, :height, :width]
 
-    def merge(self, other: "Canvas") -> "Canvas":
-        """Both canvases on one; commutative, associative up to float32 rounding."""
-        if self.channels != other.channels or self.sums.shape != other.sums.shape:
-            raise ValueError(
-                f"canvases differ: {self.channels} {self.sums.shape} and "
-                f"{other.channels} {other.sums.shape}"
-            )
-        return Canvas(
-            channels=self.channels,
-            sums=self.sums + other.sums,
-            weight=self.weight + other.weight,
-        )
-
     def heatmap(self, *, mpp_x: float, mpp_y: float) -> Heatmap:
-        """The weighted mean at each pixel, 0 where no patch lies.
+        """The weighted mean at each pixel, 0 where there is no patch.
 
         Args:
             mpp_x: um per HEATMAP px, i.e. the effective mpp times downsample.
             mpp_y: the same, from top to bottom.
         """
+        # Where no patch lies the weight is 0: the result stays 0, without a warning.
         data = np.zeros_like(self.sums)
         np.divide(self.sums, self.weight, out=data, where=self.weight > 0)
         return Heatmap(
@@ -256,6 +255,7 @@ class Canvas:
 def on_heatmap(mask: Mask, heatmap: Heatmap) -> NDArray[np.bool_]:
     """The mask [H, W] at the heatmap's pixels, nearest by position in um."""
     height, width = heatmap.weight.shape
+    # By the centers of the heatmap's pixels, in um: both grids start at the slide's.
     rows = ((np.arange(height) + 0.5) * heatmap.mpp_y / mask.mpp_y).astype(int)
     cols = ((np.arange(width) + 0.5) * heatmap.mpp_x / mask.mpp_x).astype(int)
     last_row, last_col = mask.array.shape[0] - 1, mask.array.shape[1] - 1

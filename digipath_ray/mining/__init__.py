@@ -1,5 +1,5 @@
-"""From a finished run back to a fit: what it got wrong, and what it is unsure of.
+"""Mining a finished run for further training: errors and uncertain regions.
 
-spec (what is looked for) -> hard (patches that a run got wrong) -> examples (their
-file, which a fit takes); regions (where a run is least sure, to be corrected in QuPath)
+spec (settings) -> hard (patches predicted wrong) -> examples (their file, input of a
+fit); regions (most uncertain areas, to be corrected in QuPath)
 """

@@ -1,4 +1,4 @@
-"""Hard examples on disk: what mining leaves, and a fit takes."""
+"""Hard examples on disk: output of mining, input of a fit."""
 
 import json
 from collections.abc import Mapping
@@ -11,11 +11,11 @@ from digipath_ray.schema import SAMPLES
 from digipath_ray.storage.files import publish, read_table
 
 NOTE = b"digipath_ray.hard"
-"""What the metadata of the table says of the patches' size."""
+"""Table metadata key of the patch size."""
 
 
 def write_hard(path: Path, table: pa.Table, *, fit_patch_px: int, mpp: float) -> None:
-    """Write hard patches as Parquet, noting their side and the um per model px."""
+    """Write hard patches as Parquet, their side and um per model px as metadata."""
     note = {NOTE: json.dumps({"fit_patch_px": fit_patch_px, "mpp": mpp}).encode()}
     meta = {**(table.schema.metadata or {}), **note}
     with publish(path) as temporary:
@@ -23,16 +23,16 @@ def write_hard(path: Path, table: pa.Table, *, fit_patch_px: int, mpp: float) ->
 
 
 def read_hard(path: Path) -> tuple[pa.Table, Mapping[str, float]]:
-    """The table of :func:`write_hard`, and what is noted in it, if anything.
+    """Read a table of :func:`write_hard`, and its metadata, if any.
 
     Raises:
-        ValueError: no such file, or not a table of samples.
-        OSError: as :func:`digipath_ray.storage.files.read_table`.
+        ValueError: the file does not exist, or is not a table of samples.
+        OSError: the file or bucket cannot be read.
     """
     try:
         table = read_table(path)
     except FileNotFoundError as e:
-        raise ValueError(f"hard examples {path}: no such file") from e
+        raise ValueError(f"hard examples {path}: file not found") from e
     except (pa.ArrowException, IsADirectoryError) as e:
         raise ValueError(f"hard examples {path}: not a Parquet file: {e}") from e
     note = (table.schema.metadata or {}).get(NOTE, b"{}")
@@ -40,5 +40,5 @@ def read_hard(path: Path) -> tuple[pa.Table, Mapping[str, float]]:
         return table.select(SAMPLES.names).cast(SAMPLES), json.loads(note)
     except (KeyError, ValueError) as e:
         raise ValueError(
-            f"hard examples {path}: not as digipath mine --out writes them: {e}"
+            f"hard examples {path}: not a file of digipath mine --out: {e}"
         ) from e

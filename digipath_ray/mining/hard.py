@@ -1,9 +1,9 @@
-"""Hard examples: patches of annotated slides that a finished run got wrong.
+"""Hard examples: patches of annotated slides that a run predicted wrong.
 
-Heatmap and truth are cut into patches as a fit sees them, half a patch apart. Hard are
-patches with tumor whose outline was missed, and patches without in which tumor was
-seen (the released code's ``auto_hardmine.py`` and ``hardmine_from_heatmap.py``). Only
-an out-of-fold run says what a network gets wrong on slides that it has not seen.
+Heatmap and truth are cut into training-sized patches, half a patch apart. Hard patches
+are those with tumor whose outline was missed, and those without tumor where tumor was
+predicted (``auto_hardmine.py`` and ``hardmine_from_heatmap.py`` of the released code).
+Only an out-of-fold run shows errors on unseen slides.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Windows:
-    """Square windows on a heatmap, every half a side and flush with its far edges.
+    """Square windows on a heatmap, half a side apart, flush with its far edges.
 
     Attributes:
         side: heatmap px.
@@ -38,7 +38,7 @@ class Windows:
 
     @classmethod
     def over(cls, shape: tuple[int, int], side: int) -> "Windows":
-        """The windows of an even ``side`` over a map [H, W]; one at least."""
+        """Windows of an even ``side`` over a map [H, W]; at least one."""
         tops, lefts = (_starts(length, side) for length in shape)
         return cls(side=side, tops=tops, lefts=lefts)
 
@@ -68,11 +68,11 @@ class HardPatches:
 
     Attributes:
         table: SAMPLES, the hardest first.
-        hardness: [n]; of a patch with tumor 1 - Dice, of a false alarm the mean
-            probability of its known pixels.
-        looked_at: how many patches the slide was cut into.
-        tumor: how many with tumor were hard, before any was left out.
-        alarms: how many false alarms there were, likewise.
+        hardness: [n]; 1 - Dice of a patch with tumor; mean probability of the known
+            pixels of a false alarm.
+        looked_at: number of patches of the slide.
+        tumor: number of hard patches with tumor, before limiting.
+        alarms: number of false alarms, before limiting.
     """
 
     table: pa.Table
@@ -86,12 +86,12 @@ def window_px(fit_patch_px: int, downsample: int) -> int:
     """Side of a patch in heatmap px.
 
     Raises:
-        ValueError: half a patch is no whole number of them.
+        ValueError: half a patch is not a whole number of heatmap px.
     """
     if fit_patch_px % (2 * downsample):
         raise ValueError(
-            f"fit_patch_px = {fit_patch_px}: the run's heatmaps have a px per "
-            f"{downsample} model px, so give a multiple of {2 * downsample}"
+            f"fit_patch_px = {fit_patch_px}: the run's heatmaps have one px per "
+            f"{downsample} model px; give a multiple of {2 * downsample}"
         )
     return fit_patch_px // downsample
 
@@ -99,21 +99,21 @@ def window_px(fit_patch_px: int, downsample: int) -> int:
 def find_hard(
     slide: FinishedSlide, truth: Truth, *, downsample: int, spec: MiningSpec
 ) -> HardPatches:
-    """The patches of a slide that the run got wrong.
+    """Find the patches of a slide that the run predicted wrong.
 
-    What is ignored or was not predicted counts nowhere, and glass alone is not looked
-    at. Where nobody says that all tumor is annotated
+    Ignored and unpredicted pixels are excluded, and so are patches of glass only. If
+    the annotation is not exhaustive
     (:attr:`~digipath_ray.cohort.manifest.SlideRow.gives_normal`), only the tumor is
-    known: no false alarms, and a Dice over the tumor's pixels.
+    known: there are no false alarms, and Dice is over the tumor's pixels.
 
     Args:
-        slide: as the run left it.
-        truth: at the heatmap's pixels.
-        downsample: of the run, model px per heatmap px.
-        spec: what is hard.
+        slide: slide of the run.
+        truth: truth on the heatmap's grid.
+        downsample: model px per heatmap px.
+        spec: criteria.
 
     Raises:
-        ValueError: as :func:`window_px`.
+        ValueError: half a patch is not a whole number of heatmap px.
     """
     windows = Windows.over(slide.tissue.shape, window_px(spec.fit_patch_px, downsample))
     found = _measure(slide, truth, windows, spec)
@@ -137,24 +137,24 @@ def find_hard(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Measures:
-    """Of each window [tops, lefts] of a slide."""
+    """Measures of each window [tops, lefts] of a slide."""
 
     looked_at: Bools
     holds_tumor: Bools
     dice: Values
-    """Over its known pixels."""
+    """Dice over the known pixels."""
     share: Values
-    """Fraction of it that is tumor."""
+    """Tumor fraction."""
     alarmed: Bools
     mean: Values
-    """Mean probability of its known pixels."""
+    """Mean probability of the known pixels."""
 
 
 def _measure(
     slide: FinishedSlide, truth: Truth, windows: Windows, spec: MiningSpec
 ) -> _Measures:
-    known = (slide.heatmap.weight > 0) & ~truth.ignored
-    if not slide.row.gives_normal:
+    known = slide.heatmap.covered & ~truth.ignored
+    if not slide.record.gives_normal:
         known &= truth.tumor
     p, sums = slide.heatmap.probability, windows.sums
     tumor, called = truth.tumor & known, (p >= spec.dice_at) & known
@@ -171,7 +171,7 @@ def _measure(
 
 
 def _hardest(chosen: Bools, hardness: Values, share: Values, limit: int) -> Indices:
-    """The hardest of the chosen windows [n, 2]; of equal ones those with more tumor."""
+    """Hardest of the chosen windows [n, 2]; ties go to those with more tumor."""
     at = np.argwhere(chosen)
     where = tuple(at.T)
     order = np.lexsort((-share[where], -hardness[where]))
@@ -181,11 +181,11 @@ def _hardest(chosen: Bools, hardness: Values, share: Values, limit: int) -> Indi
 def _samples(
     slide: FinishedSlide, windows: Windows, at: Indices, share: Values
 ) -> pa.Table:
-    """The SAMPLES table of windows [n, 2]; it stands for half its side squared."""
+    """SAMPLES table of windows [n, 2]; each represents half its side squared."""
     half_mm2 = slide.heatmap.mpp_x * slide.heatmap.mpp_y * windows.side**2 / 4e6
     x, y = windows.lefts[at[:, 1]], windows.tops[at[:, 0]]
     columns = {
-        "slide_id": [slide.row.slide_id] * len(at),
+        "slide_id": [slide.record.slide_id] * len(at),
         "x": np.rint(x * slide.l0_per_hm_x).astype(np.int64),
         "y": np.rint(y * slide.l0_per_hm_y).astype(np.int64),
         "tumor": share[tuple(at.T)].astype(np.float32),
@@ -195,7 +195,7 @@ def _samples(
 
 
 def merge_hard(found: Sequence[HardPatches]) -> pa.Table:
-    """The hard patches of several slides as one SAMPLES table, the hardest first."""
+    """Merge hard patches of several slides into one SAMPLES table, hardest first."""
     table = pa.concat_tables([SAMPLES.empty_table(), *(part.table for part in found)])
     hardness = np.concatenate([np.empty(0), *(part.hardness for part in found)])
     return table.take(np.argsort(-hardness, kind="stable"))

@@ -1,8 +1,8 @@
-"""Uncertain regions: where a run is least sure, to be corrected by a pathologist.
+"""Uncertain regions of a run, to be corrected by a pathologist.
 
-The paper proposes to fine-tune on them. A region is a square frame of the class
-``Region*``, in it the run's prediction as outlines that can be edited in QuPath; what
-comes back is read by :mod:`digipath_ray.annotations.corrected`.
+The paper proposes to fine-tune on them. A region is a square frame of class ``Region*``
+with the run's prediction as outlines to edit in QuPath; the edited file is read by
+:mod:`digipath_ray.annotations.corrected`.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ FRAME_COLOR, TUMOR_COLOR = (0, 0, 180), (200, 0, 0)
 
 @dataclass(frozen=True, kw_only=True)
 class Region:
-    """A square on a heatmap, px; its means count what is no tissue as 0."""
+    """A square on a heatmap, px; its means count background as 0."""
 
     row: int
     col: int
@@ -42,27 +42,27 @@ class Region:
 
 
 def uncertainty_map(heatmap: Heatmap, which: Uncertainty) -> Map:
-    """The map [H, W] to go by.
+    """Uncertainty map [H, W].
 
     Raises:
-        ValueError: as :func:`needed_channels`.
+        ValueError: a channel of the map was not estimated.
     """
     names = needed_channels(heatmap.channels, which)
     return cast(Map, sum(heatmap.data[heatmap.channels.index(n)] for n in names))
 
 
 def needed_channels(channels: Sequence[str], which: Uncertainty) -> tuple[str, ...]:
-    """The heatmap's channels that make up the map.
+    """Heatmap channels that make up the map.
 
     Raises:
-        ValueError: one was not estimated.
+        ValueError: a channel was not estimated.
     """
     both = ("epistemic", "aleatoric")
     names = both if which == "both" else (which,)
     if not set(names) <= set(channels):
         there = " and ".join(n for n in both if n in channels)
         raise ValueError(
-            f"--map {which}: the run has {there or 'no map of uncertainty'}: choose "
+            f"--map {which}: the run has {there or 'no uncertainty map'}: choose "
             "another --map, or run with several members (epistemic) or with --tta "
             "(aleatoric)"
         )
@@ -72,18 +72,19 @@ def needed_channels(channels: Sequence[str], which: Uncertainty) -> tuple[str, .
 def find_regions(
     slide: FinishedSlide, which: Uncertainty, *, top: int, region_um: float
 ) -> list[Region]:
-    """The most uncertain squares of a slide, the most uncertain first.
+    """Find the most uncertain squares of a slide, most uncertain first.
 
-    Each is the best that overlaps none before it; there may be fewer than ``top``.
+    Greedy: each is the best that overlaps no earlier one; may return fewer than
+    ``top``.
 
     Args:
-        slide: as the run left it.
-        which: the map.
-        top: how many, at most.
-        region_um: side of a square, as near as heatmap px allow.
+        slide: slide of the run.
+        which: uncertainty map to use.
+        top: maximum number of squares.
+        region_um: side of a square, rounded to heatmap px.
 
     Raises:
-        ValueError: as :func:`uncertainty_map`.
+        ValueError: a channel of the map was not estimated.
     """
     heatmap, predicted = slide.heatmap, slide.predicted
     rows = _side(region_um / heatmap.mpp_y, heatmap.height)
@@ -115,17 +116,17 @@ def _side(px: float, length: int) -> int:
 
 
 def box_means(values: NDArray[np.floating[Any]], rows: int, cols: int) -> Map:
-    """Mean of a map [H, W] over every box inside it, [H - rows + 1, W - cols + 1]."""
+    """Mean of a map [H, W] over every box in it, [H - rows + 1, W - cols + 1]."""
     total = np.zeros((values.shape[0] + 1, values.shape[1] + 1))
     total[1:, 1:] = values.cumsum(0, dtype=np.float64).cumsum(1)
     sums = total[rows:, cols:] - total[:-rows, cols:]
     sums += total[:-rows, :-cols] - total[rows:, :-cols]
-    # Differences of long sums leave a tail where there is nothing.
+    # Differences of large sums leave rounding errors where the mean is 0.
     return np.asarray(np.where(sums > 1e-9, sums, 0) / (rows * cols), np.float32)
 
 
 def _outline(slide: FinishedSlide, region: Region, pixels: Bools) -> Shape:
-    """The outlines of a region's pixels [rows, cols] in level-0 px."""
+    """Outlines of a region's pixels [rows, cols], level-0 px."""
     return outline(
         pixels,
         x=region.col * slide.l0_per_hm_x,
@@ -145,7 +146,7 @@ def region_features(
     threshold: float,
 ) -> list[Feature]:
     """Frames and predicted outlines as GeoJSON features, level-0 px."""
-    called = (slide.heatmap.probability >= threshold) & (slide.heatmap.weight > 0)
+    called = slide.heatmap.above(threshold)
     features: list[Feature] = []
     for number, region in enumerate(regions, start=1):
         rows = slice(region.row, region.row + region.rows)
@@ -169,7 +170,7 @@ def _features(
     name: str,
     measured: dict[str, float],
 ) -> list[Feature]:
-    """A feature of each polygon in a shape: one can be edited without the others."""
+    """One feature per polygon of a shape, so that each can be edited separately."""
     return [
         feature(
             polygon,
@@ -183,14 +184,14 @@ def _features(
 
 
 def write_regions(path: Path, features: Sequence[Feature]) -> None:
-    """Write features for QuPath, noting that nobody has corrected them yet.
+    """Write features for QuPath, marked as not yet corrected.
 
     Raises:
-        ValueError: the file holds somebody's corrections.
+        ValueError: the file contains corrections.
     """
     if path.exists() and not is_untouched(path):
         raise ValueError(
-            f"{path}: holds corrections, which are not written over: choose another "
-            "folder"
+            f"{path}: contains corrections, which are never overwritten: choose "
+            "another folder"
         )
     write_features(path, features, notes=untouched_note(features))

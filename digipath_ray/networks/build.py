@@ -86,7 +86,7 @@ class Member(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the network lies."""
+        """The device the network is on."""
         return self.mean.device
 
     @torch.inference_mode()

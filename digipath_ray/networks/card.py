@@ -8,7 +8,7 @@ unknown one is an error, never a guess.
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 from digipath_ray.storage.files import is_url, place, publish, read_text
 
 CLASSES = ("other", "tumor")
-"""What the two channels of a network's answer are, in this order."""
+"""The two channels of a network's output, in this order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,12 +31,12 @@ class ModelCard:
         mpp: um per px the network was trained at.
         patch_px: side of the patches to predict on, px.
         mean, std: normalization per RGB channel, on the 0..1 scale of a pixel.
-        classes: the answer's channels, always (other, tumor).
+        classes: the output's channels, always (other, tumor).
         training_slides, training_patients: ids the network has seen.
         license: of the weights, an SPDX name where there is one.
         digest: SHA-256 of the weights file, 64 hexadecimal digits.
         threshold: probability from which a pixel counts as tumor, as chosen on
-            validation patients; None if nobody chose one.
+            validation patients; None if none was chosen.
         temperature: what its logits are divided by to be calibrated.
         training: how it was fitted: folds, schedule, seeds, scores, versions.
         notes: anything else worth knowing.
@@ -87,6 +87,7 @@ def _are_texts(value: Any) -> bool:
     return isinstance(value, tuple) and all(_is_text(v) for v in value)
 
 
+# By hand, not by a validator: most checks are of values, and each says what is wanted.
 _WANTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "name": ("text", _is_text),
     "architecture": ("text", _is_text),
@@ -114,8 +115,14 @@ _WANTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
 }
 
 
+def mean_threshold(cards: Iterable[ModelCard]) -> float | None:
+    """The threshold of an ensemble: the mean of its members' that state one."""
+    chosen = [card.threshold for card in cards if card.threshold is not None]
+    return sum(chosen) / len(chosen) if chosen else None
+
+
 def card_path(weights_path: str | Path) -> Path:
-    """Where the card of a weights file lies."""
+    """Path of the card of a weights file."""
     path = place(weights_path) if is_url(weights_path) else Path(weights_path)
     return path.with_suffix(".json")
 

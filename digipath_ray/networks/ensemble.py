@@ -1,24 +1,23 @@
-"""Members' answers into the channels of a heatmap: mean, aleatoric, epistemic.
+"""Members' predictions combined into a heatmap's channels: mean and uncertainties.
 
 Both uncertainties are population variances of tumor posteriors. What was not estimated
 is absent, never 0.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from digipath_ray.config.run import RunConfig
 
-Values = NDArray[np.float32]
-
 Maps = NDArray[np.float32]
-"""One number per heatmap px of n patches, [n, h, w]."""
+"""One number per heatmap px of n patches: [n, h, w], of m members [m, n, h, w]."""
 
 
 class MemberError(ValueError):
-    """A member's answer is missing, or is no probability."""
+    """A member's prediction is missing, or is no probability."""
 
 
 def combine(
@@ -33,7 +32,7 @@ def combine(
     Args:
         means: each member's posterior, mean over its test-time augmentations.
         aleatorics: each member's variance over them (eq. 4), None without them.
-        members: names of all members that must have answered.
+        members: names of all members that must be there.
         keep_members: also return each member's mean as ``member:<name>``.
 
     Returns:
@@ -42,8 +41,8 @@ def combine(
         (eq. 5), unless there is one member only.
 
     Raises:
-        MemberError: an answer is missing, of another shape than the others', NaN,
-            infinite or outside 0..1; names the member.
+        MemberError: a map is missing, of another shape than the others', NaN,
+            infinite or outside 0..1; the message names the member.
     """
     stack = _checked(means, members, "probability")
     channels = {"probability": stack.mean(axis=0)}
@@ -58,44 +57,63 @@ def combine(
     return channels
 
 
-def _checked(answers: Mapping[str, Maps], members: Sequence[str], what: str) -> Maps:
-    """Answers [m, n, h, w] in the order of the members, all of them probabilities."""
+def _checked(maps: Mapping[str, Maps], members: Sequence[str], what: str) -> Maps:
+    """Maps [m, n, h, w] in the order of the members, checked to be probabilities."""
     for name in members:
-        if name not in answers:
+        if name not in maps:
             raise MemberError(f"member {name} gave no {what}")
-        answer, first = answers[name], answers[members[0]]
-        if answer.shape != first.shape:
+        found, first = maps[name], maps[members[0]]
+        if found.shape != first.shape:
             raise MemberError(
-                f"member {name} gave a {what} of shape {answer.shape}, "
+                f"member {name} gave a {what} of shape {found.shape}, "
                 f"member {members[0]} of {first.shape}"
             )
-        if not np.isfinite(answer).all():
-            bad = np.count_nonzero(~np.isfinite(answer))
+        if not np.isfinite(found).all():
+            bad = np.count_nonzero(~np.isfinite(found))
             raise MemberError(
-                f"member {name}: {bad} of {answer.size} values of its {what} are NaN "
+                f"member {name}: {bad} of {found.size} values of its {what} are NaN "
                 "or infinite; in half precision try --precision float32"
             )
-        if answer.size and not 0 <= answer.min() <= answer.max() <= 1:
+        if found.size and not 0 <= found.min() <= found.max() <= 1:
             raise MemberError(
-                f"member {name}: its {what} runs from {answer.min():.4g} to "
-                f"{answer.max():.4g}, outside 0..1"
+                f"member {name}: its {what} runs from {found.min():.4g} to "
+                f"{found.max():.4g}, outside 0..1"
             )
-    return np.stack([np.asarray(answers[name], np.float32) for name in members])
+    return np.stack([np.asarray(maps[name], np.float32) for name in members])
 
 
-def combine_maps(maps: Mapping[str, Values], config: RunConfig) -> dict[str, Values]:
-    """The heatmap's channels from columns ``mean:<name>`` and ``aleatoric:<name>``.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MemberMaps:
+    """Maps of a chunk's patches by several members, in the members' order.
+
+    Attributes:
+        means: [m, n, h, w], each member's posterior, mean over its augmentations.
+        variances: [m, n, h, w], its variance over them; None without augmentation.
+    """
+
+    means: Maps
+    variances: Maps | None
+
+    def followed_by(self, other: "MemberMaps") -> "MemberMaps":
+        """These members' maps and then the others'."""
+        variances = None
+        if self.variances is not None and other.variances is not None:
+            variances = np.concatenate([self.variances, other.variances])
+        means = np.concatenate([self.means, other.means])
+        return MemberMaps(means=means, variances=variances)
+
+
+def combine_members(maps: MemberMaps, config: RunConfig) -> dict[str, Maps]:
+    """The heatmap's channels [n, h, w] from the maps of all members of a run.
 
     Raises:
-        MemberError: a member's answer is no probability, or it is not there.
+        MemberError: a member's map is missing or is no probability.
     """
-    kinds: dict[str, dict[str, Values]] = {"mean": {}, "aleatoric": {}}
-    for column, values in maps.items():
-        kind, name = column.split(":", 1)
-        kinds[kind][name] = values
+    names = [m.name for m in config.members]
+    variances = maps.variances
     return combine(
-        kinds["mean"],
-        kinds["aleatoric"] or None,
-        members=[m.name for m in config.members],
+        dict(zip(names, maps.means, strict=False)),
+        None if variances is None else dict(zip(names, variances, strict=False)),
+        members=names,
         keep_members=config.ensemble.keep_members,
     )

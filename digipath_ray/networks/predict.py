@@ -16,12 +16,12 @@ from torch import Tensor
 
 from digipath_ray.config.run import MemberSpec, RunConfig, Transform
 from digipath_ray.networks.build import Member
-from digipath_ray.networks.ensemble import combine_maps
+from digipath_ray.networks.ensemble import MemberMaps, combine_members
 from digipath_ray.networks.weights import load_member
 
 log = logging.getLogger(__name__)
 
-Maps = dict[str, NDArray[np.float32]]
+Channels = dict[str, NDArray[np.float32]]
 """Name -> one number per heatmap px of n patches, [n, h, w]."""
 Turn = Callable[[Tensor], Tensor]
 
@@ -93,12 +93,12 @@ def predict_patches(
         padded = torch.cat(
             [batch, batch[-1:].expand(batch_size - len(batch), -1, -1, -1)]
         )
-        answers = _augmented(member, padded, tta, downsample)[:, : len(batch)]
+        posteriors = _augmented(member, padded, tta, downsample)[:, : len(batch)]
         stop = start + len(batch)
-        mean[start:stop] = answers.mean(0)
+        mean[start:stop] = posteriors.mean(0)
         if variance is not None:
             # Two passes: E[p^2] - E[p]^2 in float32 can come out below zero.
-            variance[start:stop] = (answers - mean[start:stop]).square().mean(0)
+            variance[start:stop] = (posteriors - mean[start:stop]).square().mean(0)
     return mean, variance
 
 
@@ -106,11 +106,11 @@ def _augmented(
     member: Member, batch: Tensor, tta: Sequence[Transform], downsample: int
 ) -> Tensor:
     """Posteriors [t, b, h, w] at heatmap scale under each transform, undone."""
-    answers = []
+    posteriors = []
     for name in tta:
         apply, undo = TRANSFORM_PAIRS[name]
-        answers.append(_average_down(undo(member(apply(batch))), downsample))
-    return torch.stack(answers)
+        posteriors.append(_average_down(undo(member(apply(batch))), downsample))
+    return torch.stack(posteriors)
 
 
 def _average_down(posterior: Tensor, downsample: int) -> Tensor:
@@ -133,14 +133,14 @@ def predict_blocks(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
     """As :func:`predict_patches`, for the blocks of a chunk, in numpy.
 
-    The blocks travel to the member's device once (not at all if they are a tensor that
-    lies there) and the answers back once; patches are gathered there batch by batch:
-    all at once would take several times the room.
+    The blocks are copied to the member's device once (not at all if they are a tensor
+    on it) and the results back once. Patches are gathered on the device batch by
+    batch: all at once would take several times the memory.
     """
     if not isinstance(blocks, Tensor):
         blocks = to_device(blocks, member.device)
     cells = torch.from_numpy(np.array(index, np.int64)).to(member.device)
-    answers = []
+    posteriors = []
     for start in range(0, max(1, len(cells)), batch_size):  # no patch: one empty batch
         mean, variance = predict_patches(
             member,
@@ -149,17 +149,17 @@ def predict_blocks(
             downsample=downsample,
             batch_size=batch_size,
         )
-        answers.append(
+        posteriors.append(
             mean[None] if variance is None else torch.stack([mean, variance])
         )
-    home = torch.cat(answers, dim=1).cpu().numpy()
+    home = torch.cat(posteriors, dim=1).cpu().numpy()
     return home[0], home[1] if len(home) > 1 else None
 
 
 def to_device(blocks: NDArray[np.uint8], device: torch.device) -> Tensor:
     """The blocks on a device, by way of pinned memory where it is a GPU.
 
-    They are copied in any case: arrays that Ray hands out are read-only.
+    Always copied: arrays that Ray hands out are read-only.
     """
     host = torch.empty(
         blocks.shape, dtype=torch.uint8, pin_memory=device.type == "cuda"
@@ -169,7 +169,7 @@ def to_device(blocks: NDArray[np.uint8], device: torch.device) -> Tensor:
 
 
 class EnsemblePredictor:
-    """Members on one device, and what a run asks of them."""
+    """Members on one device, and their prediction of a run's chunks."""
 
     def __init__(
         self,
@@ -200,27 +200,18 @@ class EnsemblePredictor:
             for spec in members
         }
 
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Names of what :meth:`predict` returns."""
-        kinds = (
-            ("mean", "aleatoric") if len(self.config.ensemble.tta) > 1 else ("mean",)
-        )
-        return tuple(f"{kind}:{name}" for name in self.members for kind in kinds)
-
-    def predict(self, blocks: NDArray[np.uint8], index: NDArray[np.int64]) -> Maps:
-        """Each member's maps [n, h, w] of a chunk's pixels, not yet combined.
+    def predict(
+        self, blocks: NDArray[np.uint8], index: NDArray[np.int64]
+    ) -> MemberMaps:
+        """The members' maps of a chunk's pixels, not yet combined.
 
         Args:
             blocks: [nb, S, S, 3], the pixels of a chunk.
             index: [n, k, k], the blocks of each patch.
-
-        Returns:
-            ``mean:<name>`` and, with several transforms, ``aleatoric:<name>``.
         """
-        maps: Maps = {}
         pixels: Tensor | None = None
-        for name, member in self.members.items():
+        means, variances = [], []
+        for member in self.members.values():
             pixels = to_device(blocks, member.device) if pixels is None else pixels
             mean, variance = predict_blocks(
                 member,
@@ -231,27 +222,29 @@ class EnsemblePredictor:
                 downsample=self.config.grid.downsample,
                 batch_size=self.config.compute.batch_size,
             )
-            maps[f"mean:{name}"] = mean
+            means.append(mean)
             if variance is not None:
-                maps[f"aleatoric:{name}"] = variance
-        return maps
+                variances.append(variance)
+        return MemberMaps(
+            means=np.stack(means), variances=np.stack(variances) if variances else None
+        )
 
     def predict_combined(
         self, blocks: NDArray[np.uint8], index: NDArray[np.int64]
-    ) -> Maps:
+    ) -> Channels:
         """The heatmap's channels of a chunk's pixels, all members being here.
 
         Raises:
-            MemberError: a member's answer is no probability, or it is not held here.
+            MemberError: a member's map is no probability, or the member is not here.
         """
-        return combine_maps(self.predict(blocks, index), self.config)
+        return combine_members(self.predict(blocks, index), self.config)
 
     @staticmethod
     def end_process_if_device_is_lost(error: Exception) -> None:
-        """End this process, at once, if the error says that its GPU context is gone.
+        """End this process, at once, if the error means that its GPU context is lost.
 
-        After such an error every later call fails too: only a new process helps. Memory
-        that ran out is another matter and leaves the context whole.
+        Every later call would fail too: only a new process helps. Running out of memory
+        does not destroy the context.
         """
         if isinstance(error, RuntimeError) and "CUDA error" in str(error):
             log.error("the GPU is lost to this process, which ends: %s", error)
@@ -260,7 +253,7 @@ class EnsemblePredictor:
 
 def load_ensemble(
     config: RunConfig, *, device: str | torch.device = "cpu"
-) -> Callable[[NDArray[np.uint8], NDArray[np.int64]], Maps]:
+) -> Callable[[NDArray[np.uint8], NDArray[np.int64]], Channels]:
     """All members of a run: blocks and index of a chunk -> its heatmap channels.
 
     Raises:

@@ -1,6 +1,6 @@
-"""The ensemble a run uses: what was said, what the cards say, and what is missing.
+"""The ensemble of a run: settings given, model cards, and defaults for the rest.
 
-:func:`resolve` makes the final config and checks all of it before a night starts.
+:func:`resolve` makes the final config and checks all of it before the run starts.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,12 @@ from digipath_ray.networks.build import (
     build_network,
     normalization_of,
 )
-from digipath_ray.networks.card import ModelCard, card_path, read_card
+from digipath_ray.networks.card import (
+    ModelCard,
+    card_path,
+    mean_threshold,
+    read_card,
+)
 from digipath_ray.networks.weightfiles import fetch_encoder, list_weights, weights_file
 from digipath_ray.networks.weights import (
     check_file_finite,
@@ -40,23 +45,23 @@ MPP_AGREEMENT = 0.01
 def resolve(
     tree: Tree, *, weights: str | Path | None = None, force: bool = False
 ) -> RunConfig:
-    """The final config of what was said: cards read, defaults filled in, all checked.
+    """The final config: cards read, defaults filled in, everything checked.
 
     Args:
-        tree: what preset, file and command line said; without members, the paper's.
+        tree: settings of preset, file and command line; the paper's members if none.
         weights: "random" or "imagenet" for all members, or a .safetensors file or a
-            directory of them, whose cards then say the members.
-        force: take what the tree says where a card says otherwise (mpp by more than
-            1 %, mean, std).
+            directory of them, whose cards then name the members.
+        force: prefer the tree where a card contradicts it (mpp by more than 1 %, mean,
+            std).
 
     Returns:
-        A config whose members have mean, std, and for files path and digest. What the
-        tree does not say of mpp, patch_px and threshold comes from the cards; a stride
-        nobody said is half the patch (the paper's 50 % overlap).
+        A config whose members have mean, std, and for files path and digest. An mpp,
+        patch_px or threshold that the tree does not set comes from the cards; the
+        default stride is half the patch (the paper's 50 % overlap).
 
     Raises:
-        ValueError: a member has no weights, or they, its card and its network do not
-            fit together, hold NaN, or members disagree on mpp.
+        ValueError: a member has no weights; its weights, card and network do not match
+            or a weight is NaN; or members were trained at different mpp.
     """
     check_tree(tree)
     rows = _member_rows(tree, weights)
@@ -69,7 +74,7 @@ def resolve(
         {
             **tree,
             "grid": _grid_section(tree.get("grid", {}), cards, force=force),
-            "ensemble": _ensemble_section(tree.get("ensemble", {}), cards),
+            "outcome": _outcome_section(tree.get("outcome", {}), cards),
             "members": [row for row, _ in carded],
         }
     )
@@ -80,10 +85,10 @@ def resolve(
 
 
 def resolve_recipe(tree: Tree, *, init: str | Path | None = None) -> Recipe:
-    """The final recipe of what was said: every member knows what it starts from.
+    """The final recipe of a fit, in which every member has its starting weights.
 
     Args:
-        tree: what preset, file and command line said; without members, the paper's.
+        tree: settings of preset, file and command line; the paper's members if none.
         init: "random" or "imagenet" for all members, a .safetensors file, or a
             directory of weights named as the members, on a disk or in a bucket.
 
@@ -91,8 +96,8 @@ def resolve_recipe(tree: Tree, *, init: str | Path | None = None) -> Recipe:
         A recipe whose members have weights, mean, std and seeds of their own.
 
     Raises:
-        ValueError: what a member starts from is not there, or something lies in a
-            bucket that is read from a disk alone.
+        ValueError: starting weights are missing, or a path is in a bucket that can
+            only be read from a disk.
         OSError: a bucket does not answer.
     """
     check_tree(tree)
@@ -127,7 +132,7 @@ def _absolute(path: str | None) -> str | None:
 
 
 def _start_of(init: str, name: str) -> str:
-    """What ``--init`` means for a member."""
+    """The starting weights that ``--init`` gives a member."""
     if init in ("random", "imagenet") or init.endswith(".safetensors"):
         return init
     path = place(init)
@@ -140,7 +145,7 @@ def _start_of(init: str, name: str) -> str:
 
 
 def _carded_or_normalized(spec: MemberSpec) -> MemberSpec:
-    """With mean and std: as said, else as the card of its start says, else default."""
+    """The member with mean and std: given, else from its card, else the default."""
     path = weights_file(spec.weights) if spec.encoder_weights is None else None
     if path is not None and card_path(path).is_file():
         card = read_card(path)
@@ -178,7 +183,7 @@ def _found_weights(place: str) -> list[str]:
         path = Path(place).expanduser()
         found = sorted(map(str, path.glob("*.safetensors"))) if path.is_dir() else []
         if not path.is_dir():
-            return [place]  # named wrongly: weights_file says how
+            return [place]  # weights_file raises with the reason
     if not found:
         raise ValueError(f"weights {place}: no .safetensors file in this directory")
     return found
@@ -187,7 +192,7 @@ def _found_weights(place: str) -> list[str]:
 def _with_card(
     row: dict[str, Any], *, force: bool
 ) -> tuple[dict[str, Any], ModelCard | None]:
-    """A member's row with what the card of its weights says, and the card."""
+    """A member's row completed from the card of its weights, and the card."""
     path = weights_file(str(row["weights"])) if "weights" in row else None
     if path is None:
         return row, None
@@ -217,7 +222,7 @@ def _with_card(
 def _check_stated(
     row: Mapping[str, Any], key: str, stated: Any, path: Path, *, force: bool
 ) -> None:
-    """Refuse a config that says another ``key`` than the card of its weights."""
+    """Refuse a config whose ``key`` differs from the card of its weights."""
     configured = row.get(key, stated)
     configured = tuple(configured) if isinstance(configured, list) else configured
     if configured == stated:
@@ -234,12 +239,12 @@ def _check_stated(
 def _grid_section(
     configured: Mapping[str, Any], cards: list[ModelCard], *, force: bool
 ) -> dict[str, Any]:
-    """The tree's [grid] with what it does not say taken from the cards."""
+    """The tree's [grid], completed from the cards."""
     grid = dict(configured)
     if cards:
         _check_cards_agree(cards)
         mpp = grid.setdefault("mpp", cards[0].mpp)
-        known = isinstance(mpp, (int, float))  # else from_tree tells of the type
+        known = isinstance(mpp, (int, float))  # else from_tree refuses the type
         if known and not force and not _agree(mpp, cards[0].mpp):
             raise ValueError(
                 f"grid.mpp = {mpp:g}, but the members were trained at "
@@ -252,15 +257,15 @@ def _grid_section(
     return grid
 
 
-def _ensemble_section(
+def _outcome_section(
     configured: Mapping[str, Any], cards: list[ModelCard]
 ) -> dict[str, Any]:
-    """The tree's [ensemble]; a threshold nobody said is the mean of the cards'."""
-    ensemble = dict(configured)
-    chosen = [card.threshold for card in cards if card.threshold is not None]
-    if chosen:
-        ensemble.setdefault("threshold", sum(chosen) / len(chosen))
-    return ensemble
+    """The tree's [outcome]; a threshold not given is the mean of the cards'."""
+    outcome = dict(configured)
+    chosen = mean_threshold(cards)
+    if chosen is not None:
+        outcome.setdefault("threshold", chosen)
+    return outcome
 
 
 def _agree(mpp: float, other: float) -> bool:
@@ -291,7 +296,7 @@ def _normalized(spec: MemberSpec) -> MemberSpec:
 
 
 def check_member(spec: MemberSpec, *, patch_px: int) -> None:
-    """Build the member and check its weights, so that no run fails over it at night.
+    """Build the member and check its weights before anything is predicted.
 
     Raises:
         ValueError: as :func:`load_member`; a weight is NaN or infinite; or the network
@@ -304,15 +309,15 @@ def check_member(spec: MemberSpec, *, patch_px: int) -> None:
         check_file_finite(path)
     patch = torch.empty((1, 3, patch_px, patch_px), device="meta")
     try:
-        # On the device "meta" shapes are worked out and nothing is computed.
-        answer = network.to("meta").eval()(patch).shape
+        # On the device "meta" shapes are propagated and nothing is computed.
+        shape = network.to("meta").eval()(patch).shape
     except (AssertionError, RuntimeError) as e:
         raise ValueError(
             f"member {spec.name}: {spec.architecture} with {spec.encoder} cannot take "
             f"patches of {patch_px} px: {e}"
         ) from e
-    if answer != (1, 2, patch_px, patch_px):
+    if shape != (1, 2, patch_px, patch_px):
         raise ValueError(
-            f"member {spec.name}: {spec.architecture} with {spec.encoder} answers "
-            f"patches of {patch_px} px in shape {tuple(answer)}"
+            f"member {spec.name}: {spec.architecture} with {spec.encoder} maps "
+            f"patches of {patch_px} px in shape {tuple(shape)}"
         )

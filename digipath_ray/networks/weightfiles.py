@@ -61,7 +61,7 @@ def fetch_encoder(url: str) -> Path:
 
 
 def _fetch(url: str, folder: Path) -> Path:
-    """The copy of an object in a folder, fetched anew if it is another version."""
+    """The copy of an object in a folder, fetched again if the object has changed."""
     version = bucket.head(url)
     local = folder / url.rpartition("/")[2]
     kept = local.with_name(f"{local.name}.version")

@@ -81,10 +81,11 @@ def card_spec(card: ModelCard, path: Path) -> MemberSpec:
 
 
 def no_weights(names: list[str]) -> str:
-    """What to say of members that have no weights."""
+    """The error message for members without weights."""
     return (
         f"no weights for {', '.join(names)}: give --weights DIR with a .safetensors "
-        "file and its card for each member, or --weights random to try the plumbing"
+        "file and its card for each member, or --weights random to test the "
+        "installation"
     )
 
 

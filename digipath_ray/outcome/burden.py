@@ -1,9 +1,9 @@
-"""Tumor burden: viable tumor by the whole tumor region, as fractions of area.
+"""Tumor burden: viable tumor area divided by the area of the whole tumor region.
 
-The whole region is the convex hull of all viable tumor, where there is tissue. The
-paper's own notebook divides the viable area before morphology by the hull's, which may
-exceed 1, and lets any stray blob stretch the hull: here the same viable area makes the
-hull and is counted, and small pieces are passed over.
+The whole region is the convex hull of all viable tumor, intersected with the tissue.
+The paper's notebook divides the viable area before morphology by the hull's, which may
+exceed 1, and any stray blob extends the hull. Here the same viable area defines the
+hull and the numerator, and small pieces are dropped.
 """
 
 from dataclasses import dataclass
@@ -28,27 +28,27 @@ from digipath_ray.tissue.mask import Mask
 Bools = NDArray[np.bool_]
 
 CONTOUR_UM = 64.0
-"""Pixels of the map that the active contour moves on, at least."""
+"""Minimum pixels of the map for the active contour."""
 CONTOUR_PX = 256
-"""Longer side of that map, at most: it moves a px a step."""
+"""Maximum longer side of that map: the contour moves one px per step."""
 STOP = 0.5
-"""Edge map (1 on flat ground, 0.16 on a border) at which it stops moving inward."""
+"""Edge map value (1 in flat areas, 0.16 on a border) at which the contour stops."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Burden:
-    """The burden of a slide, and what it was measured on.
+    """Tumor burden of a slide, and the masks it was measured on.
 
     Attributes:
-        viable: viable tumor after morphology, within ``whole``; heatmap px.
+        viable: viable tumor after morphology, inside ``whole``; heatmap px.
         whole: the whole tumor region.
-        burden: area of ``viable`` by that of ``whole``, 0 to 1; None where no tumor
-            was found.
+        burden: area of ``viable`` / area of ``whole``, 0 to 1; None if no tumor was
+            found.
         viable_mm2: area of ``viable``.
         whole_mm2: area of ``whole``.
-        note: why there is no burden.
-        hull: around all viable tumor, before tissue is asked for: the convex hull, or
-            what it was refined to; heatmap px, x right and y down from the corner.
+        note: reason if there is no burden.
+        hull: around all viable tumor, before intersection with the tissue: the convex
+            hull, or its refinement; heatmap px, x right and y down from the corner.
     """
 
     viable: Mask
@@ -63,16 +63,16 @@ class Burden:
 def measure_burden(
     heatmap: Heatmap, tissue: Mask | Bools, spec: OutcomeSpec, *, threshold: float
 ) -> Burden:
-    """The tumor burden of a slide.
+    """Measure the tumor burden of a slide.
 
     Args:
-        heatmap: what was predicted.
-        tissue: the undilated tissue mask, or bool [H, W] at the heatmap's pixels.
-        spec: widths of the morphology, the least piece, whether to refine the hull.
-        threshold: probability from which a pixel is viable tumor.
+        heatmap: predicted heatmap.
+        tissue: undilated tissue mask, or bool [H, W] on the heatmap's grid.
+        spec: widths of the morphology, minimum piece, whether to refine the hull.
+        threshold: minimum probability of viable tumor.
 
     Raises:
-        ValueError: the tissue is not at the heatmap's pixels.
+        ValueError: the tissue is not on the heatmap's grid.
     """
     found, note = find_viable(heatmap, spec, threshold=threshold)
     if note is not None:
@@ -82,10 +82,10 @@ def measure_burden(
     if spec.refine_hull:
         region = refine(found, region)
         hull = trace(region)
-    whole = found.like(region & _tissue(heatmap, tissue) & (heatmap.weight > 0))
+    whole = found.like(region & _tissue(heatmap, tissue) & heatmap.covered)
     viable = found.like(found.array & whole.array)
     if not viable.array.any():
-        return _no_burden(viable, "all viable tumor lies off the tissue mask")
+        return _no_burden(viable, "all viable tumor is outside the tissue mask")
     return Burden(
         viable=viable,
         whole=whole,
@@ -113,8 +113,8 @@ def _tissue(heatmap: Heatmap, tissue: Mask | Bools) -> Bools:
     at_pixels = on_heatmap(tissue, heatmap) if isinstance(tissue, Mask) else tissue
     if at_pixels.shape != heatmap.weight.shape:
         raise ValueError(
-            f"tissue {list(at_pixels.shape)} is not at the pixels of the heatmap "
-            f"{list(heatmap.weight.shape)}: give the Mask itself"
+            f"tissue of shape {list(at_pixels.shape)} does not match the heatmap's "
+            f"{list(heatmap.weight.shape)}: pass the Mask itself"
         )
     return at_pixels
 
@@ -122,15 +122,15 @@ def _tissue(heatmap: Heatmap, tissue: Mask | Bools) -> Bools:
 def find_viable(
     heatmap: Heatmap, spec: OutcomeSpec, *, threshold: float
 ) -> tuple[Mask, str | None]:
-    """Viable tumor: thresholded, closed, opened, its small pieces left out.
+    """Viable tumor: thresholded, closed, opened, small pieces removed.
 
     Returns:
-        The mask, and why it is empty if it is.
+        The mask, and the reason if it is empty.
     """
-    above = (heatmap.probability >= threshold) & (heatmap.weight > 0)
+    above = heatmap.above(threshold)
     viable = Mask(array=above, mpp_x=heatmap.mpp_x, mpp_y=heatmap.mpp_y)
     if not above.any():
-        return viable, f"no tumor found: no probability of {threshold:g} or more"
+        return viable, f"no tumor found: no probability reaches {threshold:g}"
     if spec.viable_close_um > 0:
         viable = viable.closed(spec.viable_close_um)
     if spec.viable_open_um > 0:
@@ -145,30 +145,30 @@ def find_viable(
 
 
 def _drop_small(mask: Mask, least_mm2: float) -> tuple[Mask, float]:
-    """The 8-connected pieces of at least an area, and the area of the largest, mm2."""
+    """Keep 8-connected pieces of a minimum area; also returns the largest area, mm2."""
     labels, _ = ndimage.label(mask.array, NEIGHBORS)
     pixels = np.bincount(labels[mask.array], minlength=1)
     areas_mm2 = pixels * (mask.mpp_x * mask.mpp_y / 1e6)
-    # Rounded: 5,000 px of 1e-4 mm2 are 0.5, whatever a float's tail says.
+    # Rounded, so that 5,000 px of 1e-4 mm2 are exactly 0.5.
     large = np.round(areas_mm2, 9) >= least_mm2
     large[0] = False
     return mask.like(large[labels]), float(areas_mm2.max(initial=0))
 
 
 def refine(viable: Mask, hull: Bools) -> Bools:
-    """The convex hull, shrunk to the viable tumor as an elastic band would.
+    """Shrink the convex hull to the viable tumor, like an elastic band.
 
     A geodesic active contour (Marquez-Neila et al. 2014) starts from the hull and moves
-    inward until it meets the outer border of the viable tumor. It moves in from outside
-    only, so what lies enclosed, such as necrosis, stays in: a contour that weighs the
-    region's probabilities (Chan-Vese) would leave it out, and the burden be 1.
+    inward until it meets the outer border of the viable tumor. It only moves in from
+    outside, so enclosed areas such as necrosis stay included; a region-based contour
+    (Chan-Vese) would exclude them, and the burden would be 1.
 
     Args:
-        viable: the viable tumor.
+        viable: viable tumor.
         hull: its convex hull, bool [H, W].
 
     Returns:
-        Bool [H, W], nothing beyond the hull and never without the viable tumor.
+        Bool [H, W], a subset of the hull that contains the viable tumor.
     """
     rows, cols = ndimage.find_objects(hull.astype(np.uint8))[0]
     inside = viable.like(viable.array[rows, cols])
@@ -188,7 +188,7 @@ def refine(viable: Mask, hull: Bools) -> Bools:
     )[1:-1, 1:-1]
     fine = band.repeat(px_y, axis=0).repeat(px_x, axis=1)[:height, :width] > 0
     refined = np.zeros_like(hull)
-    # Where a thin wall let the contour through, what it encloses is filled again.
+    # Refill enclosed areas that the contour entered through a thin wall.
     refined[rows, cols] = ndimage.binary_fill_holes(
         inside.array | (fine & hull[rows, cols])
     )
@@ -196,7 +196,7 @@ def refine(viable: Mask, hull: Bools) -> Bools:
 
 
 def _coarse(pixels: Bools, px_y: int, px_x: int) -> NDArray[np.float64]:
-    """Shares of true pixels in blocks of px_y by px_x; beyond the end there is none."""
+    """Fraction of true pixels in blocks of px_y x px_x, padded with False."""
     height, width = pixels.shape
     rows, cols = ceil(height / px_y), ceil(width / px_x)
     padded = np.pad(pixels, ((0, rows * px_y - height), (0, cols * px_x - width)))

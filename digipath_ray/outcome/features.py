@@ -1,7 +1,7 @@
-"""The 32 numbers by which a slide's metastasis type is predicted (Table 5).
+"""The 32 features that predict a slide's metastasis type (Table 5).
 
-The released code has 31 of them, the extent at another threshold, all rounded to two
-decimals, counted in heatmap px, and 0 where nothing reaches 0.9: these are the paper's.
+These follow the paper. The released code has 31 of them, the extent at another
+threshold, all rounded to two decimals, in heatmap px, and 0 if nothing reaches 0.9.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,9 +16,9 @@ from digipath_ray.outcome.lesions import Lesion, Lesions
 from digipath_ray.schema import column, table
 
 HIGH, LOW = 0.9, 0.5
-"""Thresholds of Table 5."""
+"""Probability thresholds of Table 5."""
 SAME = 1e-12
-"""Values whose range is a smaller part of the largest are equal but for rounding."""
+"""Values whose range is below this fraction of the largest are considered equal."""
 
 _MEASURES = {
     "area_mm2": "area, mm2",
@@ -37,11 +37,11 @@ _STATISTICS = {
 
 
 def _describe() -> Iterator[tuple[str, str]]:
-    """Each feature's name and what it is, in the order of Table 5."""
+    """Name and description of each feature, in the order of Table 5."""
     yield "major_axis_um_p90", "major axis of the region with the largest area, um"
     yield "major_axis_um_p50", "major axis of the region with the largest area, um"
     yield "largest_area_mm2_p50", "area of the largest region, mm2"
-    yield "tumor_to_tissue_p90", "area of all regions by that of the tissue mask"
+    yield "tumor_to_tissue_p90", "area of all regions / area of the tissue mask"
     yield "positive_mm2_p90", "area of all regions, mm2"
     for measure, of in _MEASURES.items():
         for statistic, what in _STATISTICS.items():
@@ -53,36 +53,37 @@ def _describe() -> Iterator[tuple[str, str]]:
 _DESCRIPTIONS = dict(_describe())
 
 FEATURES: tuple[str, ...] = tuple(_DESCRIPTIONS)
-"""Names in the order of Table 5, with unit and threshold: p90 is p >= 0.9."""
+"""Feature names in the order of Table 5, with unit and threshold: p90 is p >= 0.9."""
 
 
 FEATURES_SCHEMA = table(
     column("slide_id", pa.string(), "the slide"),
     *(column(name, pa.float64(), doc) for name, doc in _DESCRIPTIONS.items()),
 )
-"""The table of features: slide_id and :data:`FEATURES`."""
+"""Schema of the feature table: slide_id and :data:`FEATURES`."""
 
 
 def measure_features(
     high: Lesions, low: Lesions, *, tissue_mm2: float
 ) -> dict[str, float]:
-    """A slide's features by their names, in the order of :data:`FEATURES`.
+    """Measure a slide's features, by name in the order of :data:`FEATURES`.
 
-    Without a region a feature of regions is 0, and so are skewness and kurtosis of
+    Without regions, features of regions are 0; skewness and kurtosis are also 0 for
     fewer than two different values.
 
     Args:
         high: lesions at 0.9.
         low: lesions at 0.5.
-        tissue_mm2: area of the undilated tissue mask; the ratio to no tissue is 0.
+        tissue_mm2: area of the undilated tissue mask; without tissue the ratio is 0.
 
     Raises:
-        ValueError: lesions at another threshold.
+        ValueError: the lesions have another threshold.
     """
     for lesions, threshold in ((high, HIGH), (low, LOW)):
         if lesions.threshold != threshold:
             raise ValueError(
-                f"lesions at {lesions.threshold:g}: Table 5 wants them at {threshold:g}"
+                f"lesions at threshold {lesions.threshold:g}: Table 5 requires "
+                f"{threshold:g}"
             )
     positive_mm2 = sum((lesion.area_mm2 for lesion in high.lesions), 0.0)
     values = [
@@ -107,7 +108,7 @@ def _values(lesions: Sequence[Lesion], name: str) -> NDArray[np.float64]:
 
 
 def _statistics(lesions: Lesions, name: str) -> tuple[float, ...]:
-    """Maximum, mean, variance, skewness, kurtosis of a measure of all regions."""
+    """Maximum, mean, variance, skewness and kurtosis of a measure over all regions."""
     if not lesions.lesions:
         return (0.0,) * len(_STATISTICS)
     values: Any = _values(lesions.lesions, name)

@@ -1,4 +1,4 @@
-"""A slide's lesions and burden as files that QuPath opens."""
+"""Lesions and burden of a slide as files for QuPath."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -18,8 +18,8 @@ TUMOR_COLOR, WHOLE_COLOR = (200, 0, 0), (0, 120, 160)
 def write_outcome(
     run: RunDirectory, slide: FinishedSlide, outcome: SlideOutcome
 ) -> None:
-    """Publish the lesions' outlines for QuPath, and the burden's masks."""
-    slide_id = slide.row.slide_id
+    """Write the lesion outlines for QuPath, and the masks of the burden."""
+    slide_id = slide.record.slide_id
     write_features(run.lesions(slide_id), lesion_features(slide, outcome))
     if outcome.burden is None:
         return
@@ -34,7 +34,7 @@ def write_outcome(
 def lesion_features(
     slide: FinishedSlide, outcome: SlideOutcome
 ) -> Iterator[dict[str, Any]]:
-    """GeoJSON features: each lesion, and the whole tumor region where there is one."""
+    """GeoJSON features of each lesion and of the whole tumor region, if any."""
     found = outcome.lesions
     for lesion in found.lesions:
         top, left, _, _ = lesion.box
@@ -58,7 +58,7 @@ def lesion_features(
 
 
 def on_slide(slide: FinishedSlide, pixels: Bools, *, row: int, col: int) -> Shape:
-    """The outline of heatmap px in level-0 px; nothing goes beyond the slide."""
+    """Outline of heatmap px in level-0 px, clipped to the slide."""
     return outline(
         pixels,
         x=col * slide.l0_per_hm_x,
@@ -71,7 +71,7 @@ def on_slide(slide: FinishedSlide, pixels: Bools, *, row: int, col: int) -> Shap
 
 
 def measurements(lesion: Lesion, counted: bool) -> dict[str, float]:
-    """A lesion's numbers as QuPath shows them."""
+    """Measurements of a lesion, named as in QuPath."""
     return {
         "Area mm^2": lesion.area_mm2,
         "Perimeter um": lesion.perimeter_um,

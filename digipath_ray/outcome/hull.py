@@ -1,7 +1,8 @@
-"""Convex hulls of pixels, without a picture of them: they stay fast at any size.
+"""Convex hulls of pixel sets, computed without rasterizing them.
 
-Frame: heatmap px, x to the right and y down; the pixel [row, col] covers x from col to
-col + 1 and y from row to row + 1.
+Fast at any size, unlike skimage's convex_hull_image, which tests every pixel of the
+box. Frame: heatmap px, x to the right and y down; the pixel [row, col] covers x from
+col to col + 1 and y from row to row + 1.
 """
 
 from collections.abc import Sequence
@@ -18,46 +19,47 @@ Indices = NDArray[np.int64]
 
 Points = tuple[tuple[float, float], ...]
 MIDDLES: Points = ((0, 0.5), (1, 0.5), (0.5, 0), (0.5, 1))
-"""Of a pixel's sides: what scikit-image takes a pixel for, a bar of n px is n long."""
+"""Middles of a pixel's sides, as in scikit-image: a bar of n px has length n."""
 CORNERS: Points = ((0, 0), (0, 1), (1, 0), (1, 1))
-"""Of a pixel: the hull holds all of it."""
+"""Corners of a pixel: the hull contains whole pixels."""
 TAIL_PX = 1e-9
-"""A pixel's center this near to a hull is in it: a float's tail decides nothing."""
+"""Tolerance, px, for a center on the hull to count as inside despite rounding."""
 
 
 def convex_hull(pixels: Bools, points: Points = MIDDLES) -> Shape:
-    """The hull of the true pixels of a map [H, W], a polygon; one is true at least.
+    """Convex hull polygon of the true pixels of a map [H, W]; needs at least one.
 
     Args:
-        pixels: the map.
-        points: of each pixel, in it.
+        pixels: bool map.
+        points: offsets of the points of each pixel.
     """
     rows = np.flatnonzero(pixels.any(axis=1))
     filled = pixels[rows]
     first = filled.argmax(axis=1)
     last = pixels.shape[1] - 1 - filled[:, ::-1].argmax(axis=1)
-    # What lies between a row's ends is in the hull of these.
+    # The hull of a row's ends contains everything between them.
     ends = np.stack([np.concatenate([first, last]), np.tile(rows, 2)], axis=1)
     around = ends[:, None] + np.asarray(points)
     return shapely.convex_hull(shapely.multipoints(around.reshape(-1, 2)))
 
 
 def hull_of_hulls(hulls: Sequence[Shape]) -> Shape:
-    """The hull of several together."""
+    """Convex hull of several hulls."""
     return shapely.convex_hull(shapely.geometrycollections(list(hulls)))
 
 
 def diameter_um(hull: Shape, *, mpp_x: float, mpp_y: float) -> float:
-    """The largest distance between two points of a hull, um (to a millionth)."""
+    """Largest distance between two points of a hull, um (rounded to 1e-6)."""
     corners = shapely.get_coordinates(hull)[:-1]
-    # A hull of whole pixels has about n ** (2 / 3) corners: 1,000 at 6,000 px a side.
+    # All pairs are affordable: a hull of pixels n px wide has about n ** (2 / 3)
+    # corners, 1,000 at 6,000 px.
     return round(float(pdist(corners * (mpp_x, mpp_y)).max()), 6)
 
 
 def spans(hull: Shape) -> tuple[Indices, Indices, Indices]:
-    """Rows that a hull crosses; first and last column of the centers inside, of each.
+    """Rows crossed by a hull, with the first and last column of centers inside.
 
-    Where no center is inside, the last is before the first.
+    If no center is inside, last < first.
     """
     ring = shapely.get_coordinates(hull)[:-1]
     ring = np.roll(ring, -int(ring[:, 1].argmin()), axis=0)
@@ -74,13 +76,13 @@ def spans(hull: Shape) -> tuple[Indices, Indices, Indices]:
 
 
 def count_inside(hull: Shape) -> int:
-    """How many pixels have their center in a hull."""
+    """Number of pixels whose center is in a hull."""
     _, first, last = spans(hull)
     return int((last - first + 1).clip(min=0).sum())
 
 
 def fill(hull: Shape, shape: tuple[int, int]) -> Bools:
-    """The pixels of a map [H, W] whose center is in a hull."""
+    """Pixels of a map [H, W] whose center is in a hull."""
     filled = np.zeros(shape, np.bool_)
     rows, first, last = spans(hull)
     columns = np.arange(shape[1])

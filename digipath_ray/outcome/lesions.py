@@ -1,8 +1,8 @@
-"""Lesions: what stands out on a thresholded heatmap, each measured in um and mm2.
+"""Lesions: connected regions of a thresholded heatmap, measured in um and mm2.
 
-Lengths and shapes are scikit-image's, taken on pixels of their physical size. What it
-draws a picture of the hull for, solidity and the Feret diameter, is computed from the
-hull itself: the same numbers, in milliseconds where a lesion fills a slide.
+Measured by scikit-image with physical pixel spacing, except for solidity and the Feret
+diameter: skimage rasterizes the hull, while here they are computed from the hull
+polygon, with equal results, in milliseconds even if a lesion fills a slide.
 """
 
 import functools
@@ -29,14 +29,14 @@ Labels = NDArray[np.int32]
 Box = tuple[int, int, int, int]
 
 NEIGHBORS = np.ones((3, 3), np.bool_)
-"""Pixels that touch in a corner belong together (8-connected)."""
+"""8-connectivity."""
 SMALL_PX = 64
-"""Boxes up to this size are so often alike that their shapes are remembered."""
+"""Shapes of boxes up to this size recur so often that they are cached."""
 MOST = 10_000
-"""Lesions of a slide that are measured, the largest; so many take seconds. A heatmap
-with more is noise, as of networks that know nothing of what they see."""
+"""Maximum number of lesions measured per slide, the largest; this many take seconds.
+A heatmap with more is noise, as from an untrained network."""
 STRIP_ROWS = 256
-"""Rows that are renumbered together, to need little memory."""
+"""Rows renumbered at once, to limit memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,20 +44,20 @@ class Lesion:
     """A connected region of pixels at or above the threshold.
 
     Attributes:
-        number: from 1 on, the largest area first.
-        area_mm2: of its pixels.
-        perimeter_um: scikit-image's; its pixels' sides count as their geometric mean
-            where they differ.
-        major_axis_um: of the ellipse with the same second moments, 0 of one pixel. A
-            moment and no length: for that see ``feret_um``.
-        feret_um: largest distance between two points of its outline, which runs
-            through the middles of the pixels' outer sides.
-        eccentricity: of the ellipse, 0 a circle, 1 a line.
-        extent: fraction of its box that it fills.
-        solidity: fraction of its convex hull that it fills, counted in pixels.
+        number: from 1, largest area first.
+        area_mm2: area of its pixels.
+        perimeter_um: as scikit-image; non-square pixels count with the geometric mean
+            of their sides.
+        major_axis_um: of the ellipse with the same second moments, 0 for a single
+            pixel. Not a length: see ``feret_um``.
+        feret_um: largest distance between two points of its outline through the
+            midpoints of the outer pixel sides.
+        eccentricity: of the ellipse, 0 for a circle, 1 for a line.
+        extent: filled fraction of its bounding box.
+        solidity: filled fraction of its convex hull, counted in pixels.
         mean_p: mean probability of its pixels.
-        max_p: highest probability of its pixels.
-        x_um, y_um: centroid, um from the slide's upper left corner.
+        max_p: maximum probability of its pixels.
+        x_um, y_um: centroid, um from the slide's top-left corner.
         box: first row, first column, row after, column after; heatmap px.
     """
 
@@ -78,14 +78,14 @@ class Lesion:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Lesions:
-    """The lesions of a slide at a threshold.
+    """Lesions of a slide at a threshold.
 
     Attributes:
-        labels: int32 [H, W], 0 none, else the number of the lesion.
-        lesions: in the order of their numbers.
-        threshold: lowest probability of a pixel that belongs to one.
+        labels: int32 [H, W], number of the lesion, 0 for background.
+        lesions: in order of their numbers.
+        threshold: minimum probability of a lesion pixel.
         mpp_x, mpp_y: um per heatmap px.
-        left_out: smaller regions that are none of them, since there were too many.
+        left_out: number of smaller regions dropped because there were too many.
     """
 
     labels: Labels
@@ -96,18 +96,18 @@ class Lesions:
     left_out: int = 0
 
     def union(self) -> Bools:
-        """Bool [H, W]: pixels that belong to a lesion."""
+        """Pixels of all lesions, bool [H, W]."""
         return np.asarray(self.labels > 0)
 
     def pixels(self, number: int) -> Bools:
-        """The pixels of one lesion, bool over its box."""
+        """Pixels of one lesion, bool over its box."""
         top, left, bottom, right = self.lesions[number - 1].box
         return np.asarray(self.labels[top:bottom, left:right] == number)
 
     def feret_um(self, numbers: Sequence[int]) -> float:
-        """The Feret diameter of several lesions together, gaps between them included.
+        """Feret diameter of several lesions together, including the gaps.
 
-        Measured like :attr:`Lesion.feret_um`.
+        Largest distance between two points of their outlines, um.
         """
         hulls = []
         for number in numbers:
@@ -118,11 +118,11 @@ class Lesions:
 
 
 def find_lesions(heatmap: Heatmap, threshold: float) -> Lesions:
-    """The 8-connected regions with probability >= ``threshold`` that were predicted.
+    """Find 8-connected predicted regions with probability >= ``threshold``.
 
-    Of more than ``MOST`` the largest; how many were left out is said.
+    Keeps the ``MOST`` largest; ``left_out`` counts the others.
     """
-    above = (heatmap.probability >= threshold) & (heatmap.weight > 0)
+    above = heatmap.above(threshold)
     labels = np.zeros(above.shape, np.int32)
     regions = int(ndimage.label(above, NEIGHBORS, output=labels))
     if regions > MOST:
@@ -146,7 +146,7 @@ def find_lesions(heatmap: Heatmap, threshold: float) -> Lesions:
 
 
 def _keep_largest(labels: Labels, regions: int) -> None:
-    """Leave the ``MOST`` largest regions of a label image, numbered anew, in place."""
+    """Keep the ``MOST`` largest regions of a label image, renumbered, in place."""
     pixels = np.zeros(regions + 1, np.int64)
     for row in range(0, len(labels), STRIP_ROWS):
         pixels += np.bincount(
@@ -157,12 +157,12 @@ def _keep_largest(labels: Labels, regions: int) -> None:
 
 
 def _renumber(labels: Labels, numbers: Sequence[int], highest: int) -> None:
-    """Give the label ``numbers[i]`` the number i + 1, any other 0, in place.
+    """Relabel ``numbers[i]`` as i + 1 and all others as 0, in place.
 
     Args:
-        labels: the image.
-        numbers: labels that stay.
-        highest: of the labels there are.
+        labels: label image.
+        numbers: labels to keep.
+        highest: highest label in the image.
     """
     new = np.zeros(highest + 1, np.int32)
     new[numbers] = np.arange(1, len(numbers) + 1)
@@ -180,7 +180,7 @@ def _lesion(
     mpp_x: float,
     mpp_y: float,
 ) -> Lesion:
-    """The lesion of a label, which lies in the box ``where``."""
+    """Measure the lesion of a label in the box ``where``."""
     pixels = np.asarray(labels[where] == number)
     rows, cols = where
     shape = _shape(pixels, mpp_x=mpp_x, mpp_y=mpp_y)
@@ -204,7 +204,7 @@ def _lesion(
 
 @dataclass(frozen=True, kw_only=True)
 class _Shape:
-    """What the pixels of a box tell by themselves; um count from its corner."""
+    """Shape measures of the pixels of a box; um from its corner."""
 
     pixels: int
     perimeter_um: float
@@ -226,7 +226,7 @@ def _shape(pixels: Bools, *, mpp_x: float, mpp_y: float) -> _Shape:
 def _measure_small(
     shape: tuple[int, int], values: bytes, *, mpp_x: float, mpp_y: float
 ) -> _Shape:
-    # An unsure heatmap leaves specks by the ten thousand, most of them alike.
+    # A noisy heatmap has tens of thousands of specks, most with equal shapes.
     pixels = np.frombuffer(values, np.bool_).reshape(shape)
     return _measure(pixels, mpp_x=mpp_x, mpp_y=mpp_y)
 
@@ -235,7 +235,9 @@ def _measure(pixels: Bools, *, mpp_x: float, mpp_y: float) -> _Shape:
     (region,) = regionprops(pixels.astype(np.uint8), spacing=(mpp_y, mpp_x))
     hull = convex_hull(pixels)
     count = int(np.count_nonzero(pixels))
-    y_um, x_um = region.centroid_local  # of pixels whose centers are whole numbers
+    y_um, x_um = (
+        region.centroid_local
+    )  # offset, because skimage's pixel centers are integers
     return _Shape(
         pixels=count,
         perimeter_um=float(perimeter(pixels)) * sqrt(mpp_x * mpp_y),

@@ -3,7 +3,6 @@
 Measured as the slide lands, and again, without a GPU, from a finished run.
 """
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -74,27 +73,20 @@ def size_rule(spec: OutcomeSpec) -> SizeRule:
 
 
 def measured_with(config: RunConfig) -> Tree:
-    """What of a config decides a slide's measures: they are made anew if it changes."""
-    spec = {
-        name: value
-        for name, value in to_tree(config)["outcome"].items()
-        if name not in NOT_BY_SLIDE
-    }
-    return {**spec, "threshold": config.ensemble.threshold}
+    """The settings that a slide's measures depend on; a change recomputes them."""
+    spec = to_tree(config)["outcome"]
+    return {name: v for name, v in spec.items() if name not in NOT_BY_SLIDE}
 
 
-def measure_slide(
-    slide: FinishedSlide, told: Mapping[str, Any], config: RunConfig
-) -> SlideOutcome:
+def measure_slide(slide: FinishedSlide, config: RunConfig) -> SlideOutcome:
     """Measure a slide's heatmap.
 
     Args:
         slide: its heatmap and tissue.
-        told: its row of the SLIDES table.
         config: of the run; ``outcome`` says what is measured.
     """
-    spec, threshold = config.outcome, config.ensemble.threshold
-    heatmap = slide.heatmap
+    spec, threshold = config.outcome, config.outcome.threshold
+    record, heatmap = slide.record, slide.heatmap
     asked = {threshold, *((HIGH, LOW) if spec.outcome == "stage" else ())}
     at = {p: find_lesions(heatmap, p) for p in asked}
     lesions = at[threshold]
@@ -103,22 +95,22 @@ def measure_slide(
     noisy = any(found.left_out for found in at.values())
     features = burden = None
     if spec.outcome == "stage":
-        tissue_mm2 = told["tissue_mm2"]
+        tissue_mm2 = record.tissue_mm2
         features = measure_features(at[HIGH], at[LOW], tissue_mm2=tissue_mm2)
     if spec.outcome == "burden":
         burden = measure_burden(heatmap, slide.tissue, spec, threshold=threshold)
     row = {
-        "slide_id": slide.row.slide_id,
-        "patient_id": slide.row.patient_id,
+        "slide_id": record.slide_id,
+        "patient_id": record.patient_id,
         "tumor_mm2": heatmap.area_mm2(threshold),
-        "tissue_mm2": told["tissue_mm2"],
+        "tissue_mm2": record.tissue_mm2,
         "lesions": len(lesions.lesions) + lesions.left_out,
         "largest_um": sized.largest_um,
         "score": sized.score,
-        "upsampled": told["upsampled"],
-        "qc": [*told["qc"], *([NOISY] if noisy else [])],
-        "seen_by": told.get("seen_by"),
-        "patches": told["patches"],
+        "upsampled": record.upsampled,
+        "qc": [*record.qc, *([NOISY] if noisy else [])],
+        "seen_by": None if record.seen_by is None else list(record.seen_by),
+        "patches": record.patches,
         **measure_maps(slide),
         **(burden_row(burden) if burden is not None else {}),
     }

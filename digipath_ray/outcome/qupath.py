@@ -1,4 +1,4 @@
-"""Pixels as outlines, and outlines as the GeoJSON that QuPath opens as annotations."""
+"""Traces pixels as outlines, and writes outlines as GeoJSON annotations for QuPath."""
 
 import json
 import math
@@ -18,14 +18,14 @@ Bools = NDArray[np.bool_]
 Feature = dict[str, Any]
 """A GeoJSON feature."""
 SLIVER_PX = 1e-6
-"""A pixel that the slide's edge leaves no more of is none."""
+"""Minimum part of a pixel, clipped by the slide's edge, to be kept."""
 
 
 def trace(pixels: Bools) -> Shape:
-    """The true pixels of a map [h, w] as a MultiPolygon in px, x right and y down.
+    """Trace the true pixels of a map [h, w] as a MultiPolygon in px, x right, y down.
 
-    It runs along the borders of the pixels, so it holds these and no others; holes are
-    kept, and pixels that touch in a corner only are polygons of their own.
+    The outline follows pixel borders, so it covers exactly these pixels; holes are
+    preserved, and pixels that touch only in a corner are separate polygons.
     """
     inside = np.pad(pixels, 1).astype(np.int8)
     y, left, right = _sides(np.diff(inside, axis=0)[:, 1:-1])
@@ -39,10 +39,10 @@ def trace(pixels: Bools) -> Shape:
 
 
 def _sides(border: NDArray[np.int8]) -> tuple[NDArray[np.int64], ...]:
-    """Runs of equal borders along rows [lines, n]: line, start and end of each.
+    """Runs of equal borders along rows [lines, n]: line, start and end.
 
-    The sign says on which side the pixels are. It turns where four borders meet, so
-    that lines end at each corner of the outline, and nowhere else.
+    The sign encodes the side of the pixels. It flips where four borders meet, so lines
+    end exactly at the corners of the outline.
     """
     ends = np.diff(np.pad(border, ((0, 0), (1, 1))), axis=1) != 0
     line, start = np.nonzero(ends[:, :-1] & (border != 0))
@@ -51,7 +51,7 @@ def _sides(border: NDArray[np.int8]) -> tuple[NDArray[np.int64], ...]:
 
 
 def _first_pixels(faces: NDArray[np.object_]) -> NDArray[np.int64]:
-    """Column and row [2, n] of each face's leftmost pixel in its first row."""
+    """Column and row [2, n] of the leftmost pixel in each face's first row."""
     shells = shapely.get_exterior_ring(faces)
     corners, of = shapely.get_coordinates(shells, return_index=True)
     order = np.lexsort((corners[:, 0], corners[:, 1], of))
@@ -69,16 +69,16 @@ def outline(
     max_x: float,
     max_y: float,
 ) -> Shape:
-    """The outline of pixels on a slide, a valid MultiPolygon of level-0 px.
+    """Outline of pixels on a slide, a valid MultiPolygon in level-0 px.
 
     Args:
-        pixels: bool [h, w], as :func:`trace` takes them.
+        pixels: bool map [h, w].
         x: left edge of the first column, level-0 px.
-        y: upper edge of the first row, level-0 px.
+        y: top edge of the first row, level-0 px.
         l0_per_px_x: level-0 px per pixel.
-        l0_per_px_y: as ``l0_per_px_x``.
-        max_x: width of the slide; nothing goes beyond it.
-        max_y: height of the slide.
+        l0_per_px_y: likewise.
+        max_x: width of the slide, to clip to.
+        max_y: height of the slide, to clip to.
     """
     cols = math.ceil((max_x - x) / l0_per_px_x - SLIVER_PX)
     rows = math.ceil((max_y - y) / l0_per_px_y - SLIVER_PX)
@@ -99,14 +99,14 @@ def feature(
     name: str,
     measurements: Mapping[str, float],
 ) -> Feature:
-    """An annotation as QuPath writes them; equal ones have the same UUID.
+    """Build a QuPath annotation; equal ones have equal UUIDs.
 
     Args:
         geometry: Polygon or MultiPolygon of level-0 px.
-        class_name: QuPath's class of it.
-        color: of the class, RGB.
-        name: of the annotation.
-        measurements: numbers that QuPath's tables show, by their name.
+        class_name: QuPath class.
+        color: RGB color of the class.
+        name: name of the annotation.
+        measurements: measurements by name.
     """
     parts = shapely.get_parts(geometry)
     shape = parts[0] if len(parts) == 1 else geometry
@@ -128,15 +128,15 @@ def feature(
 def write_features(
     path: Path, features: Iterable[Feature], *, notes: Mapping[str, Any] | None = None
 ) -> None:
-    """Publish features as a FeatureCollection.
+    """Write features as a FeatureCollection.
 
     Args:
-        path: where to.
-        features: of :func:`feature`.
-        notes: further members of the collection, which QuPath passes over.
+        path: file to write.
+        features: features of :func:`feature`.
+        notes: further members of the collection, ignored by QuPath.
 
     Raises:
-        ValueError: a measurement is not finite, which JSON has no word for.
+        ValueError: a measurement is not finite, which JSON cannot represent.
     """
     tree = {
         "type": "FeatureCollection",

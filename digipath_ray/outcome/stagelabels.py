@@ -8,7 +8,7 @@ from pathlib import Path, PurePath
 from typing import TypeVar
 
 from digipath_ray.cohort.manifest import ALIASES
-from digipath_ray.cohort.sheet import Rows, cell_text, find_column, read_rows
+from digipath_ray.cohort.sheet import Rows, cell_text, find_column, read_sheet
 from digipath_ray.outcome.staging import (
     Metastasis,
     PatientStage,
@@ -59,13 +59,13 @@ def read_stage_labels(path: str | Path) -> StageLabels:
         ValueError: neither of the two, or a row that cannot be right; says which.
     """
     path = Path(path)
-    rows = read_rows(path)
+    rows = read_sheet(path)[1]
     columns = [str(c) for c in rows[0][1]] if rows else []
     patient, stage = (find_column(columns, (name,)) for name in ("patient", "stage"))
     if patient is not None and stage is not None:
         return _labels_of_challenge(path, rows, patient, stage)
     named = {
-        ours: find_column(columns, (ours, *ALIASES[ours])) for ours in _TABLE_COLUMNS
+        name: find_column(columns, (name, *ALIASES[name])) for name in _TABLE_COLUMNS
     }
     if named["label"] is None or (named["slide_id"] or named["path"]) is None:
         raise ValueError(
@@ -105,7 +105,7 @@ def _labels_of_table(rows: Rows, named: Mapping[str, str | None]) -> StageLabels
     patient_of: dict[str, str] = {}
     for where, row in rows:
         cells = {
-            ours: cell_text(row.get(c)) for ours, c in named.items() if c is not None
+            name: cell_text(row.get(c)) for name, c in named.items() if c is not None
         }
         slide_id = cells.get("slide_id") or PurePath(cells.get("path", "")).stem
         if not cells["label"] or not slide_id:

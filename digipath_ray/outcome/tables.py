@@ -19,6 +19,7 @@ from digipath_ray.outcome.metastasis.size_rule import type_of_size
 from digipath_ray.outcome.staging import Metastasis, PatientStage, stage_patient
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import Failure
+from digipath_ray.run.record import DoneRecord
 from digipath_ray.schema import OUTCOMES, PATIENTS
 from digipath_ray.storage.files import read_table
 
@@ -54,7 +55,7 @@ def stage_model_of(config: RunConfig) -> StageModel | None:
 
 
 def make_tables(
-    done: Mapping[str, Record],
+    done: Mapping[str, DoneRecord],
     failures: Sequence[Failure],
     config: RunConfig,
     *,
@@ -65,7 +66,7 @@ def make_tables(
     Args:
         done: slide_id -> ``done`` record.
         failures: slides that failed; their patients' stages are incomplete. One that is
-            done could not be measured anew: it has no type, for its measures are by
+            done could not be measured again: it has no type, for its measures are by
             other settings.
         config: of the run.
         waiting: rows of SLIDES that are neither; their patients', too.
@@ -73,8 +74,8 @@ def make_tables(
     Raises:
         ValueError: as :func:`stage_model_of`.
     """
-    rows = {slide_id: dict(record["outcome"]) for slide_id, record in done.items()}
-    features = {i: r["features"] for i, r in done.items() if r.get("features")}
+    rows = {slide_id: dict(record.outcome) for slide_id, record in done.items()}
+    features = {i: r.features for i, r in done.items() if r.features}
     patients: list[PatientStage] = []
     if config.outcome.outcome == "stage":
         old = {failure.slide_id for failure in failures}
@@ -148,7 +149,7 @@ def read_waiting(run: RunDirectory, over: Set[str]) -> list[Record]:
 
 
 def write_tables(run: RunDirectory, config: RunConfig) -> RunTables:
-    """Make the tables from what stands in a run directory, and publish them.
+    """Make the tables from the records in a run directory, and publish them.
 
     Raises:
         ValueError: as :func:`stage_model_of`.

@@ -24,7 +24,8 @@ from digipath_ray.pipeline.prepare import (
 )
 from digipath_ray.pipeline.segment import PredictChunk
 from digipath_ray.run.directory import RunDirectory
-from digipath_ray.run.prepared import PreparedSlide, read_chunks
+from digipath_ray.run.prepared import read_chunks
+from digipath_ray.run.record import SlideRecord
 from digipath_ray.schema import SLIDES
 from digipath_ray.storage.files import publish
 
@@ -58,7 +59,7 @@ def run_eagerly(
         config = replace(config, compute=replace(config.compute, precision="float32"))
     exposure = read_exposure(config.members)
     slides = [mark_seen(prepare_slide(row, config, run), exposure) for row in rows]
-    run.write_table(run.slides, [slide.row for slide in slides], SLIDES)
+    run.write_table(run.slides, [slide.to_row() for slide in slides], SLIDES)
     for slide in slides:
         started = time.perf_counter()
         chunks = segment_chunks(run, slide, config, predict)
@@ -69,12 +70,12 @@ def run_eagerly(
 
 
 def segment_chunks(
-    run: RunDirectory, slide: PreparedSlide, config: RunConfig, predict: PredictChunk
+    run: RunDirectory, slide: SlideRecord, config: RunConfig, predict: PredictChunk
 ) -> list[ChunkSums]:
     """The predicted chunks of a prepared slide, read one after another."""
     found = []
     with open_cohort_slide(
-        slide.row["path"], slide.slide_mpp, config, version=slide.version
+        slide.path, slide.mpp, config, version=slide.version
     ) as opened:
         grid = grid_of(opened, config)
         for number, cells in enumerate(read_chunks(run, slide.slide_id, config)):

@@ -1,10 +1,11 @@
 """A slide's end: chunks stitched into a heatmap, maps written, outcome measured.
 
 :func:`finish_slide` writes the ``done`` record last of all; :func:`remeasure_slide`
-makes what follows from the heatmap anew.
+recomputes what follows from the heatmap.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,8 @@ from digipath_ray.outcome.measure import measure_slide, measured_with
 from digipath_ray.patches import Grid
 from digipath_ray.pipeline.chunk import ChunkSums
 from digipath_ray.run.directory import RunDirectory
-from digipath_ray.run.finished import FinishedSlide, finished_slide, read_finished
-from digipath_ray.run.prepared import PreparedSlide
+from digipath_ray.run.finished import FinishedSlide, read_finished
+from digipath_ray.run.record import DoneRecord, SlideRecord
 from digipath_ray.storage.files import file_digest, open_file, publish
 from digipath_ray.tissue.mask import read_mask
 
@@ -37,7 +38,7 @@ def stitch(grid: Grid, chunks: Iterable[ChunkSums], config: RunConfig) -> Heatma
 
 def finish_slide(
     run: RunDirectory,
-    prepared: PreparedSlide,
+    record: SlideRecord,
     chunks: Sequence[ChunkSums],
     config: RunConfig,
     *,
@@ -48,35 +49,37 @@ def finish_slide(
     Returns:
         The slide's row of the OUTCOMES table, without what the cohort decides.
     """
-    slide_id = prepared.slide_id
-    heatmap = stitch(prepared.grid(config.grid), chunks, config)
+    slide_id = record.slide_id
+    heatmap = stitch(record.grid(config.grid), chunks, config)
     with publish(run.heatmap(slide_id)) as path:
         write_heatmap(path, heatmap, name=slide_id)
         digest = file_digest(path)
-    members = [member.name for member in config.members]
+    members = {m.name: m.digest or m.weights or "random" for m in config.members}
     tissue = read_mask(run.mask(slide_id))
-    slide = finished_slide(prepared.row, heatmap, tissue, members=members)
-    draw_slide(run, slide, prepared.row, config)
-    measured = measure(run, slide, prepared.row, config)
-    measured["outcome"] |= {"seconds": seconds, "members": members}
-    record = {
+    slide = FinishedSlide.of(record, heatmap, tissue, members=members)
+    draw_slide(run, slide, config)
+    measured = measure(run, slide, config)
+    measured["outcome"] |= {"seconds": seconds, "members": list(members)}
+    done = DoneRecord(
         **measured,
-        "slide": prepared.row,
-        "slide_mpp": prepared.slide_mpp,
-        "mask_digest": prepared.mask_digest,
-        "precision": config.compute.precision,
-        "members": {m.name: m.digest or m.weights for m in config.members},
-        "files": {"heatmap": digest},
-    }
-    run.write_json(run.done(slide_id), record)
-    return dict(measured["outcome"])
+        slide=record,
+        precision=config.compute.precision,
+        members=members,
+        files={"heatmap": digest},
+    )
+    run.write_record(done)
+    return done.outcome
 
 
 def measure(
-    run: RunDirectory, slide: FinishedSlide, told: Mapping[str, Any], config: RunConfig
+    run: RunDirectory, slide: FinishedSlide, config: RunConfig
 ) -> dict[str, Any]:
-    """Measure a slide and publish its lesions; what its ``done`` record says of it."""
-    outcome = measure_slide(slide, told, config)
+    """Measure a slide and publish its lesions.
+
+    Returns:
+        The fields of its ``done`` record that follow from the heatmap.
+    """
+    outcome = measure_slide(slide, config)
     write_outcome(run, slide, outcome)
     return {
         "outcome": outcome.row,
@@ -87,46 +90,42 @@ def measure(
     }
 
 
-def remeasure_slide(
-    run: RunDirectory, record: Mapping[str, Any], config: RunConfig
-) -> None:
-    """Measure a finished slide's heatmap anew, and publish its record with it.
+def remeasure_slide(run: RunDirectory, record: DoneRecord, config: RunConfig) -> None:
+    """Measure a finished slide's heatmap again, and publish its record with it.
 
     Args:
         run: where the slide is finished.
         record: its ``done`` record.
-        config: of the run, with another [outcome] or threshold.
+        config: of the run, with another [outcome].
 
     Raises:
         FileNotFoundError: its heatmap or mask is gone.
         ValueError: one of them is damaged.
     """
     slide = read_finished(run, record)
-    measured = measure(run, slide, record["slide"], config)
-    kept = {name: record["outcome"].get(name) for name in ("seconds", "members")}
+    if (record.measured or {}).get("threshold") != config.outcome.threshold:
+        draw_slide(run, slide, config)
+    measured = measure(run, slide, config)
+    kept = {name: record.outcome.get(name) for name in ("seconds", "members")}
     measured["outcome"] |= kept
-    run.write_json(run.done(slide.row.slide_id), {**record, **measured})
+    run.write_record(replace(record, **measured))
 
 
-def draw_slide(
-    run: RunDirectory, slide: FinishedSlide, told: Mapping[str, Any], config: RunConfig
-) -> None:
+def draw_slide(run: RunDirectory, slide: FinishedSlide, config: RunConfig) -> None:
     """Publish the slide's overlay."""
-    slide_id = slide.row.slide_id
-    with open_file(run.thumbnail(slide_id)) as file, Image.open(file) as image:
+    record = slide.record
+    path = run.thumbnail(record.slide_id)
+    with open_file(path) as file, Image.open(file) as image:
         thumbnail = np.asarray(image.convert("RGB"))
     height, width = thumbnail.shape[:2]
-    mpp = (
-        told["width"] * told["mpp_x"] / width,
-        told["height"] * told["mpp_y"] / height,
-    )
-    with publish(run.overlay(slide_id)) as path:
+    mpp = record.width * record.mpp_x / width, record.height * record.mpp_y / height
+    with publish(run.overlay(record.slide_id)) as path:
         write_overlay(
             path,
             thumbnail,
             slide.heatmap,
             thumbnail_mpp=mpp,
-            title=slide_id,
+            title=record.slide_id,
             notes=overlay_notes(config),
-            threshold=config.ensemble.threshold,
+            threshold=config.outcome.threshold,
         )

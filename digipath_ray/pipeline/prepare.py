@@ -13,42 +13,31 @@ from digipath_ray.config.run import RunConfig
 from digipath_ray.geometry import NoLevelFineEnough, model_frame
 from digipath_ray.machine import memory_bytes
 from digipath_ray.networks.exposure import Exposure
-from digipath_ray.patches import (
-    Grid,
-    keep_cells,
-    lay_grid,
-    patch_boxes,
-    patch_table,
-)
+from digipath_ray.patches import Grid, keep_cells, lay_grid, patch_boxes, patch_table
 from digipath_ray.run.directory import RunDirectory
-from digipath_ray.run.prepared import (
-    PreparedSlide,
-    count_chunks,
-    digest_mask,
-    write_patches,
-)
-from digipath_ray.run.slidetable import slide_record
+from digipath_ray.run.prepared import count_chunks, digest_mask, write_patches
+from digipath_ray.run.record import SlideRecord
 from digipath_ray.slide.open import (
     TILE_CACHE_BYTES,
     Pixels,
     Slide,
     SlideError,
+    SlideInfo,
     open_slide,
 )
 from digipath_ray.storage.cache import local_copy
 from digipath_ray.storage.files import publish
 from digipath_ray.tissue.find import Tissue, draw_tissue, find_tissue, tissue_from_mask
 from digipath_ray.tissue.mask import read_mask_image, write_mask
+from digipath_ray.tissue.quality import Quality
 
 THUMBNAIL_PX = 1400
 """Longer side of the thumbnail that overlays are drawn on."""
-
-
+MPP_FLAG = 0.03
+"""Relative deviation of the effective mpp from which a slide is flagged."""
 STITCH_COPIES = 3
 """Times that a heatmap's bytes are in memory while it is stitched and written: 2.1 as
 measured for canvas, means and file, and about one more for the sums that come in."""
-
-
 STITCH_MEMORY_SHARE = 0.5
 """Share of a machine's memory that all slides being stitched may take."""
 
@@ -168,7 +157,7 @@ def prepare_slide(
     run: RunDirectory,
     *,
     on_progress: Callable[[], None] = lambda: None,
-) -> PreparedSlide:
+) -> SlideRecord:
     """Find a slide's tissue, place its patches, and write both to the run directory.
 
     Args:
@@ -191,28 +180,80 @@ def prepare_slide(
         write_masks(run, row.slide_id, slide, thumbnail, tissue, boxes)
         if len(cells) == 0:
             raise no_tissue(config, f"masks/{row.slide_id}_overlay.jpg")
-        prepared = PreparedSlide(
-            row={
-                **slide_record(row, slide, grid, tissue),
-                "patches": len(cells),
-                "chunks": count_chunks(len(cells), config),
-            },
-            frame=grid.frame,
-            md_width=grid.md_width,
-            md_height=grid.md_height,
-            slide_mpp=row.mpp,
-            mask_digest=digest_mask(row),
-            version=slide.version,
+        record = describe_slide(
+            row, slide, grid, tissue, patches=len(cells), config=config
         )
     table = patch_table(row.slide_id, grid, cells, tissue.mask)
-    write_patches(run, prepared, config, table)
-    return prepared
+    write_patches(run, record, config, table)
+    return record
 
 
-def mark_seen(slide: PreparedSlide, exposure: Exposure) -> PreparedSlide:
+def describe_slide(
+    row: SlideRow,
+    slide: Slide,
+    grid: Grid,
+    tissue: Tissue,
+    *,
+    patches: int,
+    config: RunConfig,
+) -> SlideRecord:
+    """What the manifest, the slide's file, its tissue and its grid say of it."""
+    info, frame, quality = slide.info, grid.frame, tissue.quality
+    mpp_x, mpp_y = info.need_mpp()
+    return SlideRecord(
+        **row.columns(),
+        width=info.width,
+        height=info.height,
+        mpp_x=mpp_x,
+        mpp_y=mpp_y,
+        mpp_source=info.mpp_source,
+        level_downsamples=tuple(info.level_downsamples),
+        level=frame.level,
+        effective_mpp_x=frame.mpp_x,
+        effective_mpp_y=frame.mpp_y,
+        upsampled=frame.upsampled,
+        patches=patches,
+        chunks=count_chunks(patches, config),
+        tissue_mm2=quality.tissue_mm2,
+        ink=quality.ink,
+        ink_over_tissue=quality.ink_over_tissue,
+        blur=quality.blur,
+        black=quality.black,
+        blank=quality.blank,
+        mpp_deviation=mpp_deviation(grid),
+        qc=tuple(slide_flags(info, grid, quality)),
+        mask_digest=digest_mask(row),
+        version=slide.version,
+    )
+
+
+def slide_flags(info: SlideInfo, grid: Grid, quality: Quality) -> list[str]:
+    """Names of all that a person should look at before they trust the slide."""
+    raised = {
+        "mpp deviation": mpp_deviation(grid) > MPP_FLAG,
+        "mpp differs from file": differs_from_file(info),
+        "upsampled": grid.frame.upsampled,
+    }
+    return [*quality.flags, *(name for name, up in raised.items() if up)]
+
+
+def mpp_deviation(grid: Grid) -> float:
+    """How far the effective mpp is from the one asked for, as a fraction of that."""
+    effective = (grid.frame.mpp_x, grid.frame.mpp_y)
+    return max(abs(m / grid.spec.mpp - 1) for m in effective)
+
+
+def differs_from_file(info: SlideInfo) -> bool:
+    """Whether an mpp that was given contradicts the file's."""
+    if info.mpp_x is None or info.file_mpp is None:
+        return False
+    return abs(info.mpp_x / info.file_mpp - 1) > MPP_FLAG
+
+
+def mark_seen(slide: SlideRecord, exposure: Exposure) -> SlideRecord:
     """The slide with the members that have seen it or its patient."""
-    seen = exposure.seen_by(slide.slide_id, slide.row["patient_id"])
-    return replace(slide, row={**slide.row, "seen_by": list(seen)})
+    seen = exposure.seen_by(slide.slide_id, slide.patient_id)
+    return replace(slide, seen_by=tuple(seen))
 
 
 def write_masks(

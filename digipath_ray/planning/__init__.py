@@ -1,1 +1,1 @@
-"""What a run will take: patches, hours, memory and money."""
+"""Cost estimate of a run: patches, hours, memory and money."""

@@ -1,4 +1,4 @@
-"""What ``digipath calibrate`` has measured, as the JSON file that ``plan`` reads."""
+"""Measurements of ``digipath calibrate``, as the JSON file that ``plan`` reads."""
 
 import json
 from collections.abc import Mapping
@@ -12,18 +12,18 @@ from digipath_ray.words import format_rate
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """A node as it was measured.
+    """A measured node.
 
     Attributes:
         node: its name.
-        gpu: name of its GPUs; None where there is none.
-        gpus: how many Ray has of them.
-        cpus: how many Ray has.
-        memory_gb: that Ray has.
-        patches_per_s: of one GPU, or of one CPU where there is none, with all members
-            and transforms; None of a node without GPU where others have one.
-        read_mpx_per_s: network px that one CPU reads in a second of its own, 1e6.
-        versions: of what was running.
+        gpu: name of its GPUs; None without GPU.
+        gpus: GPUs registered in Ray.
+        cpus: CPUs registered in Ray.
+        memory_gb: memory registered in Ray.
+        patches_per_s: of one GPU, or one CPU if no node has a GPU, with all members and
+            transforms; None for a node without GPU if others have one.
+        read_mpx_per_s: network px that one CPU reads per CPU second, 1e6.
+        versions: software versions.
     """
 
     node: str
@@ -38,12 +38,12 @@ class Machine:
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """What ``digipath calibrate`` writes.
+    """Output of ``digipath calibrate``.
 
     Attributes:
         made: when, UTC.
-        work: of which networks and patches the rates are (:func:`describe_ensemble`).
-        read_from: the slide that was read.
+        work: networks and patches of the rates (:func:`describe_ensemble`).
+        read_from: slide used to measure reading.
         machines: one per kind of node.
     """
 
@@ -54,20 +54,20 @@ class Calibration:
 
     @property
     def predictor(self) -> Machine:
-        """The machine whose rate of patches counts: with several kinds the fastest."""
+        """Machine whose patch rate is used: the fastest."""
         with_rate = [m for m in self.machines if m.patches_per_s is not None]
         on_gpu = [m for m in with_rate if m.gpu is not None]
         return max(on_gpu or with_rate, key=lambda m: m.patches_per_s or 0.0)
 
     @property
     def reader(self) -> Machine:
-        """The machine whose reading counts: of those without GPU the slowest."""
+        """Machine whose reading rate is used: the slowest of those without GPU."""
         bare = [m for m in self.machines if m.gpu is None]
         return min(bare or self.machines, key=lambda m: m.read_mpx_per_s)
 
 
 def describe_ensemble(config: RunConfig) -> dict[str, Any]:
-    """What a rate of patches depends on, apart from the machine."""
+    """Settings that a patch rate depends on, besides the machine."""
     return {
         "networks": sorted(
             m.architecture + (f"/{m.encoder}" if m.encoder else "")
@@ -81,7 +81,7 @@ def describe_ensemble(config: RunConfig) -> dict[str, Any]:
 
 
 def format_ensemble(work: Mapping[str, Any]) -> str:
-    """The same in words."""
+    """Format the settings of :func:`describe_ensemble`."""
     return (
         f"{', '.join(work['networks'])} x {work['transforms']} transforms, patches of "
         f"{work['patch_px']} px"
@@ -89,7 +89,7 @@ def format_ensemble(work: Mapping[str, Any]) -> str:
 
 
 def format_machine(machine: Machine) -> str:
-    """What was measured, in words."""
+    """Format the measurements of a machine."""
     device = machine.gpu or "one CPU"
     rate = machine.patches_per_s
     predicts = "" if rate is None else f"{format_rate(rate)} on {device}, "
@@ -97,10 +97,10 @@ def format_machine(machine: Machine) -> str:
 
 
 def read_calibration(path: Path, config: RunConfig) -> Calibration:
-    """What was measured, if it is of the config's networks.
+    """Read a calibration that matches the config's networks.
 
     Raises:
-        ValueError: no calibration, or one of other networks, transforms or patches.
+        ValueError: not a calibration, or one of other networks, transforms or patches.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -114,7 +114,7 @@ def read_calibration(path: Path, config: RunConfig) -> Calibration:
         machines = [Machine(**m) for m in values["machines"]]
     except (ValueError, TypeError) as e:
         raise ValueError(
-            f"{path}: no calibration ({e}): digipath calibrate --out {path}"
+            f"{path}: not a calibration ({e}): run digipath calibrate --out {path}"
         ) from e
     work = describe_ensemble(config)
     other = [
@@ -124,7 +124,7 @@ def read_calibration(path: Path, config: RunConfig) -> Calibration:
     ]
     if other:
         raise ValueError(
-            f"{path} was measured for another run ({'; '.join(other)}): calibrate "
-            "with the options of this one"
+            f"{path} was measured for other settings ({'; '.join(other)}): calibrate "
+            "with the options of this run"
         )
     return Calibration(**{**values, "machines": machines})

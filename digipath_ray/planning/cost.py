@@ -1,4 +1,4 @@
-"""What a cohort asks for: patches, disk, memory, and how long its networks take."""
+"""Cost of a cohort: patches, disk, memory and network time."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -14,16 +14,17 @@ from digipath_ray.pipeline.prepare import STITCH_COPIES
 from digipath_ray.planning.calibration import Calibration
 from digipath_ray.planning.prices import DEADLINE_H
 from digipath_ray.run.directory import RunDirectory
-from digipath_ray.run.prepared import PreparedSlide, read_chunks
+from digipath_ray.run.prepared import read_chunks
+from digipath_ray.run.record import SlideRecord
 from digipath_ray.words import count, format_duration, size
 
 FILE_BYTES_PER_BYTE = 0.88
-"""Bytes of a heatmap file, pyramid and weight channel within, per float32 byte of the
-predicted pixels' value channels and their pyramid (4/3 of the finest level).
+"""Bytes of a heatmap file, including pyramid and weight channel, per float32 byte of
+the predicted pixels' value channels and their pyramid (4/3 of the finest level).
 
 Measured on real runs' files: 0.87 on CMU-1-Small-Region at downsample 1 and 2, 0.83 at
-4, 0.66 to 0.83 on GlaS images, 0.71 to 0.77 on the demo's slides. What was not
-predicted, and the weight, compress to nearly nothing.
+4, 0.66 to 0.83 on GlaS images, 0.71 to 0.77 on the demo's slides. Unpredicted pixels
+and the weight compress to nearly nothing.
 """
 
 
@@ -31,7 +32,7 @@ PYRAMID = 4 / 3
 
 
 SLIDE_BYTES = 3 << 20
-"""Overlay, masks, thumbnail and tables of a slide: measured 0.9 to 2 MB."""
+"""Overlay, masks, thumbnail and tables per slide: measured 0.9 to 2 MB."""
 
 
 DOWNSAMPLES = (1, 2, 4, 8, 16, 32)
@@ -39,16 +40,16 @@ DOWNSAMPLES = (1, 2, 4, 8, 16, 32)
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
-    """How fast the night will go and what it costs, as far as the user says.
+    """Speed and prices of a run, as given by the user.
 
     Attributes:
         rate: patches/s of one device.
-        gpus: of the night.
-        measure: find the rate on this machine.
-        device: what the rate is of.
-        calibration: file of ``digipath calibrate`` that says the rate.
-        prices: table of node types.
-        by_hours: when a priced night is to be over.
+        gpus: number of GPUs of the run.
+        measure: measure the rate on this machine.
+        device: device that the rate applies to.
+        calibration: calibration file of ``digipath calibrate``.
+        prices: file of node types and prices.
+        by_hours: time limit of a priced run, hours.
     """
 
     rate: float | None = None
@@ -62,16 +63,16 @@ class Pace:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What a cohort asks for.
+    """Cost of a cohort.
 
     Attributes:
-        slides: that can be used.
+        slides: usable slides.
         patches: over all slides.
         tissue_mm2: over all slides.
-        heatmap_bytes: of all heatmap files.
-        largest_bytes: of the largest heatmap in memory.
-        chunk_bytes: pixels of a chunk, at most.
-        read_px: network px that are read.
+        heatmap_bytes: size of all heatmap files.
+        largest_bytes: largest heatmap in memory.
+        chunk_bytes: maximum pixel bytes of a chunk.
+        read_px: network px to read.
     """
 
     slides: int
@@ -84,41 +85,43 @@ class Cost:
 
     @property
     def disk_bytes(self) -> float:
-        """Of all that a run writes."""
+        """Bytes written by a run."""
         return self.heatmap_bytes + self.slides * SLIDE_BYTES
 
     @property
     def stitch_bytes(self) -> float:
-        """Memory to stitch the largest slide."""
+        """Memory to stitch the largest slide, bytes."""
         return STITCH_COPIES * self.largest_bytes
 
 
 def check_pace(pace: Pace) -> None:
-    """Refuse a rate that is said twice, and prices without one.
+    """Raise if a rate is given twice, or prices are given without one.
 
     Raises:
-        ValueError: so it is.
+        ValueError: the options conflict, or prices need a calibration.
     """
     if pace.measure and pace.rate is not None:
-        raise ValueError("--rate says what --measure would find: give one of them")
+        raise ValueError(
+            "--rate and --measure are mutually exclusive: give one of them"
+        )
     if pace.calibration is not None and (pace.measure or pace.rate is not None):
-        raise ValueError("--calibration says the rate: leave out --rate and --measure")
+        raise ValueError("--calibration sets the rate: omit --rate and --measure")
     if pace.prices is not None and pace.calibration is None:
         raise ValueError(
-            "--prices needs to know how fast your machines are: digipath calibrate "
-            "--out node.json on one of them, then --calibration node.json"
+            "--prices needs the speed of your machines: run digipath calibrate "
+            "--out node.json on one of them, then give --calibration node.json"
         )
 
 
 def calibrated(pace: Pace, measured: Calibration) -> Pace:
-    """The pace with the rate that was measured."""
+    """Pace with the measured rate."""
     machine = measured.predictor
     device = "CPU" if machine.gpu is None else "GPU"
     return replace(pace, rate=machine.patches_per_s, device=device)
 
 
-def covered_px(run: RunDirectory, slide: PreparedSlide, config: RunConfig) -> int:
-    """Heatmap px that at least one patch of a prepared slide covers."""
+def covered_px(run: RunDirectory, slide: SlideRecord, config: RunConfig) -> int:
+    """Heatmap px covered by at least one patch of a prepared slide."""
     cells = np.concatenate(read_chunks(run, slide.slide_id, config))
     blocks, _ = share_blocks(cells, config.grid.blocks_per_side)
     grid: Grid = slide.grid(config.grid)
@@ -128,8 +131,8 @@ def covered_px(run: RunDirectory, slide: PreparedSlide, config: RunConfig) -> in
     return int((heights.astype(np.int64) * widths).sum())
 
 
-def read_px(run: RunDirectory, slide: PreparedSlide, config: RunConfig) -> int:
-    """Network px read for a slide: every chunk reads each of its blocks once."""
+def read_px(run: RunDirectory, slide: SlideRecord, config: RunConfig) -> int:
+    """Network px read for a slide; every chunk reads each of its blocks once."""
     side = config.grid.blocks_per_side
     chunks = read_chunks(run, slide.slide_id, config)
     blocks = sum(len(share_blocks(cells, side)[0]) for cells in chunks)
@@ -137,17 +140,17 @@ def read_px(run: RunDirectory, slide: PreparedSlide, config: RunConfig) -> int:
 
 
 def add_up(
-    slides: Sequence[PreparedSlide], covered: Sequence[int], config: RunConfig
+    slides: Sequence[SlideRecord], covered: Sequence[int], config: RunConfig
 ) -> Cost:
-    """The cohort's cost from its prepared slides and their covered heatmap px."""
+    """Sum the cohort's cost over its prepared slides and their covered heatmap px."""
     channels = len(config.channels)
     grids = [slide.grid(config.grid) for slide in slides]
     in_memory = [g.hm_width * g.hm_height * 4 * (channels + 1) for g in grids]
     values = sum(covered) * 4 * channels
     return Cost(
         slides=len(slides),
-        patches=sum(s.row["patches"] for s in slides),
-        tissue_mm2=sum(s.row["tissue_mm2"] for s in slides),
+        patches=sum(s.patches for s in slides),
+        tissue_mm2=sum(s.tissue_mm2 for s in slides),
         heatmap_bytes=values * PYRAMID * FILE_BYTES_PER_BYTE,
         largest_bytes=max(in_memory, default=0),
         chunk_bytes=config.compute.chunk_cells * cell_bytes(config),
@@ -157,8 +160,8 @@ def add_up(
 def describe(
     cost: Cost, config: RunConfig, pace: Pace, *, free_bytes: int | None
 ) -> list[tuple[str, str]]:
-    """What the night will take, line by line; a bucket has no end (None)."""
-    endless = "a bucket holds them"
+    """Describe the cost of a run, line by line; free bytes are None for a bucket."""
+    endless = "stored in a bucket"
     room = endless if free_bytes is None else f"{size(free_bytes)} are free"
     spec = config.grid
     memory = psutil.virtual_memory().total
@@ -181,11 +184,11 @@ def describe(
 
 
 def format_time(patches: int, pace: Pace) -> str:
-    """How long the networks take, reading and stitching beside them."""
+    """Network time, with reading and stitching in parallel."""
     if pace.rate is None:
         return (
             "give --rate, the patches/s of one GPU with the whole ensemble and all "
-            "its transforms, or --measure it here"
+            "transforms, or --measure to measure it here"
         )
     seconds = patches / pace.rate
     machines = pace.gpus if pace.device == "GPU" else 1
@@ -196,7 +199,7 @@ def format_time(patches: int, pace: Pace) -> str:
 
 
 def _device_time(seconds: float, device: str) -> str:
-    """``6.7 GPU hours``, ``5 GPU minutes``; so little is rounded up to a minute."""
+    """``6.7 GPU hours``, ``5 GPU minutes``; rounded up to at least a minute."""
     hours = seconds / 3600
     if hours >= 1:
         return f"{format(hours, '.3g' if hours < 100 else ',.0f')} {device} hours"
@@ -208,10 +211,10 @@ def _at_least_a_second(seconds: float) -> str:
 
 
 def refuse_disk(cost: Cost, config: RunConfig, *, free_bytes: int | None) -> str | None:
-    """Why the results cannot be written, and what to do; None if they can."""
+    """Error if the results do not fit on the disk, with the fix; None if they fit."""
     if free_bytes is None or cost.disk_bytes <= free_bytes:
         return None
-    fix = "free space, or name another disk with --out"
+    fix = "free some space, or choose another disk with --out"
     for smaller, downsample in _coarser(cost, config):
         if smaller.disk_bytes <= free_bytes:
             fix = (
@@ -225,7 +228,7 @@ def refuse_disk(cost: Cost, config: RunConfig, *, free_bytes: int | None) -> str
 
 
 def _coarser(cost: Cost, config: RunConfig) -> Iterator[tuple[Cost, int]]:
-    """The cost at each higher downsample that the grid allows."""
+    """Cost at each higher downsample that the grid allows."""
     spec = config.grid
     for downsample in DOWNSAMPLES:
         divides = math.gcd(spec.patch_px, spec.stride_px) % downsample == 0

@@ -1,6 +1,6 @@
-"""What networks and reading cost, by a table of node types that the user edits.
+"""Cost of prediction and reading, from a user's table of node types.
 
-Prices are the user's: this project knows none.
+Prices are given by the user; none are built in.
 """
 
 import math
@@ -14,7 +14,7 @@ from digipath_ray.planning.calibration import Calibration
 from digipath_ray.words import count, format_duration
 
 DEADLINE_H = 10.0
-"""Hours of a night."""
+"""Default time limit, hours."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,13 +22,14 @@ class NodeType:
     """A row of the table.
 
     Attributes:
-        name: what the provider calls it.
+        name: the provider's name.
         gpus: in one node.
         cpus: in one node.
         memory_gb: of one node.
-        price_per_hour: of one node on demand, in any currency.
-        spot_price_per_hour: the same where it may be taken away; None: not to be had.
-        relative_speed: of one of its GPUs (without any: CPUs) beside those calibrated.
+        price_per_hour: price of one node on demand, in any currency.
+        spot_price_per_hour: price of one preemptible node; None if not available.
+        relative_speed: speed of one of its GPUs (CPUs if it has none) relative to the
+            calibrated one.
     """
 
     name: str
@@ -40,38 +41,42 @@ class NodeType:
     relative_speed: float
 
     def __post_init__(self) -> None:
-        """Check the fields.
+        """Validate the fields.
 
         Raises:
-            ValueError: a number makes no sense, or is still to be filled in.
+            ValueError: a number is out of range, or still to be filled in.
         """
         for name in ("gpus", "cpus", "memory_gb"):
             value = getattr(self, name)
             low = 0 if name == "gpus" else 1
             if not isinstance(value, (int, float)) or value < low:
-                raise ValueError(f"{self.name}: {name} = {value!r}: at least {low}")
+                raise ValueError(
+                    f"{self.name}: {name} = {value!r}: must be at least {low}"
+                )
         for name in ("price_per_hour", "spot_price_per_hour", "relative_speed"):
             value = getattr(self, name)
             if value is None:
                 continue
             if not isinstance(value, (int, float)) or value < 0:
-                raise ValueError(f"{self.name}: {name} = {value!r}: a number above 0")
+                raise ValueError(
+                    f"{self.name}: {name} = {value!r}: must be a positive number"
+                )
             if value == 0:
                 raise ValueError(
-                    f"{self.name}: {name} = 0 is a gap: fill in your own, or remove "
-                    "the node type"
+                    f"{self.name}: {name} = 0 is a placeholder: fill in your own, or "
+                    "remove the node type"
                 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What a cohort asks for, on the machines that were calibrated.
+    """Work of a cohort on the calibrated machines.
 
     Attributes:
-        network_hours: of one GPU, or of one CPU where there is none.
-        on_gpu: which of the two.
-        reader_hours: of one CPU.
-        memory_gb: that one process needs, at most.
+        network_hours: hours of one GPU, or of one CPU without GPUs.
+        on_gpu: whether ``network_hours`` are of a GPU.
+        reader_hours: hours of one CPU.
+        memory_gb: maximum memory of one process.
     """
 
     network_hours: float
@@ -82,16 +87,16 @@ class Work:
 
 @dataclass(frozen=True, kw_only=True)
 class Offer:
-    """A cluster that ends in time.
+    """A cluster that finishes in time.
 
     Attributes:
-        node: the type that predicts.
-        nodes: how many.
-        reader: a type without GPU that reads beside it; None if it needs none.
-        readers: how many.
-        hours: from the first patch to the last.
-        price: of these hours on demand.
-        spot_price: the same on spot; None if a type of it is not to be had.
+        node: node type for prediction.
+        nodes: number of nodes.
+        reader: additional node type without GPU for reading; None if not needed.
+        readers: number of reader nodes.
+        hours: from first to last patch.
+        price: on-demand price of these hours.
+        spot_price: spot price; None if not available for a node type.
     """
 
     node: NodeType
@@ -111,18 +116,18 @@ class Offer:
 
 
 def read_prices(path: Path) -> list[NodeType]:
-    """The node types of a table, ``[[nodes]]`` in TOML.
+    """Read a table of node types, ``[[nodes]]`` in TOML.
 
     Raises:
-        ValueError: no such table, an unknown or missing column, or a gap in it.
+        ValueError: the file is missing, or has an unknown, missing or unfilled column.
     """
     try:
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as e:
-        raise ValueError(f"{path}: no TOML: {e}") from e
+        raise ValueError(f"{path}: invalid TOML: {e}") from e
     rows = tree.get("nodes")
     if not isinstance(rows, list) or not rows or tree.keys() != {"nodes"}:
-        raise ValueError(f"{path}: holds [[nodes]] and nothing else, one per node type")
+        raise ValueError(f"{path}: must contain only [[nodes]], one per node type")
     return [_node_type(path, row) for row in rows]
 
 
@@ -143,10 +148,10 @@ def _node_type(path: Path, row: dict[str, Any]) -> NodeType:
 def find_offers(
     types: Sequence[NodeType], work: Work, *, by_hours: float
 ) -> list[Offer]:
-    """For each node type the fewest nodes that end in time, the cheapest first.
+    """Find the fewest nodes of each type that finish in time, cheapest first.
 
-    A type with GPUs reads with the CPUs that its networks leave, and beside them with
-    the cheapest type that has none.
+    A type with GPUs reads with the CPUs left by the networks, plus nodes of the
+    cheapest type without GPU.
     """
     fit = [t for t in types if t.memory_gb >= work.memory_gb]
     bare = [t for t in fit if t.gpus == 0]
@@ -163,7 +168,7 @@ def find_offers(
 
 
 def _offer_cpus(node: NodeType, work: Work, *, by_hours: float) -> Offer:
-    """Nodes whose CPUs read and predict."""
+    """Offer of nodes whose CPUs read and predict."""
     of_one = (work.network_hours + work.reader_hours) / (
         node.cpus * node.relative_speed
     )
@@ -174,9 +179,9 @@ def _offer_cpus(node: NodeType, work: Work, *, by_hours: float) -> Offer:
 def _offer_gpus(
     node: NodeType, reader: NodeType | None, work: Work, *, by_hours: float
 ) -> Offer | None:
-    """Nodes that predict, and those that read what they cannot; None if nobody can."""
+    """Offer of GPU nodes plus readers; None if reading is impossible."""
     of_one = work.network_hours / (node.gpus * node.relative_speed)
-    spare = max(0, node.cpus - node.gpus)  # an actor keeps a CPU busy
+    spare = max(0, node.cpus - node.gpus)  # each prediction actor occupies a CPU
     if reader is None:
         if spare == 0:
             return None
@@ -212,21 +217,21 @@ def _priced(
 
 
 NOTE = (
-    "networks and reading alone; not in it: the head, nodes that start (image, "
-    "weights), what the bucket takes, tissue and stitching"
+    "prediction and reading only; excludes the head node, node startup (image, "
+    "weights), bucket fees, tissue detection and stitching"
 )
 
 
 def work_of(
     measured: Calibration, *, patches: int, read_px: float, memory_bytes: float
 ) -> Work:
-    """What a cohort asks for, from what was measured.
+    """Estimate a cohort's work from a calibration.
 
     Args:
-        measured: by ``digipath calibrate``.
-        patches: of the cohort.
+        measured: result of ``digipath calibrate``.
+        patches: patches of the cohort.
         read_px: network px to read for them.
-        memory_bytes: that one process needs, at most.
+        memory_bytes: maximum memory of one process.
     """
     predictor, reader = measured.predictor, measured.reader
     return Work(
@@ -238,17 +243,17 @@ def work_of(
 
 
 def format_reading(work: Work, measured: Calibration) -> str:
-    """CPU hours of reading, and the CPUs that keep one GPU busy."""
+    """Format the CPU hours of reading, and the CPUs per GPU."""
     rate = measured.reader.read_mpx_per_s
     text = f"{format_duration(work.reader_hours * 3600)} of one CPU at {rate:.3g} Mpx/s"
     if not work.on_gpu:
         return text
     needed = work.reader_hours / work.network_hours
-    return f"{text}: {needed:.1f} CPUs read for one GPU"
+    return f"{text}: {needed:.1f} reading CPUs per GPU"
 
 
 def format_hours(work: Work, *, by_hours: float) -> str:
-    """Hours of 1, 2, 4 ... devices, up to as many as end in time."""
+    """Format the hours of 1, 2, 4 ... devices, until they finish in time."""
     parts, number = [], 1
     while True:
         hours = work.network_hours / number
@@ -262,13 +267,13 @@ def format_hours(work: Work, *, by_hours: float) -> str:
 def price(
     types: Sequence[NodeType], work: Work, *, by_hours: float
 ) -> tuple[list[Offer], str]:
-    """The offers that end in time, the cheapest first, and what to say of them."""
+    """Offers that finish in time, cheapest first, and a summary."""
     offers = find_offers(types, work, by_hours=by_hours)
     if not offers:
-        device = "GPUs, and CPUs to read for them" if work.on_gpu else "CPUs"
+        device = "GPUs with CPUs to read for them" if work.on_gpu else "CPUs"
         return [], (
-            f"no node type of the table has {device}, and {work.memory_gb:.0f} GB of "
-            "memory for one process"
+            f"no node type has {device} and {work.memory_gb:.0f} GB of memory per "
+            "process"
         )
     best = offers[0]
     kind = "spot" if best.least != best.price else "on demand"

@@ -1,4 +1,4 @@
-"""How many patches per second bare networks do: what ``plan`` and ``calibrate`` ask."""
+"""Measures the patch rate of bare networks, for ``plan`` and ``calibrate``."""
 
 import time
 from dataclasses import replace
@@ -12,7 +12,7 @@ MEASURE_S = 20.0
 
 
 def for_cpu(config: RunConfig) -> RunConfig:
-    """A CPU gains nothing from large batches, and is slow to fill one."""
+    """Config with small batches: a CPU gains nothing from large ones."""
     compute = replace(config.compute, batch_size=1, chunk_cells=1)
     return replace(config, compute=compute)
 
@@ -28,7 +28,9 @@ def measure_rate(
     shape = (k * k, spec.stride_px, spec.stride_px, 3)
     blocks = noise.integers(0, 256, shape, np.uint8)
     index = np.tile(np.arange(k * k).reshape(1, k, k), (batch, 1, 1))
-    predict(blocks, index)  # the first batch pays for memory and kernels
+    predict(
+        blocks, index
+    )  # warm up: the first batch allocates memory and compiles kernels
     started, patches = time.perf_counter(), 0
     while patches == 0 or time.perf_counter() - started < seconds:
         predict(blocks, index)

@@ -1,8 +1,8 @@
-"""A finished run as one page that a pathologist reads first: ``report.html``.
+"""Report of a finished run as a single page for pathologists, ``report.html``.
 
 :mod:`findings` reads the run directory; :mod:`attention`, :mod:`facts`, :mod:`evidence`
-and :mod:`methods` put it into words; :mod:`picture` draws the slides; :mod:`page` lays
-all of it out, and :mod:`render` writes the HTML.
+and :mod:`methods` phrase it; :mod:`picture` draws the slides; :mod:`page` lays
+everything out, and :mod:`render` writes the HTML.
 """
 
 from digipath_ray.report.render import write_report

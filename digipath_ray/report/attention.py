@@ -1,4 +1,4 @@
-"""Which slides a person should look at first, and why, in words."""
+"""Slides that need review first, and the reasons."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from digipath_ray.run.failure import Failure
 from digipath_ray.words import count, listed
 
 BORDERS_UM = ((200.0, "itc", "micro"), (2000.0, "micro", "macro"))
-"""Sizes at which a metastasis' type changes (Table 2), and the types on both sides."""
+"""Sizes at which the metastasis type changes (Table 2), and the types on both sides."""
 NEAR_BORDER = 0.2
-"""A lesion whose size is this near one of them, relatively, could be either."""
+"""Relative distance to such a size within which a lesion could be of either type."""
 
 
 class Concern(IntEnum):
-    """Why a slide needs a look; the lower the more it needs one."""
+    """Kinds of reasons for review, most urgent first."""
 
     FAILED = 0
     FLAGGED = 1
@@ -27,7 +27,7 @@ class Concern(IntEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Reason:
-    """One reason to look at a slide."""
+    """A reason to review a slide."""
 
     concern: Concern
     title: str
@@ -35,21 +35,20 @@ class Reason:
 
 
 def failure_reason(failure: Failure) -> Reason:
-    """That the slide could not be analyzed, why, and what to do."""
+    """Reason of a slide that failed: the error and the fix."""
     return Reason(
         concern=Concern.FAILED,
         title=f"Not analyzed: failed at {failure.step}",
-        text=f"{_sentence(failure.error)} What to do: {_sentence(failure.hint)}",
+        text=f"{_sentence(failure.error)} Fix: {_sentence(failure.hint)}",
     )
 
 
 def unfinished_reason() -> Reason:
-    """That the run ended before the slide's turn."""
+    """Reason of a slide that the run did not reach."""
     return Reason(
         concern=Concern.FAILED,
         title="Not analyzed yet",
-        text="The run ended before its turn came. Start the same run again: it goes "
-        "on where it stopped.",
+        text="The run ended before this slide. Start the same run again to resume it.",
     )
 
 
@@ -59,12 +58,12 @@ def _sentence(text: str) -> str:
 
 
 def find_reasons(outcome: Row, slide: Row, *, ending: str) -> list[Reason]:
-    """All reasons to look at a finished slide, the most pressing first.
+    """All reasons to review a finished slide, most urgent first.
 
     Args:
-        outcome: its row of OUTCOMES.
-        slide: its row of SLIDES.
-        ending: what the run's slides end in: "stage", "burden" or "none".
+        outcome: row of the slide in OUTCOMES.
+        slide: row of the slide in SLIDES.
+        ending: outcome of the run: "stage", "burden" or "none".
     """
     reasons = [flag_reason(flag, slide) for flag in outcome["qc"]]
     if ending == "burden" and outcome["burden"] is None:
@@ -84,9 +83,9 @@ def find_reasons(outcome: Row, slide: Row, *, ending: str) -> list[Reason]:
 
 
 def border_reason(largest_um: float) -> Reason | None:
-    """That the largest lesion is near a size at which the type changes."""
+    """Reason of a largest lesion near a size limit of a type."""
     for border_um, below, above in BORDERS_UM:
-        # Rounded, so that 160 um of 200 are 20 % off and no tail more.
+        # Rounded, so that 160 um is exactly 20 % below 200.
         off = round(largest_um / border_um - 1, 9)
         if abs(off) <= NEAR_BORDER:
             side = "above" if off > 0 else "below"
@@ -94,49 +93,48 @@ def border_reason(largest_um: float) -> Reason | None:
             return Reason(
                 concern=Concern.BORDERLINE,
                 title="Borderline size",
-                text=f"Its largest lesion measures {largest_um / 1000:.2f} mm, "
-                f"{where} the {border_um / 1000:g} mm that part {TYPES[below]} "
-                f"from {TYPES[above]}.",
+                text=f"The largest lesion measures {largest_um / 1000:.2f} mm, "
+                f"{where} the {border_um / 1000:g} mm limit between "
+                f"{TYPES[below]} and {TYPES[above]}.",
             )
     return None
 
 
 def split_reason(votes: Sequence[str] | None, taken: str | None) -> Reason | None:
-    """That the four forests do not agree on the type."""
+    """Reason of forests that disagree on the type."""
     if not votes or len(set(votes)) == 1:
         return None
     kinds = sorted(set(votes), key=lambda v: (-votes.count(v), -GRAVER[v]))
     tally = listed(f"{votes.count(kind)} for {TYPES[kind]}" for kind in kinds)
     tie = votes.count(kinds[0]) == votes.count(kinds[1])
-    how = "a tie, so the graver counts" if tie else "the majority"
+    how = "a tie, so the more severe type is used" if tie else "the majority"
     taken_name = TYPES[taken] if taken is not None else "none"
     return Reason(
         concern=Concern.SPLIT,
         title="Split votes",
-        text=f"Of {count(len(votes), 'forest')} {tally}; taken: {taken_name} ({how}).",
+        text=f"Of {count(len(votes), 'forest')}, {tally}; result: {taken_name} "
+        f"({how}).",
     )
 
 
 def flag_reason(flag: str, slide: Row) -> Reason:
-    """A quality flag with what was measured."""
-    title, say = FLAGS.get(flag, (flag, lambda _: ""))
-    return Reason(concern=Concern.FLAGGED, title=title, text=say(slide))
+    """Reason of a quality flag, with its measurement."""
+    title, describe = FLAGS.get(flag, (flag, lambda _: ""))
+    return Reason(concern=Concern.FLAGGED, title=title, text=describe(slide))
 
 
 def _format_mpp(slide: Row) -> str:
     return (
         f"It was read at {slide['effective_mpp_x']:.3g} \N{MICRO SIGN}m/px, "
-        f"{share(slide['mpp_deviation'])} off what the networks ask for."
+        f"{share(slide['mpp_deviation'])} off the mpp of the networks."
     )
 
 
 FLAGS: dict[str, tuple[str, Callable[[Row], str]]] = {
-    "ink": ("Ink", lambda s: f"Drawn ink covers {share(s['ink'])} of the slide."),
+    "ink": ("Ink", lambda s: f"Ink covers {share(s['ink'])} of the slide."),
     "ink over tissue": (
         "Ink over tissue",
-        lambda s: (
-            f"Ink lies over or touches {share(s['ink_over_tissue'])} of the tissue."
-        ),
+        lambda s: f"Ink covers or touches {share(s['ink_over_tissue'])} of the tissue.",
     ),
     "blur": (
         "Out of focus",
@@ -144,16 +142,16 @@ FLAGS: dict[str, tuple[str, Callable[[Row], str]]] = {
     ),
     "black": (
         "Black area",
-        lambda s: f"{share(s['black'])} of the slide is black: it was not scanned.",
+        lambda s: f"{share(s['black'])} of the slide is black (not scanned).",
     ),
     "little tissue": (
         "Little tissue",
         lambda s: f"Only {s['tissue_mm2']:.2g} mm\N{SUPERSCRIPT TWO} of tissue.",
     ),
-    "no tissue": ("No tissue", lambda _: "No tissue was found on it."),
-    "mpp deviation": ("Another scale", _format_mpp),
+    "no tissue": ("No tissue", lambda _: "No tissue was found."),
+    "mpp deviation": ("Different scale", _format_mpp),
     "mpp differs from file": (
-        "Scale in doubt",
+        "Uncertain scale",
         lambda s: (
             f"The scale given ({s['mpp_x']:.3g} \N{MICRO SIGN}m/px) contradicts "
             "the file's own."
@@ -161,18 +159,20 @@ FLAGS: dict[str, tuple[str, Callable[[Row], str]]] = {
     ),
     "upsampled": (
         "Coarse scan",
-        lambda _: "It is coarser than the networks ask for and was interpolated.",
+        lambda _: "The scan is coarser than the networks require and was interpolated.",
     ),
     "noisy heatmap": (
         "Noisy heatmap",
-        lambda _: "It has more regions than tumor has: only the largest are measured.",
+        lambda _: (
+            "The heatmap has implausibly many regions; only the largest are measured."
+        ),
     ),
 }
-"""Each flag of a slide as a title, and what is said of the slide's row of SLIDES."""
+"""Title of each quality flag, and its text from the slide's row of SLIDES."""
 
 
 def format_unsure(unsure: float | None) -> str:
-    """How much the members disagree where a pixel could be either."""
+    """Format the members' disagreement on uncertain pixels."""
     if unsure is None:
         return "not estimated (one member)"
     if unsure == 0:

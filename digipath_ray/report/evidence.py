@@ -1,4 +1,4 @@
-"""Why a patient has a stage: its nodes, and the rule of Table 3 that they meet."""
+"""Evidence of a patient's stage: nodes, and the rule of Table 3."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,23 +19,23 @@ RULES: dict[PnStage, str] = {
     PnStage.N3A: "10 or more metastatic nodes, at least one with a macrometastasis "
     "(AJCC, 8th edition: beyond the table of the challenge)",
 }
-"""Table 3 in words."""
+"""Rules of Table 3."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PatientView:
-    """A patient as the page shows them.
+    """A patient on the page.
 
     Attributes:
-        anchor: their place on the page.
-        patient_id: their name.
-        stage: their stage; "no stage" if no node has a type.
-        at_least: a node has no type, so that the stage may be higher.
-        tone: type of the gravest node; "failed" if none has a type.
-        rule: of Table 3 that gives the stage.
+        anchor: HTML anchor.
+        patient_id: patient_id.
+        stage: pN stage; "no stage" if no node has a type.
+        at_least: whether the stage is a lower bound because a node has no type.
+        tone: color by the most severe node type; "failed" if none has a type.
+        rule: rule of Table 3 that gives the stage.
         evidence: sentences on the nodes.
-        slides: the gravest first, those not analyzed last.
-        absent: nodes that should be there and are not.
+        slides: most severe first, slides not analyzed last.
+        absent: missing nodes.
     """
 
     anchor: str
@@ -52,7 +52,7 @@ class PatientView:
 def view_patients(
     patients: Sequence[Row], slides: Sequence[SlideView]
 ) -> list[PatientView]:
-    """The patients in the order of their names, with their slides."""
+    """Patients sorted by name, with their slides."""
     of: dict[str | None, list[SlideView]] = {}
     for slide in slides:
         of.setdefault(slide.patient_id, []).append(slide)
@@ -82,15 +82,15 @@ def _view(patient: Row, slides: Sequence[SlideView], *, anchor: str) -> PatientV
 
 
 def format_rule(patient: Row) -> str:
-    """The rule of Table 3 that the patient's nodes meet."""
+    """Format the rule of Table 3 met by the patient's nodes."""
     if patient["pn_stage"] is None:
-        return "None of its slides has a type, so there is nothing to stage."
+        return "No slide has a type, so the patient cannot be staged."
     stage = PnStage(patient["pn_stage"])
     return f"{stage}: {RULES[stage]}."
 
 
 def format_nodes(patient: Row) -> str:
-    """How many nodes hold what; empty if none was analyzed."""
+    """Format the node counts by type; empty if none was analyzed."""
     nodes, positive = patient["nodes"], patient["n_micro"] + patient["n_macro"]
     if not nodes:
         return ""
@@ -107,7 +107,7 @@ def format_nodes(patient: Row) -> str:
 
 
 def format_missing(patient: Row) -> str:
-    """What a missing node leaves open; empty if none is missing."""
+    """Format the missing nodes; empty if none is missing."""
     missing = patient["missing"]
     if not missing:
         return ""
@@ -115,18 +115,18 @@ def format_missing(patient: Row) -> str:
     sentence = f"{count(missing, 'node')} {was} not analyzed"
     if patient["pn_stage"] is None:
         return f"{sentence}."
-    return f"{sentence}: what {it} may hold can raise the stage."
+    return f"{sentence}; {it} may raise the stage."
 
 
 def split_notes(patient: Row) -> list[str]:
-    """What else the staging noted."""
+    """Further notes of the staging."""
     notes = (patient["note"] or "").split("; ")
     shown = ("at least ", "no stage:", "pN3a by AJCC")
     return [note for note in notes if note and not note.startswith(shown)]
 
 
 def stage_counts(patients: Sequence[Row]) -> dict[tuple[PnStage | None, bool], int]:
-    """Patients per stage and whether it is complete: the gravest first, none last."""
+    """Patients per stage and completeness: most severe first, no stage last."""
     counts: dict[tuple[PnStage | None, bool], int] = {}
     for stage in (*reversed(PnStage), None):
         for complete in (True, False):

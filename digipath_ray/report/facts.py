@@ -1,4 +1,4 @@
-"""What was measured on a slide, in words: its numbers, votes, lesions and notes."""
+"""Formatted measurements of a slide: facts, votes, lesions and notes."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from digipath_ray.report.words import (
 from digipath_ray.words import count
 
 Facts = tuple[tuple[str, str], ...]
-"""Names and what is said of them."""
+"""Facts: name and text."""
 LESION_COLUMNS = (
     "area",
     "largest diameter",
@@ -30,14 +30,14 @@ LESION_COLUMNS = (
 
 @dataclass(frozen=True, kw_only=True)
 class LesionView:
-    """A row of a slide's lesion table, and its place on the picture.
+    """A row of a slide's lesion table, and its position.
 
     Attributes:
-        number: 1 is the largest.
-        cells: as LESION_COLUMNS names them.
-        x_um, y_um: its centroid, from the slide's top left corner.
-        feret_um: its largest diameter.
-        counted: the size rule counts it.
+        number: lesion number, 1 is the largest.
+        cells: values of LESION_COLUMNS.
+        x_um, y_um: centroid, um from the slide's top-left corner.
+        feret_um: maximum diameter.
+        counted: whether the size rule counts it.
     """
 
     number: int
@@ -50,7 +50,7 @@ class LesionView:
 
 @dataclass(frozen=True, kw_only=True)
 class Vote:
-    """What the forests say of a type."""
+    """Votes of the forests for a type."""
 
     tone: str
     name: str
@@ -59,7 +59,7 @@ class Vote:
 
 
 def find_facts(row: Row, slide: Row, findings: Findings) -> Iterator[tuple[str, str]]:
-    """A finished slide's numbers by name, given its rows of OUTCOMES and SLIDES."""
+    """Facts of a finished slide from its rows of OUTCOMES and SLIDES."""
     ending = findings.config.outcome.outcome
     if ending == "burden" and row["burden"] is not None:
         yield "viable tumor", format_area(row["viable_mm2"])
@@ -80,14 +80,14 @@ def find_facts(row: Row, slide: Row, findings: Findings) -> Iterator[tuple[str, 
 
 
 def format_largest(row: Row, listed: Sequence[Row], ending: str) -> str:
-    """The largest lesion that the size rule counts; where no size is asked, of all."""
+    """Format the largest lesion counted by the size rule, or of all without staging."""
     if ending == "stage" or not listed:
         return format_lesion_length(row["largest_um"])
     return format_lesion_length(max(lesion["feret_um"] for lesion in listed))
 
 
 def _format_counted(row: Row, listed: Sequence[Row]) -> str:
-    """How many of the lesions the size rule counts, if all of them are known."""
+    """Format how many lesions the size rule counts, if all are listed."""
     if not listed or row["lesions"] > len(listed):
         return ""
     counted = sum(lesion["counted"] for lesion in listed)
@@ -97,7 +97,7 @@ def _format_counted(row: Row, listed: Sequence[Row]) -> str:
 
 
 def find_votes(row: Row) -> Iterator[Vote]:
-    """The forests' votes, the gravest type first; nothing without forests."""
+    """Votes of the forests, most severe type first; empty without forests."""
     if not row["votes"]:
         return
     chances: Sequence[float] = row["type_probability"] or [0.0] * len(TYPES)
@@ -109,7 +109,7 @@ def find_votes(row: Row) -> Iterator[Vote]:
 
 
 def view_lesion(lesion: Row) -> LesionView:
-    """A lesion of a ``done`` record as the page shows it."""
+    """View of a lesion of a ``done`` record."""
     return LesionView(
         number=lesion["number"],
         cells=(
@@ -129,14 +129,14 @@ def view_lesion(lesion: Row) -> LesionView:
 
 
 def find_notes(row: Row) -> Iterator[str]:
-    """What else to know of a finished slide, given its row of OUTCOMES."""
+    """Notes on a finished slide, from its row of OUTCOMES."""
     by_size = type_of_size(row["largest_um"]).label
     if row["votes"] and by_size != row["metastasis"]:
-        yield f"By the size of its largest lesion alone it would be: {TYPES[by_size]}."
+        yield f"By lesion size alone the type would be: {TYPES[by_size]}."
     if row["seen_by"]:
         members = count(len(row["seen_by"]), "member")
         were = "was" if len(row["seen_by"]) == 1 else "were"
         yield (
-            f"{members} ({', '.join(row['seen_by'])}) {were} fitted on this slide or "
-            "another of its patient: what is said of it is no test of them."
+            f"{members} ({', '.join(row['seen_by'])}) {were} trained on this slide "
+            "or another of its patient: the result is not an independent test."
         )

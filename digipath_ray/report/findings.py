@@ -1,4 +1,4 @@
-"""What stands in a run directory, read once."""
+"""Contents of a run directory, read once."""
 
 import json
 from collections.abc import Mapping
@@ -11,6 +11,7 @@ from digipath_ray.config.run import RunConfig
 from digipath_ray.config.toml import from_tree, read_toml
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import Failure, RunError
+from digipath_ray.run.record import DoneRecord
 from digipath_ray.storage.files import file_digest, modified, read_table, read_text
 
 Row = Mapping[str, Any]
@@ -18,21 +19,21 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """A run's tables and records, as they stand.
+    """Tables and records of a run.
 
     Attributes:
         name: the last two parts of the directory's path.
-        config: what the run did.
+        config: config of the run.
         settings: text of run.toml.
-        slides: slide_id -> row of SLIDES, of every slide that was prepared.
-        outcomes: slide_id -> row of OUTCOMES, of every finished slide; but none whose
-            measures are old, since they could not be made anew.
+        slides: slide_id -> row of SLIDES, for prepared slides.
+        outcomes: slide_id -> row of OUTCOMES, for finished slides; without those with
+            outdated measures that could not be recomputed.
         failures: slides that failed.
-        patients: rows of PATIENTS; empty where nobody was staged.
+        patients: rows of PATIENTS; empty without staging.
         records: slide_id -> ``done`` record.
-        metrics: how fast the run went; empty if nobody wrote it down.
-        stage_model: SHA-256 of the file that types slides; None without one.
-        when: when the newest of these was written.
+        metrics: speed of the run; empty if not recorded.
+        stage_model: SHA-256 of the stage model; None without one.
+        when: time of the newest file.
     """
 
     name: str
@@ -42,41 +43,41 @@ class Findings:
     outcomes: dict[str, Row]
     failures: tuple[Failure, ...]
     patients: tuple[Row, ...]
-    records: dict[str, Row]
+    records: dict[str, DoneRecord]
     metrics: Row
     stage_model: str | None
     when: datetime
 
     @property
     def unfinished(self) -> list[str]:
-        """Slides that were prepared, and neither finished nor failed."""
+        """Prepared slides that neither finished nor failed."""
         over = {*self.outcomes, *(f.slide_id for f in self.failures)}
         return [slide_id for slide_id in self.slides if slide_id not in over]
 
     def slide(self, slide_id: str) -> Row:
-        """A slide's row of SLIDES; empty of one that was never prepared."""
+        """Row of a slide in SLIDES; empty if never prepared."""
         if slide_id in self.slides:
             return self.slides[slide_id]
-        slide: Row = self.records.get(slide_id, {}).get("slide", {})
-        return slide
+        record = self.records.get(slide_id)
+        return {} if record is None else record.slide.to_row()
 
     def lesions(self, slide_id: str) -> list[Row]:
-        """The slide's lesions as its record lists them, largest first."""
-        listed: list[Row] = self.records.get(slide_id, {}).get("lesions") or []
-        return listed
+        """Lesions of the slide's record, largest first."""
+        record = self.records.get(slide_id)
+        return [] if record is None else list(record.lesions)
 
 
 def read_findings(run: RunDirectory) -> Findings:
-    """Everything a report says, read from a run directory.
+    """Read everything a report needs from a run directory.
 
     Raises:
-        RunError: it is none.
-        ValueError: one of its files is damaged; says which.
+        RunError: not a run directory.
+        ValueError: a file is damaged.
     """
     if not run.settings.is_file():
         raise RunError(
-            f"{run.root}: no run directory, it has no run.toml: name the folder given "
-            "to digipath run --out"
+            f"{run.root}: not a run directory, run.toml is missing: give the folder "
+            "of digipath run --out"
         )
     config = from_tree(read_toml(run.settings))
     failures = tuple(run.read_failures())
@@ -93,7 +94,7 @@ def read_findings(run: RunDirectory) -> Findings:
         },
         failures=failures,
         patients=tuple(_rows(run.patients)),
-        records=dict(run.read_done()),
+        records=run.read_done(),
         metrics=_read_metrics(run.metrics),
         stage_model=_digest(config.outcome.stage_model),
         when=_newest(run),

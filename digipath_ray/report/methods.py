@@ -1,4 +1,4 @@
-"""The methods of a run in sentences that can go into a paper."""
+"""Methods of a run, as text for a paper."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import PurePath
@@ -28,7 +28,7 @@ NETWORKS = {
     "Linknet": "LinkNet",
     "DeepLabV3Plus": "DeepLabV3+",
 }
-"""Architectures as their authors write them, where the class has another name."""
+"""Names of architectures that differ from their class names."""
 REFERENCE = (
     "[1] Khened M, Kori A, Rajkumar H, Krishnamurthi G, Srinivasan B. A generalized "
     "deep learning framework for whole-slide image segmentation and analysis. "
@@ -39,12 +39,12 @@ REFERENCE = (
 def write_methods(
     config: RunConfig, metrics: Mapping[str, Any], *, precision: str | None
 ) -> list[str]:
-    """What was done, a paragraph per step, with every parameter that decides it.
+    """Describe the run, one paragraph per step, with all relevant parameters.
 
     Args:
-        config: of the run.
-        metrics: of the run, for the versions of what it ran with.
-        precision: of the networks; None if no slide was finished.
+        config: config of the run.
+        metrics: metrics of the run, for the software versions.
+        precision: precision of the networks; None if no slide finished.
     """
     return [
         " ".join(part)
@@ -62,9 +62,9 @@ def _reading(config: RunConfig) -> Iterator[str]:
     upsampled = ", coarser ones interpolated" if slide.allow_upsampling else ""
     yield f"Whole-slide images were read at {grid.mpp:g} {UM}/px{upsampled}."
     if tissue.tissue == "all":
-        yield "All of each slide was taken for tissue."
+        yield "Each whole slide was treated as tissue."
         return
-    ink = "drawn ink left out, " if tissue.exclude_ink else ""
+    ink = "pen marks excluded, " if tissue.exclude_ink else ""
     yield (
         f"Tissue was found at {tissue.mask_mpp:g} {UM}/px by {TISSUE[tissue.tissue]}, "
         f"{ink}gaps up to {tissue.close_um:g} {UM} closed and specks up to "
@@ -109,7 +109,7 @@ def _format_member(member: MemberSpec) -> str:
 def _lesions(config: RunConfig) -> Iterator[str]:
     yield (
         "Lesions are 8-connected regions with a tumor probability of at least "
-        f"{config.ensemble.threshold:.3g}."
+        f"{config.outcome.threshold:.3g}."
     )
 
 

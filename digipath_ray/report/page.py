@@ -1,4 +1,4 @@
-"""A run's findings as the parts of a page, every number already in words."""
+"""Parts of the report page, with all numbers formatted."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from digipath_ray.words import count
 
 @dataclass(frozen=True, kw_only=True)
 class MemberView:
-    """A network, or the model of types: what it is, and which weights exactly."""
+    """A network or the stage model, with the digest of its weights."""
 
     name: str
     network: str
@@ -27,21 +27,21 @@ class MemberView:
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """All that the template shows, but for the pictures.
+    """Content of the template, except for the pictures.
 
     Attributes:
-        findings: what it was made of.
+        findings: findings of the run.
         ending: "stage", "burden" or "none".
-        by_model: forests gave the types, not the size rule.
-        warnings: why the findings are no prediction, or no test.
-        lead: the summary's first sentence.
-        tiles: its numbers, in groups.
-        first: slides that need a look, the most pressing first.
-        others: the rest, those that members disagree on most first.
-        patients: in the order of their names.
-        members: of the ensemble, and the model that types slides if there is one.
-        methods: paragraphs.
-        run_facts: how fast the run went.
+        by_model: whether types are from the forests rather than the size rule.
+        warnings: limits of the findings as prediction or test.
+        lead: first sentence of the summary.
+        tiles: groups of numbers of the summary.
+        first: slides to review, most urgent first.
+        others: other slides, by disagreement of the members.
+        patients: patients sorted by name.
+        members: members of the ensemble, and the stage model, if any.
+        methods: paragraphs of the methods.
+        run_facts: speed of the run.
     """
 
     findings: Findings
@@ -59,14 +59,14 @@ class Page:
 
     @property
     def slides(self) -> tuple[SlideView, ...]:
-        """All slides in the order of the page."""
+        """All slides in page order."""
         return (*self.first, *self.others)
 
 
 def lay_out(findings: Findings) -> Page:
-    """The page of a run."""
+    """Build the page of a run."""
     config, slides = findings.config, view_slides(findings)
-    precisions = {record["precision"] for record in findings.records.values()}
+    precisions = {record.precision for record in findings.records.values()}
     return Page(
         findings=findings,
         ending=config.outcome.outcome,
@@ -93,8 +93,8 @@ def _warnings(findings: Findings) -> Iterator[str]:
     seen = sum(bool(row["seen_by"]) for row in findings.outcomes.values())
     if seen:
         yield (
-            f"{count(seen, 'slide')}, or others of the same patients, were seen by "
-            "members while they were fitted: what is said of them is no test."
+            f"{count(seen, 'slide')}, or others of the same patients, were used to "
+            "train members: their results are not an independent test."
         )
 
 
@@ -113,12 +113,12 @@ def _members(findings: Findings) -> Iterator[MemberView]:
             name="metastasis types",
             network="four random forests",
             weights=stage_model,
-            digest=findings.stage_model or "its file is gone",
+            digest=findings.stage_model or "file missing",
         )
 
 
 def _run_facts(metrics: Row) -> Iterator[tuple[str, str]]:
-    """How fast the run went; of what it wrote down."""
+    """Speed of the run, as far as recorded."""
     if "patches" in metrics:
         rate = metrics.get("patches_per_s")
         at = f", {rate:.3g} a second" if rate is not None else ""
@@ -153,7 +153,7 @@ def _format_busy(stage: Row) -> str:
 
 
 def format_exact_duration(seconds: float) -> str:
-    """A duration: ``12 s``, ``3 min 20 s``, ``5 h 7 min``."""
+    """Format a duration: ``12 s``, ``3 min 20 s``, ``5 h 7 min``."""
     whole = round(seconds)
     if whole < 60:
         return f"{seconds:.2g} s" if seconds < 10 else f"{whole} s"

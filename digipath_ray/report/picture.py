@@ -1,7 +1,7 @@
-"""A slide's small picture: its tissue as stained, and the tumor map to lay over it.
+"""Small picture of a slide: the stained tissue, and a tumor map overlay.
 
-Both are data URIs, cut to the tissue and shrunk so that a page holds hundreds. Places
-are um from the slide's top left corner, as in the tables.
+Both are data URIs, cropped to the tissue and shrunk so that a page holds hundreds.
+Positions are um from the slide's top-left corner, as in the tables.
 """
 
 import base64
@@ -23,19 +23,19 @@ from digipath_ray.storage.files import open_file
 from digipath_ray.tissue.mask import Mask, read_mask
 
 PAGE_BYTES = 14_000_000
-"""What all pictures of a page may weigh together: 500 slides make about 15 MB."""
+"""Maximum bytes of all pictures of a page: 500 slides take about 15 MB."""
 MOST_BYTES, LEAST_BYTES = 120_000, 12_000
-"""What one picture may weigh, however few or many there are."""
+"""Minimum and maximum bytes of a picture."""
 STAINED_SHARE = 0.8
-"""What of it the stained picture takes; the map is flat and small."""
+"""Fraction of the bytes for the stained image; the map compresses well."""
 LADDER = ((760, 80), (640, 75), (560, 70), (480, 65), (420, 55), (360, 45), (280, 40))
-"""Longer side (px) and JPEG quality, tried in turn until a picture is small enough."""
+"""Longer side (px) and JPEG quality, tried in turn until the picture fits."""
 MARGIN = 0.04
-"""Glass shown around the tissue, as a share of its size."""
+"""Margin around the tissue, as a fraction of its size."""
 STEPS = 12
-"""Shades of the map; fewer make a smaller file, more cannot be told apart."""
+"""Shades of the map: fewer make a smaller file, more are indistinguishable."""
 OUTLINE, WHOLE = STEPS + 1, STEPS + 2
-"""Palette entries of the outlines: the threshold's, and the whole tumor region's."""
+"""Palette entries of the outlines: threshold, and whole tumor region."""
 OUTLINE_COLOR, WHOLE_COLOR = (31, 35, 41, 255), (0, 96, 160, 255)
 
 Indices = NDArray[np.uint8]
@@ -44,7 +44,7 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
-    """A rectangle of a slide, um from its top left corner."""
+    """A rectangle of a slide, um from its top-left corner."""
 
     x: float
     y: float
@@ -53,7 +53,7 @@ class Window:
 
     @classmethod
     def around(cls, mask: Mask, *, width_um: float, height_um: float) -> Self:
-        """The tissue with a margin; the whole slide where there is none."""
+        """Window around the tissue with a margin; the whole slide without tissue."""
         rows, cols = (np.flatnonzero(mask.array.any(axis=a)) for a in (1, 0))
         if not len(rows):
             return cls(x=0, y=0, width=width_um, height=height_um)
@@ -71,13 +71,12 @@ class Window:
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """What is shown of a slide.
+    """Picture of a slide.
 
     Attributes:
-        window: what part of the slide it is.
+        window: part of the slide.
         stained: data URI of a JPEG.
-        tumor: data URI of a PNG that is clear where there is no tumor; None if the
-            slide has no heatmap.
+        tumor: data URI of a PNG, transparent outside tumor; None without heatmap.
     """
 
     window: Window
@@ -86,23 +85,23 @@ class Picture:
 
 
 def picture_bytes(slides: int) -> int:
-    """Bytes that each picture of a page of so many slides may take."""
+    """Maximum bytes per picture for a number of slides."""
     return min(MOST_BYTES, max(LEAST_BYTES, PAGE_BYTES // max(slides, 1)))
 
 
 def draw_picture(
     run: RunDirectory, slide: Mapping[str, Any], *, threshold: float, budget: int
 ) -> Picture | None:
-    """The picture of a slide; None if it has no thumbnail.
+    """Draw the picture of a slide; None without thumbnail.
 
     Args:
-        run: where its files lie.
-        slide: its row of SLIDES.
-        threshold: probability that is outlined.
-        budget: bytes that the picture may take in the page.
+        run: run directory.
+        slide: row of the slide in SLIDES.
+        threshold: probability of the outline.
+        budget: maximum bytes of the picture in the page.
 
     Raises:
-        ValueError: one of its files is damaged.
+        ValueError: a file is damaged.
     """
     slide_id = slide["slide_id"]
     if not run.thumbnail(slide_id).is_file():
@@ -111,7 +110,7 @@ def draw_picture(
     window = find_window(run.mask(slide_id), size_um)
     with open_file(run.thumbnail(slide_id)) as file, Image.open(file) as image:
         thumbnail = cut_thumbnail(image.convert("RGB"), window, size_um)
-    # Base64 has four characters for three bytes.
+    # Base64 encodes three bytes in four characters.
     stained, size = compress(thumbnail, int(budget * STAINED_SHARE * 3 / 4))
     tumor = None
     if run.heatmap(slide_id).is_file():
@@ -126,7 +125,7 @@ def draw_picture(
 
 
 def find_window(mask: Path, size_um: tuple[float, float]) -> Window:
-    """Where the tissue of a mask's file is; the whole slide without that file."""
+    """Window of the tissue in a mask file; the whole slide if the file is missing."""
     width_um, height_um = size_um
     if not mask.is_file():
         return Window(x=0, y=0, width=width_um, height=height_um)
@@ -136,7 +135,7 @@ def find_window(mask: Path, size_um: tuple[float, float]) -> Window:
 def cut_thumbnail(
     thumbnail: Image.Image, window: Window, size_um: tuple[float, float]
 ) -> Image.Image:
-    """The window of a whole slide's thumbnail."""
+    """Crop a thumbnail of the whole slide to a window."""
     per_x, per_y = thumbnail.width / size_um[0], thumbnail.height / size_um[1]
     left, top = int(window.x * per_x), int(window.y * per_y)
     right = max(left + 1, round((window.x + window.width) * per_x))
@@ -145,7 +144,7 @@ def cut_thumbnail(
 
 
 def compress(image: Image.Image, most_bytes: int) -> tuple[str, tuple[int, int]]:
-    """A JPEG as a data URI, the largest that is small enough, and its size in px."""
+    """Encode the largest JPEG data URI within a size; also returns its px size."""
     for longer_px, quality in LADDER:
         smaller = image.copy()
         smaller.thumbnail((longer_px, longer_px), Image.Resampling.LANCZOS)
@@ -164,14 +163,14 @@ def draw_map(
     threshold: float,
     whole: Mask | None,
 ) -> Indices:
-    """Palette entries [height, width] of a heatmap's file over a window.
+    """Palette entries [height, width] of a heatmap file in a window.
 
     Args:
-        path: the heatmap.
-        window: what is shown.
+        path: heatmap file.
+        window: window to draw.
         size: width and height, px.
-        threshold: probability that is outlined.
-        whole: the whole tumor region, outlined too.
+        threshold: probability of the outline.
+        whole: mask of the whole tumor region, also outlined.
     """
     um_per_px = max(window.width / size[0], window.height / size[1])
     probability, predicted = read_overview(path, um_per_px=um_per_px)
@@ -188,17 +187,17 @@ def draw_map(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Overview:
-    """A coarse level of a map: float32 [rows, cols], and um per px in x and y."""
+    """Coarse level of a map: float32 [rows, cols], and um per px in x and y."""
 
     array: NDArray[np.float32]
     mpp: tuple[float, float]
 
 
 def read_overview(path: Path, *, um_per_px: float) -> tuple[Overview, Overview]:
-    """Probability and weight at the coarsest level that is still as fine as asked for.
+    """Read probability and weight at the coarsest level that is fine enough.
 
     Raises:
-        ValueError: no heatmap that this package wrote.
+        ValueError: not a heatmap of this package.
     """
     try:
         with open_file(path) as file, tifffile.TiffFile(file) as tiff:
@@ -231,7 +230,7 @@ def read_overview(path: Path, *, um_per_px: float) -> tuple[Overview, Overview]:
 def look_up(
     array: NDArray[Any], mpp: tuple[float, float], window: Window, size: tuple[int, int]
 ) -> NDArray[Any]:
-    """An array's values [height, width] at the centers of a window's pixels."""
+    """Sample an array at the pixel centers of a window, [height, width]."""
     width, height = size
     x = window.x + (np.arange(width) + 0.5) * window.width / width
     y = window.y + (np.arange(height) + 0.5) * window.height / height
@@ -241,7 +240,7 @@ def look_up(
 
 
 def border(inside: Bools) -> Bools:
-    """Pixels inside that have a neighbor outside; a thin region is all border."""
+    """Pixels inside with a neighbor outside; a thin region is all border."""
     around = np.pad(inside, 1, mode="edge")
     center = around[1:-1, 1:-1]
     deep = center & around[:-2, 1:-1] & around[2:, 1:-1]
@@ -249,7 +248,7 @@ def border(inside: Bools) -> Bools:
 
 
 def palette() -> tuple[bytes, bytes]:
-    """RGB of every palette entry, and its opacity."""
+    """RGB and opacity of every palette entry."""
     shades = probability_colors()([(i - 0.5) / STEPS for i in range(STEPS + 1)])
     colors = np.concatenate(
         [(shades * 255).round(), [OUTLINE_COLOR, WHOLE_COLOR]]
@@ -259,7 +258,7 @@ def palette() -> tuple[bytes, bytes]:
 
 
 def png_uri(shades: Indices) -> str:
-    """A PNG of palette entries as a data URI."""
+    """Encode palette entries as a PNG data URI."""
     image = Image.fromarray(shades, mode="P")
     rgb, opacity = palette()
     image.putpalette(rgb)
@@ -269,5 +268,5 @@ def png_uri(shades: Indices) -> str:
 
 
 def data_uri(kind: str, data: bytes) -> str:
-    """Bytes that a page holds itself."""
+    """Encode bytes as a data URI."""
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"

@@ -1,4 +1,4 @@
-"""The page as one HTML file that loads nothing and runs no script."""
+"""Renders the page as one self-contained HTML file without scripts."""
 
 import base64
 import functools
@@ -35,17 +35,17 @@ from digipath_ray.words import count
 log = logging.getLogger(__name__)
 
 MARKED = 8
-"""Lesions numbered on a picture."""
+"""Maximum lesions numbered on a picture."""
 LEADER = 0.03
-"""How far a number stands from its lesion at least, as a share of the picture."""
+"""Minimum distance of a number from its lesion, as a fraction of the picture."""
 
 
 def write_report(run: RunDirectory) -> Path:
-    """Write report.html of a run directory, and return its path.
+    """Write report.html of a run directory; returns its path.
 
     Raises:
-        RunError: the directory is no run's.
-        ValueError: one of its files is damaged.
+        RunError: not a run directory.
+        ValueError: a file is damaged.
     """
     page = lay_out(read_findings(run))
     with publish(run.report) as path:
@@ -54,7 +54,7 @@ def write_report(run: RunDirectory) -> Path:
 
 
 def render(page: Page, run: RunDirectory) -> str:
-    """The HTML of a page; pictures come from the run's files."""
+    """Render a page; pictures are read from the run's files."""
     folder = resources.files("digipath_ray.report")
     style = folder.joinpath("report.css").read_text("utf-8")
     template = _environment().from_string(
@@ -99,10 +99,10 @@ def _picture_of(slide: SlideView, *, run: RunDirectory, page: Page) -> Picture |
         return draw_picture(
             run,
             slide.slide,
-            threshold=page.findings.config.ensemble.threshold,
+            threshold=page.findings.config.outcome.threshold,
             budget=picture_bytes(len(page.slides)),
         )
-    except (ValueError, OSError) as e:  # one damaged file does not cost the page
+    except (ValueError, OSError) as e:  # a damaged file must not prevent the page
         slide_id = slide.slide_id
         log.warning(
             "%s: no picture in the report: %s",
@@ -114,10 +114,10 @@ def _picture_of(slide: SlideView, *, run: RunDirectory, page: Page) -> Picture |
 
 
 def _files_of(slide: SlideView, *, run: RunDirectory) -> list[tuple[str, str]]:
-    """Files of the slide in the run directory, by what they are, as relative links."""
+    """Relative links to the slide's files in the run directory, with descriptions."""
     found = (
-        ("a larger picture with both uncertainty maps", run.overlay(slide.slide_id)),
-        ("where tissue was found", run.mask_overlay(slide.slide_id)),
+        ("larger picture with both uncertainty maps", run.overlay(slide.slide_id)),
+        ("tissue mask", run.mask_overlay(slide.slide_id)),
         ("outlines for QuPath", run.lesions(slide.slide_id)),
     )
     return [
@@ -129,7 +129,7 @@ def _files_of(slide: SlideView, *, run: RunDirectory) -> list[tuple[str, str]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Mark:
-    """A lesion's number on a picture: where the lesion is, and where the number."""
+    """Number of a lesion on a picture: positions of lesion and number."""
 
     number: int
     x: float
@@ -140,12 +140,12 @@ class Mark:
 
 
 def place_marks(lesions: Sequence[LesionView], window: Window) -> list[Mark]:
-    """Numbers of the largest lesions, beside them and within the picture."""
+    """Place the numbers of the largest lesions, next to them and inside the picture."""
     side = max(window.width, window.height)
     edge = 0.03 * side
     marks = []
     for lesion in lesions[:MARKED]:
-        # Beyond the lesion, were it round: a small one is not hidden by its number.
+        # Outside the lesion's circumscribed circle, so that it is not hidden.
         off = LEADER * side + 0.35 * lesion.feret_um
         mark = Mark(
             number=lesion.number,
@@ -164,7 +164,7 @@ def _bar_um(window: Window) -> float:
 
 
 def scale_colors() -> list[str]:
-    """Colors of the map from 0 to 1, as on white."""
+    """Colors of the map from 0 to 1, on white."""
     rgb, opacity = palette()
     colors = []
     for i in range(1, STEPS + 1):

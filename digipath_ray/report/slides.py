@@ -1,4 +1,4 @@
-"""The slides of a run as the page shows them, those that need a look first."""
+"""Slides of a run on the page, those to review first."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -33,32 +33,32 @@ from digipath_ray.report.words import (
 from digipath_ray.words import natural
 
 NO_CONCERN = 99
-"""After every concern that there is."""
+"""Sort key after every concern."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SlideView:
-    """A slide as the page shows it.
+    """A slide on the page.
 
     Attributes:
-        anchor: its place on the page.
-        slide_id: its name.
-        patient_id: its patient; None if unknown.
-        place: its patient and node; empty if unknown.
-        node: its node, else its name.
-        verdict: what was found, in a word or two.
-        size: how large that is; empty where nothing was found.
-        tone: its type, "failed", "tumor" or "clear".
-        reasons: why it needs a look; empty if it needs none.
-        standing: of one without reasons, why it stands where it does.
-        unsure: how far the members disagree; None if that was not estimated.
-        facts: its numbers.
-        votes: of the forests; empty without them.
-        lesions: the largest of them.
-        left_out: how many more there are.
-        notes: what else to know of it.
-        slide: its row of SLIDES; empty if it was never prepared.
-        cells: its row of the table of all slides, as SLIDE_COLUMNS names them.
+        anchor: HTML anchor.
+        slide_id: slide_id.
+        patient_id: patient; None if unknown.
+        place: patient and node; empty if unknown.
+        node: node, else slide_id.
+        verdict: result in a word or two.
+        size: formatted size of the finding; empty if none.
+        tone: type for coloring, "failed", "tumor" or "clear".
+        reasons: reasons for review; empty if none.
+        standing: without reasons, explanation of its position.
+        unsure: disagreement of the members; None if not estimated.
+        facts: measurements.
+        votes: votes of the forests; empty without them.
+        lesions: largest lesions.
+        left_out: number of further lesions.
+        notes: further notes.
+        slide: row of the slide in SLIDES; empty if never prepared.
+        cells: values of SLIDE_COLUMNS, for the table of all slides.
     """
 
     anchor: str = ""
@@ -82,7 +82,7 @@ class SlideView:
 
 
 SLIDE_COLUMNS = (
-    "look because",
+    "review because",
     "largest lesion",
     "lesions",
     "tumor",
@@ -93,7 +93,7 @@ SLIDE_COLUMNS = (
 
 
 def view_slides(findings: Findings) -> list[SlideView]:
-    """Every slide of the run: those with reasons to look, then by disagreement."""
+    """View all slides: those with reasons for review first, then by disagreement."""
     views = [
         *(_missing(f.slide_id, findings, failure_reason(f)) for f in findings.failures),
         *(_missing(i, findings, unfinished_reason()) for i in findings.unfinished),
@@ -113,17 +113,20 @@ def _urgency(view: SlideView) -> tuple[Any, ...]:
 
 
 def _reason_for_place(view: SlideView, quiet: Sequence[str]) -> str:
-    """Why a slide without reasons stands where it does among those like it."""
+    """Explain the position of a slide without reasons for review."""
     if view.reasons:
         return ""
     if view.unsure is None:
-        return "No reason to look first; by its name, as one member cannot disagree."
+        return (
+            "No reason for review; sorted by name, as a single member has no "
+            "disagreement."
+        )
     if view.unsure == 0:
-        return "No reason to look first: no tissue is between tumor and not."
+        return "No reason for review: no pixel is uncertain."
     place = quiet.index(view.slide_id) + 1
     return (
-        f"No reason to look first; number {place} of {len(quiet)} by how far the "
-        f"members disagree ({format_unsure(view.unsure)})."
+        f"No reason for review; number {place} of {len(quiet)} by disagreement of "
+        f"the members ({format_unsure(view.unsure)})."
     )
 
 
@@ -199,7 +202,7 @@ def _format_node(slide_id: str, node: str | None) -> str:
 
 
 def _verdict(row: Row, ending: str) -> tuple[str, str, str]:
-    """What was found, how large it is, and its tone."""
+    """Result of a slide, its size and its tone."""
     if ending == "burden":
         if row["burden"] is None:
             return "no tumor found", "", "clear"

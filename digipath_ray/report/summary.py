@@ -1,4 +1,4 @@
-"""What a run came to, in a few sentences and numbers."""
+"""Summary of a run in a few sentences and numbers."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,13 +23,13 @@ STAGE_TONES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Tile:
-    """A number that the summary shows large.
+    """A large number in the summary.
 
     Attributes:
-        value: the number, or the stage.
-        before: what stands before it, small.
+        value: number or stage.
+        before: small text before it.
         label: what it counts.
-        tone: color of a slide's type, "failed", "tumor" or "plain".
+        tone: color: a slide type, "failed", "tumor" or "plain".
     """
 
     value: str
@@ -39,10 +39,10 @@ class Tile:
 
 
 def write_lead(findings: Findings, slides: Sequence[SlideView]) -> str:
-    """The summary's sentence: how many slides were analyzed, how many failed."""
+    """Sentence on how many slides were analyzed and failed."""
     done, total = len(findings.outcomes), len(slides)
     if total == 0:
-        return "This run has no slide yet."
+        return "This run has no slides yet."
     patients = {s.patient_id for s in slides if s.patient_id is not None}
     of = f" of {count(len(patients), 'patient')}" if patients else ""
     if done == total:
@@ -58,7 +58,7 @@ def write_lead(findings: Findings, slides: Sequence[SlideView]) -> str:
 
 
 def make_tiles(findings: Findings) -> list[list[Tile]]:
-    """The summary's numbers in groups: patients by stage, slides by what was found."""
+    """Groups of numbers: patients by stage, slides by result."""
     match findings.config.outcome.outcome:
         case "stage":
             groups = [list(_stages(findings)), list(_types(findings))]

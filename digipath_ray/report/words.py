@@ -1,4 +1,4 @@
-"""Numbers and types as the page says them."""
+"""Formatting of numbers and types on the page."""
 
 from digipath_ray.words import (
     count,
@@ -31,25 +31,25 @@ TYPES = {
     "micro": "micrometastasis",
     "macro": "macrometastasis",
 }
-"""A slide's type (Table 2) in words, the graver the later."""
+"""Names of slide types (Table 2), by increasing severity."""
 GRAVER = {name: i for i, name in enumerate(TYPES)}
 
 
 def share(fraction: float) -> str:
-    """A fraction in percent, two digits that count."""
+    """Format a fraction in percent, two significant digits."""
     return f"{100 * fraction:.2g} %" if fraction < 0.995 else f"{100 * fraction:.0f} %"
 
 
 def format_probability(probability: float) -> str:
-    """A probability; 1.00 only if it rounds to nothing less."""
+    """Format a probability; 1.00 only if it rounds to nothing less."""
     return f"{probability:.2f}" if probability < 0.995 else f"{probability:.4f}"
 
 
 def small(value: float) -> str:
-    """A variance: two digits that count."""
+    """Format a variance, two significant digits."""
     return "0" if value == 0 else f"{value:.2g}"
 
 
 def format_lesion_length(length_um: float) -> str:
-    """A lesion's length; none of no lesion."""
+    """Format a lesion's length; a dash without lesion."""
     return format_length(length_um) if length_um > 0 else NONE

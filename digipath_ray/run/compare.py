@@ -65,7 +65,7 @@ class Run:
     failures: dict[str, str]
 
     def heatmap_path(self, slide_id: str) -> Path:
-        """Where the heatmap of a slide lies."""
+        """Path of a slide's heatmap."""
         return self.path / "heatmaps" / f"{slide_id}.ome.tiff"
 
     def why_absent(self, slide_id: str) -> str:
@@ -157,7 +157,7 @@ def compare_heatmaps(
 ) -> Iterator[dict[str, Any]]:
     """One row of measures per channel that both heatmaps have."""
     a, b, note = on_one_grid(a, b)
-    where = (a.weight > 0) | (b.weight > 0)
+    where = a.covered | b.covered
     for name in a.channels:
         left, right = a.channel(name), b.channel(name)
         if left is None or right is None:
@@ -248,13 +248,16 @@ def resample(
 def box_weights(old: int, new: int, scale: float) -> Any:
     """Sparse [new, old]: how much each old px counts in a new one of ``scale`` old px.
 
-    Rows add up to 1, also where the last new px reaches beyond the old ones.
+    Rows add up to 1, also where the last new px reaches beyond the old ones. Ours:
+    skimage's block means need a whole scale, its resize blurs.
     """
+    # The last new px may reach beyond the old ones: what is beyond counts nothing.
     edges = np.minimum(np.arange(new + 1) * scale, old)
     row, col, part = [], [], []
     for i, (start, stop) in enumerate(itertools.pairwise(edges.tolist())):
         inside = np.arange(int(start), min(math.ceil(stop), old))
         overlap = np.minimum(inside + 1, stop) - np.maximum(inside, start)
+        # A sliver is a float's rounding; as a weight it would blend in a neighbor.
         kept = overlap > 1e-6
         row.append(np.full(int(kept.sum()), i))
         col.append(inside[kept])

@@ -6,25 +6,25 @@
     outcomes.parquet  features.parquet  patients.parquet  failures.parquet
     metrics.json  status.json  report.html
 
-``done/<id>.json`` is written last: a slide is finished when it stands. The tables at
+``done/<id>.json`` is written last: a slide is finished when it exists. The tables at
 the top are compactions that can be made again from the files of the slides.
 """
 
 import contextlib
 import json
-import tomllib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import tomli_w
 
 from digipath_ray import schema
-from digipath_ray.config.toml import Tree, difference
+from digipath_ray.config.toml import Tree, difference, parse_toml
 from digipath_ray.run.failure import Failure, RunError, explain_os_error
+from digipath_ray.run.record import DoneRecord
 from digipath_ray.storage.files import (
     TEMPORARY,
     is_url,
@@ -151,7 +151,7 @@ class RunDirectory:
         """Make the folders.
 
         Raises:
-            RunError: the place cannot be written, or holds somebody else's files.
+            RunError: the place cannot be written, or holds other files.
         """
         self._check_ours()
         try:
@@ -211,7 +211,7 @@ class RunDirectory:
                 slides are to be made again; the difference is in the message.
         """
         if self.settings.exists():
-            old = tomllib.loads(read_text(self.settings))
+            old = parse_toml(read_text(self.settings))
             self._check_change(difference(old, tree), slide_ids, overwrite=overwrite)
         if overwrite:
             for slide_id in slide_ids:
@@ -250,23 +250,26 @@ class RunDirectory:
         with publish(path) as temporary:
             temporary.write_text(json.dumps(value, indent=1), encoding="utf-8")
 
-    def read_record(self, slide_id: str) -> dict[str, Any]:
+    def read_record(self, slide_id: str) -> DoneRecord:
         """The ``done`` record of a finished slide.
 
         Raises:
             FileNotFoundError: it is not finished.
             ValueError: its record is damaged.
         """
-        return cast(dict[str, Any], json.loads(read_text(self.done(slide_id))))
+        return DoneRecord.from_json(json.loads(read_text(self.done(slide_id))))
 
-    def read_done(self) -> dict[str, dict[str, Any]]:
-        """What stands in ``done/``: slide_id -> record; a damaged record is none."""
+    def write_record(self, record: DoneRecord) -> None:
+        """Publish the ``done`` record of a slide: from now on it is finished."""
+        self.write_json(self.done(record.slide.slide_id), record.to_json())
+
+    def read_done(self) -> dict[str, DoneRecord]:
+        """The finished slides: slide_id -> record; a damaged record is left out."""
         slide_ids = sorted(p.stem for p in (self.root / "done").glob("*.json"))
 
-        def read(slide_id: str) -> dict[str, Any] | None:
+        def read(slide_id: str) -> DoneRecord | None:
             with contextlib.suppress(ValueError):
-                record = self.read_record(slide_id)
-                return record if record.keys() & {"slide", "outcome"} else None
+                return self.read_record(slide_id)
             return None
 
         with ThreadPoolExecutor(READERS) as pool:
@@ -283,7 +286,7 @@ class RunDirectory:
             pq.write_table(table, temporary)
 
     def write_failures(self, tried: Sequence[str], failures: Sequence[Failure]) -> None:
-        """Write failures.parquet from what stands now.
+        """Write failures.parquet, with the failures of earlier starts that still hold.
 
         Args:
             tried: slides that this start was about; what it does not say of others, an
@@ -296,7 +299,7 @@ class RunDirectory:
         self.write_table(self.failures, failed, schema.FAILURES)
 
     def read_failures(self) -> list[Failure]:
-        """The failures that stand in failures.parquet."""
+        """The rows of failures.parquet."""
         if not self.failures.exists():
             return []
         return [Failure(**row) for row in read_table(self.failures).to_pylist()]

@@ -1,21 +1,21 @@
-"""What a finished run says of a slide, and what is true, at its heatmap's pixels."""
+"""Finished slides with their heatmaps, and the truth at their heatmaps' pixels."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from digipath_ray.annotations import Window, read_annotation
-from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.config.recipe import AnnotationSpec
 from digipath_ray.config.run import RunConfig
 from digipath_ray.config.toml import from_tree, read_toml
 from digipath_ray.heatmap.canvas import Heatmap, on_heatmap
 from digipath_ray.heatmap.file import read_heatmap
 from digipath_ray.run.directory import RunDirectory
-from digipath_ray.run.slidetable import row_of
+from digipath_ray.run.failure import Failure
+from digipath_ray.run.record import DoneRecord, SlideRecord
 from digipath_ray.tissue.mask import Mask, read_mask
 
 Bools = NDArray[np.bool_]
@@ -23,32 +23,61 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FinishedSlide:
-    """A slide of a finished run.
+    """A slide with its heatmap.
 
     Attributes:
-        row: as the run's manifest had it.
-        width: level-0 px.
-        height: level-0 px.
+        record: the slide.
         heatmap: what was predicted.
         tissue: bool [H, W], at the heatmap's pixels.
-        l0_per_hm_x: level-0 px per heatmap px.
-        l0_per_hm_y: as ``l0_per_hm_x``.
         members: names of those that predicted it.
     """
 
-    row: SlideRow
-    width: int
-    height: int
+    record: SlideRecord
     heatmap: Heatmap
     tissue: Bools
-    l0_per_hm_x: float
-    l0_per_hm_y: float
     members: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls,
+        record: SlideRecord,
+        heatmap: Heatmap,
+        tissue: Mask,
+        *,
+        members: Iterable[str],
+    ) -> Self:
+        """A slide of its record, heatmap and tissue mask."""
+        return cls(
+            record=record,
+            heatmap=heatmap,
+            tissue=on_heatmap(tissue, heatmap),
+            members=tuple(members),
+        )
+
+    @property
+    def width(self) -> int:
+        """Width in level-0 px."""
+        return self.record.width
+
+    @property
+    def height(self) -> int:
+        """Height in level-0 px."""
+        return self.record.height
+
+    @property
+    def l0_per_hm_x(self) -> float:
+        """Level-0 px per heatmap px, from left to right."""
+        return self.heatmap.mpp_x / self.record.mpp_x
+
+    @property
+    def l0_per_hm_y(self) -> float:
+        """Level-0 px per heatmap px, from top to bottom."""
+        return self.heatmap.mpp_y / self.record.mpp_y
 
     @property
     def predicted(self) -> Bools:
         """Bool [H, W]: tissue that a patch covers."""
-        return np.asarray(self.tissue & (self.heatmap.weight > 0))
+        return np.asarray(self.tissue & self.heatmap.covered)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,60 +88,73 @@ class Truth:
     ignored: Bools
 
 
-def finished_slide(
-    told: Mapping[str, Any],
-    heatmap: Heatmap,
-    tissue: Mask,
-    *,
-    members: Iterable[str],
-) -> FinishedSlide:
-    """A slide with its heatmap, given its row of the SLIDES table and its tissue."""
-    return FinishedSlide(
-        row=row_of(told),
-        width=told["width"],
-        height=told["height"],
-        heatmap=heatmap,
-        tissue=on_heatmap(tissue, heatmap),
-        l0_per_hm_x=heatmap.mpp_x / told["mpp_x"],
-        l0_per_hm_y=heatmap.mpp_y / told["mpp_y"],
-        members=tuple(members),
-    )
+@dataclass(frozen=True, kw_only=True)
+class FinishedRun:
+    """A run of which at least one slide is finished.
+
+    Attributes:
+        directory: of the run.
+        config: of the run.
+        records: slide_id -> record, of the finished slides.
+        failures: slides that failed.
+    """
+
+    directory: RunDirectory
+    config: RunConfig
+    records: dict[str, DoneRecord]
+    failures: tuple[Failure, ...] = ()
+
+    def slide(self, slide_id: str) -> FinishedSlide:
+        """A finished slide with its heatmap.
+
+        Raises:
+            FileNotFoundError: its heatmap or mask is gone.
+            ValueError: one of them is damaged.
+        """
+        return read_finished(self.directory, self.records[slide_id])
+
+    def why_absent(self, slide_id: str) -> str:
+        """Why the run has no result for a slide."""
+        for failure in self.failures:
+            if failure.slide_id == slide_id:
+                return f"it failed at step {failure.step}: {failure.error}"
+        return "it was not run"
 
 
-def read_finished(run: RunDirectory, record: Mapping[str, Any]) -> FinishedSlide:
-    """A slide of a run, given its ``done`` record.
+def read_finished(run: RunDirectory, record: DoneRecord) -> FinishedSlide:
+    """A slide of a run with its heatmap.
 
     Raises:
         FileNotFoundError: its heatmap or mask is gone.
         ValueError: one of them is damaged.
     """
-    told = record["slide"]
-    return finished_slide(
-        told,
-        read_heatmap(run.heatmap(told["slide_id"])),
-        read_mask(run.mask(told["slide_id"])),
-        members=record["members"],
+    slide_id = record.slide.slide_id
+    return FinishedSlide.of(
+        record.slide,
+        read_heatmap(run.heatmap(slide_id)),
+        read_mask(run.mask(slide_id)),
+        members=record.members,
     )
 
 
-def read_run(run: RunDirectory) -> tuple[RunConfig, dict[str, dict[str, Any]]]:
-    """The config of a finished run, and slide_id -> ``done`` record.
+def read_run(run: RunDirectory) -> FinishedRun:
+    """A finished run.
 
     Raises:
         ValueError: no slide of it is finished.
     """
-    done = run.read_done() if run.settings.exists() else {}
-    if not done:
+    records = run.read_done() if run.settings.exists() else {}
+    if not records:
         raise ValueError(
             f"{run.root}: no finished run: name the directory given to digipath run "
             "--out"
         )
-    return from_tree(read_toml(run.settings)), done
-
-
-def was_seen(record: Mapping[str, Any]) -> bool:
-    """Whether a slide was predicted by members fitted on it or its patient."""
-    return bool(set(record["slide"].get("seen_by") or ()) & set(record["members"]))
+    return FinishedRun(
+        directory=run,
+        config=from_tree(read_toml(run.settings)),
+        records=records,
+        failures=tuple(run.read_failures()),
+    )
 
 
 def read_truth(slide: FinishedSlide, spec: AnnotationSpec) -> Truth:
@@ -125,11 +167,11 @@ def read_truth(slide: FinishedSlide, spec: AnnotationSpec) -> Truth:
     Raises:
         SlideError: the annotation cannot be read.
     """
-    if slide.row.annotation is None:
+    if slide.record.annotation is None:
         nothing = np.zeros(slide.tissue.shape, np.bool_)
         return Truth(tumor=nothing, ignored=nothing)
     found = read_annotation(
-        slide.row.annotation,
+        slide.record.annotation,
         slide=slide,
         classes=spec.meanings,
         above=spec.mask_above,

@@ -1,6 +1,6 @@
 """How far a run is, as its file ``status.json`` says; anyone may read it, at any time.
 
-The driver writes it anew every few seconds for as long as it lives, so one that is old
+The driver writes it every few seconds for as long as it lives, so one that is old
 tells of a driver that is gone.
 """
 
@@ -38,7 +38,7 @@ class Status:
         slides: of the cohort.
         skipped: finished by an earlier start.
         prepared: whose patches are placed or that failed at it.
-        measured: finished before and measured anew.
+        measured: finished before and measured again.
         done: finished by this start.
         failed: in this start.
         open_slides: of which some chunks are predicted.
@@ -79,7 +79,7 @@ class Status:
 def read_status(run: RunDirectory) -> Status | None:
     """What a run says of itself; None if it says nothing.
 
-    Fields that this version does not know are passed over.
+    Fields that this version does not know are ignored.
 
     Raises:
         ValueError: the file is damaged.

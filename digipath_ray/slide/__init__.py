@@ -1,1 +1,1 @@
-"""One slide: its file, what it states of itself, and pixels at any mpp."""
+"""One slide: its file, its metadata, and its pixels at any mpp."""

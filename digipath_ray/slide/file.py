@@ -1,4 +1,4 @@
-"""Files of slides: OpenSlide's formats, and plain images; alone in importing OpenSlide.
+"""Slide files: OpenSlide formats and plain images. Wraps OpenSlide.
 
 Level-0 coordinates are relative to the scanned bounds (MRXS, SCN), as in QuPath.
 Transparent pixels are white.
@@ -27,18 +27,18 @@ SLIDE_SUFFIXES = (
     ".bif", ".czi", ".dcm",
 )  # fmt: skip
 TEXT_BYTES = 512
-"""Bytes at a file's start that tell whether it is plain text."""
+"""Leading bytes examined to detect a plain-text file."""
 PHASE_PX = 256
-"""Side of the squares, level px, in which a level of fractional downsample is read."""
+"""Side, level px, of the tiles in which a level of fractional downsample is read."""
 
-NO_SLIDE = "not a slide that OpenSlide can open, and no plain image"
+NO_SLIDE = "not a slide that OpenSlide can open, nor a plain image"
 
 ReadLevel = Callable[[int, int, int, int, int], Pixels]
-"""(level, x, y, width, height), px of the level and inside it, to RGB [H, W, 3]."""
+"""(level, x, y, width, height) in px of and inside the level -> RGB [H, W, 3]."""
 
 
 class OpenFile(NamedTuple):
-    """What a format's opener gives."""
+    """Result of a format's opener."""
 
     info: SlideInfo
     read_level: ReadLevel
@@ -46,15 +46,17 @@ class OpenFile(NamedTuple):
 
 
 def open_file(path: Path, mpp: float | None, cache_bytes: int) -> OpenFile:
-    """A file opened by OpenSlide, else as a plain image.
+    """Open a file with OpenSlide, falling back to plain images.
 
     Raises:
-        SlideError: missing, or in no format that can be read.
+        SlideError: the file is missing or of an unsupported format.
     """
     if not path.exists():
-        raise SlideError(f"{path}: no such file", "check the path in the manifest")
+        raise SlideError(f"{path}: file not found", "check the path in the manifest")
     if path.is_dir():
-        raise SlideError(f"{path}: a folder, not a slide", "name its files")
+        raise SlideError(
+            f"{path}: a directory, not a slide", "give the path of the slide file"
+        )
     if openslide.OpenSlide.detect_format(str(path)) is not None:
         return _open_openslide(path, mpp, cache_bytes)
     _refuse_text(path)
@@ -62,27 +64,26 @@ def open_file(path: Path, mpp: float | None, cache_bytes: int) -> OpenFile:
         return _open_image(path, mpp)
     raise SlideError(
         f"{path.name}: {NO_SLIDE}",
-        "the file is damaged or its format unsupported: copy it again, or convert it",
+        "the file is damaged or its format is unsupported: copy it again or convert it",
     )
 
 
 def _refuse_text(path: Path) -> None:
-    """Refuse a file that holds nothing, or plain text in the place of pixels."""
+    """Reject an empty file or plain text."""
     try:
         with path.open("rb") as file:
             start = file.read(TEXT_BYTES)
     except OSError as e:
         raise SlideError(
-            f"{path.name}: cannot be read: {e.strerror}", "check its owner and mode"
+            f"{path.name}: cannot read the file: {e.strerror}",
+            "check the file's owner and permissions",
         ) from e
     if not start:
-        raise SlideError(
-            f"{path.name}: {NO_SLIDE}, but empty", "copy it again: it holds nothing"
-        )
+        raise SlideError(f"{path.name}: the file is empty", "copy it again")
     if start.isascii() and all(c >= 32 or c in b"\t\n\r\f" for c in start):
         raise SlideError(
-            f"{path.name}: {NO_SLIDE}, but text",
-            "name the slide itself, not a list of slides or a Git LFS pointer to one",
+            f"{path.name}: a text file, not a slide",
+            "give the slide itself, not a list of slides or a Git LFS pointer",
         )
 
 
@@ -101,14 +102,14 @@ def _open_openslide(path: Path, given_mpp: float | None, cache_bytes: int) -> Op
             image = handle.read_region(l0, level, (int(width), int(height)))
         except openslide.OpenSlideError as e:
             raise _damaged(path, f"read at ({l0[0]}, {l0[1]})", e) from e
-        # Pillow lends its memory to Arrow; np.asarray(image) would copy it twice.
+        # Zero-copy through Arrow; np.asarray(image) would copy twice.
         return on_white(np.asarray(pa.array(image).values).reshape(height, width, 4))
 
     def read_level(level: int, x: int, y: int, width: int, height: int) -> Pixels:
         if info.level_downsamples[level].is_integer():
             return region(level, x, y, width, height)
-        # OpenSlide takes whole level-0 px and interpolates what falls between level px:
-        # started from a lattice, the same px are the same in whatever rectangle.
+        # OpenSlide takes integer level-0 px and interpolates between level px. Reads
+        # start at lattice points, so a px has the same value in every rectangle.
         out: Pixels = np.empty((height, width, 3), np.uint8)
         for lv_y, y0, y1 in lattice(y, y + height, PHASE_PX):
             for lv_x, x0, x1 in lattice(x, x + width, PHASE_PX):
@@ -123,7 +124,7 @@ def _open_openslide(path: Path, given_mpp: float | None, cache_bytes: int) -> Op
 def _openslide_info(
     path: Path, handle: Any, given_mpp: float | None
 ) -> tuple[SlideInfo, tuple[int, int]]:
-    """What OpenSlide says of a slide, and the (x, y) where its bounds start."""
+    """Metadata of a slide from OpenSlide, and the (x, y) of its bounds."""
     p = handle.properties
     mpp = settle_mpp(
         given_mpp,
@@ -160,7 +161,7 @@ def _openslide_info(
 def _damaged(path: Path, what: str, error: Exception) -> SlideError:
     return SlideError(
         f"{path.name}: cannot be {what}: {error}",
-        "the file is damaged or cut short: copy it again",
+        "the file is damaged or truncated: copy it again",
     )
 
 
@@ -191,6 +192,6 @@ def _open_image(path: Path, given_mpp: float | None) -> OpenFile:
 
 
 def lattice(start: int, stop: int, step: int) -> Iterator[tuple[int, int, int]]:
-    """The multiples of ``step`` whose cells meet [start, stop), and where they do."""
+    """Yield the multiples of ``step`` whose cells overlap [start, stop), and where."""
     for origin in range(start // step * step, stop, step):
         yield origin, max(start, origin), min(stop, origin + step)

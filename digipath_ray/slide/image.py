@@ -1,4 +1,4 @@
-"""Plain images (JPEG, PNG, TIFF, BMP) as slides of one level, held in memory whole."""
+"""Plain images (JPEG, PNG, TIFF, BMP) as single-level slides, held in memory."""
 
 import struct
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from digipath_ray.slide.info import Pixels, SlideError, on_white, positive_numbe
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 MAX_IMAGE_PX = 1 << 30
-"""3 GB of pixels at most, and once while decoding 4 GB more."""
+"""At most 3 GB of pixels, plus 4 GB more while decoding."""
 
 READABLE_MODES = (
     "1",
@@ -37,7 +37,7 @@ STRIP_ROWS = 1024
 
 @dataclass(frozen=True, kw_only=True)
 class ImageHeader:
-    """What an image's header says: its upright size in px, and um per px if any."""
+    """Header of an image: upright size in px, and um per px if stated."""
 
     format: str
     width: int
@@ -47,10 +47,10 @@ class ImageHeader:
 
 
 def read_header(path: Path) -> ImageHeader:
-    """Header of a plain image.
+    """Read the header of a plain image.
 
     Raises:
-        SlideError: not an image, too large, or in pixels that are not 8-bit color.
+        SlideError: not an image, too large, or not 8-bit color.
     """
     with _opened(path) as image:
         width, height = _upright_size(image)
@@ -71,7 +71,7 @@ def read_header(path: Path) -> ImageHeader:
 
 
 def decode(path: Path) -> Pixels:
-    """All pixels [height, width, 3] of a plain image, upright, on white.
+    """Decode a plain image, RGB [height, width, 3], upright, on white.
 
     Raises:
         SlideError: the file is damaged.
@@ -89,7 +89,7 @@ def decode(path: Path) -> Pixels:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """The image, its pixels not yet decoded; MAX_IMAGE_PX is the only limit."""
+    """Open an image without decoding; MAX_IMAGE_PX is the only size limit."""
     limit = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = None
     try:
@@ -97,19 +97,19 @@ def _opened(path: Path) -> Iterator[Image.Image]:
             yield image
     except SlideError:
         raise
-    # What Pillow's decoders raise on damaged files, depending on the format.
+    # Exceptions of Pillow's decoders on damaged files, by format.
     except (OSError, SyntaxError, ValueError, EOFError, struct.error) as e:
         raise SlideError(
-            f"{path.name}: cannot be read as an image: {e}",
-            "the file is damaged, cut short or no image: copy it again",
+            f"{path.name}: cannot decode the image: {e}",
+            "the file is damaged, truncated or not an image: copy it again",
         ) from e
     finally:
         Image.MAX_IMAGE_PIXELS = limit
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF's way to turn the image, 1 as it is; in TIFF Pillow turns it by itself."""
-    # Of a PNG without EXIF in its header, getexif would decode all pixels.
+    """EXIF orientation, 1 if upright; Pillow applies it to TIFFs itself."""
+    # For a PNG without EXIF in its header, getexif would decode all pixels.
     if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
         return 1
     return int(image.getexif().get(EXIF_ORIENTATION, 1))
@@ -121,7 +121,7 @@ def _upright_size(image: Image.Image) -> tuple[int, int]:
 
 
 def _check_pixels(path: Path, image: Image.Image) -> None:
-    # Pillow keeps the high bytes of 16-bit color, which turns 12-bit pixels black.
+    # Pillow drops the low bytes of 16-bit color, which turns 12-bit pixels black.
     tiles: list[Any] = getattr(image, "tile", [])
     deep = any("16" in str(_raw_mode(tile)) for tile in tiles)
     if image.mode in READABLE_MODES and not deep:
@@ -133,7 +133,7 @@ def _check_pixels(path: Path, image: Image.Image) -> None:
 
 
 def _raw_mode(tile: Any) -> object:
-    """How a stored block packs its pixels, as Pillow names it: "RGB;16B"."""
+    """Pillow's raw mode of a stored tile, e.g. "RGB;16B"."""
     return tile.args[0] if isinstance(tile.args, tuple) and tile.args else tile.args
 
 
@@ -144,9 +144,9 @@ def _rgb(image: Image.Image) -> Pixels:
 
 
 def _tiff_mpp(image: Image.Image) -> tuple[float | None, float | None]:
-    """Um per px in x and y of a TIFF's resolution tags.
+    """Um per px in x and y from a TIFF's resolution tags.
 
-    JPEG, PNG and BMP carry printing densities, never a scanner's.
+    JPEG, PNG and BMP state a printing density, never a scanner's.
     """
     if image.format != "TIFF":
         return None, None

@@ -1,4 +1,4 @@
-"""What a slide file says of itself, and how a slide that cannot be used is reported."""
+"""Slide metadata, and the error for slides that cannot be used."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,11 +13,11 @@ Pixels = NDArray[np.uint8]
 """RGB [height, width, 3]."""
 
 MIN_FILE_MPP, MAX_FILE_MPP = 0.02, 20.0
-"""Um per px that a microscope can have; a printing density (72 dpi: 353) cannot."""
+"""Plausible um per px of a microscope; excludes printing densities (72 dpi: 353)."""
 
 
 class SlideError(ValueError):
-    """A slide cannot be used; ``hint`` says what to do about it."""
+    """A slide cannot be used; ``hint`` tells the fix."""
 
     def __init__(self, message: str, hint: str) -> None:
         super().__init__(message)
@@ -29,17 +29,17 @@ class SlideError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class SlideInfo:
-    """What a slide file says of itself; sizes in level-0 px, mpp in um per px.
+    """Metadata of a slide file; sizes in level-0 px, mpp in um per px.
 
     Attributes:
-        path: file of the slide.
+        path: path of the slide file.
         format: OpenSlide's vendor name, or Pillow's format of a plain image.
-        width: level-0 px of the scanned part (the bounds, where the file has them).
-        height: as ``width``.
-        mpp_x: None where neither the file nor the user states one.
-        mpp_y: as ``mpp_x``.
+        width: level-0 px of the scanned bounds, or of the slide if it has none.
+        height: likewise.
+        mpp_x: um per level-0 px; None if neither the file nor the user states it.
+        mpp_y: likewise.
         mpp_source: "given", "file" or "none".
-        file_mpp: the file's own in x, also where the user gave another.
+        file_mpp: the file's own mpp in x, even if the user overrides it.
         level_dimensions: (width, height) of every level, px of that level.
         level_downsamples: level-0 px per level px.
         objective_power: nominal magnification, 20 or 40, if the file states it.
@@ -61,7 +61,7 @@ class SlideInfo:
         """The slide's mpp in x and y, um per level-0 px.
 
         Raises:
-            SlideError: nobody stated one.
+            SlideError: the mpp is unknown.
         """
         if self.mpp_x is None or self.mpp_y is None:
             likely = ""
@@ -71,7 +71,7 @@ class SlideInfo:
                     f"{mpp_from_magnification(self.objective_power):g})"
                 )
             raise SlideError(
-                "the file states no micrometers per pixel (mpp) that a microscope has",
+                "the file has no plausible micrometers per pixel (mpp)",
                 f"give --slide-mpp, or a column mpp in the manifest{likely}",
             )
         return self.mpp_x, self.mpp_y
@@ -79,7 +79,7 @@ class SlideInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class Mpp:
-    """Um per level-0 px of a slide, and where it came from (``SlideInfo``'s words)."""
+    """Um per level-0 px of a slide, and its source, as in ``SlideInfo``."""
 
     x: float | None
     y: float | None
@@ -88,10 +88,10 @@ class Mpp:
 
 
 def settle_mpp(given: float | None, file_x: object, file_y: object) -> Mpp:
-    """The mpp to go by: what the user gave, else what the file states.
+    """Resolve the mpp: the user's value, else the file's.
 
-    A file's value that is no number, or that no microscope has, counts as not stated;
-    an axis without one takes the other's.
+    An invalid or implausible value in the file counts as missing; an axis without a
+    value takes the other axis's.
     """
     x, y = _plausible(file_x), _plausible(file_y)
     x, y = x or y, y or x
@@ -101,7 +101,7 @@ def settle_mpp(given: float | None, file_x: object, file_y: object) -> Mpp:
 
 
 def positive_number(text: object) -> float | None:
-    """A property of a file as a positive, finite number, or None."""
+    """Parse a file property as a positive, finite number, or None."""
     try:
         value = float(str(text))
     except ValueError:
@@ -115,7 +115,7 @@ def _plausible(text: object) -> float | None:
 
 
 def on_white(rgba: NDArray[np.uint8]) -> Pixels:
-    """RGB [height, width, 3] of RGBA [height, width, 4] laid on white."""
+    """Composite RGBA [height, width, 4] on white, RGB [height, width, 3]."""
     if rgba[..., 3].min(initial=255) == 255:
         out = np.empty((*rgba.shape[:2], 3), np.uint8)
         for channel in range(3):  # four times as fast as copying rgba[..., :3]

@@ -1,7 +1,7 @@
-"""An open slide, read at an mpp.
+"""Open slides, read at any mpp.
 
 Level-0 coordinates are relative to the scanned bounds (MRXS, SCN), as in QuPath.
-Transparent pixels and pixels beyond the slide are white.
+Transparent pixels and pixels outside the slide are white.
 """
 
 from collections.abc import Callable
@@ -35,11 +35,11 @@ __all__ = [
 ]
 
 TILE_CACHE_BYTES = 256 << 20
-"""Decoded tiles kept per open slide: a row of tiles of the widest slides."""
+"""Cache of decoded tiles per open slide: one row of tiles of the widest slides."""
 STRIP_PX = 16 << 20
-"""Level px decoded at once while a thumbnail is made."""
+"""Level px decoded at once for a thumbnail."""
 RESAMPLE_PX = 128
-"""Side of the squares, model px, in which a slide is resampled."""
+"""Side, model px, of the squares in which a slide is resampled."""
 
 ReadRectangle = Callable[[int, int, int, int], Pixels]
 
@@ -73,11 +73,11 @@ class Slide:
         self._close()
 
     def read_level(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
-        """RGB [height, width, 3] of a rectangle in px of ``level``; white beyond.
+        """RGB [height, width, 3] of a rectangle in px of ``level``; white outside.
 
         Raises:
-            SlideError: the file is damaged there. OpenSlide then refuses every later
-                read of this slide too.
+            SlideError: the file is damaged there. OpenSlide then fails all later reads
+                of this slide too.
         """
         lv_width, lv_height = self.info.level_dimensions[level]
         x0, y0 = max(x, 0), max(y, 0)
@@ -95,8 +95,8 @@ class Slide:
     ) -> Pixels:
         """RGB [height, width, 3] of a rectangle in model px of ``frame``.
 
-        Two rectangles that touch, read apart, equal the one that holds both, bit for
-        bit. Beyond the slide lies white, or the slide's mirror image.
+        Adjacent rectangles read separately are bit-identical to one read of both.
+        Outside the slide is white, or the slide's mirror image, by ``edge``.
 
         Raises:
             SlideError: the file is damaged there.
@@ -126,10 +126,10 @@ class Slide:
     def _resample(
         self, frame: Frame, x: int, y: int, width: int, height: int, edge: Edge
     ) -> Pixels:
-        """A rectangle put together from the resampled squares of a fixed lattice.
+        """Assemble a rectangle from resampled squares of a fixed lattice.
 
-        Pillow rounds a box to float32, so what it makes of a pixel depends on the
-        rectangle it is part of; a square of the lattice is always the same.
+        Pillow rounds the box to float32, so the value of a resampled pixel depends on
+        the rectangle read; a square of the lattice is always the same.
         """
         out: Pixels = np.empty((height, width, 3), np.uint8)
         for md_y, y0, y1 in lattice(y, y + height, RESAMPLE_PX):
@@ -140,7 +140,7 @@ class Slide:
         return out
 
     def _resample_square(self, frame: Frame, x: int, y: int, edge: Edge) -> Pixels:
-        """[RESAMPLE_PX, RESAMPLE_PX, 3] at a model px, by an antialiased triangle."""
+        """Resample [RESAMPLE_PX, RESAMPLE_PX, 3] at a model px (triangle filter)."""
         left, lv_x, lv_width = _span(x, frame.lv_per_md_x)
         top, lv_y, lv_height = _span(y, frame.lv_per_md_y)
         stored = self._read_edged(frame.level, lv_x, lv_y, lv_width, lv_height, edge)
@@ -160,7 +160,7 @@ class Slide:
         Every px is the mean of the level px under it.
 
         Raises:
-            SlideError: no mpp, or the file is damaged.
+            SlideError: the mpp is unknown, or the file is damaged.
         """
         mpp_x, mpp_y = self.info.need_mpp()
         um_x, um_y = self.info.width * mpp_x, self.info.height * mpp_y
@@ -174,7 +174,7 @@ class Slide:
         return self._shrink(level, width, height), um_x / width, um_y / height
 
     def _shrink(self, level: int, width: int, height: int) -> Pixels:
-        """A level resized to [height, width, 3], decoded in strips."""
+        """Shrink a level to [height, width, 3], decoding it in strips."""
         lv_width, lv_height = self.info.level_dimensions[level]
         scale = lv_height / height
         rows = max(1, int(STRIP_PX / lv_width / scale))
@@ -195,7 +195,7 @@ class Slide:
 
 
 def mirror(index: NDArray[np.int64], length: int) -> NDArray[np.int64]:
-    """Indices folded back into [0, length) by reflection at both ends (edge twice)."""
+    """Reflect indices into [0, length) at both ends, repeating the edge."""
     forth = np.mod(index, 2 * length)
     folded: NDArray[np.int64] = np.minimum(forth, 2 * length - 1 - forth)
     return folded
@@ -204,7 +204,7 @@ def mirror(index: NDArray[np.int64], length: int) -> NDArray[np.int64]:
 def _mirrored(
     read: ReadRectangle, size: tuple[int, int], x: int, y: int, width: int, height: int
 ) -> Pixels:
-    """A rectangle of an image of ``size``, mirrored beyond its edges."""
+    """Read a rectangle of an image of ``size``, mirrored beyond its edges."""
     if x >= 0 and y >= 0 and x + width <= size[0] and y + height <= size[1]:
         return read(x, y, width, height)
     cols = mirror(np.arange(x, x + width), size[0])
@@ -215,13 +215,13 @@ def _mirrored(
 
 
 def _span(md_start: int, lv_per_md: float) -> tuple[float, int, int]:
-    """What a side of a resampled square needs of a level.
+    """Extent along one axis that a resampled square needs from a level.
 
     Returns:
-        Where in the stored px the square starts, the first level px, and how many.
+        Offset of the square in the px read, first level px, and number of level px.
     """
     start, stop = md_start * lv_per_md, (md_start + RESAMPLE_PX) * lv_per_md
-    # Room for the triangle kernel, which reaches max(scale, 1) level px.
+    # Margin for the triangle kernel, whose radius is max(scale, 1) level px.
     margin = int(np.ceil(max(lv_per_md, 1.0))) + 1
     first = int(np.floor(start)) - margin
     return start - first, first, int(np.ceil(stop)) + margin - first
@@ -235,19 +235,19 @@ def open_slide(
     version: str | None = None,
     on_progress: Callable[[], None] = lambda: None,
 ) -> Slide:
-    """Open what OpenSlide opens, else a plain image (JPEG, PNG, TIFF, BMP).
+    """Open a slide with OpenSlide, else as a plain image (JPEG, PNG, TIFF, BMP).
 
     Args:
-        path: file of the slide; for MRXS the .mrxs, for DICOM any .dcm of the series.
-            Of one in a bucket a copy is opened, and kept on this node while it is open.
-        mpp: um per level-0 px that overrides what the file says.
-        cache_bytes: decoded tiles that OpenSlide may keep.
-        version: of a slide in a bucket, the one wanted.
-        on_progress: called while a slide is fetched.
+        path: file of the slide; for MRXS the .mrxs, for DICOM any .dcm of the series. A
+            slide in a bucket is copied to this node for as long as it is open.
+        mpp: um per level-0 px; overrides the file's.
+        cache_bytes: size of OpenSlide's tile cache.
+        version: required version of a slide in a bucket.
+        on_progress: called while a slide is downloaded.
 
     Raises:
-        SlideError: missing, or in no format that can be read.
-        OSError: as :func:`digipath_ray.storage.cache.local_copy`.
+        SlideError: the file is missing or of an unsupported format.
+        OSError: the slide's bucket cannot be read, or the cache is too small.
         ValueError: ``mpp`` is not positive.
     """
     if mpp is not None and not 0 < mpp < float("inf"):

@@ -1,1 +1,1 @@
-"""Files on a disk or in a bucket: read, published whole, cached, leased."""
+"""Files on disk or in a bucket: read, published atomically, cached, leased."""

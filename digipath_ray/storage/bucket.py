@@ -1,9 +1,8 @@
 """Objects in a bucket (``s3://``, ``gs://``, ``az://``): read, listed, put, pinned.
 
-obstore does the talking: by itself for what fsspec has no words for (a put that fails
-where something stands, a read pinned to one version, a listing that streams), and as
-fsspec's implementation for paths. One wheel speaks all three stores, and credentials
-come from the environment alone.
+Uses obstore: directly for what fsspec lacks (a put that fails if the object exists, a
+read pinned to a version, a streaming listing), and as fsspec's implementation for
+paths. One wheel supports all three stores; credentials come from the environment.
 """
 
 import contextlib
@@ -34,10 +33,10 @@ from obstore.store import ObjectStore, from_url
 
 SCHEMES = ("s3", "gs", "az")
 RANGE_BYTES = 16 << 20
-"""A large object is fetched in ranges of so many bytes, RANGES of them at once."""
+"""Large objects are fetched in ranges of this many bytes, RANGES at once."""
 RANGES = 8
 TRIES = 5
-"""Times that a transfer is tried; obstore has tried each request itself by then."""
+"""Attempts per transfer, on top of obstore's own retries per request."""
 PAUSE_S = 0.2
 _URL = re.compile(rf"({'|'.join(SCHEMES)}):/+([^/]*)/?(.*?)/*", re.DOTALL)
 _MD5 = re.compile("[0-9a-f]{32}")
@@ -46,7 +45,7 @@ Result = TypeVar("Result")
 
 
 class StorageError(OSError):
-    """A bucket does not do what it is asked; ``hint`` says what to do about it."""
+    """A bucket operation failed; ``hint`` tells the fix."""
 
     def __init__(self, message: str, hint: str) -> None:
         super().__init__(message)
@@ -57,12 +56,12 @@ class StorageError(OSError):
 
 
 class ChangedError(StorageError):
-    """An object is not the version that was asked for."""
+    """An object is not the requested version."""
 
     def __init__(self, url: str) -> None:
         super().__init__(
             f"{url}: was replaced while it was being read",
-            "let nobody write where a run reads, then run again",
+            "do not write to the inputs of a run while it runs; then run again",
         )
         self.url = url
 
@@ -72,12 +71,12 @@ class ChangedError(StorageError):
 
 @dataclass(frozen=True, kw_only=True)
 class Version:
-    """One state of an object.
+    """One version of an object.
 
     Attributes:
         size: bytes.
-        etag: what the store calls this state; a replaced object has another.
-        modified: when it was written, by the store's clock.
+        etag: the store's tag of this version; it changes if the object is replaced.
+        modified: time written, by the store's clock.
     """
 
     size: int
@@ -94,9 +93,9 @@ class Listed:
 
 
 def parse(url: str | Path) -> tuple[str, str] | None:
-    """The bucket's URL and the key in it; None where this names no object.
+    """Split into bucket URL and key; None if this is not a bucket URL.
 
-    ``Path("s3://bucket/a")`` has lost a slash, as pathlib folds them: it is understood.
+    ``Path("s3://bucket/a")``, where pathlib drops a slash, is accepted.
     """
     found = _URL.fullmatch(str(url))
     return None if found is None else (f"{found[1]}://{found[2]}", found[3])
@@ -122,26 +121,26 @@ def _bucket(root: str) -> ObjectStore:
 
 
 def _locate(url: str | Path) -> tuple[ObjectStore, str]:
-    """The bucket of a URL, and the key in it.
+    """Bucket of a URL, and the key in it.
 
     Raises:
-        StorageError: it names no bucket, or none that can be spoken to.
+        StorageError: the URL names no bucket, or one that cannot be opened.
     """
     root, key = parse(url) or ("", "")
     if root.endswith("://") or not root:
-        raise StorageError(f"{url}: names no bucket", "write s3://BUCKET/...")
+        raise StorageError(f"{url}: no bucket in the URL", "write s3://BUCKET/...")
     with spoken(root):
         return _bucket(root), key
 
 
 @contextlib.contextmanager
 def spoken(url: str | Path) -> Iterator[None]:
-    """Raise what a bucket answers as an OSError that says what to do.
+    """Convert obstore errors to an OSError that tells the fix.
 
     Raises:
-        PermissionError: no credentials, or they do not allow it.
-        ChangedError: the object is not the version asked for.
-        FileExistsError: it stands already.
+        PermissionError: credentials are missing or lack the permission.
+        ChangedError: the object is not the requested version.
+        FileExistsError: the object exists.
         StorageError: anything else.
     """
     try:
@@ -149,17 +148,17 @@ def spoken(url: str | Path) -> Iterator[None]:
     except PreconditionError as e:
         raise ChangedError(str(url)) from e
     except AlreadyExistsError as e:
-        raise FileExistsError(f"{url}: stands already") from e
+        raise FileExistsError(f"{url}: already exists") from e
     except (PermissionDeniedError, UnauthenticatedError) as e:
-        denied = PermissionError(f"{url}: the bucket refuses: {_gist(e)}")
+        denied = PermissionError(f"{url}: access denied: {_gist(e)}")
         denied.hint = (  # type: ignore[attr-defined]
             "check the credentials in the environment (AWS_ACCESS_KEY_ID, a role, "
-            "GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT_NAME) and what "
-            "they may do"
+            "GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT_NAME) and their "
+            "permissions"
         )
         raise denied from e
     except FileNotFoundError as e:
-        raise FileNotFoundError(f"{url}: no such object") from e
+        raise FileNotFoundError(f"{url}: object not found") from e
     except BaseError as e:
         raise StorageError(
             f"{url}: {_gist(e)}",
@@ -169,15 +168,15 @@ def spoken(url: str | Path) -> Iterator[None]:
 
 
 def _gist(error: Exception) -> str:
-    """What an error of obstore says before its dump of the request."""
+    """Message of an obstore error, without its dump of the request."""
     return str(error).split("\n\nDebug source", 1)[0].replace("\n", " ")[:500]
 
 
 def head(url: str | Path) -> Version:
-    """The state of an object now.
+    """Current version of an object.
 
     Raises:
-        OSError: as :func:`spoken`.
+        OSError: the bucket cannot be accessed; see :func:`spoken`.
     """
     store, key = _locate(url)
     with spoken(url):
@@ -193,10 +192,10 @@ def _version(found: Mapping[str, Any]) -> Version:
 
 
 def list_objects(url: str | Path) -> Iterator[Listed]:
-    """The objects below a folder of a bucket, as the store lists them, page by page.
+    """Yield the objects below a prefix, page by page, in the store's order.
 
     Raises:
-        OSError: as :func:`spoken`.
+        OSError: the bucket cannot be accessed; see :func:`spoken`.
     """
     store, prefix = _locate(url)
     root, _ = parse(url) or ("", "")
@@ -208,17 +207,17 @@ def list_objects(url: str | Path) -> Iterator[Listed]:
 
 
 def get(url: str | Path) -> bytes:
-    """All of an object.
+    """Read a whole object.
 
     Raises:
-        OSError: as :func:`spoken`.
+        OSError: the bucket cannot be accessed; see :func:`spoken`.
     """
     store, key = _locate(url)
     return _tried(lambda: obstore.get(store, key).bytes().to_bytes(), url)
 
 
 def _tried(work: Callable[[], Result], url: str | Path) -> Result:
-    """What ``work`` answers, tried again where a connection broke in the middle."""
+    """Result of ``work``, retried if a connection breaks midway."""
     for attempt in range(TRIES):
         try:
             with spoken(url):
@@ -229,14 +228,14 @@ def _tried(work: Callable[[], Result], url: str | Path) -> Result:
             if attempt == TRIES - 1:
                 raise
             time.sleep(PAUSE_S * 2**attempt)
-    raise AssertionError("not reached")
+    raise AssertionError("unreachable")
 
 
 def upload(source: Path, url: Path) -> None:
-    """Put a file in a bucket, and see that all of it arrived.
+    """Upload a file, and verify its size in the bucket.
 
     Raises:
-        OSError: as :func:`spoken`.
+        OSError: the bucket cannot be accessed; see :func:`spoken`.
     """
     store, key = _locate(url)
     size = source.stat().st_size
@@ -245,7 +244,9 @@ def upload(source: Path, url: Path) -> None:
         obstore.put(store, key, source)
         arrived = obstore.head(store, key)["size"]
         if arrived != size:
-            raise StorageError(f"{url}: {arrived} of {size} bytes arrived", "run again")
+            raise StorageError(
+                f"{url}: incomplete upload, {arrived} of {size} bytes", "run again"
+            )
 
     _tried(put, url)
 
@@ -254,21 +255,21 @@ def put(url: str | Path, data: bytes) -> None:
     """Write an object.
 
     Raises:
-        OSError: as :func:`spoken`.
+        OSError: the bucket cannot be accessed; see :func:`spoken`.
     """
     store, key = _locate(url)
     _tried(lambda: obstore.put(store, key, data), url)
 
 
 def put_if(url: Path, data: bytes, *, etag: str | None) -> str:
-    """Put an object only where none stands, or only over the version ``etag``.
+    """Write an object only if none exists, or only over the version ``etag``.
 
     Returns:
         The new version's etag.
 
     Raises:
-        FileExistsError: one stands, or another than ``etag``.
-        OSError: as :func:`spoken`.
+        FileExistsError: an object exists, or its version is not ``etag``.
+        OSError: the bucket cannot be accessed; see :func:`spoken`.
     """
     store, key = _locate(url)
     mode: Any = "create" if etag is None else {"e_tag": etag}
@@ -281,9 +282,9 @@ def put_if(url: Path, data: bytes, *, etag: str | None) -> str:
         if not isinstance(e.__cause__, NotSupportedError):
             raise
         raise StorageError(
-            f"{url}: this store has no conditional put, so two runs could not be told "
-            "apart",
-            "use a newer store, or a run directory on a disk",
+            f"{url}: this store has no conditional put, so two runs could not be "
+            "kept apart",
+            "use a newer store, or a run directory on disk",
         ) from e
     return str(written["e_tag"])
 
@@ -295,31 +296,31 @@ def download(
     *,
     on_progress: Callable[[], None] = lambda: None,
 ) -> None:
-    """Fetch one version of an object to a file, in ranges at once.
+    """Download one version of an object, in concurrent ranges.
 
     Args:
-        url: the object.
-        version: the one to fetch, of :func:`head`.
-        target: file to write; what it holds after an error is not the object.
-        on_progress: called as ranges arrive.
+        url: URL of the object.
+        version: version to fetch, from :func:`head`.
+        target: file to write; its content is undefined after an error.
+        on_progress: called for every range received.
 
     Raises:
-        ChangedError: the object is another version by now.
-        StorageError: it came damaged each time.
-        OSError: as :func:`spoken`, or the disk is full.
+        ChangedError: the object has been replaced.
+        StorageError: the data was damaged in every attempt.
+        OSError: the bucket cannot be accessed, or the disk is full.
     """
     digests = set()
     for _ in range(TRIES):
         _download_once(url, version, target, on_progress)
         if not _MD5.fullmatch(version.etag.strip('"')):
-            return  # put together of parts: its etag is no digest of the whole
+            return  # multipart upload: its etag is not a digest of the content
         with target.open("rb") as file:
             digest = hashlib.file_digest(file, "md5").hexdigest()
         if digest == version.etag.strip('"') or digest in digests:
-            return  # twice the same: the etag is no MD5 (a bucket encrypted by KMS)
+            return  # same digest twice: the etag is not an MD5 (KMS-encrypted bucket)
         digests.add(digest)
     raise StorageError(
-        f"{url}: arrived damaged {TRIES} times, each time otherwise",
+        f"{url}: received damaged data {TRIES} times, different each time",
         "check the network between this machine and the bucket",
     )
 
@@ -336,7 +337,7 @@ def _download_once(
             options: Any = {"range": (start, stop), "if_match": version.etag}
             data = obstore.get(store, key, options=options).bytes().to_bytes()
             if len(data) != stop - start:
-                raise StorageError(f"{url}: a range came short", "run again")
+                raise StorageError(f"{url}: short range", "run again")
             return data
 
         data = _tried(get, url)
@@ -349,7 +350,7 @@ def _download_once(
 
 
 class _Bucket(FsspecStore):
-    """Paths of fsspec over the same store, with the same errors."""
+    """fsspec file system over the same store, with the same errors."""
 
     def _construct_store(self, bucket: str) -> ObjectStore:
         return _bucket(f"{self.protocol}://{bucket}")

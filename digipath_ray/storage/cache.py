@@ -1,12 +1,12 @@
-"""Copies of a bucket's objects on a node's disk, bounded; the least used leave first.
+"""Bounded cache of a bucket's objects on a node's disk, evicted by least recent use.
 
     <folder>/<key>/       a slide's file, and whatever lies beside it that belongs to it
     <folder>/<key>.json   which version that is, and its bytes; touched at every use
     <folder>/<key>.lock   shared by who reads it, exclusive to who makes or removes it
 
-Locks are the system's and end with their process, so a crash leaves no copy in use, and
-a copy half made is made anew. ``DIGIPATH_CACHE`` names the folder,
-``DIGIPATH_CACHE_GB`` says what it may hold.
+Locks are OS file locks and end with their process, so a crash leaves no copy in use,
+and an incomplete copy is fetched again. ``DIGIPATH_CACHE`` sets the folder,
+``DIGIPATH_CACHE_GB`` its size limit.
 """
 
 import contextlib
@@ -26,10 +26,10 @@ from digipath_ray.storage.bucket import StorageError, Version
 from digipath_ray.storage.files import is_url, place
 
 FREE_SHARE = 0.8
-"""Of what is free on its disk, what the cache takes where nobody says how much."""
+"""Default fraction of the free disk space used by the cache."""
 LOOK_S = 0.2
 ROOM_WAIT_S = 900.0
-"""How long a slide waits for others to be closed where all that is kept is in use."""
+"""Seconds that a download waits for room while every copy is in use."""
 
 Progress = Callable[[], None]
 
@@ -40,8 +40,8 @@ class Copy:
 
     Attributes:
         path: where.
-        version: of the object; None of a file that was here all along.
-        fetched_bytes: what came over the network for it now.
+        version: version of the object; None for a local file.
+        fetched_bytes: bytes downloaded for it now.
     """
 
     path: Path
@@ -56,17 +56,17 @@ def local_copy(
     version: str | None = None,
     on_progress: Progress = lambda: None,
 ) -> Iterator[Copy]:
-    """A file as it lies on this node: itself, or the copy of an object while in use.
+    """Local path of a file, or of the copy of an object, locked while in use.
 
     Args:
-        path: a file's, or an object's URL.
-        version: the one wanted of an object; None takes the present one.
-        on_progress: called while a copy is made or waited for.
+        path: path of a file or URL of an object.
+        version: required version of an object; None for the current one.
+        on_progress: called while a copy is downloaded or waited for.
 
     Raises:
-        ChangedError: the object is another version by now.
+        ChangedError: the object has been replaced.
         StorageError: the cache is too small.
-        OSError: as :func:`digipath_ray.storage.bucket.spoken`.
+        OSError: the bucket cannot be accessed.
     """
     if not is_url(path):
         yield Copy(path=Path(path).expanduser())
@@ -76,10 +76,10 @@ def local_copy(
 
 
 def default_cache() -> "Cache":
-    """The cache that the environment names.
+    """Cache configured by the environment.
 
     Raises:
-        ValueError: DIGIPATH_CACHE_GB is no number above 0.
+        ValueError: DIGIPATH_CACHE_GB is not a positive number.
     """
     user = os.getuid() if hasattr(os, "getuid") else os.getlogin()
     folder = Path(tempfile.gettempdir()) / f"digipath-cache-{user}"
@@ -94,16 +94,16 @@ def default_cache() -> "Cache":
 
 
 def object_version(url: str | Path) -> str:
-    """What tells a slide's objects from others under the same names.
+    """Version of a slide: a digest that changes if any of its objects is replaced.
 
     Raises:
-        OSError: as :func:`digipath_ray.storage.bucket.spoken`.
+        OSError: the bucket cannot be accessed.
     """
     return _version_of(_parts_of(str(place(url))))
 
 
 def _parts_of(url: str) -> dict[str, Version]:
-    """The objects that make up a slide: name beside its own -> version."""
+    """Objects of a slide: relative name -> version."""
     path = PurePosixPath(url.partition("://")[2])
     parts = {path.name: bucket.head(url)}
     suffix = path.suffix.lower()
@@ -134,7 +134,7 @@ def _version_of(parts: dict[str, Version]) -> str:
 
 
 class Cache:
-    """A folder of copies that all processes of a node share."""
+    """A folder of copies shared by all processes of a node."""
 
     def __init__(self, folder: Path, limit_bytes: float | None = None) -> None:
         self.folder = folder
@@ -144,7 +144,7 @@ class Cache:
     def hold(
         self, url: str, version: str | None, on_progress: Progress
     ) -> Iterator[Copy]:
-        """As :func:`local_copy`."""
+        """Yield a local copy, locked while in use; see :func:`local_copy`."""
         parts = _parts_of(url)
         now = _version_of(parts)
         if version is not None and version != now:
@@ -180,7 +180,7 @@ class Cache:
     def _fetch(
         self, key: str, url: str, parts: dict[str, Version], on_progress: Progress
     ) -> None:
-        """Make the copy; the caller holds its lock alone."""
+        """Download the copy; the caller holds its exclusive lock."""
         self._remove(key)
         size = sum(part.size for part in parts.values())
         self._reserve(key, url, size, on_progress)
@@ -202,10 +202,10 @@ class Cache:
         shutil.rmtree(self.folder / key, ignore_errors=True)
 
     def _reserve(self, key: str, url: str, size: int, on_progress: Progress) -> None:
-        """Make room for a copy and claim it.
+        """Make room for a copy and reserve it.
 
         Raises:
-            StorageError: it is larger than the cache, or all that is kept stays in use.
+            StorageError: the copy exceeds the cache, or every other copy stays in use.
         """
         until = time.monotonic() + ROOM_WAIT_S
         while True:
@@ -214,9 +214,9 @@ class Cache:
                 limit = self.limit()
                 if size > limit:
                     raise StorageError(
-                        f"{url}: {size / 1e9:.1f} GB, more than the {limit / 1e9:.1f} "
-                        f"GB that {self.folder} may hold",
-                        "raise DIGIPATH_CACHE_GB, or let DIGIPATH_CACHE name a folder "
+                        f"{url}: {size / 1e9:.1f} GB, more than the "
+                        f"{limit / 1e9:.1f} GB limit of the cache {self.folder}",
+                        "raise DIGIPATH_CACHE_GB, or set DIGIPATH_CACHE to a folder "
                         "on a larger disk",
                     )
                 if self._make_room(limit - size):
@@ -224,21 +224,21 @@ class Cache:
                     return
             if time.monotonic() > until:
                 raise StorageError(
-                    f"{url}: no room in {self.folder}: all it holds is in use",
+                    f"{url}: no room in the cache {self.folder}: every copy is in use",
                     "raise DIGIPATH_CACHE_GB, or lower --readers",
                 )
             on_progress()
             time.sleep(LOOK_S)
 
     def limit(self) -> float:
-        """Bytes that it may hold."""
+        """Size limit, bytes."""
         if self.limit_bytes is not None:
             return self.limit_bytes
         free = shutil.disk_usage(self.folder).free
         return FREE_SHARE * (free + sum(size for _, size, _ in self._kept()))
 
     def _kept(self) -> list[tuple[float, int, str]]:
-        """Last use, bytes and key of every copy, the least used first."""
+        """Last use, bytes and key of every copy, least recently used first."""
         found = []
         for entry in self.folder.glob("*.json"):
             with contextlib.suppress(FileNotFoundError):
@@ -247,7 +247,7 @@ class Cache:
         return sorted(found)
 
     def _make_room(self, at_most: float) -> bool:
-        """Remove copies that nobody uses until the others are ``at_most`` bytes."""
+        """Evict unused copies until at most ``at_most`` bytes remain."""
         kept = self._kept()
         used = sum(size for _, size, _ in kept)
         for _, size, key in kept:
@@ -261,7 +261,7 @@ class Cache:
 
 
 class _Lock:
-    """A lock of the system on a file; left when its process ends, however."""
+    """OS lock on a file; released when its process ends, even by a crash."""
 
     def __init__(self, path: Path, on_progress: Progress = lambda: None) -> None:
         self._path = path
@@ -275,8 +275,8 @@ class _Lock:
         self._file.close()
 
     def take(self, *, shared: bool) -> bool:
-        """Take it, in place of what is held, if that needs no waiting."""
-        import fcntl  # not on Windows, where slides do not come from buckets
+        """Try to acquire the lock without waiting, replacing the one held."""
+        import fcntl  # absent on Windows, where slides in buckets are not supported
 
         kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         try:
@@ -286,11 +286,11 @@ class _Lock:
         return True
 
     def acquire(self, *, shared: bool) -> None:
-        """Take it, in place of what is held, once the others have let go."""
+        """Acquire the lock, replacing the one held, waiting for others."""
         import fcntl
 
         while not self.take(shared=shared):
-            # Else two that want it alone would each wait for the other to let go.
+            # Otherwise two shared holders upgrading to exclusive would deadlock.
             fcntl.flock(self._file, fcntl.LOCK_UN)
             self._on_progress()
             time.sleep(LOOK_S)

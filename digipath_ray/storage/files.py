@@ -1,6 +1,6 @@
-"""Files on a disk and objects in a bucket, by one kind of path.
+"""Files on disk and objects in a bucket, through one path interface.
 
-A path is a ``pathlib.Path``, or for an object a ``UPath``, which speaks its language.
+A path is a ``pathlib.Path``, or a ``UPath`` with the same interface for objects.
 """
 
 import contextlib
@@ -24,68 +24,70 @@ TEMPORARY = ".writing-"
 
 
 def is_url(path: str | Path) -> bool:
-    """Whether this names an object in a bucket."""
+    """Whether this is a bucket URL."""
     return bucket.parse(path) is not None
 
 
 def place(text: str | Path) -> Path:
-    """The path that a user's text names, on disk from the root, or in a bucket.
+    """Parse a user's path or URL; paths on disk become absolute.
 
     Raises:
-        ValueError: a URL of another kind than a bucket's or a file's.
+        ValueError: an unsupported URL scheme.
     """
     found = bucket.parse(text)
     if found is not None:
         return cast(Path, UPath("/".join(part for part in found if part)))
     scheme, colon, rest = str(text).partition("://")
-    if isinstance(text, Path) and text.parts[:1] == ("file:",):  # // folded into /
+    if isinstance(text, Path) and text.parts[:1] == (
+        "file:",
+    ):  # pathlib folds // into /
         return Path("/", *text.parts[1:])
     if not colon:
         return Path(text).expanduser().absolute()
     if scheme == "file":
         return Path(rest).absolute()
     known = ", ".join(f"{name}://" for name in (*bucket.SCHEMES, "file"))
-    raise ValueError(f"{text}: no kind of place that is known: {known} or a path")
+    raise ValueError(f"{text}: unsupported URL scheme; use {known} or a path")
 
 
 def read_bytes(path: Path) -> bytes:
-    """All of a file or an object.
+    """Read a whole file or object.
 
     Raises:
-        OSError: as :func:`digipath_ray.storage.bucket.spoken`.
+        OSError: the file or bucket cannot be read.
     """
     return bucket.get(path) if is_url(path) else path.read_bytes()
 
 
 def read_text(path: Path) -> str:
-    """All of a text in UTF-8."""
+    """Read a UTF-8 text."""
     return read_bytes(path).decode("utf-8")
 
 
 def open_file(path: str | Path) -> BinaryIO:
-    """A file to read from; of an object, which must fit in memory, a copy there."""
+    """Open a file for reading; an object is read into memory, where it must fit."""
     return io.BytesIO(bucket.get(path)) if is_url(path) else Path(path).open("rb")
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """A Parquet table.
+    """Read a Parquet table.
 
     Raises:
         pyarrow.ArrowInvalid: the file is damaged; a ValueError.
-        OSError: as :func:`digipath_ray.storage.bucket.spoken`.
+        OSError: the file or bucket cannot be read.
     """
     try:
         with open_file(path) as file:
             return pq.read_table(file, columns=columns)
     except pa.ArrowException as e:
         raise pa.ArrowInvalid(
-            f"{path}: no Parquet file, or a damaged one ({e}): remove it, and have it "
-            "made again"
+            f"{path}: not a Parquet file, or damaged ({e}): delete it to have it "
+            "recreated"
         ) from e
 
 
 def modified(path: Path) -> datetime:
-    """When a file or an object was written."""
+    """Modification time of a file or object."""
     if is_url(path):
         return bucket.head(path).modified
     return datetime.fromtimestamp(path.stat().st_mtime, UTC)
@@ -93,14 +95,14 @@ def modified(path: Path) -> datetime:
 
 @contextlib.contextmanager
 def publish(path: Path) -> Iterator[Path]:
-    """A temporary path to write to; whole and visible under ``path`` on a clean exit.
+    """Write atomically: yields a temporary path, moved to ``path`` on a clean exit.
 
-    Readers see the old file or the new one, never half of one: a file is renamed into
-    place, an object is uploaded whole or not at all.
+    Readers see the old file or the new one, never a partial one: a file is renamed into
+    place, an object is uploaded completely or not at all.
 
     Raises:
-        ValueError: a folder lies there.
-        OSError: as :func:`digipath_ray.storage.bucket.spoken`.
+        ValueError: ``path`` is a directory.
+        OSError: the file or bucket cannot be read.
     """
     if is_url(path):
         with tempfile.TemporaryDirectory(prefix="digipath-") as folder:
@@ -109,7 +111,7 @@ def publish(path: Path) -> Iterator[Path]:
             bucket.upload(temporary, path)
         return
     if path.is_dir():
-        raise ValueError(f"{path}: a folder: name a file")
+        raise ValueError(f"{path}: a directory: give a file name")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}.{path.name}")
     try:

@@ -1,8 +1,10 @@
-"""One run at a time in a directory: a lock on a disk, a lease in a bucket.
+"""Exclusive use of a run directory: a file lock on disk, a lease in a bucket.
 
-A lock ends with its process, however that ends. A lease is an object that its holder
-writes anew every RENEW_S; one that nobody renews for LEASE_S is taken over. Every write
-names the version that it replaces, so of two who try at once the store refuses one.
+A lock is released when its process ends. A lease is an object that its holder rewrites
+every RENEW_S; if it is not renewed for LEASE_S it can be taken over. Every write is
+conditional on the version it replaces, so of two concurrent writers one fails. Ours
+because filelock needs a file system and no bucket client offers leases on S3, GCS and
+Azure alike.
 """
 
 import contextlib
@@ -31,8 +33,8 @@ RENEW_S = 20.0
 LOOK_S = 2.0
 
 
-class HeldByOther(RuntimeError):  # noqa: N818 - says what is wrong, not "Error"
-    """Somebody else holds the directory; ``holder`` says who."""
+class HeldByOther(RuntimeError):  # noqa: N818 - named after the condition, not "Error"
+    """Another process holds the directory; ``holder`` names it."""
 
     def __init__(self, holder: str) -> None:
         super().__init__(f"held by {holder}")
@@ -41,17 +43,17 @@ class HeldByOther(RuntimeError):  # noqa: N818 - says what is wrong, not "Error"
 
 @dataclass(kw_only=True)
 class Held:
-    """A directory that this process holds; ``lost`` once somebody has taken it over."""
+    """A directory held by this process; ``lost`` is set if it is taken over."""
 
     lost: threading.Event = field(default_factory=threading.Event)
 
 
 @contextlib.contextmanager
 def hold(folder: Path) -> Iterator[Held]:
-    """Hold a folder on a disk or in a bucket.
+    """Hold a folder on disk or in a bucket.
 
     Raises:
-        HeldByOther: somebody else does.
+        HeldByOther: another process holds it.
         OSError: the place cannot be written.
     """
     with (_leased if is_url(folder) else _locked)(folder) as held:
@@ -93,7 +95,7 @@ def _leased(folder: Path) -> Iterator[Held]:
 
 
 class Lease:
-    """The object in a bucket that says who holds its folder, and until when."""
+    """The lease object of a folder in a bucket: its holder and expiry."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -102,16 +104,16 @@ class Lease:
         self._etag: str | None = None
 
     def acquire(self) -> None:
-        """Take the lease; one that nobody renews is taken over when it has run out.
+        """Acquire the lease, taking over an expired one.
 
         Raises:
-            HeldByOther: somebody renews it.
-            OSError: as :func:`digipath_ray.storage.bucket.spoken`.
+            HeldByOther: its holder renews it.
+            OSError: the bucket cannot be accessed.
         """
         found = self._look()
         if found is not None and not found.is_dead():
             log.warning(
-                "%s is leased by %s: waiting up to %.0f s for a sign of life",
+                "%s is leased by %s: waiting up to %.0f s for it to renew or expire",
                 self.path.parent,
                 found.holder,
                 LEASE_S,
@@ -122,22 +124,22 @@ class Lease:
             raise HeldByOther("another process" if now is None else now.holder)
 
     def _await_end(self, found: "Found") -> None:
-        """Return when the lease has run out.
+        """Wait until the lease expires.
 
         Raises:
-            HeldByOther: it was renewed meanwhile.
+            HeldByOther: it was renewed in the meantime.
         """
         until = time.monotonic() + LEASE_S
         while time.monotonic() < until:
             time.sleep(LOOK_S)
             now = self._look()
-            if now is None:  # given up
+            if now is None:  # released
                 return
             if now.etag != found.etag:
                 raise HeldByOther(now.holder)
 
     def _look(self) -> "Found | None":
-        """What the lease says now; None where there is none."""
+        """Read the lease; None if there is none."""
         try:
             etag = bucket.head(self.path).etag
             record = json.loads(bucket.get(self.path))
@@ -153,7 +155,7 @@ class Lease:
         )
 
     def _write(self, *, over: str | None) -> bool:
-        """Write the lease anew over one version of it; False if that is gone."""
+        """Write the lease over one version of it; False if that was replaced."""
         record = {"token": self._token, "pid": os.getpid(), "host": platform.node()}
         record["renewed"] = datetime.now(UTC).isoformat()
         try:
@@ -161,7 +163,7 @@ class Lease:
                 self.path, json.dumps(record).encode(), etag=over
             )
         except FileExistsError:
-            # Ours all the same, if the answer to our own write was lost on its way.
+            # Still ours if only the response to our own write was lost.
             now = self._look()
             if now is None or now.token != self._token:
                 return False
@@ -169,7 +171,7 @@ class Lease:
         return True
 
     def keep(self, stop: threading.Event) -> None:
-        """Renew the lease until ``stop``; :attr:`held` says if it was lost."""
+        """Renew the lease until ``stop``; sets :attr:`held` lost if taken over."""
         renewed = time.monotonic()
         while not stop.wait(RENEW_S):
             try:
@@ -177,13 +179,13 @@ class Lease:
                     self.held.lost.set()
                     return
                 renewed = time.monotonic()
-            except OSError:  # out of reach for now; it may come back in time
+            except OSError:  # unreachable for now; may recover before the lease expires
                 if time.monotonic() - renewed > LEASE_S:
                     self.held.lost.set()
                     return
 
     def release(self) -> None:
-        """Give the lease up, if it is still ours."""
+        """Release the lease if it is still ours."""
         with contextlib.suppress(OSError):
             found = self._look()
             if found is not None and found.token == self._token:
@@ -192,7 +194,7 @@ class Lease:
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """A lease as it stands."""
+    """A lease as read from the bucket."""
 
     etag: str
     token: str
@@ -201,9 +203,9 @@ class Found:
 
     @property
     def holder(self) -> str:
-        """Who holds it, as another user is told."""
+        """The holder, for messages."""
         return f"process {self.pid} on {self.host}"
 
     def is_dead(self) -> bool:
-        """Whether its holder was a process of this machine that has ended."""
+        """Whether the holder was a process of this machine that has ended."""
         return self.host == platform.node() and not psutil.pid_exists(self.pid)

@@ -1,1 +1,1 @@
-"""Where tissue is on a slide, and how good the slide is."""
+"""Tissue detection and slide quality."""

@@ -1,8 +1,8 @@
-"""Find the tissue on a slide's thumbnail, and a wider mask that places the patches.
+"""Tissue detection on a thumbnail, and the dilated mask that places patches.
 
 Method of the paper (section "Tissue mask"): HSV, Otsu on the saturation, binary
-morphology, here in micrometers. Otsu always splits, also blank glass and a crop that
-is tissue all over; both are caught (:func:`_saturation_threshold`).
+morphology, here in micrometers. Otsu always splits, even blank glass or a crop full of
+tissue; both are handled (:func:`_saturation_threshold`).
 """
 
 from dataclasses import dataclass
@@ -37,13 +37,13 @@ __all__ = [
 ]
 
 SMOOTH_UM = 24.0
-"""Colors are judged as means over this width: noise on glass is not tissue."""
+"""Colors are averaged over this width, so that noise on glass is not tissue."""
 MEDIAN_UM = 56.0
-"""The CAMELYON variant's 7x7 median, at the 8 um/px it is used at."""
+"""The CAMELYON variant's 7x7 median at its 8 um/px."""
 GLASS_SATURATION = 0.15
-"""Otsu's lower class is glass only if its mean saturation (0..1) is below this."""
+"""Otsu's lower class is glass if its mean saturation (0..1) is below this."""
 ASPECT_TOLERANCE = 0.05
-"""Relative difference of aspect from which a mask belongs to another slide."""
+"""Relative aspect ratio difference at which a mask is of another slide."""
 
 TISSUE_COLOR = (0, 150, 60)
 SAMPLING_COLOR = (128, 128, 128)
@@ -53,13 +53,13 @@ PATCH_COLOR = (20, 60, 200)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Tissue:
-    """What is where on a slide; the masks share one pixel grid, the thumbnail's.
+    """Masks of a slide, all on the thumbnail's pixel grid.
 
     Attributes:
         mask: the tissue.
-        sampling: the tissue dilated by ``spec.dilate_um``; it only places patches.
-        ink: drawn ink.
-        quality: what the thumbnail tells about the slide.
+        sampling: the tissue dilated by ``spec.dilate_um``; only used to place patches.
+        ink: pen marks.
+        quality: quality measures from the thumbnail.
     """
 
     mask: Mask
@@ -69,9 +69,9 @@ class Tissue:
 
 
 def find_tissue(rgb: Pixels, *, mpp_x: float, mpp_y: float, spec: TissueSpec) -> Tissue:
-    """The tissue on a thumbnail [rows, cols, 3] of ``mpp_x``, ``mpp_y`` um per px.
+    """Find the tissue on a thumbnail [rows, cols, 3] of ``mpp_x``, ``mpp_y`` um per px.
 
-    The method "all" takes every pixel as it is: no ink and no least area there.
+    The method "all" takes every pixel: no ink removal, no minimum area.
     """
     smooth, ink = _smooth_and_ink(rgb, mpp_x=mpp_x, mpp_y=mpp_y)
     if spec.tissue == "all":
@@ -98,18 +98,18 @@ def tissue_from_mask(
     mpp_y: float,
     spec: TissueSpec,
 ) -> Tissue:
-    """The user's own mask as the tissue, nearest neighbor at the thumbnail's size.
+    """Use the user's mask as tissue, resized to the thumbnail by nearest neighbor.
 
     Args:
-        array: [rows, cols] over the whole slide at any scale; tissue is where it is
-            > 0. Taken at its word: no morphology, no ink taken out, no least area.
+        array: [rows, cols] over the whole slide at any scale; tissue is > 0. Used as
+            is: no morphology, no ink removal, no minimum area.
         rgb: the slide's thumbnail [rows, cols, 3].
         mpp_x: um per thumbnail px.
         mpp_y: um per thumbnail px.
-        spec: how far the sampling mask reaches.
+        spec: dilation of the sampling mask.
 
     Raises:
-        ValueError: the mask is not two-dimensional or has another slide's shape.
+        ValueError: the mask is not two-dimensional or has another aspect ratio.
     """
     _, ink = _smooth_and_ink(rgb, mpp_x=mpp_x, mpp_y=mpp_y)
     mask = ink.like(_resized(array > 0, ink.array.shape))
@@ -137,7 +137,7 @@ def _smooth_and_ink(rgb: Pixels, *, mpp_x: float, mpp_y: float) -> tuple[Pixels,
 
 
 def _black_to_white(rgb: Pixels) -> Pixels:
-    """The thumbnail with unscanned pixels as glass; their saturation is noise."""
+    """Replace unscanned black pixels by glass; their saturation is noise."""
     _, high = extremes(rgb)
     out = rgb.copy()
     out[high < UNSCANNED] = 255
@@ -145,10 +145,10 @@ def _black_to_white(rgb: Pixels) -> Pixels:
 
 
 def _median(saturation: Pixels, *, mpp_x: float, mpp_y: float) -> Pixels:
-    """The median over MEDIAN_UM: 7 x 7 px at 8 um/px.
+    """Median filter over MEDIAN_UM: 7 x 7 px at 8 um/px.
 
-    The paper takes it of the three channels; of their saturation it costs a third, and
-    the masks of real images agree (same area to 0.1 %, CMU-1's overlap 0.98).
+    The paper filters the three channels; filtering the saturation costs a third, and
+    masks of real images agree (area within 0.1 %, overlap of CMU-1 0.98).
     """
     height, width = (2 * int(MEDIAN_UM / m / 2) + 1 for m in (mpp_y, mpp_x))
     return np.asarray(rank.median(saturation, np.ones((height, width), np.uint8)))
@@ -162,11 +162,11 @@ def _saturation(rgb: Pixels) -> Pixels:
 
 
 def _saturation_threshold(saturation: Pixels, floor: float) -> float:
-    """Saturation (0..255) above which a pixel is tissue: Otsu's, with two guards.
+    """Saturation (0..255) above which a pixel is tissue: Otsu's, with two limits.
 
-    Tissue stands out from Otsu's lower class by ``floor`` (0..1) at least, so noise on
-    glass, also on tinted glass, is not split. Where the lower class is too colorful for
-    glass, Otsu split the tissue itself: then there is no glass, only the floor holds.
+    Tissue exceeds Otsu's lower class by at least ``floor`` (0..1), so noise on glass,
+    even tinted, is not tissue. If the lower class is too saturated for glass, Otsu
+    split the tissue itself: there is no glass, and only the floor applies.
     """
     counts = np.bincount(saturation, minlength=256)
     used = np.flatnonzero(counts)
@@ -181,16 +181,16 @@ def _saturation_threshold(saturation: Pixels, floor: float) -> float:
 
 
 def _paip_rule(rgb: Pixels) -> Bools:
-    """Tissue by PAIP 2019's organizers (challenge issue 19)."""
+    """Tissue rule of the PAIP 2019 organizers (challenge issue 19)."""
     r, g, b = rgb[..., 0], rgb[..., 1], rgb[..., 2]
     return np.asarray((r < 235) | (g < 210) | (b < 235))
 
 
 def _solid(raw: Mask, *, ink: Mask, spec: TissueSpec) -> Mask:
-    """Raw tissue pixels without ink, gaps and specks; empty if too little is left."""
+    """Remove ink, gaps and specks from raw tissue; empty if too little is left."""
     allowed = ~ink.array if spec.exclude_ink else np.ones_like(ink.array)
     closed = raw.like(raw.array & allowed).closed(spec.close_um)
-    # Closing bridges a thin stroke; it is taken out again before specks are judged.
+    # Closing bridges a thin stroke; ink is removed again before specks are measured.
     mask = raw.like(closed.array & allowed).opened(spec.open_um)
     if mask.area_mm2 < spec.min_tissue_mm2:
         return raw.like(np.zeros_like(raw.array))
@@ -198,24 +198,27 @@ def _solid(raw: Mask, *, ink: Mask, spec: TissueSpec) -> Mask:
 
 
 def _resized(array: Bools, shape: tuple[int, ...]) -> Bools:
-    """A mask at another scale, nearest neighbor."""
+    """Resize a mask by nearest neighbor."""
     if array.ndim != 2:
-        raise ValueError(f"a mask has rows and cols, not shape {list(array.shape)}")
+        raise ValueError(
+            f"a mask must be two-dimensional, not of shape {list(array.shape)}"
+        )
     rows, cols = shape
     aspect = (array.shape[1] / array.shape[0]) / (cols / rows)
-    # A side of a few px cannot show the slide's aspect any better than to a pixel.
+    # A side of a few px resolves the aspect ratio only to one pixel.
     slack = ASPECT_TOLERANCE + 1 / min(*array.shape, rows, cols)
     if abs(aspect - 1) > slack:
         raise ValueError(
-            f"the mask is {array.shape[1]}x{array.shape[0]} px, the slide's thumbnail "
-            f"{cols}x{rows}: they do not cover the same slide"
+            f"the mask is {array.shape[1]}x{array.shape[0]} px, the slide's "
+            f"thumbnail {cols}x{rows}: aspect ratios differ, so they are not of the "
+            "same slide"
         )
     image = Image.fromarray(array.astype(np.uint8))
     return np.asarray(image.resize((cols, rows), Image.Resampling.NEAREST)) > 0
 
 
 def draw_tissue(rgb: Pixels, tissue: Tissue, *, boxes: NDArray[Any]) -> Pixels:
-    """The thumbnail with outlines and patch centers, for a person to check.
+    """Draw outlines and patch centers on the thumbnail, for visual inspection.
 
     Green: tissue. Gray, thin: the sampling mask. Red: ink. Blue dots: the centers of
     the patches whose ``boxes`` [n, 4] are (x0, y0, x1, y1) in mask px.
@@ -236,7 +239,7 @@ def draw_tissue(rgb: Pixels, tissue: Tissue, *, boxes: NDArray[Any]) -> Pixels:
 
 
 def _outline(mask: Mask, px: int) -> Bools:
-    """The mask's outermost pixels, ``px`` wide; none along the image's edge."""
+    """Outermost pixels of a mask, ``px`` wide; none along the image border."""
     outside = mask.like(~mask.array).dilated(px * max(mask.mpp_x, mask.mpp_y))
     return outside.array & mask.array
 

@@ -1,7 +1,7 @@
-"""A boolean image that knows its physical size, and its PNG file.
+"""Boolean masks of known pixel size, and their PNG files.
 
-Rows and columns are mask px; widths and radii are micrometers, x and y apart, so the
-same call means the same on every scanner and for pixels that are not square.
+Rows and columns are mask px; widths and radii are micrometers, converted separately in
+x and y, so a call has the same effect on every scanner and with non-square pixels.
 """
 
 import math
@@ -23,7 +23,7 @@ MAX_MASK_PX = 1 << 30
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Mask:
-    """A boolean array [rows, cols] over a whole slide, with the size of its pixels.
+    """A boolean array [rows, cols] over a whole slide, with its pixel size.
 
     Attributes:
         array: bool [rows, cols].
@@ -35,7 +35,7 @@ class Mask:
     mpp_y: float
 
     def __post_init__(self) -> None:
-        """Check the fields."""
+        """Validate the fields."""
         if self.array.dtype != np.bool_ or self.array.ndim != 2:
             raise ValueError(
                 f"a mask is bool [rows, cols], not {self.array.dtype} "
@@ -50,20 +50,20 @@ class Mask:
         return int(self.array.sum()) * self.mpp_x * self.mpp_y / 1e6
 
     def like(self, array: Bools) -> Self:
-        """Another array on the same pixels."""
+        """Wrap another array on the same pixel grid."""
         return type(self)(array=array, mpp_x=self.mpp_x, mpp_y=self.mpp_y)
 
     def dilated(self, radius_um: float) -> Self:
-        """Every pixel whose center is within ``radius_um`` of a true pixel's center."""
+        """Pixels whose center is within ``radius_um`` of a true pixel's center."""
         return self.like(
             _dilate(self.array, radius_um / self.mpp_x, radius_um / self.mpp_y)
         )
 
     def closed(self, width_um: float) -> Self:
-        """Gaps up to ``width_um`` filled, to within one pixel (binary closing).
+        """Fill gaps up to ``width_um``, to within one pixel (binary closing).
 
-        At its edge the array goes on as it ends there: a gap that runs out of it is
-        filled, what lies between a true part and the edge is not.
+        The array is padded by its edge values: a gap that runs out of it is filled, the
+        space between a true part and the edge is not.
         """
         rx, ry = self._reach(width_um)
         pad_x, pad_y = math.ceil(rx), math.ceil(ry)
@@ -72,25 +72,25 @@ class Mask:
         return self.like(closed[pad_y:-pad_y, pad_x:-pad_x])
 
     def opened(self, width_um: float) -> Self:
-        """Parts up to ``width_um`` wide removed, to within one pixel (binary opening).
+        """Remove parts up to ``width_um`` wide, to within one pixel (binary opening).
 
-        A part that touches the array's edge may go on beyond it, and is measured so.
+        A part that touches the array's edge is assumed to continue beyond it.
         """
         rx, ry = self._reach(width_um)
         return self.like(_dilate(~_dilate(~self.array, rx, ry), rx, ry))
 
     def _reach(self, width_um: float) -> tuple[float, float]:
-        # Half a pixel more: a gap of n px is closed from a radius of n/2 on if n is
-        # even, but only from (n + 1)/2 on if it is odd.
+        # Half a pixel more: closing a gap of n px needs a radius of n/2 if n is even,
+        # but (n + 1)/2 if it is odd.
         return width_um / self.mpp_x / 2 + 0.5, width_um / self.mpp_y / 2 + 0.5
 
 
 def _dilate(array: Bools, radius_x: float, radius_y: float) -> Bools:
-    """The union of the array shifted to every pixel of an ellipse (exact, radii in px).
+    """Dilate by an ellipse (exact, radii in px).
 
-    Row by row of the ellipse, the widest last, each row's horizontal dilation growing
-    from the one before: about 3 radii of whole-array ORs, ten times faster than a
-    distance transform at the sizes of a slide's mask.
+    The ellipse is processed row by row, the widest last; each row's horizontal dilation
+    extends the previous one: about 3 radii of whole-array ORs, ten times faster than a
+    distance transform at the size of slide masks.
     """
     out = np.zeros_like(array)
     wide, width = array.copy(), 0
@@ -109,50 +109,50 @@ def _dilate(array: Bools, radius_x: float, radius_y: float) -> Bools:
 
 def write_mask(path: str | Path, mask: Mask) -> None:
     """Write a PNG of 0 and 255 whose pHYs chunk holds the physical pixel size."""
-    # PNG counts whole px per meter: 0.003 % off at 64 um/px, nothing at 8.
+    # PNG stores integer px per meter: error 0.003 % at 64 um/px, none at 8.
     dpi = (UM_PER_INCH / mask.mpp_x, UM_PER_INCH / mask.mpp_y)
     Image.fromarray(mask.array.astype(np.uint8) * 255).save(path, format="PNG", dpi=dpi)
 
 
 def read_mask(path: str | Path) -> Mask:
-    """A mask as :func:`write_mask` writes it.
+    """Read a mask written by :func:`write_mask`.
 
     Raises:
-        ValueError: no image, or one that does not state its physical size.
+        ValueError: not an image, or one without physical size.
     """
     array, dpi = _decode(path)
     if dpi is None:
         raise ValueError(
-            f"{path}: a mask without a physical size (pHYs); read it with "
-            "read_mask_image and say which slide it covers"
+            f"{path}: the mask has no physical size (pHYs); read it with "
+            "read_mask_image and give the slide it covers"
         )
     return Mask(array=array, mpp_x=UM_PER_INCH / dpi[0], mpp_y=UM_PER_INCH / dpi[1])
 
 
 def read_mask_image(path: str | Path) -> Bools:
-    """Bool [rows, cols] of any image: tissue is where a value is above 0.
+    """Read any image as bool [rows, cols]: tissue is > 0.
 
-    For masks made elsewhere, whose printing density says nothing about the slide.
+    For masks of other tools, whose printing density is unrelated to the slide.
 
     Raises:
-        ValueError: no image, or one too large to be a mask.
+        ValueError: not an image, or too large for a mask.
     """
     return _decode(path)[0]
 
 
 def _decode(path: str | Path) -> tuple[Bools, tuple[float, float] | None]:
     limit = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = None  # ours is the limit
+    Image.MAX_IMAGE_PIXELS = None  # replaced by our own limit
     try:
         with open_file(path) as file, Image.open(file) as image:
             if image.width * image.height > MAX_MASK_PX:
                 raise ValueError(f"{path}: too large for a mask: save it at 8 um/px")
-            # Alpha says what is seen, not what is tissue.
+            # Alpha is visibility, not tissue.
             opaque = {"RGBA": "RGB", "LA": "L", "PA": "P"}.get(image.mode, image.mode)
             dpi = image.info.get("dpi")
             values = np.asarray(image.convert(opaque))
     except (OSError, SyntaxError) as e:
-        raise ValueError(f"{path}: not an image that can be read: {e}") from e
+        raise ValueError(f"{path}: cannot read the image: {e}") from e
     finally:
         Image.MAX_IMAGE_PIXELS = limit
     channels = (values > 0).reshape(*values.shape[:2], -1)

@@ -1,9 +1,9 @@
-"""What is wrong with a slide, as far as its thumbnail shows: ink, blur, black, blank.
+"""Quality of a slide from its thumbnail: ink, blur, black and blank areas.
 
 Thresholds are module constants, chosen on real H&E (124 GlaS fields, an Aperio slide)
-so that no tissue color comes near them; each says what it was measured against.
-Colors are compared as optical density, OD = -log10(value / 255), because ink and stain
-add up there, and a thinner layer keeps the ratios of its channels.
+so that no tissue color comes near them; each comment gives its measurement. Colors are
+compared as optical density, OD = -log10(value / 255), because ink and stain are
+additive there, and a thinner layer has the same channel ratios.
 """
 
 from dataclasses import dataclass
@@ -16,29 +16,29 @@ from digipath_ray.slide.info import Pixels
 from digipath_ray.tissue.mask import Bools, Mask
 
 UNSCANNED = 16
-"""All three channels below this: no light at all, the scanner saw nothing there."""
+"""Unscanned: all three channels are below this."""
 BLANK_VALUE = 200
 BLANK_SATURATION = 0.05
 """Glass: every channel and the HSV saturation are at least and at most this."""
 
 INK_WIDTH_UM = 100.0
-"""Ink thinner than this is left alone; a fine marker draws 300 um and more."""
+"""Thinner ink is ignored; a fine marker draws 300 um and more."""
 RED_WIDTH_UM = 200.0
-"""As INK_WIDTH_UM, for red: a vessel full of blood is narrower."""
+"""Minimum width of red ink: a vessel full of blood is narrower."""
 INK_MARGIN_UM = 24.0
-"""Ink reaches this far beyond the pixels found: its soft edge."""
+"""Margin added to the detected ink for its soft edge."""
 INK_OVER_UM = 1000.0
-"""Ink this wide with tissue on both sides lies over tissue."""
+"""Ink up to this wide with tissue on both sides is over tissue."""
 INK_TOUCH_UM = 50.0
 """Ink this close to tissue touches it."""
 
 BLUR_MPP = 8.0
-"""Blur is judged on pixels of about this size, whatever the thumbnail's."""
+"""Blur is measured on pixels of about this size, whatever the thumbnail's."""
 BLUR_RATIO = 0.5
 """Sharp tissue has 0.85 to 1.6; a Gaussian blur of half a pixel's width 0.3 to 0.5."""
 BLUR_WINDOW_UM = 400.0
 BLUR_TEXTURE = 4.0
-"""Mean squared Laplacian (gray levels) at two pixels below which nothing is seen."""
+"""Minimum mean squared Laplacian (gray levels) at two pixels to measure blur."""
 
 FLAG_INK = 0.002
 FLAG_INK_OVER_TISSUE = 0.005
@@ -52,11 +52,11 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class Quality:
-    """One slide's quality, all fractions in 0..1.
+    """Quality of one slide; fractions in 0..1.
 
     Attributes:
         tissue_mm2: area of the tissue mask, mm2.
-        ink: drawn ink, fraction of the slide.
+        ink: pen marks, fraction of the slide.
         ink_over_tissue: ink over or touching tissue, fraction of tissue with that ink.
         blur: fraction of the tissue that is grossly out of focus (point spread of about
             half a mask px and more, 4 um at 8 um/px; finer defocus is invisible here).
@@ -73,7 +73,7 @@ class Quality:
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """Names of what passed its FLAG_ constant, in a fixed order."""
+        """Names of the measures beyond their FLAG_ constant, in a fixed order."""
         little = 0 < self.tissue_mm2 < FLAG_LITTLE_TISSUE_MM2
         raised = {
             "ink": self.ink >= FLAG_INK,
@@ -87,7 +87,7 @@ class Quality:
 
 
 def measure_quality(rgb: Pixels, *, tissue: Mask, ink: Mask) -> Quality:
-    """The quality of a slide from its thumbnail [rows, cols, 3] and two masks on it."""
+    """Measure a slide's quality from its thumbnail [rows, cols, 3] and two masks."""
     low, high = extremes(rgb)
     blank = (low >= BLANK_VALUE) & (high - low <= BLANK_SATURATION * high)
     return Quality(
@@ -110,13 +110,13 @@ def extremes(rgb: Pixels) -> tuple[Pixels, Pixels]:
 
 
 def find_ink(rgb: Pixels, *, mpp_x: float, mpp_y: float) -> Mask:
-    """Drawn ink in blue, green, red and black, from an rgb smoothed over about 24 um.
+    """Find blue, green, red and black ink in an RGB image smoothed over about 24 um.
 
-    Lines thinner than INK_WIDTH_UM (red: RED_WIDTH_UM) stay out; the rest gets a margin
-    of INK_MARGIN_UM. What light ink over tissue makes of a color can be a stain's, and
-    is then not found.
+    Lines thinner than INK_WIDTH_UM (red: RED_WIDTH_UM) are dropped; the rest is
+    extended by INK_MARGIN_UM. Light ink over tissue can have the color of a stain, and
+    is then missed.
     """
-    # One more than the value, so that black is dark (2.4) and not infinite.
+    # Plus one, so that black has a finite optical density (2.4).
     density = -np.log10(np.arange(1, 257, dtype=np.float32) / 256)
     r, g, b = (density[rgb[..., i]] for i in range(3))
     found = np.zeros(rgb.shape[:2], np.bool_)
@@ -126,7 +126,7 @@ def find_ink(rgb: Pixels, *, mpp_x: float, mpp_y: float) -> Mask:
     ):
         if colored.any():
             ink = Mask(array=colored, mpp_x=mpp_x, mpp_y=mpp_y)
-            # Opening rounds the corners off a stroke; this gives them back.
+            # Opening rounds the corners of a stroke; this restores them.
             near = ink.opened(width_um).dilated(width_um / 2).array
             found |= ink.like(colored & near).dilated(INK_MARGIN_UM).array
     return Mask(array=found, mpp_x=mpp_x, mpp_y=mpp_y)
@@ -137,11 +137,11 @@ def find_ink(rgb: Pixels, *, mpp_x: float, mpp_y: float) -> Mask:
 
 
 def _cold_ink(r: Floats, g: Floats, b: Floats) -> Bools:
-    """Blue and green: red is absorbed most, or as much as green with little blue.
+    """Blue and green ink absorb red most, or as much as green with little blue.
 
-    Hematoxylin and eosin absorb green most: red over green is below 0.7 in 99.9 % of
-    the real pixels, and where it comes near 1 blue over green is 0.64 and more (0.41 in
-    pure hematoxylin, which no mean over 24 um is).
+    Hematoxylin and eosin absorb green most: red/green is below 0.7 in 99.9 % of real
+    pixels, and where it approaches 1, blue/green is at least 0.64 (0.41 in pure
+    hematoxylin, which no 24-um mean reaches).
     """
     light = r > 1.1 * g + 0.05
     deep = (g > 0.3) & (r > 0.85 * g) & (b < 0.35 * g)
@@ -150,22 +150,22 @@ def _cold_ink(r: Floats, g: Floats, b: Floats) -> Bools:
 
 
 def _red_ink(r: Floats, g: Floats, b: Floats) -> Bools:
-    """Saturated red; blue over green was at most 0.66 in blood and eosin."""
+    """Saturated red; blue/green is at most 0.66 in blood and eosin."""
     return np.asarray((g > 0.7) & (b > 0.8 * g) & (r < 0.3 * g))
 
 
 def _black_ink(r: Floats, g: Floats, b: Floats) -> Bools:
-    """Dark and gray; the grayest dark tissue spread by 0.28 of its densest channel."""
+    """Dark and gray; the grayest dark tissue spreads by 0.28 of its densest channel."""
     densest = np.maximum(np.maximum(r, g), b)
     lightest = np.minimum(np.minimum(r, g), b)
     return np.asarray((lightest > 0.4) & (densest - lightest < 0.2 * densest))
 
 
 def _ink_over_tissue(*, tissue: Mask, ink: Mask) -> float:
-    """Ink between or beside tissue, as a fraction of the tissue and that ink."""
+    """Ink between or next to tissue, as a fraction of tissue plus that ink."""
     if not (tissue.array.any() and ink.array.any()):
         return 0.0
-    # A share needs no fine pixels: about 32 um, which makes the wide closing cheap.
+    # Coarse pixels of about 32 um suffice for a fraction and make the closing cheap.
     step_y, step_x = (max(1, round(32 / m)) for m in (tissue.mpp_y, tissue.mpp_x))
     coarse = Mask(
         array=tissue.array[::step_y, ::step_x],
@@ -178,12 +178,12 @@ def _ink_over_tissue(*, tissue: Mask, ink: Mask) -> float:
 
 
 def _blurred_share(rgb: Pixels, tissue: Mask) -> float:
-    """Fraction of the tissue's interior that is blurred, at BLUR_MPP or coarser.
+    """Blurred fraction of the tissue's interior, at BLUR_MPP or coarser.
 
-    Measure: mean squared Laplacian at one pixel over the same at two. Tissue has
-    detail at every scale, so in focus the two are alike whatever the stain or its
-    contrast; a blur takes the finer one first. The tissue's rim is left out, where a
-    straight edge to the glass gives 0.5 by itself.
+    Measure: mean squared Laplacian at one pixel divided by that at two pixels. Tissue
+    has detail at every scale, so in focus both are similar whatever the stain and
+    contrast; blur reduces the finer one first. The tissue's rim is excluded, because a
+    straight edge to glass alone gives 0.5.
     """
     fine_y, fine_x = (max(1, round(BLUR_MPP / m)) for m in (tissue.mpp_y, tissue.mpp_x))
     r, g, b = (rgb[..., i].astype(np.float32) for i in range(3))
@@ -196,7 +196,7 @@ def _blurred_share(rgb: Pixels, tissue: Mask) -> float:
     energy = _binned(ndimage.laplace(fine) ** 2, 2, 2)
     um = (2 * fine_y * tissue.mpp_y, 2 * fine_x * tissue.mpp_x)
     window = tuple(max(3, round(BLUR_WINDOW_UM / u)) for u in um)
-    # Rounding to 8 bits adds (1/12)/3 per pixel, times the Laplacian's 20.
+    # Rounding to 8 bits adds variance (1/12)/3 per pixel, times the Laplacian's 20.
     at_one = _local_mean(energy, inside, window) - 20 / 36
     at_two = _local_mean(ndimage.laplace(coarse) ** 2, inside, window)
     blurred = (at_two > BLUR_TEXTURE) & (at_one < BLUR_RATIO * at_two)
@@ -204,14 +204,14 @@ def _blurred_share(rgb: Pixels, tissue: Mask) -> float:
 
 
 def _binned(image: Floats, rows: int, cols: int) -> Floats:
-    """Means of blocks of rows x cols pixels; an incomplete last block is dropped."""
+    """Means of rows x cols pixel blocks; an incomplete last block is dropped."""
     height, width = image.shape[0] // rows, image.shape[1] // cols
     blocks = image[: height * rows, : width * cols].reshape(height, rows, width, cols)
     return np.asarray(blocks.mean(axis=(1, 3)))
 
 
 def _local_mean(values: Floats, where: Bools, window: tuple[int, ...]) -> Floats:
-    """Mean in a window around each pixel over the pixels of ``where``; 0 beyond."""
+    """Mean over the ``where`` pixels of a window around each pixel; 0 outside."""
     weight = where.astype(np.float32)
     total = ndimage.uniform_filter(values * weight, window, mode="constant")
     count = ndimage.uniform_filter(weight, window, mode="constant")

@@ -1,10 +1,10 @@
-"""How networks come to be: annotated slides into a fitted, calibrated ensemble.
+"""Training: from annotated slides to a fitted, calibrated ensemble.
 
-sampling (points on slides, draws of an epoch) -> reader (draws into batches of pixels
-and truth) -> augment (one patch, varied) -> fit (a network, epoch by epoch, from its
-start through its loss) -> calibration (what a probability is worth, where to cut it)
--> conclusion (weights, card, curves) -> scoring (on patients that no member has seen)
+sampling (points on slides, draws of an epoch) -> reader (draws to batches of pixels and
+truth) -> augment (one patch) -> fit (one network, from its start weights, by its loss)
+-> calibration (reliability, threshold, temperature) -> conclusion (weights, card,
+curves) -> scoring (on test patients)
 
-folds say which patients a member sees. Hard examples and corrections, which ``mining``
-leads to, are added. Pure functions; Ray spreads them in ``distributed``.
+Folds assign patients to members. Hard examples and corrections from ``mining`` are
+added. All free of Ray, which is used in ``distributed``.
 """

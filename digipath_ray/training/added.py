@@ -1,7 +1,7 @@
-"""What a fit adds to a slide's own patches: hard examples, and corrected regions.
+"""Additional training patches: hard examples and corrected regions.
 
-They are chosen for being difficult, so a slide's own patches alone say what a member is
-worth: added ones are fitted on, and never validated or tested on.
+They are selected for difficulty and would bias scores, so they are used for training
+only, never for validation or test.
 """
 
 import logging
@@ -34,18 +34,18 @@ from digipath_ray.training.sampling import Candidates, draw_samples
 log = logging.getLogger(__name__)
 
 FRAME_PATCHES = 32
-"""Patches of each kind that a frame gives, at most.
+"""Maximum patches of each kind per frame.
 
-A region of 250 um holds 16 patches of 64 um (256 px at 0.25 um/px) side by side.
+A region of 250 um holds 16 adjacent patches of 64 um (256 px at 0.25 um/px).
 """
 
 
 def added_files(recipe: Recipe, slide_ids: Sequence[str]) -> dict[str, Path]:
-    """Files that a fit takes hard examples and corrections from, by a name for each.
+    """Files of hard examples and corrections of a fit, by name.
 
     Raises:
-        ValueError: one is missing, not what it should be, was made for patches of
-            another size, or is about a slide that is not in the cohort.
+        ValueError: a file is missing, invalid, for patches of another size, or of a
+            slide that is not in the cohort.
     """
     files: dict[str, Path] = {}
     if recipe.sampling.hard_examples is not None:
@@ -64,19 +64,19 @@ def _check_hard(path: Path, recipe: Recipe, slide_ids: Sequence[str]) -> None:
     for name, value in want.items():
         if not math.isclose(note.get(name, value), value):
             raise ValueError(
-                f"hard examples {path}: found with {name} = {note[name]:g}, but the "
-                f"fit has {value:g}: mine again, or fit as they were found"
+                f"hard examples {path}: mined with {name} = {note[name]:g}, but the "
+                f"fit has {value:g}: mine again, or change the fit"
             )
     unknown = sorted(set(table["slide_id"].to_pylist()) - set(slide_ids))
     if unknown:
         raise ValueError(
-            f"hard examples {path}: {len(unknown)} of their slides are not in the "
-            f"cohort, {unknown[0]!r} for one: give the cohort that was mined"
+            f"hard examples {path}: {len(unknown)} of the slides are not in the "
+            f"cohort, e.g. {unknown[0]!r}: give the cohort that was mined"
         )
 
 
 def added_digests(recipe: Recipe, slide_ids: Sequence[str]) -> dict[str, str]:
-    """Sha256 of each of :func:`added_files`."""
+    """SHA-256 of each of :func:`added_files`."""
     files = added_files(recipe, slide_ids)
     return {name: file_digest(path) for name, path in files.items()}
 
@@ -84,13 +84,13 @@ def added_digests(recipe: Recipe, slide_ids: Sequence[str]) -> dict[str, str]:
 def draw_added(
     row: SlideRow, annotated: AnnotatedSlide, tissue: Mask, recipe: Recipe
 ) -> pa.Table:
-    """The SAMPLES that a slide gives besides its own: hard examples, then regions.
+    """Draw the additional SAMPLES of a slide: hard examples, then regions.
 
     Args:
         row: the slide.
-        annotated: the same, open.
-        tissue: its tissue.
-        recipe: says which files there are.
+        annotated: the same slide, open.
+        tissue: tissue of the slide.
+        recipe: recipe with the paths of the files.
 
     Raises:
         ValueError: the hard examples cannot be read.
@@ -109,10 +109,10 @@ def draw_added(
 def pick_hard(
     path: Path, row: SlideRow, annotated: AnnotatedSlide, recipe: Recipe
 ) -> pa.Table:
-    """A slide's hard examples with their tumor measured anew, exactly.
+    """Hard examples of a slide, with their tumor fraction remeasured exactly.
 
-    They were found at a heatmap's scale, and corrections may have come since. Those
-    without tumor are left out where nobody says that all tumor is annotated.
+    They were mined at heatmap scale, and corrections may be newer. Those without tumor
+    are dropped if the annotation is not exhaustive.
     """
     table, _ = read_hard(path)
     table = table.filter(pc.equal(table["slide_id"], row.slide_id))
@@ -127,7 +127,7 @@ def pick_hard(
     kept = (share > 0) | row.gives_normal
     if not kept.all():
         lost = int((~kept).sum())
-        log.warning("%s: %d hard examples without tumor left out", row.slide_id, lost)
+        log.warning("%s: dropped %d hard examples without tumor", row.slide_id, lost)
     return table.filter(pa.array(kept))
 
 
@@ -139,17 +139,18 @@ def draw_in_frames(
     *,
     recipe: Recipe,
 ) -> Iterator[pa.Table]:
-    """SAMPLES of each corrected frame: up to FRAME_PATCHES of each kind.
+    """Draw SAMPLES of each corrected frame: up to FRAME_PATCHES of each kind.
 
-    Centers lie inside the frame. Where the slide's annotation is not exhaustive, normal
-    patches lie in it wholly, however they are moved: around it tumor may be unmarked.
+    Centers are inside the frame. If the slide's annotation is not exhaustive, normal
+    patches lie entirely inside even after jitter, because tumor outside may be
+    unmarked.
     """
     spec = replace(
         recipe.sampling,
         tumor_per_slide=FRAME_PATCHES,
         normal_per_slide=FRAME_PATCHES,
     )
-    # A stream of its own: corrections leave the slide's own draw as it is.
+    # A separate random stream, so that corrections do not change the slide's own draw.
     rng = np.random.default_rng([recipe.fit.seed, zlib.crc32(row.slide_id.encode()), 1])
     on_mask = partial(_inside, annotated=annotated, mask=tissue)
     info = annotated.slide.info
@@ -175,7 +176,7 @@ def draw_in_frames(
 
 
 def _inside(frame: Shape, *, annotated: AnnotatedSlide, mask: Mask) -> Bools:
-    """Which px of a mask over the slide have their center inside a polygon."""
+    """Px of a mask over the slide whose center is inside a polygon."""
     info, (rows, cols) = annotated.slide.info, mask.array.shape
     polygon = PolygonAnnotation.of(Outlines(tumor=[frame]), info)
     scale_x, scale_y = info.width / cols, info.height / rows
@@ -185,21 +186,21 @@ def _inside(frame: Shape, *, annotated: AnnotatedSlide, mask: Mask) -> Bools:
 
 
 def _reach(annotated: AnnotatedSlide, recipe: Recipe) -> float:
-    """How far a patch can reach from where it was drawn, level-0 px along an axis."""
+    """Maximum reach of a patch from its drawn center, level-0 px along an axis."""
     md = recipe.sampling.fit_patch_px / 2 + recipe.sampling.jitter_px
     return md * max(annotated.frame.l0_per_md_x, annotated.frame.l0_per_md_y)
 
 
 def check_corrected(row: SlideRow, annotated: AnnotatedSlide) -> None:
-    """Refuse corrections that draw tumor on a slide whose label is negative.
+    """Raise if corrections add tumor to a slide labeled negative.
 
     Raises:
-        SlideError: they do.
+        SlideError: corrections contain tumor, but the label is negative.
     """
     found = annotated.annotation
     if found is None or not row.is_negative or found.area_px == 0:
         return
     raise SlideError(
-        f"its corrections draw tumor, yet its label is {row.label}",
-        "give it another label, and an annotation if there is one",
+        f"corrections contain tumor, but the label is {row.label}",
+        "change the label, and give the annotation if there is one",
     )

@@ -1,8 +1,8 @@
-"""Patches varied at random while a network is fitted, image and masks together.
+"""Random augmentation of patches and their masks during training.
 
-A patch is flipped and turned, blurred, jittered in color and, if asked for, in stain.
-Color jitter is that of torchvision on PIL images, as in the released code; it is done
-with Pillow here, so that the tasks that read patches need no torch.
+Flips, rotations, blur, color jitter and, optionally, stain jitter. Color jitter equals
+torchvision's on PIL images, as in the released code; it is implemented with Pillow
+because the tasks that read patches run without torch.
 """
 
 from collections.abc import Callable
@@ -19,25 +19,25 @@ Pixels = NDArray[np.uint8]
 Masks = NDArray[np.bool_]
 
 DENSITY = -np.log10(np.maximum(np.arange(256), 1) / 255).astype(np.float32)
-"""Optical density of each 8-bit value; black counts as 1 of 255."""
+"""Optical density of each 8-bit value; black counts as 1/255."""
 
 
 def augment_patch(
     pixels: Pixels, masks: Masks, *, spec: AugmentSpec, rng: np.random.Generator
 ) -> tuple[Pixels, Masks]:
-    """The patch varied as ``spec`` says; equal states of ``rng`` give equal bits.
+    """Augment a patch; equal states of ``rng`` give bit-identical results.
 
-    The answer is new, contiguous memory, and the inputs are left alone.
+    Returns new, contiguous arrays; the inputs are unchanged.
 
     Args:
         pixels: RGB [height, width, 3].
-        masks: [..., height, width], the tumor mask, or several stacked; they are
-            flipped and turned with the image, and nothing else.
-        spec: what is varied; where all is off, the patch comes back as it was.
-        rng: source of chance.
+        masks: [..., height, width], one or several tumor masks; only flipped and
+            rotated, together with the image.
+        spec: augmentations; with all off, the patch is returned unchanged.
+        rng: random generator.
 
     Raises:
-        ValueError: shapes or types do not fit, or a patch to be turned is no square.
+        ValueError: shapes or dtypes do not match, or a patch to rotate is not square.
     """
     _check_patch(pixels, masks, spec)
     pixels, masks = _turn(pixels, masks, spec, rng)
@@ -47,7 +47,7 @@ def augment_patch(
     if spec.hed:
         scale = rng.uniform(1 - spec.hed, 1 + spec.hed, 3)
         pixels = shift_stains(pixels, scale, rng.uniform(-spec.hed, spec.hed, 3))
-    # A copy even of an untouched patch: what Ray hands out cannot be written to.
+    # Copy even an unchanged patch: arrays from Ray are read-only.
     return np.array(pixels, order="C"), np.array(masks, order="C")
 
 
@@ -60,15 +60,15 @@ def _check_patch(pixels: Pixels, masks: Masks, spec: AugmentSpec) -> None:
             f"{pixels.shape}"
         )
     if spec.rotate and pixels.shape[0] != pixels.shape[1]:
-        raise ValueError(f"pixels {pixels.shape}: only a square patch can be turned")
+        raise ValueError(f"pixels {pixels.shape}: only a square patch can be rotated")
 
 
 def _turn(
     pixels: Pixels, masks: Masks, spec: AugmentSpec, rng: np.random.Generator
 ) -> tuple[Pixels, Masks]:
-    """Flip each way with probability 1/2, turn by a random multiple of 90 degrees.
+    """Flip each axis with probability 1/2, rotate by a random multiple of 90 degrees.
 
-    All 8 ways in which a square can lie are equally likely.
+    All 8 orientations are equally likely.
     """
     if spec.flip:
         for axis in (0, 1):
@@ -82,8 +82,8 @@ def _turn(
 
 
 def blur(pixels: Pixels, sigma_px: float) -> Pixels:
-    """The image under a Gaussian of ``sigma_px``."""
-    # In float32: on integers scipy cuts off fractions, once per axis, and so darkens.
+    """Gaussian blur of ``sigma_px``."""
+    # In float32: on integers scipy truncates once per axis, which darkens the image.
     smooth = gaussian_filter(pixels.astype(np.float32), sigma_px, axes=(0, 1))
     return (smooth + np.float32(0.5)).astype(np.uint8)
 
@@ -91,7 +91,7 @@ def blur(pixels: Pixels, sigma_px: float) -> Pixels:
 def _jitter_color(
     pixels: Pixels, spec: AugmentSpec, rng: np.random.Generator
 ) -> Pixels:
-    """Brightness, contrast, saturation and hue changed, in an order drawn anew."""
+    """Jitter brightness, contrast, saturation and hue, in random order."""
     jitters: tuple[
         tuple[float, float, Callable[[Image.Image, float], Image.Image]], ...
     ]
@@ -112,22 +112,22 @@ def _jitter_color(
 
 
 def scale_brightness(image: Image.Image, factor: float) -> Image.Image:
-    """Every value times ``factor``: 0 is black, 1 the image."""
+    """Multiply every value by ``factor``: 0 gives black, 1 the image."""
     return ImageEnhance.Brightness(image).enhance(factor)
 
 
 def scale_contrast(image: Image.Image, factor: float) -> Image.Image:
-    """Distance from the mean gray times ``factor``: 0 is one gray, 1 the image."""
+    """Scale the distance from the mean gray: 0 gives uniform gray, 1 the image."""
     return ImageEnhance.Contrast(image).enhance(factor)
 
 
 def scale_saturation(image: Image.Image, factor: float) -> Image.Image:
-    """Distance from each pixel's gray times ``factor``: 0 is gray, 1 the image."""
+    """Scale the distance from each pixel's gray: 0 gives grayscale, 1 the image."""
     return ImageEnhance.Color(image).enhance(factor)
 
 
 def turn_hue(image: Image.Image, turn: float) -> Image.Image:
-    """The hue moved by ``turn`` of a full turn, to the next 256th."""
+    """Rotate the hue by ``turn`` of a full turn, rounded to 1/256."""
     shift = round(turn * 256)
     if shift == 0:
         return image
@@ -139,12 +139,12 @@ def turn_hue(image: Image.Image, turn: float) -> Image.Image:
 def shift_stains(
     pixels: Pixels, scale: NDArray[np.float64], shift: NDArray[np.float64]
 ) -> Pixels:
-    """The image with other amounts of hematoxylin, eosin and residual (DAB).
+    """Scale and shift the amounts of hematoxylin, eosin and residual (DAB).
 
     The amounts, in optical density, become ``scale * amount + shift`` (Tellez et al.
-    2018, doi 10.1109/TMI.2018.2820199), unmixed by the vectors of Ruifrok and
-    Johnston. Scikit-image's rgb2hed would do but for negative amounts: it sets them to
-    0, which changes colors even where nothing is shifted.
+    2018, doi 10.1109/TMI.2018.2820199), unmixed by the vectors of Ruifrok and Johnston.
+    Not scikit-image's rgb2hed, because it clips negative amounts to 0, which changes
+    colors even with scale 1 and shift 0.
 
     Args:
         pixels: RGB [height, width, 3].

@@ -1,10 +1,10 @@
-"""What a member's probabilities are worth, measured on validation patients.
+"""Calibration of a member's probabilities on validation patients.
 
 histogram of (probability, truth) -> scores, threshold, reliability, temperature
 
-Everything is computed from counts in fine bins, so pixels are looked at once, workers
-count apart and their histograms add up, in any order, to that of all pixels. Each pixel
-stands for the middle of its bin: what is computed is exact but for the bin's width.
+Everything is computed from counts in fine bins, so pixels are read once, and the
+histograms of workers can be merged in any order. Each pixel is represented by the
+center of its bin: results are exact up to the bin width.
 """
 
 from dataclasses import dataclass, field
@@ -20,23 +20,23 @@ Values = NDArray[np.float64]
 
 BINS = 1000
 MAX_LOGIT = 20.0
-"""Logits beyond it fall into the outermost bins; expit(20) is 1 - 2e-9."""
+"""Logits beyond this fall into the outermost bins; expit(20) is 1 - 2e-9."""
 RELIABILITY_BINS = 15
 TEMPERATURES = (0.1, 10.0)
-"""Between these a temperature is looked for."""
+"""Search range of the temperature."""
 
 
 @dataclass(kw_only=True, eq=False)
 class Histogram:
-    """Weighted pixels by value and truth.
+    """Weighted pixel counts by value and truth.
 
-    On the scale ``probability`` the bins are equal from 0 to 1: thresholds of three
-    decimals are exact. On the scale ``logit`` (tumor logit minus the other's) they are
-    equal from -MAX_LOGIT to MAX_LOGIT: probabilities next to 0 and 1 stay apart, as a
-    temperature needs it. Everything below takes either.
+    On scale ``probability`` the bins are equal from 0 to 1, so thresholds of three
+    decimals are exact. On scale ``logit`` (tumor logit minus other logit) they are
+    equal from -MAX_LOGIT to MAX_LOGIT, which resolves probabilities near 0 and 1, as a
+    temperature requires. All functions below accept both.
 
     Attributes:
-        scale: what is counted.
+        scale: binned quantity.
         counts: [2, bins], summed weights of other and tumor pixels.
     """
 
@@ -44,26 +44,26 @@ class Histogram:
     counts: Values = field(default_factory=lambda: np.zeros((2, BINS)))
 
     def __post_init__(self) -> None:
-        """Check the fields."""
+        """Validate the fields."""
         if self.scale not in get_args(Scale):
-            raise ValueError(f"scale = {self.scale!r}: probability or logit")
+            raise ValueError(f"scale = {self.scale!r}: must be probability or logit")
         shape = self.counts.shape
         if len(shape) != 2 or shape[0] != 2 or shape[1] < 2 or shape[1] % 2:
             raise ValueError(f"counts have shape {shape}, not [2, an even number]")
 
     @property
     def edges(self) -> Values:
-        """The bins' edges [bins + 1], as probabilities."""
+        """Bin edges [bins + 1], as probabilities."""
         steps = np.arange(self.counts.shape[1] + 1) / self.counts.shape[1]
         if self.scale == "probability":
             return steps
         edges: Values = expit((2 * steps - 1) * MAX_LOGIT)
-        edges[[0, -1]] = 0, 1  # the outermost bins hold all that lies beyond
+        edges[[0, -1]] = 0, 1  # the outermost bins are unbounded
         return edges
 
     @property
     def logits(self) -> Values:
-        """The logit [bins] that each bin stands for."""
+        """Logit of each bin's center, [bins]."""
         steps = (np.arange(self.counts.shape[1]) + 0.5) / self.counts.shape[1]
         if self.scale == "probability":
             return np.asarray(logit(steps))
@@ -71,24 +71,24 @@ class Histogram:
 
     @property
     def probabilities(self) -> Values:
-        """The probability [bins] that each bin stands for."""
+        """Probability of each bin's center, [bins]."""
         return np.asarray(expit(self.logits))
 
     @property
     def total(self) -> float:
-        """Weight of all pixels."""
+        """Total weight of the pixels."""
         return float(self.counts.sum())
 
     def add(self, values: ArrayLike, truth: ArrayLike, weight: ArrayLike) -> None:
         """Count pixels.
 
         Args:
-            values: on this histogram's scale, of any shape.
-            truth: not 0 = tumor; of the shape of values.
-            weight: whatever broadcasts to that shape, not negative; 0 leaves out.
+            values: values on this histogram's scale, any shape.
+            truth: nonzero = tumor; same shape as values.
+            weight: broadcastable to that shape, not negative; 0 excludes a pixel.
 
         Raises:
-            ValueError: a counted value is NaN or no probability, or shapes differ.
+            ValueError: a counted value is NaN or not a probability, or shapes differ.
         """
         values, tumor = np.asarray(values, np.float64), np.asarray(truth) != 0
         if tumor.shape != values.shape:
@@ -103,7 +103,7 @@ class Histogram:
 
     def _bin(self, values: Values) -> NDArray[np.int64]:
         if np.isnan(values).any():
-            raise ValueError(f"{self.scale}: NaN among the values")
+            raise ValueError(f"{self.scale}: values contain NaN")
         if self.scale == "logit":
             steps = np.clip(values / (2 * MAX_LOGIT) + 0.5, 0, 1)
         elif values.size and (values.min() < 0 or values.max() > 1):
@@ -113,12 +113,12 @@ class Histogram:
         else:
             steps = values
         size = self.counts.shape[1]
-        # 0.29 as float32 is a hair less than 0.29, and belongs into the bin above.
+        # 0.29 as float32 is slightly below 0.29, but belongs to the bin above.
         bins = np.floor(steps * size + 1e-4).astype(np.int64)
         return np.minimum(bins, size - 1)
 
     def merge(self, other: "Histogram") -> "Histogram":
-        """Both histograms' pixels; commutative and associative up to rounding."""
+        """Merge two histograms; commutative and associative up to rounding."""
         if self.scale != other.scale or self.counts.shape != other.counts.shape:
             raise ValueError(
                 f"histograms differ: {self.scale} {self.counts.shape} and "
@@ -129,7 +129,7 @@ class Histogram:
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """How well thresholded pixels agree with the truth; None where it is 0/0."""
+    """Agreement of thresholded pixels with the truth; None if 0/0."""
 
     threshold: float
     dice: float | None
@@ -139,9 +139,9 @@ class Scores:
 
 
 def scores_at(histogram: Histogram, threshold: float) -> Scores:
-    """Scores over all pixels together where tumor is ``probability >= threshold``.
+    """Pooled scores of all pixels, with tumor at ``probability >= threshold``.
 
-    The threshold counts as the edge of a bin that is nearest to it.
+    The threshold is rounded to the nearest bin edge.
     """
     edge = int(np.abs(histogram.edges - threshold).argmin())
     missed = float(histogram.counts[1, :edge].sum())
@@ -160,11 +160,11 @@ def _ratio(part: float, whole: float) -> float | None:
 
 
 def best_threshold(histogram: Histogram) -> float:
-    """The threshold with the highest Dice, strictly between 0 and 1.
+    """Threshold of the highest Dice, strictly between 0 and 1.
 
-    Thresholds often tie, where no probability lies between them: of each run of tied
-    ones the middle counts, and of several middles the one nearest to 0.5. Without any
-    tumor pixel no threshold is better than another, and 0.5 comes back.
+    Thresholds tie if no probability lies between them: of each run of tied ones the
+    middle is used, and of several middles the one nearest to 0.5. Returns 0.5 without
+    tumor pixels.
     """
     hits = histogram.counts[1].sum() - np.cumsum(histogram.counts[1])[:-1]
     if histogram.counts[1].sum() <= 0:
@@ -180,12 +180,12 @@ def best_threshold(histogram: Histogram) -> float:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Reliability:
-    """How often pixels are tumor, by the probability that they were given.
+    """Reliability curve: tumor frequency by predicted probability.
 
     Attributes:
-        edges: [bins + 1], equal steps from 0 to 1.
-        confidence: [bins], mean probability; NaN where there is no pixel.
-        frequency: [bins], share that is tumor; NaN where there is no pixel.
+        edges: [bins + 1], equidistant from 0 to 1.
+        confidence: [bins], mean probability; NaN in empty bins.
+        frequency: [bins], fraction of tumor; NaN in empty bins.
         counts: [bins], weight of the pixels.
     """
 
@@ -196,7 +196,7 @@ class Reliability:
 
     @property
     def error(self) -> float | None:
-        """Expected calibration error: mean |confidence - frequency| of the pixels."""
+        """Expected calibration error: mean |confidence - frequency| over pixels."""
         if self.counts.sum() <= 0:
             return None
         there = self.counts > 0
@@ -207,7 +207,7 @@ class Reliability:
 def measure_reliability(
     histogram: Histogram, *, bins: int = RELIABILITY_BINS
 ) -> Reliability:
-    """The reliability curve in ``bins`` equal bins of probability."""
+    """Compute the reliability curve in ``bins`` equal bins of probability."""
     p = histogram.probabilities
     where = np.minimum((p * bins).astype(np.int64), bins - 1)
     pixels = histogram.counts.sum(axis=0)
@@ -224,16 +224,16 @@ def measure_reliability(
 
 
 def brier(histogram: Histogram) -> float | None:
-    """Mean of (probability - truth) squared; None without any pixel."""
+    """Brier score, mean of (probability - truth) ** 2; None without pixels."""
     p = histogram.probabilities
     errors = histogram.counts[0] * p**2 + histogram.counts[1] * (1 - p) ** 2
     return _ratio(float(errors.sum()), histogram.total)
 
 
 def auroc(histogram: Histogram) -> float | None:
-    """How likely a tumor pixel is given more than another; None with one class only.
+    """Area under the ROC curve; None with one class only.
 
-    Pixels of one bin count as tied, i.e. half.
+    Pixels in the same bin are ties, which count 1/2.
     """
     other, tumor = histogram.counts
     below = np.cumsum(other) - other
@@ -242,15 +242,14 @@ def auroc(histogram: Histogram) -> float | None:
 
 
 def fit_temperature(histogram: Histogram) -> float:
-    """The temperature T that makes expit(logit / T) fit the truth best.
+    """Fit the temperature T of expit(logit / T) by maximum likelihood.
 
-    The minimum of the negative log-likelihood between ``TEMPERATURES``; above 1 the
-    member was too sure of itself (Guo et al. 2017, arXiv 1706.04599). There is none,
-    and 1 comes back, where one class is absent, or where no pixel is on the wrong side
-    of 0.5: then less is always better.
+    Minimizes the negative log-likelihood within ``TEMPERATURES``; T > 1 means that the
+    member was overconfident (Guo et al. 2017, arXiv 1706.04599). Returns 1 if a class
+    is missing, or if no pixel is on the wrong side of 0.5, when there is no minimum.
 
     Args:
-        histogram: best on the scale ``logit``; on the other, logits end at +-7.6.
+        histogram: preferably on scale ``logit``; on the other, logits end at +-7.6.
     """
     other, tumor = histogram.counts
     middle = histogram.counts.shape[1] // 2
@@ -268,7 +267,7 @@ def fit_temperature(histogram: Histogram) -> float:
 
 
 def temper(histogram: Histogram, temperature: float) -> Histogram:
-    """The histogram of the probabilities expit(logit / temperature)."""
+    """Histogram of the probabilities expit(logit / temperature)."""
     tempered = Histogram(counts=np.zeros_like(histogram.counts))
     probabilities = expit(histogram.logits / temperature)
     for truth in (0, 1):

@@ -1,9 +1,8 @@
-"""Where Ray Train keeps checkpoints: a folder on a disk or in a bucket.
+"""Checkpoint storage of Ray Train, on disk or in a bucket.
 
-Ray Train speaks to storage through pyarrow. pyarrow's own S3 would be a second client
-beside ours, with credentials of its own; what obstore offers fsspec takes no buffer of
-pyarrow's. So objects are read and written as all others are: whole, with errors that
-say what to do.
+Ray Train accesses storage through pyarrow. pyarrow's own S3 would be a second client
+with separate credentials, and obstore's fsspec files do not accept pyarrow buffers. So
+objects are read and written whole, as everywhere else, with errors that tell the fix.
 """
 
 from contextlib import ExitStack
@@ -19,7 +18,7 @@ from digipath_ray.storage.files import is_url, open_file, place, publish
 
 
 def storage_of(folder: Path) -> tuple[str, PyFileSystem | None]:
-    """A folder as Ray Train names it: path and filesystem, None for a disk's."""
+    """Path and pyarrow filesystem of a folder for Ray Train; None for a disk."""
     if not is_url(folder):
         return str(folder), None
     there = cast(UPath, folder)
@@ -27,29 +26,29 @@ def storage_of(folder: Path) -> tuple[str, PyFileSystem | None]:
 
 
 class BucketHandler(FSSpecHandler):  # type: ignore[misc] # pyarrow has no types
-    """Objects of a bucket as files of pyarrow; a path begins with the bucket's name."""
+    """Objects of a bucket as pyarrow files; paths begin with the bucket's name."""
 
     def open_input_stream(self, path: str) -> PythonFile:
-        """An object to read from, in memory.
+        """Open an object for reading, in memory.
 
         Raises:
-            OSError: as :func:`digipath_ray.storage.bucket.spoken`.
+            OSError: the bucket cannot be accessed.
         """
         return PythonFile(open_file(self._url(path)), mode="r")
 
     def open_input_file(self, path: str) -> PythonFile:
-        """As :meth:`open_input_stream`."""
+        """Open an object for random access, in memory."""
         return self.open_input_stream(path)
 
     def open_output_stream(self, path: str, metadata: object) -> PythonFile:
-        """An object to write, which stands once it is closed."""
+        """Open an object for writing; it is uploaded when closed."""
         return PythonFile(Upload(place(self._url(path))), mode="w")
 
     def delete_dir(self, path: str) -> None:
-        """Remove the objects below a folder.
+        """Delete the objects below a folder.
 
-        fsspec would also remove an object of the folder's name, and not every store
-        forgives that there is none.
+        fsspec would also delete an object with the folder's name, and some stores fail
+        if it does not exist.
         """
         for found in bucket.list_objects(self._url(path)):
             place(found.url).unlink(missing_ok=True)
@@ -59,7 +58,7 @@ class BucketHandler(FSSpecHandler):  # type: ignore[misc] # pyarrow has no types
 
 
 class Upload:
-    """A file that is put in a bucket when it is closed; dropped, it is not."""
+    """A file uploaded to a bucket on close; not uploaded if garbage collected."""
 
     def __init__(self, path: Path) -> None:
         self._held = ExitStack()
@@ -67,21 +66,21 @@ class Upload:
 
     @property
     def closed(self) -> bool:
-        """Whether it is."""
+        """Whether the file is closed."""
         return self._file.closed
 
     def write(self, data: Any) -> int:
-        """Write what has bytes; returns how many."""
+        """Write a bytes-like object; returns the number of bytes."""
         return self._file.write(data)
 
     def flush(self) -> None:
-        """Nothing is seen before the end."""
+        """Do nothing: the object is only visible after close."""
 
     def close(self) -> None:
-        """Put it in the bucket.
+        """Upload the file.
 
         Raises:
-            OSError: as :func:`digipath_ray.storage.bucket.spoken`.
+            OSError: the bucket cannot be accessed.
         """
         if not self.closed:
             self._file.close()

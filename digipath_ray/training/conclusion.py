@@ -1,6 +1,6 @@
-"""The end of a member's fit: kept weights, model card, curves and scores.
+"""End of a member's fit: best weights, model card, curves and scores.
 
-The card is written last: a member whose card stands is finished.
+The card is written last: a member with a card is finished.
 """
 
 import platform
@@ -36,7 +36,7 @@ UNSTATED = "LicenseRef-unstated"
 
 
 def keep_best(directory: FitDirectory, fit: MemberFit) -> None:
-    """Keep the network as it is now: it is the best so far."""
+    """Save the network as the best so far."""
     tensors = fit.network.state_dict()
     if fit.recipe.fit.half_weights:
         halves = {k: v.half() for k, v in tensors.items() if v.is_floating_point()}
@@ -46,7 +46,7 @@ def keep_best(directory: FitDirectory, fit: MemberFit) -> None:
 
 
 def load_best(directory: FitDirectory, fit: MemberFit) -> None:
-    """Give the network its best epoch's weights."""
+    """Load the best epoch's weights."""
     fit.network.load_state_dict(load(read_bytes(directory.best(fit.spec.name))))
 
 
@@ -71,14 +71,14 @@ def conclude(
     split: Split,
     rows: Sequence[SlideRow],
 ) -> ModelCard:
-    """Write what a run needs of the member, its card last.
+    """Write the member's weights, curves and, last, card.
 
     Args:
-        directory: where to.
-        fit: with its best weights loaded.
-        histogram: of their logits on the validation slides.
-        split: which slides they have seen.
-        rows: the cohort.
+        directory: directory of the fit.
+        fit: fit with its best weights loaded.
+        histogram: logits on the validation slides.
+        split: slides of the member.
+        rows: slides of the cohort.
     """
     name, fitting = fit.spec.name, fit.recipe.fit
     temperature = fit_temperature(histogram) if fitting.temperature else 1.0
@@ -86,7 +86,7 @@ def conclude(
     curve = measure_reliability(tempered)
     write_reliability(directory.reliability_picture(name), curve, title=name)
     weights = directory.weights(name)
-    # Copied, not moved: a fit that ends before its card stands is taken up from it.
+    # Copied, not moved: a fit that ends before its card is written resumes from it.
     with publish(weights) as path:
         path.write_bytes(read_bytes(directory.best(name)))
         digest = file_digest(path)
@@ -114,13 +114,13 @@ def conclude(
 
 
 def patients_of(slide_ids: Sequence[str], rows: Sequence[SlideRow]) -> tuple[str, ...]:
-    """Whose slides these are, sorted; slides without a patient are left out."""
+    """Sorted patients of slides; slides without a patient are skipped."""
     found = {r.patient_id for r in rows if r.slide_id in set(slide_ids)}
     return tuple(sorted(p for p in found if p is not None))
 
 
 def describe_fit(fit: MemberFit, histogram: Histogram, split: Split) -> dict[str, Any]:
-    """How a member was fitted and what it is worth, for its card."""
+    """Training and scores of a member, for its card."""
     recipe, kept = fit.recipe, fit.history[fit.best_epoch]
     threshold = best_threshold(histogram)
     return {
@@ -151,7 +151,7 @@ def describe_fit(fit: MemberFit, histogram: Histogram, split: Split) -> dict[str
 
 
 def reliability_rows(histogram: Histogram) -> list[dict[str, float | None]]:
-    """The reliability curve as rows; None where no pixel has such a probability."""
+    """Rows of the reliability curve; None in empty bins."""
     curve = measure_reliability(histogram)
     return [
         {
@@ -170,6 +170,6 @@ def _number(value: float) -> float | None:
 
 
 def is_finished(directory: FitDirectory, member: str) -> bool:
-    """Whether a member's weights and card stand."""
+    """Whether a member's weights and card exist."""
     weights = directory.weights(member)
     return weights.exists() and card_path(weights).exists()

@@ -1,6 +1,6 @@
-"""How a fit went and what came of it, to look at: learning curves, reliability.
+"""Figures of a fit: learning curves and reliability.
 
-The numbers of the pictures are in the CSV and in the member's card.
+The plotted numbers are in the CSV and in the member's card.
 """
 
 import csv
@@ -22,7 +22,7 @@ from digipath_ray.words import DOT, shorten
 
 Value = float | int | str | None
 Row = Mapping[str, Value]
-"""What was measured in an epoch, by name; "epoch" (from 0) is always there."""
+"""Measures of an epoch by name; always contains "epoch" (from 0)."""
 
 LINE = "#c9cdd3"
 GRID = "#eceef1"
@@ -32,7 +32,7 @@ BLUE = COLORS[0]
 LOSSES = {"train_loss": "training", "validation_loss": "validation"}
 SCORES = {"validation_dice": "Dice", "validation_jaccard": "Jaccard"}
 RATES = {"learning_rate": "learning rate"}
-"""Columns that are drawn together, and what they are called there."""
+"""Columns plotted together, with their labels."""
 PANEL_IN = (4.1, 2.75)
 """Width and height of a panel, inches."""
 
@@ -46,15 +46,15 @@ def write_curves(
     kept_epoch: int | None = None,
     frozen_epochs: int = 0,
 ) -> None:
-    """Write a fit's epochs as a table and as a picture.
+    """Write the epochs of a fit as a table and a figure.
 
     Args:
         rows: one per epoch.
-        csv_path: the table; its columns are the rows' names as they first come up.
-        png_path: the picture of :func:`draw_curves`.
-        title: the member's name.
+        csv_path: path of the table; columns in order of first appearance.
+        png_path: path of the figure of :func:`draw_curves`.
+        title: name of the member.
         kept_epoch: the epoch whose weights are kept.
-        frozen_epochs: how many first epochs had a frozen encoder.
+        frozen_epochs: number of initial epochs with a frozen encoder.
     """
     with publish(csv_path) as temporary:
         write_rows(rows, temporary)
@@ -66,7 +66,7 @@ def write_curves(
 
 
 def write_rows(rows: Sequence[Row], path: Path) -> None:
-    """Write a CSV; what a row does not have is an empty cell."""
+    """Write a CSV; missing values are empty cells."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, names, lineterminator="\n")
@@ -81,16 +81,16 @@ def draw_curves(
     kept_epoch: int | None = None,
     frozen_epochs: int = 0,
 ) -> Figure:
-    """Losses, validation scores and learning rate over the epochs, side by side.
+    """Draw losses, validation scores and learning rate over the epochs.
 
-    A dashed line marks the epoch that is kept, blue ground the frozen epochs. What
-    was not measured, or is not finite, is a gap in its line.
+    A dashed line marks the kept epoch, a blue background the frozen epochs. Missing or
+    non-finite values are gaps.
 
     Raises:
-        ValueError: there is no epoch to draw.
+        ValueError: there are no epochs.
     """
     if not rows:
-        raise ValueError(f"{title}: no epoch has ended, so there are no curves to draw")
+        raise ValueError(f"{title}: no finished epoch, so there are no curves to draw")
     epochs = values_of(rows, "epoch")
     figure, (losses, scores, rates) = _open_panels(
         3, title=title, subtitle=_describe(rows, kept_epoch, frozen_epochs)
@@ -101,14 +101,14 @@ def draw_curves(
     _plot(scores, rows, SCORES)
     _plot(rates, rows, RATES, log=True)
     _finish(losses, "Loss")
-    _finish(scores, "Validation, all pixels together")
+    _finish(scores, "Validation, pooled pixels")
     _finish(rates, "Learning rate")
     scores.set_ylim(0, 1)
     return figure
 
 
 def values_of(rows: Sequence[Row], name: str) -> NDArray[np.float64]:
-    """A column; NaN where a row does not have it or it is not finite."""
+    """A column; NaN where missing or not finite."""
     values = [row.get(name) for row in rows]
     finite = [v if isinstance(v, int | float) else math.nan for v in values]
     column = np.array(finite, np.float64)
@@ -127,7 +127,7 @@ def _describe(rows: Sequence[Row], kept_epoch: int | None, frozen_epochs: int) -
 
 
 def _format_validation(rows: Sequence[Row], epoch: int) -> list[str]:
-    """What validation found in an epoch, in words."""
+    """Format the validation results of an epoch."""
     row = next((row for row in rows if row["epoch"] == epoch), {})
     names = {"validation_loss": "validation loss", **SCORES}
     values = {label: row.get(name) for name, label in names.items()}
@@ -137,7 +137,7 @@ def _format_validation(rows: Sequence[Row], epoch: int) -> list[str]:
 def _open_panels(
     panels: int, *, title: str, subtitle: str
 ) -> tuple[Figure, tuple[Axes, ...]]:
-    """A figure with its title, a line below it, and empty panels in a row."""
+    """Create a figure with title, subtitle and a row of empty panels."""
     width, height = PANEL_IN
     left, right, top, bottom, gap = 0.72, 0.25, 1.15, 0.6, 0.75
     size = (
@@ -153,7 +153,7 @@ def _open_panels(
         figure.text(
             0.3 / size[0],
             1 - down / size[1],
-            # 10 pt text has about 13 characters to the inch.
+            # 10 pt text has about 13 characters per inch.
             shorten(text, int((size[0] - 0.6) * 130 / points)),
             size=points,
             weight=weight,
@@ -193,7 +193,7 @@ def _mark_epochs(
 def _plot(
     axes: Axes, rows: Sequence[Row], labels: Mapping[str, str], *, log: bool = False
 ) -> None:
-    """Draw columns over the epochs; a log axis if asked for and any value fits it."""
+    """Plot columns over the epochs; on a log axis if requested and possible."""
     epochs = values_of(rows, "epoch")
     columns = {label: values_of(rows, name) for name, label in labels.items()}
     if log and any((values > 0).any() for values in columns.values()):
@@ -215,7 +215,7 @@ def _plot(
 
 
 def _finish(axes: Axes, title: str) -> None:
-    """Title, grid and legend, once all lines are drawn."""
+    """Add title, grid and legend after all lines."""
     axes.set_title(title, loc="left", size=11.5, color=INK, pad=6)
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
@@ -236,13 +236,13 @@ def write_reliability(path: Path, curve: Reliability, *, title: str) -> None:
 
 
 def draw_reliability(curve: Reliability, *, title: str) -> Figure:
-    """How often pixels are tumor against the probability given, and how many there are.
+    """Draw tumor frequency against predicted probability, and the pixel counts.
 
-    On the diagonal a probability means what it says; below it the member is too sure
-    of tumor.
+    On the diagonal probabilities are calibrated; below it the member overestimates
+    tumor.
     """
     error = curve.error
-    subtitle = "no pixel was measured" if error is None else f"ECE {error:.3f}"
+    subtitle = "no pixels" if error is None else f"ECE {error:.3f}"
     figure, (curves, pixels) = _open_panels(
         2, title=title, subtitle=f"{subtitle}{DOT}reliability on validation patients"
     )
@@ -265,6 +265,6 @@ def draw_reliability(curve: Reliability, *, title: str) -> Figure:
     pixels.set(xlim=(0, 1))
     for axes in (curves, pixels):
         axes.set_xlabel("tumor probability", size=10, color=QUIET)
-    _finish(curves, "Share that is tumor")
-    _finish(pixels, "Share of pixels")
+    _finish(curves, "Fraction of tumor")
+    _finish(pixels, "Fraction of pixels")
     return figure

@@ -1,6 +1,6 @@
-"""The directory of a fit, on a disk or in a bucket.
+"""Directory of a fit, on disk or in a bucket.
 
-`digipath run --weights` takes it as it stands.
+`digipath run --weights` accepts it directly.
 
 recipe.toml  cohort.json  added.json  folds.parquet  samples/<id>.parquet
 added/<id>.parquet
@@ -14,7 +14,6 @@ import shutil
 import tomllib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,18 +31,18 @@ from digipath_ray.training.added import added_digests
 
 
 class FitDirectory(RunDirectory):
-    """The directory of one fit."""
+    """Directory of one fit."""
 
     FOLDERS = ("samples", "added", "masks", "curves", "checkpoints", "unread")
 
     @property
     def settings(self) -> Path:
-        """The recipe this fit was made with."""
+        """Recipe of this fit."""
         return self.root / "recipe.toml"
 
     @property
     def cohort(self) -> Path:
-        """The cohort's rows as JSON."""
+        """Rows of the cohort as JSON."""
         return self.root / "cohort.json"
 
     @property
@@ -58,7 +57,7 @@ class FitDirectory(RunDirectory):
 
     @property
     def checkpoints(self) -> Path:
-        """Ray Train's storage: a folder per member."""
+        """Ray Train's storage, one folder per member."""
         return self.root / "checkpoints"
 
     def samples(self, slide_id: str) -> Path:
@@ -66,88 +65,89 @@ class FitDirectory(RunDirectory):
         return self.root / "samples" / f"{slide_id}.parquet"
 
     def added(self, slide_id: str) -> Path:
-        """SAMPLES table of what is fitted on besides, and never validated on."""
+        """SAMPLES table of additional patches, for training only."""
         return self.root / "added" / f"{slide_id}.parquet"
 
     @property
     def added_files(self) -> Path:
-        """Digests of the files that added patches are from, as JSON."""
+        """Digests of the files of additional patches, as JSON."""
         return self.root / "added.json"
 
     def weights(self, member: str) -> Path:
-        """A member's weights; its card lies beside them, and is written last."""
+        """Weights of a member; its card is next to it, and written last."""
         return self.root / f"{member}.safetensors"
 
     def best(self, member: str) -> Path:
-        """A member's best weights so far."""
+        """Best weights of a member so far."""
         return self.checkpoints / f"{member}.best.safetensors"
 
     def stopped(self, member: str) -> Path:
-        """Why a member's fit stopped, if it did."""
+        """Error of a member's fit, if it stopped."""
         return self.root / "curves" / f"{member}_stopped.json"
 
     def unusual(self, member: str) -> Path:
-        """DRAWS of the batch that a member's fit stopped at."""
+        """DRAWS of the batch at which a member's fit stopped."""
         return self.root / "curves" / f"{member}_stopped.parquet"
 
     def history(self, member: str) -> Path:
-        """What a member's epochs were worth so far, as JSON."""
+        """Measures of a member's epochs so far, as JSON."""
         return self.root / "curves" / f"{member}.json"
 
     def read_history(self, member: str) -> list[dict[str, Any]]:
-        """A member's epochs so far."""
+        """Read the measures of a member's epochs."""
         rows = json.loads(read_text(self.history(member)))
         return cast(list[dict[str, Any]], rows)
 
     def read_tables(
         self, path_of: Callable[[str], Path], slide_ids: Sequence[str]
     ) -> list[pa.Table]:
-        """A table of each slide: :meth:`samples` or :meth:`added`."""
+        """Read a table of each slide: :meth:`samples` or :meth:`added`."""
         with ThreadPoolExecutor(READERS) as pool:
             return list(pool.map(read_table, map(path_of, slide_ids)))
 
     def curve_table(self, member: str) -> Path:
-        """A member's learning curves as CSV."""
+        """Learning curves of a member, CSV."""
         return self.root / "curves" / f"{member}.csv"
 
     def curve_picture(self, member: str) -> Path:
-        """A member's learning curves as a picture."""
+        """Learning curves of a member, PNG."""
         return self.root / "curves" / f"{member}.png"
 
     def reliability_picture(self, member: str) -> Path:
-        """A member's reliability on its validation slides."""
+        """Reliability of a member on its validation slides, PNG."""
         return self.root / "curves" / f"{member}_reliability.png"
 
     def create(self) -> None:
-        """As :meth:`RunDirectory.create`; what could not be read may be by now."""
+        """Create the directory; clear the marks of unreadable slides, to retry them."""
         super().create()
         for mark in self._marks():
             mark.unlink()
 
     def _marks(self) -> list[Path]:
-        """The marks of slides of which a patch could not be read."""
+        """Marks of slides with unreadable patches."""
         return sorted((self.root / "unread").glob("*.json"))
 
     def mark_unread(self, failure: Failure) -> None:
-        """Leave a mark of a slide of which a patch could not be read."""
+        """Mark a slide with an unreadable patch."""
         self.write_json(
             self.root / "unread" / f"{failure.slide_id}.json", vars(failure)
         )
 
     def read_unread(self) -> list[Failure]:
-        """The slides of which a patch could not be read."""
+        """Read the marks of slides with unreadable patches."""
         return [Failure(**json.loads(read_text(mark))) for mark in self._marks()]
 
     def accept(
         self, recipe: Recipe, rows: Sequence[SlideRow], *, overwrite: bool
     ) -> None:
-        """Record recipe and cohort, or hold them against what is recorded.
+        """Record recipe and cohort, or compare them with the recorded ones.
 
         Raises:
-            RunError: the fit was begun with others; the difference is in the message.
-            ValueError: as :func:`digipath_ray.training.added.added_files`.
+            RunError: the fit was started with others; the message lists the
+                differences.
+            ValueError: a file of additional patches is missing or invalid.
         """
-        tree, cohort = to_tree(recipe), [asdict(row) for row in rows]
+        tree, cohort = to_tree(recipe), [row.columns() for row in rows]
         added = added_digests(recipe, [row.slide_id for row in rows])
         if overwrite:
             self.clear()
@@ -158,8 +158,8 @@ class FitDirectory(RunDirectory):
             if changed:
                 lines = "\n  ".join(changed)
                 raise RunError(
-                    f"{self.root} was begun with another recipe or cohort:\n  {lines}\n"
-                    "choose another --out, or --overwrite to fit anew"
+                    f"{self.root} was started with another recipe or cohort:\n "
+                    f" {lines}\nchoose another --out, or --overwrite to start over"
                 )
         with publish(self.settings) as path:
             path.write_text(tomli_w.dumps(tree), encoding="utf-8")
@@ -167,7 +167,7 @@ class FitDirectory(RunDirectory):
         self.write_json(self.added_files, added)
 
     def _changed_slides(self, cohort: list[dict[str, object]]) -> list[str]:
-        """Slides that were added, left out or changed since the fit was begun."""
+        """Slides added, removed or changed since the fit was started."""
         if not self.cohort.exists():
             return []
         old = {row["slide_id"]: row for row in json.loads(read_text(self.cohort))}
@@ -176,7 +176,7 @@ class FitDirectory(RunDirectory):
         return [f"slide {name}" for name in sorted((old.keys() | new.keys()) - same)]
 
     def _changed_files(self, new: dict[str, str]) -> list[str]:
-        """Hard examples and corrections that are not what they were."""
+        """Hard examples and corrections that have changed."""
         if not self.added_files.exists():
             return []
         old = json.loads(read_text(self.added_files))
@@ -184,12 +184,12 @@ class FitDirectory(RunDirectory):
         return [name for name in names if old.get(name) != new.get(name)]
 
     def read_cohort(self) -> list[SlideRow]:
-        """The cohort's rows."""
+        """Read the rows of the cohort."""
         rows = json.loads(read_text(self.cohort))
         return [SlideRow(**row) for row in rows]
 
     def clear(self) -> None:
-        """Remove what an earlier fit has made."""
+        """Delete the results of an earlier fit."""
         for weights in list(self.root.glob("*.safetensors")):
             weights.with_suffix(".json").unlink(missing_ok=True)
             weights.unlink()
@@ -201,7 +201,7 @@ class FitDirectory(RunDirectory):
 
     @staticmethod
     def _empty(folder: Path) -> None:
-        """Remove all that lies below a folder."""
+        """Delete everything below a folder."""
         if not is_url(folder):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True, exist_ok=True)

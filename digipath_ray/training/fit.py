@@ -1,7 +1,7 @@
-"""One member's fit: batches in, a network that tells tumor out.
+"""Fit of one member: from batches to a trained network.
 
-:class:`MemberFit` knows neither slides nor Ray. It is fed batches, says what an epoch
-was worth, and can be put away and taken up again between two epochs.
+:class:`MemberFit` is independent of slides and Ray. It consumes batches, returns the
+measures of each epoch, and can be saved and resumed between epochs.
 """
 
 import math
@@ -32,8 +32,8 @@ Row = dict[str, Any]
 State = dict[str, Any]
 
 
-class FitStopped(RuntimeError):  # noqa: N818 - says what happened, not "Error"
-    """A fit cannot go on; taking it up again would not help."""
+class FitStopped(RuntimeError):  # noqa: N818 - named after the condition, not "Error"
+    """A fit cannot continue; resuming would not help."""
 
     def __init__(self, message: str, *, batch: int | None = None) -> None:
         super().__init__(message)
@@ -41,26 +41,26 @@ class FitStopped(RuntimeError):  # noqa: N818 - says what happened, not "Error"
 
 
 def freezes(spec: MemberSpec, recipe: Recipe, *, pretrained: bool) -> bool:
-    """Whether the member's encoder is frozen first.
+    """Whether the member's encoder is frozen in the first epochs.
 
-    The paper does so with its two U-Nets, not with DeepLabV3+. An encoder of random
-    weights is never frozen: it would stay what it is.
+    The paper freezes its two U-Nets, not DeepLabV3+. An encoder with random weights is
+    never frozen: it would stay random.
     """
     is_deeplab = "DeepLab" in spec.architecture
     return pretrained and not is_deeplab and recipe.fit.frozen_epochs > 0
 
 
 class MemberFit:
-    """A member's network while it is fitted, its optimizer, and what epochs told.
+    """Network, optimizer and history of a member during training.
 
-    With torch.distributed every worker has one, and all hold the same weights.
+    With torch.distributed every worker has one, all with equal weights.
     """
 
     def __init__(self, spec: MemberSpec, recipe: Recipe, device: torch.device) -> None:
-        """Start the member.
+        """Build the network and optimizer of a member.
 
         Raises:
-            ValueError: as :func:`digipath_ray.training.start.start_network`.
+            ValueError: the start weights are missing or do not fit the network.
         """
         start = start_network(spec)
         self.spec, self.recipe, self.device = spec, recipe, device
@@ -82,18 +82,18 @@ class MemberFit:
 
     @property
     def epoch(self) -> int:
-        """The next epoch, counted from 0."""
+        """Next epoch, from 0."""
         return len(self.history)
 
     @property
     def best_epoch(self) -> int:
-        """The epoch of the lowest validation loss."""
+        """Epoch of the lowest validation loss."""
         losses = [row["validation_loss"] for row in self.history]
         return int(np.argmin(losses))
 
     @property
     def finished(self) -> bool:
-        """Whether all epochs are done, or the validation loss has long been rising."""
+        """Whether all epochs are done, or early stopping applies."""
         fit = self.recipe.fit
         if not self.history or self.epoch >= fit.epochs:
             return self.epoch >= fit.epochs
@@ -104,10 +104,10 @@ class MemberFit:
         return self.freezes and epoch < self.recipe.fit.frozen_epochs
 
     def fit_epoch(self, batches: Iterable[Columns]) -> Row:
-        """Go through an epoch's batches, a step each; what it was worth.
+        """Fit an epoch, one step per batch; returns its measures.
 
         Raises:
-            FitStopped: the loss is no number, or too much could not be read.
+            FitStopped: the loss is not finite, or too many patches could not be read.
         """
         module, epoch = self._begin_epoch(), self.epoch
         total = _Tally()
@@ -126,7 +126,7 @@ class MemberFit:
         }
 
     def _begin_epoch(self) -> nn.Module:
-        """Set mode and learning rate; the network as it is called by its workers."""
+        """Set mode and learning rate; returns the module to call, maybe distributed."""
         rate = self.recipe.fit.learning_rate(
             self.epoch, pretrained=self.pretrained, freezes=self.freezes
         )
@@ -136,8 +136,9 @@ class MemberFit:
         freeze_encoder(self.network, self.frozen_in(self.epoch))
         if _workers() == 1:
             return self.network
-        # Anew each epoch: it takes note of what needs a gradient when it is made. And a
-        # U-Net of less than full depth does not use all of its encoder.
+        # Rebuilt every epoch, because DDP records at construction which parameters need
+        # gradients, and freezing changes that. find_unused_parameters because a U-Net
+        # of less than full depth does not use all of its encoder.
         return DistributedDataParallel(
             self.network,
             device_ids=[self.device] if self.device.type == "cuda" else None,
@@ -174,7 +175,7 @@ class MemberFit:
     def _check_readable(self, total: "_Tally") -> None:
         limit = self.recipe.fit.max_failed
         if total.failed > limit * max(total.patches, 1):
-            # Of what this worker has read; another's slides may have failed alone.
+            # Only errors of this worker; the failed slides may be another worker's.
             errors = (f"; slide {i}: {e}" for i, e in total.errors.items())
             raise FitStopped(
                 f"epoch {self.epoch}: {total.failed:.0f} of {total.patches:.0f} "
@@ -184,10 +185,10 @@ class MemberFit:
 
     @torch.inference_mode()
     def validate(self, batches: Iterable[Columns]) -> tuple[Row, Histogram]:
-        """Loss and scores over all batches together, and the histogram of logits.
+        """Compute loss and scores over all batches, and the histogram of logits.
 
-        A patch counts as much in the histogram as the tissue it stands for, so that
-        threshold and calibration are those of slides, not of a balanced choice.
+        Patches are weighted by the tissue area they represent, so that threshold and
+        calibration hold for slides, not for the class-balanced sample.
         """
         self.network.eval()
         sums = torch.zeros(10, device=self.device)
@@ -214,10 +215,10 @@ class MemberFit:
         return row, histogram
 
     def end_epoch(self, row: Row) -> bool:
-        """Record an epoch; whether it is the best so far.
+        """Record an epoch; returns whether it is the best so far.
 
         Raises:
-            FitStopped: the validation loss is no number.
+            FitStopped: the validation loss is not finite.
         """
         if not math.isfinite(row["validation_loss"]):
             raise FitStopped(
@@ -227,7 +228,7 @@ class MemberFit:
         return self.best_epoch == len(self.history) - 1
 
     def state(self) -> State:
-        """All that a fit is taken up from, between two epochs."""
+        """Complete state to resume a fit from, between two epochs."""
         return {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -236,7 +237,7 @@ class MemberFit:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take a fit up where :meth:`state` left it."""
+        """Restore a fit from :meth:`state`."""
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
@@ -244,7 +245,7 @@ class MemberFit:
 
 
 class _Tally:
-    """What an epoch's batches add up to, on this worker and then on all."""
+    """Sums over an epoch's batches, on this worker and then over all."""
 
     def __init__(self) -> None:
         self.began = time.perf_counter()
@@ -253,7 +254,7 @@ class _Tally:
         self.errors: dict[str, str] = {}
 
     def timed(self, batches: Iterable[Columns]) -> Iterator[Columns]:
-        """The batches, measuring how long each is waited for."""
+        """Yield the batches, measuring the waiting time."""
         source = iter(batches)
         while True:
             asked = time.perf_counter()
@@ -264,7 +265,7 @@ class _Tally:
             yield batch
 
     def count(self, batch: Columns, loss: float) -> None:
-        """Count a batch."""
+        """Add a batch."""
         self.losses.append(loss)
         self.patches += len(batch["weight"])
         self.failed += float((batch["error"] != "").sum())
@@ -274,7 +275,7 @@ class _Tally:
                 self.errors[str(slide_id)] = str(error)
 
     def reduce(self, device: torch.device) -> None:
-        """Add up over the workers."""
+        """Sum over the workers."""
         mine = torch.tensor(
             [self.patches, self.failed, self.tumor, self.waited], device=device
         )
@@ -282,7 +283,7 @@ class _Tally:
         self.waited /= _workers()
 
     def row(self) -> Row:
-        """The columns of the learning curves that this fills."""
+        """Columns of the learning curves from these sums."""
         seconds = max(time.perf_counter() - self.began, 1e-9)
         return {
             "train_loss": float(np.mean(self.losses)) if self.losses else math.nan,
@@ -302,21 +303,21 @@ def _workers() -> int:
 
 
 def _add_up(values: Tensor) -> Tensor:
-    """The sum over all workers, in place."""
+    """All-reduce by sum over the workers, in place."""
     if _workers() > 1:
         torch.distributed.all_reduce(values)
     return values
 
 
 def _synchronized(network: nn.Module) -> nn.Module:
-    """Batch normalization over all workers' patches, where torch can: on GPUs."""
+    """Synchronize batch normalization over workers; supported by torch on GPUs only."""
     if _workers() > 1 and torch.cuda.is_available():
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
     return network
 
 
 def _to(values: NDArray[Any], device: torch.device) -> Tensor:
-    """An array that Ray handed out (read-only, so copied), on a device."""
+    """Copy an array from Ray (read-only) to a device."""
     host = torch.from_numpy(np.array(values))
     if device.type == "cuda":
         host = host.pin_memory()

@@ -1,8 +1,8 @@
-"""Folds by patient: which slides a member is fitted on, and on which it is validated.
+"""Folds by patient: training and validation slides of each member.
 
-Patients are dealt like cards, the gravest first, so the folds have equal numbers of
-patients of every kind, give or take one. (Scikit-learn's StratifiedGroupKFold balances
-slides, and may leave a fold without any tumor where there is enough for all.)
+Patients are dealt in turn, most severe first, so folds have equal numbers of patients
+of every stratum, within one. Not scikit-learn's StratifiedGroupKFold: it balances
+slides, and may leave a fold without tumor although there is enough for all.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,12 +13,12 @@ import numpy as np
 from digipath_ray.cohort.manifest import SPLITS, SlideRow
 
 Patient = tuple[str, str]
-"""("patient", patient_id), or ("slide", slide_id) of a slide without patient."""
+"""("patient", patient_id), or ("slide", slide_id) for a slide without patient."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """The slides of one member, sorted: fitted on, and validated on."""
+    """Sorted training and validation slides of one member."""
 
     fit: tuple[str, ...]
     validation: tuple[str, ...]
@@ -26,13 +26,14 @@ class Split:
 
 @dataclass(frozen=True, kw_only=True)
 class Folds:
-    """Which fold each slide lies in.
+    """Fold of each slide.
 
     Attributes:
-        k: member i is validated on fold i mod k and fitted on all others.
-        fold_of: slide_id -> fold; None = no member sees it (the test split). Of a
-            cohort with a validation split k is 1, fold 0 that split, fold 1 the rest.
-        warnings: what is amiss with the folds, in sentences.
+        k: member i is validated on fold i mod k and trained on all others.
+        fold_of: slide_id -> fold; None = test split, not seen by any member. With a
+            validation split in the cohort, k is 1, fold 0 is that split and fold 1 the
+            rest.
+        warnings: problems of the folds, one sentence each.
     """
 
     k: int
@@ -40,7 +41,7 @@ class Folds:
     warnings: tuple[str, ...] = ()
 
     def split_of(self, member_index: int) -> Split:
-        """The slides of the member with this index, counted from 0."""
+        """Slides of the member with this index, from 0."""
         held_out = member_index % self.k
         seen = sorted(s for s, fold in self.fold_of.items() if fold is not None)
         return Split(
@@ -52,20 +53,20 @@ class Folds:
 def assign_folds(
     rows: Sequence[SlideRow], strata: Mapping[str, int], *, k: int, seed: int
 ) -> Folds:
-    """Folds of whole patients, stratified; the order of the rows plays no part.
+    """Assign stratified folds by patient, independent of the order of the rows.
 
-    Slides of the test split lie in no fold. Where the rows state a validation split,
-    no folds are cut, and every member is fitted and validated on the same slides.
+    Slides of the test split are in no fold. If the rows have a validation split, all
+    members are trained and validated on the same slides.
 
     Args:
         rows: the cohort.
-        strata: slide_id -> 0 without tumor, the higher the graver; a patient counts
-            as its gravest slide.
-        k: how many folds.
-        seed: which patients of a stratum go where.
+        strata: slide_id -> severity, 0 without tumor; a patient counts as its most
+            severe slide.
+        k: number of folds.
+        seed: seed of the shuffle within a stratum.
 
     Raises:
-        ValueError: a patient's slides lie in different splits, a split is unknown, a
+        ValueError: a patient's slides are in different splits, a split is unknown, a
             slide has no stratum, or there are fewer patients than folds.
     """
     slides = _slides_of_patients(rows)
@@ -87,7 +88,7 @@ def assign_folds(
 
 
 def patient_of(row: SlideRow) -> Patient:
-    """Whose slide it is; a slide without patient_id is its own patient."""
+    """Patient of a slide; a slide without patient_id is its own patient."""
     if row.patient_id is None:
         return ("slide", row.slide_id)
     return ("patient", row.patient_id)
@@ -105,8 +106,8 @@ def _split_of(patient: Patient, rows: Sequence[SlideRow]) -> str:
     if len(splits) > 1:
         where = ", ".join(f"{slide} in {split}" for split, slide in splits.items())
         raise ValueError(
-            f"patient {patient[1]!r} lies in several splits ({where}): what is learned "
-            "from one slide would leak into the other: give all the same split"
+            f"patient {patient[1]!r} is in several splits ({where}), which would "
+            "leak training data: give all its slides the same split"
         )
     return next(iter(splits))
 
@@ -117,26 +118,26 @@ def _read_split(row: SlideRow) -> str:
         if split in spellings:
             return split
     raise ValueError(
-        f"slide {row.slide_id!r}: split {row.split!r} is none of {', '.join(SPLITS)}"
+        f"slide {row.slide_id!r}: split {row.split!r} is not one of {', '.join(SPLITS)}"
     )
 
 
 def _stratum(row: SlideRow, strata: Mapping[str, int]) -> int:
     if row.slide_id not in strata:
-        raise ValueError(f"slide {row.slide_id!r} has no stratum: give it one")
+        raise ValueError(f"slide {row.slide_id!r} has no stratum: assign one")
     return strata[row.slide_id]
 
 
 def _deal(
     stratum_of: Mapping[Patient, int], *, k: int, seed: int
 ) -> dict[Patient, int]:
-    """Patients dealt to k folds in turn, the gravest first, at random among equals."""
+    """Deal patients to k folds in turn, most severe first, shuffled in a stratum."""
     if len(stratum_of) < k:
         raise ValueError(
-            f"{len(stratum_of)} patients cannot be cut into {k} folds: add patients, "
-            f"or ask for at most {len(stratum_of)} folds (fit.folds)"
+            f"{len(stratum_of)} patients cannot be split into {k} folds: add "
+            f"patients, or use at most {len(stratum_of)} folds (fit.folds)"
         )
-    patients = sorted(stratum_of)  # so that the cohort's order plays no part
+    patients = sorted(stratum_of)  # independent of the cohort's order
     shuffled = np.random.default_rng(seed).permutation(len(patients))
     dealt = sorted(shuffled, key=lambda i: -stratum_of[patients[i]])
     return {patients[i]: turn % k for turn, i in enumerate(dealt)}
@@ -145,19 +146,20 @@ def _deal(
 def _check_fitted(fold_of_patient: Mapping[Patient, int | None]) -> None:
     if len({fold for fold in fold_of_patient.values() if fold is not None}) < 2:
         raise ValueError(
-            "no slide is left to be fitted on beside those for validation and test: "
-            "give at least one slide the split train"
+            "no training slides left besides validation and test: give at least one "
+            "slide the split train"
         )
 
 
 def _warn(
     fold_of: Mapping[Patient, int | None], stratum_of: Mapping[Patient, int]
 ) -> tuple[str, ...]:
-    """A sentence for each fold without tumor."""
+    """Warn about each fold without tumor."""
     folds = sorted({fold for fold in fold_of.values() if fold is not None})
     positive = {fold for p, fold in fold_of.items() if stratum_of[p] > 0}
     return tuple(
-        f"fold {fold} has no patient with tumor: what is measured on it says little"
+        f"fold {fold} has no patient with tumor: its validation scores are of little "
+        "use"
         for fold in folds
         if fold not in positive
     )

@@ -1,9 +1,10 @@
-"""The loss that members are fitted with: cross-entropy and Dice of both classes.
+"""Training loss: cross-entropy plus Dice of both classes.
 
 logits -> sums over the batch -> (sums over all workers) -> loss
 
-The paper's eq. 3. Everything that the loss needs of a batch is ten sums over its
-pixels, so batches that lie on several workers add up to exactly one big batch.
+The paper's eq. 3. The loss depends on ten sums over a batch's pixels, so batches on
+several workers add up to exactly one big batch; losses of segmentation_models_pytorch
+or MONAI reduce to a scalar per worker and cannot.
 """
 
 import torch
@@ -14,36 +15,36 @@ from torch.nn.functional import logsigmoid
 from digipath_ray.config.recipe import LossSpec
 
 LOG_FLOOR = -100.0
-"""Logs are not taken lower, so that one pixel cannot outweigh a batch.
+"""Floor of log-likelihoods, so that one pixel cannot dominate a batch.
 
-The value is that of torch's binary_cross_entropy. Float32 holds exact gradients down
-to it; a higher floor would cut off pixels that are confidently wrong.
+Same as torch's binary_cross_entropy. Float32 gradients are exact down to it; a higher
+floor would zero the gradient of confidently wrong pixels.
 """
 
 LOG_LIKELIHOOD, PIXELS = 0, 1
 OVERLAP, SQUARES, TRUTH, PROBABILITY = (slice(i, i + 2) for i in (2, 4, 6, 8))
-"""Places of the ten sums; a slice holds first the other class, then tumor."""
+"""Indices of the ten sums; slices hold the other class first, then tumor."""
 
 
 def segmentation_sums(logits: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
-    """The ten sums over a batch's pixels, each pixel times its weight.
+    """Compute the ten weighted sums over a batch's pixels.
 
-    In order: the log-likelihood of the true class; the pixels; then for the other
-    class and tumor each, with p the probability and g the truth (0 or 1), the sums of
-    p * g, of p ** 2, of g (which is g ** 2), and of p. Computed in float32 whatever
-    the autocast (in float64 for float64 logits).
+    In order: log-likelihood of the true class; number of pixels; then, for the other
+    class and tumor, with p the probability and g the truth (0 or 1), the sums of p * g,
+    of p ** 2, of g (which is g ** 2), and of p. Computed in float32 regardless of
+    autocast (float64 for float64 logits).
 
     Args:
         logits: [batch, 2, height, width], other and tumor.
-        truth: [batch, height, width], bool or integer; not 0 = tumor.
-        weight: [batch] or [batch, height, width]; 0 leaves out a patch or a pixel.
+        truth: [batch, height, width], bool or integer; nonzero = tumor.
+        weight: [batch] or [batch, height, width]; 0 excludes a patch or pixel.
 
     Raises:
-        ValueError: the shapes do not fit.
+        ValueError: the shapes do not match.
     """
     _check_shapes(logits, truth, weight)
     exact = logits if logits.dtype == torch.float64 else logits.float()
-    # A softmax of two classes is a sigmoid of their difference.
+    # Softmax of two classes is the sigmoid of their difference.
     odds = exact[:, 1] - exact[:, 0]
     tumor = truth != 0
     weight = weight.to(odds).reshape(len(weight), *(weight.shape[1:] or (1, 1)))
@@ -73,10 +74,10 @@ def _check_shapes(logits: Tensor, truth: Tensor, weight: Tensor) -> None:
 
 
 def segmentation_loss(sums: Tensor, spec: LossSpec) -> Tensor:
-    """The loss of a batch (eq. 3), a scalar, from its ten sums; 0 without any pixel.
+    """Loss of a batch (eq. 3), a scalar, from its ten sums; 0 without pixels.
 
     Cross-entropy is minus the mean log-likelihood (eq. 2 is printed without sign and
-    1/N). Dice losses are over the whole batch and smoothed, since eq. 1 is 0/0 on a
+    1/N). Dice losses are over the whole batch and smoothed, because eq. 1 is 0/0 on a
     patch without tumor.
     """
     pixels = sums[PIXELS]
@@ -97,17 +98,17 @@ def dice_losses(sums: Tensor, spec: LossSpec) -> Tensor:
 
 
 def reduced_sums(sums: Tensor) -> Tensor:
-    """The sums over all workers, with the gradient that DistributedDataParallel needs.
+    """All-reduce the sums, with the gradient that DistributedDataParallel needs.
 
-    The value is the same on every worker: the sums of all batches, so that
-    ``segmentation_loss`` of it is the loss of the one big batch. The Dice of a big
-    batch is not the mean of small batches' Dices, therefore the sums are reduced.
+    The result is equal on every worker: the sums of all batches, so that
+    ``segmentation_loss`` of it is the loss of one big batch. Sums are reduced because
+    the Dice of a big batch is not the mean of the small batches' Dice.
 
-    The gradient needs care. With the loss L(S) of S = s_1 + ... + s_n, one worker can
-    differentiate only its own s_r and so gets L'(S) ds_r. These have to be ADDED up
-    over the workers, but DistributedDataParallel takes their MEAN. So the gradient
-    through s_r is multiplied by the number of workers here, and the loss needs no
-    further scaling. Without torch.distributed, or alone in it, the sums come back.
+    With loss L(S) of S = s_1 + ... + s_n, a worker can differentiate only its own s_r
+    and gets L'(S) ds_r. These must be ADDED over the workers, but
+    DistributedDataParallel takes their MEAN. So the gradient through s_r is multiplied
+    by the number of workers here, and the loss needs no further scaling. Without
+    torch.distributed, or with one worker, returns the sums unchanged.
     """
     if not dist.is_available() or not dist.is_initialized():
         return sums

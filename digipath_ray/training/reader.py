@@ -1,7 +1,7 @@
-"""Draws into batches: patches of pixels with their truth, cut from many slides.
+"""Reads draws as batches of patches with their truth, from many slides.
 
-A batch touches as many slides as it has patches, in no order; so slides and annotations
-stay open, the least recently used one closed first.
+A batch may touch as many slides as it has patches, in random order, so slides and
+annotations are kept open in an LRU cache.
 """
 
 from collections import OrderedDict
@@ -24,17 +24,17 @@ from digipath_ray.training.augment import augment_patch
 
 Columns = dict[str, NDArray[Any]]
 """A batch: pixels uint8 [n, side, side, 3], tumor bool [n, side, side], weight bool [n,
-side, side] (False: unknown, or could not be read), area_mm2 float64 [n] that a patch
-stands for, slide_id and error [n] ("": it could be read)."""
+side, side] (False: unknown or unreadable), area_mm2 float64 [n] that a patch
+represents, slide_id and error [n] ("" if readable)."""
 OPEN_SLIDES = 12
-"""Slides that a process keeps open."""
+"""Maximum open slides per process."""
 CACHE_BYTES = 16 << 20
-"""Tiles that each may keep: patches in no order hardly ever share one."""
+"""Tile cache per slide: patches in random order hardly ever share a tile."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AnnotatedSlide:
-    """An open slide with its frame and its annotation, None where all is normal."""
+    """An open slide with its frame and annotation, None if all is normal."""
 
     slide: Slide
     frame: Frame
@@ -42,7 +42,7 @@ class AnnotatedSlide:
     annotation: Annotation | None
 
     def truth(self, x: int, y: int, side: int) -> NDArray[np.bool_]:
-        """Which px [2, side, side] of a patch at a model px are tumor, and unknown."""
+        """Tumor and unknown px of a patch at a model px, bool [2, side, side]."""
         if self.annotation is None:
             return np.zeros((2, side, side), np.bool_)
         window = self._window(x, y, side)
@@ -51,19 +51,19 @@ class AnnotatedSlide:
         )
 
     def tumor_share(self, x: int, y: int, side: int) -> float:
-        """Tumor as a fraction of a patch, held to the slide as the patch is read."""
+        """Tumor fraction of a patch, clamped to the slide like the patch itself."""
         if self.annotation is None:
             return 0.0
         window = self._window(*self.held(x, y, side), side)
         return float(self.annotation.tumor(window).mean())
 
     def held(self, x: int, y: int, side: int) -> tuple[int, int]:
-        """The model px at which a patch lies on the slide, as far as it fits."""
+        """Clamp the model px of a patch so that it fits on the slide, if possible."""
         width, height = self.md_size
         return max(0, min(x, width - side)), max(0, min(y, height - side))
 
     def _window(self, x: int, y: int, side: int) -> Window:
-        """A patch at a model px."""
+        """Window of a patch at a model px."""
         scale_x, scale_y = self.frame.l0_per_md_x, self.frame.l0_per_md_y
         return Window(
             x * scale_x,
@@ -76,7 +76,7 @@ class AnnotatedSlide:
 
 
 def open_annotated(row: SlideRow, recipe: Recipe) -> AnnotatedSlide:
-    """Open a slide with its annotation, corrected where the recipe says so.
+    """Open a slide with its annotation and any corrections of the recipe.
 
     Raises:
         SlideError: the slide or its annotation cannot be read.
@@ -111,7 +111,7 @@ def open_annotated(row: SlideRow, recipe: Recipe) -> AnnotatedSlide:
 
 
 class PatchReader:
-    """Reads the patches of draws, keeping slides open from one to the next."""
+    """Reads the patches of draws, keeping slides open between calls."""
 
     def __init__(self, slides: Mapping[str, SlideRow], recipe: Recipe) -> None:
         self.slides = slides
@@ -121,7 +121,7 @@ class PatchReader:
         self._broken: dict[str, str] = {}
 
     def read(self, draws: pa.Table) -> Columns:
-        """The batch of a DRAWS table; what cannot be read has weight 0."""
+        """Read the batch of a DRAWS table; unreadable patches have weight 0."""
         rows = draws.to_pylist()
         pixels: Pixels = np.zeros((len(rows), self.side, self.side, 3), np.uint8)
         truth = np.zeros((len(rows), 2, self.side, self.side), np.bool_)
@@ -145,9 +145,9 @@ class PatchReader:
         }
 
     def _read_draw(self, draw: Mapping[str, Any]) -> tuple[Pixels, NDArray[np.bool_]]:
-        """A draw's patch and truth, moved and varied as it says."""
+        """Read the patch and truth of a draw, jittered and augmented."""
         slide_id = draw["slide_id"]
-        if slide_id in self._broken:  # OpenSlide refuses every later read of it
+        if slide_id in self._broken:  # after an error OpenSlide fails all later reads
             raise SlideError(self._broken[slide_id], "mend it")
         source = self._find(slide_id)
         frame = source.frame
@@ -179,6 +179,6 @@ class PatchReader:
             source.slide.close()
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close all slides."""
         for slide_id in list(self._open):
             self._close(slide_id)

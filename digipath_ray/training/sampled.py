@@ -1,7 +1,7 @@
-"""A slide made ready for a fit: tissue found, patches drawn, and a picture to check.
+"""Prepares a slide for training: tissue, patches, and an overlay for inspection.
 
-:func:`sample_slide` does it once; :func:`read_samples` finds it when the fit is started
-again.
+:func:`sample_slide` runs once; :func:`read_samples` reuses its result when a fit is
+restarted.
 """
 
 import hashlib
@@ -42,22 +42,22 @@ TUMOR_COLOR = (255, 0, 200)
 
 
 def sample_slide(row: SlideRow, recipe: Recipe, directory: FitDirectory) -> pa.Table:
-    """Draw a slide's patches, and leave the table and a picture in the directory.
+    """Draw a slide's patches; writes the table and an overlay to the directory.
 
     Raises:
-        SlideError: slide or annotation cannot be read, or neither annotation nor label
-            says what the slide shows.
+        SlideError: the slide or annotation cannot be read, or it has neither annotation
+            nor negative label.
     """
     if not row.is_known and correction_of(row, recipe) is None:
         raise SlideError(
-            "neither annotation nor a negative label: nothing on it is known",
-            "give its file in column annotation, or the label negative, or correct a "
-            "region (--extra-annotations); else leave the slide out",
+            "neither annotation nor negative label: its truth is unknown",
+            "set column annotation or the label negative, or correct a region "
+            "(--extra-annotations); otherwise remove the slide",
         )
     if row.annotation is not None and row.is_negative:
         raise SlideError(
-            f"an annotation, yet the label {row.label}",
-            "empty the column that is wrong",
+            f"has an annotation, but the label {row.label}",
+            "clear the wrong column",
         )
     annotated = open_annotated(row, recipe)
     with annotated.slide as slide:
@@ -95,7 +95,7 @@ def draw_own(
     tumor: NDArray[np.bool_],
     recipe: Recipe,
 ) -> pa.Table:
-    """The SAMPLES drawn over all of a slide: what it is fitted and validated on."""
+    """Draw SAMPLES over the whole slide, for training and validation."""
     return draw_samples(
         row.slide_id,
         find_candidates(tissue, tumor, normal=row.gives_normal),
@@ -108,13 +108,13 @@ def draw_own(
 
 
 def correction_of(row: SlideRow, recipe: Recipe) -> Path | None:
-    """The file of a slide's corrections, if there is one."""
+    """File of a slide's corrections, if any."""
     folder = recipe.sampling.extra_annotations
     return None if folder is None else find_correction(folder, row.slide_id)
 
 
 def tumor_on(annotated: AnnotatedSlide, mask: Mask) -> NDArray[np.bool_]:
-    """Which px of a mask over the slide hold any tumor."""
+    """Px of a mask over the slide that contain any tumor."""
     rows, cols = mask.array.shape
     if annotated.annotation is None:
         return np.zeros((rows, cols), np.bool_)
@@ -133,7 +133,7 @@ def draw_samples_on(
     annotated: AnnotatedSlide,
     side: int,
 ) -> Pixels:
-    """The thumbnail with tissue, annotated tumor and the patches' centers."""
+    """Thumbnail with tissue, annotated tumor and patch centers."""
     info, (rows, cols) = annotated.slide.info, tissue.mask.array.shape
     frame = annotated.frame
     size = np.array([side * frame.l0_per_md_x, side * frame.l0_per_md_y])
@@ -147,7 +147,7 @@ def draw_samples_on(
 
 
 def sample_digest(row: SlideRow, recipe: Recipe) -> str:
-    """Digest of all that decides a slide's samples."""
+    """Digest of all inputs of a slide's samples."""
     tree = to_tree(recipe)
     named = (row.annotation, row.mask, recipe.sampling.hard_examples)
     files = [p for p in named if p is not None]
@@ -164,10 +164,10 @@ def sample_digest(row: SlideRow, recipe: Recipe) -> str:
 
 
 def file_state(path: str) -> str | None:
-    """What tells a file from another: its digest, of an object its etag; None if gone.
+    """State of a file: its digest, or an object's etag; None if missing.
 
     Raises:
-        OSError: as :func:`digipath_ray.storage.bucket.spoken`.
+        OSError: the file or bucket cannot be read.
     """
     if not is_url(path):
         return file_digest(path) if Path(path).is_file() else None
@@ -180,7 +180,7 @@ def file_state(path: str) -> str | None:
 def read_samples(
     row: SlideRow, recipe: Recipe, directory: FitDirectory
 ) -> pa.Table | None:
-    """The samples of an earlier start, or None if anything has changed."""
+    """Read the samples of an earlier start; None if any input has changed."""
     path = directory.samples(row.slide_id)
     if not (path.exists() and directory.added(row.slide_id).exists()):
         return None
@@ -190,16 +190,16 @@ def read_samples(
 
 
 def fitted_samples(directory: FitDirectory, slide_ids: Sequence[str]) -> pa.Table:
-    """What members are fitted on: the slides' own samples, and what was added."""
+    """Training samples: the slides' own plus the additional ones."""
     own, added = own_samples(directory, slide_ids), added_samples(directory, slide_ids)
     return pa.concat_tables([own, added])
 
 
 def added_samples(directory: FitDirectory, slide_ids: Sequence[str]) -> pa.Table:
-    """What was added to slides: hard examples and corrections."""
+    """Additional samples: hard examples and corrections."""
     return kept_slides(directory.read_tables(directory.added, slide_ids))
 
 
 def own_samples(directory: FitDirectory, slide_ids: Sequence[str]) -> pa.Table:
-    """What members are validated and tested on: nothing that was added."""
+    """Validation and test samples: the slides' own only."""
     return kept_slides(directory.read_tables(directory.samples, slide_ids))

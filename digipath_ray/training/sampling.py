@@ -1,7 +1,7 @@
-"""Which patches a fit sees: points on slides, and the balanced draws of each epoch.
+"""Sampling of patches: points on slides, and balanced draws of each epoch.
 
-Points are drawn once on every slide: uniformly over its tumor, and over the rest of its
-tissue. An epoch then draws equal numbers of both kinds, each moved anew within a disc.
+Points are drawn once per slide, uniformly over its tumor and over the rest of its
+tissue. An epoch then draws equal numbers of both kinds, each jittered within a disc.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,12 +17,12 @@ from digipath_ray.schema import DRAWS, SAMPLES
 from digipath_ray.tissue.mask import Mask
 
 TumorShare = Callable[[int, int], float]
-"""Tumor as a fraction of the patch whose top-left corner is at a model px (x, y)."""
+"""Tumor fraction of the patch with its top-left corner at model px (x, y)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidates:
-    """Mask px [n, 2] (row, col) in which a patch's center may lie."""
+    """Mask px [n, 2] (row, col) for patch centers."""
 
     tumor: NDArray[np.int64]
     normal: NDArray[np.int64]
@@ -31,11 +31,11 @@ class Candidates:
 def find_candidates(
     tissue: Mask, tumor: NDArray[np.bool_], *, normal: bool
 ) -> Candidates:
-    """Where patches of both kinds may lie.
+    """Find the candidates for patches of both kinds.
 
     Args:
-        tissue: the slide's tissue.
-        tumor: bool [rows, cols] on the same px: whether a px holds any tumor.
+        tissue: tissue of the slide.
+        tumor: px that contain any tumor, bool [rows, cols] on the same grid.
         normal: whether tissue outside the tumor is known to be normal.
     """
     rest = tissue.array & ~tumor if normal else np.zeros_like(tumor)
@@ -52,16 +52,17 @@ def draw_samples(
     spec: SamplingSpec,
     rng: np.random.Generator,
 ) -> pa.Table:
-    """The SAMPLES table of a slide: patches with tumor, and patches without any.
+    """Draw the SAMPLES table of a slide: patches with and without tumor.
 
     Args:
-        slide_id: the slide.
-        candidates: mask px for the centers, from which is drawn without replacement.
-        tissue: what the candidates are px of.
-        frame: the slide's model frame.
-        tumor_share: exact, of a patch; a normal patch has none, a tumor patch some.
-        spec: how many.
-        rng: decides.
+        slide_id: slide_id of the slide.
+        candidates: mask px for the centers, drawn without replacement.
+        tissue: mask of the candidates' px grid.
+        frame: model frame of the slide.
+        tumor_share: exact tumor fraction of a patch: 0 for normal, > 0 for tumor
+            patches.
+        spec: number of patches.
+        rng: random generator.
     """
     found = [
         _draw_kind(
@@ -96,7 +97,7 @@ def _draw_kind(
 ) -> tuple[
     NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]
 ]:
-    """Model px x, y, tumor share and area stood for, of patches of one kind."""
+    """Draw x, y (model px), tumor fraction and represented area of one kind."""
     tried = 0
     kept: list[tuple[int, int, float]] = []
     for row, col in points[rng.permutation(len(points))]:
@@ -112,7 +113,7 @@ def _draw_kind(
             kept.append((x, y, share))
         if len(kept) == limit:
             break
-    # What a patch stands for: the candidates' area, less the part found to be unfit.
+    # Area represented per patch: the candidates' area without the rejected fraction.
     px_mm2 = tissue.mpp_x * tissue.mpp_y / 1e6
     area = len(points) * px_mm2 / max(tried, 1)
     table = np.array(kept, np.float64).reshape(-1, 3)
@@ -121,12 +122,12 @@ def _draw_kind(
 
 
 def is_tumor(samples: pa.Table) -> NDArray[np.bool_]:
-    """Which samples hold tumor where they were drawn."""
+    """Samples that contain tumor, bool [n]."""
     return np.asarray(samples["tumor"].to_numpy() > 0)
 
 
 def epoch_length(samples: pa.Table, spec: SamplingSpec, batch_size: int) -> int:
-    """Patches of an epoch, a multiple of the batch."""
+    """Patches per epoch, a multiple of the batch size."""
     tumor = int(is_tumor(samples).sum())
     wanted = spec.epoch_patches or 2 * tumor
     return max(1, round(wanted / batch_size)) * batch_size
@@ -141,18 +142,18 @@ def draw_epoch(
     jitter_px: float,
     seed: int,
 ) -> pa.Table:
-    """The DRAWS of an epoch: in every batch, tumor and normal take turns.
+    """Draw the DRAWS of an epoch; in every batch, tumor and normal alternate.
 
-    Any half of a batch that takes every other pair is balanced too. Each kind is gone
-    through in a new order before any of it comes again.
+    Any half of a batch made of every other pair is balanced too. Each kind is permuted
+    and exhausted before any sample repeats.
 
     Args:
-        samples: SAMPLES of the slides fitted on, of both kinds.
-        epoch: counted from 0; each draws anew.
-        patches: how many, a multiple of ``batch_size``.
-        batch_size: even.
-        jitter_px: radius of the disc in which centers move, uniformly, model px.
-        seed: of the fit.
+        samples: SAMPLES of the training slides, of both kinds.
+        epoch: epoch, from 0; each has its own draws.
+        patches: number of patches, a multiple of ``batch_size``.
+        batch_size: an even number.
+        jitter_px: radius of the disc of uniform jitter of the centers, model px.
+        seed: seed of the fit.
 
     Raises:
         ValueError: a kind is missing.
@@ -177,14 +178,14 @@ def draw_epoch(
 
 
 def lacks_kind(tumor: int, patches: int) -> str:
-    """What to say of slides that do not give patches of both kinds."""
+    """Error text for slides without patches of both kinds."""
     if tumor == 0:
         return (
-            f"none of {patches} patches holds tumor: give annotations of slides with "
+            f"none of {patches} patches contains tumor: add annotated slides with "
             "tumor (column annotation of the manifest)"
         )
     return (
-        f"all {patches} patches hold tumor: give negative slides (column label: "
+        f"all {patches} patches contain tumor: add negative slides (column label: "
         "negative), or exhaustive annotations (column exhaustive)"
     )
 
@@ -200,9 +201,9 @@ def _repeat(
 def draw_validation(
     samples: pa.Table, *, limit: int, batch_size: int, seed: int
 ) -> pa.Table:
-    """The DRAWS a member is validated on: fixed, neither moved nor varied.
+    """Draw the DRAWS for validation: fixed, without jitter or augmentation.
 
-    Both kinds in as equal numbers as there are; the last batch is short.
+    Both kinds in numbers as equal as possible; the last batch may be short.
     """
     rng = np.random.default_rng([seed, 1 << 32])
     tumor = is_tumor(samples)
@@ -228,14 +229,14 @@ def _draws(samples: pa.Table, **columns: NDArray[np.integer]) -> pa.Table:
 
 
 def share_of(draws: pa.Table, *, rank: int, workers: int) -> pa.Table:
-    """What one of several workers reads: every batch's part of it, balanced as it is.
+    """Part of the draws for one of several workers, balanced like the whole.
 
-    Pairs (tumor, normal) are dealt out in turn.
+    Pairs (tumor, normal) of each batch are dealt in turn.
     """
     pair = np.arange(len(draws)) // 2
     return draws.filter(pa.array(pair % workers == rank))
 
 
 def kept_slides(samples: Sequence[pa.Table]) -> pa.Table:
-    """The samples of several slides as one table."""
+    """Concatenate the samples of several slides."""
     return pa.concat_tables([SAMPLES.empty_table(), *samples])

@@ -1,4 +1,4 @@
-"""What the fitted ensemble is worth on patients that no member has seen."""
+"""Scores of the fitted ensemble on test patients."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -24,25 +24,25 @@ ENSEMBLE = "ensemble"
 def count_predictions(
     members: Mapping[str, Member], batches: Iterable[Columns]
 ) -> dict[str, Histogram]:
-    """Histograms of each member's probabilities and of their mean, the ensemble's.
+    """Count probabilities of each member and of the ensemble (their mean).
 
-    A pixel counts as much as the tissue that its patch stands for.
+    Pixels are weighted by the tissue area that their patch represents.
     """
     found = {name: Histogram() for name in (*members, ENSEMBLE)}
     for batch in batches:
         pixels = torch.from_numpy(np.array(batch["pixels"])).permute(0, 3, 1, 2)
-        answers = {
+        probabilities = {
             name: member(pixels).cpu().numpy() for name, member in members.items()
         }
-        answers[ENSEMBLE] = np.mean(list(answers.values()), axis=0)
+        probabilities[ENSEMBLE] = np.mean(list(probabilities.values()), axis=0)
         area = batch["weight"] * batch["area_mm2"][:, None, None] / pixels[0, 0].numel()
-        for name, probability in answers.items():
+        for name, probability in probabilities.items():
             found[name].add(probability, batch["tumor"], area)
     return found
 
 
 def describe(histogram: Histogram, threshold: float) -> dict[str, Any]:
-    """Scores at a threshold that was chosen elsewhere, and how well calibrated."""
+    """Scores at a given threshold, and calibration measures."""
     return {
         **asdict(scores_at(histogram, threshold)),
         "auroc": auroc(histogram),

@@ -1,4 +1,4 @@
-"""The network a fit begins with: random, ImageNet's encoder, or weights from a file."""
+"""Initial network of a fit: random, ImageNet encoder, or weights from a file."""
 
 import pickle
 from collections.abc import Mapping
@@ -18,9 +18,9 @@ from digipath_ray.storage.files import is_url
 
 Tensors = dict[str, Tensor]
 PREFIXES = ("module.", "encoder.")
-"""What tools put before a tensor's name."""
+"""Prefixes that tools add to tensor names."""
 HEAD_TENSORS = 12
-"""More than a classifier has on top of an encoder."""
+"""Maximum number of leftover tensors, of a classifier on top of the encoder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +29,8 @@ class Start:
 
     Attributes:
         network: maps [B, 3, H, W] to logits [B, 2, H, W].
-        pretrained: none of its encoder's tensors is random.
-        origin: where its weights are from, in words.
+        pretrained: whether the whole encoder is pretrained.
+        origin: origin of its weights, for people.
     """
 
     network: nn.Module
@@ -39,14 +39,14 @@ class Start:
 
 
 def start_network(spec: MemberSpec) -> Start:
-    """The member's network with the weights its fit starts from.
+    """Build the member's network with its initial weights.
 
-    The encoder's come from the file ``encoder_weights`` if one is named; else all that
-    fits comes from ``weights``: a file, "imagenet" (the encoder's, from the Hugging
-    Face cache) or "random".
+    The encoder is loaded from ``encoder_weights`` if given; otherwise every matching
+    tensor is loaded from ``weights``: a file, "imagenet" (encoder only, from the
+    Hugging Face cache) or "random".
 
     Raises:
-        ValueError: a file is missing, is no weights file, or holds another encoder's.
+        ValueError: a file is missing, not a weights file, or of another encoder.
     """
     if spec.encoder_weights is not None:
         path = encoder_file(spec.encoder_weights)
@@ -70,10 +70,10 @@ def start_network(spec: MemberSpec) -> Start:
 
 
 def encoder_file(name: str) -> Path:
-    """The file of an encoder's weights: a path, or PACKAGE/FILE of a Python package.
+    """Resolve a file of encoder weights: a path, or PACKAGE/FILE of a Python package.
 
-    Some packages on PyPI ship ImageNet weights, which a machine offline can install.
-    Of an object in a bucket, this machine's copy.
+    Some packages on PyPI ship ImageNet weights, which also install on offline machines.
+    An object in a bucket is copied to this machine.
 
     Raises:
         ValueError: none of them is there, saying what to do.
@@ -90,41 +90,41 @@ def encoder_file(name: str) -> Path:
         if (Path(place) / inside).is_file():
             return Path(place) / inside
     raise ValueError(
-        f"encoder weights {name}: no such file, nor is it in an installed Python "
-        "package: bring the file (.pth or .safetensors) and name its path, or "
-        f"pip install {package.replace('_', '-')}"
+        f"encoder weights {name}: file not found, also not in an installed Python "
+        "package: give the path of a .pth or .safetensors file, or pip install "
+        f"{package.replace('_', '-')}"
     )
 
 
 def read_tensors(path: Path) -> Tensors:
-    """The tensors of a .safetensors file, or of a PyTorch file that holds no code.
+    """Read the tensors of a .safetensors file, or of a PyTorch file without code.
 
     Raises:
-        ValueError: no such file, or not one of tensors.
+        ValueError: the file does not exist, or does not only contain tensors.
     """
     if not path.is_file():
-        raise ValueError(f"weights {path}: no such file")
+        raise ValueError(f"weights {path}: file not found")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as e:
-        raise ValueError(f"weights {path}: not a file of tensors alone: {e}") from e
+        raise ValueError(f"weights {path}: not a file of only tensors: {e}") from e
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict):
-        raise ValueError(f"weights {path}: holds no state_dict")
+        raise ValueError(f"weights {path}: contains no state_dict")
     return {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
 
 
 def load_matching(network: nn.Module, tensors: Tensors, *, source: Path) -> list[str]:
-    """Take the tensors that the network has by name and shape.
+    """Load the tensors that match the network by name and shape.
 
     Returns:
-        Names of the network's parameters that stay random (a head of other classes).
+        Names of the parameters that stay random (e.g. a head of other classes).
 
     Raises:
-        ValueError: not even half of the network's parameters are there.
+        ValueError: less than half of the network's parameters match.
     """
     own = network.state_dict()
     named = {_bare(k, ("module.",)): v for k, v in tensors.items()}
@@ -132,22 +132,22 @@ def load_matching(network: nn.Module, tensors: Tensors, *, source: Path) -> list
     left = [name for name, _ in network.named_parameters() if name not in fit]
     if 2 * len(left) > len(list(network.parameters())):
         raise ValueError(
-            f"weights {source}: {len(left)} of the network's parameters are not there, "
-            f"{left[0]} for one: these are another architecture's"
+            f"weights {source}: {len(left)} of the network's parameters are missing, "
+            f"e.g. {left[0]}: the file is of another architecture"
         )
     network.load_state_dict(fit, strict=False)
     return left
 
 
 def load_encoder(network: nn.Module, tensors: Tensors, *, source: Path) -> None:
-    """Fill the network's encoder, by the tensors' names or else by their order.
+    """Load the network's encoder, by tensor names or else by order.
 
-    Libraries name the same ImageNet weights differently, yet list them in the order of
-    the layers. So where names do not match, the file's tensors must have the encoder's
-    shapes one after the other; a classifier's few tensors may be left over.
+    Libraries name the same ImageNet weights differently, but list them in layer order.
+    If names do not match, the file's tensors must have the encoder's shapes in
+    sequence; a classifier's few tensors may be left over.
 
     Raises:
-        ValueError: neither fits, naming the first tensor that does not.
+        ValueError: neither matches; names the first mismatch.
     """
     encoder = network.get_submodule("encoder")
     own = {k: v for k, v in encoder.state_dict().items() if not _counts(k)}
@@ -155,8 +155,8 @@ def load_encoder(network: nn.Module, tensors: Tensors, *, source: Path) -> None:
     taken = _by_name(own, given) or _by_order(own, given, source)
     if len(given) - len(taken) > HEAD_TENSORS:
         raise ValueError(
-            f"weights {source}: a larger encoder's: {len(given) - len(taken)} of its "
-            f"tensors have no place in this one ({len(taken)})"
+            f"weights {source}: of a larger encoder: {len(given) - len(taken)} "
+            f"tensors left over besides {len(taken)} matched"
         )
     encoder.load_state_dict(taken, strict=False)
 
@@ -172,7 +172,7 @@ def _bare(name: str, prefixes: tuple[str, ...]) -> str:
 
 
 def _by_name(own: Tensors, given: Mapping[str, Tensor]) -> Tensors | None:
-    """The encoder's tensors by name, with or without what libraries put before it."""
+    """Match the encoder's tensors by name, with or without known prefixes."""
     bare = {_bare(k, PREFIXES): v for k, v in given.items()}
     for own_prefix in ("", "model.", "features."):
         found = {k: bare.get(k.removeprefix(own_prefix)) for k in own}
@@ -186,11 +186,12 @@ def _by_order(own: Tensors, given: Mapping[str, Tensor], source: Path) -> Tensor
     for (name, mine), theirs in zip(own.items(), given.items(), strict=False):
         if mine.shape != theirs[1].shape:
             raise ValueError(
-                f"weights {source}: not this encoder's: its {name} has shape "
-                f"{list(mine.shape)}, the file's {theirs[0]} {list(theirs[1].shape)}"
+                f"weights {source}: of another encoder: {name} has shape "
+                f"{list(mine.shape)} here, but {theirs[0]} in the file has "
+                f"{list(theirs[1].shape)}"
             )
         taken[name] = theirs[1]
     if len(taken) < len(own):
         missing = list(own)[len(taken)]
-        raise ValueError(f"weights {source}: the encoder's {missing} is not there")
+        raise ValueError(f"weights {source}: the encoder's {missing} is missing")
     return taken

@@ -1,17 +1,15 @@
-"""The viewer: a run, while it goes on or after it, or slides before any, in a browser.
+"""Web viewer of a run, running or finished, or of slides without a run.
 
     snapshot, marks -> entries, patients, failures -> reading -> collection -> service
-    bounded -> picture -> pool -> slidetiles        the slide's own tiles
-               valuetiles -> layers -> truth -> maps       what lies over it
-    trust, limits -> guard -> answers
+    bounded -> picture -> pool -> slidetiles        the slide's own tiles valuetiles ->
+    layers -> truth -> maps       its overlays trust, limits -> guard -> answers
     service, answers -> slides, downloads (exports), cohort (live), runs (jobs, starts)
-                     -> app -> serve
+    -> app -> serve
 
-``collection`` knows what is opened and reads it again as its files change: ``marks``
-see that they have, ``reading`` makes a ``snapshot`` of them, ``entries`` and
-``patients`` say it as JSON. ``slides`` answers about one slide, ``cohort`` about all of
-them, ``downloads`` with files, ``runs`` about those started from the page. ``guard``
-stands before them: ``trust`` says who may ask, ``limits`` how much at once. ``app``
-puts all together, ``serve`` is the process. The page is TypeScript in ``web/`` and
-comes, built, from ``page/``.
+``collection`` holds what is opened and reloads it when its files change: ``marks``
+detects changes, ``reading`` builds a ``snapshot``, ``entries`` and ``patients`` convert
+it to JSON. ``slides`` serves one slide, ``cohort`` all of them, ``downloads`` files,
+``runs`` those started from the page. ``middleware`` protects them: ``auth`` decides who
+may access, ``limits`` how much at once. ``app`` assembles all, ``serve`` is the
+process. The page is TypeScript in ``web/``, served from its build in ``page/``.
 """

@@ -1,4 +1,4 @@
-"""The ASGI application: the page, all routes, and what lives as long as it does."""
+"""ASGI application: page, routes and lifespan."""
 
 import asyncio
 import contextlib
@@ -57,17 +57,17 @@ NOT_BUILT = (
 
 
 class PageRoutes:
-    """The built page, and the way in."""
+    """Routes of the built page and the login."""
 
     def __init__(self, page: Path, trust: Trust) -> None:
         self._page, self._trust = page, trust
 
     async def index(self, request: Request) -> Response:
-        """The page."""
+        """Serve the page."""
         return await self._asset("index.html")
 
     async def asset(self, request: Request) -> Response:
-        """One of its files."""
+        """Serve a file of the page."""
         return await self._asset(request.path_params["name"])
 
     async def _asset(self, name: str) -> Response:
@@ -75,25 +75,23 @@ class PageRoutes:
         if name not in files:
             if name == "index.html":
                 return PlainTextResponse(NOT_BUILT, 503)
-            raise HTTPException(404, "no such file")
+            raise HTTPException(404, "file not found")
         kind = KINDS.get(files[name].suffix or ".txt", "application/octet-stream")
         headers = {"cache-control": "no-cache"}
         return FileResponse(files[name], media_type=kind, headers=headers)
 
     async def login(self, request: Request) -> Response:
-        """A cookie for who knows the token."""
+        """Exchange the token for a session cookie."""
         given = (await body_of(request)).get("token")
         if self._trust.token is None or not isinstance(given, str):
-            return refuse(400, "no token is asked for, or none was given", "open /")
+            return refuse(400, "no token required, or none given", "open /")
         if not self._trust.is_token(given):
-            return refuse(
-                401, "this is not the token", "open the whole address that was printed"
-            )
+            return refuse(401, "wrong token", "open the full URL that was printed")
         return welcome(self._trust, request)
 
     @property
     def routes(self) -> list[Route]:
-        """What is answered, and by what."""
+        """Routes of this class."""
         return [
             Route("/", self.index),
             Route("/assets/{name}", self.asset),
@@ -110,14 +108,14 @@ def make_app(
     starts: Starts | None = None,
     page: Path = PAGE,
 ) -> ASGIApp:
-    """The viewer of a collection as an ASGI application, for uvicorn or Ray Serve.
+    """Build the viewer as an ASGI application, for uvicorn or Ray Serve.
 
     Args:
-        collection: what is shown.
-        trust: whom it answers; by default loopback alone, without a token.
-        limits: how much of it at once.
-        annotations: how the ground truth is understood.
-        starts: runs started from the page; None where that is not allowed.
+        collection: collection to show.
+        trust: access policy; default: loopback only, without token.
+        limits: load limits.
+        annotations: how to interpret ground truth.
+        starts: queue of runs started from the page; None to disable it.
         page: folder of the built page.
     """
     trust, limits = trust or Trust(), limits or Limits()
@@ -147,7 +145,7 @@ def make_app(
 def _lifespan(
     service: Service, slides: SlideRoutes, starts: Starts | None
 ) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
-    """Run what is started from the page while the server lives; then close all."""
+    """Run background tasks while the server lives, then close everything."""
 
     @contextlib.asynccontextmanager
     async def live(_: Starlette) -> AsyncIterator[None]:
@@ -168,7 +166,7 @@ def _lifespan(
 
 
 def _begin(work: Coroutine[None, None, None]) -> asyncio.Task[None]:
-    """Work in the background; nobody awaits it, so that it failed is logged."""
+    """Start a background task; its failure is logged, as nothing awaits it."""
     task = asyncio.create_task(work)
     task.add_done_callback(_log_failure)
     return task
@@ -176,11 +174,11 @@ def _begin(work: Coroutine[None, None, None]) -> asyncio.Task[None]:
 
 def _log_failure(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
-        log.error("the viewer's background work has ended", exc_info=error)
+        log.error("the viewer's background task has failed", exc_info=error)
 
 
 def list_page(page: Path) -> dict[str, Path]:
-    """The files of the built page by name; links are none."""
+    """Files of the built page by name, without symbolic links."""
     if not page.is_dir():
         return {}
     return {p.name: p for p in page.iterdir() if p.is_file() and not p.is_symlink()}

@@ -1,4 +1,4 @@
-"""The process that serves the viewer: a socket, uvicorn, and the address to open."""
+"""Serves the viewer: socket, uvicorn and the URL to open."""
 
 import errno
 import logging
@@ -17,28 +17,28 @@ log = logging.getLogger(__name__)
 
 FIRST_PORT = 8000
 PORTS = 50
-"""Tried one after the other where the user names none."""
+"""Ports tried in turn if none is given."""
 CONNECTIONS = 1024
 END_S = 2
-"""How long open pages are waited for at the end."""
+"""Seconds to wait for open pages at shutdown."""
 
 
 def bind(host: str, port: int | None) -> socket.socket:
-    """A socket that listens.
+    """Bind a listening socket.
 
     Args:
         host: name or address.
-        port: 0 takes any that is free, None the first free one from FIRST_PORT on.
+        port: 0 for any free port, None for the first free one from FIRST_PORT.
 
     Raises:
-        ValueError: the host is unknown or not this machine's, or the port taken.
+        ValueError: the host is unknown or not of this machine, or the port is in use.
     """
     ports = range(FIRST_PORT, FIRST_PORT + PORTS) if port is None else (port,)
     for number in ports:
         try:
             found = socket.getaddrinfo(host, number, type=socket.SOCK_STREAM)
         except socket.gaierror as e:
-            raise ValueError(f"--host {host}: unknown here: {e.strerror}") from e
+            raise ValueError(f"--host {host}: cannot be resolved: {e.strerror}") from e
         family, kind, protocol, _, address = found[0]
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -50,17 +50,17 @@ def bind(host: str, port: int | None) -> socket.socket:
                 continue
             why = e.strerror or str(e)
             raise ValueError(
-                f"port {number} of {host} cannot be used ({why}): name another --port, "
-                "or a --host that is this machine's"
+                f"cannot bind port {number} of {host} ({why}): choose another "
+                "--port, or a --host of this machine"
             ) from e
         listener.listen(256)
         return listener
     last = FIRST_PORT + PORTS - 1
-    raise ValueError(f"ports {FIRST_PORT} to {last} are all taken: name a --port")
+    raise ValueError(f"ports {FIRST_PORT} to {last} are all in use: choose a --port")
 
 
 def address_of(listener: socket.socket, trust: Trust, *, host: str) -> str:
-    """The address to open; with the token, which a browser never sends in a URL."""
+    """URL to open; the token is in the fragment, which browsers never send."""
     port = listener.getsockname()[1]
     name = socket.gethostname() if host in ("0.0.0.0", "::", "") else host
     name = f"[{name}]" if ":" in name else name
@@ -69,9 +69,9 @@ def address_of(listener: socket.socket, trust: Trust, *, host: str) -> str:
 
 
 def serve(app: ASGIApp, listener: socket.socket) -> None:
-    """Serve until the process is told to end.
+    """Serve until the process is terminated.
 
-    No access log: what is looked at is nobody's business, and it would hold every tile.
+    No access log, for privacy, and because it would list every tile.
     """
     logging.getLogger("uvicorn.error").addFilter(_is_for_users)
     config = uvicorn.Config(
@@ -89,14 +89,14 @@ def serve(app: ASGIApp, listener: socket.socket) -> None:
 
 
 def _is_for_users(record: logging.LogRecord) -> bool:
-    """Not so: that a page was still open at the end."""
+    """Hides uvicorn's message about pages open at shutdown."""
     return not record.getMessage().startswith("Cancel ")
 
 
 def open_browser(
     address: str, *, host: str, opens: Callable[[str], bool] = webbrowser.open
 ) -> bool:
-    """Open the address where there is a screen to see it on; whether it was."""
+    """Open the URL if there is a display; returns whether it was opened."""
     screen = sys.platform in ("darwin", "win32") or any(
         os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")
     )

@@ -135,7 +135,7 @@ def run_seed(folder: Path, seed: int) -> tuple[list[Score], dict[str, Darkness]]
     manifest = build_demo_cohort(folder / "cohort", seed=seed)
     config, run = resolve(load_config(preset="demo")), RunDirectory(folder / "run")
     run_cohort(run, read_cohort([manifest]), config)
-    scores = score_run(run, manifest, threshold=config.ensemble.threshold)
+    scores = score_run(run, manifest, threshold=config.outcome.threshold)
     return scores, measure_thresholds(run, manifest)
 
 

@@ -162,7 +162,7 @@ def print_head(*names: str) -> None:
 def print_scores(cohort: Path, run: RunDirectory) -> None:
     rows = [r for r in read_cohort([cohort]) if run.done(r.slide_id).exists()]
     cases = [read_case(row, run) for row in rows]
-    threshold = read_toml(run.settings)["ensemble"]["threshold"]
+    threshold = read_toml(run.settings)["outcome"]["threshold"]
     patients = {c.row.patient_id for c in cases}
     sick = sum(c.malignant for c in cases)
     print(f"{len(cases)} images ({sick} malignant) of {len(patients)} patients,")

@@ -35,16 +35,16 @@ from digipath_ray.config.run import RunConfig
 from digipath_ray.config.toml import from_tree, load_config
 from digipath_ray.distributed import collector, inference
 from digipath_ray.distributed.attempts import counted
-from digipath_ray.distributed.collector import Tally
 from digipath_ray.distributed.connect import connect
 from digipath_ray.distributed.ledger import Ledger, Place
 from digipath_ray.distributed.read import Batch, pixel_row
 from digipath_ray.distributed.resources import Share, divide
-from digipath_ray.geometry import Frame
 from digipath_ray.patches import Cells, share_blocks
 from digipath_ray.run.directory import RunDirectory
-from digipath_ray.run.failure import Failure
-from digipath_ray.run.prepared import PreparedSlide
+from digipath_ray.run.progress import FailureLog, Listeners, Tally
+from digipath_ray.run.record import SlideRecord
+from tests.records import record_of
+from tests.runs import hears
 
 SIDE = 8
 """A chunk is a square of so many patches a side."""
@@ -104,37 +104,21 @@ class SleepingStage:
         }
 
 
-def drop(root: str, prepared: PreparedSlide, *rest: Any) -> tuple[float, None]:
+def drop(root: str, prepared: SlideRecord, *rest: Any) -> tuple[float, None]:
     """In place of ``try_finish``: the slide's sums have come to a node, and go."""
     return 0.0, None
 
 
-def slides_of(count: int, chunks: int, *, uneven: bool = False) -> list[PreparedSlide]:
+def slides_of(count: int, chunks: int, *, uneven: bool = False) -> list[SlideRecord]:
     """Slides in a bucket that nobody asks; ``uneven``: the largest 20 times the least.
 
     The largest come last, which is the worst for the end of a run.
     """
-    frame = Frame(
-        level=0, lv_per_md_x=1.0, lv_per_md_y=1.0, l0_per_md_x=1.0, l0_per_md_y=1.0,
-        mpp_x=0.5, mpp_y=0.5,
-    )  # fmt: skip
     sizes = np.full(count, chunks)
     if uneven:
         sizes = np.geomspace(chunks / 6, chunks * 3.5, count).round().astype(int)
     return [
-        PreparedSlide(
-            row={
-                "slide_id": f"s{i:05}",
-                "path": f"s3://nowhere/s{i:05}.svs",
-                "patient_id": None,
-                "chunks": int(size),
-            },
-            frame=frame,
-            md_width=1,
-            md_height=1,
-            slide_mpp=None,
-            mask_digest=None,
-        )
+        record_of(f"s{i:05}", path=f"s3://nowhere/s{i:05}.svs", chunks=int(size))
         for i, size in enumerate(sizes)
     ]
 
@@ -195,7 +179,7 @@ class Watch:
         return [round(self.own_mb[i]) for i in at]
 
 
-def run_plan(slides: list[PreparedSlide], config: RunConfig) -> Row:
+def run_plan(slides: list[SlideRecord], config: RunConfig) -> Row:
     """One plan as a driver lays it, and what it took."""
     arrivals: list[float] = []
     share, watch = divide(config), Watch()
@@ -207,12 +191,16 @@ def run_plan(slides: list[PreparedSlide], config: RunConfig) -> Row:
             watch.note()
 
     started = time.time()
-    failures: list[Failure] = []
+    log = FailureLog()
     with tempfile.TemporaryDirectory() as folder, watch:
         tally = inference.segment_cohort(
-            RunDirectory(folder), slides, config, share, failures, report=note
+            RunDirectory(folder),
+            slides,
+            config,
+            share,
+            Listeners(log, hears(tallied=note)),
         )
-    assert (failures, tally.slides) == ([], len(slides))
+    assert (log.failures, tally.slides) == ([], len(slides))
     return {
         "gpus": share.actors,
         "slides": len(slides),

@@ -1,8 +1,8 @@
-"""The public datasets as cohorts: folders as they were published become slide rows.
+"""Public datasets as cohorts: reads their folders as published into slide rows.
 
-Files are found by their names, wherever below the folder they lie, so the layouts of
-the challenges' own pages and of their mirrors all do. What is known to be wrong with a
-dataset stands beside its reader as data, with its source.
+Files are found by name anywhere below the folder, so the layouts of the challenge pages
+and their mirrors all work. Known errors of a dataset are listed as data in its reader,
+with their source.
 """
 
 from collections.abc import Callable
@@ -25,20 +25,20 @@ DATASETS: dict[str, Callable[[Path], DatasetCohort]] = {
 
 
 def read_dataset(name: str, folder: str | Path) -> DatasetCohort:
-    """The slides of a published dataset, given the folder that it was unpacked in.
+    """Read the slides of a published dataset from the folder it was unpacked in.
 
-    A slide whose label is not negative is ``exhaustive`` only if it is annotated, and
-    wholly; a negative one always is.
+    A slide that is not negative is ``exhaustive`` only if it is fully annotated; a
+    negative one always is.
 
     Raises:
-        ValueError: no such dataset or folder, one that does not look like the dataset,
-            or two files for one slide.
+        ValueError: the dataset or folder does not exist, the folder does not look like
+            the dataset, or a slide has two files.
     """
     if name not in DATASETS:
         raise ValueError(f"dataset {name!r}: choose from {', '.join(DATASETS)}")
     folder = Path(folder).expanduser()
     if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder: check the spelling")
+        raise ValueError(f"{folder}: folder not found: check the spelling")
     cohort = DATASETS[name](folder.absolute())
     for row in cohort.rows:
         check_slide_id(row.slide_id, where=row.path, fix="rename the file")

@@ -25,13 +25,13 @@ CAMELYON16_PARTLY_ANNOTATED = frozenset(
 ) | {"test_114"}  # fmt: skip
 """Slides whose tumor is not annotated exhaustively.
 
-The 20 training slides that the paper's authors left out (DigitalHistoPath,
-dataset_csv_generation.ipynb), and a test slide that they and others left out.
+The 20 training slides that the paper's authors excluded (DigitalHistoPath,
+dataset_csv_generation.ipynb), and a test slide excluded by them and others.
 """
 CAMELYON16_DOUBTFUL = frozenset({"normal_086", "normal_144"})
-"""Called normal, but said to hold tumor (Liu et al. 2017, arXiv:1703.02442)."""
+"""Labeled normal, but reported to contain tumor (Liu et al. 2017, arXiv:1703.02442)."""
 CAMELYON16_DUPLICATES = frozenset({"test_049"})
-"""A copy of another test slide, gone from later editions of the dataset."""
+"""Duplicate of another test slide, removed from later editions of the dataset."""
 CAMELYON17_TYPES = ("negative", "itc", "micro", "macro")
 CAMELYON17_TRAINING_PATIENTS = 100
 MASK_FOLDERS = ("mask", "background", "evaluation")
@@ -46,10 +46,10 @@ CAMELYON17_LAYOUT = """\
 
 
 def read_camelyon16(folder: Path) -> DatasetCohort:
-    """CAMELYON16; a slide counts as a patient, as patients are not published.
+    """Read CAMELYON16; each slide counts as a patient, as patients are not published.
 
-    A label is negative or tumor; of a test slide itc, micro or macro if reference.csv
-    says so, and none if it is absent and the slide has no annotation.
+    Labels are negative or tumor; for test slides itc, micro or macro from
+    reference.csv. Without it, a test slide without annotation has no label.
     """
     files = list(walk(folder))
     slides = _slides(files, r"(normal|tumor|test)_\d{3}\.tiff?")
@@ -61,7 +61,7 @@ def read_camelyon16(folder: Path) -> DatasetCohort:
     rows = []
     for slide_id, path in slides.items():
         if slide_id in CAMELYON16_DUPLICATES:
-            notes.append(f"{slide_id} is left out: it is a copy of another slide")
+            notes.append(f"{slide_id} is excluded: duplicate of another slide")
             continue
         kind = slide_id.split("_")[0]
         label = {"normal": "negative", "tumor": "tumor"}.get(kind)
@@ -69,7 +69,7 @@ def read_camelyon16(folder: Path) -> DatasetCohort:
             label = reference.get(slide_id, "tumor" if slide_id in drawn else None)
         if slide_id in CAMELYON16_DOUBTFUL:
             label = None
-            notes.append(f"{slide_id} gets no label: it is said to hold tumor")
+            notes.append(f"{slide_id} gets no label: reported to contain tumor")
         whole = slide_id not in CAMELYON16_PARTLY_ANNOTATED
         split = "test" if kind == "test" else "train"
         rows.append(
@@ -79,7 +79,7 @@ def read_camelyon16(folder: Path) -> DatasetCohort:
 
 
 def _camelyon16_reference(files: Iterable[Path]) -> dict[str, str]:
-    """Test slide -> label, from lines as ``test_001,Tumor,IDC,Macro``."""
+    """Test slide -> label, from lines like ``test_001,Tumor,IDC,Macro``."""
     labels = {}
     for path in files_named(files, "reference.csv"):
         for line in read_lines(path):
@@ -96,10 +96,10 @@ def _camelyon16_reference(files: Iterable[Path]) -> dict[str, str]:
 
 
 def read_camelyon17(folder: Path) -> DatasetCohort:
-    """CAMELYON17; the labels of its test patients (100 on) are not published.
+    """Read CAMELYON17; labels of its test patients (from 100) are not published.
 
-    Of its annotations the organizers say that isolated tumor cells are not annotated
-    exhaustively (camelyon17.grand-challenge.org/Data): such a slide is not exhaustive.
+    Isolated tumor cells are not annotated exhaustively
+    (camelyon17.grand-challenge.org/Data), so their slides are not exhaustive.
     """
     files = list(walk(folder))
     slides = _slides(files, r"patient_\d{3}_node_\d\.tiff?")
@@ -115,8 +115,8 @@ def read_camelyon17(folder: Path) -> DatasetCohort:
         label = labels.get(slide_id)
         if train and label is None:
             raise ValueError(
-                f"{folder}: no label of {slide_id}: put the challenge's "
-                "stage_labels.csv (called stages.csv too) into this folder"
+                f"{folder}: no label for {slide_id}: put the challenge's "
+                "stage_labels.csv (also called stages.csv) into this folder"
             )
         row = slide_row(
             slide_id,
@@ -136,7 +136,7 @@ def read_camelyon17(folder: Path) -> DatasetCohort:
 
 
 def _camelyon17_labels(files: Iterable[Path]) -> dict[str, str]:
-    """Slide -> metastasis type; the lines of whole patients (.zip) are left aside."""
+    """Slide -> metastasis type; lines of whole patients (.zip) are skipped."""
     labels = {}
     for path in files_named(files, "stage_labels.csv", "stages.csv"):
         for line in read_lines(path):
@@ -145,15 +145,15 @@ def _camelyon17_labels(files: Iterable[Path]) -> dict[str, str]:
             label = line[1].strip().lower() if len(line) > 1 else ""
             if label not in CAMELYON17_TYPES:
                 raise ValueError(
-                    f"{path}: {','.join(line)!r} does not say one of "
-                    f"{', '.join(CAMELYON17_TYPES)}: download it again"
+                    f"{path}: {','.join(line)!r} has none of "
+                    f"{', '.join(CAMELYON17_TYPES)}: download the file again"
                 )
             labels[id_of(line[0])] = label
     return labels
 
 
 def _slides(files: Iterable[Path], pattern: str) -> dict[str, Path]:
-    """The slides by their id, without the masks that mirrors call as the slides."""
+    """Slides by id, without the masks that mirrors name like the slides."""
     kept = [
         f for f in files if not any(w in f.parent.name.lower() for w in MASK_FOLDERS)
     ]

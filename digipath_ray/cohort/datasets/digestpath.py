@@ -1,4 +1,4 @@
-"""DigestPath 2019: colon tissue, as JPEGs with masks that are JPEGs too."""
+"""DigestPath 2019: colon tissue, JPEGs with JPEG masks."""
 
 import re
 from pathlib import Path
@@ -18,10 +18,10 @@ DIGESTPATH_LAYOUT = """\
 
 
 def read_digestpath2019(folder: Path) -> DatasetCohort:
-    """DigestPath 2019, the tissue part: images with lesions and without.
+    """Read the tissue part of DigestPath 2019: images with and without lesions.
 
-    Patients are not published: the part of a file's name before the scan's date stands
-    for them, without the number of the block.
+    Patients are not published: the file name up to the scan date, without the block
+    number, is used instead.
     """
     files = [f for f in walk(folder) if f.suffix.lower() in (".jpg", ".jpeg", ".png")]
     kinds = {f: _digestpath_kind(folder, f) for f in files}
@@ -42,8 +42,8 @@ def read_digestpath2019(folder: Path) -> DatasetCohort:
         )
         rows.append(row)
     note = (
-        "the images state no mpp: give --slide-mpp, or add a column mpp (the "
-        "publications say 0.25 in one place and 20x, about 0.5, in another)"
+        "the images have no mpp: give --slide-mpp, or add a column mpp (the "
+        "publications give both 0.25 and 20x, about 0.5)"
     )
     return DatasetCohort(rows=rows, notes=[note, *note_unannotated(rows)])
 

@@ -1,4 +1,4 @@
-"""Files of a dataset, found by their names, and the rows made of them."""
+"""Dataset files found by name, and the slide rows built from them."""
 
 import csv
 import os
@@ -12,11 +12,11 @@ from digipath_ray.cohort.manifest import SlideRow
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetCohort:
-    """The slides of a dataset that lie in a folder.
+    """Slides of a dataset found in a folder.
 
     Attributes:
         rows: sorted by slide_id.
-        notes: what the user should know of them, a sentence each.
+        notes: notes for the user, one sentence each.
     """
 
     rows: list[SlideRow]
@@ -34,7 +34,7 @@ def slide_row(
     node: str | None = None,
     whole: bool = True,
 ) -> SlideRow:
-    """A row; ``whole`` says whether an annotation of the slide would be exhaustive."""
+    """Build a row; ``whole`` is whether an annotation of the slide is exhaustive."""
     return SlideRow(
         slide_id=slide_id,
         path=str(path),
@@ -48,7 +48,7 @@ def slide_row(
 
 
 def walk(folder: Path) -> Iterator[Path]:
-    """The files below a folder, sorted; linked folders are followed, loops not."""
+    """Files below a folder, sorted; follows symbolic links, but not loops."""
     seen: set[str] = set()
     for place, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
@@ -61,10 +61,10 @@ def walk(folder: Path) -> Iterator[Path]:
 
 
 def files_by_id(files: Iterable[Path], pattern: str) -> dict[str, Path]:
-    """The files whose whole name matches, by their lower-case stem.
+    """Files whose full name matches, by lower-case stem.
 
     Raises:
-        ValueError: two have one stem.
+        ValueError: two files have the same stem.
     """
     found: dict[str, Path] = {}
     for file in files:
@@ -77,50 +77,50 @@ def files_by_id(files: Iterable[Path], pattern: str) -> dict[str, Path]:
 
 
 def id_of(name: str) -> str:
-    """The slide_id in a table's cell, with or without the file's suffix."""
+    """slide_id in a table cell, with or without the file suffix."""
     return re.sub(r"\.tiff?$", "", name.strip().lower())
 
 
 def files_named(files: Iterable[Path], *names: str) -> list[Path]:
-    """The files that are called one of ``names``, which are lower case."""
+    """Files named as one of ``names``, which are lower case."""
     return [f for f in files if f.name.lower() in names]
 
 
 def read_lines(path: Path) -> Iterator[list[str]]:
-    """The lines of a CSV that are not empty."""
+    """Non-empty lines of a CSV."""
     with path.open(newline="", encoding="utf-8-sig") as file:
         yield from (line for line in csv.reader(file) if line and line[0].strip())
 
 
 def other_layout(folder: Path, name: str, layout: str) -> ValueError:
-    """The error for a folder in which nothing of a dataset was found."""
+    """Error for a folder without any file of a dataset."""
     return ValueError(
-        f"{folder}: nothing of {name} in this folder. Its files are called\n{layout}\n"
-        "in folders of any name (DigestPath's apart)"
+        f"{folder}: no files of {name} in this folder. Expected files\n{layout}\nin "
+        "folders of any name (except for DigestPath)"
     )
 
 
 def note_zips(files: Iterable[Path], drawn: dict[str, Path]) -> list[str]:
-    """Say so where the annotations are still packed."""
+    """Note annotations that are still zipped."""
     zips = [f for f in files if f.match("*annotations*.zip")]
     if drawn or not zips:
         return []
-    return [f"extract {zips[0]}: no annotation lies in this folder yet"]
+    return [f"extract {zips[0]}: this folder has no annotations yet"]
 
 
 def note_unannotated(rows: Iterable[SlideRow]) -> list[str]:
-    """What becomes of the slides that are not negative and not wholly annotated."""
+    """Notes on slides that are neither negative nor fully annotated."""
     partly = [r for r in rows if not r.exhaustive and r.annotation]
     bare = [r for r in rows if not r.exhaustive and not r.annotation]
     notes = []
     if partly:
         notes.append(
-            "slides annotated in part, which give tumor patches but no normal ones: "
-            f"{len(partly)}"
+            "partially annotated slides, which give tumor patches but no normal "
+            f"ones: {len(partly)}"
         )
     if bare:
         notes.append(
-            "slides that are not known to be negative and have no annotation, which "
-            f"give no patches: {len(bare)}"
+            "slides of unknown label without annotation, which give no patches: "
+            f"{len(bare)}"
         )
     return notes

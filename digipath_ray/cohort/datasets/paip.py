@@ -1,4 +1,4 @@
-"""PAIP 2019: liver tumors, each slide with masks of its viable and its whole tumor."""
+"""PAIP 2019: liver tumors with masks of viable and whole tumor per slide."""
 
 import re
 from collections.abc import Iterable
@@ -17,11 +17,11 @@ from digipath_ray.slide.open import SlideError, open_slide
 
 PAIP_SWAPPED = "01_01_0107"
 PAIP_SWAPPED_CASE = "phase_1_018"
-"""Training case 018: its viable and whole are each other's file.
+"""Training case 018: its viable and whole masks are swapped.
 
 github.com/paip-2019/challenge issue #29. Corrected files were announced there, so the
-larger of the two is taken as whole. The cases of issue #31, whose burden does not match
-their masks, are named in a picture only and not listed here; no burden is read.
+larger of the two is used as whole. The cases of issue #31, whose burden does not match
+their masks, are named only in a screenshot and not listed here; no burden is read.
 """
 PAIP_LAYOUT = """\
   Training_phase_1/Training_phase_1_001/01_01_0083.svs
@@ -29,10 +29,10 @@ PAIP_LAYOUT = """\
 
 
 def read_paip2019(folder: Path) -> DatasetCohort:
-    """PAIP 2019: the viable tumor's mask as annotation; a slide counts as a patient.
+    """Read PAIP 2019: viable tumor masks as annotations; each slide is a patient.
 
-    The XML files are left aside: the organizers call them a reference, and the masks
-    the truth. In an XML, the layer of Id 1 is the whole tumor, and of Id 2 the viable.
+    The XML files are ignored: the organizers call them a reference, and the masks the
+    ground truth. In an XML, layer Id 1 is the whole tumor and Id 2 the viable.
     """
     files = list(walk(folder))
     slides = files_by_id(files, r".+\.svs")
@@ -62,7 +62,7 @@ def _is_mask(path: Path, kind: str) -> bool:
 def _paip_mask(
     files: Iterable[Path], slide: Path, kind: str, *, alone: bool
 ) -> Path | None:
-    """The mask called like the slide, or the one beside it if it is alone there."""
+    """Mask named like the slide, or the only one in its folder."""
     begins = re.compile(re.escape(slide.stem.lower()) + "(?![0-9a-z])")
     masks = [f for f in files if _is_mask(f, kind)]
     found = [f for f in masks if begins.match(f.stem.lower())]
@@ -70,7 +70,7 @@ def _paip_mask(
         found = [f for f in masks if f.parent == slide.parent]
     if len(found) > 1:
         raise ValueError(
-            f"{slide}: two masks {kind}: {found[0]} and {found[1]}: keep one of them"
+            f"{slide}: two {kind} masks: {found[0]} and {found[1]}: keep one of them"
         )
     return found[0] if found else None
 
@@ -78,9 +78,9 @@ def _paip_mask(
 def _unswapped(
     slide: Path, viable: Path | None, whole: Path | None
 ) -> tuple[Path | None, str]:
-    """The viable tumor's mask of a case whose masks may be swapped: the smaller."""
+    """Viable tumor mask of a case whose masks may be swapped: the smaller one."""
     if viable is None or whole is None:
-        return None, "viable and whole may be swapped, and one is missing: not used"
+        return None, "viable and whole may be swapped, and one is missing: ignored"
     try:
         with open_slide(slide) as opened:
             size = opened.info
@@ -88,12 +88,14 @@ def _unswapped(
     except SlideError as e:
         return None, f"viable and whole may be swapped, and cannot be compared: {e}"
     if areas[0] > areas[1]:
-        return whole, "viable and whole are swapped, the other file is taken"
-    return viable, "viable and whole are as they should be, though once swapped"
+        return whole, "viable and whole are swapped; using the other file"
+    return viable, (
+        "viable and whole are correct, although swapped in an earlier release"
+    )
 
 
 def _split_of(folder: Path, path: Path) -> str | None:
-    """The split that the folders between the dataset's and a file are named after."""
+    """Split named by a folder between the dataset folder and a file."""
     parts = path.relative_to(folder).parts[:-1]
     for part in reversed(parts):
         for word, split in (

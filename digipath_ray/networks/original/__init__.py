@@ -1,12 +1,12 @@
-"""The original authors' networks in torch, to take their Keras weights as they are.
+"""The original authors' networks in torch, to load their Keras weights.
 
-They follow the published definitions in every detail that changes a number: how
-TensorFlow pads, each normalization's epsilon, the kind of upsampling. A network maps
+They follow the published definitions in every detail that affects the output:
+TensorFlow padding, each normalization's epsilon, the kind of upsampling. A network maps
 pixels normalized by (x - 128) / 128, [B, 3, H, W], to logits [B, 2, H, W] of (other,
-tumor). Not meant for new members: those are ``networks``'.
+tumor). For new members use ``networks``.
 
-The authors' viewer feeds patches transposed, [x, y]. Here they lie as on the slide: the
-networks were fitted under all flips and rotations, so either way is theirs.
+The authors' viewer feeds transposed patches, [x, y]. Here patches are oriented as on
+the slide; the networks were trained with all flips and rotations, so both are valid.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,6 +23,6 @@ ORIGINAL_ARCHITECTURES: Mapping[str, Callable[..., OriginalNetwork]] = {
     "OriginalUnetInceptionResNetV2": unet_inception_resnet_v2,
     "OriginalDeepLabV3Plus": DeepLabV3Plus,
 }
-"""Name of an architecture -> what builds it; arguments are a member's options."""
+"""Architecture name -> builder; its arguments are a member's options."""
 
 __all__ = ["ORIGINAL_ARCHITECTURES", "OriginalNetwork"]

@@ -1,13 +1,13 @@
-"""The DeepLabV3+ on Xception-65 that the authors took from keras-deeplab-v3-plus.
+"""DeepLabV3+ on Xception-65, as in the authors' source keras-deeplab-v3-plus.
 
-All its layers have names of their own, and the modules bear them.
+All Keras layers have explicit names, which the modules reuse.
 """
 
 from collections import OrderedDict
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - the name torch's users know
+import torch.nn.functional as F  # noqa: N812 - conventional alias
 from torch import Tensor, nn
 
 from digipath_ray.networks.original.layers import (
@@ -19,13 +19,13 @@ from digipath_ray.networks.original.layers import (
 from digipath_ray.networks.original.network import OriginalNetwork
 
 HEAD_EPS = 1e-5
-"""Epsilon of all normalizations behind the encoder."""
+"""Epsilon of all normalizations after the encoder."""
 MIDDLE_UNITS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Dilation:
-    """Stride of the third entry block and the rates behind it."""
+    """Stride of the third entry block and the dilation rates after it."""
 
     stride: int
     middle: int
@@ -46,7 +46,7 @@ def _point(inputs: int, outputs: int, *, stride: int = 1) -> nn.Conv2d:
 class _Separable(nn.Module):
     """Depthwise, then pointwise convolution, each normalized.
 
-    ReLU stands before the first (``pre_relu``), or behind each.
+    ReLU is applied before the first (``pre_relu``), or after each.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class _Separable(nn.Module):
         pre_relu: bool = False,
     ) -> None:
         super().__init__()
-        # Padded alike on both sides, at stride 2 as well: the definition says so.
+        # Symmetric padding also at stride 2, as in the original definition.
         self.depthwise = nn.Conv2d(
             inputs,
             inputs,
@@ -84,10 +84,9 @@ class _Separable(nn.Module):
 
 
 class _Block(nn.Module):
-    """Three separable convolutions beside a shortcut.
+    """Three separable convolutions with a shortcut.
 
-    The shortcut is a convolution where the number of channels changes, else the input
-    itself.
+    The shortcut is a convolution if the number of channels changes, else the identity.
     """
 
     def __init__(
@@ -104,7 +103,7 @@ class _Block(nn.Module):
             self.shortcut_BN = batch_norm(c)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The block's answer, and that of its second convolution."""
+        """Output of the block, and of its second convolution."""
         second = self.separable_conv2(self.separable_conv1(x))
         short = x if self.shortcut is None else self.shortcut_BN(self.shortcut(x))
         return self.separable_conv3(second) + short, second
@@ -113,7 +112,7 @@ class _Block(nn.Module):
 class _EntryFlow(nn.Module):
     def __init__(self, *, last_stride: int) -> None:
         super().__init__()
-        # TensorFlow's "same" here alone; see layers.
+        # The only TensorFlow "same" padding in this network; see layers.
         self.conv1_1 = SameConv2d(3, 32, 3, stride=2, bias=False)
         self.conv1_1_BN = batch_norm(32)
         self.conv1_2 = nn.Conv2d(32, 64, 3, padding=1, bias=False)
@@ -123,7 +122,7 @@ class _EntryFlow(nn.Module):
         self.block3 = _Block(256, (728, 728, 728), stride=last_stride)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The flow's answer, and the features at a 4th of the sides."""
+        """Output of the flow, and features at 1/4 of the sides."""
         x = self.conv1_1_BN(self.conv1_1(x)).relu_()
         x = self.conv1_2_BN(self.conv1_2(x)).relu_()
         x, _ = self.block1(x)
@@ -169,7 +168,7 @@ class _Xception65(nn.Module):
         self.exit_flow = _ExitFlow(rates=dilation.exit)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The encoder's answer, and the features at a 4th of the sides."""
+        """Output of the encoder, and features at 1/4 of the sides."""
         x, fourth = self.entry_flow(x)
         return self.exit_flow(self.middle_flow(x)), fourth
 
@@ -196,7 +195,7 @@ class _Head(nn.Module):
         self.custom_logits_semantic = nn.Conv2d(256, 2, 1)
 
     def forward(self, x: Tensor, fourth: Tensor) -> Tensor:
-        """Logits at a 4th of the sides."""
+        """Logits at 1/4 of the sides."""
         x = self.dropout(self._pyramid(x))
         skip = self.feature_projection0_BN(self.feature_projection0(fourth)).relu_()
         x = torch.cat([resize(x, fourth.shape[-2:]), skip], dim=1)
@@ -218,16 +217,16 @@ class _Head(nn.Module):
 
 
 def resize(x: Tensor, size: torch.Size) -> Tensor:
-    """Bilinear, the corners' centers on the corners' centers."""
+    """Bilinear resize with aligned corners."""
     return F.interpolate(x, size=list(size), mode="bilinear", align_corners=True)
 
 
 class DeepLabV3Plus(OriginalNetwork):
-    """The authors' DeepLabV3+.
+    """DeepLabV3+ of the authors.
 
     Args:
-        output_stride: 16, as they trained it, or 8, as they also ran it: the same
-            weights, dilated more, on features twice as fine.
+        output_stride: 16, as trained, or 8, as the authors also ran it: the same
+            weights with higher dilation on features twice as fine.
     """
 
     def __init__(self, *, output_stride: int = 16) -> None:
@@ -240,6 +239,6 @@ class DeepLabV3Plus(OriginalNetwork):
         self.decoder = _Head(dilation.pyramid)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits [B, 2, H, W] of [B, 3, H, W], sides multiples of the stride."""
+        """Logits [B, 2, H, W] from [B, 3, H, W]; sides are multiples of the stride."""
         check_sides(x, self.output_stride)
         return resize(self.decoder(*self.encoder(x)), x.shape[-2:])

@@ -1,4 +1,4 @@
-"""The DenseNet-121 of Keras as an encoder; modules bear its layers' names."""
+"""DenseNet-121 of Keras as an encoder; modules have the Keras layer names."""
 
 from collections import OrderedDict
 
@@ -20,7 +20,7 @@ def _conv(inputs: int, outputs: int, size: int) -> nn.Conv2d:
 
 
 class _DenseLayer(nn.Sequential):
-    """Adds 32 channels to those it is given."""
+    """Concatenates 32 channels to its input."""
 
     def __init__(self, channels: int) -> None:
         layers: list[tuple[str, nn.Module]] = [
@@ -58,7 +58,7 @@ def _transition(channels: int) -> nn.Sequential:
 
 
 class DenseNet121(nn.Module):
-    """DenseNet-121 up to its last normalization, which no ReLU follows here."""
+    """DenseNet-121 up to its last normalization, without the final ReLU."""
 
     channels = (64, 256, 512, 1024, 1024)
 
@@ -70,7 +70,7 @@ class DenseNet121(nn.Module):
             ("relu", nn.ReLU(inplace=True)),
         ]
         self.conv1 = nn.Sequential(OrderedDict(first))
-        # What it pads with never wins: it pools what a ReLU has left.
+        # Zero padding never wins the max, because inputs come from a ReLU.
         self.pool1 = nn.MaxPool2d(3, stride=2, padding=1)
         self.conv2 = _block(64, 6)
         self.pool2 = _transition(256)
@@ -82,7 +82,7 @@ class DenseNet121(nn.Module):
         self.bn = _norm(1024)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Features of [B, 3, H, W] at a half, 4th, 8th, 16th and 32nd of its sides."""
+        """Features of [B, 3, H, W] at 1/2, 1/4, 1/8, 1/16 and 1/32 of its sides."""
         half = self.conv1(x)
         fourth = self.conv2(self.pool1(half))
         eighth = self.conv3(self.pool2(fourth))
@@ -91,5 +91,5 @@ class DenseNet121(nn.Module):
         return [half, fourth, eighth, sixteenth, last]
 
     def counted_layers(self) -> list[nn.Module]:
-        """None: all layers have names of their own."""
+        """Empty: all layers have explicit names."""
         return []

@@ -1,7 +1,7 @@
-"""The Inception-ResNet-V2 of Keras as an encoder, padded so that sides halve exactly.
+"""Inception-ResNet-V2 of Keras as an encoder, padded so that sides halve exactly.
 
-Keras names few of its layers and counts the others; :meth:`counted_layers` has them in
-the order in which a file lists them.
+Keras names few of its layers and numbers the others; :meth:`counted_layers` lists these
+in file order.
 """
 
 from collections.abc import Iterator
@@ -20,9 +20,9 @@ Kernel = int | tuple[int, int]
 
 
 class CenteredNorm(nn.BatchNorm2d):
-    """Batch normalization that the original lets learn a shift and no scale.
+    """Batch normalization with a learned shift but no scale, as in the original.
 
-    The scale is there and is 1; whoever sets ``requires_grad`` lets it learn.
+    The scale is fixed to 1; set ``requires_grad`` to train it.
     """
 
     def __init__(self, channels: int) -> None:
@@ -48,14 +48,14 @@ class _Unit(nn.Module):
 
 
 class _Branches(nn.ModuleList):
-    """Paths that all start from one input and are concatenated."""
+    """Parallel paths from one input, concatenated."""
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([branch(x) for branch in self], dim=1)
 
 
 class _Residual(nn.Module):
-    """Adds to its input what branches find in it, scaled."""
+    """Adds the scaled output of branches to its input."""
 
     def __init__(
         self, branches: _Branches, channels: int, *, scale: float, relu: bool = True
@@ -77,7 +77,7 @@ def _units(branch: nn.Module) -> list[_Unit]:
 
 
 def _path(inputs: int, *steps: tuple[int, Kernel], stride: int = 1) -> nn.Sequential:
-    """Units in a row, each (outputs, kernel); the last one has the stride."""
+    """Sequence of units (outputs, kernel); the last one has the stride."""
     units = []
     for i, (outputs, kernel) in enumerate(steps):
         last = i == len(steps) - 1
@@ -109,7 +109,7 @@ def _block8(*, scale: float = 0.2, relu: bool = True) -> _Residual:
 
 
 def _mixed_5b() -> _Branches:
-    # Keras averages the pixels there are: padding does not count.
+    # Keras excludes padding from the average.
     average = nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False)
     return _Branches(
         [
@@ -143,7 +143,7 @@ def _mixed_7a() -> _Branches:
 
 
 class InceptionResNetV2(nn.Module):
-    """Inception-ResNet-V2 up to its last convolution; all layers padded alike."""
+    """Inception-ResNet-V2 up to its last convolution; all layers padded "same"."""
 
     channels = (64, 192, 320, 1088, 1536)
 
@@ -169,7 +169,7 @@ class InceptionResNetV2(nn.Module):
         self.conv_7b_bn = CenteredNorm(1536)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Features of [B, 3, H, W] at a half, 4th, 8th, 16th and 32nd of its sides."""
+        """Features of [B, 3, H, W] at 1/2, 1/4, 1/8, 1/16 and 1/32 of its sides."""
         half = self.stem1(x)
         fourth = self.stem2(self.pool1(half))
         eighth = self._blocks("block35", self.mixed_5b(self.pool2(fourth)))
@@ -185,15 +185,15 @@ class InceptionResNetV2(nn.Module):
         return x
 
     def counted_layers(self) -> list[nn.Module]:
-        """The layers that Keras named by counting, in a file's order."""
+        """Layers with numbered Keras names, in file order."""
         units = _in_file_order(self)
         return [layer for unit in units for layer in (unit.conv, unit.bn)]
 
 
 def _in_file_order(module: nn.Module) -> Iterator[_Unit]:
-    """Units as Keras lists them: by their distance from the output, farthest first.
+    """Units in Keras order: by distance from the output, farthest first.
 
-    Of two branches' units that are equally far, the earlier branch's comes first.
+    At equal distance, the unit of the earlier branch comes first.
     """
     if isinstance(module, _Unit):
         yield module

@@ -1,9 +1,9 @@
-"""Keras weight files (.h5 as tf.keras wrote them) into the original networks.
+"""Loads Keras weight files (.h5 of tf.keras) into the original networks.
 
-Such a file holds no architecture: the attribute ``layer_names`` lists its layers in the
-order of the graph, and each layer's group lists ``weight_names``. Layers with names of
-their own are found by name; those that Keras named by counting (conv2d_37) by their
-order, since the numbers depend on what else was built before. Only h5py is needed.
+The file has no architecture: attribute ``layer_names`` lists its layers in graph order,
+and each layer's group lists ``weight_names``. Layers with explicit names are matched by
+name; numbered ones (conv2d_37) by order, since the numbers depend on the models built
+before. Needs only h5py.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +19,7 @@ from digipath_ray.networks.original.inception import CenteredNorm
 from digipath_ray.networks.original.network import OriginalNetwork
 
 CLASSIFIER = "custom_logits_semantic"
-"""DeepLab's last layer; with other classes than Pascal VOC's it bears this name."""
+"""Name of DeepLab's last layer if its classes are not Pascal VOC's."""
 VOC_CLASSIFIER = "logits_semantic"
 
 Pair = tuple["KerasLayer", nn.Module]
@@ -29,7 +29,7 @@ _TELLING = {
     "conv_7b": "OriginalUnetInceptionResNetV2",
     "entry_flow_conv1_1": "OriginalDeepLabV3Plus",
 }
-"""A layer that only one of the architectures has."""
+"""A layer unique to each architecture."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,28 +41,29 @@ class KerasLayer:
 
     @property
     def key(self) -> str:
-        """The name in one spelling: tf.keras 1.14 has conv1/conv, later conv1_conv."""
+        """Normalized name: tf.keras 1.14 has conv1/conv, later versions conv1_conv."""
         return self.name.replace("/", "_")
 
 
 def read_keras_file(
     path: Path, network: OriginalNetwork, *, new_classifier: bool = False
 ) -> dict[str, Tensor]:
-    """Fill the network with a file's weights; returns its state_dict.
+    """Load a file's weights into the network; returns its state_dict.
 
     Args:
-        path: written by ``save_weights``, or by ``save`` (under ``model_weights``).
-        network: of the architecture that was saved.
-        new_classifier: leave DeepLab's last layer as it is, whatever the file has: to
-            start fitting from weights of other classes.
+        path: file of ``save_weights``, or of ``save`` (under ``model_weights``).
+        network: network of the saved architecture.
+        new_classifier: keep DeepLab's last layer, to start training from weights of
+            other classes.
 
     Raises:
-        ValueError: h5py is missing, the file cannot be read, or it is another
-            network's; names the Keras layer that is missing, left over or misshapen.
+        ValueError: h5py is missing, or the file cannot be read or is of another
+            network; names the Keras layer that is missing, left over or has the wrong
+            shape.
     """
     if new_classifier and CLASSIFIER not in _named_modules(network):
         raise ValueError(
-            f"weights {path}: only OriginalDeepLabV3Plus takes a new classifier"
+            f"weights {path}: only OriginalDeepLabV3Plus supports a new classifier"
         )
     with _opened(path) as file:
         layers = _read_layers(path, file)
@@ -84,27 +85,27 @@ def _opened(path: Path) -> Iterator[Any]:
             f"weights {path}: reading Keras files needs h5py: pip install h5py"
         ) from e
     if not path.is_file():
-        raise ValueError(f"weights {path}: no such file")
+        raise ValueError(f"weights {path}: file not found")
     try:
         with h5py.File(path, "r") as file:
             yield file
     except (OSError, KeyError, RuntimeError) as e:
-        raise ValueError(f"weights {path}: no HDF5 file, or a torn one: {e}") from e
+        raise ValueError(f"weights {path}: not an HDF5 file, or damaged: {e}") from e
 
 
 def _read_layers(path: Path, file: Any) -> list[KerasLayer]:
-    """The layers that have weights, in the file's order."""
+    """Layers with weights, in file order."""
     root = file.get("model_weights", file)
     names = _attribute(root, "layer_names")
     if not names:
         raise ValueError(
-            f"weights {path}: no layer_names: not written by save_weights of tf.keras "
-            "(a .weights.h5 file of Keras 3 is laid out otherwise)"
+            f"weights {path}: no layer_names: not written by save_weights of "
+            "tf.keras (.weights.h5 files of Keras 3 are not supported)"
         )
     layers = []
     for name in names:
         if name not in root:
-            raise ValueError(f"weights {path}: layer {name} is listed but not there")
+            raise ValueError(f"weights {path}: layer {name} is listed but missing")
         datasets = _datasets(path, name, root[name])
         if datasets:
             layers.append(KerasLayer(name=name, datasets=datasets))
@@ -112,7 +113,7 @@ def _read_layers(path: Path, file: Any) -> list[KerasLayer]:
 
 
 def _attribute(group: Any, name: str) -> list[str]:
-    """A list of texts, which Keras splits over name0, name1, ... if it is long."""
+    """Read a list of strings, which Keras splits into name0, name1, ... if long."""
     values, part = list(group.attrs.get(name, [])), 0
     while f"{name}{part}" in group.attrs:
         values += list(group.attrs[f"{name}{part}"])
@@ -121,7 +122,7 @@ def _attribute(group: Any, name: str) -> list[str]:
 
 
 def _datasets(path: Path, layer: str, group: Any) -> dict[str, Any]:
-    """Kind of weight -> dataset; "conv1/conv/kernel:0" is of the kind "kernel"."""
+    """Kind of weight -> dataset; "conv1/conv/kernel:0" is of kind "kernel"."""
     found = {}
     for name in _attribute(group, "weight_names"):
         if name not in group or not hasattr(group[name], "shape"):
@@ -133,9 +134,9 @@ def _datasets(path: Path, layer: str, group: Any) -> dict[str, Any]:
 def _pair(
     path: Path, network: OriginalNetwork, layers: list[KerasLayer], *, skip: set[str]
 ) -> list[Pair]:
-    """Each layer of the file with the module that it fills; all of both are used.
+    """Match each layer of the file with a module; none of either may be left over.
 
-    Those apart whose names are in ``skip``.
+    Names in ``skip`` are excluded.
     """
     named = {k: v for k, v in _named_modules(network).items() if k not in skip}
     by_key = {layer.key: layer for layer in layers if layer.key not in skip}
@@ -150,12 +151,14 @@ def _pair(
         pairs += _pair_in_order(path, matching, modules)
         rest = [layer for layer in rest if mark not in layer.datasets]
     if rest:
-        raise ValueError(f"weights {path}: layer {rest[0].name} fits no layer here")
+        raise ValueError(
+            f"weights {path}: layer {rest[0].name} matches no layer of the network"
+        )
     return pairs
 
 
 def _named_modules(network: OriginalNetwork) -> dict[str, nn.Module]:
-    """Keras name -> module, for the layers with a name of their own."""
+    """Keras name -> module, for layers with an explicit name."""
     counted = set(network.counted_layers())
     return {
         name.split(".", 1)[1].replace(".", "_"): module
@@ -170,24 +173,27 @@ def _raise_missing(
     by_key: Mapping[str, KerasLayer],
 ) -> str:
     more = ", ..." * (len(missing) > 3)
-    text = f"layers are missing: {len(missing)} ({', '.join(missing[:3])}{more})"
+    text = f"{len(missing)} missing layers ({', '.join(missing[:3])}{more})"
     if missing == [CLASSIFIER] and VOC_CLASSIFIER in by_key:
-        return f"{text}; these are Pascal VOC's: to start from them, --new-classifier"
+        return (
+            f"{text}; these weights are of Pascal VOC: to start from them, give "
+            "--new-classifier"
+        )
     looks = [
         name
         for layer, name in _TELLING.items()
         if layer in by_key and layer not in named
     ]
-    return f"{text}; they look like {looks[0]}'s" if looks else text
+    return f"{text}; the file looks like {looks[0]}" if looks else text
 
 
 def _pair_in_order(
     path: Path, layers: list[KerasLayer], modules: Sequence[nn.Module]
 ) -> list[Pair]:
-    """Layers and modules one by one.
+    """Match layers and modules by order.
 
     Raises:
-        ValueError: there are more or fewer; names the first layer that does not fit.
+        ValueError: the numbers differ; names the first layer that does not match.
     """
     pairs = list(zip(layers, modules, strict=False))
     if len(layers) == len(modules):
@@ -195,13 +201,13 @@ def _pair_in_order(
     wrong = [layer.name for layer, module in pairs if _misfit(layer, module)]
     wrong += [layer.name for layer in layers[len(modules) :]]
     raise ValueError(
-        f"weights {path}: {len(layers)} layers named by counting, {len(modules)} "
-        f"wanted; the first that does not fit is {[*wrong, 'behind the last'][0]}"
+        f"weights {path}: {len(layers)} numbered layers, expected {len(modules)}; "
+        f"the first mismatch is {[*wrong, 'after the last'][0]}"
     )
 
 
 def _views(module: nn.Module) -> dict[str, Tensor]:
-    """Kind of weight -> the module's own tensor, its axes in Keras's order."""
+    """Kind of weight -> view of the module's tensor, axes in Keras order."""
     if isinstance(module, nn.Conv2d):
         # Keras: height, width, inputs, outputs; depthwise: height, width, channels, 1.
         weight = module.weight.detach()
@@ -225,10 +231,10 @@ def _views(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _misfit(layer: KerasLayer, module: nn.Module) -> str:
-    """What keeps the layer from being the module's; empty if nothing."""
+    """Mismatch of a layer and a module; empty if none."""
     there = {kind: list(dataset.shape) for kind, dataset in layer.datasets.items()}
     wanted = {kind: list(view.shape) for kind, view in _views(module).items()}
-    return "" if there == wanted else f"has {_show(there)}, not {_show(wanted)}"
+    return "" if there == wanted else f"has {_show(there)}, expected {_show(wanted)}"
 
 
 def _show(shapes: Mapping[str, list[int]]) -> str:

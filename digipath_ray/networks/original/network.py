@@ -1,18 +1,18 @@
-"""What an original network shows to whoever fills it from a Keras file."""
+"""Interface of the original networks for loading Keras files."""
 
 from torch import nn
 
 
 class OriginalNetwork(nn.Module):
-    """An encoder and a decoder whose modules bear the names of the Keras layers.
+    """Encoder and decoder whose modules have the Keras layer names.
 
-    Below ``encoder`` and ``decoder`` a module's path, with "_" for ".", is the name of
-    its layer, those apart that Keras named by counting.
+    Below ``encoder`` and ``decoder``, a module's path with "_" for "." is its Keras
+    layer name, except for layers that Keras numbered.
     """
 
     encoder: nn.Module
     decoder: nn.Module
 
     def counted_layers(self) -> list[nn.Module]:
-        """The layers that Keras named by counting, in a file's order."""
+        """Layers with numbered Keras names, in file order."""
         return []

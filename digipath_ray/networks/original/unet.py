@@ -1,9 +1,9 @@
-"""The authors' U-Net decoder, and their two U-Nets."""
+"""U-Net decoder and the two U-Nets of the authors."""
 
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - the name torch's users know
+import torch.nn.functional as F  # noqa: N812 - conventional alias
 from torch import Tensor, nn
 
 from digipath_ray.networks.original.densenet import DenseNet121
@@ -12,7 +12,7 @@ from digipath_ray.networks.original.layers import batch_norm, check_sides
 from digipath_ray.networks.original.network import OriginalNetwork
 
 WIDTHS = (320, 256, 128, 96, 64)
-"""Channels of the decoder's steps, from the coarsest."""
+"""Channels of the decoder's steps, coarsest first."""
 
 
 class _ConvNorm(nn.Module):
@@ -31,7 +31,7 @@ class _ConvNorm(nn.Module):
 
 
 class _Step(nn.Module):
-    """Doubles the sides and takes in the encoder's features of that size."""
+    """Doubles the sides and concatenates the encoder's features of that size."""
 
     def __init__(self, inputs: int, skipped: int, outputs: int) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class _Step(nn.Module):
         self.after = _ConvNorm(outputs + skipped, outputs)
 
     def forward(self, x: Tensor, skip: Tensor | None) -> Tensor:
-        # Nearest, as in the code; the paper's text says bilinear.
+        # Nearest, as in the released code; the paper's text says bilinear.
         x = self.before(F.interpolate(x, scale_factor=2, mode="nearest"))
         return self.after(x if skip is None else torch.cat([x, skip], dim=1))
 
@@ -64,7 +64,7 @@ class _Decoder(nn.Module):
 
 
 class OriginalUnet(OriginalNetwork):
-    """An encoder with the authors' decoder."""
+    """Encoder with the authors' decoder."""
 
     encoder: DenseNet121 | InceptionResNetV2
 
@@ -74,22 +74,22 @@ class OriginalUnet(OriginalNetwork):
         self.decoder = _Decoder(encoder.channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits [B, 2, H, W] of [B, 3, H, W] whose sides are multiples of 32."""
+        """Logits [B, 2, H, W] from [B, 3, H, W]; sides are multiples of 32."""
         check_sides(x, 32)
         return self.decoder(self.encoder(x))
 
     def counted_layers(self) -> list[nn.Module]:
-        """The layers that Keras named by counting, in a file's order."""
+        """Layers with numbered Keras names, in file order."""
         kinds = (nn.Conv2d, nn.BatchNorm2d)
         decoder = [m for m in self.decoder.modules() if isinstance(m, kinds)]
         return [*self.encoder.counted_layers(), *decoder]
 
 
 def unet_densenet121() -> OriginalUnet:
-    """The authors' U-Net on DenseNet-121."""
+    """U-Net on DenseNet-121 of the authors."""
     return OriginalUnet(DenseNet121())
 
 
 def unet_inception_resnet_v2() -> OriginalUnet:
-    """The authors' U-Net on Inception-ResNet-V2."""
+    """U-Net on Inception-ResNet-V2 of the authors."""
     return OriginalUnet(InceptionResNetV2())

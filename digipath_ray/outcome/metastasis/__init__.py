@@ -1,1 +1,1 @@
-"""The metastasis type of a slide: by four random forests, or by the size rule."""
+"""Metastasis type of a slide, by four random forests or by the size rule."""

@@ -1,4 +1,4 @@
-"""Which features the forests go by, to look at."""
+"""Figure of the forests' feature importances."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def write_importances(path: Path, forests: Forests, *, title: str) -> None:
 
 
 def draw_importances(forests: Forests, *, title: str) -> Figure:
-    """A bar per feature, the most important on top, and the range of the forests."""
+    """Draw a bar per feature, most important on top, with the range of the forests."""
     importance = forests.importance
     mean = importance.mean(axis=0)
     order = np.argsort(mean, kind="stable")
@@ -51,7 +51,7 @@ def draw_importances(forests: Forests, *, title: str) -> Figure:
 
 
 def _write_head(figure: Figure, title: str) -> None:
-    """The title, and a line below it."""
+    """Write the title and the subtitle."""
     subtitle = f"importance of the features{DOT}mean and range of the four forests"
     height = SIZE_IN[1]
     for text, down, points, weight, color in (

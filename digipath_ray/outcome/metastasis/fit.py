@@ -1,4 +1,4 @@
-"""A stage model is fitted: cross-validated with patients whole, then on all slides."""
+"""Fits a stage model: cross-validated by patient, then on all slides."""
 
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -26,20 +26,20 @@ def fit_model(
     overlap: int = 0,
     notes: Iterable[str] = (),
 ) -> StageModel:
-    """Forests and size rule fitted on all slides, their card with scores on others.
+    """Fit forests and size rule on all slides; the card has cross-validated scores.
 
     Args:
-        slides: of heatmaps that are best out of fold.
-        training: how forests are fitted.
-        folds: of the cross-validation.
-        preset: the size rule to start from.
-        setting: of the run that made the heatmaps.
-        effective_mpp: lowest and highest um per model px among the slides.
-        overlap: slides predicted by members that had been fitted on them.
-        notes: what else is amiss.
+        slides: labeled slides, with heatmaps predicted out of fold if possible.
+        training: settings of the forests.
+        folds: number of cross-validation folds.
+        preset: initial size rule.
+        setting: setting of the run of the heatmaps.
+        effective_mpp: minimum and maximum um per model px of the slides.
+        overlap: slides predicted by members trained on them.
+        notes: further warnings.
 
     Raises:
-        ValueError: too few patients, or slides of one type only.
+        ValueError: too few patients, or only one type of slides.
     """
     predicted = cross_validate(slides, training, folds=folds, preset=preset)
     forests = fit_forests(slides.features, slides.types, training)

@@ -1,4 +1,4 @@
-"""The four forests are fitted: which slides, how balanced, with which seed."""
+"""Fits the four forests: selection of slides, balancing, seeds."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,25 +23,25 @@ from digipath_ray.outcome.metastasis.forests import (
 from digipath_ray.outcome.staging import Metastasis
 
 Types = NDArray[np.int64]
-"""A metastasis type per slide, [n]."""
+"""Metastasis type per slide, [n]."""
 
 TREES = 1000
 NEIGHBORS = 5
-"""SMOTE goes towards one of so many neighbors."""
+"""Number of neighbors of SMOTE."""
 NO_CHILD = -1
-"""What scikit-learn's trees have for the child of a leaf."""
+"""scikit-learn's marker for the child of a leaf."""
 REGIONS = FEATURES.index("region_count_p90")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """How forests are fitted.
+    """Settings of the forests' fit.
 
     Attributes:
-        trees: per forest.
-        seed: from which each forest's random state is drawn.
-        partial: positive slides that a partial training set leaves out.
-        jobs: threads; they change nothing but the time. None: one.
+        trees: number per forest.
+        seed: seed of the forests' random states.
+        partial: positive slides excluded from a partial training set.
+        jobs: threads, with no effect on the result. None: one.
     """
 
     trees: int = TREES
@@ -50,7 +50,7 @@ class Training:
     jobs: int | None = None
 
     def __post_init__(self) -> None:
-        """Check the fields."""
+        """Validate the fields."""
         if self.trees < 1:
             raise ValueError(f"trees = {self.trees}: must be at least 1")
         if self.seed < 0:
@@ -60,24 +60,24 @@ class Training:
 
 
 def fit_forests(features: Numbers, types: Types, training: Training) -> Forests:
-    """The four forests, fitted on slides' features [n, 32] and types [n].
+    """Fit the four forests on features [n, 32] and types [n] of slides.
 
     Raises:
-        ValueError: the slides are of fewer than two types.
+        ValueError: the slides have fewer than two types.
     """
     if len(features) != len(types):
-        raise ValueError(f"{len(features)} slides have features, {len(types)} a type")
+        raise ValueError(f"{len(features)} feature rows but {len(types)} types")
     if len(np.unique(types)) < 2:
         raise ValueError(
-            f"{len(types)} slides to fit forests on, of {len(np.unique(types))} type: "
-            "label slides of at least two"
+            f"{len(types)} slides with {len(np.unique(types))} type: label slides of "
+            "at least two types"
         )
     everything = np.ones(len(types), np.bool_)
     kept = ~left_out(features, types, training.partial)
     notes = list(_notes(types))
     if len(np.unique(types[kept])) < 2:
         kept = everything
-        notes.append("the partial set would be of one type: the complete one is taken")
+        notes.append("the partial set would have one type: using the complete set")
     seeds = np.random.SeedSequence(training.seed).generate_state(len(FORESTS)).tolist()
     forests, counts = {}, {}
     for spec, seed in zip(FORESTS, seeds, strict=True):
@@ -96,7 +96,7 @@ def fit_forests(features: Numbers, types: Types, training: Training) -> Forests:
 
 
 def left_out(features: Numbers, types: Types, partial: Partial) -> NDArray[np.bool_]:
-    """Bool [n]: positive slides that a partial training set leaves out."""
+    """Positive slides excluded from a partial training set, bool [n]."""
     positive = types > Metastasis.NEGATIVE
     match partial:
         case "empty":
@@ -108,29 +108,29 @@ def left_out(features: Numbers, types: Types, partial: Partial) -> NDArray[np.bo
 
 
 def count_types(types: Types) -> tuple[int, ...]:
-    """How many slides are of each type."""
+    """Number of slides of each type."""
     return tuple(np.bincount(types, minlength=TYPES).tolist())
 
 
 def _notes(types: Types) -> Iterator[str]:
-    """What is amiss with a training set."""
+    """Warnings about a training set."""
     for kind, count in zip(Metastasis, count_types(types), strict=True):
         if count == 0:
-            yield f"no slide is {kind.label}: the forests will call none so"
+            yield f"no slide is {kind.label}: the forests will never predict it"
         elif count == 1:
-            yield f"one slide is {kind.label}: too few to balance, it stays one"
+            yield f"one slide is {kind.label}: too few to balance"
         elif count <= NEIGHBORS and count < len(types) / 2:
-            yield f"{count} slides are {kind.label}: balanced from so few"
+            yield f"{count} slides are {kind.label}: balanced from very few"
 
 
 def balance(features: Numbers, types: Types, *, seed: int) -> tuple[Numbers, Types]:
-    """Slides with the rare types made as frequent as the commonest, by SMOTETomek.
+    """Balance the types by SMOTETomek: oversample the rare ones to the most common.
 
-    Made-up slides lie between a slide and one of its nearest neighbors of its type;
-    then pairs of different types that are each other's nearest are taken away. Near is
-    meant in standard deviations: in um one feature would outweigh all others. A type
-    with a single slide has no neighbor and stays as it is; with few slides fewer
-    neighbors are asked.
+    Synthetic slides are interpolated between a slide and one of its nearest neighbors
+    of the same type; then pairs of different types that are mutual nearest neighbors
+    are removed. Distances are in standard deviations: in raw units one feature would
+    dominate. A type with a single slide has no neighbor and is not oversampled; types
+    with few slides use fewer neighbors.
     """
     counts = dict(enumerate(count_types(types)))
     most = max(counts.values())
@@ -156,7 +156,7 @@ def balance(features: Numbers, types: Types, *, seed: int) -> tuple[Numbers, Typ
 def fit_forest(
     features: Numbers, types: Types, *, seed: int, training: Training
 ) -> Forest:
-    """A forest with scikit-learn's defaults, as the authors' code has them."""
+    """Fit a forest with scikit-learn's defaults, as in the authors' code."""
     fitted = RandomForestClassifier(
         n_estimators=training.trees, random_state=seed, n_jobs=training.jobs
     ).fit(features, types)
@@ -164,7 +164,7 @@ def fit_forest(
 
 
 def forest_of(fitted: RandomForestClassifier) -> Forest:
-    """A forest of scikit-learn as arrays."""
+    """Convert a scikit-learn forest to arrays."""
     trees = [estimator.tree_ for estimator in fitted.estimators_]
     sizes = [tree.node_count for tree in trees]
     roots = np.cumsum([0, *sizes[:-1]])
@@ -182,7 +182,7 @@ def forest_of(fitted: RandomForestClassifier) -> Forest:
 def _children(
     below: Sequence[NDArray[np.int64]], roots: NDArray[np.int64]
 ) -> NDArray[np.int32]:
-    """The nodes below each node, counted over all trees; of a leaf itself."""
+    """Child of each node, numbered over all trees; a leaf is its own child."""
     placed = [
         np.where(child == NO_CHILD, np.arange(len(child)), child) + root
         for child, root in zip(below, roots, strict=True)
@@ -191,7 +191,7 @@ def _children(
 
 
 def _shares(values: Sequence[Numbers], classes: Sequence[int]) -> Numbers:
-    """Shares [nodes, 4] of the types; 0 of those that were not there to be fitted."""
+    """Fractions [nodes, 4] of the types; 0 for types absent from training."""
     together = np.concatenate(values)
     shares = np.zeros((len(together), TYPES))
     shares[:, classes] = together / together.sum(axis=1, keepdims=True)

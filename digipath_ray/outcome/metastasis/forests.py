@@ -1,7 +1,7 @@
-"""Four random forests vote on a slide's metastasis type.
+"""Four random forests that vote on a slide's metastasis type.
 
-They are fitted in ``fitting`` by scikit-learn and kept as plain arrays: a file of them
-loads in a moment, holds no code, and says the same under any version.
+Fitted by scikit-learn in ``fitting`` and stored as plain arrays, because a pickled
+scikit-learn forest contains code and is tied to the library version.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,17 +18,17 @@ Numbers = NDArray[np.float64]
 
 TYPES = len(Metastasis)
 ROWS = 512
-"""Slides that go down the trees together, to need little memory."""
+"""Slides evaluated at once, to limit memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ForestSpec:
-    """What a forest is fitted on.
+    """Training set of a forest.
 
     Attributes:
-        name: as the paper's Table 6 calls it.
-        partial: not on positive slides whose heatmap shows nothing.
-        balanced: types made equally frequent by SMOTETomek.
+        name: name in the paper's Table 6.
+        partial: excludes positive slides without lesions on the heatmap.
+        balanced: types balanced by SMOTETomek.
     """
 
     name: str
@@ -42,25 +42,25 @@ FORESTS: tuple[ForestSpec, ...] = (
     ForestSpec(name="RF-CI", partial=False, balanced=False),
     ForestSpec(name="RF-CB", partial=False, balanced=True),
 )
-"""The paper's four: P and C read as a partial and the complete training set, I and B as
-imbalanced and balanced. Its supplement, which may say so, is not public."""
+"""The paper's four. P and C are read as partial and complete training set, I and B
+as imbalanced and balanced; the supplement that may define them is not public."""
 
 Partial = Literal["empty", "unsure", "none"]
-"""Positive slides that a partial training set leaves out: those without any lesion, at
-0.5; those without one at 0.9, as the authors' code has it; or none at all."""
+"""Positive slides excluded from a partial training set: those without a lesion at 0.5;
+those without one at 0.9, as in the authors' code; or none."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Forest:
-    """A random forest as arrays, the nodes of its trees one after the other.
+    """A random forest as arrays, with the nodes of its trees concatenated.
 
     Attributes:
-        feature: int32 [nodes], the feature that a node asks.
-        threshold: float64 [nodes]; a slide with at most it goes to the left.
-        left, right: int32 [nodes], the nodes below; of a leaf the leaf itself.
-        share: float64 [nodes, 4], of the types among a node's training slides.
-        roots: int32 [trees].
-        importance: float64 [features], mean decrease in impurity; they add up to 1.
+        feature: int32 [nodes], feature tested by a node.
+        threshold: float64 [nodes]; values up to it go left.
+        left, right: int32 [nodes], children; a leaf is its own child.
+        share: float64 [nodes, 4], fraction of each type among a node's training slides.
+        roots: int32 [trees], root node of each tree.
+        importance: float64 [features], mean decrease in impurity; sums to 1.
     """
 
     feature: NDArray[np.int32]
@@ -72,7 +72,7 @@ class Forest:
     importance: Numbers
 
     def __post_init__(self) -> None:
-        """Check that the arrays are a forest: every way down ends at a leaf."""
+        """Validate that the arrays are a forest: every path ends at a leaf."""
         nodes = np.arange(len(self.feature))
         lists = (self.threshold, self.left, self.right, self.share)
         ok = all(len(array) == len(nodes) for array in lists)
@@ -82,7 +82,7 @@ class Forest:
         for array, end in ((self.roots, len(nodes)), (self.feature, len(FEATURES))):
             ok = ok and bool(((array >= 0) & (array < end)).all())
         if not ok:
-            raise ValueError("the arrays are no forest")
+            raise ValueError("the arrays are not a valid forest")
 
     def predict(self, features: Numbers) -> Numbers:
         """Probability [n, 4] of each type, the mean over the trees."""
@@ -91,7 +91,7 @@ class Forest:
         return np.concatenate([np.empty((0, TYPES)), *parts])
 
     def _predict(self, features: Numbers) -> Numbers:
-        # Trees are fitted on float32, so they are asked in float32.
+        # scikit-learn fits on float32, so predict on float32 too.
         values = features.astype(np.float32)
         slides = np.arange(len(values))[:, None]
         at = np.broadcast_to(self.roots, (len(values), len(self.roots)))
@@ -105,12 +105,12 @@ class Forest:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What the forests say of a slide.
+    """Prediction of the forests for a slide.
 
     Attributes:
-        type: that of most votes; of several alike the gravest.
-        votes: of each forest, in the order of ``FORESTS``.
-        probability: of each type, the mean of the forests.
+        type: majority vote; ties go to the most severe type.
+        votes: vote of each forest, in the order of ``FORESTS``.
+        probability: probability of each type, mean of the forests.
     """
 
     type: Metastasis
@@ -124,9 +124,9 @@ class Forests:
 
     Attributes:
         forests: name -> forest, in the order of ``FORESTS``.
-        seeds: name -> random state that it was fitted with.
-        counts: name -> slides of each type that it was fitted on, made-up ones too.
-        notes: what is amiss, in sentences.
+        seeds: name -> random state of its fit.
+        counts: name -> training slides of each type, synthetic ones included.
+        notes: warnings, one sentence each.
     """
 
     forests: Mapping[str, Forest]
@@ -135,13 +135,13 @@ class Forests:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check that they are the four."""
+        """Validate that these are the four forests."""
         names = [spec.name for spec in FORESTS]
         if list(self.forests) != names:
             raise ValueError(f"forests {list(self.forests)}: must be {names}")
 
     def predict(self, features: Numbers) -> list[Verdict]:
-        """The verdict on each of n slides, given their features [n, 32]."""
+        """Predict the type of n slides from features [n, 32]."""
         each = np.stack([forest.predict(features) for forest in self.forests.values()])
         votes, mean = each.argmax(axis=2).T, each.mean(axis=0)
         verdicts = []
@@ -156,20 +156,20 @@ class Forests:
 
     @property
     def importance(self) -> Numbers:
-        """Importance [forests, features] of each feature in each forest."""
+        """Importance of each feature in each forest, [forests, features]."""
         return np.stack([forest.importance for forest in self.forests.values()])
 
 
 def take_vote(votes: Sequence[Metastasis]) -> Metastasis:
-    """The type with most votes; of several with as many the gravest."""
+    """Majority vote; ties go to the most severe type."""
     return max(set(votes), key=lambda kind: (votes.count(kind), kind))
 
 
 def feature_matrix(rows: Sequence[Mapping[str, float]]) -> Numbers:
-    """Features [n, 32] of slides, given each one's by name.
+    """Build the feature matrix [n, 32] from features by name.
 
     Raises:
-        ValueError: one is missing or is no finite number.
+        ValueError: a feature is missing or not finite.
     """
     table = np.empty((len(rows), len(FEATURES)))
     for i, row in enumerate(rows):

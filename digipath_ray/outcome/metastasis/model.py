@@ -1,6 +1,6 @@
-"""A stage model: four forests, the fitted size rule, and the card of what they fit.
+"""Stage model: four forests, the fitted size rule, and their card.
 
-One ``.skops`` file of arrays and a text: no code is in it, and no pickle.
+Stored as one ``.skops`` file of arrays and text, without code or pickles.
 """
 
 import json
@@ -25,21 +25,21 @@ from digipath_ray.storage.files import publish
 
 SUFFIX = ".skops"
 TRUSTED: list[str] = []
-"""Types beside skops' own (dicts, texts, numbers, arrays) that a model may hold."""
+"""Types allowed in a model besides skops' own (dicts, texts, numbers, arrays)."""
 UNKNOWN_DIGEST = "none"
-"""Of members whose weights are in no file."""
+"""Digest of members without a weights file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeatmapSetting:
-    """What of a run decides the numbers that its heatmaps' lesions have.
+    """Settings of a run that affect the measures of its lesions.
 
     Attributes:
-        mpp: um per model px, as asked for.
+        mpp: requested um per model px.
         downsample: model px per heatmap px.
-        threshold: probability from which a pixel belongs to a lesion.
-        merge_um: lesions closer than this are one for the size rule.
-        members: digests of the members' weights, sorted.
+        threshold: minimum probability of a lesion pixel.
+        merge_um: lesions closer than this are merged by the size rule.
+        members: sorted digests of the members' weights.
     """
 
     mpp: float
@@ -51,23 +51,23 @@ class HeatmapSetting:
 
 @dataclass(frozen=True, kw_only=True)
 class StageCard:
-    """What a stage model was fitted on and how well it did.
+    """Training data and scores of a stage model.
 
     Attributes:
-        setting: of the run whose heatmaps it was fitted on.
-        effective_mpp: lowest and highest um per model px among its slides.
-        feature_thresholds: probabilities at which the features are measured.
-        features: their names, in order.
-        min_lesion_um, min_lesion_p: of the size rule, fitted.
-        trees, seed, partial, folds: as the fit was asked for.
+        setting: setting of the run of the training heatmaps.
+        effective_mpp: minimum and maximum um per model px of its slides.
+        feature_thresholds: probability thresholds of the features.
+        features: feature names, in order.
+        min_lesion_um, min_lesion_p: fitted values of the size rule.
+        trees, seed, partial, folds: settings of the fit.
         seeds: forest -> random state.
-        types: slides of each type, negative to macro.
-        fitted_on: forest -> slides of each type, made-up ones too.
-        slides, patients: how many.
-        overlap: slides predicted by members that had been fitted on them.
-        scores: who told the types -> the fields of ``Scores``, cross-validated.
-        versions: of the libraries.
-        notes: what is amiss, in sentences.
+        types: number of slides of each type, negative to macro.
+        fitted_on: forest -> training slides of each type, synthetic ones included.
+        slides, patients: their numbers.
+        overlap: slides predicted by members trained on them.
+        scores: predictor -> cross-validated fields of ``Scores``.
+        versions: library versions.
+        notes: warnings, one sentence each.
     """
 
     setting: HeatmapSetting
@@ -93,14 +93,14 @@ class StageCard:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StageModel:
-    """Forests and size rule as they were fitted together."""
+    """Forests and size rule fitted together."""
 
     forests: Forests
     card: StageCard
 
     @property
     def size_rule(self) -> SizeRule:
-        """The size rule with the numbers chosen in the fit."""
+        """Size rule with the fitted values."""
         return SizeRule(
             min_extent_um=self.card.min_lesion_um,
             min_p=self.card.min_lesion_p,
@@ -108,30 +108,30 @@ class StageModel:
         )
 
     def predict(self, features: Sequence[Mapping[str, float]]) -> list[Verdict]:
-        """The verdict on each slide, given its features by name.
+        """Predict the type of each slide from its features by name.
 
         Raises:
-            ValueError: a feature is missing or is no finite number.
+            ValueError: a feature is missing or not finite.
         """
         return self.forests.predict(feature_matrix(features)) if features else []
 
 
 def setting_of(config: RunConfig) -> HeatmapSetting:
-    """The setting of a run with this config."""
+    """Setting of a run with this config."""
     return HeatmapSetting(
         mpp=config.grid.mpp,
         downsample=config.grid.downsample,
-        threshold=config.ensemble.threshold,
+        threshold=config.outcome.threshold,
         merge_um=config.outcome.merge_um,
         members=tuple(sorted(m.digest or UNKNOWN_DIGEST for m in config.members)),
     )
 
 
 def check_fits(card: StageCard, config: RunConfig) -> None:
-    """Refuse a run whose features are not those that a model was fitted on.
+    """Raise if a run's features are not comparable to the model's training data.
 
     Raises:
-        ValueError: says all that differs, and what to do.
+        ValueError: lists all differences, and the fix.
     """
     differing = list(_differences(card, setting_of(config)))
     if differing:
@@ -152,7 +152,7 @@ def _differences(card: StageCard, run: HeatmapSetting) -> list[str]:
         )
     for section, name in (
         ("grid", "downsample"),
-        ("ensemble", "threshold"),
+        ("outcome", "threshold"),
         ("outcome", "merge_um"),
     ):
         own, theirs = getattr(model, name), getattr(run, name)
@@ -167,7 +167,9 @@ def _differences(card: StageCard, run: HeatmapSetting) -> list[str]:
         )
     here = (*FEATURES, HIGH, LOW)
     if here != (*card.features, *card.feature_thresholds):
-        differences.append("features: another version's; fit it again with this one")
+        differences.append(
+            "features: of another version; refit the model with this one"
+        )
     return differences
 
 
@@ -176,24 +178,24 @@ def _short(digests: Sequence[str]) -> str:
 
 
 def check_model_name(path: Path) -> None:
-    """Refuse a file that no model can be written to.
+    """Raise if no model can be written to a path.
 
     Raises:
-        ValueError: it is not called ``.skops``, or is a folder.
+        ValueError: the suffix is not ``.skops``, or it is a directory.
     """
     if path.suffix != SUFFIX:
-        raise ValueError(f"{path}: call the model {path.stem}{SUFFIX}")
+        raise ValueError(f"{path}: name the model {path.stem}{SUFFIX}")
     if path.is_dir():
-        raise ValueError(f"{path}: a folder: name a file for the model")
+        raise ValueError(f"{path}: a directory: give a file name for the model")
 
 
 def save_stage_model(path: str | Path, model: StageModel) -> None:
-    """Write a model as one file.
+    """Write a model to a file.
 
     Raises:
-        ValueError: as :func:`check_model_name`.
+        ValueError: the suffix is not ``.skops``, or it is a directory.
     """
-    # Skops imports torch where there is one: only who reads or writes a model waits.
+    # Imported here because skops imports torch, which is slow.
     import skops.io
 
     path = Path(path)
@@ -208,16 +210,16 @@ def save_stage_model(path: str | Path, model: StageModel) -> None:
 
 
 def load_stage_model(path: str | Path) -> StageModel:
-    """Read a model; nothing in the file is run.
+    """Read a model without executing code from the file.
 
     Raises:
-        ValueError: no such file, or no stage model.
+        ValueError: the file does not exist, or is not a stage model.
     """
     import skops.io
     from skops.io.exceptions import UntrustedTypesFoundException
 
     if not Path(path).is_file():
-        raise ValueError(f"stage model {path}: no such file")
+        raise ValueError(f"stage model {path}: file not found")
     try:
         tree = skops.io.load(path, trusted=TRUSTED)
         card = _parse_card(json.loads(tree["card"]))
@@ -228,13 +230,13 @@ def load_stage_model(path: str | Path) -> StageModel:
             counts=card.fitted_on,
         )
     except (
-        # A damaged archive: no zip, no known compression, or not what was compressed.
+        # Damaged archive: not a zip, unknown compression or corrupt data.
         zipfile.BadZipFile,
         zlib.error,
         NotImplementedError,
         EOFError,
         OSError,
-        # A whole one that holds something else.
+        # Intact archive with other content.
         UntrustedTypesFoundException,
         AttributeError,
         KeyError,
@@ -242,21 +244,21 @@ def load_stage_model(path: str | Path) -> StageModel:
         ValueError,
     ) as e:
         raise ValueError(
-            f"{path}: no stage model that can be read ({e}): make one with digipath "
+            f"{path}: not a readable stage model ({e}): create one with digipath "
             "stage fit"
         ) from e
     return StageModel(card=card, forests=forests)
 
 
 def _parse_card(values: dict[str, Any]) -> StageCard:
-    """The card from its JSON; lists become tuples."""
+    """Parse a card from JSON; lists become tuples."""
     missing = [
         f.name
         for f in fields(StageCard)
         if f.name not in values and f.default is MISSING
     ]
     if missing:
-        raise ValueError(f"its card has no {missing[0]}")
+        raise ValueError(f"its card lacks {missing[0]}")
     fields_ = {name: _frozen(value) for name, value in values.items()}
     return StageCard(**{**fields_, "setting": HeatmapSetting(**fields_["setting"])})
 

@@ -1,4 +1,4 @@
-"""How well metastasis types and pN stages are told."""
+"""Scores of predicted metastasis types and pN stages."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,15 +14,16 @@ from digipath_ray.outcome.staging import Metastasis, PnStage, stage_nodes
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """How well types are told.
+    """Scores of predicted types.
 
     Attributes:
-        confusion: slides [true type][type said].
-        accuracy: share of the slides with the right type.
-        sensitivity: share of each true type's slides told so; None without a slide.
+        confusion: slides [true type][predicted type].
+        accuracy: fraction of slides with the correct type.
+        sensitivity: fraction of each true type's slides predicted correctly; None
+            without slides.
         slide_kappa: quadratic-weighted kappa of the slides' types.
-        patient_kappa: of the patients' pN stages, as CAMELYON17 scores; None if all
-            stages are one.
+        patient_kappa: kappa of the patients' pN stages, as in CAMELYON17; None if all
+            stages are equal.
     """
 
     confusion: tuple[tuple[int, ...], ...]
@@ -33,7 +34,7 @@ class Scores:
 
 
 def score_types(types: Types, predicted: Types, patients: Sequence[str]) -> Scores:
-    """How well the types said [n] agree with the true ones [n] of patients' slides."""
+    """Score predicted types [n] against true types [n] of the patients' slides."""
     confusion = confusion_matrix(types, predicted, labels=range(TYPES))
     there = confusion.sum(axis=1)
     return Scores(
@@ -53,7 +54,7 @@ def score_types(types: Types, predicted: Types, patients: Sequence[str]) -> Scor
 
 
 def stage_patients(patients: Sequence[str], types: Types) -> list[PnStage]:
-    """The stage of each patient, in the order of their names."""
+    """Stage each patient (pN), sorted by name."""
     nodes: dict[str, list[Metastasis]] = {}
     for patient, kind in zip(patients, types.tolist(), strict=True):
         nodes.setdefault(patient, []).append(Metastasis(kind))
@@ -63,12 +64,12 @@ def stage_patients(patients: Sequence[str], types: Types) -> list[PnStage]:
 def quadratic_kappa(
     true: Sequence[Any], predicted: Sequence[Any], labels: Sequence[Any]
 ) -> float | None:
-    """Cohen's kappa with quadratic weights; None where all is one label on both sides.
+    """Cohen's kappa with quadratic weights; None if all labels on both sides are equal.
 
     Args:
-        true: labels of reference.
-        predicted: labels told, in the same order.
-        labels: all labels there are, in order.
+        true: reference labels.
+        predicted: predicted labels, in the same order.
+        labels: all possible labels, in order.
     """
     if len({*true, *predicted}) < 2:
         return None

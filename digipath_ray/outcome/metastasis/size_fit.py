@@ -1,4 +1,4 @@
-"""The size rule's numbers, chosen on slides whose types are known."""
+"""Fits the size rule's thresholds on slides of known type."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,27 +14,27 @@ from digipath_ray.outcome.metastasis.size_rule import (
 from digipath_ray.outcome.staging import Metastasis
 
 EXTENTS_UM = tuple(range(0, 201, 10))
-"""Minimum extents that are tried; beyond 200 um no isolated tumor cells were left."""
+"""Candidate minimum extents; above 200 um no isolated tumor cells would remain."""
 PEAKS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.97, 0.99)
-"""Minimum peaks that are tried."""
+"""Candidate minimum peak probabilities."""
 
 
 def type_of_groups(groups: Sequence[LesionGroup], rule: SizeRule) -> Metastasis:
-    """The type by the largest group that counts."""
+    """Type by the largest group that counts."""
     return type_of_size(rule.apply(groups).largest_um)
 
 
 def fit_size_rule(
     groups: Sequence[Sequence[LesionGroup]], types: Types, preset: SizeRule
 ) -> SizeRule:
-    """The rule with the minimum extent and peak of the highest kappa over slides.
+    """Fit minimum extent and peak for the highest kappa over slides.
 
-    Of several as good the nearest to the preset, so the preset itself if it is one.
+    Ties go to the rule nearest to the preset.
 
     Args:
-        groups: of each slide, merged as the preset merges.
-        types: of each slide.
-        preset: where the search starts.
+        groups: groups of each slide, merged as in the preset.
+        types: type of each slide.
+        preset: rule that breaks ties.
     """
     telling = [undominated(each) for each in groups]
     best, highest = preset, float("-inf")
@@ -47,7 +47,7 @@ def fit_size_rule(
 
 
 def candidates(preset: SizeRule) -> list[SizeRule]:
-    """The rules that are tried, the nearest to the preset first."""
+    """Candidate rules, nearest to the preset first."""
     rules = [
         replace(preset, min_extent_um=float(extent), min_p=peak)
         for extent, peak in product(EXTENTS_UM, PEAKS)
@@ -56,14 +56,14 @@ def candidates(preset: SizeRule) -> list[SizeRule]:
 
 
 def _steps(rule: SizeRule, preset: SizeRule) -> tuple[float, float, float]:
-    """How far a rule is from the preset, in steps of 10 um and of 0.05."""
+    """Distance of a rule from the preset, in steps of 10 um and 0.05."""
     far = abs(rule.min_extent_um - preset.min_extent_um) / 10
     far += abs(rule.min_p - preset.min_p) / 0.05
     return (round(far, 6), rule.min_extent_um, rule.min_p)
 
 
 def undominated(groups: Sequence[LesionGroup]) -> list[LesionGroup]:
-    """The groups that none exceeds in extent and peak: only they can decide a type."""
+    """Groups that no other exceeds in extent and peak: only these can decide a type."""
     kept: list[LesionGroup] = []
     for group in sorted(groups, key=lambda g: (g.extent_um, g.max_p), reverse=True):
         if not kept or group.max_p > kept[-1].max_p:

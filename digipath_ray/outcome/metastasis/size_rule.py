@@ -1,8 +1,7 @@
-"""The size rule: a slide's metastasis type from the extent of its largest lesion.
+"""Size rule: metastasis type of a slide from the extent of its largest lesion.
 
-It needs no labels and no model. Fragments that lie close together are one metastasis;
-what is too short or nowhere sure is passed over; the largest of the rest decides
-(Table 2).
+Needs neither labels nor a model. Nearby fragments are one metastasis; groups that are
+too short or too uncertain are ignored; the largest remaining one decides (Table 2).
 """
 
 from collections import defaultdict
@@ -20,15 +19,15 @@ from digipath_ray.outcome.qupath import trace
 from digipath_ray.outcome.staging import Metastasis
 
 MAX_ITC_UM = 200.0
-"""Isolated tumor cells reach at most so far (Table 2)."""
+"""Maximum extent of isolated tumor cells (Table 2)."""
 MAX_MICRO_UM = 2000.0
-"""A micro-metastasis reaches at most so far (Table 2)."""
+"""Maximum extent of a micro-metastasis (Table 2)."""
 TAIL_UM = 1e-6
-"""Lesions closer than a distance are so by this at least, and not by a float's tail."""
+"""Tolerance, um, so that rounding never decides whether lesions are closer."""
 
 
 def type_of_size(largest_um: float) -> Metastasis:
-    """The type of a slide whose largest metastasis extends so far; 0: it has none."""
+    """Type of a slide from the extent of its largest metastasis; 0 if none."""
     if largest_um <= 0:
         return Metastasis.NEGATIVE
     if largest_um <= MAX_ITC_UM:
@@ -43,9 +42,9 @@ class LesionGroup:
     """Lesions that are fragments of one metastasis.
 
     Attributes:
-        numbers: of the lesions, the largest area first.
-        extent_um: Feret diameter of all their pixels together.
-        max_p: highest probability in them.
+        numbers: lesion numbers, largest area first.
+        extent_um: Feret diameter of all their pixels.
+        max_p: maximum probability.
     """
 
     numbers: tuple[int, ...]
@@ -55,12 +54,12 @@ class LesionGroup:
 
 @dataclass(frozen=True, kw_only=True)
 class SizedLesions:
-    """What the size rule says of a slide.
+    """Result of the size rule for a slide.
 
     Attributes:
-        largest_um: extent of the largest group that counts; 0.0 if none does.
-        score: highest probability in the groups that count; 0.0 if none does.
-        counted: numbers of the lesions of each group that counts, the longest first.
+        largest_um: extent of the largest counted group; 0.0 if none.
+        score: maximum probability of the counted groups; 0.0 if none.
+        counted: lesion numbers of each counted group, longest first.
     """
 
     largest_um: float
@@ -70,11 +69,11 @@ class SizedLesions:
 
 @dataclass(frozen=True, kw_only=True)
 class SizeRule:
-    """Which lesions count: first they are merged, then each group is looked at.
+    """Criteria of counted lesions: lesions are merged, then groups are filtered.
 
     Attributes:
-        min_extent_um: a group shorter than this is passed over.
-        min_p: so is one whose highest probability is below this.
+        min_extent_um: shorter groups are ignored.
+        min_p: groups with a maximum probability below this are ignored.
         merge_um: lesions closer than this, edge to edge, are one group.
     """
 
@@ -83,11 +82,11 @@ class SizeRule:
     merge_um: float
 
     def measure(self, lesions: Lesions) -> SizedLesions:
-        """The extent and the score of a slide's lesions."""
+        """Apply the rule to a slide's lesions."""
         return self.apply(merge_lesions(lesions, self.merge_um))
 
     def apply(self, groups: Sequence[LesionGroup]) -> SizedLesions:
-        """The same of lesions merged before, by :func:`merge_lesions`."""
+        """Apply the rule to lesions merged by :func:`merge_lesions`."""
         counting = sorted(
             (
                 group
@@ -104,10 +103,10 @@ class SizeRule:
 
 
 def merge_lesions(lesions: Lesions, merge_um: float) -> tuple[LesionGroup, ...]:
-    """Lesions in groups: closer than ``merge_um`` to another of it, edge to edge.
+    """Group lesions closer than ``merge_um``, edge to edge, transitively.
 
-    The edges are those of the pixels, and the distances exact. A group may well reach
-    further than ``merge_um``, from one lesion to the next.
+    Edges are pixel edges, distances are exact. A group may extend further than
+    ``merge_um`` through a chain of lesions.
     """
     groups = defaultdict(list)
     for lesion, group in zip(lesions.lesions, _groups(lesions, merge_um), strict=True):
@@ -126,7 +125,7 @@ def _group(lesions: Lesions, members: Sequence[Lesion]) -> LesionGroup:
 
 
 def _groups(lesions: Lesions, merge_um: float) -> list[int]:
-    """The group of each lesion."""
+    """Group of each lesion."""
     n = len(lesions.lesions)
     if n < 2 or merge_um <= TAIL_UM:
         return list(range(n))
@@ -140,7 +139,7 @@ def _groups(lesions: Lesions, merge_um: float) -> list[int]:
 
 
 def _outline_um(lesions: Lesions, lesion: Lesion) -> Shape:
-    """A lesion's outline, um from the slide's corner."""
+    """Outline of a lesion, um from the slide's corner."""
     top, left, _, _ = lesion.box
     corner, mpp = np.array([left, top]), np.array([lesions.mpp_x, lesions.mpp_y])
     return shapely.transform(

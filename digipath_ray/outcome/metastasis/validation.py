@@ -1,6 +1,6 @@
-"""Forests and size rule on patients that they were not fitted on.
+"""Cross-validation of forests and size rule.
 
-Patients stay whole: two nodes of one patient are never on both sides.
+Split by patient: nodes of one patient are never on both sides.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,14 +22,14 @@ FITTED_RULE = "size rule, fitted"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LabeledSlides:
-    """Slides whose types are known.
+    """Slides of known type.
 
     Attributes:
         slide_ids: [n].
-        patients: [n], the patient of each; a slide without one is its own.
+        patients: [n], patient of each slide; a slide without one is its own patient.
         types: int [n], reference types.
         features: float64 [n, 32].
-        groups: [n], each slide's lesions merged, for the size rule.
+        groups: [n], merged lesions of each slide, for the size rule.
     """
 
     slide_ids: Sequence[str]
@@ -39,7 +39,7 @@ class LabeledSlides:
     groups: Sequence[Sequence[LesionGroup]]
 
     def take(self, chosen: NDArray[np.bool_]) -> "LabeledSlides":
-        """Some of the slides."""
+        """Subset of the slides."""
         index = np.flatnonzero(chosen).tolist()
         return LabeledSlides(
             slide_ids=[self.slide_ids[i] for i in index],
@@ -53,14 +53,14 @@ class LabeledSlides:
 def cross_validate(
     slides: LabeledSlides, training: Training, *, folds: int, preset: SizeRule
 ) -> dict[str, Types]:
-    """Types [n] by those who were fitted on other patients.
+    """Predict types [n] with models fitted on other patients.
 
     Returns:
-        the four forests' common types and each one's, and those of the size rule with
-        the preset numbers and with numbers chosen on the other patients.
+        types of the joint vote, of each forest, and of the size rule with preset and
+        with fitted thresholds.
 
     Raises:
-        ValueError: too few patients, or a fold leaves one type to be fitted on.
+        ValueError: too few patients, or a fold leaves only one type to fit.
     """
     fold_of = deal_patients(slides, folds=folds, seed=training.seed)
     _check_types(slides.types, fold_of)
@@ -77,11 +77,11 @@ def cross_validate(
 
 
 def _check_types(types: Types, fold_of: NDArray[np.int64]) -> None:
-    """Refuse slides of one type, or folds without which those left are of one."""
+    """Raise if the slides to fit, overall or without a fold, have only one type."""
     for fold in range(int(fold_of.max()) + 1):
         left = np.unique(types[fold_of != fold])
         if len(left) == 1:
-            without = "" if len(np.unique(types)) == 1 else ", but for one fold's,"
+            without = "" if len(np.unique(types)) == 1 else ", without one fold,"
             raise ValueError(
                 f"all slides to fit on{without} are {Metastasis(left[0]).label}: label "
                 "slides of other types, of more patients"
@@ -91,7 +91,7 @@ def _check_types(types: Types, fold_of: NDArray[np.int64]) -> None:
 def _predict_held_out(
     held: LabeledSlides, others: LabeledSlides, training: Training, preset: SizeRule
 ) -> Mapping[str, Sequence[Metastasis]]:
-    """What those fitted on others say of the slides held out."""
+    """Predict the held-out slides with models fitted on the others."""
     forests = fit_forests(others.features, others.types, training)
     verdicts = forests.predict(held.features)
     fitted = fit_size_rule(others.groups, others.types, preset)
@@ -108,10 +108,10 @@ def _predict_held_out(
 
 
 def deal_patients(slides: LabeledSlides, *, folds: int, seed: int) -> NDArray[np.int64]:
-    """The fold [n] of each slide: whole patients dealt in turn, the gravest first.
+    """Fold [n] of each slide: patients dealt in turn, most severe first.
 
-    So folds have as many patients of every kind, give or take one; who is alike goes
-    where chance says.
+    Folds have equal numbers of patients of every severity, within one; patients of
+    equal severity are shuffled.
 
     Raises:
         ValueError: fewer than two folds, or fewer patients than folds.
@@ -121,8 +121,8 @@ def deal_patients(slides: LabeledSlides, *, folds: int, seed: int) -> NDArray[np
         nodes.setdefault(patient, []).append(kind)
     if not 2 <= folds <= len(nodes):
         raise ValueError(
-            f"{len(nodes)} patients cannot be cut into {folds} folds: label slides of "
-            "more patients, or ask for 2 folds or more, and no more than patients"
+            f"{len(nodes)} patients cannot be split into {folds} folds: label slides "
+            "of more patients, or choose from 2 folds up to the number of patients"
         )
     patients = sorted(nodes)
     shuffled = np.random.default_rng(seed).permutation(len(patients)).tolist()

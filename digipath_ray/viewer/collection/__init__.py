@@ -1,1 +1,1 @@
-"""The slides of the runs shown, as they are now and as they change."""
+"""Slides of the opened runs, with their changes."""

@@ -1,8 +1,8 @@
-"""What is opened: a run, on a disk or in a bucket, or slides before any run.
+"""The opened collection: a run, on disk or in a bucket, or slides without a run.
 
-A :class:`Collection` is read again when the run's files have changed, and always gives
-a whole :class:`Snapshot`, which never changes. Slides go by keys; what is no key of the
-snapshot does not exist.
+A :class:`Collection` is reloaded when the run's files have changed, and always returns
+a complete, immutable :class:`Snapshot`. Slides are addressed only by keys of the
+snapshot.
 """
 
 import logging
@@ -34,15 +34,15 @@ from digipath_ray.viewer.collection.snapshot import (
 log = logging.getLogger(__name__)
 
 LOOK_S, LOOK_BUCKET_S = 1.0, 10.0
-"""How often the files of a run that goes on are looked at, on a disk, in a bucket."""
+"""Poll interval of a running run's files, seconds, on disk and in a bucket."""
 LOOK_OVER_S = 30.0
-"""And those of a run that has ended: somebody may go on with it."""
+"""Poll interval of a run that has ended, seconds: it may be resumed."""
 RECENT = 16
-"""Snapshots that are kept, so that a page that comes back is told the news alone."""
+"""Number of recent snapshots, so that a reconnecting page gets only the changes."""
 
 
 class Opened:
-    """A run that is opened: its files' marks, and what is read of them."""
+    """An opened run: marks of its files, and their reader."""
 
     def __init__(self, run: RunDirectory, name: str) -> None:
         self.run = run
@@ -51,19 +51,19 @@ class Opened:
 
     @property
     def every_s(self) -> float:
-        """Seconds between two looks."""
+        """Poll interval, seconds."""
         if self.marks is not None and self.marks.is_over:
             return LOOK_OVER_S
         return LOOK_BUCKET_S if is_url(self.run.root) else LOOK_S
 
     def look(self) -> RunMarks:
-        """What its files are now; errors as :meth:`Marker.take`."""
+        """Take the current marks of its files; errors as :meth:`Marker.take`."""
         self.marks = self._marker.take()
         return self.marks
 
 
 class Collection:
-    """What is opened, read again as it changes; any thread may ask."""
+    """The opened runs or slides, reloaded as they change; thread-safe."""
 
     def __init__(
         self,
@@ -88,28 +88,28 @@ class Collection:
 
     @property
     def run(self) -> RunDirectory | None:
-        """The run that is shown."""
+        """The run shown."""
         return None if self._first is None else self._first.run
 
     @property
     def latest(self) -> Snapshot:
-        """As it was when it was last looked at."""
+        """Latest snapshot, without polling."""
         return self._recent[-1]
 
     def recall(self, state: str) -> Snapshot | None:
-        """The snapshot of a state; None if that is unknown, or too long ago."""
+        """Snapshot of a state; None if unknown or too old."""
         return next((s for s in self._recent if s.state == state), None)
 
     @property
     def is_due(self) -> bool:
-        """Whether it is time to look at the files again."""
+        """Whether the poll interval has passed."""
         if self._started is not None:
             return True
         waits = [opened.every_s for opened in self._opened()]
         return bool(waits) and time.monotonic() - self._looked >= min(waits)
 
     def look(self) -> Snapshot:
-        """As it stands; while another thread looks, as it was."""
+        """Poll the files; returns the latest snapshot if another thread is polling."""
         if self._lock.acquire(blocking=False):
             try:
                 self._look_again()
@@ -119,7 +119,7 @@ class Collection:
         return self.latest
 
     def _look_again(self) -> None:
-        """Read what has changed; what cannot be read is shown as it was."""
+        """Reload what has changed; keep the old state of what cannot be read."""
         try:
             if self._started is not None and self._started.settings.exists():
                 self._first, self._started = Opened(self._started, FIRST), None
@@ -127,21 +127,26 @@ class Collection:
             if marks != self._marks:
                 self._marks = marks
                 self._keep(self._read())
-        except DAMAGED as e:  # until its file changes again
-            log.warning("%s: shown as it was: %s: %s", self._title, type(e).__name__, e)
+        except DAMAGED as e:  # retried when its file changes again
+            log.warning(
+                "%s: showing the previous state: %s: %s",
+                self._title,
+                type(e).__name__,
+                e,
+            )
         except OSError as e:
             self._marks = None
-            log.warning("%s: shown as it was: %s", self._title, e)
+            log.warning("%s: showing the previous state: %s", self._title, e)
 
     def _keep(self, snapshot: Snapshot) -> None:
-        """Show a snapshot; what is said of patients is shared while it is the same."""
+        """Publish a snapshot; equal patients are shared with the previous one."""
         before = self.latest
         if list(before.patients) == list(snapshot.patients):
             snapshot = replace(snapshot, patients=before.patients)
         self._recent = (*self._recent[1 - RECENT :], snapshot)
 
     def follow(self, run: RunDirectory) -> None:
-        """Show a run that was started from here, once it stands; a run stays open."""
+        """Show a run started from the page, once it exists; an opened run is kept."""
         if self._follows:
             self._started = run
 
@@ -149,7 +154,7 @@ class Collection:
         return [opened for opened in (self._first, self._second) if opened is not None]
 
     def _look(self) -> tuple[RunMarks, ...]:
-        """What there is of the runs, without reading it."""
+        """Take the marks of the runs without reading their files."""
         return tuple(opened.look() for opened in self._opened())
 
     def _read(self) -> Snapshot:
@@ -166,7 +171,7 @@ class Collection:
         return replace(snapshot, state=f"{self._born}-{self._number}")
 
     def _read_manifest(self) -> None:
-        """The slides that a run was asked for, which it tells before all else."""
+        """Read the slides of the run's manifest, its first file."""
         first = self._first
         if first is None or first.marks is None:
             return
@@ -176,11 +181,11 @@ class Collection:
             self._set_slides(rows)
 
     def _set_slides(self, slides: Iterable[SlideRow]) -> None:
-        """Slides of which no run has said anything yet."""
+        """Set slides without results yet."""
         self._given = {row.slide_id: row for row in slides}
         entries = {}
         for row in self._given.values():
-            # Of a slide in a bucket a thumbnail would mean to fetch all of it.
+            # A thumbnail of a slide in a bucket would require downloading all of it.
             payload = blank_entry(row, thumbnail=not is_url(row.path))
             entries[payload["key"]] = Entry(
                 key=payload["key"], row=row, payload=payload
@@ -198,20 +203,21 @@ class Collection:
 def open_collection(
     slides: Sequence[str | Path], *, against: str | Path | None = None
 ) -> Collection:
-    """What the user named: a run's directory, or slides as ``digipath run`` takes them.
+    """Open a run directory, or slides as accepted by ``digipath run``.
 
     Raises:
-        ValueError: it is neither; ``against`` is no run, or there is none to compare.
+        ValueError: neither of the two; or ``against`` is not a run, or has no run to
+            compare with.
         OSError: it cannot be read.
     """
     other = None if against is None else RunDirectory(against)
     if other is not None and not other.settings.exists():
-        raise ValueError(f"{other.root}: no run directory, it has no run.toml")
+        raise ValueError(f"{other.root}: not a run directory, run.toml is missing")
     first = RunDirectory(slides[0])
     if len(slides) == 1 and (first.settings.exists() or first.status.exists()):
         name = "/".join(first.root.parts[-2:]).lstrip("/")
         return Collection(title=name, run=first, against=other)
     if other is not None:
-        raise ValueError("--against compares a run with a run: name two runs")
+        raise ValueError("--against compares two runs: give two run directories")
     title = place(slides[0]).name or str(slides[0])
     return Collection(title=title, slides=read_cohort(slides))

@@ -1,6 +1,6 @@
-"""Slides and a run's progress as the JSON that the page shows.
+"""JSON payloads of slides and of a run's progress.
 
-The words are the report's: what a slide is called, and why it needs a look.
+Titles, verdicts and reasons for review are those of the report.
 """
 
 import dataclasses
@@ -16,37 +16,38 @@ from digipath_ray.report.attention import Concern
 from digipath_ray.report.findings import Row
 from digipath_ray.report.slides import SlideView
 from digipath_ray.run.failure import Failure
+from digipath_ray.run.record import DoneRecord
 from digipath_ray.run.status import State, Status
 from digipath_ray.viewer.collection.snapshot import Json
 from digipath_ray.words import natural
 
 NUMBERS = ("burden", "largest_um", "unsure", "tumor_mm2", "tissue_mm2", "score")
-"""Columns of OUTCOMES that an entry carries as they are."""
+"""Columns of OUTCOMES copied to an entry."""
 
 
 def key_of(slide_id: str) -> str:
-    """The name of a slide in addresses: it holds nothing of the slide's own."""
+    """Key of a slide in URLs: a digest that does not reveal the slide_id."""
     return hashlib.sha256(slide_id.encode()).hexdigest()[:16]
 
 
 def number(value: Any) -> float | None:
-    """A number that JSON has a word for, else None."""
+    """A finite number for JSON, else None."""
     return value if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def attention_of(view: SlideView) -> int:
-    """How much a slide needs a look: 0 not at all, 5 the most (it failed)."""
+    """Urgency of review of a slide: 0 none to 5 (failed)."""
     most = max(Concern) + 1
     return max((most - reason.concern for reason in view.reasons), default=0)
 
 
 def urgency(view: SlideView) -> tuple[Any, ...]:
-    """By what slides are ordered, as in the report: the most pressing first."""
+    """Sort key of slides, as in the report: most urgent first."""
     return -attention_of(view), -(view.unsure or 0.0), natural(view.slide_id)
 
 
 def blank_entry(row: SlideRow, *, thumbnail: bool) -> Json:
-    """What is said of a slide of which no run has said anything yet."""
+    """Payload of a slide without results."""
     return {
         "key": key_of(row.slide_id),
         "slide_id": row.slide_id,
@@ -72,7 +73,7 @@ def blank_entry(row: SlideRow, *, thumbnail: bool) -> Json:
 def failed_entry(
     row: SlideRow, view: SlideView, failure: Failure, *, thumbnail: bool
 ) -> Json:
-    """What is said of a slide that failed."""
+    """Payload of a failed slide."""
     return {
         **blank_entry(row, thumbnail=thumbnail),
         "status": "failed",
@@ -89,7 +90,7 @@ def failed_entry(
 
 
 def running_entry(row: SlideRow, progress: float | None, *, thumbnail: bool) -> Json:
-    """What is said of a slide of a run that goes on; no progress: it still waits."""
+    """Payload of a slide of a running run; progress None: still waiting."""
     entry = blank_entry(row, thumbnail=thumbnail)
     if progress is None:
         return entry
@@ -97,7 +98,7 @@ def running_entry(row: SlideRow, progress: float | None, *, thumbnail: bool) -> 
 
 
 def left_entry(row: SlideRow, view: SlideView, *, thumbnail: bool) -> Json:
-    """What is said of a slide whose turn never came."""
+    """Payload of a slide that the run did not reach."""
     return {
         **blank_entry(row, thumbnail=thumbnail),
         "attention": attention_of(view),
@@ -106,7 +107,7 @@ def left_entry(row: SlideRow, view: SlideView, *, thumbnail: bool) -> Json:
 
 
 def done_entry(row: SlideRow, view: SlideView, outcome: Row, *, ending: str) -> Json:
-    """What is said of a finished slide, given its row of OUTCOMES."""
+    """Payload of a finished slide, from its row of OUTCOMES."""
     burden = number(outcome["burden"])
     verdict = outcome["metastasis"] if ending == "stage" else None
     if ending == "burden" and burden is not None:
@@ -127,15 +128,15 @@ def done_entry(row: SlideRow, view: SlideView, outcome: Row, *, ending: str) -> 
     }
 
 
-def full_outcome(record: Row, columns: Iterable[str], *, by_size: bool) -> Json:
-    """A row of OUTCOMES of a record that no table holds yet.
+def full_outcome(record: DoneRecord, columns: Iterable[str], *, by_size: bool) -> Json:
+    """Build a row of OUTCOMES from a record that is not in the table yet.
 
     Args:
-        record: the slide's ``done`` record.
-        columns: of OUTCOMES; what the record does not say is unknown.
-        by_size: the run types slides by size alone, so that the type is known already.
+        record: ``done`` record of the slide.
+        columns: columns of OUTCOMES; those missing from the record are None.
+        by_size: whether the run types slides by size alone, so that the type is known.
     """
-    outcome: Json = {**dict.fromkeys(columns), **record["outcome"]}
+    outcome: Json = {**dict.fromkeys(columns), **record.outcome}
     if by_size and outcome["metastasis"] is None:
         outcome["metastasis"] = type_of_size(outcome["largest_um"] or 0.0).label
     return outcome
@@ -144,13 +145,13 @@ def full_outcome(record: Row, columns: Iterable[str], *, by_size: bool) -> Json:
 def lesion_payloads(
     lesions: Iterable[Row], record: Row, l0_per_px: tuple[float, float] | None
 ) -> list[Json]:
-    """A slide's lesions, largest first; centers and boxes in level-0 px.
+    """Payloads of a slide's lesions, largest first; centers and boxes in level-0 px.
 
     Args:
-        lesions: as its ``done`` record lists them.
-        record: its row of SLIDES; not asked where there are no lesions.
-        l0_per_px: level-0 px per heatmap px, of which the boxes are, in x and y; None
-            leaves the boxes out.
+        lesions: lesions of the ``done`` record.
+        record: row of the slide in SLIDES; unused without lesions.
+        l0_per_px: level-0 px per heatmap px in x and y, to convert the boxes; None
+            omits the boxes.
     """
 
     def box(sides: Sequence[int]) -> list[float] | None:
@@ -182,12 +183,12 @@ def lesion_payloads(
 
 
 def status_payload(status: Status, state: State, *, named: int) -> Json:
-    """How far a run is: what status.json says, whether it goes on, and its pace.
+    """Payload of a run's progress: status.json, state and rate.
 
     Args:
-        status: what status.json says.
-        state: whether the run goes on.
-        named: how many of the slides that failed are known by name.
+        status: content of status.json.
+        state: state of the run.
+        named: number of failed slides known by name.
     """
     passed = datetime.fromisoformat(status.updated) - datetime.fromisoformat(
         status.started

@@ -1,4 +1,4 @@
-"""The slides that failed, of which a run that goes on tells only the last ones."""
+"""Failed slides of a run; while running, status.json lists only the latest."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,14 +9,14 @@ from digipath_ray.viewer.collection.marks import RunMarks
 
 
 class Failures:
-    """The failures of a run's present start; status.json tells the last ones."""
+    """Accumulates the failures of a run's current start from status.json."""
 
     def __init__(self) -> None:
         self._started = ""
         self._seen: dict[str, Failure] = {}
 
     def known(self, findings: Findings, marks: RunMarks) -> dict[str, Failure]:
-        """By slide_id: all that were told since this start began, else the table's."""
+        """Failures by slide_id: those since this start began, else the table's."""
         status = marks.status
         if status is None or marks.state not in ("running", "dead"):
             return {failure.slide_id: failure for failure in findings.failures}
@@ -28,7 +28,7 @@ class Failures:
 
 
 def _failure(row: Mapping[str, Any]) -> Failure:
-    """A failure of status.json, which says less than the table."""
+    """Failure from status.json, which has fewer fields than the table."""
     return Failure(
         slide_id=row["slide_id"],
         path="",

@@ -1,4 +1,4 @@
-"""A slide of a run as an entry of the collection, made of what there is of it."""
+"""Builds the entry of a slide from the available results of a run."""
 
 import logging
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from digipath_ray.report.findings import Findings, Row
 from digipath_ray.report.slides import SlideView, view_slides
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import Failure
-from digipath_ray.run.slidetable import row_of
+from digipath_ray.run.record import DoneRecord, SlideRecord
 from digipath_ray.schema import OUTCOMES, SLIDES
 from digipath_ray.storage.files import is_url
 from digipath_ray.viewer.collection.entries import (
@@ -27,25 +27,25 @@ from digipath_ray.viewer.collection.snapshot import Entry, InRun, Json
 log = logging.getLogger(__name__)
 
 DAMAGED = (ValueError, LookupError, TypeError, AttributeError)
-"""What comes of files that say something else than a run writes."""
+"""Errors of files with unexpected content."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """What an entry is made of; while that stays, so does the entry.
+    """Inputs of an entry; while they are equal, the entry is reused.
 
     Attributes:
-        tables: which reading of the run's tables it is from.
-        stamp: of its ``done`` record.
-        record: that; None of one that is not done.
-        failure: why it failed.
-        goes_on: the run's driver lives.
-        progress: share predicted of one that is in flight.
+        tables: version of the run's tables.
+        stamp: stamp of the ``done`` record.
+        record: ``done`` record; None if not done.
+        failure: failure, if any.
+        goes_on: whether the run's driver is alive.
+        progress: predicted fraction of a slide in progress.
     """
 
     tables: int
     stamp: str | None
-    record: Row | None
+    record: DoneRecord | None
     failure: Failure | None
     goes_on: bool
     progress: float | None
@@ -53,7 +53,7 @@ class Standing:
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
-    """An entry, what it was made of, and its place; None of an id that is no name."""
+    """An entry, its inputs and sort key; None for an unsafe slide_id."""
 
     standing: Standing
     entry: Entry | None = None
@@ -62,14 +62,14 @@ class Made:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Maker:
-    """Makes the entries of a run.
+    """Builds the entries of a run.
 
     Attributes:
-        findings: its tables.
-        run: where it lies.
+        findings: tables of the run.
+        run: run directory.
         name: FIRST or SECOND.
-        given: slide_id -> the slide as the user named it.
-        is_complete: the tables say all that the run has come to.
+        given: slide_id -> row of the user's manifest.
+        is_complete: whether the tables contain all results of the run.
     """
 
     findings: Findings
@@ -79,16 +79,18 @@ class Maker:
     is_complete: bool
 
     def make(self, slide_id: str, standing: Standing) -> Made:
-        """The entry of a slide; a damaged record is its own slide's failure alone."""
+        """Build the entry of a slide; a damaged record fails only its own slide."""
         if not _is_safe(slide_id):
             return Made(standing=standing)
+        failed = replace(standing, record=None, failure=_damaged(slide_id))
+        if standing.stamp is not None and standing.record is None:
+            return replace(self._make(slide_id, failed), standing=standing)
         try:
             return self._make(slide_id, standing)
         except DAMAGED as e:
             if standing.record is None:
                 raise
             log.warning("%s: %s: %s", self.run.done(slide_id), type(e).__name__, e)
-            failed = replace(standing, record=None, failure=_damaged(slide_id))
             return replace(self._make(slide_id, failed), standing=standing)
 
     def _make(self, slide_id: str, standing: Standing) -> Made:
@@ -107,13 +109,13 @@ class Maker:
         return Made(standing=standing)
 
     def _outcome(self, slide_id: str, standing: Standing) -> Row | None:
-        """The slide's row of OUTCOMES, also if no table holds it yet."""
+        """Row of the slide in OUTCOMES, even before the table has it."""
         row, record = self.findings.outcomes.get(slide_id), standing.record
         if standing.failure is not None:
             return None
-        if record is None:  # of what is made again the table still has the old row
+        if record is None:  # the table still has the old row of a recomputed slide
             return row if self.is_complete else None
-        if "outcome" not in record or (row is not None and _agree(row, record)):
+        if row is not None and _agree(row, record):
             return row
         spec = self.findings.config.outcome
         by_size = spec.outcome == "stage" and spec.stage_model is None
@@ -122,7 +124,11 @@ class Maker:
     def _entry(self, findings: Findings, view: SlideView, standing: Standing) -> Entry:
         slide_id, known = view.slide_id, findings.slide(view.slide_id)
         slide_row = {**dict.fromkeys(SLIDES.names), **known} if known else {}
-        row = row_of(slide_row) if slide_row else self._row(view, standing.failure)
+        row = (
+            SlideRecord.from_row(slide_row)
+            if slide_row
+            else self._row(view, standing.failure)
+        )
         outcome = findings.outcomes.get(slide_id)
         held = InRun(run=self.run, slide_id=slide_id, stamp=standing.stamp)
         return Entry(
@@ -137,11 +143,11 @@ class Maker:
             else {self.name: tuple(findings.lesions(slide_id))},
             facts=view.facts,
             notes=view.notes,
-            thresholds={self.name: findings.config.ensemble.threshold},
+            thresholds={self.name: findings.config.outcome.threshold},
         )
 
     def _row(self, view: SlideView, failure: Failure | None) -> SlideRow:
-        """Of a slide that was never prepared: as the user named it."""
+        """Row of a slide; if never prepared, as given by the user."""
         given = self.given.get(view.slide_id)
         path = "" if failure is None else failure.path
         return given or SlideRow(
@@ -158,22 +164,22 @@ class Maker:
         if standing.failure is not None:
             drawn = self.run.thumbnail(view.slide_id).exists()
             return failed_entry(row, view, standing.failure, thumbnail=drawn)
-        # What is prepared has one; else it is made of the slide, if that is here.
+        # A prepared slide has one; else it is drawn from the slide, if local.
         drawn = view.slide_id in findings.slides or not is_url(row.path)
         if standing.goes_on:
             return running_entry(row, standing.progress, thumbnail=drawn)
         return left_entry(row, view, thumbnail=drawn)
 
 
-def _agree(row: Row, record: Row) -> bool:
-    """Whether a row of OUTCOMES is of this record, and not of an earlier one.
+def _agree(row: Row, record: DoneRecord) -> bool:
+    """Whether a row of OUTCOMES belongs to this record, not to an earlier one.
 
-    A record says how long its slide took, so that no two are the same; what the cohort
-    decides, as types by forests, only the row says.
+    A record contains its duration, so no two are equal; values decided by the cohort,
+    such as types by forests, are only in the row.
     """
     return all(
         row[name] == value or value != value  # NaN
-        for name, value in record["outcome"].items()
+        for name, value in record.outcome.items()
         if name in row
     )
 
@@ -185,16 +191,16 @@ def _damaged(slide_id: str) -> Failure:
         patient_id=None,
         step="record",
         attempt=0,
-        error=f"its record done/{slide_id}.json is damaged",
-        hint="remove that file and start the run again, to have its slide run again",
+        error=f"the record done/{slide_id}.json is damaged",
+        hint="delete that file and start the run again to recompute the slide",
     )
 
 
 def _is_safe(slide_id: str) -> bool:
-    """Whether an id can be a file's name; a run's tables are not just believed."""
+    """Whether an id is a safe file name; a run's tables are not trusted."""
     try:
         check_slide_id(slide_id, where="the run", fix="")
     except ValueError as e:
-        log.warning("left out: %s", e)
+        log.warning("skipped: %s", e)
         return False
     return True

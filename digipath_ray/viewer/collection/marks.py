@@ -1,4 +1,4 @@
-"""What a run's files are, found out without reading them, so that a change shows."""
+"""Detects changes of a run's files without reading them."""
 
 import os
 import time
@@ -13,22 +13,22 @@ from digipath_ray.storage import bucket
 from digipath_ray.storage.files import is_url
 
 SETTLED_S = 2.0
-"""Age from which a folder's time tells its changes apart on every disk."""
+"""Age, seconds, from which a folder's mtime reliably shows changes on every disk."""
 
 Marks = dict[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunMarks:
-    """What a run's files are.
+    """Version marks of a run's files.
 
     Attributes:
-        settings: of run.toml, what tells its versions apart; empty if it is not there.
-        manifest: of manifest.csv the same.
-        tables: of each table.
-        done: slide_id -> of its record.
-        status: what status.json says.
-        state: whether the run goes on.
+        settings: version of run.toml; empty if missing.
+        manifest: version of manifest.csv, likewise.
+        tables: version of each table.
+        done: slide_id -> version of its record.
+        status: content of status.json.
+        state: state of the run.
     """
 
     settings: str
@@ -40,12 +40,12 @@ class RunMarks:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more is expected of the run."""
+        """Whether the run has ended."""
         return self.state in ("done", "stopped")
 
 
 class Marker:
-    """Takes the marks of one run, again and again."""
+    """Takes the marks of one run repeatedly."""
 
     def __init__(self, run: RunDirectory) -> None:
         self.run = run
@@ -53,14 +53,13 @@ class Marker:
         self._folder: tuple[int, Marks] | None = None
 
     def take(self) -> RunMarks:
-        """What the run's files are now.
+        """Take the current marks.
 
-        Of a run that is over only the files at the top are looked at, as long as they
-        stay what they are.
+        Of an ended run only the top-level files are checked, while they are unchanged.
 
         Raises:
             ValueError: status.json is damaged.
-            OSError: its bucket does not answer.
+            OSError: its bucket cannot be reached.
         """
         run, last = self.run, self._last
         status = read_status(run)
@@ -94,14 +93,15 @@ class Marker:
         if self._folder is not None and self._folder[0] == changed:
             return self._folder[1]
         found = dict(_files(folder))
-        # A record that comes within the same tick of the disk's clock would be missed.
+        # Otherwise a record written in the same tick of the disk's clock would be
+        # missed.
         settled = time.time() - changed / 1e9 > SETTLED_S
         self._folder = (changed, found) if settled else None
         return found
 
 
 def _mark(path: Path) -> str:
-    """What tells the versions of a file apart; empty if it is not there."""
+    """Version of a file; empty if missing."""
     try:
         if is_url(path):
             return bucket.head(path).etag

@@ -1,4 +1,4 @@
-"""Patients as the JSON that the page shows: their nodes, their stage, and why."""
+"""JSON payloads of patients: nodes, stage and its evidence."""
 
 from collections.abc import Iterable, Sequence
 
@@ -9,24 +9,23 @@ from digipath_ray.viewer.collection.snapshot import Json
 from digipath_ray.words import natural
 
 NOT_STAGED = {
-    "stage": "no stage yet: it is given once all slides of the run are done",
-    "burden": "no stage: this run's slides end in a tumor burden, patients are not "
-    "staged",
-    "none": "no stage: this run's slides end in outlines, patients are not staged",
+    "stage": "no stage yet: patients are staged when all slides of the run are done",
+    "burden": "no stage: this run measures tumor burden, patients are not staged",
+    "none": "no stage: this run only outlines lesions, patients are not staged",
 }
-"""By what a run's slides end in."""
-NO_RUN = "no stage: no run has analyzed these slides"
+"""Reason for no stage, by the outcome of the run."""
+NO_RUN = "no stage: these slides have not been analyzed"
 
 
 def patient_payloads(
     staged: Iterable[Row], entries: Iterable[Json], *, rule: str
 ) -> list[Json]:
-    """The patients, also those that have no stage, in the order of their names.
+    """Payloads of all patients, with or without stage, sorted by name.
 
     Args:
         staged: rows of PATIENTS.
-        entries: what is said of the slides.
-        rule: what is said of those without a stage.
+        entries: payloads of the slides.
+        rule: text for patients without a stage.
     """
     of: dict[str, list[Json]] = {}
     for entry in entries:

@@ -1,7 +1,7 @@
-"""A run's files as a snapshot, also of a run that has not written its tables yet.
+"""Reads a run's files into a snapshot, even before its tables are written.
 
-A run of ten thousand slides tells every few seconds how far it is. So what was read of
-a finished slide, and what was made of it, is kept for as long as its record stands.
+A run of ten thousand slides updates its status every few seconds. So a finished slide's
+record and entry are cached for as long as the record is unchanged.
 """
 
 import contextlib
@@ -13,6 +13,7 @@ from digipath_ray.networks.notes import member_notes
 from digipath_ray.report.findings import Findings, Row, read_findings
 from digipath_ray.run.directory import READERS, RunDirectory
 from digipath_ray.run.failure import Failure
+from digipath_ray.run.record import DoneRecord
 from digipath_ray.viewer.collection.entries import status_payload
 from digipath_ray.viewer.collection.failures import Failures
 from digipath_ray.viewer.collection.maker import Made, Maker, Standing
@@ -22,10 +23,10 @@ from digipath_ray.viewer.collection.snapshot import Snapshot
 
 
 class RunReader:
-    """Reads a run again as it changes: only what has changed."""
+    """Reads a run incrementally: only what has changed."""
 
     def __init__(self, run: RunDirectory, name: str) -> None:
-        """A reader that has read nothing yet.
+        """Create a reader.
 
         Args:
             run: the run.
@@ -36,21 +37,21 @@ class RunReader:
         self._read_from: tuple[str, ...] = ()
         self._tables = 0
         self._given: Mapping[str, SlideRow] = {}
-        self._records: dict[str, tuple[str, Row | None]] = {}
+        self._records: dict[str, tuple[str, DoneRecord | None]] = {}
         self._failures = Failures()
         self._made: dict[str, Made] = {}
 
     def read(self, marks: RunMarks, given: Mapping[str, SlideRow]) -> Snapshot:
-        """The run as it stands.
+        """Read the current state of the run.
 
         Args:
-            marks: what its files are.
-            given: slide_id -> the slide as the user named it; the same mapping as
-                before if nothing has changed in it.
+            marks: current marks of its files.
+            given: slide_id -> row of the user's manifest; the identical mapping object
+                if unchanged.
 
         Raises:
-            ValueError: one of its files is damaged.
-            OSError: one cannot be read.
+            ValueError: a file is damaged.
+            OSError: a file cannot be read.
         """
         findings = self._read_tables(marks)
         if given is not self._given:
@@ -60,7 +61,7 @@ class RunReader:
         return self._snapshot(findings, marks, named=len(failures))
 
     def _read_tables(self, marks: RunMarks) -> Findings:
-        """The tables, and the records that are new; all anew if a table has changed."""
+        """Read the tables and new records, or all records if a table has changed."""
         now = (marks.settings, *marks.tables)
         if self._findings is None or now != self._read_from:
             findings = read_findings(self.run)
@@ -85,26 +86,25 @@ class RunReader:
         self._records = kept
         return self._findings
 
-    def _record(self, slide_id: str) -> Row | None:
-        """A ``done`` record; None of one that is damaged, or gone again."""
+    def _record(self, slide_id: str) -> DoneRecord | None:
+        """Read a ``done`` record; None if it is damaged or was deleted."""
         with contextlib.suppress(ValueError, FileNotFoundError):
-            record = self.run.read_record(slide_id)
-            if isinstance(record, dict) and record.keys() & {"slide", "outcome"}:
-                return record
+            return self.run.read_record(slide_id)
         return None
 
     def _stand(
         self, findings: Findings, marks: RunMarks, failures: Mapping[str, Failure]
     ) -> dict[str, Standing]:
-        """What there is of each slide."""
-        done = {i: known for i, known in self._records.items() if known[1] is not None}
+        """Collect the inputs of each slide's entry."""
         progress = {} if marks.status is None else marks.status.progress
-        names = dict.fromkeys((*failures, *findings.slides, *findings.outcomes, *done))
+        names = dict.fromkeys(
+            (*failures, *findings.slides, *findings.outcomes, *self._records)
+        )
         return {
             slide_id: Standing(
                 tables=self._tables,
                 stamp=marks.done.get(slide_id),
-                record=done.get(slide_id, (None, None))[1],
+                record=self._records.get(slide_id, (None, None))[1],
                 failure=failures.get(slide_id),
                 goes_on=marks.state == "running",
                 progress=progress.get(slide_id),
@@ -115,7 +115,7 @@ class RunReader:
     def _make(
         self, findings: Findings, now: Mapping[str, Standing], marks: RunMarks
     ) -> None:
-        """Make what is not as it was, and forget what is gone."""
+        """Rebuild changed entries, and drop removed ones."""
         kept = {
             slide_id: made
             for slide_id, made in self._made.items()
@@ -154,10 +154,10 @@ class RunReader:
         )
 
     def _stages(self, findings: Findings, marks: RunMarks) -> Sequence[Row]:
-        """The rows of PATIENTS that still hold.
+        """Rows of PATIENTS that are still valid.
 
-        A run that goes on writes them at its end: until then they are an earlier
-        start's, and hold for patients of whose nodes it makes none anew, or more.
+        A running run writes them at its end: until then they are of an earlier start,
+        and valid for patients without recomputed or additional nodes.
         """
         if not findings.patients or not _is_open(marks):
             return findings.patients
@@ -177,7 +177,7 @@ class RunReader:
     def _matches_tables(
         self, slide_id: str, findings: Findings, failed: Set[str]
     ) -> bool:
-        """Whether a slide is what it was when the tables were written."""
+        """Whether a slide is unchanged since the tables were written."""
         made = self._made.get(slide_id)
         if made is None or made.entry is None:
             return False
@@ -188,5 +188,5 @@ class RunReader:
 
 
 def _is_open(marks: RunMarks) -> bool:
-    """Whether the run goes on, or died before it could write its tables."""
+    """Whether the run is running, or died before writing its tables."""
     return marks.state in ("running", "dead")

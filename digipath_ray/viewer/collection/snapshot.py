@@ -1,4 +1,4 @@
-"""What is opened as it stands at one moment: runs, slides, patients; never changed."""
+"""Immutable snapshot of a collection: runs, slides, patients."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -13,21 +13,21 @@ from digipath_ray.storage.files import is_url
 from digipath_ray.words import count
 
 FIRST, SECOND = "a", "b"
-"""Names of the opened run and of the one to compare it with."""
+"""Names of the opened run and of the run to compare with."""
 
 Json = dict[str, Any]
-"""What the page is told."""
+"""JSON payload for the page."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class InRun:
-    """A slide as one of the opened runs holds it.
+    """A slide in one of the opened runs.
 
     Attributes:
-        run: where that lies.
-        slide_id: the slide's name.
-        stamp: what tells its files from those of another time; None until it is done.
-        mpp: um per level-0 px in x and y, where this run took others than the first.
+        run: run directory.
+        slide_id: slide_id.
+        stamp: version of its files; None until it is done.
+        mpp: um per level-0 px in x and y, if different from the first run.
     """
 
     run: RunDirectory
@@ -37,14 +37,14 @@ class InRun:
 
     @property
     def version(self) -> str:
-        """Changes when what the run says of the slide does."""
+        """Version that changes with the slide's results."""
         return _digest(f"{self.run.root} {self.slide_id} {self.stamp}")
 
     def version_of(self, path: Path) -> str:
-        """The same of one of its files that stands before the slide is done.
+        """Version of a file that exists before the slide is done.
 
         Raises:
-            FileNotFoundError: it is gone.
+            FileNotFoundError: the file is missing.
         """
         if is_url(path):
             return self.version
@@ -52,16 +52,20 @@ class InRun:
         return _digest(f"{self.version} {found.st_mtime_ns} {found.st_size}")
 
     def find(self, path_of: Callable[[RunDirectory, str], Path]) -> Path | None:
-        """One of its files; None if it is not there, or a link leads out of the run.
+        """Find a file of the slide; None if missing, or linked out of the run.
 
-        Of a bucket's object nothing is asked: it may be absent.
+        The existence of an object in a bucket is not checked.
         """
         path, root = path_of(self.run, self.slide_id), self.run.root
         if is_url(path):
             return path if str(path).startswith(f"{root}/") else None
         try:
             real = path.resolve(strict=True)
-        except (OSError, ValueError, RuntimeError):  # absent; a NUL; links in a circle
+        except (
+            OSError,
+            ValueError,
+            RuntimeError,
+        ):  # missing; NUL in the path; circular links
             return None
         is_inside = real.is_file() and real.is_relative_to(root.resolve())
         return real if is_inside else None
@@ -69,7 +73,7 @@ class InRun:
     def find_finished(
         self, path_of: Callable[[RunDirectory, str], Path]
     ) -> Path | None:
-        """As :meth:`find`, of a slide that is done: until then a file may be half."""
+        """Find a file of a finished slide; before that it may be incomplete."""
         return None if self.stamp is None else self.find(path_of)
 
 
@@ -78,16 +82,16 @@ class Entry:
     """A slide of a collection.
 
     Attributes:
-        key: its name in addresses.
-        row: as the manifest, or the run, had it.
-        payload: what the page shows of it.
-        record: its row of SLIDES; empty if no run has prepared it.
-        runs: those that hold it, by name.
-        outcomes: by run, its row of OUTCOMES.
-        lesions: by run, as its record lists them.
-        facts: of the first run, names and numbers in words.
-        notes: what else to know of it.
-        thresholds: by run, probability at which it outlined lesions.
+        key: key in URLs.
+        row: row of the manifest or the run.
+        payload: JSON payload.
+        record: row in SLIDES; empty if not prepared.
+        runs: runs that contain it, by name.
+        outcomes: row in OUTCOMES, by run.
+        lesions: lesions of the record, by run.
+        facts: formatted facts of the first run.
+        notes: further notes.
+        thresholds: probability threshold of the lesions, by run.
     """
 
     key: str
@@ -103,38 +107,38 @@ class Entry:
 
     @property
     def slide_id(self) -> str:
-        """Its name."""
+        """slide_id of the row."""
         return self.row.slide_id
 
     @property
     def l0_size(self) -> tuple[int, int] | None:
-        """Width and height, level-0 px, where a run says so."""
+        """Width and height, level-0 px; None if unknown."""
         return (self.record["width"], self.record["height"]) if self.record else None
 
     @property
     def mpp(self) -> tuple[float, float] | None:
-        """Um per level-0 px in x and y, where a run says so."""
+        """Um per level-0 px in x and y; None if unknown."""
         return (self.record["mpp_x"], self.record["mpp_y"]) if self.record else None
 
     def mpp_of(self, run: str) -> tuple[float, float]:
-        """The same as one of its runs took them; 1 where nobody says."""
+        """Um per level-0 px in x and y in one of its runs; 1 if unknown."""
         return self.runs[run].mpp or self.mpp or (1.0, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Snapshot:
-    """A collection as it stands.
+    """State of a collection.
 
     Attributes:
-        state: tells it from every other of its collection.
-        title: what is opened.
+        state: unique id of the snapshot in its collection.
+        title: title of the collection.
         kind: "run" or "folder".
-        ending: what a run's slides end in: "stage", "burden" or "none".
-        notes: why its findings are no prediction, or no test.
-        runs: the opened ones, by name.
-        status: how far the first run is, as JSON; None of one that does not say.
-        entries: by key, the most pressing first.
-        patients: as JSON, in the order of their names.
+        ending: outcome of the run: "stage", "burden" or "none".
+        notes: limits of the findings as prediction or test.
+        runs: opened runs, by name.
+        status: progress of the first run as JSON; None if unknown.
+        entries: entries by key, most urgent first.
+        patients: payloads sorted by name.
     """
 
     state: str = ""
@@ -149,12 +153,12 @@ class Snapshot:
 
     @property
     def slides(self) -> dict[str, Json]:
-        """Key -> what is said of the slide."""
+        """Key -> payload of the slide."""
         return {key: entry.payload for key, entry in self.entries.items()}
 
 
 def lay_over(slides: Snapshot, run: Snapshot) -> Snapshot:
-    """A run, and behind it the slides that it does not know of."""
+    """Combine a run with the slides that it does not contain."""
     left = {k: e for k, e in slides.entries.items() if k not in run.entries}
     if not left:
         return run
@@ -168,14 +172,14 @@ def lay_over(slides: Snapshot, run: Snapshot) -> Snapshot:
 
 
 def _add_left(patient: Json, behind: Json | None, left: Mapping[str, Entry]) -> Json:
-    """A patient of a run, and the nodes that it left out: they can raise the stage."""
+    """Add to a patient the nodes missing from the run, which may raise the stage."""
     nodes = [] if behind is None else [n for n in behind["nodes"] if n["key"] in left]
     if not nodes:
         return patient
     payload = {**patient, "nodes": [*patient["nodes"], *nodes]}
     if patient["pn_stage"] is None:
         return payload
-    out = f"The run leaves out {count(len(nodes), 'slide')} of this patient."
+    out = f"The run does not include {count(len(nodes), 'slide')} of this patient."
     return {
         **payload,
         "complete": False,
@@ -184,7 +188,7 @@ def _add_left(patient: Json, behind: Json | None, left: Mapping[str, Entry]) -> 
 
 
 def add_second(first: Snapshot, second: Snapshot) -> Snapshot:
-    """A run, and what the one to compare it with has found on the same slides."""
+    """Combine a run with the results of a second run on the same slides."""
     entries = {
         key: _add(entry, second.entries[key]) if key in second.entries else entry
         for key, entry in first.entries.items()

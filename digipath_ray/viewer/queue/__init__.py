@@ -1,1 +1,1 @@
-"""Runs that are started from the page, one after the other."""
+"""Queue of runs started from the page."""

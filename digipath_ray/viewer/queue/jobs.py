@@ -1,4 +1,4 @@
-"""Runs that the page asks for: what was asked, checked, and how far each is."""
+"""Jobs: validated requests for runs, and their state."""
 
 import asyncio
 import re
@@ -18,17 +18,17 @@ from digipath_ray.viewer.collection.snapshot import Entry, Json
 State = Literal["queued", "running", "done", "failed", "canceled"]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-"""What a run's folder may be called from the page."""
+"""Valid names of a run's folder."""
 MADE_WEIGHTS = ("random", "imagenet")
-"""Weights that are no file's."""
+"""Weights that are not files."""
 NAMES_TRIED = 1000
 LINES = 40
-"""Of what a run says, the last ones are shown."""
+"""Number of last output lines shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """A run as the page asks for it, checked."""
+    """A validated request for a run."""
 
     slides: tuple[SlideRow, ...]
     preset: str
@@ -39,21 +39,21 @@ class Wanted:
     def of(
         cls, body: Mapping[str, Any], entries: Mapping[str, Entry], *, base: Path
     ) -> "Wanted":
-        """What a post asks for.
+        """Validate a POST body.
 
         Args:
-            body: the post.
-            entries: the slides to choose from, by key.
-            base: the folder in which the run's directory is made.
+            body: JSON body.
+            entries: available slides by key.
+            base: parent folder of the run directory.
 
         Raises:
-            ValueError: what is wrong with it.
+            ValueError: the request is invalid.
         """
         keys = body.get("slides")
         if not isinstance(keys, list) or not keys:
             raise ValueError("slides: choose at least one")
         if not all(isinstance(key, str) and key in entries for key in keys):
-            raise ValueError("slides: one of them is not of this cohort")
+            raise ValueError("slides: one of them is not in this cohort")
         preset = body.get("preset")
         if preset not in PRESETS:
             raise ValueError(f"preset: choose from {', '.join(PRESETS)}")
@@ -64,10 +64,7 @@ class Wanted:
                 "out: name the run with letters, digits, dots, dashes and underscores"
             )
         if not is_free(base / out):
-            raise ValueError(
-                f"out: {out} is there already, and a run mixes no two choices of "
-                "slides: choose another name"
-            )
+            raise ValueError(f"out: {out} already exists: choose another name")
         rows = tuple(entries[key].row for key in dict.fromkeys(keys))
         return cls(slides=rows, preset=str(preset), weights=weights, out=out)
 
@@ -77,14 +74,14 @@ def _weights_of(body: Mapping[str, Any]) -> str | None:
     if weights is None or weights in MADE_WEIGHTS:
         return weights
     if not isinstance(weights, str) or not weights.isprintable():
-        raise ValueError("weights: name a folder, a file or a bucket's URL")
+        raise ValueError("weights: give a folder, a file or a bucket URL")
     if not is_url(weights) and not Path(weights).expanduser().exists():
-        raise ValueError(f"weights: {weights}: not there")
+        raise ValueError(f"weights: {weights}: not found")
     return weights
 
 
 def is_free(out: Path) -> bool:
-    """Whether a new run can be made there: nothing is there, or an empty folder."""
+    """Whether a new run can be created: the path is missing or an empty folder."""
     if is_url(out):
         run = RunDirectory(out)
         return not (run.settings.exists() or run.status.exists())
@@ -92,17 +89,17 @@ def is_free(out: Path) -> bool:
         return not any(out.iterdir())
     except FileNotFoundError:
         return not out.is_symlink()
-    except OSError:  # a file, or a folder of somebody else's
+    except OSError:  # a file, or an unreadable folder
         return False
 
 
 def find_free(base: Path, stem: str, *, taken: Collection[Path]) -> str:
-    """A name for a new run: the stem, else the stem and the first number that is free.
+    """Find a free run name: the stem, else the stem and the first free number.
 
     Args:
-        base: the folder in which the run's directory is made.
-        stem: what it is to be called.
-        taken: directories that runs which wait will make.
+        base: parent folder of the run directory.
+        stem: preferred name.
+        taken: directories of queued runs.
     """
     names = (stem, *(f"{stem}-{number}" for number in range(2, NAMES_TRIED)))
     free = (n for n in names if base / n not in taken and is_free(base / n))
@@ -111,20 +108,20 @@ def find_free(base: Path, stem: str, *, taken: Collection[Path]) -> str:
 
 @dataclass(kw_only=True, eq=False)
 class Job:
-    """A run that was asked for.
+    """A requested run.
 
     Attributes:
-        id: its name.
-        wanted: what was asked.
-        out: its run directory.
-        manifest: the file that lists its slides.
-        state: how far it is.
-        asked, started, ended: when, UTC, ISO 8601.
-        exit_code: of its process, once that has ended.
-        lines: the last that it printed.
-        listed: its manifest is written.
-        finished: its results can be opened.
-        process: while it runs.
+        id: job id.
+        wanted: validated request.
+        out: run directory.
+        manifest: manifest of its slides.
+        state: state of the job.
+        asked, started, ended: times, UTC, ISO 8601.
+        exit_code: exit code of the ended process.
+        lines: last output lines.
+        listed: whether its manifest is written.
+        finished: whether its results can be opened.
+        process: running process.
     """
 
     id: str
@@ -143,7 +140,7 @@ class Job:
 
     @property
     def arguments(self) -> list[str]:
-        """Of ``digipath``; values are bound to their options, so that none is one."""
+        """Arguments of ``digipath``; --option=value, so that no value is an option."""
         weights = self.wanted.weights
         return [
             "run",
@@ -155,7 +152,7 @@ class Job:
 
     @property
     def payload(self) -> Json:
-        """As JSON."""
+        """JSON payload."""
         return {
             "id": self.id,
             "state": self.state,

@@ -1,7 +1,7 @@
-"""Runs started from the page: one at a time, in the order asked for, each cancelable.
+"""Queue of runs started from the page: one at a time, in order, cancelable.
 
-Each is a process of its own, ``digipath run``, so that it is what a user would have
-typed, and a viewer that ends never leaves half of one behind: the same line goes on.
+Each is a separate ``digipath run`` process, equal to what a user would type, so that
+the same command resumes it if the viewer ends.
 """
 
 import asyncio
@@ -34,15 +34,15 @@ LINE_LENGTH = 500
 LINE_END = re.compile(r"[\r\n]")
 PLAIN = re.compile(r"[^A-Za-z0-9]+")
 TITLE_LENGTH = 40
-"""Of a title, so much is in the name of a run on its slides."""
+"""Maximum characters of a title in a run name."""
 LAST_WORDS_S = 2.0
-"""How long the last lines a run has printed is waited for once it has ended."""
+"""Seconds to wait for the last output of an ended run."""
 ENDS_S = 30.0
-"""How long a canceled run may take to end by itself."""
+"""Seconds that a canceled run may take to end by itself."""
 
 
 class Starts:
-    """The queue of runs; one runs at a time, since each takes all GPUs."""
+    """Queue of runs; one at a time, as each takes all GPUs."""
 
     def __init__(
         self,
@@ -51,12 +51,12 @@ class Starts:
         command: Sequence[str] = COMMAND,
         begun: Callable[[RunDirectory], None] = lambda _: None,
     ) -> None:
-        """A queue.
+        """Create a queue.
 
         Args:
-            base: the folder in which their directories are made.
-            command: what runs ``digipath``.
-            begun: told of each run that begins.
+            base: parent folder of the run directories.
+            command: command that runs ``digipath``.
+            begun: called with each run that starts.
         """
         self.base = place(base)
         self._command = tuple(command)
@@ -66,25 +66,25 @@ class Starts:
 
     @property
     def payloads(self) -> list[Json]:
-        """All runs as JSON, the first asked for first."""
+        """Payloads of all runs, oldest first."""
         return [job.payload for job in self._jobs.values()]
 
     async def add(self, wanted: Wanted) -> Json:
         """Queue a run.
 
-        Jobs are only ever touched on the event loop; and its place is taken before the
-        disk is waited for, so that of two posts at once one is refused.
+        Jobs are only accessed on the event loop; the path is reserved before awaiting
+        the disk, so of two concurrent posts one is rejected.
 
         Raises:
-            ValueError: too many wait, or another one goes to the same place.
-            OSError: the list of its slides cannot be written.
+            ValueError: the queue is full, or another run has the same path.
+            OSError: the manifest cannot be written.
         """
         waiting = [j for j in self._jobs.values() if j.state in WAITING]
         if len(waiting) >= MOST_QUEUED:
-            raise ValueError(f"{MOST_QUEUED} runs wait already")
+            raise ValueError(f"the queue is full ({MOST_QUEUED} runs)")
         out = self.base / wanted.out
         if any(job.out == out for job in waiting):
-            raise ValueError(f"out: a run that waits is called {wanted.out} already")
+            raise ValueError(f"out: {wanted.out} is already queued")
         identity = uuid.uuid4().hex[:12]
         manifest = Path(self._folder.name) / f"{identity}.csv"
         job = Job(id=identity, wanted=wanted, out=out, manifest=manifest, asked=_now())
@@ -98,10 +98,10 @@ class Starts:
         return job.payload
 
     async def free_name(self, title: str) -> str:
-        """A name that a new run can have: the title, the day, and a number if needed.
+        """Suggest a free name for a run: title, date, and a number if needed.
 
         Args:
-            title: of what its slides are chosen from.
+            title: title of the collection.
         """
         plain = PLAIN.sub("-", title)[:TITLE_LENGTH].strip("-") or "run"
         stem = f"{plain}-{datetime.now(UTC):%Y-%m-%d}"
@@ -109,7 +109,7 @@ class Starts:
         return await run_in_threadpool(find_free, self.base, stem, taken=taken)
 
     def cancel(self, identity: str) -> Json | None:
-        """End a run, or take it out of the queue; None if there is none."""
+        """Cancel a running or queued run; None if not found."""
         job = self._jobs.get(identity)
         if job is None:
             return None
@@ -121,7 +121,7 @@ class Starts:
         return job.payload
 
     async def work(self) -> None:
-        """Run what is queued, for as long as this task lives."""
+        """Run queued jobs until canceled."""
         while True:
             queued = [j for j in self._jobs.values() if j.state == "queued"]
             ready = [job for job in queued if job.listed]
@@ -131,13 +131,13 @@ class Starts:
                 await asyncio.sleep(0.2)
 
     async def _run(self, job: Job) -> None:
-        """Run one to its end; what goes wrong is its own, and the next comes."""
+        """Run one job; its errors do not affect the next one."""
         job.state, job.started = "running", _now()
         try:
             await self._spawn(job)
         except (OSError, ValueError, RuntimeError) as e:
             log.warning("%s: %s", job.out, e)
-            job.lines.append(f"cannot be run: {e}")
+            job.lines.append(f"cannot start: {e}")
         finally:
             process, job.process = job.process, None
             job.exit_code = None if process is None else process.returncode
@@ -158,13 +158,13 @@ class Starts:
             stderr=asyncio.subprocess.STDOUT,
             start_new_session=True,
         )
-        if job.state == "canceled":  # meanwhile, when there was nothing to signal
+        if job.state == "canceled":  # canceled before there was a process to signal
             _signal(job, signal.SIGINT)
         self._begun(RunDirectory(job.out))
         await self._listen(job, job.process)
 
     async def _listen(self, job: Job, process: asyncio.subprocess.Process) -> None:
-        """Keep what a run says, until it has ended; end it if it was canceled."""
+        """Collect a run's output until it ends; end it if canceled."""
         assert process.stdout is not None
         reading = asyncio.create_task(_keep_lines(process.stdout, job.lines))
         while process.returncode is None:
@@ -172,14 +172,14 @@ class Starts:
                 await asyncio.wait_for(process.wait(), 0.5)
             if job.state == "canceled" and process.returncode is None:
                 await _end(job)
-        # Its own children may hold the pipe open for longer than it lives.
+        # Its children may keep the pipe open after it has ended.
         await asyncio.wait({reading}, timeout=LAST_WORDS_S)
         reading.cancel()
 
     async def stop(self) -> None:
-        """End what runs; called when the server ends."""
+        """End the running job; called at server shutdown."""
         jobs = list(self._jobs.values())
-        for job in jobs:  # all at first, so that none begins when another ends
+        for job in jobs:  # cancel all first, so that none starts when another ends
             self.cancel(job.id)
         for job in jobs:
             await _end(job)
@@ -187,16 +187,16 @@ class Starts:
 
 
 def _is_run(out: Path) -> bool:
-    """Whether a run directory holds a run."""
+    """Whether a directory contains a run."""
     try:
         return RunDirectory(out).settings.exists()
-    except OSError as e:  # its bucket does not answer
+    except OSError as e:  # its bucket cannot be reached
         log.warning("%s: %s", out, e)
         return False
 
 
 async def _keep_lines(stream: asyncio.StreamReader, lines: deque[str]) -> None:
-    """Keep whole lines as they come; a part of one waits for its end."""
+    """Collect complete lines; a partial line waits for its end."""
     rest = ""
     while part := await stream.read(1 << 16):
         *whole, rest = LINE_END.split(rest + part.decode(errors="replace"))
@@ -207,7 +207,7 @@ async def _keep_lines(stream: asyncio.StreamReader, lines: deque[str]) -> None:
 
 
 async def _end(job: Job) -> None:
-    """Wait for a run that was told to end; then make it."""
+    """Wait for a terminated run, then kill it."""
     process = job.process
     for number in (None, signal.SIGTERM, signal.SIGKILL):
         if process is None or process.returncode is not None:
@@ -219,7 +219,7 @@ async def _end(job: Job) -> None:
 
 
 def _signal(job: Job, number: signal.Signals) -> None:
-    """Signal a run's process, which passes it on to its own."""
+    """Send a signal to a run's process, which forwards it to its children."""
     if job.process is not None and job.process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             job.process.send_signal(number)

@@ -1,1 +1,1 @@
-"""The routes of the viewer, who may use them, and what they answer."""
+"""HTTP routes of the viewer, access control and responses."""

@@ -1,8 +1,7 @@
-"""Who may ask, and by which name.
+"""Access control: tokens and host names.
 
-On loopback everybody on the machine may look; anywhere else only who has the token. A
-page of another site cannot read, since the name it asks by is none of ours (DNS
-rebinding).
+On loopback all users of the machine have access; elsewhere a token is required. Pages
+of other sites are blocked because their Host header is not allowed (DNS rebinding).
 """
 
 import hmac
@@ -16,18 +15,18 @@ from pathlib import Path
 from starlette.requests import Request
 
 MIN_TOKEN = 16
-"""Characters that a token has at least: 16 of base64 are 96 bits."""
+"""Minimum characters of a token: 16 of base64 are 96 bits."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trust:
-    """Whom a server answers.
+    """Access policy of a server.
 
     Attributes:
-        token: what a browser must know; None where everybody may look.
-        hosts: names that the server goes by, in lower case, without port.
-        any_address: a Host that is a bare IP address will do, as no name can be
-            rebound to it.
+        token: required token; None for open access.
+        hosts: allowed host names, lower case, without port.
+        any_address: whether a Host that is an IP address is allowed, as rebinding needs
+            a name.
     """
 
     token: str | None = field(default=None, repr=False)
@@ -36,24 +35,24 @@ class Trust:
 
     @property
     def session(self) -> str:
-        """What the cookie of a browser holds that has shown the token.
+        """Session cookie value of a browser that has shown the token.
 
-        It follows from the token, so that each of several servers knows it.
+        Derived from the token, so that several servers agree on it.
         """
         key = (self.token or "").encode()
         return hmac.new(key, b"digipath view: session", "sha256").hexdigest()
 
     def knows_host(self, header: str) -> bool:
-        """Whether a Host header names this server; its port does not matter."""
+        """Whether a Host header is allowed; the port is ignored."""
         name = host_name(header)
         return name in self.hosts or (self.any_address and _is_address(name))
 
     def is_token(self, given: str) -> bool:
-        """Whether this is the token; takes equally long for every wrong one."""
+        """Whether this is the token, in constant time."""
         return self.token is not None and same(given, self.token)
 
     def admits(self, request: Request) -> bool:
-        """Whether a request may be answered: by its cookie, or its bearer token."""
+        """Whether a request is authorized by its cookie or bearer token."""
         if self.token is None:
             return True
         bearer = bearer_of(request)
@@ -63,19 +62,19 @@ class Trust:
 
 
 def bearer_of(request: Request) -> str | None:
-    """The token that a program sends; None if it sends none."""
+    """Bearer token of a request; None if missing."""
     kind, _, bearer = request.headers.get("authorization", "").partition(" ")
     return bearer.strip() if kind.lower() == "bearer" else None
 
 
 def same(given: str, right: str) -> bool:
-    """Whether two texts are equal, in constant time; JSON may hold half characters."""
+    """Whether two texts are equal, in constant time; JSON may have lone surrogates."""
     left = given.encode("utf-8", "surrogatepass")
     return hmac.compare_digest(left, right.encode())
 
 
 def host_name(header: str) -> str:
-    """The name in a Host header, in lower case, without port and brackets."""
+    """Host name of a Host header, lower case, without port and brackets."""
     text = header.strip().lower()
     if text.startswith("["):
         return text[1:].partition("]")[0]
@@ -91,7 +90,7 @@ def _is_address(name: str) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach what is bound there."""
+    """Whether a bound address is only reachable from this machine."""
     if host.lower() == "localhost":
         return True
     return _is_address(host) and ipaddress.ip_address(host).is_loopback
@@ -104,15 +103,15 @@ def make_trust(
     allowed: Iterable[str] = (),
     starts_runs: bool = False,
 ) -> Trust:
-    """Whom a server bound to ``host`` answers: without a token this machine alone.
+    """Build the access policy of a server bound to ``host``; loopback needs no token.
 
     Args:
-        host: name or address that it is bound to.
-        token: the one to ask for; None makes one up where one is needed.
-        allowed: further names that it is reached by, as through a proxy, behind which
-            others are.
-        starts_runs: who asks can start runs, as the user who started the server: other
-            users of the machine shall not.
+        host: name or address the server is bound to.
+        token: required token; None generates one if needed.
+        allowed: further allowed host names, e.g. of a proxy, which exposes the server
+            to others.
+        starts_runs: whether clients can start runs as the server's user, which other
+            users of the machine must not.
     """
     further = {host_name(name) for name in allowed}
     names = {"localhost", "127.0.0.1", "::1", host.lower(), *further}
@@ -126,23 +125,23 @@ def make_trust(
 
 
 def read_token(path: Path) -> str:
-    """The token that a file holds.
+    """Read a token file.
 
     Raises:
-        ValueError: it is too short, or others may read the file.
+        ValueError: the token is too short, or others may read the file.
         OSError: the file cannot be read.
     """
     if path.stat().st_mode & 0o077:
-        raise ValueError(f"{path}: others may read this token: chmod 600 {path}")
+        raise ValueError(f"{path}: readable by others: chmod 600 {path}")
     token = path.read_text(encoding="utf-8").strip()
     if len(token) < MIN_TOKEN or not token.isascii() or not token.isprintable():
         raise ValueError(
-            f"{path}: a token is {MIN_TOKEN} or more ASCII characters: "
-            "openssl rand -base64 32 makes one"
+            f"{path}: a token needs at least {MIN_TOKEN} ASCII characters: create "
+            "one with openssl rand -base64 32"
         )
     return token
 
 
 def cookie_name(request: Request) -> str:
-    """Its port in its name: servers on one machine share their cookies."""
+    """Cookie name with the port: servers on one machine share cookies."""
     return f"digipath-{request.url.port or 0}"

@@ -1,4 +1,4 @@
-"""What is answered about the whole collection: as it stands, and as it changes."""
+"""Routes of the whole collection: its state and its changes."""
 
 from collections.abc import AsyncIterator, Callable, Mapping
 
@@ -15,7 +15,7 @@ RESEARCH_USE = "For research use only. Not for diagnosis."
 
 
 class Stream(StreamingResponse):
-    """Events until the page is gone, however it went."""
+    """Event stream that ends when the page disconnects."""
 
     def __init__(
         self,
@@ -28,7 +28,7 @@ class Stream(StreamingResponse):
         self._ended = ended
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send them."""
+        """Send the events."""
         try:
             await super().__call__(scope, receive, send)
         finally:
@@ -36,14 +36,14 @@ class Stream(StreamingResponse):
 
 
 class CohortRoutes:
-    """The whole collection, now and as it changes."""
+    """Routes of the collection and its event stream."""
 
     def __init__(self, service: Service, *, allow_run: bool) -> None:
         self._service, self._allow_run = service, allow_run
         self._streams = 0
 
     async def cohort(self, request: Request) -> Response:
-        """All slides and patients."""
+        """Serve all slides and patients."""
         snapshot = self._service.latest
         return JSONResponse(
             {
@@ -58,12 +58,15 @@ class CohortRoutes:
         )
 
     async def events(self, request: Request) -> Response:
-        """What changes, as it does."""
+        """Stream changes as server-sent events."""
         if self._streams >= self._service.limits.streams:
             raise HTTPException(
-                503, "too many pages follow this run", headers={"retry-after": "30"}
+                503,
+                "too many pages are following this run",
+                headers={"retry-after": "30"},
             )
-        # Counted at once: a burst would be let in before the first of them is iterated.
+        # Counted here, before iteration starts, so that a burst cannot exceed the
+        # limit.
         self._streams += 1
         headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
         events = follow(
@@ -78,11 +81,11 @@ class CohortRoutes:
 
     @property
     def routes(self) -> list[Route]:
-        """What is answered, and by what."""
+        """Routes of this class."""
         return [Route("/api/cohort", self.cohort), Route("/api/events", self.events)]
 
 
 def _state_of(request: Request) -> str:
-    """The state that a page was told last; a browser that connects again says it."""
+    """Last state known to a page, sent by a reconnecting browser."""
     since = request.query_params.get("since", "")
     return request.headers.get("last-event-id", since)

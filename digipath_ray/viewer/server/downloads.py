@@ -1,4 +1,4 @@
-"""What is answered with a file to keep; what is in it is written by ``exports``."""
+"""Routes of downloads; their content is written by ``exports``."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,13 +16,13 @@ from digipath_ray.viewer.server.service import Service
 
 
 class DownloadRoutes:
-    """Files of one slide and of all; ``?run=b`` asks for those of the second run."""
+    """Downloads of one slide and of all; ``?run=b`` selects the second run."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
 
     async def slide(self, request: Request) -> Response:
-        """A slide's outlines, heatmap or lesions."""
+        """Serve a slide's outlines, heatmap or lesions."""
         entry, kind = self._service.entry(request), request.path_params["kind"]
         run, do = self._run(request), self._service.do
         name = entry.slide_id if run == FIRST else f"{entry.slide_id}_{run}"
@@ -36,10 +36,10 @@ class DownloadRoutes:
             path = await do(request, lambda: exports.find_heatmap(entry, run))
             headers = exports.attachment(f"{name}.ome.tiff")
             return await self._stream(request, path, "image/tiff", headers)
-        raise HTTPException(404, "no such export")
+        raise HTTPException(404, "unknown export")
 
     async def cohort(self, request: Request) -> Response:
-        """The outcomes of all slides as a table."""
+        """Serve the outcomes of all slides as a table."""
         snapshot, run = self._service.latest, self._run(request)
         data = await self._service.do(
             request, lambda: exports.cohort_csv(snapshot, run)
@@ -48,14 +48,14 @@ class DownloadRoutes:
         return _save(data, f"{name.replace('/', '_')}.csv", "text/csv")
 
     def _run(self, request: Request) -> str:
-        """Which run is asked for.
+        """Selected run of a request.
 
         Raises:
-            HTTPException: it is not opened.
+            HTTPException: the run is not opened.
         """
         run = request.query_params.get("run", FIRST)
         if run != FIRST and run not in self._service.latest.runs:
-            raise HTTPException(404, "no such run")
+            raise HTTPException(404, "run not found")
         return run
 
     async def _stream(
@@ -70,7 +70,7 @@ class DownloadRoutes:
 
     @property
     def routes(self) -> list[Route]:
-        """What is answered, and by what."""
+        """Routes of this class."""
         return [
             Route("/api/slides/{key}/export/{kind}", self.slide),
             Route("/api/export/csv", self.cohort),

@@ -1,4 +1,4 @@
-"""What leaves the viewer as a file: outlines, heatmaps, tables."""
+"""Content of downloads: outlines, heatmaps, tables."""
 
 import csv
 import io
@@ -34,12 +34,12 @@ LESION_COLUMNS = (
 )
 SLIDE_COLUMNS = ("slide_id", "patient_id", "node", "status", "attention", "reasons")
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""What a spreadsheet takes for a formula at the start of a text."""
+"""Characters that start a formula in a spreadsheet."""
 PART_BYTES = 1 << 20
 
 
 def attachment(name: str) -> dict[str, str]:
-    """The header that saves an answer under a name, whatever is in it (RFC 6266)."""
+    """Content-Disposition header for any file name (RFC 6266)."""
     plain = "".join(
         c if c.isascii() and (c.isalnum() or c in "-_.") else "_" for c in name
     )
@@ -49,19 +49,19 @@ def attachment(name: str) -> dict[str, str]:
 
 
 def find_outlines(entry: Entry, run: str) -> Path:
-    """The GeoJSON of a run's lesions on a slide.
+    """Find the GeoJSON of a run's lesions on a slide.
 
     Raises:
-        NoMap: there is none.
+        NoMap: it does not exist.
     """
     return _find(entry, run, RunDirectory.lesions, "outlines")
 
 
 def find_heatmap(entry: Entry, run: str) -> Path:
-    """The OME-TIFF of a run's heatmap of a slide.
+    """Find the OME-TIFF of a run's heatmap of a slide.
 
     Raises:
-        NoMap: there is none.
+        NoMap: it does not exist.
     """
     return _find(entry, run, RunDirectory.heatmap, "heatmap")
 
@@ -77,10 +77,10 @@ def _find(
 
 
 def read_outlines(entry: Entry, run: str) -> bytes:
-    """The GeoJSON of a run's lesions on a slide, level-0 px.
+    """Read the GeoJSON of a run's lesions on a slide, level-0 px.
 
     Raises:
-        NoMap: there is none.
+        NoMap: it does not exist.
         ValueError: it is damaged.
         OSError: it cannot be read.
     """
@@ -92,15 +92,15 @@ def read_outlines(entry: Entry, run: str) -> bytes:
     try:
         json.loads(data)
     except ValueError as e:
-        raise ValueError(f"{path}: damaged: {e}: have its slide run again") from e
+        raise ValueError(f"{path}: damaged: {e}: recompute the slide") from e
     return data
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file or an object.
+    """Size of a file or object, bytes.
 
     Raises:
-        OSError: it cannot be looked up.
+        OSError: it cannot be accessed.
     """
     if is_url(path):
         return bucket.head(path).size
@@ -108,7 +108,7 @@ def size_of(path: Path) -> int:
 
 
 def read_parts(path: Path, size: int) -> Iterator[bytes]:
-    """A file or an object of ``size`` bytes, part by part.
+    """Read a file or object of ``size`` bytes in parts.
 
     Raises:
         OSError: it cannot be read.
@@ -118,17 +118,17 @@ def read_parts(path: Path, size: int) -> Iterator[bytes]:
 
 
 def lesions_csv(entry: Entry, run: str) -> bytes:
-    """A slide's lesions as a run lists them, a row each."""
+    """CSV of a slide's lesions in a run, one row each."""
     lesions = entry.lesions.get(run, ())
     rows = ([lesion.get(name) for name in LESION_COLUMNS] for lesion in lesions)
     return write_csv(LESION_COLUMNS, rows)
 
 
 def cohort_csv(snapshot: Snapshot, run: str) -> bytes:
-    """All slides, a row each: what is said of them, and their row of OUTCOMES.
+    """CSV of all slides: payload columns and row of OUTCOMES.
 
-    Of the second run only the latter, of the slides that both have: what is said of
-    them, and which failed, is the first one's.
+    For the second run only its OUTCOMES, for slides in both runs, because payloads and
+    failures are of the first run.
     """
     if run != FIRST:
         return _outcomes_csv(snapshot, run)
@@ -151,7 +151,7 @@ def _outcomes_csv(snapshot: Snapshot, run: str) -> bytes:
 
 
 def write_csv(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
-    """A table as CSV in UTF-8; texts that a spreadsheet would run are quoted by '."""
+    """Table as UTF-8 CSV; texts that a spreadsheet would evaluate are prefixed by '."""
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(head)

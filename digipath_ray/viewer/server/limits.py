@@ -1,4 +1,4 @@
-"""How much is served at once: requests of an address, and decodes of all together."""
+"""Load limits: requests per address, and concurrent decodes."""
 
 import asyncio
 import os
@@ -14,15 +14,15 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """How much is served at once.
+    """Load limits of the server.
 
     Attributes:
         decodes: threads that read slides and maps.
-        line: requests that wait for one; more are told to come again.
-        rate: requests a second that one address may make for long.
-        burst: requests that it may make at once: a screen of tiles, many times over.
-        streams: pages that follow a run at once.
-        logins: tokens that one address may try within a minute.
+        line: queued requests for a thread; more are rejected as busy.
+        rate: sustained requests per second per address.
+        burst: burst of requests per address: many screens of tiles.
+        streams: concurrent event streams.
+        logins: login attempts per address and minute.
     """
 
     decodes: int = field(default_factory=lambda: max(4, min(16, os.cpu_count() or 4)))
@@ -34,7 +34,7 @@ class Limits:
 
 
 class Rate:
-    """How often each address may ask: so many at once, so many a second for long."""
+    """Token bucket per address: burst size and sustained rate."""
 
     MOST_ADDRESSES = 4096
 
@@ -45,7 +45,7 @@ class Rate:
         self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def takes(self, address: str) -> bool:
-        """Whether an address may ask once more now."""
+        """Consume a request of an address; False if over the limit."""
         now = self._clock()
         left = self._has(address, now)
         self._left.pop(address, None)
@@ -55,7 +55,7 @@ class Rate:
         return left >= 1
 
     def has_left(self, address: str) -> bool:
-        """Whether an address may ask once more, without asking."""
+        """Whether an address is within the limit, without consuming."""
         return self._has(address, self._clock()) >= 1
 
     def _has(self, address: str, now: float) -> float:
@@ -63,12 +63,12 @@ class Rate:
         return min(self.burst, left + (now - since) * self.rate)
 
 
-class Busy(RuntimeError):  # noqa: N818 - says what is, not "Error"
-    """So many wait already that one more is told to come again."""
+class Busy(RuntimeError):  # noqa: N818 - named after the condition, not "Error"
+    """The queue of waiting requests is full."""
 
 
 class Gate:
-    """The way to the threads that decode: a few at once, a line of bounded length."""
+    """Decoding threads with a bounded queue."""
 
     def __init__(self, limits: Limits) -> None:
         self.most = limits.decodes + limits.line
@@ -81,14 +81,14 @@ class Gate:
         work: Callable[[], Answer],
         gone: Callable[[], Awaitable[bool]] | None = None,
     ) -> Answer | None:
-        """What ``work`` returns, done in a thread; None if nobody waits for it.
+        """Run ``work`` in a thread; None if the client has disconnected.
 
         Args:
             work: reads and decodes.
-            gone: whether the one who asked has left; looked at when its turn comes.
+            gone: whether the client has disconnected; checked before ``work`` starts.
 
         Raises:
-            Busy: the line is full.
+            Busy: the queue is full.
         """
         if self.inside >= self.most:
             raise Busy
@@ -103,5 +103,5 @@ class Gate:
             self.inside -= 1
 
     def close(self) -> None:
-        """Let nothing more in."""
+        """Accept no more work."""
         self._pool.shutdown(wait=False, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""A run as it goes on: server-sent events for as long as somebody looks."""
+"""Server-sent events of a running run."""
 
 import asyncio
 import json
@@ -10,11 +10,11 @@ from digipath_ray.viewer.collection.snapshot import Json, Snapshot
 
 LOOK_S = 1.0
 COMMENT_S = 15.0
-"""Between two signs of life, so that proxies keep the connection open."""
+"""Seconds between keep-alive comments, so that proxies keep the connection open."""
 
 
 def cohort_payload(snapshot: Snapshot) -> Json:
-    """What is said of a collection beside its slides and patients."""
+    """Payload of a collection without its slides and patients."""
     return {
         "title": snapshot.title,
         "kind": snapshot.kind,
@@ -26,19 +26,19 @@ def cohort_payload(snapshot: Snapshot) -> Json:
 
 
 def run_title(run: RunDirectory) -> str:
-    """A run's name for people: the end of its path."""
+    """Title of a run: the end of its path."""
     return "/".join(run.root.parts[-2:]).lstrip("/")
 
 
 class Seen:
-    """What one page has been told."""
+    """State known to one page."""
 
     def __init__(self, snapshot: Snapshot | None = None) -> None:
-        """A page that was told this snapshot, or nothing."""
+        """Create the state of a page that knows a snapshot, or nothing."""
         self._snapshot = snapshot
 
     def events(self, now: Snapshot) -> Iterator[str]:
-        """What of a snapshot is news, as events; at first all of it."""
+        """Yield the changes of a snapshot as events; initially all of it."""
         old, self._snapshot = self._snapshot, now
         if now is old:
             return
@@ -57,7 +57,7 @@ class Seen:
 
 
 def _changed(was: Snapshot, now: Snapshot) -> Iterator[Json]:
-    """What is said of slides that are new, or not as they were."""
+    """Payloads of new and changed slides."""
     for key, entry in now.entries.items():
         old = was.entries.get(key)
         if old is None or (old is not entry and old.payload != entry.payload):
@@ -65,12 +65,12 @@ def _changed(was: Snapshot, now: Snapshot) -> Iterator[Json]:
 
 
 def format_event(name: str, data: object) -> str:
-    """A server-sent event; JSON has no line break of its own."""
+    """Format a server-sent event; JSON has no raw line breaks."""
     return f"event: {name}\ndata: {json.dumps(data, allow_nan=False)}\n\n"
 
 
 def state_event(snapshot: Snapshot) -> str:
-    """What a browser sends when it connects again: it has been told all up to here."""
+    """Event id that a reconnecting browser sends back as its last known state."""
     return f"id: {snapshot.state}\n\n"
 
 
@@ -82,14 +82,14 @@ async def follow(
     every_s: float = LOOK_S,
     comment_s: float = COMMENT_S,
 ) -> AsyncIterator[str]:
-    """Events until the page is gone.
+    """Yield events until the page disconnects.
 
     Args:
-        look: the snapshot now.
-        gone: whether the page has left.
-        known_state: what the page knows already; None: nothing.
-        every_s: seconds between two looks.
-        comment_s: seconds between two comments.
+        look: returns the current snapshot.
+        gone: whether the page has disconnected.
+        known_state: state known to the page; None if nothing.
+        every_s: seconds between polls.
+        comment_s: seconds between keep-alive comments.
     """
     seen, known, spoken = Seen(known_state), known_state, time.monotonic()
     yield "retry: 3000\n\n"
@@ -98,7 +98,7 @@ async def follow(
         if now is not known:
             for event in seen.events(now):
                 yield event
-            # After the last of them: a connection may break between two.
+            # Sent last, because the connection may break between two events.
             yield state_event(now)
             known, spoken = now, time.monotonic()
         if time.monotonic() - spoken >= comment_s:

@@ -1,4 +1,4 @@
-"""What stands before the application: hosts, rates, the token, posts, headers."""
+"""ASGI middleware: checks hosts, rates, tokens and POSTs; sets headers."""
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -29,17 +29,17 @@ HEADERS = {
 }
 OUR_HEADER = "x-digipath"
 OPEN_PATHS = ("/", "/favicon.ico", "/api/login")
-"""What is answered without a token: the page, which holds no secret, and the login."""
+"""Paths served without a token: the page, which has no secrets, and the login."""
 BODY_BYTES = 1 << 20
 
 
 def refuse(status: int, error: str, hint: str, **headers: str) -> JSONResponse:
-    """An error as the page understands it."""
+    """JSON error response for the page."""
     return JSONResponse({"error": error, "hint": hint}, status, headers=headers)
 
 
 class Guard:
-    """Answers for the application what it shall not even see."""
+    """Middleware that rejects requests before they reach the application."""
 
     def __init__(self, app: ASGIApp, *, trust: Trust, limits: Limits) -> None:
         self.app, self.trust = app, trust
@@ -47,7 +47,7 @@ class Guard:
         self._logins = Rate(limits.logins / 60, limits.logins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, or refuse."""
+        """Forward or reject a request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -64,12 +64,12 @@ class Guard:
         await (refusal or self.app)(scope, _limited(receive), send_guarded)
 
     def _refusal(self, request: Request) -> Response | None:
-        """Why a request is not answered; None of one that is."""
+        """Response that rejects a request; None if it is accepted."""
         if not self.trust.knows_host(request.headers.get("host", "")):
             return refuse(
                 421,
-                "this server does not go by that name",
-                "open the address that was printed, or start with --allowed-host",
+                "host name not allowed",
+                "open the URL that was printed, or start with --allowed-host",
             )
         address = request.client.host if request.client else ""
         if not self._rate.takes(address):
@@ -77,17 +77,19 @@ class Guard:
             return refuse(429, "too many requests", "wait a second", **wait)
         path = path_of(request)
         if path != "/" and request.headers.get("sec-fetch-site") == "cross-site":
-            return refuse(403, "asked for by another site", "open this one's address")
+            return refuse(403, "cross-site request", "open the viewer's own URL")
         if request.method == "POST":
             if reason := post_error(request.headers):
-                return refuse(403, reason, "posts are only taken from the page itself")
+                return refuse(
+                    403, reason, "only the viewer's page may send POST requests"
+                )
             if path == "/api/login" and not self._logins.takes(address):
                 return _too_many_logins()
         free = path in OPEN_PATHS or path.startswith("/assets/")
         return None if free else self._token_error(request, address)
 
     def _token_error(self, request: Request, address: str) -> Response | None:
-        """Why the token, or what stands for it, will not do; None if it does."""
+        """Response to a missing or wrong token; None if authorized."""
         tries = self.trust.token is not None and bearer_of(request) is not None
         if tries and not self._logins.has_left(address):
             return _too_many_logins()
@@ -95,13 +97,11 @@ class Guard:
             return None
         if tries:
             self._logins.takes(address)
-        return refuse(
-            401, "a token is needed", "open the whole address that was printed"
-        )
+        return refuse(401, "token required", "open the full URL that was printed")
 
 
 def path_of(request: Request) -> str:
-    """The path below the one that the application is mounted at, as by Ray Serve."""
+    """Path relative to the mount point, e.g. of Ray Serve."""
     path, root = request.scope["path"], request.scope.get("root_path", "")
     is_below = bool(root) and f"{path}/".startswith(f"{root.rstrip('/')}/")
     return path[len(root.rstrip("/")) :] or "/" if is_below else path
@@ -113,21 +113,21 @@ def _too_many_logins() -> Response:
 
 
 def post_error(headers: Headers) -> str:
-    """What of a post shows that it may not come from our page; empty if nothing."""
+    """Reason why a POST may not be from our page; empty if it is."""
     if headers.get("content-type", "").partition(";")[0].strip() != "application/json":
-        return "a post must be application/json"
+        return "POST requests must be application/json"
     if headers.get(OUR_HEADER) != "1":
-        return "a post must carry X-Digipath: 1"
+        return "POST requests must have the header X-Digipath: 1"
     origin = headers.get("origin")
     if origin is None:
-        return "a post must say its Origin"
+        return "POST requests must have an Origin header"
     if origin.lower().partition("://")[2] != headers.get("host", "").lower():
-        return "a post must come from this page"
+        return "POST requests must have this page's Origin"
     return ""
 
 
 def _limited(receive: Receive) -> Receive:
-    """The body as it comes, but not endlessly."""
+    """Receive the body up to a maximum size."""
     came = 0
 
     async def receive_limited() -> Message:
@@ -135,14 +135,14 @@ def _limited(receive: Receive) -> Receive:
         message = await receive()
         came += len(message.get("body", b""))
         if came > BODY_BYTES:
-            raise HTTPException(413, "a post must be smaller")
+            raise HTTPException(413, "POST body too large")
         return message
 
     return receive_limited
 
 
 def welcome(trust: Trust, request: Request) -> Response:
-    """The answer to the right token: a cookie that no script can read."""
+    """Response to the correct token: an HttpOnly cookie."""
     response = JSONResponse({"ok": True})
     response.set_cookie(
         cookie_name(request),

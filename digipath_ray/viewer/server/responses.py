@@ -1,4 +1,4 @@
-"""Requests taken apart and answers put together: numbers, pictures, errors."""
+"""Parsing of requests, and responses: blobs, tiles, errors."""
 
 import io
 import json
@@ -32,7 +32,7 @@ HINTS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Blob:
-    """Bytes to send; none of them where the browser has them already."""
+    """Bytes to send; None if the browser has them cached."""
 
     version: str
     tag: str
@@ -40,53 +40,53 @@ class Blob:
 
 
 async def body_of(request: Request) -> Json:
-    """A post's JSON object.
+    """Parse the JSON object of a POST.
 
     Raises:
-        HTTPException: it is none.
+        HTTPException: not a JSON object.
     """
     try:
         body = json.loads(await request.body())
     except (ValueError, RecursionError) as e:
-        raise HTTPException(400, "the post is not JSON") from e
+        raise HTTPException(400, "the POST body is not JSON") from e
     if not isinstance(body, dict):
-        raise HTTPException(400, "the post is no JSON object")
+        raise HTTPException(400, "the POST body is not a JSON object")
     return body
 
 
 def tile_of(request: Request) -> At:
-    """Level, column and row in a tile's address.
+    """Parse level, column and row of a tile URL.
 
     Raises:
-        HTTPException: they are no numbers.
+        HTTPException: they are not numbers.
     """
     level = request.path_params["level"]
     place = TILE.fullmatch(request.path_params["tile"])
     if place is None or not LEVEL.fullmatch(level):
-        raise HTTPException(404, "no such tile")
+        raise HTTPException(404, "tile not found")
     return At(int(level), int(place[1]), int(place[2]))
 
 
 def number_of(request: Request, name: str) -> float:
-    """A finite number of the query.
+    """Parse a finite number of the query.
 
     Raises:
-        HTTPException: it is not there, or none.
+        HTTPException: missing, or not a finite number.
     """
     try:
         value = float(request.query_params.get(name, ""))
     except ValueError:
         value = float("nan")
     if not abs(value) < 1e9:
-        raise HTTPException(400, f"{name}: give a number of level-0 px")
+        raise HTTPException(400, f"{name}: must be a number, level-0 px")
     return value
 
 
 def blob_response(request: Request, blob: Blob, kind: str) -> Response:
-    """Bytes with what a browser may keep of them.
+    """Response of bytes with caching headers.
 
-    An address that names the version (``?v=``) never changes; without one the browser
-    asks each time, and mostly hears that nothing has.
+    A URL with a version (``?v=``) is immutable; without one the browser revalidates by
+    ETag.
     """
     named = request.query_params.get("v") == blob.version
     headers = {"etag": blob.tag, "cache-control": FOREVER if named else ASK_AGAIN}
@@ -96,14 +96,14 @@ def blob_response(request: Request, blob: Blob, kind: str) -> Response:
 
 
 def hint_of(error: Exception) -> str:
-    """What to do about an error."""
+    """Fix for an error."""
     if isinstance(error, OSError):
         return explain_os_error(error)
-    return str(getattr(error, "hint", "have its slide run again"))
+    return str(getattr(error, "hint", "recompute the slide"))
 
 
 def draw_error(text: str) -> bytes:
-    """A tile that says why there is none, as JPEG."""
+    """Draw an error text as a JPEG tile."""
     image = Image.new("RGB", (TILE_PX, TILE_PX), (238, 238, 238))
     pen = ImageDraw.Draw(image)
     words, line, y = text.split(), "", TILE_PX // 2 - 20
@@ -120,30 +120,35 @@ def draw_error(text: str) -> bytes:
 
 
 async def http_error_response(request: Request, error: Exception) -> Response:
-    """A refusal as JSON."""
+    """JSON response to an HTTP error."""
     assert isinstance(error, HTTPException)
     hint = HINTS.get(error.status_code, "reload the page")
     return refuse(error.status_code, error.detail, hint, **(error.headers or {}))
 
 
 async def no_map_response(request: Request, error: Exception) -> Response:
-    """That there is no such map, tile or file."""
+    """JSON response to a missing map, tile or file."""
     return refuse(404, str(error), "reload the page: the run may have changed")
 
 
 async def damaged_response(request: Request, error: Exception) -> Response:
-    """That a file cannot be understood."""
+    """JSON response to a damaged file."""
     log.warning("%s", error)
     return refuse(500, str(error), hint_of(error))
 
 
 async def fetching_response(request: Request, error: Exception) -> Response:
-    """That a slide is on its way."""
+    """JSON response while a slide is being downloaded."""
     wait = {"retry-after": "3"}
-    return refuse(503, str(error), "wait a little: it is shown when it is here", **wait)
+    return refuse(
+        503,
+        str(error),
+        "wait: the slide is shown when the download has finished",
+        **wait,
+    )
 
 
 async def os_error_response(request: Request, error: Exception) -> Response:
-    """That a file cannot be read."""
+    """JSON response to an unreadable file."""
     log.warning("%s", error)
     return refuse(500, str(error), hint_of(error))

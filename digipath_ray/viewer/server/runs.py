@@ -1,4 +1,4 @@
-"""What is answered about runs that are started from the page."""
+"""Routes of runs started from the page."""
 
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -15,13 +15,13 @@ from digipath_ray.viewer.server.service import Service
 
 
 class RunRoutes:
-    """Runs started from the page."""
+    """Routes of runs started from the page."""
 
     def __init__(self, service: Service, starts: Starts) -> None:
         self._service, self._starts = service, starts
 
     async def jobs(self, request: Request) -> Response:
-        """Runs started from here, and how one can be made."""
+        """Serve the queued runs, and the options of a new one."""
         out = await self._starts.free_name(self._service.latest.title)
         jobs = self._starts.payloads
         return JSONResponse({"jobs": jobs, "presets": list(PRESETS), "out": out})
@@ -35,19 +35,19 @@ class RunRoutes:
             wanted = await run_in_threadpool(Wanted.of, body, entries, base=base)
             job = await self._starts.add(wanted)
         except (ValueError, OSError) as e:
-            return refuse(400, str(e), "choose otherwise")
+            return refuse(400, str(e), "change the request")
         return JSONResponse(job, 201)
 
     async def cancel(self, request: Request) -> Response:
-        """End a run, or take it out of the queue."""
+        """Cancel a running or queued run."""
         job = self._starts.cancel(request.path_params["id"])
         if job is None:
-            raise HTTPException(404, "no such run")
+            raise HTTPException(404, "run not found")
         return JSONResponse(job)
 
     @property
     def routes(self) -> list[Route]:
-        """What is answered, and by what."""
+        """Routes of this class."""
         return [
             Route("/api/jobs", self.jobs, methods=["GET"]),
             Route("/api/jobs", self.start, methods=["POST"]),

@@ -1,4 +1,4 @@
-"""What all routes share: the collection, and the way to the threads that decode."""
+"""Shared state of all routes: the collection and the decoding threads."""
 
 import asyncio
 import re
@@ -14,14 +14,14 @@ from digipath_ray.viewer.collection.snapshot import Entry, Snapshot
 from digipath_ray.viewer.server.limits import Busy, Gate, Limits
 
 TICK_S = 0.5
-"""How often it is asked whether it is time to look."""
+"""Seconds between checks whether a poll is due."""
 KEY = re.compile("[0-9a-f]{16}")
 
 Answer = TypeVar("Answer")
 
 
 class Service:
-    """A collection as routes ask for it; the event loop never waits for a disk."""
+    """Access of routes to a collection, without blocking the event loop."""
 
     def __init__(self, collection: Collection, limits: Limits) -> None:
         self.collection, self.limits = collection, limits
@@ -29,13 +29,13 @@ class Service:
 
     @property
     def latest(self) -> Snapshot:
-        """The collection as it was last looked at; see :meth:`watch`."""
+        """Latest snapshot of the collection; updated by :meth:`watch`."""
         return self.collection.latest
 
     async def watch(self) -> None:
-        """Look at what is opened for as long as this task lives, in a thread.
+        """Poll the collection in a thread until canceled.
 
-        No request waits for it: a run of many slides on a slow disk takes its time.
+        No request waits for it, as a large run on a slow disk takes long.
         """
         while True:
             if self.collection.is_due:
@@ -43,28 +43,28 @@ class Service:
             await asyncio.sleep(TICK_S)
 
     def entry(self, request: Request) -> Entry:
-        """The slide that a request names.
+        """Entry of the slide in a request's URL.
 
         Raises:
-            HTTPException: there is none.
+            HTTPException: the slide does not exist.
         """
         key, entries = request.path_params["key"], self.latest.entries
         if not KEY.fullmatch(key) or key not in entries:
-            raise HTTPException(404, "no such slide")
+            raise HTTPException(404, "slide not found")
         return entries[key]
 
     async def do(self, request: Request, work: Callable[[], Answer]) -> Answer:
-        """What ``work`` returns, when its turn has come.
+        """Run ``work`` in a decoding thread.
 
         Raises:
-            HTTPException: too many wait, or nobody does.
+            HTTPException: the queue is full, or the client has disconnected.
         """
         try:
             found = await self.gate.do(work, request.is_disconnected)
         except Busy as e:
             raise HTTPException(
-                503, "too many tiles are waited for", headers={"retry-after": "1"}
+                503, "too many tiles are queued", headers={"retry-after": "1"}
             ) from e
         if found is None:
-            raise HTTPException(499, "nobody waits for this any more")
+            raise HTTPException(499, "the client has disconnected")
         return found

@@ -1,4 +1,4 @@
-"""What is answered about one slide: tiles, maps, values, outlines, files."""
+"""Routes of one slide: tiles, maps, values, outlines."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -38,13 +38,13 @@ log = logging.getLogger(__name__)
 NO_RUN_THRESHOLD = 0.5
 SLIDE = "/api/slides/{key}"
 ANOTHER_FILE: Json = {
-    "error": "the slide's file has another size than when the run read it",
-    "hint": "its maps do not lie where they should: put the file back, or run again",
+    "error": "the slide's file has a different size than in the run",
+    "hint": "its maps are misaligned: restore the file, or run again",
 }
 
 
 class SlideRoutes:
-    """The routes below a slide's key."""
+    """Routes below a slide's key."""
 
     def __init__(self, service: Service, annotations: AnnotationSpec) -> None:
         self._service = service
@@ -56,7 +56,7 @@ class SlideRoutes:
     # A slide
 
     async def slide(self, request: Request) -> Response:
-        """All that is said of a slide, and what can be laid over it."""
+        """Serve the payload of a slide and its layers."""
         entry = self._service.entry(request)
         return JSONResponse(
             await self._service.do(request, lambda: self._payload(entry))
@@ -86,7 +86,7 @@ class SlideRoutes:
         }
 
     def _info(self, entry: Entry) -> tuple[SlideInfo | None, Json | None]:
-        """What the slide's file says of itself, or why it cannot be read."""
+        """Metadata of the slide's file, or the error."""
         try:
             with self.pool.use(entry.row) as picture:
                 info = picture.slide.info
@@ -96,7 +96,7 @@ class SlideRoutes:
         except Fetching:
             if not entry.record:
                 raise
-            return None, None  # its run has said enough
+            return None, None  # the run's record suffices
         except (SlideError, OSError) as e:
             return None, {"error": str(e), "hint": hint_of(e)}
 
@@ -107,7 +107,7 @@ class SlideRoutes:
             return ""
 
     def _measured(self, entry: Entry, info: SlideInfo | None = None) -> Entry:
-        """The slide with its size, also where no run has told it."""
+        """Entry with the slide's size, from its file if no run has it."""
         if entry.record:
             return entry
         info = info or self._info(entry)[0]
@@ -122,14 +122,14 @@ class SlideRoutes:
         return replace(entry, record=record)
 
     async def tile(self, request: Request) -> Response:
-        """A tile of the slide."""
+        """Serve a tile of the slide."""
         entry = self._service.entry(request)
         at = tile_of(request)
         what, make = "-".join(map(str, at)), self._tiles.tile
         return await self._picture(request, entry, what, lambda: make(entry.row, *at))
 
     async def thumbnail(self, request: Request) -> Response:
-        """The slide, small: of what its run made of it, else of the slide itself."""
+        """Serve a thumbnail, from the run or else from the slide."""
         entry = self._service.entry(request)
 
         def work() -> Blob:
@@ -147,16 +147,16 @@ class SlideRoutes:
         return blob_response(request, blob, "image/jpeg")
 
     async def _overview(self, request: Request, entry: Entry) -> Response:
-        """The slide itself, small; of one in a bucket all would have to be fetched."""
+        """Serve a thumbnail of the slide, unless it would have to be downloaded."""
         if is_url(entry.row.path):
-            raise HTTPException(404, "no thumbnail of this slide yet")
+            raise HTTPException(404, "this slide has no thumbnail yet")
         make = self._tiles.thumbnail
         return await self._picture(request, entry, "thumbnail", lambda: make(entry.row))
 
     async def _picture(
         self, request: Request, entry: Entry, what: str, make: Callable[[], bytes]
     ) -> Response:
-        """A picture of the slide; of one that cannot be read a picture that says so."""
+        """Serve an image of the slide, or an image with the error."""
 
         def work() -> Blob:
             version = self.pool.version(entry.row)
@@ -169,20 +169,20 @@ class SlideRoutes:
                 request, await self._service.do(request, work), "image/jpeg"
             )
         except NoTile as e:
-            raise HTTPException(404, "no such tile") from e
+            raise HTTPException(404, "tile not found") from e
         except (SlideError, OSError) as e:
             self._warn(entry.slide_id, e)
             picture = draw_error(hint_of(e))
             return Response(picture, 500, media_type="image/jpeg")
 
     def _warn(self, slide_id: str, error: Exception) -> None:
-        """Log what is wrong with a slide: once, not for each of its tiles."""
+        """Log an error of a slide once, not for each tile."""
         if slide_id not in self._warned:
             self._warned.add(slide_id)
             log.warning("%s: %s", slide_id, error)
 
     async def map_tile(self, request: Request) -> Response:
-        """A tile of one of its maps."""
+        """Serve a tile of a map."""
         entry = self._service.entry(request)
         run, name = request.path_params["run"], request.path_params["name"]
         at = tile_of(request)
@@ -192,7 +192,7 @@ class SlideRoutes:
             version = self._maps.version(measured, run, name)
             asked = request.query_params.get("v")
             if version and asked and asked != version:
-                # Another scale, perhaps: its grays would be read as other values.
+                # Its scale may differ, so its grays would be misread.
                 raise HTTPException(409, "this map has changed since it was listed")
             tag = f'"{version}-{run}-{name}-{at.level}-{at.col}-{at.row}"'
             if request.headers.get("if-none-match") == tag:
@@ -205,7 +205,7 @@ class SlideRoutes:
         )
 
     async def values(self, request: Request) -> Response:
-        """What the maps say at a place."""
+        """Serve the values of the maps at a point."""
         entry = self._service.entry(request)
         x, y = number_of(request, "x"), number_of(request, "y")
         measured = await self._service.do(request, lambda: self._measured(entry))
@@ -223,7 +223,7 @@ class SlideRoutes:
         )
 
     async def outlines(self, request: Request) -> Response:
-        """The outlines of a run's lesions."""
+        """Serve the outlines of a run's lesions."""
         entry, run = self._service.entry(request), request.path_params["run"]
         data = await self._service.do(
             request, lambda: exports.read_outlines(entry, run)
@@ -231,7 +231,7 @@ class SlideRoutes:
         return Response(data, media_type="application/geo+json")
 
     async def truth(self, request: Request) -> Response:
-        """The outlines of the ground truth."""
+        """Serve the outlines of the ground truth."""
         entry = self._service.entry(request)
 
         def work() -> Json:
@@ -243,7 +243,7 @@ class SlideRoutes:
 
     @property
     def routes(self) -> list[Route]:
-        """What is answered, and by what."""
+        """Routes of this class."""
         return [
             Route(SLIDE, self.slide),
             Route(f"{SLIDE}/thumbnail.jpg", self.thumbnail),
@@ -258,10 +258,10 @@ class SlideRoutes:
 
 
 def _stored_thumbnail(entry: Entry) -> tuple[Path, str]:
-    """What its run has drawn of a slide, and its version.
+    """Thumbnail drawn by a run, and its version.
 
     Raises:
-        FileNotFoundError: nothing yet.
+        FileNotFoundError: not drawn yet.
     """
     held = entry.runs.get(FIRST)
     path = None if held is None else held.find(RunDirectory.thumbnail)
@@ -271,7 +271,7 @@ def _stored_thumbnail(entry: Entry) -> tuple[Path, str]:
 
 
 def _outlined(entry: Entry) -> tuple[list[str], list[str]]:
-    """The runs whose lesions can be outlined, and what is wrong with others."""
+    """Runs with readable outlines, and the errors of the others."""
     found: list[str] = []
     troubles: list[str] = []
     for run in entry.runs:
@@ -280,7 +280,7 @@ def _outlined(entry: Entry) -> tuple[list[str], list[str]]:
         except NoMap:
             continue
         except ValueError as e:
-            troubles.append(f"the outlines cannot be shown: {e}")
+            troubles.append(f"cannot show the outlines: {e}")
         else:
             found.append(run)
     return found, troubles
@@ -295,7 +295,7 @@ def _scale_of(layers: Sequence[Layer]) -> tuple[float, float] | None:
 
 
 def image_payload(entry: Entry, info: SlideInfo | None, version: str) -> Json | None:
-    """The slide's size and scale; None where neither a run nor its file say them."""
+    """Payload of the slide's size and scale; None if unknown."""
     if entry.l0_size is None or entry.mpp is None:
         return None
     width, height = entry.l0_size
@@ -314,7 +314,7 @@ def image_payload(entry: Entry, info: SlideInfo | None, version: str) -> Json | 
 
 
 def file_payload(info: SlideInfo | None) -> list[list[str]]:
-    """What the slide's file says of itself, names and words."""
+    """Payload of the file's metadata: names and formatted values."""
     if info is None:
         return []
     scale = "not stated" if info.mpp_x is None else f"{info.mpp_x:.4g} µm/px"

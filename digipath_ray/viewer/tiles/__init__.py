@@ -1,1 +1,1 @@
-"""Tiles of slides and of value layers, and the images kept open for them."""
+"""Tiles of slides and value layers, and the pool of open slides."""

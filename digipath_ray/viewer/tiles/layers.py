@@ -1,4 +1,4 @@
-"""The layers of a slide: what lies over it, and how its pixels lie on the slide's."""
+"""Layers over a slide, and how their pixels map to the slide's."""
 
 import hashlib
 from collections.abc import Iterator
@@ -27,38 +27,38 @@ LABELS = {
 }
 VARIANCES = ("aleatoric", "epistemic")
 MOST_VARIANCE = 0.25
-"""Of a probability: half the members say 0, half say 1."""
+"""Maximum variance of a probability: half of the members 0, half 1."""
 
 
 class At(NamedTuple):
-    """A tile's place: its level, 0 the finest, and which one from the top left."""
+    """Position of a tile: level (0 is the finest), column and row."""
 
     level: int
     col: int
     row: int
 
 
-class NoMap(ValueError):  # noqa: N818 - says what is, not "Error"
+class NoMap(ValueError):  # noqa: N818 - named after the condition, not "Error"
     """The slide has no such map, or the map no such tile."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """A map of a slide as the page draws it.
+    """A map of a slide for the page.
 
     Attributes:
         id: ``<run>/<name>``.
-        run: name of the run it is of.
+        run: name of its run.
         name: key of LABELS.
-        label: what it shows, in words.
+        label: label for people.
         kind: "value", or "mask": 255 or 0.
         width, height: px of level 0, the finest.
-        tile_size: px.
-        levels: how many, each half the one before.
+        tile_size: side of a tile, px.
+        levels: number of levels, each half the previous one.
         l0_per_px_x, l0_per_px_y: level-0 px of the slide per px of level 0.
-        low, high: values of 1 and 255.
-        unit: of the values.
-        version: changes when its file does, or what a gray of its tiles stands for.
+        low, high: values of gray 1 and 255.
+        unit: unit of the values.
+        version: changes with its file and with the meaning of its grays.
     """
 
     id: str
@@ -78,7 +78,7 @@ class Layer:
     version: str
 
     def stamped(self) -> Self:
-        """With a version that tells its scale and range as well as its file."""
+        """Copy with a version that includes scale and range."""
         unlabeled = replace(self, label="")
         version = hashlib.sha256(repr(unlabeled).encode()).hexdigest()[:16]
         return replace(self, version=version)
@@ -86,7 +86,7 @@ class Layer:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MaskLevels:
-    """A mask, finest level first, each half the one before."""
+    """A mask pyramid, finest level first, each half the previous one."""
 
     levels: tuple[Bools, ...]
     mpp_x: float
@@ -95,12 +95,12 @@ class MaskLevels:
 
     @property
     def nbytes(self) -> int:
-        """Of all its levels."""
+        """Bytes of all levels."""
         return sum(level.nbytes for level in self.levels)
 
 
 def highest(entry: Entry, name: str) -> float:
-    """What a variance's colors end at: 0.25 / 2^n, the same for all runs of a slide."""
+    """Upper end of a variance's color scale: 0.25 / 2^n, equal for a slide's runs."""
     found = [outcome.get(f"{name}_max") or 0.0 for outcome in entry.outcomes.values()]
     high = MOST_VARIANCE
     while any(found) and high / 2 >= max(found) and high > 1e-4:
@@ -109,17 +109,17 @@ def highest(entry: Entry, name: str) -> float:
 
 
 def to_gray(values: Map, weight: Map, *, low: float, high: float) -> Gray:
-    """Values as gray: 0 where the weight is, else 1 to 255 from ``low`` to ``high``."""
+    """Map values to gray: 0 where weight is 0, else 1 to 255 from ``low`` to ``high``."""
     share = (np.nan_to_num(values) - low) / (high - low)
     gray = 1 + np.rint(254 * np.clip(share, 0, 1))
     return np.where(weight > 0, gray, 0).astype(np.uint8)
 
 
 def read_mask_levels(path: Path, *, version: str = "") -> MaskLevels:
-    """A mask's file as a pyramid; a px is true where at least half of its px are.
+    """Read a mask file as a pyramid; a px is true if at least half of its px are.
 
     Raises:
-        ValueError: no mask.
+        ValueError: not a mask.
     """
     mask = read_mask(path)
     levels = [mask.array]
@@ -138,7 +138,7 @@ def _half(array: Bools) -> Bools:
 
 
 def value_layers(entry: Entry, run: str, heatmap: ValueTiles) -> Iterator[Layer]:
-    """The layers of a run's heatmap."""
+    """Yield the layers of a run's heatmap."""
     mpp_x, mpp_y = entry.mpp_of(run)
     for name in heatmap.channels:
         if name in LABELS:
@@ -160,7 +160,7 @@ def value_layers(entry: Entry, run: str, heatmap: ValueTiles) -> Iterator[Layer]
 
 
 def mask_layer(entry: Entry, run: str, mask: MaskLevels) -> Layer:
-    """The layer of a run's tissue mask."""
+    """Layer of a run's tissue mask."""
     mpp_x, mpp_y = entry.mpp_of(run)
     height, width = mask.levels[0].shape
     return Layer(

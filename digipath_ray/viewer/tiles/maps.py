@@ -1,8 +1,8 @@
-"""What lies over a slide: its maps as value tiles, and their exact values.
+"""Maps of a slide as value tiles, and their exact values.
 
-A tile is a gray PNG that the browser colors: 0 where nothing was predicted, else 1 to
-255 from the layer's ``low`` to its ``high``. So threshold, opacity and colors change
-without the server.
+A tile is a gray PNG colored by the browser: 0 where nothing was predicted, else 1 to
+255 for the layer's ``low`` to ``high``. So threshold, opacity and colors change without
+the server.
 """
 
 import contextlib
@@ -38,11 +38,11 @@ from digipath_ray.viewer.tiles.truth import Truths
 from digipath_ray.viewer.tiles.valuetiles import ValueTiles, open_value_tiles
 
 OPEN_MAPS = 64
-"""Heatmaps whose directories are kept; no file stays open."""
+"""Number of heatmaps with cached TIFF directories; no file stays open."""
 
 
 class Maps:
-    """The maps of a collection's slides; any thread may ask."""
+    """Maps of a collection's slides; thread-safe."""
 
     def __init__(self, spec: AnnotationSpec, *, most_bytes: int = 96 << 20) -> None:
         self._truths = Truths(spec)
@@ -54,23 +54,23 @@ class Maps:
         self._reading = threading.Lock()
 
     def version(self, entry: Entry, run: str, name: str) -> str:
-        """Changes when the map may have; empty if there is none that can be read."""
+        """Version of a map; empty if it is missing or unreadable."""
         layers = {layer.id: layer.version for layer in self.layers(entry)}
         return layers.get(f"{run}/{name}", "")
 
     def layers(self, entry: Entry) -> list[Layer]:
-        """The maps of a slide that can be read, as they stand.
+        """Readable layers of a slide.
 
         Raises:
-            OSError: a bucket does not answer.
+            OSError: a bucket cannot be reached.
         """
         return self.examine(entry)[0]
 
     def examine(self, entry: Entry) -> tuple[list[Layer], list[str]]:
-        """The same, and of those that cannot be read why, in words.
+        """Readable layers of a slide, and the errors of the others.
 
         Raises:
-            OSError: a bucket does not answer.
+            OSError: a bucket cannot be reached.
         """
         if entry.l0_size is None:
             return [], []
@@ -84,7 +84,7 @@ class Maps:
                 try:
                     found += layers(entry, run)
                 except ValueError as e:
-                    troubles.append(f"the {name} cannot be shown: {e}")
+                    troubles.append(f"cannot show the {name}: {e}")
         truth = self._truth_layer(entry)
         return [layer.stamped() for layer in (*found, *filter(None, [truth]))], troubles
 
@@ -97,10 +97,10 @@ class Maps:
         return [] if mask is None else [mask_layer(entry, run, mask)]
 
     def png(self, entry: Entry, run: str, name: str, at: At) -> bytes:
-        """A tile of a map.
+        """Encode a tile of a map as PNG.
 
         Raises:
-            NoMap: there is none.
+            NoMap: it does not exist.
             ValueError: its file is damaged.
             OSError: its file cannot be read.
         """
@@ -114,7 +114,7 @@ class Maps:
         return out.getvalue()
 
     def values(self, entry: Entry, x: float, y: float) -> dict[str, float | None]:
-        """What the maps say at a place, level-0 px: exact; None where nothing was said.
+        """Exact map values at a point, level-0 px; None where not predicted.
 
         Raises:
             ValueError: a file is damaged.
@@ -128,21 +128,21 @@ class Maps:
         return found
 
     def truth_features(self, entry: Entry) -> Iterator[dict[str, Any]]:
-        """The ground truth as GeoJSON features, level-0 px.
+        """Yield the ground truth as GeoJSON features, level-0 px.
 
         Raises:
-            NoMap: there is none.
+            NoMap: it does not exist.
             SlideError: it cannot be read.
         """
         layer = self._truth_layer(entry)
         if layer is None:
-            raise NoMap("no ground truth of this slide")
+            raise NoMap("this slide has no ground truth")
         return self._truths.features(entry, layer)
 
     def _truth_layer(self, entry: Entry) -> Layer | None:
         heatmap = None
         for run in entry.runs:
-            with contextlib.suppress(ValueError):  # damaged: its own layer says so
+            with contextlib.suppress(ValueError):  # damaged: reported by its own layer
                 heatmap = heatmap or self._heatmap(entry, run)
         mpp = None if heatmap is None else (heatmap.mpp_x, heatmap.mpp_y)
         return self._truths.layer(entry, mpp)
@@ -150,23 +150,23 @@ class Maps:
     def _truth_tile(self, entry: Entry, run: str, at: At) -> Gray:
         layer = self._truth_layer(entry)
         if layer is None or layer.run != run:
-            raise NoMap("no ground truth of this slide")
+            raise NoMap("this slide has no ground truth")
         return self._truths.tile(entry, layer, at)
 
     def _tissue_tile(self, entry: Entry, run: str, at: At) -> Gray:
         mask = self._mask(entry, run)
         if mask is None or not at.level < len(mask.levels):
-            raise NoMap(f"no map {run}/tissue")
+            raise NoMap(f"map not found: {run}/tissue")
         x, y = at.col * TILE_PX, at.row * TILE_PX
         tile = mask.levels[at.level][y : y + TILE_PX, x : x + TILE_PX]
         if not tile.size:
-            raise NoMap(f"no tile {at.col}, {at.row} at level {at.level}")
+            raise NoMap(f"tile not found: {at.col}, {at.row} at level {at.level}")
         return np.where(tile, np.uint8(255), np.uint8(0))
 
     def _value_tile(self, entry: Entry, run: str, name: str, at: At) -> Gray:
         heatmap = self._heatmap(entry, run)
         if heatmap is None or name not in heatmap.channels:
-            raise NoMap(f"no map {run}/{name}")
+            raise NoMap(f"map not found: {run}/{name}")
         values = self._read(heatmap, entry, run, name, at)
         weight = self._read(heatmap, entry, run, WEIGHT, at)
         high = highest(entry, name) if name in VARIANCES else 1.0
@@ -192,14 +192,14 @@ class Maps:
         def make() -> Map:
             tile = heatmap.read(channel, *at)
             if tile is None:
-                raise NoMap(f"no tile {at.col}, {at.row} at level {at.level}")
+                raise NoMap(f"tile not found: {at.col}, {at.row} at level {at.level}")
             return tile
 
         version = entry.runs[run].version
         return self._tiles.make((version, channel, at), make)
 
     def _heatmap(self, entry: Entry, run: str) -> ValueTiles | None:
-        """A run's heatmap of a slide; None if there is none; errors as :meth:`png`."""
+        """Heatmap of a slide in a run; None if missing; errors as :meth:`png`."""
         held = entry.runs.get(run)
         path = None if held is None else held.find_finished(RunDirectory.heatmap)
         if held is None or path is None:
@@ -210,7 +210,7 @@ class Maps:
             return None
 
     def _mask(self, entry: Entry, run: str) -> MaskLevels | None:
-        """A run's tissue mask of a slide; None if there is none; errors as above."""
+        """Tissue mask of a slide in a run; None if missing; errors as :meth:`png`."""
         held = entry.runs.get(run)
         path = None if held is None else held.find(RunDirectory.mask)
         if held is None or path is None:

@@ -1,8 +1,8 @@
-"""Open slides: a bounded pool of them, none closed while somebody reads from it.
+"""Bounded pool of open slides; none is closed while in use.
 
-Of a slide in a bucket a copy is fetched first, in a thread of its own: the threads that
-decode are for slides that are here. An open slide holds its copy, in a cache that the
-machine's own runs share, so of those that nobody reads from only a few stay open.
+A slide in a bucket is first downloaded in a separate thread, so that decoding threads
+never wait for the network. An open slide locks its copy in the node's cache, which runs
+share, so only a few unused ones stay open.
 """
 
 import contextlib
@@ -22,17 +22,17 @@ from digipath_ray.storage.files import is_url
 from digipath_ray.viewer.tiles.pyramid import HANDLE_BYTES, Picture
 
 LOOK_S = 30.0
-"""How long a slide in a bucket counts as unchanged."""
+"""Seconds for which a slide in a bucket is assumed unchanged."""
 FETCHES = 4
-"""Slides fetched out of buckets at once."""
+"""Concurrent downloads of slides."""
 WAIT_S = 2.0
-"""How long a request waits for a slide that is fetched; then it shall come again."""
+"""Seconds that a request waits for a download before it must retry."""
 LEFT_S = 60.0
-"""What nobody has asked for that long is not fetched, or waited for, any further."""
+"""Seconds without requests after which a download is abandoned."""
 
 
-class Fetching(RuntimeError):  # noqa: N818 - says what is, not "Error"
-    """The slide is on its way from its bucket."""
+class Fetching(RuntimeError):  # noqa: N818 - named after the condition, not "Error"
+    """The slide is being downloaded from its bucket."""
 
 
 @dataclass(eq=False)
@@ -40,14 +40,14 @@ class _Held:
     """A slide in the pool.
 
     Attributes:
-        version: of its file.
-        is_copy: of a slide in a bucket.
-        opening: held while it is opened, so that this happens once.
-        fetch: opens it, once it is here.
-        until: when nobody waits for that any more.
-        asked: when somebody asked last.
-        users: threads that read from it, or fetch it.
-        dropped: no longer in the pool; the last user closes it.
+        version: version of its file.
+        is_copy: whether it is a copy of a slide in a bucket.
+        opening: lock, so that it is opened once.
+        fetch: future of the download and open.
+        until: time at which the download is abandoned.
+        asked: time of the last request.
+        users: number of threads that read or download it.
+        dropped: removed from the pool; the last user closes it.
     """
 
     version: str
@@ -70,7 +70,7 @@ class _Held:
 
 
 class SlidePool:
-    """Open slides: at most so many, the least used closed first, none while in use."""
+    """LRU pool of open slides, none of which is closed while in use."""
 
     def __init__(
         self,
@@ -80,13 +80,13 @@ class SlidePool:
         most_copies: int = 2,
         wait_s: float = WAIT_S,
     ) -> None:
-        """An empty pool.
+        """Create an empty pool.
 
         Args:
-            most: slides that stay open.
-            most_bytes: decoded pixels that they may keep.
-            most_copies: slides of buckets that stay open while nobody reads from them.
-            wait_s: how long somebody waits for one that is fetched.
+            most: maximum open slides.
+            most_bytes: maximum bytes of decoded pixels.
+            most_copies: maximum unused open slides of buckets.
+            wait_s: seconds to wait for a download.
         """
         self.most, self.most_bytes, self.most_copies = most, most_bytes, most_copies
         self._wait_s, self._is_closed = wait_s, False
@@ -99,11 +99,11 @@ class SlidePool:
         return len(self._held)
 
     def version(self, row: SlideRow) -> str:
-        """What tells a slide's file from another in its place.
+        """Version of a slide's file.
 
         Raises:
-            SlideError: it is gone.
-            OSError: its bucket does not answer.
+            SlideError: the file is missing.
+            OSError: its bucket cannot be reached.
         """
         now = time.monotonic()
         known = self._versions.get(row.path)
@@ -117,18 +117,18 @@ class SlidePool:
 
     @contextlib.contextmanager
     def use(self, row: SlideRow) -> Iterator[Picture]:
-        """The slide, open; it is not closed before this block is left.
+        """Yield an open slide; it stays open inside the block.
 
         Raises:
-            Fetching: not here yet.
-            SlideError: missing, in no format that can be read, or damaged.
-            OSError: its bucket does not answer.
+            Fetching: not downloaded yet.
+            SlideError: the file is missing, damaged or of an unsupported format.
+            OSError: its bucket cannot be reached.
         """
         held = self._take(row)
         try:
             yield self._fetched(held, row) if held.is_copy else _opened(held, row)
         except SlideError:
-            # OpenSlide refuses every read after the first that failed: open it anew.
+            # After an error OpenSlide fails all reads: reopen the slide.
             self._drop(row.slide_id, held)
             raise
         finally:
@@ -154,7 +154,7 @@ class SlidePool:
         return held
 
     def _evict(self, most_copies: int) -> list[_Held]:
-        """Take out what is too much: the least used that nobody reads from."""
+        """Remove excess slides: unused ones, least recently used first."""
         gone = []
         copies = sum(held.is_copy and not held.users for held in self._held.values())
         for slide_id, held in list(self._held.items()):
@@ -167,26 +167,28 @@ class SlidePool:
         return gone
 
     def _fetched(self, held: _Held, row: SlideRow) -> Picture:
-        """The slide of a bucket, if it is here by now."""
+        """The slide of a bucket, if downloaded."""
         with held.opening:
             if held.fetch is None:
                 with self._lock:
-                    held.users += 1  # until it is fetched
+                    held.users += 1  # in use until downloaded
                 held.until = time.monotonic() + self._wait_s
                 held.fetch = self._fetches.submit(self._fetch, held, row)
         try:
             held.fetch.result(max(0.0, held.until - time.monotonic()))
         except TimeoutError as e:
-            raise Fetching(f"{row.slide_id} is being fetched out of its bucket") from e
+            raise Fetching(f"{row.slide_id} is being downloaded from its bucket") from e
         assert held.picture is not None
         return held.picture
 
     def _fetch(self, held: _Held, row: SlideRow) -> None:
         def wait() -> None:
             if self._is_closed or time.monotonic() - held.asked > LEFT_S:
-                raise SlideError(f"{row.slide_id}: nobody waits for it", "ask again")
+                raise SlideError(
+                    f"{row.slide_id}: download abandoned", "request it again"
+                )
             with self._lock:
-                unused = self._evict(0)  # the cache may need their room
+                unused = self._evict(0)  # free their room in the cache
             for other in unused:
                 other.close()
 
@@ -217,7 +219,7 @@ class SlidePool:
             gone.close()
 
     def close(self) -> None:
-        """Close all that nobody reads from; the others are closed by who does."""
+        """Close all unused slides; the others are closed by their last user."""
         self._is_closed = True
         self._fetches.shutdown(wait=False, cancel_futures=True)
         with self._lock:
@@ -228,7 +230,7 @@ class SlidePool:
 
 
 def _retire(held: _Held) -> bool:
-    """Mark as taken out of the pool; whether nobody reads from it."""
+    """Mark as removed from the pool; returns whether it is unused."""
     held.dropped = True
     return held.users == 0
 
@@ -249,9 +251,9 @@ def _state_of(path: str) -> str:
             raise SlideError(str(e), "check the path in the manifest") from e
     try:
         found = Path(path).stat()
-    except (OSError, ValueError) as e:  # a NUL in the path is a ValueError
+    except (OSError, ValueError) as e:  # ValueError for a NUL in the path
         raise SlideError(
-            f"{Path(path).name}: the slide's file is not there",
-            "it was moved or its disk is not mounted: put it back, or run again",
+            f"{Path(path).name}: the slide's file is missing",
+            "it was moved or its disk is not mounted: restore it, or run again",
         ) from e
     return f"{found.st_mtime_ns} {found.st_size} {found.st_ino}"

@@ -1,7 +1,6 @@
-"""An open slide as a picture of tiles: DeepZoom's geometry, the slide's own pixels.
+"""DeepZoom tiles of an open slide.
 
-Nothing is tiled beforehand: a tile is read from the level of the file that is just
-finer, whatever the slide's size.
+Nothing is tiled in advance: a tile is read from the next finer level of the file.
 """
 
 import contextlib
@@ -18,25 +17,25 @@ from PIL import Image
 from digipath_ray.slide.open import Pixels, Slide, SlideError, SlideInfo
 
 TILE_PX, OVERLAP = 512, 0
-"""As slides are stored: a tile of 256 or 512 px is decoded for one tile here, where an
-overlap would need its neighbors too."""
+"""No overlap, matching the storage: a tile decodes one stored tile of 256 or 512 px,
+where an overlap would also decode its neighbors."""
 QUALITY = 85
-"""Of JPEG."""
+"""JPEG quality."""
 STRIP_PX = 4 << 20
-"""Level px decoded at once for a tile that is far coarser than the coarsest level."""
+"""Level px decoded at once for a tile much coarser than the coarsest level."""
 MOST_PX = 1 << 28
-"""Level px that one tile may take to read: a slide without a pyramid would be decoded
-whole for its overview."""
+"""Maximum level px read per tile: an overview of a slide without pyramid would decode
+all of it."""
 HANDLE_BYTES = 24 << 20
-"""Decoded pixels that an open slide keeps."""
+"""Tile cache of an open slide."""
 
 
-class NoTile(ValueError):  # noqa: N818 - says what is, not "Error"
+class NoTile(ValueError):  # noqa: N818 - named after the condition, not "Error"
     """The pyramid has no such tile."""
 
 
 class Levels:
-    """A slide as DeepZoomGenerator asks for it."""
+    """Adapter of a slide for DeepZoomGenerator."""
 
     def __init__(self, info: SlideInfo) -> None:
         self.properties: dict[str, str] = {}
@@ -45,7 +44,7 @@ class Levels:
         self.level_downsamples = info.level_downsamples
 
     def get_best_level_for_downsample(self, downsample: float) -> int:
-        """The coarsest level that is finer, or by 1 % coarser: 4.0003 will do for 4."""
+        """Coarsest level that is finer, or up to 1 % coarser: 4.0003 counts as 4."""
         fine = [
             i for i, d in enumerate(self.level_downsamples) if d <= downsample * 1.01
         ]
@@ -53,7 +52,7 @@ class Levels:
 
 
 class Picture:
-    """An open slide, and its tiles."""
+    """An open slide and its tiles."""
 
     def __init__(self, slide: Slide) -> None:
         self.slide = slide
@@ -63,7 +62,7 @@ class Picture:
 
     @property
     def nbytes(self) -> int:
-        """About what it keeps in memory: of a plain image all its pixels."""
+        """Approximate memory use, bytes: for a plain image all its pixels."""
         info = self.slide.info
         alone = len(info.level_dimensions) == 1
         return max(HANDLE_BYTES, info.width * info.height * 3 if alone else 0)
@@ -72,24 +71,24 @@ class Picture:
         """RGB [height, width, 3] of a DeepZoom tile.
 
         Raises:
-            NoTile: there is none.
+            NoTile: the tile does not exist.
             SlideError: the file is damaged there, or has no level coarse enough.
         """
         try:
             at, lv, size = self.zoom.get_tile_coordinates(level, (col, row))
             z_size = self.zoom.get_tile_dimensions(level, (col, row))
         except ValueError as e:
-            raise NoTile(f"no tile {col}, {row} at level {level}") from e
+            raise NoTile(f"tile not found: {col}, {row} at level {level}") from e
         d = self.slide.info.level_downsamples[lv]
         box = (round(at[0] / d), round(at[1] / d), *size)
         with contextlib.nullcontext() if self._read else self._first:
             pixels = read_shrunk(self.slide, lv, box, z_size)
-            self._read = True  # a plain image is decoded whole at the first: once
+            self._read = True  # the first read decodes a plain image entirely: once
         return pixels
 
 
 def max_level(width: int, height: int) -> int:
-    """DeepZoom's number of a slide's finest level, at which it has all its px."""
+    """DeepZoom level of full resolution."""
     return math.ceil(math.log2(max(width, height, 1)))
 
 
@@ -99,21 +98,21 @@ def read_shrunk(
     box: tuple[int, int, int, int],
     size: tuple[int, int],
 ) -> Pixels:
-    """Part of a level as an image of ``size``, decoded in strips if it is much larger.
+    """Read part of a level shrunk to ``size``, in strips if it is much larger.
 
     Args:
-        slide: open.
-        level: to read.
+        slide: open slide.
+        level: level to read.
         box: left, top, width, height, level px.
-        size: width and height of what comes back.
+        size: width and height of the result.
 
     Raises:
-        SlideError: the file is damaged there, or too much would have to be read.
+        SlideError: the file is damaged there, or too many px would have to be read.
     """
     x, y, lv_width, lv_height = box
     if lv_width * lv_height > MOST_PX:
         raise SlideError(
-            f"{Path(slide.info.path).name}: has no level coarse enough to show this",
+            f"{Path(slide.info.path).name}: no level is coarse enough to show this",
             "convert it to a tiled pyramid, e.g. vips tiffsave --tile --pyramid",
         )
     if (lv_width, lv_height) == tuple(size):
@@ -137,7 +136,7 @@ def read_shrunk(
 
 
 def encode_jpeg(pixels: Pixels) -> bytes:
-    """RGB as JPEG, its colors as fine as its light: H&E is told by color."""
+    """Encode RGB as JPEG without chroma subsampling, because H&E depends on color."""
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, "JPEG", quality=QUALITY, subsampling=0)
     return out.getvalue()

@@ -1,4 +1,4 @@
-"""Tiles and thumbnails of slides as JPEG, the last ones kept."""
+"""Tiles and thumbnails of slides as JPEG, cached."""
 
 import io
 
@@ -12,23 +12,23 @@ from digipath_ray.viewer.tiles.pool import SlidePool
 from digipath_ray.viewer.tiles.pyramid import Levels, encode_jpeg, read_shrunk
 
 THUMBNAIL_PX = 320
-"""Longer side of a slide in the table."""
+"""Longer side of a thumbnail in the table, px."""
 
 
 class Tiles:
-    """Tiles and thumbnails of slides as JPEG, the last ones kept."""
+    """Tiles and thumbnails of slides as JPEG, cached."""
 
     def __init__(self, pool: SlidePool, *, most_bytes: int = 128 << 20) -> None:
         self.pool = pool
         self.kept: LruCache[bytes] = LruCache(most_bytes, len)
 
     def tile(self, row: SlideRow, level: int, col: int, at_row: int) -> bytes:
-        """A DeepZoom tile as JPEG.
+        """Encode a DeepZoom tile as JPEG.
 
         Raises:
-            NoTile: there is none.
+            NoTile: the tile does not exist.
             SlideError: the slide cannot be read there.
-            OSError: its bucket does not answer.
+            OSError: its bucket cannot be reached.
         """
 
         def make() -> bytes:
@@ -38,7 +38,7 @@ class Tiles:
         return self.kept.make((self.pool.version(row), level, col, at_row), make)
 
     def thumbnail(self, row: SlideRow) -> bytes:
-        """The whole slide, small, as JPEG; errors as :meth:`tile`."""
+        """Thumbnail of the whole slide as JPEG; errors as :meth:`tile`."""
 
         def make() -> bytes:
             with self.pool.use(row) as picture:
@@ -57,10 +57,10 @@ def _overview(slide: Slide) -> Pixels:
 
 
 def shrink(thumbnail: bytes) -> bytes:
-    """An image as a JPEG of THUMBNAIL_PX at most: a table shows hundreds.
+    """Shrink a JPEG to at most THUMBNAIL_PX: a table shows hundreds.
 
     Raises:
-        OSError: it is no image.
+        OSError: not an image.
     """
     with Image.open(io.BytesIO(thumbnail)) as image:
         image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))

@@ -1,4 +1,4 @@
-"""The ground truth of slides that have one: a layer, its tiles, its outlines."""
+"""Ground truth of slides: layer, tiles and outlines."""
 
 import contextlib
 import hashlib
@@ -24,23 +24,23 @@ from digipath_ray.viewer.tiles.layers import LABELS, At, Gray, Layer, NoMap
 from digipath_ray.viewer.tiles.lru import LruCache
 
 TRUTH_MPP = 4.0
-"""Um per px of the ground truth where no heatmap sets its pixels."""
+"""Um per px of the ground truth without a heatmap."""
 OPEN_TRUTHS = 8
 NO_RUN = "slide"
-"""What stands in a layer's name for the run where there is none."""
+"""Run name of layers without a run."""
 COLOR = (0, 120, 160)
 
 
 @dataclass(frozen=True)
 class Size:
-    """A slide's, level-0 px."""
+    """Size of a slide, level-0 px."""
 
     width: int
     height: int
 
 
 class Truths:
-    """The annotations of a collection's slides, read when they are asked for."""
+    """Annotations of a collection's slides, read on demand."""
 
     def __init__(self, spec: AnnotationSpec) -> None:
         self._spec = spec
@@ -49,7 +49,7 @@ class Truths:
         self._started = uuid.uuid4().hex
 
     def version(self, entry: Entry) -> str:
-        """Changes when the file does; of one in a bucket when the viewer is started."""
+        """Version of the annotation; for one in a bucket constant until restart."""
         annotation, state = entry.row.annotation or "", self._started
         if not is_url(annotation):
             with contextlib.suppress(OSError, ValueError):
@@ -58,12 +58,12 @@ class Truths:
         return hashlib.sha256(f"{annotation} {state}".encode()).hexdigest()[:16]
 
     def layer(self, entry: Entry, mpp: tuple[float, float] | None) -> Layer | None:
-        """Its layer; None of a slide without ground truth or size.
+        """Layer of a slide; None without ground truth or size.
 
         Args:
             entry: the slide.
-            mpp: um per heatmap px in x and y, if there is a heatmap: so that both have
-                the same pixels.
+            mpp: um per heatmap px in x and y, if any, so that both share the pixel
+                grid.
         """
         if entry.row.annotation is None or entry.mpp is None:
             return None
@@ -86,10 +86,10 @@ class Truths:
         )
 
     def tile(self, entry: Entry, layer: Layer, at: At) -> Gray:
-        """A tile of its layer, 255 where the centers of pixels are in tumor, else 0.
+        """Tile of the layer, 255 where pixel centers are in tumor, else 0.
 
         Raises:
-            NoMap: there is no such tile.
+            NoMap: the tile does not exist.
             SlideError: the annotation cannot be read.
         """
         scale_x, scale_y = (
@@ -100,7 +100,7 @@ class Truths:
         height = math.ceil(layer.height / 2**at.level)
         x, y = at.col * TILE_PX, at.row * TILE_PX
         if not at.level < layer.levels or x >= width or y >= height:
-            raise NoMap(f"no tile {at.col}, {at.row} at level {at.level}")
+            raise NoMap(f"tile not found: {at.col}, {at.row} at level {at.level}")
         window = Window(
             x * scale_x,
             y * scale_y,
@@ -113,7 +113,7 @@ class Truths:
         return np.where(tumor, np.uint8(255), np.uint8(0))
 
     def features(self, entry: Entry, layer: Layer) -> Iterator[dict[str, Any]]:
-        """Its outlines as GeoJSON features, level-0 px; of a mask along its pixels.
+        """Yield the outlines as GeoJSON features, level-0 px; masks are traced.
 
         Raises:
             SlideError: the annotation cannot be read.

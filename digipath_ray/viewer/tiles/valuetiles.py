@@ -1,7 +1,6 @@
-"""The tiles of a heatmap's OME-TIFF, each read alone, from a disk or a bucket.
+"""Random access to the tiles of a heatmap's OME-TIFF, on disk or in a bucket.
 
-Only the file's directories are read when it is opened; then a tile is one small read,
-whatever the heatmap's size.
+Opening reads only the TIFF directories; then a tile is one small read.
 """
 
 import io
@@ -19,16 +18,16 @@ from digipath_ray.storage import bucket
 from digipath_ray.storage.files import is_url
 
 BLOCK_BYTES = 1 << 16
-"""Fetched at once from a bucket while the directories are looked for."""
+"""Block size of reads from a bucket while parsing the directories."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Plane:
-    """One channel at one level: where in the file its tiles are.
+    """Tile index of one channel at one level.
 
     Attributes:
-        page: what decodes them.
-        offsets, counts: of each tile's bytes, row by row.
+        page: TIFF page, to decode tiles.
+        offsets, counts: byte range of each tile, row by row.
         width, height: px.
     """
 
@@ -41,13 +40,13 @@ class Plane:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ValueTiles:
-    """A heatmap's file whose tiles can be read one by one.
+    """A heatmap file with random access to tiles.
 
     Attributes:
-        path: the file's, or object's.
-        channels: names, the weight left out.
+        path: path of the file or object.
+        channels: names, without the weight.
         mpp_x, mpp_y: um per px of the finest level.
-        levels: finest first; of each its planes, the weight's last.
+        levels: planes of each level, finest first; the weight is the last plane.
     """
 
     path: Path
@@ -58,20 +57,20 @@ class ValueTiles:
 
     @property
     def width(self) -> int:
-        """Heatmap px from left to right."""
+        """Width, heatmap px."""
         return self.levels[0][0].width
 
     @property
     def height(self) -> int:
-        """Heatmap px from top to bottom."""
+        """Height, heatmap px."""
         return self.levels[0][0].height
 
     def read(self, channel: str, level: int, col: int, row: int) -> Map | None:
-        """A tile of at most 256 x 256 px, [height, width]; None if there is none.
+        """Read a tile of at most 256 x 256 px, [height, width]; None if missing.
 
         Raises:
-            ValueError: damaged.
-            OSError: the file cannot be read any more.
+            ValueError: the file is damaged.
+            OSError: the file cannot be read.
         """
         if not 0 <= level < len(self.levels):
             return None
@@ -94,7 +93,7 @@ class ValueTiles:
 
 
 def read_range(path: Path, start: int, count: int) -> bytes:
-    """Some bytes of a file or an object.
+    """Read a byte range of a file or object.
 
     Raises:
         OSError: it cannot be read.
@@ -108,11 +107,11 @@ def read_range(path: Path, start: int, count: int) -> bytes:
 
 
 def open_value_tiles(path: Path) -> ValueTiles:
-    """The tiles of a file that :func:`digipath_ray.heatmap.file.write_heatmap` wrote.
+    """Open a file of :func:`digipath_ray.heatmap.file.write_heatmap`.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: not a heatmap's OME-TIFF.
+        FileNotFoundError: the file does not exist.
+        ValueError: not a heatmap OME-TIFF.
     """
     with explained(path), _open(path) as file, tifffile.TiffFile(file) as tiff:
         text = tiff.ome_metadata
@@ -137,7 +136,7 @@ def _open(path: Path) -> BinaryIO:
 
 
 class ObjectBlocks(io.RawIOBase):
-    """An object to seek and read in; each block of it is fetched once."""
+    """Seekable reader of an object; each block is fetched once."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._size = path, bucket.head(path).size
@@ -145,25 +144,25 @@ class ObjectBlocks(io.RawIOBase):
         self._at = 0
 
     def readable(self) -> bool:
-        """It is."""
+        """Always True."""
         return True
 
     def seekable(self) -> bool:
-        """It is."""
+        """Always True."""
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go to a byte; returns which."""
+        """Seek to a byte; returns the position."""
         start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}
         self._at = start[whence] + offset
         return self._at
 
     def tell(self) -> int:
-        """The byte that is read next."""
+        """Current position."""
         return self._at
 
     def readinto(self, into: Any) -> int:
-        """Fill a buffer as far as the object goes; returns how far."""
+        """Read into a buffer; returns the number of bytes."""
         view = memoryview(into).cast("B")
         stop = min(self._at + len(view), self._size)
         done = 0

@@ -20,11 +20,12 @@ from digipath_ray.config.toml import load_config
 from digipath_ray.distributed.connect import connect
 from digipath_ray.distributed.inference import plan_context
 from digipath_ray.distributed.resources import Share, describe_work
-from digipath_ray.distributed.run import note_cohort, patient_notes, settle_precision
+from digipath_ray.distributed.run import patient_notes, settle_precision, write_cohort
 from digipath_ray.distributed.throughput import bottleneck, count_ends
 from digipath_ray.networks.resolve import resolve
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import Failure, RunError
+from tests.records import done_of
 
 CPU = Share(
     actors=1,
@@ -45,7 +46,7 @@ def test_auto_precision_is_settled_by_what_the_networks_run_on() -> None:
 
 
 def test_one_run_is_of_one_precision() -> None:
-    done = {"s": {"precision": "float32"}}
+    done = {"s": done_of(precision="float32")}
     assert settle_precision(RunConfig(), CPU, done).compute.precision == "float32"
     with pytest.raises(RunError, match="give --precision float32, or another --out"):
         settle_precision(RunConfig(), replace(CPU, actor_gpus=1.0), done)
@@ -64,9 +65,9 @@ def test_stages_without_patients_are_said() -> None:
 def test_a_run_lists_the_slides_it_was_asked_for(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     a, b = (SlideRow(slide_id=i, path=f"/slides/{i}.tif", node="1") for i in "ab")
-    note_cohort(run, [a, b])
+    write_cohort(run, [a, b])
     again = replace(b, mpp=0.25)
-    note_cohort(run, [again])  # a later start, about b alone
+    write_cohort(run, [again])  # a later start, about b alone
     assert [row for row, _ in read_manifest(run.manifest)] == [a, again]
 
 

@@ -1,0 +1,150 @@
+"""What a run knows of a slide: one record, from the patch table to the done file."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Self
+
+from digipath_ray.cohort.manifest import SlideRow
+from digipath_ray.config.run import GridSpec
+from digipath_ray.geometry import model_frame
+from digipath_ray.patches import Grid
+from digipath_ray.schema import SLIDES
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlideRecord(SlideRow):
+    """A slide whose tissue was found and whose patches were placed.
+
+    It is the manifest's row with what the file and the tissue mask added; its columns
+    are those of :data:`digipath_ray.schema.SLIDES`, where their units are.
+
+    Attributes:
+        mask_digest: SHA-256 of the tissue mask given in the manifest.
+        version: of the object, if the slide is in a bucket.
+    """
+
+    width: int
+    height: int
+    mpp_x: float
+    mpp_y: float
+    mpp_source: str
+    level_downsamples: tuple[float, ...]
+    level: int
+    effective_mpp_x: float
+    effective_mpp_y: float
+    upsampled: bool
+    patches: int
+    chunks: int
+    tissue_mm2: float
+    ink: float
+    ink_over_tissue: float
+    blur: float
+    black: float
+    blank: float
+    mpp_deviation: float
+    qc: tuple[str, ...]
+    seen_by: tuple[str, ...] | None = None
+    mask_digest: str | None = None
+    version: str | None = None
+
+    def grid(self, spec: GridSpec) -> Grid:
+        """The slide's grid of patches, as it was laid when they were placed."""
+        frame = model_frame(
+            level_downsamples=self.level_downsamples,
+            mpp_x=self.mpp_x,
+            mpp_y=self.mpp_y,
+            mpp=spec.mpp,
+            allow_upsampling=self.upsampled,
+        )
+        md_width, md_height = frame.md_size(self.width, self.height)
+        return Grid(spec=spec, frame=frame, md_width=md_width, md_height=md_height)
+
+    def to_row(self) -> dict[str, Any]:
+        """The slide's row of the SLIDES table."""
+        values = asdict(self)
+        return {
+            name: list(v) if isinstance(v := values[name], tuple) else v
+            for name in SLIDES.names
+        }
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any], **others: Any) -> Self:
+        """A record of a row of the SLIDES table.
+
+        Args:
+            row: the row; columns of another version are ignored.
+            **others: fields that the table does not have. Without ``mpp`` it is the
+                row's if that came from the manifest.
+
+        Raises:
+            KeyError, TypeError: the row lacks a column.
+        """
+        values = {**row, **others}
+        if "mpp" not in others:
+            given = row["mpp_source"] == "manifest"
+            values["mpp"] = row["mpp_x"] if given else None
+        known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
+        for name in ("level_downsamples", "qc", "seen_by"):
+            if known.get(name) is not None:
+                known[name] = tuple(known[name])
+        return cls(**known)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoneRecord:
+    """A finished slide, as its file in ``done/`` holds it.
+
+    Attributes:
+        slide: the slide.
+        outcome: its row of OUTCOMES, without what the whole cohort decides.
+        features: the 32 of Table 5; None unless stages are asked for.
+        lesions: the largest, with their measures; ``counted`` is by the size rule.
+        groups: extent in um and highest probability of each group of merged lesions.
+        measured: the settings that the outcome was measured with; None if unknown.
+        precision: of the networks.
+        members: name -> digest of its weights (or ``random``, ``imagenet``).
+        files: file -> SHA-256.
+    """
+
+    slide: SlideRecord
+    outcome: dict[str, Any]
+    features: dict[str, float] | None = None
+    lesions: list[dict[str, Any]] = field(default_factory=list)
+    groups: list[list[float]] = field(default_factory=list)
+    measured: dict[str, Any] | None = None
+    precision: str
+    members: dict[str, str]
+    files: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def was_seen(self) -> bool:
+        """Whether a member that predicted the slide was fitted on it or its patient."""
+        return not self.members.keys().isdisjoint(self.slide.seen_by or ())
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as JSON."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {
+            **values,
+            "slide": self.slide.to_row(),
+            "slide_mpp": self.slide.mpp,
+            "mask_digest": self.slide.mask_digest,
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """The record of a file's JSON.
+
+        Raises:
+            ValueError: a field is missing or wrong.
+        """
+        try:
+            known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
+            known["slide"] = SlideRecord.from_row(
+                values["slide"],
+                mpp=values.get("slide_mpp"),
+                mask_digest=values.get("mask_digest"),
+            )
+            return cls(**known)
+        except (KeyError, TypeError, AttributeError) as e:
+            raise ValueError(f"no record of a finished slide: {e!r}") from e
