@@ -1,5 +1,6 @@
-"""The demo's finished run on the viewer's page: what it shows is what the files hold."""
+"""The demo's finished run on the viewer's page, which shows what its files hold."""
 
+import re
 from pathlib import Path
 from typing import Any
 

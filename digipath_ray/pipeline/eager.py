@@ -1,4 +1,4 @@
-"""A cohort made slide by slide in this process, without Ray: the plan as a loop.
+"""A cohort processed slide by slide in this process, without Ray.
 
 For a few slides, and for tests. It neither resumes nor retries, and the first slide
 that cannot be used ends it.
@@ -14,7 +14,6 @@ from digipath_ray.config.run import RunConfig
 from digipath_ray.config.toml import to_tree
 from digipath_ray.networks.exposure import read_exposure
 from digipath_ray.outcome.tables import write_tables
-from digipath_ray.pipeline.chunk import ChunkSums, read_chunk, sum_chunk
 from digipath_ray.pipeline.finish import finish_slide
 from digipath_ray.pipeline.prepare import (
     grid_of,
@@ -22,10 +21,9 @@ from digipath_ray.pipeline.prepare import (
     open_cohort_slide,
     prepare_slide,
 )
-from digipath_ray.pipeline.segment import PredictChunk
+from digipath_ray.pipeline.segment import PredictChunk, predict_chunks
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.prepared import read_chunks
-from digipath_ray.run.record import SlideRecord
 from digipath_ray.schema import SLIDES
 from digipath_ray.storage.files import publish
 
@@ -39,15 +37,15 @@ def run_eagerly(
     """Prepare, predict and finish every slide; rows of the OUTCOMES table.
 
     Args:
-        run: an empty directory, which then holds what a run on Ray would leave there.
+        run: an empty directory, which then has the files of a run on Ray.
         rows: the cohort.
-        config: what to do; of ``compute`` the size of a chunk, and the precision, which
-            ``auto`` takes to be float32.
+        config: what to do; of ``compute`` only the chunk size and the precision are
+            used, of which ``auto`` is float32.
         predict: the ensemble, from :func:`digipath_ray.networks.predict.load_ensemble`.
 
     Raises:
         SlideError: a slide cannot be used, or shows no tissue.
-        ValueError: prediction is to be out of fold, by other members for each slide.
+        ValueError: prediction is out of fold, which takes other members for each slide.
     """
     if config.ensemble.out_of_fold:
         raise ValueError("out_of_fold: needs a run on Ray")
@@ -62,24 +60,12 @@ def run_eagerly(
     run.write_table(run.slides, [slide.to_row() for slide in slides], SLIDES)
     for slide in slides:
         started = time.perf_counter()
-        chunks = segment_chunks(run, slide, config, predict)
+        opened = open_cohort_slide(slide.path, slide.mpp, config, version=slide.version)
+        with opened:
+            grid = grid_of(opened, config)
+            cells = read_chunks(run, slide.slide_id, config)
+            chunks = predict_chunks(opened, grid, cells, config, predict)
         seconds = time.perf_counter() - started
         finish_slide(run, slide, chunks, config, seconds=seconds)
     run.write_failures([row.slide_id for row in rows], [])
     return write_tables(run, config).outcomes
-
-
-def segment_chunks(
-    run: RunDirectory, slide: SlideRecord, config: RunConfig, predict: PredictChunk
-) -> list[ChunkSums]:
-    """The predicted chunks of a prepared slide, read one after another."""
-    found = []
-    with open_cohort_slide(
-        slide.path, slide.mpp, config, version=slide.version
-    ) as opened:
-        grid = grid_of(opened, config)
-        for number, cells in enumerate(read_chunks(run, slide.slide_id, config)):
-            blocks, pixels, index = read_chunk(opened, grid, cells, config)
-            values = predict(pixels, index)
-            found.append(sum_chunk(values, blocks, index, number, config))
-    return found

@@ -3,7 +3,7 @@
 ``distributed/`` spreads these same steps over a cluster; here they are a loop.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from digipath_ray.config.run import RunConfig
 from digipath_ray.heatmap.canvas import Heatmap
-from digipath_ray.patches import cut_chunks, keep_cells
-from digipath_ray.pipeline.chunk import Arrays, read_chunk, sum_chunk
+from digipath_ray.patches import Cells, Grid, cut_chunks, keep_cells
+from digipath_ray.pipeline.chunk import Arrays, ChunkSums, read_chunk, sum_chunk
 from digipath_ray.pipeline.finish import stitch
 from digipath_ray.pipeline.prepare import (
     check_heatmap_size,
@@ -21,7 +21,7 @@ from digipath_ray.pipeline.prepare import (
     no_tissue,
     open_cohort_slide,
 )
-from digipath_ray.slide.open import Pixels
+from digipath_ray.slide.open import Pixels, Slide
 
 PredictChunk = Callable[[Pixels, NDArray[np.int64]], Arrays]
 """Blocks [nb, stride, stride, 3] and index [n, k, k] -> channel -> [n, p, p]."""
@@ -54,11 +54,23 @@ def segment_slide(
         cells = keep_cells(grid, tissue.sampling)
         if len(cells) == 0:
             raise no_tissue(config, "the slide")
-        sums = []
-        for number, chunk in enumerate(
-            cut_chunks(cells, chunk_cells=config.compute.chunk_cells)
-        ):
-            blocks, pixels, index = read_chunk(slide, grid, chunk, config)
-            values = predict(pixels, index)
-            sums.append(sum_chunk(values, blocks, index, number, config))
-        return stitch(grid, sums, config)
+        chunks = cut_chunks(cells, chunk_cells=config.compute.chunk_cells)
+        return stitch(
+            grid, predict_chunks(slide, grid, chunks, config, predict), config
+        )
+
+
+def predict_chunks(
+    slide: Slide,
+    grid: Grid,
+    chunks: Iterable[Cells],
+    config: RunConfig,
+    predict: PredictChunk,
+) -> list[ChunkSums]:
+    """The chunks of an open slide, read and predicted one after another."""
+    sums = []
+    for number, cells in enumerate(chunks):
+        blocks, pixels, index = read_chunk(slide, grid, cells, config)
+        values = predict(pixels, index)
+        sums.append(sum_chunk(values, blocks, index, number, config))
+    return sums

@@ -109,7 +109,7 @@ def highest(entry: Entry, name: str) -> float:
 
 
 def to_gray(values: Map, weight: Map, *, low: float, high: float) -> Gray:
-    """Map values to gray: 0 where weight is 0, else 1 to 255 from ``low`` to ``high``."""
+    """Map values to gray: 0 where weight is 0, else 1 (``low``) to 255 (``high``)."""
     share = (np.nan_to_num(values) - low) / (high - low)
     gray = 1 + np.rint(254 * np.clip(share, 0, 1))
     return np.where(weight > 0, gray, 0).astype(np.uint8)
