@@ -38,5 +38,5 @@ def test_a_slide_that_cannot_be_used_ends_a_run_in_one_process(tmp_path: Path) -
     rows = write_cohort(tmp_path / "cohort", 1)
     Path(rows[0].path).unlink()
     config = small_config()
-    with pytest.raises(SlideError, match="no such file"):
+    with pytest.raises(SlideError, match="file not found"):
         run_eagerly(RunDirectory(tmp_path / "run"), rows, config, load_ensemble(config))
