@@ -74,9 +74,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
-# For the tests of what Prometheus gets: Ray reports every 10 s unless told.
-os.environ.setdefault("RAY_metrics_report_interval_ms", "2000")
-
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
@@ -104,6 +101,8 @@ def ray_here(bucket_server: "Bucket") -> Iterator[None]:
         include_dashboard=False,
         log_to_driver=False,
         logging_level="ERROR",
+        # For the tests of what Prometheus gets: else every 10 s.
+        _system_config={"metrics_report_interval_ms": 2000},
     )
     yield
     ray.shutdown()

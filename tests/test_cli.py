@@ -639,6 +639,7 @@ def test_compare_takes_the_runs_threshold(
 # doctor.
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 def test_doctor_looks_at_everything(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
