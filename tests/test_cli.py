@@ -404,7 +404,9 @@ def prepared(ray_here: None, tmp_path_factory: pytest.TempPathFactory) -> Prepar
     write_slide(cohort / "good.tif")
     pixels = np.full((160, 200, 3), (200, 60, 160), np.uint8)
     write_pyramid(cohort / "no_mpp.tif", pixels, mpp=None)
-    members = [{**m, "weights": "random"} for m in SMALL["members"]]
+    # Of the paper's kind: the size of their heatmaps' files is held to the estimate.
+    deep = {"architecture": "Unet", "encoder": "resnet18", "weights": "random"}
+    members = [{**m, **deep} for m in SMALL["members"]]
     # One reader: Ray warns of more readers than there are shards to read.
     own = {"members": members, "compute": {"readers": 1}}
     config.write_text(tomli_w.dumps(merge(SMALL, own)))
