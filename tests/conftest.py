@@ -1,5 +1,6 @@
 """Fixtures that several test modules share."""
 
+import functools
 import io
 import os
 import uuid
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 if TYPE_CHECKING:
     from tests.buckets import Bucket
@@ -27,34 +30,49 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
 
 
-SECOND_RAY = {"test_nodes", "test_training", "test_jobs", "test_overnight"}
-"""Modules of the second lane on Ray: its tests start clusters and jobs of their own."""
+CLUSTERS = {"test_nodes", "test_training", "test_jobs", "test_overnight"}
+"""Modules on Ray that have a lane of their own: they start clusters and jobs."""
+LANES = ("clusters", "ray", "browser")
 
 
-def lane_of(item: pytest.Item) -> str:
-    """Which tests run one after another in one process: those that share fixtures.
+@functools.cache
+def lane_of(module: str) -> str:
+    """Which modules one process runs: those on Ray share theirs, others are alone.
 
-    Ray and the browser, which take much memory, run in few processes.
+    Ray and the browser take much memory, and the longest fixtures are of these lanes.
     """
-    module = item.path.stem
-    if item.get_closest_marker("ray"):
-        return "ray of their own" if module in SECOND_RAY else "ray"
-    return "browser" if item.get_closest_marker("browser") else module
+    source = Path(__file__).with_name(f"{module}.py").read_text("utf-8")
+    if "pytest.mark.ray" in source:
+        return "clusters" if module in CLUSTERS else "ray"
+    return "browser" if "pytest.mark.browser" in source else module
 
 
-@pytest.hookimpl(tryfirst=True)
+class Lanes(LoadScopeScheduling):
+    """Gives each process of pytest-xdist a lane; then whoever is done another module.
+
+    It stands in for --dist loadgroup, which needs a part of pytest that 9.1 has not.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return lane_of(Path(nodeid.partition("::")[0]).stem)
+
+
+def pytest_xdist_make_scheduler(
+    config: pytest.Config, log: Producer
+) -> LoadScopeScheduling | None:
+    """Lanes, where plain ``pytest`` runs the tests."""
+    return Lanes(config, log) if config.getvalue("dist") == "loadscope" else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Part the tests into the lanes of pytest-xdist's --dist loadgroup."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(lane_of(item)))
+    """The three longest lanes first: they begin at once."""
+    order = {lane: number for number, lane in enumerate(LANES)}
+    items.sort(key=lambda item: order.get(lane_of(item.path.stem), len(LANES)))
 
 
 # How long an example takes is no property of the code: other tests run beside it.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
-
-# For the tests of what Prometheus gets: Ray reports every 10 s unless told.
-os.environ.setdefault("RAY_metrics_report_interval_ms", "2000")
 
 
 @pytest.fixture(scope="session")
@@ -83,6 +101,8 @@ def ray_here(bucket_server: "Bucket") -> Iterator[None]:
         include_dashboard=False,
         log_to_driver=False,
         logging_level="ERROR",
+        # For the tests of what Prometheus gets: else every 10 s.
+        _system_config={"metrics_report_interval_ms": 2000},
     )
     yield
     ray.shutdown()

@@ -275,7 +275,7 @@ def test_run_of_another_config(
     said = refused(command, capsys)
     assert f"{run.root} was made with another config:" in said
     assert "  grid.mpp: 0.25 -> 1.0\n" in said
-    assert "  members.a.architecture: not set -> Unet\n" in said
+    assert "  members.a.architecture: not set -> tests.tiny:Tiny\n" in said
     assert "choose another --out, or --overwrite to make its slides again" in said
 
 

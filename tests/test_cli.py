@@ -403,7 +403,9 @@ def prepared(ray_here: None, tmp_path_factory: pytest.TempPathFactory) -> Prepar
     write_slide(cohort / "good.tif")
     pixels = np.full((160, 200, 3), (200, 60, 160), np.uint8)
     write_pyramid(cohort / "no_mpp.tif", pixels, mpp=None)
-    members = [{**m, "weights": "random"} for m in SMALL["members"]]
+    # Of the paper's kind: the size of their heatmaps' files is held to the estimate.
+    deep = {"architecture": "Unet", "encoder": "resnet18", "weights": "random"}
+    members = [{**m, **deep} for m in SMALL["members"]]
     # One reader: Ray warns of more readers than there are shards to read.
     own = {"members": members, "compute": {"readers": 1}}
     config.write_text(tomli_w.dumps(merge(SMALL, own)))
@@ -426,7 +428,8 @@ def test_prepare_shows_masks_and_names_the_next_step(prepared: Prepared) -> None
     assert prepared.codes[0] == 1
     assert prepared.said[0].splitlines()[-7:] == [
         "prepare: 2/2 slides",
-        "failed no_mpp at prepare: the file has no plausible micrometers per pixel (mpp)",
+        "failed no_mpp at prepare: "
+        "the file has no plausible micrometers per pixel (mpp)",
         "   fix: give --slide-mpp, or a column mpp in the manifest",
         "1 of 2 slides prepared, 1 failed; 24 patches",
         "flag      little tissue: 1 slide (good)",
@@ -637,6 +640,7 @@ def test_compare_takes_the_runs_threshold(
 # doctor.
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 def test_doctor_looks_at_everything(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

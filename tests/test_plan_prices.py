@@ -318,7 +318,8 @@ def test_a_cpu_is_given_one_transform_of_several(
 
 @pytest.fixture
 def config_file(tmp_path: Path) -> Path:
-    members = [{**m, "weights": "random"} for m in SMALL["members"]]
+    deep = {"architecture": "Unet", "encoder": "resnet18", "weights": "random"}
+    members = [{**m, **deep} for m in SMALL["members"]]
     path = tmp_path / "config.toml"
     path.write_text(tomli_w.dumps({**SMALL, "members": members}))
     return path

@@ -1,12 +1,11 @@
 """Which members may predict a slide: none that was fitted on it or its patient."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from digipath_ray.cohort.read import SlideRow
 from digipath_ray.config.run import MemberSpec, RunConfig
 from digipath_ray.distributed.attempts import explain
-from digipath_ray.networks.exposure import Exposure, overlap_warning, read_exposure
+from digipath_ray.networks.exposure import overlap_warning, read_exposure
 from digipath_ray.run.progress import RunListener
 from digipath_ray.run.record import SlideRecord
 from digipath_ray.slide.open import SlideError
@@ -18,12 +17,6 @@ def overlap_notes(rows: Sequence[SlideRow], config: RunConfig) -> list[str]:
         return []
     warning = overlap_warning(rows, read_exposure(config.members))
     return [] if warning is None else [warning]
-
-
-def mark_seen(slide: SlideRecord, exposure: Exposure) -> SlideRecord:
-    """The slide with the members that have seen it or its patient."""
-    seen = exposure.seen_by(slide.slide_id, slide.patient_id)
-    return replace(slide, seen_by=tuple(seen))
 
 
 def by_members(

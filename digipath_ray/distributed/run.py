@@ -16,7 +16,7 @@ from digipath_ray.distributed.connect import connected
 from digipath_ray.distributed.heartbeat import Heartbeat
 from digipath_ray.distributed.inference import segment_cohort
 from digipath_ray.distributed.nodes import check_all_see
-from digipath_ray.distributed.out_of_fold import by_members, mark_seen, overlap_notes
+from digipath_ray.distributed.out_of_fold import by_members, overlap_notes
 from digipath_ray.distributed.prepare import prepare_cohort
 from digipath_ray.distributed.remeasure import find_stale, remeasure_slides
 from digipath_ray.distributed.resources import Share, describe_work, divide, fit_chunks
@@ -25,6 +25,7 @@ from digipath_ray.networks.exposure import read_exposure
 from digipath_ray.networks.notes import member_notes
 from digipath_ray.outcome.staging import PatientStage
 from digipath_ray.outcome.tables import stage_model_of, write_tables
+from digipath_ray.pipeline.prepare import mark_seen
 from digipath_ray.report import write_report
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import Failure, RunError, RunStopped

@@ -12,9 +12,15 @@ from typing import Any
 from digipath_ray.cohort.manifest import SlideRow, write_manifest
 from digipath_ray.config.run import RunConfig
 from digipath_ray.config.toml import to_tree
+from digipath_ray.networks.exposure import read_exposure
 from digipath_ray.outcome.tables import write_tables
 from digipath_ray.pipeline.finish import finish_slide
-from digipath_ray.pipeline.prepare import grid_of, open_cohort_slide, prepare_slide
+from digipath_ray.pipeline.prepare import (
+    grid_of,
+    mark_seen,
+    open_cohort_slide,
+    prepare_slide,
+)
 from digipath_ray.pipeline.segment import PredictChunk, predict_chunks
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.prepared import read_chunks
@@ -39,14 +45,18 @@ def run_eagerly(
 
     Raises:
         SlideError: a slide cannot be used, or shows no tissue.
+        ValueError: prediction is out of fold, which takes other members for each slide.
     """
+    if config.ensemble.out_of_fold:
+        raise ValueError("out_of_fold: needs a run on Ray")
     run.create()
     run.agree(to_tree(config), [row.slide_id for row in rows], overwrite=False)
     with publish(run.manifest) as path:
         write_manifest(rows, path)
     if config.compute.precision == "auto":
         config = replace(config, compute=replace(config.compute, precision="float32"))
-    slides = [prepare_slide(row, config, run) for row in rows]
+    exposure = read_exposure(config.members)
+    slides = [mark_seen(prepare_slide(row, config, run), exposure) for row in rows]
     run.write_table(run.slides, [slide.to_row() for slide in slides], SLIDES)
     for slide in slides:
         started = time.perf_counter()

@@ -12,6 +12,7 @@ from digipath_ray.config.recipe import Recipe
 from digipath_ray.config.run import RunConfig
 from digipath_ray.geometry import NoLevelFineEnough, model_frame
 from digipath_ray.machine import memory_bytes
+from digipath_ray.networks.exposure import Exposure
 from digipath_ray.patches import Grid, keep_cells, lay_grid, patch_boxes, patch_table
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.prepared import count_chunks, digest_mask, write_patches
@@ -247,6 +248,12 @@ def differs_from_file(info: SlideInfo) -> bool:
     if info.mpp_x is None or info.file_mpp is None:
         return False
     return abs(info.mpp_x / info.file_mpp - 1) > MPP_FLAG
+
+
+def mark_seen(slide: SlideRecord, exposure: Exposure) -> SlideRecord:
+    """The slide with the members that have seen it or its patient."""
+    seen = exposure.seen_by(slide.slide_id, slide.patient_id)
+    return replace(slide, seen_by=tuple(seen))
 
 
 def write_masks(
