@@ -67,7 +67,7 @@ def _view(patient: Row, slides: Sequence[SlideView], *, anchor: str) -> PatientV
     graver = sorted(
         slides, key=lambda s: (-GRAVER.get(s.tone, -1), natural(s.slide_id))
     )
-    sentence = (format_nodes(patient), format_missing(patient), *split_notes(patient))
+    sentences = (format_nodes(patient), format_missing(patient), *split_notes(patient))
     return PatientView(
         anchor=anchor,
         patient_id=patient["patient_id"],
@@ -75,7 +75,7 @@ def _view(patient: Row, slides: Sequence[SlideView], *, anchor: str) -> PatientV
         at_least=patient["pn_stage"] is not None and not patient["complete"],
         tone=graver[0].tone if graver else "failed",
         rule=format_rule(patient),
-        evidence=tuple(sentence for sentence in sentence if sentence),
+        evidence=tuple(sentence for sentence in sentences if sentence),
         slides=tuple(graver),
         absent=max(0, patient["nodes"] + patient["missing"] - len(slides)),
     )
