@@ -426,7 +426,8 @@ def test_prepare_shows_masks_and_names_the_next_step(prepared: Prepared) -> None
     assert prepared.codes[0] == 1
     assert prepared.said[0].splitlines()[-7:] == [
         "prepare: 2/2 slides",
-        "failed no_mpp at prepare: the file has no plausible micrometers per pixel (mpp)",
+        "failed no_mpp at prepare: "
+        "the file has no plausible micrometers per pixel (mpp)",
         "   fix: give --slide-mpp, or a column mpp in the manifest",
         "1 of 2 slides prepared, 1 failed; 24 patches",
         "flag      little tissue: 1 slide (good)",

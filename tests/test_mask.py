@@ -174,7 +174,7 @@ def test_any_value_above_zero_is_tissue_in_any_mode(tmp_path: Path, mode: str) -
 def test_what_is_no_image_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "bad.png"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"bad\.png: not an image"):
+    with pytest.raises(ValueError, match=r"bad\.png: cannot read the image"):
         read_mask(path)
 
 

@@ -163,8 +163,8 @@ def test_a_table_is_read(tmp_path: Path) -> None:
             {"price_per_hour": "4"},
             "gpu: price_per_hour = '4': must be a positive number",
         ),
-        ({"cpus": 0}, "gpu: cpus = 0: at least 1"),
-        ({"gpus": -1}, "gpu: gpus = -1: at least 0"),
+        ({"cpus": 0}, "gpu: cpus = 0: must be at least 1"),
+        ({"gpus": -1}, "gpu: gpus = -1: must be at least 0"),
         ({"price": 4.0}, "gpu: unknown column price"),
         ({"memory_gb": None}, "gpu: lacks memory_gb"),
     ],
@@ -181,7 +181,9 @@ def test_what_a_table_may_not_say(
 def test_what_is_no_table(tmp_path: Path, text: str) -> None:
     path = tmp_path / "p.toml"
     path.write_text(text)
-    with pytest.raises(ValueError, match=r"p\.toml: (no TOML|holds \[\[nodes\]\])"):
+    with pytest.raises(
+        ValueError, match=r"p\.toml: (invalid TOML|must contain only \[\[nodes\]\])"
+    ):
         read_prices(path)
 
 

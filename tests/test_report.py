@@ -151,7 +151,7 @@ def test_nodes_that_nobody_gave_are_said_to_be_absent(tmp_path: Path) -> None:
     run = write_run(tmp_path, [MACRO], settings=STAGE, patients=[patient])
 
     assert lay_out(read_findings(run)).patients[0].absent == 4
-    assert "4 nodes not there" in text_of(report_of(run))
+    assert "4 nodes missing" in text_of(report_of(run))
 
 
 def test_a_patient_without_any_type_has_no_stage(tmp_path: Path) -> None:
@@ -277,7 +277,7 @@ def test_a_slide_seen_in_training_says_so(tmp_path: Path) -> None:
     seen = Made(slide_id="a", outcome={"seen_by": ["first"]})
     text = text_of(report_of(write_run(tmp_path, [seen])))
 
-    assert "1 slide, or others of the same patients, were seen by members" in text
+    assert "1 slide, or others of the same patients, were used to train members" in text
     assert "1 member (first) was trained on this slide" in text
 
 
