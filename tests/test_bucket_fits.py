@@ -229,7 +229,7 @@ def test_an_encoder_in_a_bucket_is_fetched(bucket_url, tmp_path):
             start.network.get_submodule("encoder").state_dict()[name] == tensor
         ).all()
     member["encoder_weights"] = f"{bucket_url}/none.safetensors"
-    with pytest.raises(ValueError, match=r"none.safetensors: object not found"):
+    with pytest.raises(ValueError, match=r"none.safetensors: no such object"):
         recipe_of({"members": [member]})
 
 

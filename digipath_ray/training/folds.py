@@ -113,9 +113,9 @@ def _split_of(patient: Patient, rows: Sequence[SlideRow]) -> str:
 
 
 def _read_split(row: SlideRow) -> str:
-    split = (row.split or "train").strip().lower()
+    stated = (row.split or "train").strip().lower()
     for split, spellings in SPLITS.items():
-        if split in spellings:
+        if stated in spellings:
             return split
     raise ValueError(
         f"slide {row.slide_id!r}: split {row.split!r} is not one of {', '.join(SPLITS)}"
