@@ -189,7 +189,7 @@ def test_slides_come_in_the_order_in_which_they_need_a_look(tmp_path: Path) -> N
     assert "failed at read. the file is cut short. Fix: copy it again." in text
     assert "31 % of the tissue is grossly out of focus" in text
     assert "The largest lesion measures 1.70 mm, 15 % below the 2 mm" in text
-    assert "Of 4 forests 3 for micrometastasis and 1 for isolated tumor cells" in text
+    assert "Of 4 forests, 3 for micrometastasis and 1 for isolated tumor cells" in text
     assert "number 1 of 3 by disagreement of the members (0.09)" in text
 
 
