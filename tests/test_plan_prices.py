@@ -257,7 +257,7 @@ def test_a_calibration_is_of_the_runs_own_networks(tmp_path: Path) -> None:
     config = small_config()
     path = calibration_of(tmp_path / "c.json", config, machine(patches_per_s=1.0))
     other = small_config({"ensemble": {"tta": ["identity"]}})
-    with pytest.raises(ValueError, match=r"another run \(transforms: 2, not 1"):
+    with pytest.raises(ValueError, match=r"other settings \(transforms: 2, not 1"):
         read_calibration(path, other)
     for text in ("", "[]", "{}", '{"machines": []}'):
         path.write_text(text)

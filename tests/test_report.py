@@ -231,7 +231,7 @@ def test_sizes_within_a_fifth_of_a_border_are_borderline(
 
 def test_a_tie_of_votes_says_that_the_graver_counts() -> None:
     assert split_reason(["itc", "micro", "itc", "micro"], "micro").text == (
-        "Of 4 forests, 2 for micrometastasis and 2 for isolated tumor cells; taken: "
+        "Of 4 forests, 2 for micrometastasis and 2 for isolated tumor cells; result: "
         "micrometastasis (a tie, so the more severe type is used)."
     )
     assert split_reason(["itc"] * 4, "itc") is None
