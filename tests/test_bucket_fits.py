@@ -211,7 +211,7 @@ def test_members_start_from_weights_in_a_bucket(bucket_url, tmp_path):
         assert (start.network.state_dict()[name] == tensor).all()
     with pytest.raises(ValueError, match=r"holds no a.safetensors for member a"):
         recipe_of(init=f"{bucket_url}/fit")
-    with pytest.raises(ValueError, match="no such folder"):
+    with pytest.raises(ValueError, match="folder not found"):
         recipe_of(init=f"{bucket_url}/none")
 
 
@@ -249,7 +249,7 @@ def test_hard_examples_in_a_bucket_are_taken_and_held_to_what_they_were(
     with pytest.raises(RunError, match="\n  hard examples\n"):
         fit.accept(recipe, rows, overwrite=False)
     hard.unlink()
-    with pytest.raises(ValueError, match=r"hard\.parquet: file not found"):
+    with pytest.raises(ValueError, match="file not found"):
         fit.accept(recipe, rows, overwrite=True)
 
 

@@ -105,7 +105,7 @@ def test_a_slide_in_a_bucket_reads_as_on_a_disk(cohort_url, tmp_path, bucket_ser
     bucket.upload(tmp_path / "other.tif", place(cohort_url) / "s00.tif")
     with pytest.raises(ChangedError):
         open_slide(f"{cohort_url}/s00.tif", version=version)
-    with pytest.raises(SlideError, match=r"none\.tif: object not found"):
+    with pytest.raises(SlideError, match="object not found"):
         open_slide(f"{cohort_url}/none.tif")
 
 

@@ -226,7 +226,7 @@ def test_a_file_of_an_unknown_slide_is_refused(tmp_path):
     write_geojson(tmp_path / "other.geojson", CORRECTION)
     with pytest.raises(ValueError, match=r"other.geojson: slide not in the cohort"):
         list_corrections(tmp_path, ["s"])
-    with pytest.raises(ValueError, match="no such folder"):
+    with pytest.raises(ValueError, match="folder not found"):
         list_corrections(tmp_path / "nowhere", ["s"])
 
 
@@ -371,7 +371,7 @@ def test_hard_examples_of_another_size_or_slide_are_refused(row, hard, tmp_path)
     pq.write_table(pa.table({"slide_id": ["s"]}), hard)
     with pytest.raises(ValueError, match="not a file of digipath mine --out"):
         directory.accept(hard_recipe(hard), [row], overwrite=False)
-    with pytest.raises(ValueError, match="no such file"):
+    with pytest.raises(ValueError, match="file not found"):
         directory.accept(hard_recipe(tmp_path / "no"), [row], overwrite=False)
 
 

@@ -234,7 +234,7 @@ def test_camelyon17_labels_that_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no label for patient_000_node_0: put the"):
         read_dataset("camelyon17", tmp_path)
     write_labels(tmp_path, "patient_000_node_0.tif,large\n", "stages.csv")
-    with pytest.raises(ValueError, match=r"node_0\.tif,large' does not say"):
+    with pytest.raises(ValueError, match=r"node_0\.tif,large' has none of"):
         read_dataset("camelyon17", tmp_path)
 
 
@@ -286,10 +286,7 @@ def test_paip2019_sorted_into_folders_by_kind(tmp_path: Path) -> None:
 
 def test_paip2019_two_masks_of_one_slide(tmp_path: Path) -> None:
     touch(tmp_path, "a.svs", "a_viable.tif", "a_viable_pyramid.tif")
-    with pytest.raises(
-        ValueError,
-        match=r"a\.svs: two viable masks: .* keep one",
-    ):
+    with pytest.raises(ValueError, match=r"a\.svs: two viable masks: .* keep one"):
         read_dataset("paip2019", tmp_path)
 
 
@@ -387,9 +384,7 @@ def test_a_folder_of_something_else_shows_the_layout(
     tmp_path: Path, name: str, shown: str
 ) -> None:
     touch(tmp_path, "slides/a.svs", "slides/b.tif", "c.jpg")
-    with pytest.raises(
-        ValueError, match=r"no files of CAMELYON16 in this folder\."
-    ) as e:
+    with pytest.raises(ValueError, match=r"no files of .* in this folder") as e:
         read_dataset(name, tmp_path)
     assert shown in str(e.value)
 

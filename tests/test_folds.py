@@ -87,7 +87,9 @@ def test_input_that_cannot_be_cut():
         assign_folds(rows, strata, k=3, seed=0)
     with pytest.raises(ValueError, match="'a_2' has no stratum"):
         assign_folds(rows, {"a_0": 1, "a_1": 0, "b_0": 1}, k=2, seed=0)
-    with pytest.raises(ValueError, match="split 'tset' is none of train, validation"):
+    with pytest.raises(
+        ValueError, match="split 'tset' is not one of train, validation"
+    ):
         assign_folds([row("x", split="tset")], {"x": 1}, k=2, seed=0)
     only_held = [row("x", split="validation"), row("y", split="test")]
     with pytest.raises(ValueError, match="no training slides left"):

@@ -599,7 +599,7 @@ def test_a_damaged_model_is_refused(model: StageModel, tmp_path: Path) -> None:
 
 
 def test_a_model_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"stage model model\.skops: file not found"):
+    with pytest.raises(ValueError, match="file not found"):
         load_stage_model(tmp_path / "model.skops")
 
 

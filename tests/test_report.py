@@ -154,7 +154,7 @@ def test_nodes_that_nobody_gave_are_said_to_be_absent(tmp_path: Path) -> None:
     run = write_run(tmp_path, [MACRO], settings=STAGE, patients=[patient])
 
     assert lay_out(read_findings(run)).patients[0].absent == 4
-    assert "4 nodes not there" in text_of(report_of(run))
+    assert "4 nodes missing" in text_of(report_of(run))
 
 
 def test_a_patient_without_any_type_has_no_stage(tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_slides_come_in_the_order_in_which_they_need_a_look(tmp_path: Path) -> N
     assert "failed at read. the file is cut short. Fix: copy it again." in text
     assert "31 % of the tissue is grossly out of focus" in text
     assert "The largest lesion measures 1.70 mm, 15 % below the 2 mm" in text
-    assert "Of 4 forests 3 for micrometastasis and 1 for isolated tumor cells" in text
+    assert "Of 4 forests, 3 for micrometastasis and 1 for isolated tumor cells" in text
     assert "number 1 of 3 by disagreement of the members (0.09)" in text
 
 
@@ -234,7 +234,7 @@ def test_sizes_within_a_fifth_of_a_border_are_borderline(
 
 def test_a_tie_of_votes_says_that_the_graver_counts() -> None:
     assert split_reason(["itc", "micro", "itc", "micro"], "micro").text == (
-        "Of 4 forests, 2 for micrometastasis and 2 for isolated tumor cells; taken: "
+        "Of 4 forests, 2 for micrometastasis and 2 for isolated tumor cells; result: "
         "micrometastasis (a tie, so the more severe type is used)."
     )
     assert split_reason(["itc"] * 4, "itc") is None
@@ -280,7 +280,7 @@ def test_a_slide_seen_in_training_says_so(tmp_path: Path) -> None:
     seen = Made(slide_id="a", outcome={"seen_by": ["first"]})
     text = text_of(report_of(write_run(tmp_path, [seen])))
 
-    assert "1 slide, or others of the same patients, were seen by members" in text
+    assert "1 slide, or others of the same patients, were used to train members" in text
     assert "1 member (first) was trained on this slide" in text
 
 

@@ -121,7 +121,7 @@ def test_no_weights_file_is_refused(tmp_path, content):
     (tmp_path / "e.pth").write_bytes(content)
     with pytest.raises(ValueError, match="not a file of only tensors"):
         start_network(spec(encoder_weights=str(tmp_path / "e.pth")))
-    with pytest.raises(ValueError, match="no such file"):
+    with pytest.raises(ValueError, match="file not found"):
         start_network(spec(encoder_weights=str(tmp_path / "gone.pth")))
 
 

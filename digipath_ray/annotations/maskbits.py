@@ -17,6 +17,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from digipath_ray.slide.image import no_pixel_limit
 from digipath_ray.slide.info import SlideError
 
 Bools = NDArray[np.bool_]
@@ -258,10 +259,8 @@ def _packed(
 
 
 def _open_image(path: Path, above: float | None) -> Bits:
-    limit = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = None  # replaced by our own limit
     try:
-        with Image.open(path) as image:
+        with no_pixel_limit(), Image.open(path) as image:
             _check_size(path, *image.size, limit=MAX_PIECE_PX, what="without tiles")
             if above is None:
                 above = JPEG_ABOVE if image.format in ("JPEG", "MPO") else 0.0
@@ -271,8 +270,6 @@ def _open_image(path: Path, above: float | None) -> Bits:
         raise
     except DAMAGE as e:
         raise _damaged(path, e) from e
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
     channels = values.reshape(*values.shape[:2], -1)
     packed = np.packbits(channels.max(axis=-1) > above, axis=1)
     return PackedBits(packed=packed, width=values.shape[1])

@@ -1,6 +1,7 @@
 """Plain images (JPEG, PNG, TIFF, BMP) as single-level slides, held in memory."""
 
 import struct
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -87,13 +88,35 @@ def decode(path: Path) -> Pixels:
         return out
 
 
+_LIMIT_LOCK = threading.Lock()
+_limits: list[int | None] = []
+"""Pillow's own limit, once per block of :func:`no_pixel_limit` that is open."""
+
+
+@contextmanager
+def no_pixel_limit() -> Iterator[None]:
+    """Disable Pillow's global size limit; the caller enforces its own.
+
+    The lock guards only the switch, so threads still decode concurrently; the last
+    one to leave restores the limit.
+    """
+    with _LIMIT_LOCK:
+        _limits.append(_limits[0] if _limits else Image.MAX_IMAGE_PIXELS)
+        Image.MAX_IMAGE_PIXELS = None
+    try:
+        yield
+    finally:
+        with _LIMIT_LOCK:
+            limit = _limits.pop()
+            if not _limits:
+                Image.MAX_IMAGE_PIXELS = limit
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     """Open an image without decoding; MAX_IMAGE_PX is the only size limit."""
-    limit = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = None
     try:
-        with Image.open(path) as image:
+        with no_pixel_limit(), Image.open(path) as image:
             yield image
     except SlideError:
         raise
@@ -103,8 +126,6 @@ def _opened(path: Path) -> Iterator[Image.Image]:
             f"{path.name}: cannot decode the image: {e}",
             "the file is damaged, truncated or not an image: copy it again",
         ) from e
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
 
 
 def _orientation(image: Image.Image) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from digipath_ray.slide.image import no_pixel_limit
 from digipath_ray.storage.files import open_file
 
 Bools = NDArray[np.bool_]
@@ -141,10 +142,8 @@ def read_mask_image(path: str | Path) -> Bools:
 
 
 def _decode(path: str | Path) -> tuple[Bools, tuple[float, float] | None]:
-    limit = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = None  # replaced by our own limit
     try:
-        with open_file(path) as file, Image.open(file) as image:
+        with no_pixel_limit(), open_file(path) as file, Image.open(file) as image:
             if image.width * image.height > MAX_MASK_PX:
                 raise ValueError(f"{path}: too large for a mask: save it at 8 um/px")
             # Alpha is visibility, not tissue.
@@ -153,7 +152,5 @@ def _decode(path: str | Path) -> tuple[Bools, tuple[float, float] | None]:
             values = np.asarray(image.convert(opaque))
     except (OSError, SyntaxError) as e:
         raise ValueError(f"{path}: cannot read the image: {e}") from e
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
     channels = (values > 0).reshape(*values.shape[:2], -1)
     return np.asarray(channels.any(axis=-1)), dpi
