@@ -102,26 +102,26 @@ class Slide:
             SlideError: the file is damaged there.
         """
 
-        def inside(x: int, y: int, width: int, height: int) -> Pixels:
+        def read_plain(x: int, y: int, width: int, height: int) -> Pixels:
             if frame.native:
                 return self._read_edged(frame.level, x, y, width, height, edge)
             return self._resample(frame, x, y, width, height, edge)
 
         if edge == "white":
-            return inside(x, y, width, height)
+            return read_plain(x, y, width, height)
         size = frame.md_size(self.info.width, self.info.height)
-        return _mirrored(inside, size, x, y, width, height)
+        return _mirrored(read_plain, size, x, y, width, height)
 
     def _read_edged(
         self, level: int, x: int, y: int, width: int, height: int, edge: Edge
     ) -> Pixels:
-        def inside(x: int, y: int, width: int, height: int) -> Pixels:
+        def read_stored(x: int, y: int, width: int, height: int) -> Pixels:
             return self.read_level(level, x, y, width, height)
 
         if edge == "white":
-            return inside(x, y, width, height)
+            return read_stored(x, y, width, height)
         size = self.info.level_dimensions[level]
-        return _mirrored(inside, size, x, y, width, height)
+        return _mirrored(read_stored, size, x, y, width, height)
 
     def _resample(
         self, frame: Frame, x: int, y: int, width: int, height: int, edge: Edge
