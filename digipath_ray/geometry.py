@@ -118,8 +118,3 @@ def model_frame(
 def top_left_from_center(center: tuple[int, int], patch_px: int) -> tuple[int, int]:
     """Convert the paper's patch center (Fig. 4) to our top-left corner, same frame."""
     return center[0] - patch_px // 2, center[1] - patch_px // 2
-
-
-def center_from_top_left(corner: tuple[int, int], patch_px: int) -> tuple[int, int]:
-    """Our top-left corner as the paper's patch center, in the same frame."""
-    return corner[0] + patch_px // 2, corner[1] + patch_px // 2

@@ -55,7 +55,7 @@ def test_lesions_are_numbered_by_their_area() -> None:
         (4, 5, 5, 6),
     ]
     assert (found.threshold, found.mpp_x, found.mpp_y) == (0.5, 8.0, 8.0)
-    assert found.union().sum() == 9
+    assert (found.labels > 0).sum() == 9
     assert found.pixels(2).tolist() == [[True, False], [True, True]]
 
 
@@ -96,7 +96,7 @@ def test_what_was_not_predicted_belongs_to_nothing() -> None:
 def test_no_lesion() -> None:
     found = find_lesions(drawn("... ..."), 0.5)
     assert found.lesions == ()
-    assert not found.union().any()
+    assert not found.labels.any()
 
 
 # --- shapes ---

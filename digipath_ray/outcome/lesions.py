@@ -95,10 +95,6 @@ class Lesions:
     mpp_y: float
     left_out: int = 0
 
-    def union(self) -> Bools:
-        """Pixels of all lesions, bool [H, W]."""
-        return np.asarray(self.labels > 0)
-
     def pixels(self, number: int) -> Bools:
         """Pixels of one lesion, bool over its box."""
         top, left, bottom, right = self.lesions[number - 1].box
