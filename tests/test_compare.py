@@ -19,7 +19,7 @@ from digipath_ray.run.compare import (
     box_weights,
     compare_heatmaps,
     compare_runs,
-    dice,
+    mask_dice,
     on_one_grid,
     resample,
 )
@@ -197,9 +197,9 @@ def test_nothing_predicted_leaves_the_measures_empty():
 
 def test_dice_of_two_empty_areas_is_one():
     none, some = np.zeros(3, bool), np.array([True, False, False])
-    assert dice(none, none) == 1
-    assert dice(none, some) == 0
-    assert dice(some, some) == 1
+    assert mask_dice(none, none) == 1
+    assert mask_dice(none, some) == 0
+    assert mask_dice(some, some) == 1
 
 
 def test_scales_are_brought_to_the_coarser_one():

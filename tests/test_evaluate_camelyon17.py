@@ -201,7 +201,7 @@ def test_the_command_prints_a_table_and_writes_json(
     kappa = found["kappa"]
     assert set(kappa) == {"value", "low", "high", "n", "unit", "units"}
     assert (kappa["n"], kappa["unit"]) == (100, "patient")
-    assert found["notes"] == ["predicted but not in the reference: 1, x for one"]
+    assert found["notes"] == ["predicted but not in the reference: 1, e.g. x"]
     text = console.export_text()
     assert f"{kappa['value']:.4f}  {kappa['low']:.4f} to {kappa['high']:.4f}" in text
     with pytest.raises(ValueError, match="no such file or folder"):

@@ -134,7 +134,7 @@ def test_a_run_and_its_members_at_the_heatmaps_pixels(tmp_path: Path) -> None:
     assert found.scores["dice_pooled"].value == pytest.approx(320 / 360)
     assert found.scores["dice_pooled"].unit == "patient"
     assert found.against_members()["jaccard"] == (2, 2)
-    assert found.notes == ("predicted but not in the reference: 1, x for one",)
+    assert found.notes == ("predicted but not in the reference: 1, e.g. x",)
     as_json = found.as_json()
     assert as_json["jaccard"]["value"] == 1
     assert as_json["members"]["u"]["jaccard"]["value"] == 0.5

@@ -9,9 +9,9 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "digipath_ray"
 ORDER = (  # noqa: SIM905 - a line to read from left to right
-    "words geometry schema machine storage config slide annotations cohort tissue "
-    "patches networks heatmap run figures outcome pipeline planning evaluate report "
-    "export mining training demo distributed viewer cli"
+    "words geometry overlap schema machine storage config slide annotations cohort "
+    "tissue patches networks heatmap run figures outcome pipeline planning evaluate "
+    "report export mining training demo distributed viewer cli"
 ).split()
 ONLY_IN = {
     "imblearn": {"outcome"},

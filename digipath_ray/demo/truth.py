@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from digipath_ray.heatmap.canvas import Heatmap, on_heatmap
 from digipath_ray.heatmap.file import read_heatmap
 from digipath_ray.outcome.metastasis.size_rule import type_of_size
+from digipath_ray.overlap import dice
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.tissue.mask import Mask, read_mask_image
 
@@ -44,10 +45,11 @@ class Score:
 
 def dice_of(scores: Sequence[Score]) -> float:
     """Dice coefficient pooled over all slides; NaN if no tumor was drawn."""
-    if not sum(s.tumor_mm2 for s in scores):
+    tumor_mm2 = sum(s.tumor_mm2 for s in scores)
+    if not tumor_mm2:
         return float("nan")
-    both = sum(s.tumor_mm2 + s.found_mm2 for s in scores)
-    return 2 * sum(s.shared_mm2 for s in scores) / both
+    shared_mm2 = sum(s.shared_mm2 for s in scores)
+    return dice(shared_mm2, tumor_mm2, sum(s.found_mm2 for s in scores))
 
 
 def score_run(run: RunDirectory, manifest: Path, *, threshold: float) -> list[Score]:

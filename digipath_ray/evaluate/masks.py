@@ -44,6 +44,7 @@ from digipath_ray.evaluate.reference import (
     size_of_file,
 )
 from digipath_ray.evaluate.results import Evaluation
+from digipath_ray.overlap import dice
 from digipath_ray.run.finished import FinishedRun, FinishedSlide, Truth, read_truth
 
 Bools = NDArray[np.bool_]
@@ -68,8 +69,7 @@ class Overlap:
     @property
     def dice(self) -> float:
         """2 |A and B| / (|A| + |B|); 1 if both are empty."""
-        total = self.predicted + self.reference
-        return 2 * self.both / total if total else 1.0
+        return dice(self.both, self.predicted, self.reference)
 
     @property
     def jaccard(self) -> float:

@@ -18,6 +18,7 @@ from scipy.sparse import csr_array
 
 from digipath_ray.heatmap.canvas import Heatmap, Map
 from digipath_ray.heatmap.file import read_heatmap
+from digipath_ray.overlap import dice
 from digipath_ray.schema import VERSION
 from digipath_ray.storage.files import read_table
 
@@ -165,7 +166,7 @@ def compare_heatmaps(
         measures = _measure(left[where], right[where])
         if name == "probability" or name.startswith("member:"):
             above = left[where] >= threshold, right[where] >= threshold
-            measures["dice"] = dice(*above)
+            measures["dice"] = mask_dice(*above)
         yield {
             "channel": name,
             "pixels": int(where.sum()),
@@ -193,10 +194,10 @@ def _measure(a: Map, b: Map) -> dict[str, float | None]:
     }
 
 
-def dice(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
+def mask_dice(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
     """Dice coefficient of two boolean arrays; 1 where both are empty."""
-    total = int(np.count_nonzero(a)) + int(np.count_nonzero(b))
-    return 2 * int(np.count_nonzero(a & b)) / total if total else 1.0
+    both, first, second = (int(np.count_nonzero(m)) for m in (a & b, a, b))
+    return dice(both, first, second)
 
 
 def on_one_grid(a: Heatmap, b: Heatmap) -> tuple[Heatmap, Heatmap, str]:
