@@ -29,7 +29,6 @@ from digipath_ray.report.picture import (
     STEPS,
     WHOLE,
     Window,
-    border,
     compress,
     cut_thumbnail,
     draw_map,
@@ -486,14 +485,6 @@ def test_values_are_looked_up_by_their_place_in_um() -> None:
     found = look_up(values, (10.0, 20.0), window, (2, 2))
 
     assert found.tolist() == [[5, 6], [9, 10]]
-
-
-def test_a_border_is_what_touches_the_outside() -> None:
-    inside = np.zeros((5, 6), np.bool_)
-    inside[1:4, 1:5] = True
-
-    assert border(inside)[2].tolist() == [False, True, False, False, True, False]
-    assert border(np.ones((3, 3), np.bool_)).sum() == 0
 
 
 def test_a_map_shows_the_probability_where_the_heatmap_has_it(tmp_path: Path) -> None:

@@ -28,7 +28,10 @@ CLASSIC_TIFF_BYTES = (1 << 32) - (1 << 25)
 
 
 def halve(plane: Map) -> Map:
-    """Means of 2 x 2 pixels; of an odd side's last row or column, what there is."""
+    """Means of 2 x 2 pixels; of an odd side's last row or column, what there is.
+
+    skimage's downscale_local_mean would average an odd last row or column with zeros.
+    """
     height, width = plane.shape
     even = plane
     if height % 2 or width % 2:

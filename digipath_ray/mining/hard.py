@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from skimage.transform import integral_image
 
 from digipath_ray.mining.spec import MiningSpec
 from digipath_ray.run.finished import FinishedSlide, Truth
@@ -45,8 +46,8 @@ class Windows:
     def sums(self, values: NDArray[np.generic]) -> Values:
         """Sum of a map [H, W] in each window, [tops, lefts]."""
         height, width = values.shape
-        total = np.zeros((height + 1, width + 1))
-        total[1:, 1:] = values.cumsum(0, dtype=np.float64).cumsum(1)
+        # A row and a column of zeros first: windows start at the edges.
+        total = np.pad(integral_image(values, dtype=np.float64), ((1, 0), (1, 0)))
         bottoms = (self.tops + self.side).clip(max=height)
         rights = (self.lefts + self.side).clip(max=width)
         return np.asarray(

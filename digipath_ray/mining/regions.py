@@ -13,6 +13,7 @@ from typing import Any, cast
 import numpy as np
 import shapely
 from numpy.typing import NDArray
+from skimage.transform import integral_image
 
 from digipath_ray.annotations.corrected import (
     FRAME_CLASS,
@@ -117,8 +118,8 @@ def _side(px: float, length: int) -> int:
 
 def box_means(values: NDArray[np.floating[Any]], rows: int, cols: int) -> Map:
     """Mean of a map [H, W] over every box in it, [H - rows + 1, W - cols + 1]."""
-    total = np.zeros((values.shape[0] + 1, values.shape[1] + 1))
-    total[1:, 1:] = values.cumsum(0, dtype=np.float64).cumsum(1)
+    # A row and a column of zeros first, for the boxes at the edges.
+    total = np.pad(integral_image(values, dtype=np.float64), ((1, 0), (1, 0)))
     sums = total[rows:, cols:] - total[:-rows, cols:]
     sums += total[:-rows, :-cols] - total[rows:, :-cols]
     # Differences of large sums leave rounding errors where the mean is 0.

@@ -7,7 +7,6 @@ hull and the numerator, and small pieces are dropped.
 """
 
 from dataclasses import dataclass
-from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +15,7 @@ from skimage.segmentation import (
     inverse_gaussian_gradient,
     morphological_geodesic_active_contour,
 )
+from skimage.transform import downscale_local_mean
 
 from digipath_ray.annotations.outlines import Shape
 from digipath_ray.config.run import OutcomeSpec
@@ -197,7 +197,4 @@ def refine(viable: Mask, hull: Bools) -> Bools:
 
 def _coarse(pixels: Bools, px_y: int, px_x: int) -> NDArray[np.float64]:
     """Fraction of true pixels in blocks of px_y x px_x, padded with False."""
-    height, width = pixels.shape
-    rows, cols = ceil(height / px_y), ceil(width / px_x)
-    padded = np.pad(pixels, ((0, rows * px_y - height), (0, cols * px_x - width)))
-    return np.asarray(padded.reshape(rows, px_y, cols, px_x).mean(axis=(1, 3)))
+    return np.asarray(downscale_local_mean(pixels, (px_y, px_x)))

@@ -15,6 +15,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 from PIL import Image
+from skimage.segmentation import find_boundaries
 
 from digipath_ray.figures.figure import probability_colors
 from digipath_ray.heatmap.file import DAMAGED
@@ -178,10 +179,10 @@ def draw_map(
     p = look_up(probability.array, probability.mpp, window, size)
     p = np.where(there, p, 0)
     shades = np.ceil(p.clip(0, 1) * STEPS).astype(np.uint8)
-    shades[border((p >= threshold) & there)] = OUTLINE
+    shades[find_boundaries((p >= threshold) & there, mode="inner")] = OUTLINE
     if whole is not None:
         inside = look_up(whole.array, (whole.mpp_x, whole.mpp_y), window, size)
-        shades[border(inside)] = WHOLE
+        shades[find_boundaries(inside, mode="inner")] = WHOLE
     return shades
 
 
@@ -237,14 +238,6 @@ def look_up(
     rows = (y / mpp[1]).astype(int).clip(max=array.shape[0] - 1)
     cols = (x / mpp[0]).astype(int).clip(max=array.shape[1] - 1)
     return array[np.ix_(rows, cols)]
-
-
-def border(inside: Bools) -> Bools:
-    """Pixels inside with a neighbor outside; a thin region is all border."""
-    around = np.pad(inside, 1, mode="edge")
-    center = around[1:-1, 1:-1]
-    deep = center & around[:-2, 1:-1] & around[2:, 1:-1]
-    return np.asarray(center & ~(deep & around[1:-1, :-2] & around[1:-1, 2:]))
 
 
 def palette() -> tuple[bytes, bytes]:

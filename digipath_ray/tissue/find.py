@@ -239,7 +239,10 @@ def draw_tissue(rgb: Pixels, tissue: Tissue, *, boxes: NDArray[Any]) -> Pixels:
 
 
 def _outline(mask: Mask, px: int) -> Bools:
-    """Outermost pixels of a mask, ``px`` wide; none along the image border."""
+    """Outermost pixels of a mask, ``px`` wide; none along the image border.
+
+    skimage's find_boundaries draws lines of one fixed width.
+    """
     outside = mask.like(~mask.array).dilated(px * max(mask.mpp_x, mask.mpp_y))
     return outside.array & mask.array
 

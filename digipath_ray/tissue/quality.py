@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from skimage.transform import downscale_local_mean
 
 from digipath_ray.slide.info import Pixels
 from digipath_ray.tissue.mask import Bools, Mask
@@ -205,9 +206,9 @@ def _blurred_share(rgb: Pixels, tissue: Mask) -> float:
 
 def _binned(image: Floats, rows: int, cols: int) -> Floats:
     """Means of rows x cols pixel blocks; an incomplete last block is dropped."""
-    height, width = image.shape[0] // rows, image.shape[1] // cols
-    blocks = image[: height * rows, : width * cols].reshape(height, rows, width, cols)
-    return np.asarray(blocks.mean(axis=(1, 3)))
+    height, width = image.shape[0] // rows * rows, image.shape[1] // cols * cols
+    # Cropped, because skimage would fill an incomplete block with zeros.
+    return np.asarray(downscale_local_mean(image[:height, :width], (rows, cols)))
 
 
 def _local_mean(values: Floats, where: Bools, window: tuple[int, ...]) -> Floats:

@@ -131,6 +131,7 @@ def read_mask_levels(path: Path, *, version: str = "") -> MaskLevels:
 
 
 def _half(array: Bools) -> Bools:
+    """Halve a mask; skimage's block functions would fill an odd last row with zeros."""
     height, width = array.shape
     even = np.pad(array, ((0, height % 2), (0, width % 2)), mode="edge")
     blocks = even.reshape(even.shape[0] // 2, 2, even.shape[1] // 2, 2)
