@@ -119,7 +119,7 @@ def test_every_bad_slide_is_a_row_and_the_others_finish(
     found = {name: (f["error"], f["hint"]) for name, f in failures.items()}
     no_tissue = "no tissue of at least 0.0005 mm2 found"
     assert found["lost"] == (
-        f"{tmp_path}/lost.tif: no such file",
+        f"{tmp_path}/lost.tif: file not found",
         "check the path in the manifest",
     )
     assert found["text"][0] == ("text.svs: a text file, not a slide")
@@ -311,7 +311,7 @@ def test_weights_in_a_folder_that_is_not_there(
 ) -> None:
     command = ["run", slide, "--out", "x", "--weights", f"{tmp_path}/weights/"]
     assert refused(command, capsys) == (
-        f"Error: weights {tmp_path}/weights/: no such folder, nor random, nor "
+        f"Error: weights {tmp_path}/weights/: folder not found, and neither random nor "
         "imagenet\n"
     )
 
@@ -326,7 +326,7 @@ def test_missing_file_named_by_hand(
     out = [] if command == "info" else ["--out", str(tmp_path / "run")]
     said = refused([command, str(tmp_path / "a.svs"), *out], capsys)
     assert said == (
-        f"Error: {tmp_path}/a.svs: no such file or folder: check the spelling\n"
+        f"Error: {tmp_path}/a.svs: file or folder not found: check the spelling\n"
     )
 
 
@@ -419,7 +419,7 @@ def test_config_file_that_is_not_there(
     slide: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said = refused(["run", slide, "--config", "lost.toml", "--out", "x"], capsys)
-    assert said == "Error: config lost.toml: no such file\n"
+    assert said == "Error: config lost.toml: file not found\n"
 
 
 @pytest.mark.parametrize(

@@ -204,5 +204,5 @@ def test_the_command_prints_a_table_and_writes_json(
     assert found["notes"] == ["predicted but not in the reference: 1, e.g. x"]
     text = console.export_text()
     assert f"{kappa['value']:.4f}  {kappa['low']:.4f} to {kappa['high']:.4f}" in text
-    with pytest.raises(ValueError, match="no such file or folder"):
+    with pytest.raises(ValueError, match="file or folder not found"):
         evaluate(console, "camelyon17", labels, tmp_path / "nothing")

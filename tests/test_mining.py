@@ -362,7 +362,7 @@ def test_the_command_writes_hard_patches_and_says_what_it_saw(
     said = capsys.readouterr().out
     assert "2 slides, 40 patches of 64 px looked at: 8 hard for their tumor" in said
     assert "2 for a false alarm" in said
-    assert "1 of 2 slides, seen for one, were predicted by members fitted on" in said
+    assert "1 of 2 slides, e.g. seen, were predicted by members fitted on" in said
     assert "1 slide held back for the test" in said
     assert "no card of a, b: it is unknown" in said
     assert "1 slide neither annotated nor negative" in said

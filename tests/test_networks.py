@@ -331,7 +331,7 @@ def test_a_file_that_was_swapped_since_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        ("ramdom", "weights ramdom: no such folder, nor random, nor imagenet"),
+        ("ramdom", "weights ramdom: folder not found, and neither random nor imagenet"),
         ("net.pth", r"weights net\.pth: neither random, imagenet nor a \.safetensors"),
     ],
 )
@@ -342,7 +342,7 @@ def test_other_kinds_of_weights_are_refused(weights, message):
 
 def test_a_file_that_is_not_there(tmp_path):
     weights = str(tmp_path / "gone.safetensors")
-    with pytest.raises(ValueError, match=r"gone\.safetensors: no such file"):
+    with pytest.raises(ValueError, match=r"gone\.safetensors: file not found"):
         load_member(replace(LIGHT, weights=weights))
 
 
@@ -602,8 +602,8 @@ def test_tensors_that_do_not_fit_the_card_are_refused_before_the_run(tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("gone.safetensors", "no such file"),
-        ("gone", "gone: no such folder, nor random, nor imagenet$"),
+        ("gone.safetensors", "file not found"),
+        ("gone", "gone: folder not found, and neither random nor imagenet$"),
         ("gone.pth", "neither random, imagenet nor a .safetensors file"),
         ("", "no .safetensors file in this directory"),
     ],

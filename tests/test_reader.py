@@ -142,7 +142,7 @@ def test_a_slide_that_cannot_be_read_weighs_nothing_and_says_why(tmp_path, slide
         assert [w.mean() for w in batch["weight"]] == [0, 1, 0]
         assert "bad.tif" in batch["error"][0]
         assert batch["error"][1] == ""
-        assert "gone.tif: no such file" in batch["error"][2]
+        assert "gone.tif: file not found" in batch["error"][2]
         assert not batch["pixels"][0].any()
 
 

@@ -81,7 +81,7 @@ def test_overwrite_is_about_the_slides_named_and_no_others(tmp_path: Path) -> No
     assert [p.stem for p in run.done("b").parent.iterdir()] == ["b"]
     assert not run.heatmap("a").exists()
     assert run.heatmap("b").exists()
-    with pytest.raises(RunError, match=r"1 finished slides are not among .* b for one"):
+    with pytest.raises(RunError, match=r"1 finished slides are not among .* e\.g\. b"):
         run.agree({"grid": {"mpp": 0.25}}, ["a"], overwrite=True)
     assert run.heatmap("b").exists()
 

@@ -139,7 +139,7 @@ def test_slides_that_members_had_seen_are_counted_and_warned_of(
     records[1]["slide"]["seen_by"] = ["b"]  # which did not predict it
     run = write_run(tmp_path / "run", records)
     said = fit(run, labels, tmp_path / "model.skops")
-    assert "note 1 of 40 slides, patient_000_node_0 for one, were predicted by" in said
+    assert "note 1 of 40 slides, e.g. patient_000_node_0, were predicted by" in said
     assert "--out-of-fold" in said
     assert load_stage_model(tmp_path / "model.skops").card.overlap == 1
 

@@ -58,7 +58,7 @@ def evaluate(
     reference, prediction = place(reference), place(prediction)
     for path in (reference, prediction):
         if not path.exists():
-            raise ValueError(f"{path}: no such file or folder")
+            raise ValueError(f"{path}: file or folder not found")
     found = _evaluate(
         challenge,
         reference,

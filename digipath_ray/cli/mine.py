@@ -180,7 +180,7 @@ def warn_of_seen(console: Console, mined: MinedRun, slide_ids: Sequence[str]) ->
     if seen:
         console.print(
             f"[yellow]note[/] {len(seen)} of {count(len(slide_ids), 'slide')}, "
-            f"{escape(seen[0])} for one, were predicted by members fitted on them: "
+            f"e.g. {escape(seen[0])}, were predicted by members fitted on them: "
             "what is hard for those says little; run with --out-of-fold, and mine that"
         )
     members = mined.config.members

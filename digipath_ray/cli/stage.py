@@ -191,7 +191,7 @@ def print_labeled(console: Console, run: LabeledRun) -> None:
     if run.seen:
         console.print(
             f"[yellow]note[/] {len(run.seen)} of {count(len(run.records), 'slide')}, "
-            f"{escape(run.seen[0])} for one, were predicted by members fitted on them "
+            f"e.g. {escape(run.seen[0])}, were predicted by members fitted on them "
             "or their patient: new slides will look worse than these; fit on a run "
             "made with --out-of-fold"
         )

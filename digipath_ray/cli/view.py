@@ -156,7 +156,7 @@ def shown_address(console: Console, address: str) -> Iterator[None]:
     of the user's own, for as long as this lasts.
 
     Raises:
-        ValueError: no such file can be written.
+        ValueError: the file cannot be written.
     """
     shown, _, token = address.partition("#")
     with contextlib.ExitStack() as kept:

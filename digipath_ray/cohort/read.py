@@ -101,7 +101,7 @@ def _slide_files(path: Path) -> list[Path]:
     if path.exists():
         return _one_per_series([path.absolute()])
     if not glob.has_magic(str(path)):
-        raise ValueError(f"{path}: no such file or folder: check the spelling")
+        raise ValueError(f"{path}: file or folder not found: check the spelling")
     matches = [Path(m) for m in sorted(glob.glob(str(path), recursive=True))]
     files = [m for m in matches if m.is_file() and _is_slide_name(m)]
     inside = [f for m in matches if m.is_dir() for f in _walk(m, set())]

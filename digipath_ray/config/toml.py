@@ -96,7 +96,7 @@ def read_toml(path: Path) -> Tree:
     try:
         tree = parse_toml(read_text(path))
     except FileNotFoundError as e:
-        raise ValueError(f"config {path}: no such file") from e
+        raise ValueError(f"config {path}: file not found") from e
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
         raise ValueError(f"config {path}: not valid TOML: {e}") from e
     except ValueError as e:

@@ -270,7 +270,7 @@ def notes_on(
     if unsaid and true is not None:
         notes.append(
             f"cases without burden, which score 0 in Task 2: {len(unsaid)}, "
-            f"{unsaid[0]} for one"
+            f"e.g. {unsaid[0]}"
         )
     if true is None:
         notes.append("no burden_score: no reference burdens given")

@@ -75,7 +75,7 @@ def check_all_predicted(
         why = "it has no file" if run is None else run.why_absent(missing[0])
         raise ValueError(
             f"{len(missing)} of {len(rows)} slides of the reference are not predicted, "
-            f"{missing[0]} for one ({why}): predict them, or leave them out of the "
+            f"e.g. {missing[0]} ({why}): predict them, or leave them out of the "
             "reference"
         )
 

@@ -127,7 +127,7 @@ def read_heatmap(path: Path) -> Heatmap:
     """The heatmap of a file that :func:`write_heatmap` wrote, exactly.
 
     Raises:
-        FileNotFoundError: no such file.
+        FileNotFoundError: the file does not exist.
         ValueError: not a heatmap's OME-TIFF.
     """
     with explained(path), open_file(path) as file, tifffile.TiffFile(file) as tiff:

@@ -116,7 +116,7 @@ def _read_checkpoint(source: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(source, map_location="cpu", weights_only=True)
     except FileNotFoundError as e:
-        raise ValueError(f"checkpoint {source}: no such file") from e
+        raise ValueError(f"checkpoint {source}: file not found") from e
     except (pickle.UnpicklingError, RuntimeError, EOFError) as e:
         raise ValueError(
             f"checkpoint {source}: not a PyTorch file of tensors alone: {e}"

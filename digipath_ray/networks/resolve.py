@@ -197,7 +197,7 @@ def _with_card(
     if path is None:
         return row, None
     if not path.is_file():
-        raise ValueError(f"weights {path}: no such file")
+        raise ValueError(f"weights {path}: file not found")
     card, digest = read_card(path), file_digest(path)
     if not card.digest == row.get("digest", digest) == digest:
         raise ValueError(

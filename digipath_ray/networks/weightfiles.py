@@ -81,7 +81,9 @@ def weights_file(weights: str | None) -> Path | None:
         return fetch_weights(weights)
     path = place(weights) if "://" in weights else Path(weights).expanduser()
     if path.suffix == "" and not path.exists():
-        raise ValueError(f"weights {weights}: no such folder, nor random, nor imagenet")
+        raise ValueError(
+            f"weights {weights}: folder not found, and neither random nor imagenet"
+        )
     if path.suffix != ".safetensors":
         raise ValueError(
             f"weights {weights}: neither random, imagenet nor a .safetensors file; "

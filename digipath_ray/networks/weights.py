@@ -133,7 +133,7 @@ def _read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         with safe_open(path, framework="pt") as file:
             return {k: tuple(file.get_slice(k).get_shape()) for k in file.keys()}  # noqa: SIM118 - no mapping
     except FileNotFoundError as e:
-        raise ValueError(f"weights {path}: no such file") from e
+        raise ValueError(f"weights {path}: file not found") from e
     except SafetensorError as e:
         raise ValueError(f"weights {path}: not a safetensors file: {e}") from e
 

@@ -235,7 +235,7 @@ class RunDirectory:
         if others:
             raise RunError(
                 f"{reason}{len(others)} finished slides are not among those to be made "
-                f"again, {min(others)} for one: name them too, or choose another --out"
+                f"again, e.g. {min(others)}: name them too, or choose another --out"
             )
 
     def forget(self, slide_id: str) -> None:
