@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from digipath_ray.cohort.read import SlideRow, read_cohort
+    from digipath_ray.cohort.inputs import SlideRow, read_cohort
     from digipath_ray.config.run import RunConfig
     from digipath_ray.config.toml import load_config
     from digipath_ray.heatmap.canvas import Heatmap
@@ -46,7 +46,7 @@ __all__ = [
 ]
 
 _HOME = {
-    "cohort.read": ("SlideRow", "read_cohort"),
+    "cohort.inputs": ("SlideRow", "read_cohort"),
     "config.run": ("RunConfig",),
     "heatmap.canvas": ("Heatmap",),
     "heatmap.file": ("read_heatmap", "write_heatmap"),

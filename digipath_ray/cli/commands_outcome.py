@@ -56,7 +56,7 @@ def stage_run(
     overrides: dict[str, Any],
 ) -> int:
     """Recompute lesions, features, types and stages from heatmaps. No GPU."""
-    from digipath_ray.cli.outcome import conclude
+    from digipath_ray.cli.remeasure import conclude
 
     if model is not None:
         overrides = {**overrides, "stage_model": None if model == "none" else model}
@@ -72,7 +72,7 @@ def stage_run(
 )
 def burden(*, run_directory: RunArgument, overrides: dict[str, Any]) -> int:
     """Recompute tumor burden from heatmaps: viable by whole tumor. No GPU."""
-    from digipath_ray.cli.outcome import conclude
+    from digipath_ray.cli.remeasure import conclude
 
     return conclude(console(), run_directory, "burden", overrides)
 
@@ -120,8 +120,8 @@ def fit(
     overwrite: OverwriteOption = False,
 ) -> int:
     """Fit four random forests and the size rule on a run's slides with known types."""
-    from digipath_ray.cli.stage import fit_stage_model
-    from digipath_ray.outcome.metastasis.fitting import Training
+    from digipath_ray.cli.stage_fit import fit_stage_model
+    from digipath_ray.outcome.metastasis.fit_forests import Training
 
     return fit_stage_model(
         console(),
@@ -159,7 +159,7 @@ def labels(
     ] = None,
 ) -> int:
     """Stage the patients of a label file alone."""
-    from digipath_ray.cli.stage import stage_labels
+    from digipath_ray.cli.stage_fit import stage_labels
 
     return stage_labels(console(), file, out, nodes=nodes)
 

@@ -19,7 +19,7 @@ from digipath_ray.mining.regions import (
     write_regions,
 )
 from digipath_ray.mining.spec import MiningSpec, RegionSpec
-from digipath_ray.networks.exposure import read_exposure
+from digipath_ray.networks.seen_slides import read_exposure
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.finished import (
     FinishedRun,

@@ -20,7 +20,7 @@ from digipath_ray.distributed import prometheus
 from digipath_ray.distributed.throughput import current_bottleneck
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import Failure
-from digipath_ray.run.progress import RunListener, Tally
+from digipath_ray.run.listeners import RunListener, Tally
 from digipath_ray.run.status import WRITE_S, Phase, Status, timestamp
 
 log = logging.getLogger(__name__)

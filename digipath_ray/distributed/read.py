@@ -25,7 +25,7 @@ from digipath_ray.pipeline.chunk import read_chunk
 from digipath_ray.pipeline.prepare import grid_of, open_cohort_slide
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import Failure
-from digipath_ray.run.prepared import read_chunks
+from digipath_ray.run.patch_table import read_chunks
 from digipath_ray.run.record import SlideRecord
 from digipath_ray.schema import SHARDS
 from digipath_ray.slide.open import Slide

@@ -21,7 +21,7 @@ from digipath_ray.networks.build import (
     normalization_of,
 )
 from digipath_ray.networks.card import ModelCard, read_card
-from digipath_ray.networks.weightfiles import weights_file
+from digipath_ray.networks.weight_files import weights_file
 from digipath_ray.storage.files import file_digest
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from digipath_ray.cohort.read import SlideRow
+from digipath_ray.cohort.inputs import SlideRow
 from digipath_ray.config.run import RunConfig
 from digipath_ray.config.toml import to_tree
 from digipath_ray.patches import Cells, cut_chunks

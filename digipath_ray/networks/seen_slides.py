@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.config.run import MemberSpec
 from digipath_ray.networks.card import ModelCard, card_path, read_card
-from digipath_ray.networks.weightfiles import weights_file
+from digipath_ray.networks.weight_files import weights_file
 
 
 @dataclass(frozen=True, kw_only=True)

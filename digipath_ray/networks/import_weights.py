@@ -15,7 +15,7 @@ from digipath_ray.networks.build import (
 from digipath_ray.networks.card import ModelCard, write_card
 from digipath_ray.networks.original import ORIGINAL_ARCHITECTURES, OriginalNetwork
 from digipath_ray.networks.original.keras_file import read_keras_file
-from digipath_ray.networks.weightfiles import weights_file
+from digipath_ray.networks.weight_files import weights_file
 from digipath_ray.networks.weights import (
     _check_finite,
     _misfits,
