@@ -19,7 +19,7 @@ from digipath_ray.export.dicom_seg import (
     write_segmentations,
 )
 from digipath_ray.export.dicom_source import derive_uid, find_source, make_source
-from digipath_ray.heatmap.canvas import Heatmap
+from digipath_ray.heatmap.heatmap import Heatmap
 from digipath_ray.outcome.features import FEATURES, FEATURES_SCHEMA
 from digipath_ray.outcome.staging import Metastasis, stage_patient
 from digipath_ray.run.directory import RunDirectory

@@ -15,7 +15,7 @@ from digipath_ray.config.run import (
     OutcomeSpec,
     RunConfig,
 )
-from digipath_ray.heatmap.canvas import Heatmap
+from digipath_ray.heatmap.heatmap import Heatmap
 from digipath_ray.outcome.lesion_files import write_outcome
 from digipath_ray.outcome.measure import measure_slide, measured_with
 from digipath_ray.run.directory import RunDirectory

@@ -1,6 +1,7 @@
-"""The commands that turn heatmaps into answers: ``stage`` to ``export``.
+"""Declares ``stage``, ``burden``, ``report``, ``evaluate`` and ``export``.
 
-They are registered in :mod:`digipath_ray.cli.app`.
+``stage`` and ``burden`` measure again in ``remeasure``, ``stage fit`` is in
+``stage_fit``, the others in the module of their name; ``app`` registers them.
 """
 
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""A run's sign of life: a thread that writes ``status.json`` and sets the prometheus.
+"""A thread of the driver that writes ``status.json`` and sets the Prometheus gauges.
 
-What the driver does it only notes; the writing, which a bucket may hold up, is the
-thread's, and whatever comes of it the run goes on.
+The driver only notes its progress; the thread writes, which may take long in a bucket,
+and a write that fails does not end the run.
 """
 
 import dataclasses

@@ -14,7 +14,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from digipath_ray.mining.spec import MiningSpec
-from digipath_ray.run.finished import FinishedSlide, Truth
+from digipath_ray.run.finished import FinishedSlide
+from digipath_ray.run.truth import Truth
 from digipath_ray.schema import SAMPLES
 
 Bools = NDArray[np.bool_]

@@ -1,4 +1,7 @@
-"""Weights made elsewhere (torch, Keras), as the safetensors of a member."""
+"""Converts weights made elsewhere (torch, Keras) into a member's safetensors.
+
+A torch checkpoint is a pickle: any code in it is refused.
+"""
 
 import pickle
 from collections.abc import Mapping

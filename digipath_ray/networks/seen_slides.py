@@ -1,7 +1,7 @@
-"""Which members have seen a slide, or its patient, while they were fitted.
+"""Which members were fitted on a slide or its patient, by their model cards.
 
-A member says so in the model card beside its weights. What a network has seen it finds
-more easily: scores on such slides are no test of it.
+Scores on such slides are no test of those members; ``distributed/out_of_fold.py``
+predicts each slide only by the others.
 """
 
 from collections.abc import Sequence

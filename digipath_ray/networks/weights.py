@@ -1,8 +1,6 @@
-"""Weights in and out: safetensors files with a model card beside them.
+"""Loads and saves the weights of a member: safetensors, checked against its card.
 
-A run loads safetensors alone; it never opens a pickle. :func:`import_checkpoint` does,
-refuses code in it, and writes safetensors; :func:`import_keras` takes the original
-authors' Keras files.
+A run loads safetensors only and never a pickle; ``import_weights`` converts others.
 """
 
 from collections.abc import Iterable, Mapping

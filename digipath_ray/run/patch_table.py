@@ -1,4 +1,4 @@
-"""The patch table of a slide and its record, for this start and the next one."""
+"""Writes a slide's patch table and record; reuses them if nothing has changed."""
 
 import hashlib
 import json

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from digipath_ray.config.run import EnsembleSpec, OutcomeSpec
-from digipath_ray.heatmap.canvas import Heatmap
+from digipath_ray.heatmap.heatmap import Heatmap
 from digipath_ray.outcome.features import HIGH, LOW, measure_features
 from digipath_ray.outcome.lesions import find_lesions
 from digipath_ray.outcome.metastasis.fit_forests import Training, fit_forests
