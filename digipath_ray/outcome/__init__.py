@@ -1,1 +1,1 @@
-"""Measurements of a heatmap and what follows from them: lesions, features, metastasis types, pN stages, burden."""
+"""Measurements of a heatmap, and the types, stages and burden that follow."""
