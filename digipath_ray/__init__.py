@@ -12,11 +12,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from digipath_ray.cohort.read import SlideRow, read_cohort
+    from digipath_ray.cohort.inputs import SlideRow, read_cohort
     from digipath_ray.config.run import RunConfig
     from digipath_ray.config.toml import load_config
-    from digipath_ray.heatmap.canvas import Heatmap
     from digipath_ray.heatmap.file import read_heatmap, write_heatmap
+    from digipath_ray.heatmap.heatmap import Heatmap
     from digipath_ray.networks.predict import load_ensemble
     from digipath_ray.networks.resolve import resolve
     from digipath_ray.outcome.lesions import find_lesions
@@ -46,9 +46,9 @@ __all__ = [
 ]
 
 _HOME = {
-    "cohort.read": ("SlideRow", "read_cohort"),
+    "cohort.inputs": ("SlideRow", "read_cohort"),
     "config.run": ("RunConfig",),
-    "heatmap.canvas": ("Heatmap",),
+    "heatmap.heatmap": ("Heatmap",),
     "heatmap.file": ("read_heatmap", "write_heatmap"),
     "outcome.lesions": ("find_lesions",),
     "networks.resolve": ("resolve",),

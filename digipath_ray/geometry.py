@@ -1,4 +1,4 @@
-"""Coordinate frames and units; the only module that converts between them.
+"""Coordinate frames and units, and conversions between level 0 and model pixels.
 
 Four frames, each with its prefix: ``l0_`` level-0 pixels, ``lv_`` pixels of the pyramid
 level that is read, ``md_`` model pixels (what the network sees, at the EFFECTIVE mpp)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import scipy.ndimage
 
-from digipath_ray.cohort.read import SlideRow, read_cohort
+from digipath_ray.cohort.inputs import SlideRow, read_cohort
 from digipath_ray.config.toml import Tree
 from tests.slides import write_pyramid
 

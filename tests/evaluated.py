@@ -8,8 +8,8 @@ import numpy as np
 import tomli_w
 
 from digipath_ray.config.toml import Tree, to_tree
-from digipath_ray.heatmap.canvas import Heatmap
 from digipath_ray.heatmap.file import write_heatmap
+from digipath_ray.heatmap.heatmap import Heatmap
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.tissue.mask import Mask, write_mask
 from tests.records import done_of, record_of

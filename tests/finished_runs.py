@@ -11,8 +11,8 @@ import tomli_w
 from PIL import Image
 
 from digipath_ray.config.toml import Tree, from_tree, merge, to_tree
-from digipath_ray.heatmap.canvas import Heatmap
 from digipath_ray.heatmap.file import write_heatmap
+from digipath_ray.heatmap.heatmap import Heatmap
 from digipath_ray.outcome.lesions import find_lesions
 from digipath_ray.outcome.staging import PatientStage
 from digipath_ray.run.directory import RunDirectory

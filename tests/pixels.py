@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from digipath_ray.heatmap.canvas import Heatmap
+from digipath_ray.heatmap.heatmap import Heatmap
 
 P_OF = {".": 0.0, "o": 0.5, "x": 0.9, "#": 0.95, "@": 1.0}
 

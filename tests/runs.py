@@ -9,13 +9,13 @@ import numpy as np
 import psutil
 import scipy.ndimage
 
-from digipath_ray.cohort.read import SlideRow, read_cohort
+from digipath_ray.cohort.inputs import SlideRow, read_cohort
 from digipath_ray.config.run import RunConfig
 from digipath_ray.config.toml import Tree, from_tree, merge
-from digipath_ray.heatmap.canvas import Heatmap
 from digipath_ray.heatmap.file import read_heatmap
+from digipath_ray.heatmap.heatmap import Heatmap
 from digipath_ray.run.directory import RunDirectory
-from digipath_ray.run.progress import RunListener
+from digipath_ray.run.listeners import RunListener
 from tests.slides import paint, write_pyramid
 
 GLASS = 245

@@ -25,7 +25,7 @@ from typing import Any
 import ray
 from ray.cluster_utils import Cluster
 
-from digipath_ray.cohort.read import read_cohort
+from digipath_ray.cohort.inputs import read_cohort
 from digipath_ray.config.run import MemberSpec
 from digipath_ray.distributed import collector, inference
 from digipath_ray.distributed.predict import PredictStage
@@ -34,7 +34,7 @@ from digipath_ray.distributed.resources import Share
 from digipath_ray.distributed.run import run_cohort
 from digipath_ray.networks.predict import EnsemblePredictor
 from digipath_ray.run.directory import RunDirectory
-from digipath_ray.run.progress import Tally
+from digipath_ray.run.listeners import Tally
 from tests.noted import NAME, SECONDS, note, noted_finish, noted_read, open_diary
 from tests.runs import hears, small_config
 

@@ -10,7 +10,7 @@ import tomli_w
 from safetensors.torch import save_file
 
 from digipath_ray.cli import run_app
-from digipath_ray.cohort.read import read_cohort
+from digipath_ray.cohort.inputs import read_cohort
 from digipath_ray.config.recipe import Recipe
 from digipath_ray.config.toml import Tree, merge
 from digipath_ray.distributed import fit as training
@@ -49,7 +49,9 @@ def with_ray(test: Test) -> Test:
 @pytest.fixture(autouse=True)
 def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DIGIPATH_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("digipath_ray.networks.weightfiles.CACHE", tmp_path / "weights")
+    monkeypatch.setattr(
+        "digipath_ray.networks.weight_files.CACHE", tmp_path / "weights"
+    )
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from digipath_ray.cli import run_app
-from digipath_ray.cohort.read import read_cohort
+from digipath_ray.cohort.inputs import read_cohort
 from digipath_ray.distributed import run as night
 from digipath_ray.distributed.read import cut_shards
 from digipath_ray.distributed.run import run_cohort
@@ -112,7 +112,9 @@ def test_a_slide_in_a_bucket_reads_as_on_a_disk(cohort_url, tmp_path, bucket_ser
 def test_weights_in_a_bucket_are_fetched_once_and_again_when_changed(
     bucket_server: Bucket, bucket_url, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("digipath_ray.networks.weightfiles.CACHE", tmp_path / "weights")
+    monkeypatch.setattr(
+        "digipath_ray.networks.weight_files.CACHE", tmp_path / "weights"
+    )
     (tmp_path / "fit").mkdir()
     write_member(tmp_path / "fit", LIGHT)
     send(tmp_path / "fit", f"{bucket_url}/fit")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from digipath_ray.config.run import OutcomeSpec
-from digipath_ray.heatmap.canvas import Heatmap
+from digipath_ray.heatmap.heatmap import Heatmap
 from digipath_ray.outcome.burden import Burden, measure_burden
 from digipath_ray.tissue.mask import Mask
 from tests.pixels import drawn, heatmap_of

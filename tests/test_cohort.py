@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from digipath_ray.cohort.read import SlideRow, read_cohort
+from digipath_ray.cohort.inputs import SlideRow, read_cohort
 
 
 def touch(folder: Path, *names: str) -> list[Path]:

@@ -12,8 +12,8 @@ from digipath_ray.figures.comparison import (
     draw_comparison,
     write_comparison_figures,
 )
-from digipath_ray.heatmap.canvas import Heatmap
 from digipath_ray.heatmap.file import write_heatmap
+from digipath_ray.heatmap.heatmap import Heatmap
 from digipath_ray.run.compare import (
     COMPARISON,
     box_weights,

@@ -364,7 +364,7 @@ def test_hard_examples_of_another_size_or_slide_are_refused(row, hard, tmp_path)
     recipe = hard_recipe(hard, {"fit_patch_px": 96})
     with pytest.raises(ValueError, match="mined with fit_patch_px = 64, but the fit"):
         directory.accept(recipe, [row], overwrite=False)
-    with pytest.raises(ValueError, match="not in the cohort, e.g. 's'"):
+    with pytest.raises(ValueError, match=r"not in the cohort, e\.g\. 's'"):
         directory.accept(
             hard_recipe(hard), [replace(row, slide_id="t")], overwrite=False
         )

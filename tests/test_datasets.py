@@ -14,13 +14,13 @@ from digipath_ray.annotations import read_annotation
 from digipath_ray.cli.cohort import write_cohort
 from digipath_ray.cohort.datasets import DATASETS, DatasetCohort, read_dataset
 from digipath_ray.cohort.datasets.camelyon import CAMELYON16_PARTLY_ANNOTATED
+from digipath_ray.cohort.inputs import read_cohort
 from digipath_ray.cohort.manifest import (
     ALIASES,
     SlideRow,
     read_manifest,
     write_manifest,
 )
-from digipath_ray.cohort.read import read_cohort
 from tests.slides import noise, write_pyramid
 
 

@@ -22,9 +22,9 @@ from digipath_ray.demo.cohort import (
     write_pyramid,
 )
 from digipath_ray.demo.drawing import DemoSlide, draw_slide
-from digipath_ray.demo.fitting import brief_slides, fit_slides
+from digipath_ray.demo.fit_cohort import brief_slides, fit_slides
 from digipath_ray.demo.painting import EOSIN_OD, HEMATOXYLIN_OD
-from digipath_ray.demo.truth import Score, dice_of, score_run
+from digipath_ray.demo.score import Score, dice_of, score_run
 from digipath_ray.heatmap.file import read_heatmap
 from digipath_ray.networks.card import ModelCard, read_card
 from digipath_ray.networks.notes import overlay_notes

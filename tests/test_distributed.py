@@ -12,7 +12,7 @@ import pytest
 import ray
 import torch
 
-from digipath_ray.cohort.read import read_cohort
+from digipath_ray.cohort.inputs import read_cohort
 from digipath_ray.distributed import inference
 from digipath_ray.distributed import read as shard
 from digipath_ray.distributed import resources as cluster
@@ -23,7 +23,7 @@ from digipath_ray.heatmap.canvas import blend_window
 from digipath_ray.networks.weights import load_member
 from digipath_ray.pipeline.prepare import grid_of
 from digipath_ray.run.directory import RunDirectory
-from digipath_ray.run.progress import Tally
+from digipath_ray.run.listeners import Tally
 from digipath_ray.slide.open import open_slide
 from tests.runs import (
     RAY_WARNINGS,
@@ -219,7 +219,7 @@ def test_slides_are_finished_while_others_are_predicted(
 ONE_CPU = """
 import functools, sys
 import ray
-from digipath_ray.cohort.read import read_cohort
+from digipath_ray.cohort.inputs import read_cohort
 from digipath_ray.distributed.run import run_cohort
 from digipath_ray.run.directory import RunDirectory
 from tests.runs import small_config

@@ -12,14 +12,14 @@ from rich.console import Console
 from digipath_ray.cli.export import export_run as export_command
 from digipath_ray.export import FORMATS, export_run
 from digipath_ray.export import formats as formats_module
-from digipath_ray.export.segmentation import (
+from digipath_ray.export.csv_tables import format_cell
+from digipath_ray.export.dicom_seg import (
     make_segmentation,
     quantize,
     write_segmentations,
 )
-from digipath_ray.export.source import derive_uid, find_source, make_source
-from digipath_ray.export.tables import format_cell
-from digipath_ray.heatmap.canvas import Heatmap
+from digipath_ray.export.dicom_source import derive_uid, find_source, make_source
+from digipath_ray.heatmap.heatmap import Heatmap
 from digipath_ray.outcome.features import FEATURES, FEATURES_SCHEMA
 from digipath_ray.outcome.staging import Metastasis, stage_patient
 from digipath_ray.run.directory import RunDirectory

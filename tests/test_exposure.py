@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.config.run import MemberSpec
 from digipath_ray.networks.card import ModelCard, write_card
-from digipath_ray.networks.exposure import Exposure, overlap_warning, read_exposure
+from digipath_ray.networks.seen_slides import Exposure, overlap_warning, read_exposure
 from digipath_ray.storage.files import file_digest
 
 

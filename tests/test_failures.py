@@ -12,7 +12,7 @@ import pytest
 import tifffile
 
 from digipath_ray import schema
-from digipath_ray.cohort.read import read_cohort
+from digipath_ray.cohort.inputs import read_cohort
 from digipath_ray.distributed.ledger import Ledger
 from digipath_ray.distributed.predict import PredictStage
 from digipath_ray.distributed.read import pixel_row

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from scipy import stats
 
-from digipath_ray.heatmap.canvas import Heatmap
+from digipath_ray.heatmap.heatmap import Heatmap
 from digipath_ray.outcome.features import (
     FEATURES,
     FEATURES_SCHEMA,

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from digipath_ray.config.run import GridSpec
-from digipath_ray.heatmap.canvas import Canvas, Heatmap, blend_window, sum_patches
+from digipath_ray.heatmap.canvas import Canvas, blend_window, sum_patches
 from digipath_ray.heatmap.file import halve, pyramid_levels, read_heatmap, write_heatmap
+from digipath_ray.heatmap.heatmap import Heatmap
 
 
 def spec(patch: int, stride: int) -> GridSpec:

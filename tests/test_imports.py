@@ -78,7 +78,7 @@ def test_heavy_libraries_stay_in_their_place() -> None:
     ("modules", "without"),
     [
         # A task on a CPU.
-        ("run.prepared outcome.measure", "ray torch"),
+        ("run.patch_table outcome.measure", "ray torch"),
         # A driver that lays the plan, and Ray's tasks that read and finish.
         ("distributed.run", "torch segmentation_models_pytorch timm"),
         ("distributed.fit_feed distributed.fit_samples", "torch"),

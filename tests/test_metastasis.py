@@ -19,8 +19,7 @@ from sklearn.metrics import cohen_kappa_score
 from digipath_ray.config.toml import Tree
 from digipath_ray.outcome.features import FEATURES
 from digipath_ray.outcome.metastasis.drawing import write_importances
-from digipath_ray.outcome.metastasis.fit import fit_model
-from digipath_ray.outcome.metastasis.fitting import (
+from digipath_ray.outcome.metastasis.fit_forests import (
     Training,
     balance,
     count_types,
@@ -28,6 +27,8 @@ from digipath_ray.outcome.metastasis.fitting import (
     forest_of,
     left_out,
 )
+from digipath_ray.outcome.metastasis.fit_model import fit_model
+from digipath_ray.outcome.metastasis.fit_size_rule import fit_size_rule, undominated
 from digipath_ray.outcome.metastasis.forests import (
     FORESTS,
     Forests,
@@ -44,7 +45,6 @@ from digipath_ray.outcome.metastasis.model import (
     setting_of,
 )
 from digipath_ray.outcome.metastasis.scores import quadratic_kappa, score_types
-from digipath_ray.outcome.metastasis.size_fit import fit_size_rule, undominated
 from digipath_ray.outcome.metastasis.size_rule import LesionGroup, SizeRule
 from digipath_ray.outcome.metastasis.validation import (
     ALL_FORESTS,

@@ -15,14 +15,15 @@ from digipath_ray.annotations import Window, read_annotation
 from digipath_ray.cli.app import run_app
 from digipath_ray.config.recipe import AnnotationSpec
 from digipath_ray.config.toml import to_tree
-from digipath_ray.heatmap.canvas import Heatmap
 from digipath_ray.heatmap.file import write_heatmap
+from digipath_ray.heatmap.heatmap import Heatmap
 from digipath_ray.mining.hard import Windows, find_hard
 from digipath_ray.mining.regions import find_regions, region_features
 from digipath_ray.mining.spec import MiningSpec
 from digipath_ray.run.directory import RunDirectory
-from digipath_ray.run.finished import FinishedSlide, Truth, read_finished, read_truth
+from digipath_ray.run.finished import FinishedSlide, read_finished
 from digipath_ray.run.record import SlideRecord
+from digipath_ray.run.truth import Truth, read_truth
 from digipath_ray.schema import SAMPLES
 from digipath_ray.tissue.mask import Mask, write_mask
 from tests.records import done_of, record_of

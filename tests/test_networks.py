@@ -18,7 +18,7 @@ from digipath_ray.networks.build import (
     default_normalization,
 )
 from digipath_ray.networks.card import ModelCard, read_card, write_card
-from digipath_ray.networks.imported import import_checkpoint
+from digipath_ray.networks.import_weights import import_checkpoint
 from digipath_ray.networks.resolve import check_member, resolve
 from digipath_ray.networks.weights import dtype_on, load_member, save_weights
 from digipath_ray.storage.files import file_digest

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from digipath_ray.cohort.read import read_cohort
+from digipath_ray.cohort.inputs import read_cohort
 from digipath_ray.config.run import RunConfig
 from digipath_ray.distributed import resources as cluster
 from digipath_ray.distributed.inference import actor_pool

@@ -15,8 +15,8 @@ from digipath_ray.config.run import (
     OutcomeSpec,
     RunConfig,
 )
-from digipath_ray.heatmap.canvas import Heatmap
-from digipath_ray.outcome.geojson import write_outcome
+from digipath_ray.heatmap.heatmap import Heatmap
+from digipath_ray.outcome.lesion_files import write_outcome
 from digipath_ray.outcome.measure import measure_slide, measured_with
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.finished import FinishedSlide

@@ -5,7 +5,7 @@ from PIL import Image
 
 from digipath_ray.figures.figure import lay_out, round_length, shown
 from digipath_ray.figures.overlay import draw_overlay, write_overlay
-from digipath_ray.heatmap.canvas import Heatmap
+from digipath_ray.heatmap.heatmap import Heatmap
 from digipath_ray.words import TIMES, format_area, format_length, shorten
 
 GRAY = 200

@@ -16,11 +16,6 @@ from digipath_ray.distributed.calibrate import (
     measure_ensemble,
     measure_reading,
 )
-from digipath_ray.planning.calibration import (
-    Machine,
-    describe_ensemble,
-    read_calibration,
-)
 from digipath_ray.planning.prices import (
     NodeType,
     Offer,
@@ -30,6 +25,11 @@ from digipath_ray.planning.prices import (
     format_reading,
     read_prices,
     work_of,
+)
+from digipath_ray.planning.speed import (
+    Machine,
+    describe_ensemble,
+    read_calibration,
 )
 from tests.runs import RAY_WARNINGS, SMALL, small_config, write_slide
 

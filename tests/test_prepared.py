@@ -8,14 +8,14 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from digipath_ray.cohort.read import SlideRow
+from digipath_ray.cohort.inputs import SlideRow
 from digipath_ray.config.run import RunConfig
 from digipath_ray.config.toml import from_tree
 from digipath_ray.networks.notes import overlay_notes
 from digipath_ray.patches import cut_chunks, keep_cells
 from digipath_ray.pipeline.prepare import prepare_slide
 from digipath_ray.run.directory import RunDirectory
-from digipath_ray.run.prepared import read_chunks, read_prepared
+from digipath_ray.run.patch_table import read_chunks, read_prepared
 from digipath_ray.run.record import SlideRecord
 from digipath_ray.schema import PATCHES, SLIDES
 from digipath_ray.slide.open import SlideError

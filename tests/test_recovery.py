@@ -13,14 +13,14 @@ import numpy as np
 import psutil
 import pytest
 
-from digipath_ray.cohort.read import SlideRow, read_cohort
+from digipath_ray.cohort.inputs import SlideRow, read_cohort
 from digipath_ray.distributed import run as night
 from digipath_ray.distributed.collector import try_finish
 from digipath_ray.distributed.predict import PredictStage
 from digipath_ray.distributed.run import run_cohort
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import RunError
-from digipath_ray.run.progress import Tally
+from digipath_ray.run.listeners import Tally
 from tests.runs import (
     RAY_WARNINGS,
     hears,
@@ -44,7 +44,7 @@ SLIDES = [f"s{i:02}" for i in range(6)]
 DRIVER = """
 import functools, sys
 import ray
-from digipath_ray.cohort.read import read_cohort
+from digipath_ray.cohort.inputs import read_cohort
 from digipath_ray.distributed.predict import PredictStage
 from digipath_ray.distributed.run import run_cohort
 from digipath_ray.run.directory import RunDirectory

@@ -13,7 +13,7 @@ from PIL import Image
 from playwright.sync_api import Browser
 from rich.console import Console
 
-from digipath_ray.cli.outcome import config_of
+from digipath_ray.cli.remeasure import config_of
 from digipath_ray.cli.report import report_run
 from digipath_ray.config.toml import merge
 from digipath_ray.heatmap.file import write_heatmap

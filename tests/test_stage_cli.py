@@ -11,10 +11,10 @@ import pytest
 import tomli_w
 from rich.console import Console
 
-from digipath_ray.cli.stage import fit_stage_model, stage_labels
+from digipath_ray.cli.stage_fit import fit_stage_model, stage_labels
 from digipath_ray.config.toml import to_tree
 from digipath_ray.outcome.features import FEATURES
-from digipath_ray.outcome.metastasis.fitting import Training
+from digipath_ray.outcome.metastasis.fit_forests import Training
 from digipath_ray.outcome.metastasis.model import check_fits, load_stage_model
 from digipath_ray.outcome.staging import Metastasis
 from digipath_ray.run.directory import RunDirectory

@@ -25,7 +25,7 @@ from digipath_ray.distributed.heartbeat import Heartbeat
 from digipath_ray.distributed.run import remeasure_run, run_cohort
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import Failure, RunError
-from digipath_ray.run.progress import Tally
+from digipath_ray.run.listeners import Tally
 from digipath_ray.run.status import Status, liveness, read_status, timestamp
 from digipath_ray.schema import FAILURES
 from tests.runs import RAY_WARNINGS, hears, small_config, write_cohort

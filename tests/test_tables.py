@@ -10,8 +10,8 @@ import pytest
 
 from digipath_ray.config.run import GridSpec, MemberSpec, OutcomeSpec, RunConfig
 from digipath_ray.outcome.features import FEATURES
-from digipath_ray.outcome.metastasis.fit import fit_model
-from digipath_ray.outcome.metastasis.fitting import Training
+from digipath_ray.outcome.metastasis.fit_forests import Training
+from digipath_ray.outcome.metastasis.fit_model import fit_model
 from digipath_ray.outcome.metastasis.model import save_stage_model, setting_of
 from digipath_ray.outcome.metastasis.size_rule import SizeRule
 from digipath_ray.outcome.metastasis.validation import LabeledSlides

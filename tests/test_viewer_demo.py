@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from playwright.sync_api import expect
 from scipy.ndimage import maximum_filter, minimum_filter
 
-from digipath_ray.heatmap.canvas import Heatmap
 from digipath_ray.heatmap.file import read_heatmap
+from digipath_ray.heatmap.heatmap import Heatmap
 from digipath_ray.run.directory import RunDirectory
 from tests.browser import Tab, pixels_of
 from tests.viewing import viewing

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from digipath_ray.config.recipe import AnnotationSpec
-from digipath_ray.heatmap.canvas import Heatmap
 from digipath_ray.heatmap.file import write_heatmap
+from digipath_ray.heatmap.heatmap import Heatmap
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.storage.bucket import put
 from digipath_ray.storage.files import place

@@ -12,8 +12,8 @@ import psutil
 import pytest
 from starlette.testclient import TestClient
 
+from digipath_ray.cohort.inputs import read_cohort
 from digipath_ray.cohort.manifest import SlideRow
-from digipath_ray.cohort.read import read_cohort
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.storage.bucket import put
 from digipath_ray.storage.files import place

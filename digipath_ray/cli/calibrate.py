@@ -14,7 +14,7 @@ from digipath_ray.config.toml import Tree
 from digipath_ray.distributed.calibrate import cluster_nodes, kinds_of, measure_nodes
 from digipath_ray.distributed.connect import connected
 from digipath_ray.networks.resolve import resolve
-from digipath_ray.planning.calibration import (
+from digipath_ray.planning.speed import (
     Calibration,
     describe_ensemble,
     format_ensemble,

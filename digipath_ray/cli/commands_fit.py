@@ -1,6 +1,6 @@
-"""The commands by which networks are learned: ``cohort`` to ``mine``.
+"""Declares ``cohort``, ``import-weights``, ``train`` and ``mine``.
 
-They are registered in :mod:`digipath_ray.cli.app`.
+What each does is in the module of its name; ``app`` registers them.
 """
 
 from pathlib import Path

@@ -1,6 +1,7 @@
-"""The commands that turn heatmaps into answers: ``stage`` to ``export``.
+"""Declares ``stage``, ``burden``, ``report``, ``evaluate`` and ``export``.
 
-They are registered in :mod:`digipath_ray.cli.app`.
+``stage`` and ``burden`` measure again in ``remeasure``, ``stage fit`` is in
+``stage_fit``, the others in the module of their name; ``app`` registers them.
 """
 
 from pathlib import Path
@@ -56,7 +57,7 @@ def stage_run(
     overrides: dict[str, Any],
 ) -> int:
     """Recompute lesions, features, types and stages from heatmaps. No GPU."""
-    from digipath_ray.cli.outcome import conclude
+    from digipath_ray.cli.remeasure import conclude
 
     if model is not None:
         overrides = {**overrides, "stage_model": None if model == "none" else model}
@@ -72,7 +73,7 @@ def stage_run(
 )
 def burden(*, run_directory: RunArgument, overrides: dict[str, Any]) -> int:
     """Recompute tumor burden from heatmaps: viable by whole tumor. No GPU."""
-    from digipath_ray.cli.outcome import conclude
+    from digipath_ray.cli.remeasure import conclude
 
     return conclude(console(), run_directory, "burden", overrides)
 
@@ -120,8 +121,8 @@ def fit(
     overwrite: OverwriteOption = False,
 ) -> int:
     """Fit four random forests and the size rule on a run's slides with known types."""
-    from digipath_ray.cli.stage import fit_stage_model
-    from digipath_ray.outcome.metastasis.fitting import Training
+    from digipath_ray.cli.stage_fit import fit_stage_model
+    from digipath_ray.outcome.metastasis.fit_forests import Training
 
     return fit_stage_model(
         console(),
@@ -159,7 +160,7 @@ def labels(
     ] = None,
 ) -> int:
     """Stage the patients of a label file alone."""
-    from digipath_ray.cli.stage import stage_labels
+    from digipath_ray.cli.stage_fit import stage_labels
 
     return stage_labels(console(), file, out, nodes=nodes)
 

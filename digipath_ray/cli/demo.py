@@ -10,12 +10,12 @@ from rich.table import Table
 from digipath_ray.cli.progress import RunProgress
 from digipath_ray.cli.run import print_summary
 from digipath_ray.cli.train import member_table, narrate
-from digipath_ray.cohort.read import read_cohort
+from digipath_ray.cohort.inputs import read_cohort
 from digipath_ray.config.toml import load_config
 from digipath_ray.demo.cohort import MANIFEST, build_cohort, demo_slides
 from digipath_ray.demo.drawing import DemoSlide
-from digipath_ray.demo.fitting import brief_recipe, brief_slides
-from digipath_ray.demo.truth import Score, dice_of, score_run
+from digipath_ray.demo.fit_cohort import brief_recipe, brief_slides
+from digipath_ray.demo.score import Score, dice_of, score_run
 from digipath_ray.distributed.fit import fit_cohort
 from digipath_ray.distributed.run import Summary, run_cohort
 from digipath_ray.networks.resolve import resolve, resolve_recipe

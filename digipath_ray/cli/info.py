@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from digipath_ray.cli.options import config_as_known
-from digipath_ray.cohort.read import SlideRow, read_cohort
+from digipath_ray.cohort.inputs import SlideRow, read_cohort
 from digipath_ray.config.run import RunConfig
 from digipath_ray.config.toml import Tree
 from digipath_ray.geometry import MPP_TOLERANCE, NoLevelFineEnough

@@ -19,15 +19,11 @@ from digipath_ray.mining.regions import (
     write_regions,
 )
 from digipath_ray.mining.spec import MiningSpec, RegionSpec
-from digipath_ray.networks.exposure import read_exposure
+from digipath_ray.networks.seen_slides import read_exposure
 from digipath_ray.run.directory import RunDirectory
-from digipath_ray.run.finished import (
-    FinishedRun,
-    read_finished,
-    read_run,
-    read_truth,
-)
+from digipath_ray.run.finished import FinishedRun, read_finished, read_run
 from digipath_ray.run.record import DoneRecord
+from digipath_ray.run.truth import read_truth
 from digipath_ray.words import count
 
 Found = TypeVar("Found")

@@ -14,7 +14,7 @@ from rich.table import Table
 from digipath_ray.cli.options import config_as_known
 from digipath_ray.cli.progress import RunProgress
 from digipath_ray.cli.run import print_failure, print_flags
-from digipath_ray.cohort.read import SlideRow, read_cohort
+from digipath_ray.cohort.inputs import SlideRow, read_cohort
 from digipath_ray.config.run import RunConfig
 from digipath_ray.config.toml import Tree
 from digipath_ray.distributed.connect import connected
@@ -22,7 +22,6 @@ from digipath_ray.distributed.prepare import prepare_cohort
 from digipath_ray.machine import free_disk_bytes
 from digipath_ray.networks.build import PAPER_MEMBERS
 from digipath_ray.networks.resolve import resolve
-from digipath_ray.planning.calibration import Calibration, read_calibration
 from digipath_ray.planning.cost import (
     Cost,
     Pace,
@@ -44,9 +43,10 @@ from digipath_ray.planning.prices import (
     work_of,
 )
 from digipath_ray.planning.rate import for_cpu, measure_rate
+from digipath_ray.planning.speed import Calibration, read_calibration
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import Failure
-from digipath_ray.run.progress import FailureLog, Listeners
+from digipath_ray.run.listeners import FailureLog, Listeners
 from digipath_ray.run.record import SlideRecord
 from digipath_ray.storage import bucket
 from digipath_ray.storage.files import is_url, place

@@ -14,7 +14,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from digipath_ray.run.progress import RunListener, Tally
+from digipath_ray.run.listeners import RunListener, Tally
 from digipath_ray.words import format_duration, format_rate
 
 LINE_EVERY_S = 10.0

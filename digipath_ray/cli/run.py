@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from digipath_ray.cli.progress import RunProgress
-from digipath_ray.cohort.read import read_cohort
+from digipath_ray.cohort.inputs import read_cohort
 from digipath_ray.config.toml import Tree
 from digipath_ray.distributed.run import Summary, run_cohort
 from digipath_ray.networks.resolve import resolve

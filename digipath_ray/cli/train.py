@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from digipath_ray.cli.run import print_failure
-from digipath_ray.cohort.read import read_cohort
+from digipath_ray.cohort.inputs import read_cohort
 from digipath_ray.config.toml import Tree
 from digipath_ray.distributed.fit import FitListener, FitSummary, fit_cohort
 from digipath_ray.networks.card import ModelCard

@@ -12,7 +12,7 @@ from rich.markup import escape
 from digipath_ray.config.run import MemberSpec
 from digipath_ray.networks.build import normalization_of
 from digipath_ray.networks.card import ModelCard, card_path
-from digipath_ray.networks.imported import import_checkpoint, import_keras
+from digipath_ray.networks.import_weights import import_checkpoint, import_keras
 from digipath_ray.networks.original import ORIGINAL_ARCHITECTURES
 
 KERAS_SUFFIXES = (".h5", ".hdf5")

@@ -1,1 +1,1 @@
-"""What the user named, as the slides of a cohort."""
+"""Reads files, folders and manifests into the slides of a cohort."""

@@ -1,4 +1,4 @@
-"""Tables that people keep: CSV, TSV or Parquet, read as rows of named cells."""
+"""Tables that people keep (CSV, TSV, Parquet): rows of cells, and cells as text."""
 
 import csv
 import io

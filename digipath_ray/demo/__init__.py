@@ -7,7 +7,7 @@ scores a run.
 
 from digipath_ray.demo.cohort import build_cohort, build_demo_cohort, demo_slides
 from digipath_ray.demo.drawing import DemoSlide, draw_slide
-from digipath_ray.demo.fitting import build_fit_cohort, fit_slides
+from digipath_ray.demo.fit_cohort import build_fit_cohort, fit_slides
 
 __all__ = [
     "DemoSlide",

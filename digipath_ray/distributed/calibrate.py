@@ -20,10 +20,10 @@ from digipath_ray.demo.drawing import draw_slide
 from digipath_ray.patches import cut_chunks, keep_cells, lay_grid
 from digipath_ray.pipeline.chunk import read_chunk
 from digipath_ray.pipeline.prepare import find_slide_tissue, grid_of, open_cohort_slide
-from digipath_ray.planning.calibration import (
+from digipath_ray.planning.rate import MEASURE_S, for_cpu, measure_rate
+from digipath_ray.planning.speed import (
     Machine,
 )
-from digipath_ray.planning.rate import MEASURE_S, for_cpu, measure_rate
 
 READ_S = 10.0
 

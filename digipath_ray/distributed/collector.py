@@ -22,7 +22,7 @@ from digipath_ray.pipeline.chunk import ChunkSums
 from digipath_ray.pipeline.finish import finish_slide
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import Failure
-from digipath_ray.run.progress import RunListener, Tally
+from digipath_ray.run.listeners import RunListener, Tally
 from digipath_ray.run.record import SlideRecord
 from digipath_ray.slide.open import SlideError
 

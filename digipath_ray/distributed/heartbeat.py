@@ -1,7 +1,7 @@
-"""A run's sign of life: a thread that writes ``status.json`` and sets the prometheus.
+"""A thread of the driver that writes ``status.json`` and sets the Prometheus gauges.
 
-What the driver does it only notes; the writing, which a bucket may hold up, is the
-thread's, and whatever comes of it the run goes on.
+The driver only notes its progress; the thread writes, which may take long in a bucket,
+and a write that fails does not end the run.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from digipath_ray.distributed import prometheus
 from digipath_ray.distributed.throughput import current_bottleneck
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import Failure
-from digipath_ray.run.progress import RunListener, Tally
+from digipath_ray.run.listeners import RunListener, Tally
 from digipath_ray.run.status import WRITE_S, Phase, Status, timestamp
 
 log = logging.getLogger(__name__)

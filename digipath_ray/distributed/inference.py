@@ -24,7 +24,7 @@ from digipath_ray.distributed.read import read_shard, shard_table
 from digipath_ray.distributed.resources import Share
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import RunStopped
-from digipath_ray.run.progress import RunListener, Tally
+from digipath_ray.run.listeners import RunListener, Tally
 from digipath_ray.run.record import SlideRecord
 from digipath_ray.storage.files import is_url, read_table
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from digipath_ray.cohort.read import SlideRow
+from digipath_ray.cohort.inputs import SlideRow
 from digipath_ray.config.run import MemberSpec, RunConfig
 from digipath_ray.distributed.attempts import explain
-from digipath_ray.networks.exposure import overlap_warning, read_exposure
-from digipath_ray.run.progress import RunListener
+from digipath_ray.networks.seen_slides import overlap_warning, read_exposure
+from digipath_ray.run.listeners import RunListener
 from digipath_ray.run.record import SlideRecord
 from digipath_ray.slide.open import SlideError
 

@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from digipath_ray.cohort.read import SlideRow
+from digipath_ray.cohort.inputs import SlideRow
 from digipath_ray.config.run import RunConfig
 from digipath_ray.distributed.attempts import explain, watched
 from digipath_ray.distributed.tasks import for_each_slide
 from digipath_ray.pipeline.prepare import prepare_slide
 from digipath_ray.run.directory import READERS, RunDirectory
 from digipath_ray.run.failure import Failure
-from digipath_ray.run.prepared import read_prepared
-from digipath_ray.run.progress import RunListener
+from digipath_ray.run.listeners import RunListener
+from digipath_ray.run.patch_table import read_prepared
 from digipath_ray.run.record import SlideRecord
 
 Result = SlideRecord | Failure

@@ -20,12 +20,12 @@ from digipath_ray.config.run import RunConfig
 from digipath_ray.distributed.attempts import counted, explain, watched
 from digipath_ray.distributed.ledger import Ledger
 from digipath_ray.distributed.prometheus import count_opened, count_read
-from digipath_ray.patches import Cells
+from digipath_ray.patches import Cells, Grid
 from digipath_ray.pipeline.chunk import read_chunk
 from digipath_ray.pipeline.prepare import grid_of, open_cohort_slide
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import Failure
-from digipath_ray.run.prepared import read_chunks
+from digipath_ray.run.patch_table import read_chunks
 from digipath_ray.run.record import SlideRecord
 from digipath_ray.schema import SHARDS
 from digipath_ray.slide.open import Slide
@@ -91,6 +91,7 @@ class ShardReader:
         self.slide_mpp = None if mpp is None or np.isnan(mpp) else float(mpp)
         self.version = str(row["version"]) or None
         self.slide: Slide | None = None
+        self.grid: Grid | None = None
         self.chunks: list[Cells] = []
 
     def read(self, number: int) -> Batch | Failure:
@@ -111,7 +112,7 @@ class ShardReader:
 
     def _read(self, number: int, on_progress: Callable[[], None]) -> Batch:
         started = time.perf_counter()
-        if self.slide is None:
+        if self.slide is None or self.grid is None:
             self.chunks = read_chunks(self.run, self.slide_id, self.config)
             self.slide = open_cohort_slide(
                 self.path,
@@ -121,8 +122,9 @@ class ShardReader:
                 on_progress=on_progress,
             )
             count_opened(self.slide)
-        grid, cells = grid_of(self.slide, self.config), self.chunks[number]
-        blocks, pixels, index = read_chunk(self.slide, grid, cells, self.config)
+            self.grid = grid_of(self.slide, self.config)
+        cells = self.chunks[number]
+        blocks, pixels, index = read_chunk(self.slide, self.grid, cells, self.config)
         seconds = time.perf_counter() - started
         count_read(patches=len(cells), nbytes=pixels.nbytes, seconds=seconds)
         return pixel_row(self.slide_id, number, blocks, pixels, index, seconds)

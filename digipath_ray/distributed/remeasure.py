@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from digipath_ray.cohort.read import SlideRow
+from digipath_ray.cohort.inputs import SlideRow
 from digipath_ray.config.run import RunConfig
 from digipath_ray.distributed.attempts import explain
 from digipath_ray.distributed.tasks import for_each_slide
@@ -10,7 +10,7 @@ from digipath_ray.outcome.measure import measured_with
 from digipath_ray.pipeline.finish import remeasure_slide
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import Failure
-from digipath_ray.run.progress import RunListener
+from digipath_ray.run.listeners import RunListener
 from digipath_ray.run.record import DoneRecord, SlideRecord
 
 ATTEMPTS = 3

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from digipath_ray import schema
+from digipath_ray.cohort.inputs import SlideRow
 from digipath_ray.cohort.manifest import read_manifest, write_manifest
-from digipath_ray.cohort.read import SlideRow
 from digipath_ray.config.run import RunConfig
 from digipath_ray.config.toml import to_tree
 from digipath_ray.distributed.connect import connected
@@ -21,16 +21,16 @@ from digipath_ray.distributed.prepare import prepare_cohort
 from digipath_ray.distributed.remeasure import find_stale, remeasure_slides
 from digipath_ray.distributed.resources import Share, describe_work, divide, fit_chunks
 from digipath_ray.distributed.throughput import count_ends, measure
-from digipath_ray.networks.exposure import read_exposure
 from digipath_ray.networks.notes import member_notes
+from digipath_ray.networks.seen_slides import read_exposure
 from digipath_ray.outcome.staging import PatientStage
 from digipath_ray.outcome.tables import stage_model_of, write_tables
 from digipath_ray.pipeline.prepare import mark_seen
 from digipath_ray.report import write_report
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import Failure, RunError, RunStopped
-from digipath_ray.run.prepared import digest_mask
-from digipath_ray.run.progress import FailureLog, Listeners, RunListener, Tally
+from digipath_ray.run.listeners import FailureLog, Listeners, RunListener, Tally
+from digipath_ray.run.patch_table import digest_mask
 from digipath_ray.run.record import DoneRecord, SlideRecord
 from digipath_ray.storage.files import publish, read_table
 from digipath_ray.storage.lease import Held

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import ray
 
-from digipath_ray.cohort.read import SlideRow
+from digipath_ray.cohort.inputs import SlideRow
 from digipath_ray.distributed.attempts import TooManyAttempts, explain
 from digipath_ray.run.failure import Failure
 

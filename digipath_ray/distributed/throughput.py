@@ -11,7 +11,7 @@ from digipath_ray import __version__
 from digipath_ray.config.run import RunConfig
 from digipath_ray.distributed.resources import Share
 from digipath_ray.run.failure import Failure
-from digipath_ray.run.progress import Tally
+from digipath_ray.run.listeners import Tally
 
 
 def count_ends(slides: int, failures: Sequence[Failure]) -> dict[str, Any]:

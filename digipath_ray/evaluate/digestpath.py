@@ -35,7 +35,8 @@ from digipath_ray.evaluate.predicted import (
 from digipath_ray.evaluate.reference import annotations_in, read_reference
 from digipath_ray.evaluate.results import Evaluation
 from digipath_ray.evaluate.slidescore import auc, slide_score
-from digipath_ray.run.finished import FinishedRun, FinishedSlide, Truth
+from digipath_ray.run.finished import FinishedRun, FinishedSlide
+from digipath_ray.run.truth import Truth
 
 
 @dataclass(frozen=True, kw_only=True)

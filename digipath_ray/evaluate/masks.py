@@ -45,7 +45,8 @@ from digipath_ray.evaluate.reference import (
 )
 from digipath_ray.evaluate.results import Evaluation
 from digipath_ray.overlap import dice
-from digipath_ray.run.finished import FinishedRun, FinishedSlide, Truth, read_truth
+from digipath_ray.run.finished import FinishedRun, FinishedSlide
+from digipath_ray.run.truth import Truth, read_truth
 
 Bools = NDArray[np.bool_]
 Found = TypeVar("Found")

@@ -34,7 +34,8 @@ from digipath_ray.evaluate.predicted import (
 from digipath_ray.evaluate.reference import annotations_in, read_reference
 from digipath_ray.evaluate.results import Evaluation
 from digipath_ray.outcome.burden import measure_burden
-from digipath_ray.run.finished import FinishedRun, FinishedSlide, Truth
+from digipath_ray.run.finished import FinishedRun, FinishedSlide
+from digipath_ray.run.truth import Truth
 
 CLIP = 0.65
 """Jaccard index below which a case's Task 1 score is 0."""

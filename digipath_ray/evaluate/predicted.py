@@ -6,7 +6,7 @@ from pathlib import Path
 
 from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.evaluate.bootstrap import ENSEMBLE
-from digipath_ray.heatmap.canvas import Heatmap
+from digipath_ray.heatmap.heatmap import Heatmap
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.finished import FinishedRun, FinishedSlide, read_run
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from sklearn.metrics import roc_auc_score
 
 from digipath_ray.config.run import RunConfig
-from digipath_ray.heatmap.canvas import Heatmap
+from digipath_ray.heatmap.heatmap import Heatmap
 from digipath_ray.outcome.lesions import find_lesions
 from digipath_ray.outcome.metastasis.size_rule import SizeRule
 

@@ -40,7 +40,7 @@ def export_run(run: RunDirectory, out: Path, *, format: str) -> Exported:
 
 
 def _csv(run: RunDirectory, out: Path) -> Exported:
-    from digipath_ray.export.tables import write_tables
+    from digipath_ray.export.csv_tables import write_tables
 
     return Exported(files=tuple(write_tables(run, out)))
 
@@ -59,7 +59,7 @@ def _dicom_seg(run: RunDirectory, out: Path) -> Exported:
             "DICOM needs highdicom, which is not installed: "
             "pip install 'digipath_ray[dicom]'"
         )
-    from digipath_ray.export.segmentation import write_segmentations
+    from digipath_ray.export.dicom_seg import write_segmentations
 
     files, missing = write_segmentations(run, out)
     left_out = tuple(f"{i}: {why}" for i, why in missing.items())

@@ -15,8 +15,8 @@ from digipath_ray.figures.figure import (
     show_map,
     write_figure,
 )
-from digipath_ray.heatmap.canvas import Heatmap
 from digipath_ray.heatmap.file import read_heatmap
+from digipath_ray.heatmap.heatmap import Heatmap
 from digipath_ray.run.compare import NAMES, on_one_grid, read_run
 from digipath_ray.words import DOT, TIMES, format_length
 

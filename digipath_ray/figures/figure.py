@@ -22,8 +22,8 @@ from matplotlib.transforms import Transform, blended_transform_factory, offset_c
 from numpy.typing import NDArray
 from PIL import Image
 
-from digipath_ray.heatmap.canvas import Heatmap, Map
 from digipath_ray.heatmap.file import halve
+from digipath_ray.heatmap.heatmap import Heatmap, Map
 from digipath_ray.words import DOT, TIMES, format_length, shorten
 
 Pixels = NDArray[np.uint8]

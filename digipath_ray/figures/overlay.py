@@ -28,7 +28,7 @@ from digipath_ray.figures.figure import (
     variance_colors,
     write_figure,
 )
-from digipath_ray.heatmap.canvas import Heatmap, Map
+from digipath_ray.heatmap.heatmap import Heatmap, Map
 from digipath_ray.words import AT_LEAST, DOT, TIMES, format_area
 
 

@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import numpy as np
 import tifffile
 
-from digipath_ray.heatmap.canvas import Heatmap, Map
+from digipath_ray.heatmap.heatmap import Heatmap, Map
 from digipath_ray.storage.files import open_file
 
 DAMAGED = (RuntimeError, zlib.error, struct.error, LookupError, TypeError, ValueError)

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from skimage.transform import integral_image
 
 from digipath_ray.mining.spec import MiningSpec
-from digipath_ray.run.finished import FinishedSlide, Truth
+from digipath_ray.run.finished import FinishedSlide
+from digipath_ray.run.truth import Truth
 from digipath_ray.schema import SAMPLES
 
 Bools = NDArray[np.bool_]

@@ -21,7 +21,7 @@ from digipath_ray.annotations.corrected import (
     untouched_note,
 )
 from digipath_ray.annotations.outlines import Shape
-from digipath_ray.heatmap.canvas import Heatmap, Map
+from digipath_ray.heatmap.heatmap import Heatmap, Map
 from digipath_ray.mining.spec import Uncertainty
 from digipath_ray.outcome.qupath import Feature, feature, outline, write_features
 from digipath_ray.run.finished import FinishedSlide

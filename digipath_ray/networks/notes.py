@@ -1,4 +1,4 @@
-"""What a reader must know of the networks behind a heatmap."""
+"""Warnings for readers of a heatmap: untrained or demo networks, research use."""
 
 import functools
 from importlib import resources

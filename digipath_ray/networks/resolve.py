@@ -30,7 +30,7 @@ from digipath_ray.networks.card import (
     mean_threshold,
     read_card,
 )
-from digipath_ray.networks.weightfiles import fetch_encoder, list_weights, weights_file
+from digipath_ray.networks.weight_files import fetch_encoder, list_weights, weights_file
 from digipath_ray.networks.weights import (
     check_file_finite,
     check_fit,

@@ -1,8 +1,6 @@
-"""Weights in and out: safetensors files with a model card beside them.
+"""Loads and saves the weights of a member: safetensors, checked against its card.
 
-A run loads safetensors alone; it never opens a pickle. :func:`import_checkpoint` does,
-refuses code in it, and writes safetensors; :func:`import_keras` takes the original
-authors' Keras files.
+A run loads safetensors only and never a pickle; ``import_weights`` converts others.
 """
 
 from collections.abc import Iterable, Mapping
@@ -21,7 +19,7 @@ from digipath_ray.networks.build import (
     normalization_of,
 )
 from digipath_ray.networks.card import ModelCard, read_card
-from digipath_ray.networks.weightfiles import weights_file
+from digipath_ray.networks.weight_files import weights_file
 from digipath_ray.storage.files import file_digest
 
 

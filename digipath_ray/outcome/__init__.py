@@ -1,1 +1,1 @@
-"""What a heatmap comes to: lesions, features, metastasis types, pN stages, burden."""
+"""Measurements of a heatmap, and the types, stages and burden that follow."""

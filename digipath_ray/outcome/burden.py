@@ -19,7 +19,7 @@ from skimage.transform import downscale_local_mean
 
 from digipath_ray.annotations.outlines import Shape
 from digipath_ray.config.run import OutcomeSpec
-from digipath_ray.heatmap.canvas import Heatmap, on_heatmap
+from digipath_ray.heatmap.heatmap import Heatmap, on_heatmap
 from digipath_ray.outcome.hull import CORNERS, convex_hull, fill
 from digipath_ray.outcome.lesions import NEIGHBORS
 from digipath_ray.outcome.qupath import trace

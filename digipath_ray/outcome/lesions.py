@@ -16,7 +16,7 @@ from scipy import ndimage
 from shapely.affinity import translate
 from skimage.measure import perimeter, regionprops
 
-from digipath_ray.heatmap.canvas import Heatmap, Map
+from digipath_ray.heatmap.heatmap import Heatmap, Map
 from digipath_ray.outcome.hull import (
     convex_hull,
     count_inside,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from digipath_ray.config.run import OutcomeSpec, RunConfig
 from digipath_ray.config.toml import Tree, to_tree
-from digipath_ray.heatmap.canvas import Heatmap
+from digipath_ray.heatmap.heatmap import Heatmap
 from digipath_ray.outcome.burden import Burden, measure_burden
 from digipath_ray.outcome.features import HIGH, LOW, measure_features
 from digipath_ray.outcome.lesions import Lesions, find_lesions

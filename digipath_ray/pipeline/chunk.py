@@ -1,4 +1,4 @@
-"""A chunk's two states: the pixels of its blocks, and its share of the canvas."""
+"""A chunk of patches: first the pixels of its blocks, then its weighted sums."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -12,7 +12,7 @@ from typing import Any
 from digipath_ray.cohort.manifest import SlideRow, write_manifest
 from digipath_ray.config.run import RunConfig
 from digipath_ray.config.toml import to_tree
-from digipath_ray.networks.exposure import read_exposure
+from digipath_ray.networks.seen_slides import read_exposure
 from digipath_ray.outcome.tables import write_tables
 from digipath_ray.pipeline.finish import finish_slide
 from digipath_ray.pipeline.prepare import (
@@ -23,7 +23,7 @@ from digipath_ray.pipeline.prepare import (
 )
 from digipath_ray.pipeline.segment import PredictChunk, predict_chunks
 from digipath_ray.run.directory import RunDirectory
-from digipath_ray.run.prepared import read_chunks
+from digipath_ray.run.patch_table import read_chunks
 from digipath_ray.schema import SLIDES
 from digipath_ray.storage.files import publish
 

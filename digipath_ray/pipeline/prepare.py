@@ -7,15 +7,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from digipath_ray.cohort.read import SlideRow
+from digipath_ray.cohort.inputs import SlideRow
 from digipath_ray.config.recipe import Recipe
 from digipath_ray.config.run import RunConfig
 from digipath_ray.geometry import NoLevelFineEnough, model_frame
 from digipath_ray.machine import memory_bytes
-from digipath_ray.networks.exposure import Exposure
+from digipath_ray.networks.seen_slides import Exposure
 from digipath_ray.patches import Grid, keep_cells, lay_grid, patch_boxes, patch_table
 from digipath_ray.run.directory import RunDirectory
-from digipath_ray.run.prepared import count_chunks, digest_mask, write_patches
+from digipath_ray.run.patch_table import count_chunks, digest_mask, write_patches
 from digipath_ray.run.record import SlideRecord
 from digipath_ray.slide.open import (
     TILE_CACHE_BYTES,

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from digipath_ray.config.run import RunConfig
-from digipath_ray.heatmap.canvas import Heatmap
+from digipath_ray.heatmap.heatmap import Heatmap
 from digipath_ray.patches import Cells, Grid, cut_chunks, keep_cells
 from digipath_ray.pipeline.chunk import Arrays, ChunkSums, read_chunk, sum_chunk
 from digipath_ray.pipeline.finish import stitch

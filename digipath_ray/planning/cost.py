@@ -11,10 +11,10 @@ import psutil
 from digipath_ray.config.run import RunConfig
 from digipath_ray.patches import Grid, cell_bytes, share_blocks
 from digipath_ray.pipeline.prepare import STITCH_COPIES
-from digipath_ray.planning.calibration import Calibration
 from digipath_ray.planning.prices import DEADLINE_H
+from digipath_ray.planning.speed import Calibration
 from digipath_ray.run.directory import RunDirectory
-from digipath_ray.run.prepared import read_chunks
+from digipath_ray.run.patch_table import read_chunks
 from digipath_ray.run.record import SlideRecord
 from digipath_ray.words import count, format_duration, size
 

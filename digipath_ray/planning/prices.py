@@ -10,7 +10,7 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from digipath_ray.planning.calibration import Calibration
+from digipath_ray.planning.speed import Calibration
 from digipath_ray.words import count, format_duration
 
 DEADLINE_H = 10.0

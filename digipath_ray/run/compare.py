@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 from scipy.sparse import csr_array
 
-from digipath_ray.heatmap.canvas import Heatmap, Map
 from digipath_ray.heatmap.file import read_heatmap
+from digipath_ray.heatmap.heatmap import Heatmap, Map
 from digipath_ray.overlap import dice
 from digipath_ray.schema import VERSION
 from digipath_ray.storage.files import read_table

@@ -1,4 +1,4 @@
-"""Why a run, or a slide of it, came to no end, and what to do about it."""
+"""Why a run or a slide failed, and what to do about it."""
 
 import errno
 from dataclasses import dataclass

@@ -7,12 +7,10 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from digipath_ray.annotations import Window, read_annotation
-from digipath_ray.config.recipe import AnnotationSpec
 from digipath_ray.config.run import RunConfig
 from digipath_ray.config.toml import from_tree, read_toml
-from digipath_ray.heatmap.canvas import Heatmap, on_heatmap
 from digipath_ray.heatmap.file import read_heatmap
+from digipath_ray.heatmap.heatmap import Heatmap, on_heatmap
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import Failure
 from digipath_ray.run.record import DoneRecord, SlideRecord
@@ -78,14 +76,6 @@ class FinishedSlide:
     def predicted(self) -> Bools:
         """Bool [H, W]: tissue that a patch covers."""
         return np.asarray(self.tissue & self.heatmap.covered)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Truth:
-    """What is true at a heatmap's pixels, bool [H, W] each."""
-
-    tumor: Bools
-    ignored: Bools
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,34 +145,3 @@ def read_run(run: RunDirectory) -> FinishedRun:
         records=records,
         failures=tuple(run.read_failures()),
     )
-
-
-def read_truth(slide: FinishedSlide, spec: AnnotationSpec) -> Truth:
-    """What the slide's annotation says at the center of each pixel of its heatmap.
-
-    Args:
-        slide: as the run left it.
-        spec: how annotations are understood.
-
-    Raises:
-        SlideError: the annotation cannot be read.
-    """
-    if slide.record.annotation is None:
-        nothing = np.zeros(slide.tissue.shape, np.bool_)
-        return Truth(tumor=nothing, ignored=nothing)
-    found = read_annotation(
-        slide.record.annotation,
-        slide=slide,
-        classes=spec.meanings,
-        above=spec.mask_above,
-    )
-    height, width = slide.tissue.shape
-    window = Window(
-        0,
-        0,
-        width,
-        height,
-        l0_per_px_x=slide.l0_per_hm_x,
-        l0_per_px_y=slide.l0_per_hm_y,
-    )
-    return Truth(tumor=found.tumor(window), ignored=found.ignored(window))

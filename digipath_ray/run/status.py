@@ -1,7 +1,7 @@
-"""How far a run is, as its file ``status.json`` says; anyone may read it, at any time.
+"""The file ``status.json``: progress of a run, and whether its driver is alive.
 
-The driver writes it every few seconds for as long as it lives, so one that is old
-tells of a driver that is gone.
+``distributed/heartbeat.py`` writes it every few seconds; an old one means that the
+driver is gone.
 """
 
 import json

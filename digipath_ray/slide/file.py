@@ -1,4 +1,4 @@
-"""Slide files: OpenSlide formats and plain images. Wraps OpenSlide.
+"""One reader per format: OpenSlide's formats and plain images. Wraps OpenSlide.
 
 Level-0 coordinates are relative to the scanned bounds (MRXS, SCN), as in QuPath.
 Transparent pixels are white.

@@ -1,4 +1,4 @@
-"""Open slides, read at any mpp.
+"""The ``Slide`` that everything else uses: opened, and read at any mpp.
 
 Level-0 coordinates are relative to the scanned bounds (MRXS, SCN), as in QuPath.
 Transparent pixels and pixels outside the slide are white.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from digipath_ray.config.run import MemberSpec
 from digipath_ray.networks.build import build_network
-from digipath_ray.networks.weightfiles import fetch_encoder, weights_file
+from digipath_ray.networks.weight_files import fetch_encoder, weights_file
 from digipath_ray.storage.files import is_url
 
 Tensors = dict[str, Tensor]
@@ -77,7 +77,7 @@ def encoder_file(name: str) -> Path:
 
     Raises:
         ValueError: none of them is there, saying what to do.
-        OSError: as :func:`digipath_ray.networks.weightfiles.fetch_encoder`.
+        OSError: as :func:`digipath_ray.networks.weight_files.fetch_encoder`.
     """
     if is_url(name):
         return fetch_encoder(name)

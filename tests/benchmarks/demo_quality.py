@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from digipath_ray.cohort.read import read_cohort
+from digipath_ray.cohort.inputs import read_cohort
 from digipath_ray.config.toml import load_config
 from digipath_ray.demo.cohort import DEMO_SEED, build_demo_cohort
 from digipath_ray.demo.painting import EOSIN_OD, HEMATOXYLIN_OD
-from digipath_ray.demo.truth import Score, dice_of, score_run
+from digipath_ray.demo.score import Score, dice_of, score_run
 from digipath_ray.distributed.run import run_cohort
 from digipath_ray.networks.resolve import resolve
 from digipath_ray.run.directory import RunDirectory

@@ -19,7 +19,7 @@ import numpy as np
 import ray
 import torch
 
-from digipath_ray.cohort.read import read_cohort
+from digipath_ray.cohort.inputs import read_cohort
 from digipath_ray.config.run import RunConfig
 from digipath_ray.config.toml import load_config
 from digipath_ray.demo.cohort import demo_slides, write_pyramid

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.metrics import auc, roc_auc_score
 
+from digipath_ray.cohort.inputs import read_cohort
 from digipath_ray.cohort.manifest import SlideRow, write_manifest
-from digipath_ray.cohort.read import read_cohort
 from digipath_ray.config.toml import read_toml
 from digipath_ray.heatmap.file import read_heatmap
 from digipath_ray.run.compare import dice

@@ -21,8 +21,8 @@ from scipy import ndimage
 
 from digipath_ray.config.run import MemberSpec, OutcomeSpec, RunConfig
 from digipath_ray.config.toml import to_tree
-from digipath_ray.heatmap.canvas import Heatmap, Map
 from digipath_ray.heatmap.file import write_heatmap
+from digipath_ray.heatmap.heatmap import Heatmap, Map
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.schema import SLIDES
 from digipath_ray.tissue.mask import Mask, write_mask

@@ -41,7 +41,7 @@ from digipath_ray.distributed.read import Batch, pixel_row
 from digipath_ray.distributed.resources import Share, divide
 from digipath_ray.patches import Cells, share_blocks
 from digipath_ray.run.directory import RunDirectory
-from digipath_ray.run.progress import FailureLog, Listeners, Tally
+from digipath_ray.run.listeners import FailureLog, Listeners, Tally
 from digipath_ray.run.record import SlideRecord
 from tests.records import record_of
 from tests.runs import hears

@@ -25,17 +25,17 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from digipath_ray.config.run import EnsembleSpec, OutcomeSpec
-from digipath_ray.heatmap.canvas import Heatmap
+from digipath_ray.heatmap.heatmap import Heatmap
 from digipath_ray.outcome.features import HIGH, LOW, measure_features
 from digipath_ray.outcome.lesions import find_lesions
-from digipath_ray.outcome.metastasis.fitting import Training, fit_forests
-from digipath_ray.outcome.metastasis.forests import FORESTS, feature_matrix
-from digipath_ray.outcome.metastasis.scores import score_types
-from digipath_ray.outcome.metastasis.size_fit import (
+from digipath_ray.outcome.metastasis.fit_forests import Training, fit_forests
+from digipath_ray.outcome.metastasis.fit_size_rule import (
     fit_size_rule,
     type_of_groups,
     undominated,
 )
+from digipath_ray.outcome.metastasis.forests import FORESTS, feature_matrix
+from digipath_ray.outcome.metastasis.scores import score_types
 from digipath_ray.outcome.metastasis.size_rule import (
     LesionGroup,
     SizeRule,

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import cohen_kappa_score, confusion_matrix
 
-from digipath_ray.outcome.metastasis.fitting import Types
+from digipath_ray.outcome.metastasis.fit_forests import Types
 from digipath_ray.outcome.metastasis.forests import TYPES
 from digipath_ray.outcome.staging import Metastasis, PnStage, stage_nodes
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from digipath_ray.outcome.metastasis.fitting import Training, Types, fit_forests
+from digipath_ray.outcome.metastasis.fit_forests import Training, Types, fit_forests
+from digipath_ray.outcome.metastasis.fit_size_rule import fit_size_rule, type_of_groups
 from digipath_ray.outcome.metastasis.forests import FORESTS, Numbers
-from digipath_ray.outcome.metastasis.size_fit import fit_size_rule, type_of_groups
 from digipath_ray.outcome.metastasis.size_rule import LesionGroup, SizeRule
 from digipath_ray.outcome.staging import Metastasis
 

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from digipath_ray.cohort.inputs import read_cohort
 from digipath_ray.cohort.manifest import SlideRow, read_manifest
-from digipath_ray.cohort.read import read_cohort
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.storage.files import is_url, place
 from digipath_ray.viewer.collection.entries import blank_entry

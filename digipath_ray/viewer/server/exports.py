@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from digipath_ray.export.tables import format_cell
+from digipath_ray.export.csv_tables import format_cell
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.schema import OUTCOMES
 from digipath_ray.storage import bucket

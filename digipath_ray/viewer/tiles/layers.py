@@ -9,8 +9,8 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from digipath_ray.heatmap.canvas import Map
 from digipath_ray.heatmap.file import TILE_PX, pyramid_levels
+from digipath_ray.heatmap.heatmap import Map
 from digipath_ray.tissue.mask import read_mask
 from digipath_ray.viewer.collection.snapshot import Entry
 from digipath_ray.viewer.tiles.valuetiles import ValueTiles

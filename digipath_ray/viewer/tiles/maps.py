@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image
 
 from digipath_ray.config.recipe import AnnotationSpec
-from digipath_ray.heatmap.canvas import Map
 from digipath_ray.heatmap.file import TILE_PX, WEIGHT
+from digipath_ray.heatmap.heatmap import Map
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.viewer.collection.snapshot import Entry
 from digipath_ray.viewer.tiles.layers import (

@@ -12,8 +12,8 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 import tifffile
 
-from digipath_ray.heatmap.canvas import Map
 from digipath_ray.heatmap.file import TILE_PX, WEIGHT, explained, read_header
+from digipath_ray.heatmap.heatmap import Map
 from digipath_ray.storage import bucket
 from digipath_ray.storage.files import is_url
 

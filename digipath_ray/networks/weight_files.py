@@ -1,6 +1,6 @@
-"""Where weights lie: files on this machine, and copies of those in a bucket.
+"""Where weights are: files on this machine, and copies of those in a bucket.
 
-Without torch: who asks what a run's members are does not wait for it.
+Imports no torch, so that listing the members of a run is fast.
 """
 
 import hashlib

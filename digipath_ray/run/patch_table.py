@@ -1,4 +1,4 @@
-"""The patch table of a slide and its record, for this start and the next one."""
+"""Writes a slide's patch table and record; reuses them if nothing has changed."""
 
 import hashlib
 import json
@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from digipath_ray.cohort.read import SlideRow
+from digipath_ray.cohort.inputs import SlideRow
 from digipath_ray.config.run import RunConfig
 from digipath_ray.config.toml import to_tree
 from digipath_ray.patches import Cells, cut_chunks

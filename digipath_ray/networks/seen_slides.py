@@ -1,7 +1,7 @@
-"""Which members have seen a slide, or its patient, while they were fitted.
+"""Which members were fitted on a slide or its patient, by their model cards.
 
-A member says so in the model card beside its weights. What a network has seen it finds
-more easily: scores on such slides are no test of it.
+Scores on such slides are no test of those members; ``distributed/out_of_fold.py``
+predicts each slide only by the others.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.config.run import MemberSpec
 from digipath_ray.networks.card import ModelCard, card_path, read_card
-from digipath_ray.networks.weightfiles import weights_file
+from digipath_ray.networks.weight_files import weights_file
 
 
 @dataclass(frozen=True, kw_only=True)

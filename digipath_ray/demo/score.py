@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from digipath_ray.heatmap.canvas import Heatmap, on_heatmap
 from digipath_ray.heatmap.file import read_heatmap
+from digipath_ray.heatmap.heatmap import Heatmap, on_heatmap
 from digipath_ray.outcome.metastasis.size_rule import type_of_size
 from digipath_ray.overlap import dice
 from digipath_ray.run.directory import RunDirectory

@@ -1,4 +1,4 @@
-"""How far a run is, and who is told about it."""
+"""Events of a run (slide prepared, finished, failed) and who listens to them."""
 
 import time
 from dataclasses import dataclass, field

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 
-from digipath_ray.outcome.metastasis.fitting import Types
+from digipath_ray.outcome.metastasis.fit_forests import Types
 from digipath_ray.outcome.metastasis.scores import quadratic_kappa
 from digipath_ray.outcome.metastasis.size_rule import (
     LesionGroup,

@@ -18,9 +18,9 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import RLELossless
 
 from digipath_ray import __version__
-from digipath_ray.export.source import SECTION_MM, derive_uid, find_source
-from digipath_ray.heatmap.canvas import Heatmap
+from digipath_ray.export.dicom_source import SECTION_MM, derive_uid, find_source
 from digipath_ray.heatmap.file import read_heatmap
+from digipath_ray.heatmap.heatmap import Heatmap
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import RunError
 from digipath_ray.storage.files import publish

@@ -1,4 +1,7 @@
-"""Weights made elsewhere (torch, Keras), as the safetensors of a member."""
+"""Converts weights made elsewhere (torch, Keras) into a member's safetensors.
+
+A torch checkpoint is a pickle: any code in it is refused.
+"""
 
 import pickle
 from collections.abc import Mapping
@@ -15,7 +18,7 @@ from digipath_ray.networks.build import (
 from digipath_ray.networks.card import ModelCard, write_card
 from digipath_ray.networks.original import ORIGINAL_ARCHITECTURES, OriginalNetwork
 from digipath_ray.networks.original.keras_file import read_keras_file
-from digipath_ray.networks.weightfiles import weights_file
+from digipath_ray.networks.weight_files import weights_file
 from digipath_ray.networks.weights import (
     _check_finite,
     _misfits,

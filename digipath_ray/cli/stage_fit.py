@@ -13,10 +13,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from digipath_ray.config.run import RunConfig
-from digipath_ray.networks.exposure import read_exposure
+from digipath_ray.networks.seen_slides import read_exposure
 from digipath_ray.outcome.metastasis.drawing import write_importances
-from digipath_ray.outcome.metastasis.fit import fit_model
-from digipath_ray.outcome.metastasis.fitting import Training
+from digipath_ray.outcome.metastasis.fit_forests import Training
+from digipath_ray.outcome.metastasis.fit_model import fit_model
 from digipath_ray.outcome.metastasis.forests import feature_matrix
 from digipath_ray.outcome.metastasis.model import (
     StageCard,

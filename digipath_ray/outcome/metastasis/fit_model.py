@@ -5,10 +5,14 @@ from dataclasses import asdict
 from importlib import metadata
 
 import digipath_ray
-from digipath_ray.outcome.metastasis.fitting import Training, count_types, fit_forests
+from digipath_ray.outcome.metastasis.fit_forests import (
+    Training,
+    count_types,
+    fit_forests,
+)
+from digipath_ray.outcome.metastasis.fit_size_rule import fit_size_rule
 from digipath_ray.outcome.metastasis.model import HeatmapSetting, StageCard, StageModel
 from digipath_ray.outcome.metastasis.scores import score_types
-from digipath_ray.outcome.metastasis.size_fit import fit_size_rule
 from digipath_ray.outcome.metastasis.size_rule import SizeRule
 from digipath_ray.outcome.metastasis.validation import LabeledSlides, cross_validate
 

@@ -1,0 +1,100 @@
+"""The map of a slide: its channels, where it was predicted, and its scale."""
+
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from digipath_ray.tissue.mask import Mask
+
+Map = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Heatmap:
+    """What was found on one slide.
+
+    A channel that was not estimated is absent, never 0; a pixel that no patch covers
+    is 0 in every channel and has weight 0.
+
+    Attributes:
+        channels: names in the order of ``data``; "probability" is always there.
+        data: [channels, height, width].
+        weight: [height, width], summed blending weight.
+        mpp_x, mpp_y: um per heatmap px.
+    """
+
+    channels: tuple[str, ...]
+    data: Map
+    weight: Map
+    mpp_x: float
+    mpp_y: float
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        if "probability" not in self.channels:
+            raise ValueError(f"channels {self.channels}: no probability among them")
+        if self.data.shape != (len(self.channels), *self.weight.shape):
+            raise ValueError(
+                f"data has shape {self.data.shape}, not {len(self.channels)} channels "
+                f"of the weight's {self.weight.shape}"
+            )
+        for name in ("mpp_x", "mpp_y"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} = {getattr(self, name)}: must be positive")
+
+    @property
+    def width(self) -> int:
+        """Heatmap px from left to right."""
+        return int(self.weight.shape[1])
+
+    @property
+    def height(self) -> int:
+        """Heatmap px from top to bottom."""
+        return int(self.weight.shape[0])
+
+    def channel(self, name: str) -> Map | None:
+        """The map [height, width] of a channel; None if it was not estimated."""
+        if name not in self.channels:
+            return None
+        return cast(Map, self.data[self.channels.index(name)])
+
+    @property
+    def probability(self) -> Map:
+        """Tumor probability, 0 to 1."""
+        return cast(Map, self.data[self.channels.index("probability")])
+
+    @property
+    def aleatoric(self) -> Map | None:
+        """Variance over test-time augmentations (eq. 4)."""
+        return self.channel("aleatoric")
+
+    @property
+    def epistemic(self) -> Map | None:
+        """Variance over members (eq. 5)."""
+        return self.channel("epistemic")
+
+    @property
+    def covered(self) -> NDArray[np.bool_]:
+        """Bool [height, width]: pixels that a patch covers."""
+        return np.asarray(self.weight > 0)
+
+    def above(self, threshold: float) -> NDArray[np.bool_]:
+        """Bool [height, width]: covered pixels with probability >= threshold."""
+        return np.asarray((self.probability >= threshold) & self.covered)
+
+    def area_mm2(self, threshold: float) -> float:
+        """Area of the covered pixels with probability >= threshold."""
+        pixels = np.count_nonzero(self.above(threshold))
+        return float(pixels * self.mpp_x * self.mpp_y / 1e6)
+
+
+def on_heatmap(mask: Mask, heatmap: Heatmap) -> NDArray[np.bool_]:
+    """The mask [H, W] at the heatmap's pixels, nearest by position in um."""
+    height, width = heatmap.weight.shape
+    # By the centers of the heatmap's pixels, in um: both grids start at the slide's.
+    rows = ((np.arange(height) + 0.5) * heatmap.mpp_y / mask.mpp_y).astype(int)
+    cols = ((np.arange(width) + 0.5) * heatmap.mpp_x / mask.mpp_x).astype(int)
+    last_row, last_col = mask.array.shape[0] - 1, mask.array.shape[1] - 1
+    return mask.array[np.ix_(rows.clip(max=last_row), cols.clip(max=last_col))]
