@@ -71,6 +71,7 @@ class Grid:
 
     def core_edges(self, length: int) -> NDArray[np.int64]:
         """Start of each core along a side of ``length`` px, and the side's end."""
+        # The core of a patch is its middle; the first and last reach the slide's edges.
         margin = (self.spec.patch_px - self.spec.stride_px) // 2
         starts = np.arange(self._cells_along(length)) * self.spec.stride_px + margin
         starts[0] = 0
@@ -127,6 +128,8 @@ def cut_chunks(cells: Cells, *, chunk_cells: int) -> list[Cells]:
     band_rows = max(1, math.isqrt(chunk_cells))
     row, col = cells[:, 0], cells[:, 1]
     band = row // band_rows
+    # Every other band runs back, and every other column up, so that neighbors in the
+    # list are neighbors on the slide where a chunk is cut.
     across = np.where(band % 2 == 0, col, -col)
     down = np.where(col % 2 == 0, row, -row)
     ordered = cells[np.lexsort((down, across, band))]
@@ -143,6 +146,7 @@ def share_blocks(cells: Cells, blocks_per_side: int) -> tuple[Cells, NDArray[np.
     step = np.arange(blocks_per_side)
     rows = cells[:, 0, None, None] + step[:, None]
     cols = cells[:, 1, None, None] + step
+    # The k x k blocks under every patch; overlapping patches name the same ones.
     pairs = np.stack(np.broadcast_arrays(rows, cols), axis=-1).reshape(-1, 2)
     blocks, index = np.unique(pairs, axis=0, return_inverse=True)
     shape = (len(cells), blocks_per_side, blocks_per_side)
@@ -155,6 +159,7 @@ def join_blocks(blocks: Cells) -> Iterator[tuple[int, int, int, int]]:
     Runs along each row, merged downward if the next row has the same run.
     """
     open_runs: dict[tuple[int, int], tuple[int, int]] = {}
+    # One row more than there are, which has no run and so closes the open ones.
     for row in range(int(blocks[:, 0].min()), int(blocks[:, 0].max()) + 2):
         runs = _runs(np.sort(blocks[blocks[:, 0] == row, 1]))
         for run in [r for r in open_runs if r not in runs]:
@@ -220,6 +225,8 @@ def tissue_share(grid: Grid, cells: Cells, tissue: Mask) -> NDArray[np.float32]:
     y0 = np.arange(grid.rows) * spec.stride_px * y_scale
     width, height = spec.patch_px * x_scale, spec.patch_px * y_scale
     counts = _count(tissue.array, x0, y0, x0 + width, y0 + height)
+    # Divided by the px that _count looked at, not by the exact area, so that a patch
+    # full of tissue has a fraction of 1. No clipping: the overhang is background.
     touched = np.ceil(x0 + width - 1e-6) - np.floor(x0 + 1e-6)
     touched_y = np.ceil(y0 + height - 1e-6) - np.floor(y0 + 1e-6)
     share = counts / (touched_y[:, None] * touched)

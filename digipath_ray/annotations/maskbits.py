@@ -65,6 +65,7 @@ class PackedBits:
         """Pixels at ascending indices rows x cols, bool [len(rows), len(cols)]."""
         if not len(rows) or not len(cols):
             return np.zeros((len(rows), len(cols)), np.bool_)
+        # Only the bytes under the window are unpacked: eight times their memory.
         first, last = int(cols[0]) // 8, int(cols[-1]) // 8
         near = np.unpackbits(self.packed[rows, first : last + 1], axis=1)
         return near[:, cols - first * 8].astype(np.bool_)
@@ -105,6 +106,7 @@ class TiledBits:
         for row, in_rows in _groups(rows, int(self.page.tilelength)):
             for col, in_cols in _groups(cols, int(self.page.tilewidth)):
                 tile = self._tile(file, row, col)
+                # Indices within the tile; a coarse window skips some of its pixels.
                 top = rows[in_rows] - row * self.page.tilelength
                 left = cols[in_cols] - col * self.page.tilewidth
                 out[in_rows, in_cols] = tile[np.ix_(top, left)]
@@ -112,11 +114,13 @@ class TiledBits:
 
     def _tile(self, file: Any, row: int, col: int) -> Bools:
         page = self.page
+        # Tiles are numbered row by row, with a partial last column counted.
         index = row * -(-self.width // page.tilewidth) + col
         stored = _stored(self.path, file, page, index)
         out = np.zeros((page.tilelength, page.tilewidth), np.bool_)
         if stored:
             pixels = _decoded(self.path, page, stored, index)
+            # tifffile crops tiles at the far edges of the image.
             out[: pixels.shape[0], : pixels.shape[1]] = self.is_tumor(pixels)
         return out
 
@@ -206,9 +210,11 @@ def _tumor_test(page: Any, above: float | None) -> Callable[[NDArray[Any]], Bool
     if above is None:
         above = JPEG_ABOVE if page.compression in (6, 7) else 0.0
     limit = above
+    # Extra samples are alpha, which is visibility and not tumor.
     samples = int(page.samplesperpixel) - len(page.extrasamples)
     white_is_zero = page.photometric == tifffile.PHOTOMETRIC.MINISWHITE
     is_palette = page.photometric == tifffile.PHOTOMETRIC.PALETTE
+    # A TIFF palette has 16 bits a color; `above` is on the scale of 8.
     colors = np.max(page.colormap, axis=0) >> 8 if is_palette else None
     full = 2 ** int(page.bitspersample) - 1
 
@@ -217,6 +223,7 @@ def _tumor_test(page: Any, above: float | None) -> Callable[[NDArray[Any]], Bool
         if colors is not None:
             values = colors[values]
         if white_is_zero:
+            # In int64: `full` may not fit the image's own type, e.g. a signed one.
             return np.asarray(full - values.astype(np.int64) > limit)
         return np.asarray(values > limit)
 
@@ -253,6 +260,7 @@ def _packed(
             stored = _stored(path, file, page, index)
             if stored:
                 strip = is_tumor(_decoded(path, page, stored, index))
+                # A sparse strip stores nothing: its zeros stay. The last is shorter.
                 top = index * rows
                 packed[top : top + len(strip)] = np.packbits(strip, axis=1)
     return PackedBits(packed=packed, width=width)
@@ -285,6 +293,7 @@ def _values(image: Image.Image) -> Image.Image:
 def _groups(indices: Indices, size: int) -> Iterator[tuple[int, slice]]:
     """Group ascending indices by tile: yields the tile and the slice of indices."""
     tiles = indices // size
+    # The first index starts a tile too: no tile has the number -1.
     starts = np.flatnonzero(np.diff(tiles, prepend=-1))
     for start, stop in itertools.pairwise([*starts.tolist(), len(tiles)]):
         yield int(tiles[start]), slice(start, stop)

@@ -85,10 +85,13 @@ def interval(
     if len(groups) < 2 or resamples < 1:
         return None, None
     rng = np.random.default_rng(SEED)
+    # All draws at once: the groups drawn do not depend on the statistic, so scores of
+    # the same units are resampled alike.
     drawn = rng.integers(len(groups), size=(resamples, len(groups)))
     values = np.array(
         [statistic([c for i in row for c in groups[i]]) for row in drawn.tolist()]
     )
+    # A resample may lack a class, e.g. all slides without tumor.
     values = values[~np.isnan(values)]
     if not len(values):
         return None, None

@@ -191,7 +191,9 @@ def froc_curve(
     false = np.sort(np.concatenate([s.false for s in counted]))
     found = np.sort(lesions)
     levels = np.unique(np.concatenate([false, found]))
+    # A confidence of 0 is a lesion without detection, not an operating point.
     levels = levels[levels > 0][::-1]
+    # Detections at or above each level; "left" makes the level itself count.
     above = [len(values) - np.searchsorted(values, levels) for values in (false, found)]
     rates = np.concatenate([[0.0], above[0] / len(counted)])
     return rates, np.concatenate([[0.0], above[1] / len(found)])

@@ -87,6 +87,7 @@ def write_heatmap(path: Path, heatmap: Heatmap, *, name: str) -> None:
 
 
 def _needs_bigtiff(planes: Sequence[Map]) -> bool:
+    # Tiles are stored whole, also at the edges.
     rows, cols = (-(-int(n) // TILE_PX) * TILE_PX for n in planes[0].shape)
     # 4 bytes a pixel, and a third more for the pyramid.
     return len(planes) * rows * cols * 4 * 4 / 3 > CLASSIC_TIFF_BYTES

@@ -49,6 +49,7 @@ class Windows:
         height, width = values.shape
         # A row and a column of zeros first: windows start at the edges.
         total = np.pad(integral_image(values, dtype=np.float64), ((1, 0), (1, 0)))
+        # A map smaller than a window has one window, cut at its edges.
         bottoms = (self.tops + self.side).clip(max=height)
         rights = (self.lefts + self.side).clip(max=width)
         return np.asarray(
@@ -161,6 +162,7 @@ def _measure(
     p, sums = slide.heatmap.probability, windows.sums
     tumor, called = truth.tumor & known, (p >= spec.dice_at) & known
     tumor_px = sums(tumor)
+    # At least 1, where a window has neither tumor nor a call: its Dice is not used.
     both = np.maximum(tumor_px + sums(called), 1)
     return _Measures(
         looked_at=sums(known & (slide.tissue | truth.tumor)) > 0,
@@ -176,6 +178,7 @@ def _hardest(chosen: Bools, hardness: Values, share: Values, limit: int) -> Indi
     """Hardest of the chosen windows [n, 2]; ties go to those with more tumor."""
     at = np.argwhere(chosen)
     where = tuple(at.T)
+    # The last key of lexsort is the first criterion.
     order = np.lexsort((-share[where], -hardness[where]))
     return at[order[:limit]]
 

@@ -107,6 +107,7 @@ def find_regions(
                 probability=float(probability[row, col]),
             )
         )
+        # Corners of all squares that would overlap this one.
         over = np.s_[max(0, row - rows + 1) : row + rows]
         left[over, max(0, col - cols + 1) : col + cols] = 0
     return found

@@ -170,6 +170,7 @@ def refine(viable: Mask, hull: Bools) -> Bools:
     Returns:
         Bool [H, W], a subset of the hull that contains the viable tumor.
     """
+    # The contour works on the box of the hull; everything outside stays False.
     rows, cols = ndimage.find_objects(hull.astype(np.uint8))[0]
     inside = viable.like(viable.array[rows, cols])
     height, width = inside.array.shape
@@ -178,6 +179,7 @@ def refine(viable: Mask, hull: Bools) -> Bools:
     px_y = max(1, round(side_um / viable.mpp_y))
     px_x = max(1, round(side_um / viable.mpp_x))
     start = _coarse(hull[rows, cols], px_y, px_x) >= 0.5
+    # A rim of glass, so that tumor at the edge of the box has a border there too.
     share = np.pad(_coarse(inside.array, px_y, px_x), 1)
     band = morphological_geodesic_active_contour(
         inverse_gaussian_gradient(share, sigma=1.0),
@@ -186,6 +188,7 @@ def refine(viable: Mask, hull: Bools) -> Bools:
         threshold=STOP,
         balloon=-1,
     )[1:-1, 1:-1]
+    # Back to heatmap px; the last blocks overhang the box.
     fine = band.repeat(px_y, axis=0).repeat(px_x, axis=1)[:height, :width] > 0
     refined = np.zeros_like(hull)
     # Refill enclosed areas that the contour entered through a thin wall.

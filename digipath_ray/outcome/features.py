@@ -113,6 +113,7 @@ def _statistics(lesions: Lesions, name: str) -> tuple[float, ...]:
         return (0.0,) * len(_STATISTICS)
     values: Any = _values(lesions.lesions, name)
     largest, mean = float(values.max()), float(values.mean())
+    # Values equal up to rounding: scipy would divide noise by noise.
     if np.ptp(values) <= SAME * largest:
         return largest, mean, 0.0, 0.0, 0.0
     skewness, kurtosis = stats.skew(values), stats.kurtosis(values)

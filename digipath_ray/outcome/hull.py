@@ -62,6 +62,8 @@ def spans(hull: Shape) -> tuple[Indices, Indices, Indices]:
     If no center is inside, last < first.
     """
     ring = shapely.get_coordinates(hull)[:-1]
+    # From the topmost corner to the bottom one and back up: each side is then
+    # monotonic in y, as np.interp needs.
     ring = np.roll(ring, -int(ring[:, 1].argmin()), axis=0)
     ring = np.concatenate([ring, ring[:1]])
     bottom = int(ring[:, 1].argmax())
@@ -70,6 +72,7 @@ def spans(hull: Shape) -> tuple[Indices, Indices, Indices]:
         np.interp(rows + 0.5, side[:, 1], side[:, 0])
         for side in (ring[: bottom + 1], ring[bottom:][::-1])
     ]
+    # Which side is the left one depends on the direction of the ring.
     first = np.ceil(np.minimum(*sides) - 0.5 - TAIL_PX)
     last = np.floor(np.maximum(*sides) - 0.5 + TAIL_PX)
     return rows.astype(int), first.astype(int), last.astype(int)

@@ -128,6 +128,7 @@ def find_lesions(heatmap: Heatmap, threshold: float) -> Lesions:
         _lesion(labels, number, where, heatmap.probability, mpp_x=mpp_x, mpp_y=mpp_y)
         for number, where in enumerate(ndimage.find_objects(labels), start=1)
     ]
+    # Stable: of equal areas, the one found first by rows comes first.
     found.sort(key=lambda lesion: -lesion.area_mm2)
     _renumber(labels, [lesion.number for lesion in found], len(found))
     lesions = (replace(le, number=number) for number, le in enumerate(found, start=1))
@@ -148,6 +149,7 @@ def _keep_largest(labels: Labels, regions: int) -> None:
         pixels += np.bincount(
             labels[row : row + STRIP_ROWS].ravel(), minlength=regions + 1
         )
+    # Without the background, label 0, which is larger than any region.
     kept = np.argsort(-pixels[1:], kind="stable")[:MOST] + 1
     _renumber(labels, np.sort(kept).tolist(), regions)
 
@@ -164,6 +166,7 @@ def _renumber(labels: Labels, numbers: Sequence[int], highest: int) -> None:
     new[numbers] = np.arange(1, len(numbers) + 1)
     for row in range(0, len(labels), STRIP_ROWS):
         strip = labels[row : row + STRIP_ROWS]
+        # Into the strip itself, a view: assigning the name would change nothing.
         strip[...] = new[strip]
 
 
@@ -177,6 +180,7 @@ def _lesion(
     mpp_y: float,
 ) -> Lesion:
     """Measure the lesion of a label in the box ``where``."""
+    # The box may hold parts of other lesions.
     pixels = np.asarray(labels[where] == number)
     rows, cols = where
     shape = _shape(pixels, mpp_x=mpp_x, mpp_y=mpp_y)

@@ -175,9 +175,11 @@ def draw_map(
     """
     um_per_px = max(window.width / size[0], window.height / size[1])
     probability, predicted = read_overview(path, um_per_px=um_per_px)
+    # The weight: 0 where no patch looked, which must not be shown as no tumor.
     there = look_up(predicted.array, predicted.mpp, window, size) > 0
     p = look_up(probability.array, probability.mpp, window, size)
     p = np.where(there, p, 0)
+    # Rounded up: 0 alone is transparent.
     shades = np.ceil(p.clip(0, 1) * STEPS).astype(np.uint8)
     shades[find_boundaries((p >= threshold) & there, mode="inner")] = OUTLINE
     if whole is not None:
@@ -220,6 +222,7 @@ def read_overview(path: Path, *, um_per_px: float) -> tuple[Overview, Overview]:
         *DAMAGED,
     ) as e:
         raise ValueError(f"{path}: not a heatmap of digipath run: {e}") from e
+    # By the level's number, not its size: an odd side is rounded up at every level.
     factor = 2 ** series.levels.index(level)
     scale = (mpp[0] * factor, mpp[1] * factor)
     probability, weight = (
@@ -235,6 +238,7 @@ def look_up(
     width, height = size
     x = window.x + (np.arange(width) + 0.5) * window.width / width
     y = window.y + (np.arange(height) + 0.5) * window.height / height
+    # A window may end a little beyond the map, by the rounding of its last px.
     rows = (y / mpp[1]).astype(int).clip(max=array.shape[0] - 1)
     cols = (x / mpp[0]).astype(int).clip(max=array.shape[1] - 1)
     return array[np.ix_(rows, cols)]
@@ -242,10 +246,12 @@ def look_up(
 
 def palette() -> tuple[bytes, bytes]:
     """RGB and opacity of every palette entry."""
+    # Entry i stands for (i - 1, i] / STEPS, so its color is that of the middle.
     shades = probability_colors()([(i - 0.5) / STEPS for i in range(STEPS + 1)])
     colors = np.concatenate(
         [(shades * 255).round(), [OUTLINE_COLOR, WHOLE_COLOR]]
     ).astype(np.uint8)
+    # Entry 0 is transparent.
     colors[0] = 0
     return colors[:, :3].tobytes(), colors[:, 3].tobytes()
 

@@ -130,6 +130,7 @@ def _smooth_and_ink(rgb: Pixels, *, mpp_x: float, mpp_y: float) -> tuple[Pixels,
         raise ValueError(
             f"a thumbnail is uint8 [rows, cols, 3], not {rgb.dtype} {list(rgb.shape)}"
         )
+    # A box of radius r is 2 r + 1 px; px wider than SMOOTH_UM stay as they are.
     radius = (max(0.0, SMOOTH_UM / mpp_x - 1) / 2, max(0.0, SMOOTH_UM / mpp_y - 1) / 2)
     image = Image.fromarray(_black_to_white(rgb))
     smooth = np.asarray(image.filter(ImageFilter.BoxBlur(radius)))
@@ -157,6 +158,7 @@ def _median(saturation: Pixels, *, mpp_x: float, mpp_y: float) -> Pixels:
 def _saturation(rgb: Pixels) -> Pixels:
     """HSV saturation, 0..255."""
     low, high = extremes(rgb)
+    # Integers of 16 bits: 255 * 255 just fits, and no float image is made.
     chroma = (high - low).astype(np.uint16)
     return np.asarray(chroma * 255 // np.maximum(high, 1)).astype(np.uint8)
 
@@ -231,6 +233,7 @@ def draw_tissue(rgb: Pixels, tissue: Tissue, *, boxes: NDArray[Any]) -> Pixels:
         raise ValueError(f"thumbnail {rgb.shape[:2]} and mask {shape} differ in size")
     out = rgb.copy()
     line = max(1, round(max(shape) / 1000))
+    # In this order, because the later outline covers the earlier one.
     out[_outline(tissue.sampling, max(1, line // 2))] = SAMPLING_COLOR
     out[_outline(tissue.mask, line)] = TISSUE_COLOR
     out[_outline(tissue.ink, line)] = INK_COLOR
@@ -254,5 +257,6 @@ def _draw_dots(image: Pixels, boxes: NDArray[Any], radius: int) -> None:
     y = ((boxes[:, 1] + boxes[:, 3]) / 2).astype(np.int64)
     reach = range(-radius, radius + 1)
     for dy, dx in ((j, i) for j in reach for i in reach if i * i + j * j <= radius**2):
+        # A border cell's patch overhangs the slide, so its center may lie outside.
         inside = (x + dx >= 0) & (x + dx < width) & (y + dy >= 0) & (y + dy < height)
         image[y[inside] + dy, x[inside] + dx] = PATCH_COLOR

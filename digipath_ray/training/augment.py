@@ -73,6 +73,7 @@ def _turn(
     if spec.flip:
         for axis in (0, 1):
             if rng.random() < 0.5:
+                # Masks have their rows and columns last, pixels first.
                 pixels, masks = np.flip(pixels, axis), np.flip(masks, axis - 2)
     if spec.rotate:
         turns = int(rng.integers(4))
@@ -105,6 +106,7 @@ def _jitter_color(
     if not wanted:
         return pixels
     image = Image.fromarray(np.ascontiguousarray(pixels))
+    # Every step clips to 0 and 255, so the order matters; torchvision draws it too.
     for i in rng.permutation(len(wanted)):
         width, middle, change = wanted[i]
         image = change(image, rng.uniform(middle - width, middle + width))
@@ -151,8 +153,10 @@ def shift_stains(
         scale: [3].
         shift: [3], optical density (of base 10).
     """
+    # Unmix, scale and mix again in one matrix: the density image is touched once.
     mix = (hed_from_rgb @ np.diag(scale) @ rgb_from_hed).astype(np.float32)
     density = DENSITY[pixels].reshape(-1, 3) @ np.ascontiguousarray(mix)
+    # The shift is the same for all pixels, so it is a factor on the light.
     light = 255 * 10 ** -(shift @ rgb_from_hed).astype(np.float32)
     values = np.exp(density * np.float32(-np.log(10))) * light + np.float32(0.5)
     return np.minimum(values, 255).astype(np.uint8).reshape(pixels.shape)

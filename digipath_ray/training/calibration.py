@@ -170,11 +170,13 @@ def best_threshold(histogram: Histogram) -> float:
     middle is used, and of several middles the one nearest to 0.5. Returns 0.5 without
     tumor pixels.
     """
+    # At each inner edge: the tumor, and all pixels, in the bins from it on.
     hits = histogram.counts[1].sum() - np.cumsum(histogram.counts[1])[:-1]
     if histogram.counts[1].sum() <= 0:
         return 0.5
     called = histogram.total - np.cumsum(histogram.counts.sum(axis=0))[:-1]
     dices = 2 * hits / (called + histogram.counts[1].sum())
+    # Empty bins between two values leave Dice equal up to the rounding of sums.
     best = np.flatnonzero(dices >= dices.max() - 1e-12)
     runs = np.split(best, np.flatnonzero(np.diff(best) > 1) + 1)
     inner = histogram.edges[1:-1]
@@ -240,6 +242,7 @@ def auroc(histogram: Histogram) -> float | None:
     Pixels in the same bin are ties, which count 1/2.
     """
     other, tumor = histogram.counts
+    # Each tumor pixel wins against the other pixels in lower bins.
     below = np.cumsum(other) - other
     won = float((tumor * (below + other / 2)).sum())
     return _ratio(won, float(other.sum() * tumor.sum()))

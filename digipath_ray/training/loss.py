@@ -48,9 +48,11 @@ def segmentation_sums(logits: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
     odds = exact[:, 1] - exact[:, 0]
     tumor = truth != 0
     weight = weight.to(odds).reshape(len(weight), *(weight.shape[1:] or (1, 1)))
+    # The log of a sigmoid is -inf where it rounds to 0; logsigmoid stays finite.
     log = logsigmoid(torch.where(tumor, odds, -odds)).clamp(min=LOG_FLOOR)
     ps = torch.sigmoid(-odds), torch.sigmoid(odds)
     gs = (~tumor).to(odds), tumor.to(odds)
+    # The order of the indices above.
     sums = [
         weight * log,
         weight.expand_as(odds),
@@ -115,7 +117,9 @@ def reduced_sums(sums: Tensor) -> Tensor:
     workers = dist.get_world_size()
     if workers == 1:
         return sums
+    # all_reduce works in place and outside autograd, hence a copy without gradient.
     local = sums.detach()
     total = local.clone()
     dist.all_reduce(total)
+    # The bracket is 0 in value and carries the gradient.
     return total + workers * (sums - local)

@@ -102,6 +102,7 @@ def _draw_kind(
     kept: list[tuple[int, int, float]] = []
     for row, col in points[rng.permutation(len(points))]:
         tried += 1
+        # Anywhere in the mask px, which is many model px wide.
         within = rng.random(2)
         center = (
             int((col + within[0]) * tissue.mpp_x / frame.mpp_x),
@@ -109,6 +110,7 @@ def _draw_kind(
         )
         x, y = top_left_from_center(center, spec.fit_patch_px)
         share = tumor_share(x, y)
+        # A candidate only says what is at the center; the whole patch decides.
         if (share > 0) == wanted:
             kept.append((x, y, share))
         if len(kept) == limit:
@@ -166,6 +168,7 @@ def draw_epoch(
     order = np.empty(patches, np.int64)
     for offset, kind in enumerate(kinds):
         order[offset::2] = _repeat(kind, len(order[offset::2]), rng)
+    # The square root makes the points uniform over the disc, not dense at its center.
     angle = rng.uniform(0, 2 * np.pi, patches)
     radius = jitter_px * np.sqrt(rng.random(patches))
     return _draws(
@@ -205,10 +208,12 @@ def draw_validation(
 
     Both kinds in numbers as equal as possible; the last batch may be short.
     """
+    # A stream of its own, which no epoch uses.
     rng = np.random.default_rng([seed, 1 << 32])
     tumor = is_tumor(samples)
     kinds = [rng.permutation(np.flatnonzero(kind)) for kind in (tumor, ~tumor)]
     chosen = [
+        # A kind with fewer than half leaves its places to the other.
         kind[: max(limit // 2, limit - len(other))]
         for kind, other in zip(kinds, kinds[::-1], strict=True)
     ]

@@ -84,9 +84,12 @@ class ValueTiles:
         with explained(self.path):
             decoded, _, _ = plane.page.decode(data, number)
         tile = np.zeros((TILE_PX, TILE_PX), np.float32)
+        # None: a sparse tile, which stores nothing and reads as 0.
         if decoded is not None:
+            # Without the axes of depth and samples, both 1.
             inside = np.asarray(decoded).reshape(decoded.shape[-3:-1])
             tile[: inside.shape[0], : inside.shape[1]] = inside
+        # Tiles are stored whole; the page wants only what lies on the map.
         rows = min(TILE_PX, plane.height - row * TILE_PX)
         cols = min(TILE_PX, plane.width - col * TILE_PX)
         return tile[:rows, :cols]
