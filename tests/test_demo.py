@@ -24,7 +24,7 @@ from digipath_ray.demo.cohort import (
 from digipath_ray.demo.drawing import DemoSlide, draw_slide
 from digipath_ray.demo.fit_cohort import brief_slides, fit_slides
 from digipath_ray.demo.painting import EOSIN_OD, HEMATOXYLIN_OD
-from digipath_ray.demo.score import Score, dice_of, score_run
+from digipath_ray.demo.score import SlideScore, dice_of, score_run
 from digipath_ray.heatmap.file import read_heatmap
 from digipath_ray.networks.card import ModelCard, read_card
 from digipath_ray.networks.notes import overlay_notes
@@ -221,8 +221,8 @@ def test_scores_are_areas_shared_by_truth_and_finding() -> None:
         "metastasis": "micro",
         "tissue_mm2": 4.0,
     }
-    one = Score(tumor_mm2=1.0, found_mm2=0.8, shared_mm2=0.6, **common)
-    two = Score(tumor_mm2=0.0, found_mm2=0.2, shared_mm2=0.0, **common)
+    one = SlideScore(tumor_mm2=1.0, found_mm2=0.8, shared_mm2=0.6, **common)
+    two = SlideScore(tumor_mm2=0.0, found_mm2=0.2, shared_mm2=0.0, **common)
     assert dice_of([one]) == pytest.approx(1.2 / 1.8)
     assert dice_of([one, two]) == pytest.approx(1.2 / 2.0)
     assert np.isnan(dice_of([two]))

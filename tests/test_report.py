@@ -24,7 +24,7 @@ from digipath_ray.report.evidence import RULES, format_nodes
 from digipath_ray.report.facts import LesionView
 from digipath_ray.report.findings import read_findings
 from digipath_ray.report.page import format_exact_duration, lay_out
-from digipath_ray.report.picture import (
+from digipath_ray.report.preview import (
     OUTLINE,
     STEPS,
     WHOLE,
@@ -33,10 +33,10 @@ from digipath_ray.report.picture import (
     cut_thumbnail,
     draw_map,
     look_up,
-    picture_bytes,
+    preview_bytes,
 )
 from digipath_ray.report.render import place_marks
-from digipath_ray.report.words import format_probability, share
+from digipath_ray.report.words import format_probability, percent
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import RunError
 from digipath_ray.tissue.mask import Mask, write_mask
@@ -607,7 +607,7 @@ def test_unpredicted_pixels_of_any_value_are_clear(tmp_path: Path) -> None:
 
 def test_five_hundred_pictures_make_a_page_of_about_15_mb() -> None:
     noise = np.random.default_rng(0).integers(0, 255, (1000, 1400, 3), np.uint8)
-    budget = picture_bytes(500)
+    budget = preview_bytes(500)
 
     uri, size = compress(Image.fromarray(noise), int(budget * 0.8 * 3 / 4))
 
@@ -626,7 +626,7 @@ def test_a_report_of_few_slides_has_larger_pictures(tmp_path: Path) -> None:
     with Image.open(io.BytesIO(base64.b64decode(uri))) as image:
         # 4000 x 3000 um with 400 um of glass around, 4 % of 3200 um left: 432 x 307.
         assert image.size == (432, 307)
-    assert picture_bytes(1) > picture_bytes(500) > picture_bytes(50_000)
+    assert preview_bytes(1) > preview_bytes(500) > preview_bytes(50_000)
 
 
 def test_slides_without_files_have_no_picture(tmp_path: Path) -> None:
@@ -674,7 +674,7 @@ def test_numbers_in_words() -> None:
     assert count(2, "micrometastasis") == "2 micrometastases"
     assert listed(["a"]) == "a"
     assert listed(["a", "b", "c"]) == "a, b and c"
-    assert (share(0.0123), share(0.5), share(1.0)) == ("1.2 %", "50 %", "100 %")
+    assert (percent(0.0123), percent(0.5), percent(1.0)) == ("1.2 %", "50 %", "100 %")
     assert (
         format_probability(0.994),
         format_probability(0.9999),

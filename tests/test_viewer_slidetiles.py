@@ -25,7 +25,7 @@ from digipath_ray.viewer.tiles.pyramid import (
     MOST_PX,
     TILE_PX,
     NoTile,
-    Picture,
+    TiledSlide,
     encode_jpeg,
     max_level,
     read_shrunk,
@@ -58,13 +58,13 @@ def test_tiles_are_openslides_own(gradient: Path) -> None:
     with openslide.OpenSlide(gradient) as slide:
         oracle = DeepZoomGenerator(slide, TILE_PX, 0)
         with open_slide(gradient) as ours:
-            picture = Picture(ours)
-            assert picture.zoom.level_tiles == oracle.level_tiles
+            tiled = TiledSlide(ours)
+            assert tiled.zoom.level_tiles == oracle.level_tiles
             for level, col, at_row in ((12, 3, 4), (12, 7, 5), (10, 1, 1)):
                 want = np.asarray(oracle.get_tile(level, (col, at_row)))
-                np.testing.assert_array_equal(picture.tile(level, col, at_row), want)
+                np.testing.assert_array_equal(tiled.tile(level, col, at_row), want)
             want = np.asarray(oracle.get_tile(7, (0, 0))).astype(int)
-            assert np.abs(picture.tile(7, 0, 0).astype(int) - want).max() <= 2
+            assert np.abs(tiled.tile(7, 0, 0).astype(int) - want).max() <= 2
 
 
 def test_the_finest_level_is_that_of_deep_zoom() -> None:
@@ -79,7 +79,7 @@ def test_beyond_the_slide_there_is_no_tile(
     gradient: Path, at: tuple[int, int, int]
 ) -> None:
     with open_slide(gradient) as slide, pytest.raises(NoTile):
-        Picture(slide).tile(*at)
+        TiledSlide(slide).tile(*at)
 
 
 def test_tiles_count_from_the_scanned_bounds(tmp_path: Path) -> None:
@@ -88,8 +88,8 @@ def test_tiles_count_from_the_scanned_bounds(tmp_path: Path) -> None:
         tmp_path / "s.scn", pixels, mpp=0.5, offset=(512, 256), canvas=(2048, 1024)
     )
     with open_slide(path) as slide:
-        picture = Picture(slide)
-        np.testing.assert_array_equal(picture.tile(10, 1, 0), pixels[:, 512:])
+        tiled = TiledSlide(slide)
+        np.testing.assert_array_equal(tiled.tile(10, 1, 0), pixels[:, 512:])
 
 
 def test_a_plain_image_has_tiles_and_is_decoded_once(tmp_path: Path) -> None:
@@ -97,9 +97,9 @@ def test_a_plain_image_has_tiles_and_is_decoded_once(tmp_path: Path) -> None:
     path = tmp_path / "plain.png"
     Image.fromarray(pixels).save(path)
     with open_slide(path) as slide:
-        picture = Picture(slide)
+        tiled = TiledSlide(slide)
         with ThreadPoolExecutor(4) as threads:
-            tiles = list(threads.map(lambda _: picture.tile(10, 1, 1), range(4)))
+            tiles = list(threads.map(lambda _: tiled.tile(10, 1, 1), range(4)))
     for tile in tiles:
         np.testing.assert_array_equal(tile, pixels[512:, 512:])
 
@@ -127,7 +127,7 @@ def test_a_downsample_that_is_nearly_4_does_for_4(tmp_path: Path) -> None:
     levels = [noise(1001, 1001), noise(250, 250)]
     with open_slide(write_levels(tmp_path / "s.tif", levels, mpp=1.0)) as slide:
         assert slide.info.level_downsamples[1] == pytest.approx(4.004)
-        assert Picture(slide).zoom.get_tile_coordinates(8, (0, 0))[1] == 1
+        assert TiledSlide(slide).zoom.get_tile_coordinates(8, (0, 0))[1] == 1
 
 
 # The pool
@@ -136,10 +136,10 @@ def test_a_downsample_that_is_nearly_4_does_for_4(tmp_path: Path) -> None:
 def test_the_least_used_slide_is_closed_first(pool: SlidePool, tmp_path: Path) -> None:
     rows = [row(write_levels(tmp_path / f"{i}.tif", [noise(64, 64)], mpp=1)) for i in
             range(3)]  # fmt: skip
-    first = open_pictures(pool, rows[:2])
+    first = open_tiled(pool, rows[:2])
     with pool.use(rows[0]) as again:
         assert again is first[0]
-    open_pictures(pool, rows[2:])
+    open_tiled(pool, rows[2:])
     assert len(pool) == 2
     with pool.use(rows[0]) as kept:
         assert kept is first[0]
@@ -148,19 +148,19 @@ def test_the_least_used_slide_is_closed_first(pool: SlidePool, tmp_path: Path) -
     assert is_closed(first[1])
 
 
-def open_pictures(pool: SlidePool, rows: list[SlideRow]) -> list[Picture]:
+def open_tiled(pool: SlidePool, rows: list[SlideRow]) -> list[TiledSlide]:
     found = []
     for one in rows:
-        with pool.use(one) as picture:
-            picture.tile(0, 0, 0)
-            found.append(picture)
+        with pool.use(one) as tiled:
+            tiled.tile(0, 0, 0)
+            found.append(tiled)
     return found
 
 
-def is_closed(picture: Picture) -> bool:
+def is_closed(tiled: TiledSlide) -> bool:
     """Whether reading fails as OpenSlide's closed handles do."""
     try:
-        picture.tile(0, 0, 0)
+        tiled.tile(0, 0, 0)
     except ctypes.ArgumentError:
         return True
     return False
@@ -171,11 +171,11 @@ def test_a_slide_in_use_is_not_closed(pool: SlidePool, tmp_path: Path) -> None:
             range(4)]  # fmt: skip
     with ExitStack() as stack:
         used = stack.enter_context(pool.use(rows[0]))
-        others = open_pictures(pool, rows[1:])
+        others = open_tiled(pool, rows[1:])
         assert used.tile(0, 0, 0).shape == (1, 1, 3)
         assert len(pool) == 2
         assert [is_closed(other) for other in others] == [True, True, False]
-    open_pictures(pool, rows[1:3])
+    open_tiled(pool, rows[1:3])
     assert is_closed(used)
 
 
@@ -220,8 +220,8 @@ def test_many_threads_open_a_slide_once(
 
     def read(_: int) -> int:
         start.wait()
-        with pool.use(row(gradient)) as picture:
-            return int(picture.tile(12, 0, 0)[0, 0, 2])
+        with pool.use(row(gradient)) as tiled:
+            return int(tiled.tile(12, 0, 0)[0, 0, 2])
 
     with ThreadPoolExecutor(8) as threads:
         assert list(threads.map(read, range(8))) == [90] * 8
@@ -255,8 +255,8 @@ def test_a_slide_damaged_in_one_place_is_shown_elsewhere(
             pool.use(row(path)) as p,
         ):
             p.tile(10, 0, 0)
-        with pool.use(row(path)) as picture:
-            assert picture.tile(10, 1, 1).shape == (512, 512, 3)
+        with pool.use(row(path)) as tiled:
+            assert tiled.tile(10, 1, 1).shape == (512, 512, 3)
 
 
 def test_a_file_that_is_gone_says_so(pool: SlidePool, tmp_path: Path) -> None:
@@ -351,8 +351,8 @@ def tile_of(pool: SlidePool, one: SlideRow, *, within_s: float) -> float:
     while True:
         asked = time.monotonic()
         try:
-            with pool.use(one) as picture:
-                assert picture.tile(12, 0, 0).shape == (512, 512, 3)
+            with pool.use(one) as tiled:
+                assert tiled.tile(12, 0, 0).shape == (512, 512, 3)
                 return max(longest, time.monotonic() - asked)
         except Fetching:
             longest = max(longest, time.monotonic() - asked)
@@ -376,8 +376,8 @@ def test_where_there_is_no_room_nobody_waits_long(in_bucket: list[SlideRow]) -> 
             with pytest.raises(Fetching), pool.use(in_bucket[1]):
                 pass
             assert time.monotonic() - started < 5
-        with pool.use(in_bucket[0]) as picture:
-            assert picture.tile(12, 1, 1).shape == (512, 512, 3)
+        with pool.use(in_bucket[0]) as tiled:
+            assert tiled.tile(12, 1, 1).shape == (512, 512, 3)
     tile_of(pool, in_bucket[1], within_s=20)
     pool.close()
 

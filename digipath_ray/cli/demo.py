@@ -15,7 +15,7 @@ from digipath_ray.config.toml import load_config
 from digipath_ray.demo.cohort import MANIFEST, build_cohort, demo_slides
 from digipath_ray.demo.drawing import DemoSlide
 from digipath_ray.demo.fit_cohort import brief_recipe, brief_slides
-from digipath_ray.demo.score import Score, dice_of, score_run
+from digipath_ray.demo.score import SlideScore, dice_of, score_run
 from digipath_ray.distributed.fit import fit_cohort
 from digipath_ray.distributed.run import Summary, run_cohort
 from digipath_ray.networks.resolve import resolve, resolve_recipe
@@ -88,7 +88,7 @@ def draw_cohort(console: Console, folder: Path, slides: Sequence[DemoSlide]) -> 
     return manifest
 
 
-def truth_table(scores: Sequence[Score], summary: Summary) -> Table:
+def truth_table(scores: Sequence[SlideScore], summary: Summary) -> Table:
     """Each slide's overlap with the tumor that was drawn."""
     table = Table(box=None, pad_edge=False)
     table.add_column("slide")

@@ -17,7 +17,7 @@ from digipath_ray.tissue.mask import Mask, read_mask_image
 
 
 @dataclass(frozen=True, kw_only=True)
-class Score:
+class SlideScore:
     """Heatmap of a slide compared with the truth, mm2.
 
     Attributes:
@@ -43,7 +43,7 @@ class Score:
         return (self.found_mm2 - self.shared_mm2) / self.tissue_mm2
 
 
-def dice_of(scores: Sequence[Score]) -> float:
+def dice_of(scores: Sequence[SlideScore]) -> float:
     """Dice coefficient pooled over all slides; NaN if no tumor was drawn."""
     tumor_mm2 = sum(s.tumor_mm2 for s in scores)
     if not tumor_mm2:
@@ -52,7 +52,9 @@ def dice_of(scores: Sequence[Score]) -> float:
     return dice(shared_mm2, tumor_mm2, sum(s.found_mm2 for s in scores))
 
 
-def score_run(run: RunDirectory, manifest: Path, *, threshold: float) -> list[Score]:
+def score_run(
+    run: RunDirectory, manifest: Path, *, threshold: float
+) -> list[SlideScore]:
     """Score the finished slides of a synthetic cohort, in manifest order."""
     done = run.read_done()
     with manifest.open(encoding="utf-8", newline="") as file:
@@ -64,7 +66,7 @@ def score_run(run: RunDirectory, manifest: Path, *, threshold: float) -> list[Sc
         truth = truth_on(heatmap, manifest.parent, row["annotation"])
         shown = heatmap.probability >= threshold
         px_mm2 = heatmap.mpp_x * heatmap.mpp_y / 1e6
-        score = Score(
+        score = SlideScore(
             slide_id=row["slide_id"],
             label=row["label"],
             metastasis=type_of_size(outcome["largest_um"]).label,

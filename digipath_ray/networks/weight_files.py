@@ -17,7 +17,7 @@ def list_weights(url: str) -> list[str]:
     """URLs of the safetensors files in a folder of a bucket, in order of their names.
 
     Raises:
-        OSError: as :func:`digipath_ray.storage.bucket.spoken`.
+        OSError: as :func:`digipath_ray.storage.bucket.explained`.
     """
     return sorted(
         found.url
@@ -34,7 +34,7 @@ def fetch_weights(url: str) -> Path:
 
     Raises:
         ValueError: they or their card are not there.
-        OSError: as :func:`digipath_ray.storage.bucket.spoken`.
+        OSError: as :func:`digipath_ray.storage.bucket.explained`.
     """
     folder = CACHE.expanduser() / hashlib.sha256(url.encode()).hexdigest()[:16]
     card = url.removesuffix(".safetensors") + ".json"
@@ -51,7 +51,7 @@ def fetch_encoder(url: str) -> Path:
 
     Raises:
         ValueError: they are not there.
-        OSError: as :func:`digipath_ray.storage.bucket.spoken`.
+        OSError: as :func:`digipath_ray.storage.bucket.explained`.
     """
     folder = CACHE.expanduser() / hashlib.sha256(url.encode()).hexdigest()[:16]
     try:

@@ -1,7 +1,7 @@
 """Report of a finished run as a single page for pathologists, ``report.html``.
 
 :mod:`findings` reads the run directory; :mod:`attention`, :mod:`facts`, :mod:`evidence`
-and :mod:`methods` phrase it; :mod:`picture` draws the slides; :mod:`page` lays
+and :mod:`methods` phrase it; :mod:`preview` draws the slides; :mod:`page` lays
 everything out, and :mod:`render` writes the HTML.
 """
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from digipath_ray.report.findings import Row
-from digipath_ray.report.words import GRAVER, TYPES, share, small
+from digipath_ray.report.words import GRAVER, TYPES, percent, small
 from digipath_ray.run.failure import Failure
 from digipath_ray.words import count, listed
 
@@ -126,23 +126,25 @@ def flag_reason(flag: str, slide: Row) -> Reason:
 def _format_mpp(slide: Row) -> str:
     return (
         f"It was read at {slide['effective_mpp_x']:.3g} \N{MICRO SIGN}m/px, "
-        f"{share(slide['mpp_deviation'])} off the mpp of the networks."
+        f"{percent(slide['mpp_deviation'])} off the mpp of the networks."
     )
 
 
 FLAGS: dict[str, tuple[str, Callable[[Row], str]]] = {
-    "ink": ("Ink", lambda s: f"Ink covers {share(s['ink'])} of the slide."),
+    "ink": ("Ink", lambda s: f"Ink covers {percent(s['ink'])} of the slide."),
     "ink over tissue": (
         "Ink over tissue",
-        lambda s: f"Ink covers or touches {share(s['ink_over_tissue'])} of the tissue.",
+        lambda s: (
+            f"Ink covers or touches {percent(s['ink_over_tissue'])} of the tissue."
+        ),
     ),
     "blur": (
         "Out of focus",
-        lambda s: f"{share(s['blur'])} of the tissue is grossly out of focus.",
+        lambda s: f"{percent(s['blur'])} of the tissue is grossly out of focus.",
     ),
     "black": (
         "Black area",
-        lambda s: f"{share(s['black'])} of the slide is black (not scanned).",
+        lambda s: f"{percent(s['black'])} of the slide is black (not scanned).",
     ),
     "little tissue": (
         "Little tissue",

@@ -11,7 +11,7 @@ from digipath_ray.report.words import (
     format_area,
     format_lesion_length,
     format_probability,
-    share,
+    percent,
 )
 from digipath_ray.words import count
 
@@ -72,7 +72,7 @@ def find_facts(row: Row, slide: Row, findings: Findings) -> Iterator[tuple[str, 
     yield "tumor", format_area(row["tumor_mm2"])
     yield "tissue", format_area(row["tissue_mm2"])
     if part:
-        yield "tumor in tissue", share(part)
+        yield "tumor in tissue", percent(part)
     yield "highest probability", format_probability(row["probability_max"])
     yield "disagreement", format_unsure(row["unsure"])
     mpp = (slide["effective_mpp_x"], slide["mpp_x"])

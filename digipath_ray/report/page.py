@@ -11,7 +11,7 @@ from digipath_ray.report.findings import Findings, Row
 from digipath_ray.report.methods import write_methods
 from digipath_ray.report.slides import SlideView, view_slides
 from digipath_ray.report.summary import Tile, make_tiles, write_lead
-from digipath_ray.report.words import share
+from digipath_ray.report.words import percent
 from digipath_ray.words import count
 
 
@@ -27,7 +27,7 @@ class MemberView:
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """Content of the template, except for the pictures.
+    """Content of the template, except for the previews.
 
     Attributes:
         findings: findings of the run.
@@ -138,7 +138,7 @@ def _run_facts(metrics: Row) -> Iterator[tuple[str, str]]:
             f"{_format_busy(metrics['predict'])}, on {metrics['predict']['on']}",
         )
     if "batch_fill" in metrics:
-        yield "batches", f"{share(metrics['batch_fill'])} full"
+        yield "batches", f"{percent(metrics['batch_fill'])} full"
     if "bottleneck" in metrics:
         yield "bottleneck", metrics["bottleneck"]
     machine: dict[str, Any] = metrics.get("machine", {})
@@ -147,9 +147,8 @@ def _run_facts(metrics: Row) -> Iterator[tuple[str, str]]:
 
 
 def _format_busy(stage: Row) -> str:
-    return (
-        f"{count(stage['workers'], 'worker')}, busy {share(stage['busy'])} of the time"
-    )
+    workers = count(stage["workers"], "worker")
+    return f"{workers}, busy {percent(stage['busy'])} of the time"
 
 
 def format_exact_duration(seconds: float) -> str:

@@ -18,13 +18,13 @@ from digipath_ray.report.facts import LESION_COLUMNS, LesionView
 from digipath_ray.report.findings import read_findings
 from digipath_ray.report.methods import REFERENCE
 from digipath_ray.report.page import Page, lay_out
-from digipath_ray.report.picture import (
+from digipath_ray.report.preview import (
     STEPS,
-    Picture,
+    Preview,
     Window,
-    draw_picture,
+    draw_preview,
     palette,
-    picture_bytes,
+    preview_bytes,
 )
 from digipath_ray.report.slides import SLIDE_COLUMNS, SlideView
 from digipath_ray.report.words import NONE, format_lesion_length
@@ -35,9 +35,9 @@ from digipath_ray.words import count
 log = logging.getLogger(__name__)
 
 MARKED = 8
-"""Maximum lesions numbered on a picture."""
+"""Maximum lesions numbered on a preview."""
 LEADER = 0.03
-"""Minimum distance of a number from its lesion, as a fraction of the picture."""
+"""Minimum distance of a number from its lesion, as a fraction of the preview."""
 
 
 def write_report(run: RunDirectory) -> Path:
@@ -54,7 +54,7 @@ def write_report(run: RunDirectory) -> Path:
 
 
 def render(page: Page, run: RunDirectory) -> str:
-    """Render a page; pictures are read from the run's files."""
+    """Render a page; previews are drawn from the run's files."""
     folder = resources.files("digipath_ray.report")
     style = folder.joinpath("report.css").read_text("utf-8")
     template = _environment().from_string(
@@ -69,7 +69,7 @@ def render(page: Page, run: RunDirectory) -> str:
         reference=REFERENCE,
         scale=scale_colors(),
         patient_anchors={p.patient_id: p.anchor for p in page.patients},
-        picture_of=functools.partial(_picture_of, run=run, page=page),
+        preview_of=functools.partial(_preview_of, run=run, page=page),
         files_of=functools.partial(_files_of, run=run),
         place_marks=place_marks,
         bar_um=_bar_um,
@@ -92,20 +92,20 @@ def _environment() -> Environment:
     )
 
 
-def _picture_of(slide: SlideView, *, run: RunDirectory, page: Page) -> Picture | None:
+def _preview_of(slide: SlideView, *, run: RunDirectory, page: Page) -> Preview | None:
     if not slide.slide:
         return None
     try:
-        return draw_picture(
+        return draw_preview(
             run,
             slide.slide,
             threshold=page.findings.config.outcome.threshold,
-            budget=picture_bytes(len(page.slides)),
+            budget=preview_bytes(len(page.slides)),
         )
     except (ValueError, OSError) as e:  # a damaged file must not prevent the page
         slide_id = slide.slide_id
         log.warning(
-            "%s: no picture in the report: %s",
+            "%s: no preview in the report: %s",
             slide_id,
             e,
             extra={"slide_id": slide_id},
@@ -129,7 +129,7 @@ def _files_of(slide: SlideView, *, run: RunDirectory) -> list[tuple[str, str]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Mark:
-    """Number of a lesion on a picture: positions of lesion and number."""
+    """Number of a lesion on a preview: positions of lesion and number."""
 
     number: int
     x: float
@@ -140,7 +140,7 @@ class Mark:
 
 
 def place_marks(lesions: Sequence[LesionView], window: Window) -> list[Mark]:
-    """Place the numbers of the largest lesions, next to them and inside the picture."""
+    """Place the numbers of the largest lesions, next to them and inside the preview."""
     side = max(window.width, window.height)
     edge = 0.03 * side
     marks = []

@@ -28,7 +28,7 @@ from digipath_ray.report.words import (
     format_area,
     format_lesion_length,
     format_probability,
-    share,
+    percent,
 )
 from digipath_ray.words import natural
 
@@ -206,7 +206,7 @@ def _verdict(row: Row, ending: str) -> tuple[str, str, str]:
     if ending == "burden":
         if row["burden"] is None:
             return "no tumor found", "", "clear"
-        return "tumor burden", share(row["burden"]), "tumor"
+        return "tumor burden", percent(row["burden"]), "tumor"
     if ending == "stage" and row["metastasis"] is not None:
         kind = row["metastasis"]
         size = format_lesion_length(row["largest_um"]) if row["largest_um"] else ""

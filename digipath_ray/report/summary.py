@@ -8,7 +8,7 @@ from digipath_ray.outcome.staging import PnStage
 from digipath_ray.report.evidence import NO_STAGE, stage_counts
 from digipath_ray.report.findings import Findings
 from digipath_ray.report.slides import SlideView
-from digipath_ray.report.words import TYPES, format_area, share
+from digipath_ray.report.words import TYPES, format_area, percent
 from digipath_ray.words import count, plural
 
 STAGE_TONES = {
@@ -99,9 +99,9 @@ def _burdens(findings: Findings) -> Iterator[Tile]:
     burdens = [row["burden"] for row in rows if row["burden"] is not None]
     if burdens:
         label = "median tumor burden" if len(burdens) > 1 else "tumor burden"
-        yield Tile(value=share(median(burdens)), label=label, tone="tumor")
+        yield Tile(value=percent(median(burdens)), label=label, tone="tumor")
     if len(burdens) > 1:
-        ends = f"{share(min(burdens))} to {share(max(burdens))}"
+        ends = f"{percent(min(burdens))} to {percent(max(burdens))}"
         yield Tile(value=ends, label=f"range over {count(len(burdens), 'slide')}")
     if len(rows) > len(burdens):
         without = f"{len(rows) - len(burdens):,}"

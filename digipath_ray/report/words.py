@@ -19,8 +19,8 @@ __all__ = [
     "format_probability",
     "listed",
     "natural",
+    "percent",
     "plural",
-    "share",
     "small",
 ]
 
@@ -35,7 +35,7 @@ TYPES = {
 GRAVER = {name: i for i, name in enumerate(TYPES)}
 
 
-def share(fraction: float) -> str:
+def percent(fraction: float) -> str:
     """Format a fraction in percent, two significant digits."""
     return f"{100 * fraction:.2g} %" if fraction < 0.995 else f"{100 * fraction:.0f} %"
 

@@ -129,12 +129,12 @@ def _locate(url: str | Path) -> tuple[ObjectStore, str]:
     root, key = parse(url) or ("", "")
     if root.endswith("://") or not root:
         raise StorageError(f"{url}: no bucket in the URL", "write s3://BUCKET/...")
-    with spoken(root):
+    with explained(root):
         return _bucket(root), key
 
 
 @contextlib.contextmanager
-def spoken(url: str | Path) -> Iterator[None]:
+def explained(url: str | Path) -> Iterator[None]:
     """Convert obstore errors to an OSError that tells the fix.
 
     Raises:
@@ -176,10 +176,10 @@ def head(url: str | Path) -> Version:
     """Current version of an object.
 
     Raises:
-        OSError: the bucket cannot be accessed; see :func:`spoken`.
+        OSError: the bucket cannot be accessed; see :func:`explained`.
     """
     store, key = _locate(url)
-    with spoken(url):
+    with explained(url):
         return _version(obstore.head(store, key))
 
 
@@ -195,11 +195,11 @@ def list_objects(url: str | Path) -> Iterator[Listed]:
     """Yield the objects below a prefix, page by page, in the store's order.
 
     Raises:
-        OSError: the bucket cannot be accessed; see :func:`spoken`.
+        OSError: the bucket cannot be accessed; see :func:`explained`.
     """
     store, prefix = _locate(url)
     root, _ = parse(url) or ("", "")
-    with spoken(url):
+    with explained(url):
         for page in obstore.list(store, prefix or None):
             for found in page:
                 url = f"{root}/{found['path']}"
@@ -210,7 +210,7 @@ def get(url: str | Path) -> bytes:
     """Read a whole object.
 
     Raises:
-        OSError: the bucket cannot be accessed; see :func:`spoken`.
+        OSError: the bucket cannot be accessed; see :func:`explained`.
     """
     store, key = _locate(url)
     return _tried(lambda: obstore.get(store, key).bytes().to_bytes(), url)
@@ -220,7 +220,7 @@ def _tried(work: Callable[[], Result], url: str | Path) -> Result:
     """Result of ``work``, retried if a connection breaks midway."""
     for attempt in range(TRIES):
         try:
-            with spoken(url):
+            with explained(url):
                 return work()
         except (ChangedError, PermissionError, FileExistsError, FileNotFoundError):
             raise
@@ -235,7 +235,7 @@ def upload(source: Path, url: Path) -> None:
     """Upload a file, and verify its size in the bucket.
 
     Raises:
-        OSError: the bucket cannot be accessed; see :func:`spoken`.
+        OSError: the bucket cannot be accessed; see :func:`explained`.
     """
     store, key = _locate(url)
     size = source.stat().st_size
@@ -255,7 +255,7 @@ def put(url: str | Path, data: bytes) -> None:
     """Write an object.
 
     Raises:
-        OSError: the bucket cannot be accessed; see :func:`spoken`.
+        OSError: the bucket cannot be accessed; see :func:`explained`.
     """
     store, key = _locate(url)
     _tried(lambda: obstore.put(store, key, data), url)
@@ -269,12 +269,12 @@ def put_if(url: Path, data: bytes, *, etag: str | None) -> str:
 
     Raises:
         FileExistsError: an object exists, or its version is not ``etag``.
-        OSError: the bucket cannot be accessed; see :func:`spoken`.
+        OSError: the bucket cannot be accessed; see :func:`explained`.
     """
     store, key = _locate(url)
     mode: Any = "create" if etag is None else {"e_tag": etag}
     try:
-        with spoken(url):
+        with explained(url):
             written = obstore.put(store, key, data, mode=mode, use_multipart=False)
     except ChangedError as e:
         raise FileExistsError(str(e)) from e
@@ -356,17 +356,17 @@ class _Bucket(FsspecStore):
         return _bucket(f"{self.protocol}://{bucket}")
 
     async def _info(self, path: str, **options: Any) -> dict[str, Any]:
-        with spoken(f"{self.protocol}://{path}"):
+        with explained(f"{self.protocol}://{path}"):
             return await super()._info(path, **options)
 
     async def _ls(self, path: str, detail: bool = False, **options: Any) -> Any:
-        with spoken(f"{self.protocol}://{path}"):
+        with explained(f"{self.protocol}://{path}"):
             if detail:
                 return await super()._ls(path, True, **options)
             return await super()._ls(path, False, **options)
 
     async def _rm_file(self, path: str, **options: Any) -> None:
-        with spoken(f"{self.protocol}://{path}"):
+        with explained(f"{self.protocol}://{path}"):
             await super()._rm_file(path, **options)
 
 

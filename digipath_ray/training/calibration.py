@@ -132,7 +132,7 @@ class Histogram:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scores:
+class PixelScores:
     """Agreement of thresholded pixels with the truth; None if 0/0."""
 
     threshold: float
@@ -142,7 +142,7 @@ class Scores:
     precision: float | None
 
 
-def scores_at(histogram: Histogram, threshold: float) -> Scores:
+def scores_at(histogram: Histogram, threshold: float) -> PixelScores:
     """Pooled scores of all pixels, with tumor at ``probability >= threshold``.
 
     The threshold is rounded to the nearest bin edge.
@@ -150,7 +150,7 @@ def scores_at(histogram: Histogram, threshold: float) -> Scores:
     edge = int(np.abs(histogram.edges - threshold).argmin())
     missed = float(histogram.counts[1, :edge].sum())
     false, hit = (float(n) for n in histogram.counts[:, edge:].sum(axis=1))
-    return Scores(
+    return PixelScores(
         threshold=threshold,
         dice=dice(hit, hit + false, hit + missed) if hit + false + missed else None,
         jaccard=_ratio(hit, hit + false + missed),

@@ -24,7 +24,7 @@ from digipath_ray.cohort.inputs import read_cohort
 from digipath_ray.config.toml import load_config
 from digipath_ray.demo.cohort import DEMO_SEED, build_demo_cohort
 from digipath_ray.demo.painting import EOSIN_OD, HEMATOXYLIN_OD
-from digipath_ray.demo.score import Score, dice_of, score_run
+from digipath_ray.demo.score import SlideScore, dice_of, score_run
 from digipath_ray.distributed.run import run_cohort
 from digipath_ray.networks.resolve import resolve
 from digipath_ray.run.directory import RunDirectory
@@ -130,7 +130,7 @@ def measure_thresholds(run: RunDirectory, manifest: Path) -> dict[str, Darkness]
     return found
 
 
-def run_seed(folder: Path, seed: int) -> tuple[list[Score], dict[str, Darkness]]:
+def run_seed(folder: Path, seed: int) -> tuple[list[SlideScore], dict[str, Darkness]]:
     """Draw a demo cohort, run it, and measure both."""
     manifest = build_demo_cohort(folder / "cohort", seed=seed)
     config, run = resolve(load_config(preset="demo")), RunDirectory(folder / "run")
@@ -145,7 +145,9 @@ def pool(darkness: Mapping[str, Darkness]) -> Darkness:
     return sum(others, start=first)
 
 
-def print_seed(seed: int, scores: list[Score], darkness: dict[str, Darkness]) -> None:
+def print_seed(
+    seed: int, scores: list[SlideScore], darkness: dict[str, Darkness]
+) -> None:
     for s in scores:
         line = f"{seed:<5}{s.slide_id:<18}{s.label:<10}{s.tumor_mm2:>9.3f}"
         dice = f"{dice_of([s]):.3f}" if s.tumor_mm2 else "-"
@@ -165,7 +167,7 @@ def main() -> None:
         f"{'seed':<5}{'slide':<18}{'planted':<10}{'tumor mm2':>9}{'found':>9}"
         f"{'Dice':>8}{'false area':>12}   threshold of its own"
     )
-    scores: list[Score] = []
+    scores: list[SlideScore] = []
     darkness: dict[str, Darkness] = {}
     with tempfile.TemporaryDirectory() as temporary:
         for seed in arguments.seeds:

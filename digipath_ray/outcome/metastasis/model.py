@@ -65,7 +65,7 @@ class StageCard:
         fitted_on: forest -> training slides of each type, synthetic ones included.
         slides, patients: their numbers.
         overlap: slides predicted by members trained on them.
-        scores: predictor -> cross-validated fields of ``Scores``.
+        scores: predictor -> cross-validated fields of ``TypeScores``.
         versions: library versions.
         notes: warnings, one sentence each.
     """

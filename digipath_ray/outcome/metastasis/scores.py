@@ -13,7 +13,7 @@ from digipath_ray.outcome.staging import Metastasis, PnStage, stage_nodes
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scores:
+class TypeScores:
     """Scores of predicted types.
 
     Attributes:
@@ -33,11 +33,11 @@ class Scores:
     patient_kappa: float | None
 
 
-def score_types(types: Types, predicted: Types, patients: Sequence[str]) -> Scores:
+def score_types(types: Types, predicted: Types, patients: Sequence[str]) -> TypeScores:
     """Score predicted types [n] against true types [n] of the patients' slides."""
     confusion = confusion_matrix(types, predicted, labels=range(TYPES))
     there = confusion.sum(axis=1)
-    return Scores(
+    return TypeScores(
         confusion=tuple(map(tuple, confusion.tolist())),
         accuracy=float(np.trace(confusion) / confusion.sum()),
         sensitivity=tuple(

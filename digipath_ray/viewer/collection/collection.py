@@ -17,8 +17,8 @@ from digipath_ray.cohort.inputs import read_cohort
 from digipath_ray.cohort.manifest import SlideRow, read_manifest
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.storage.files import is_url, place
+from digipath_ray.viewer.collection.builder import DAMAGED
 from digipath_ray.viewer.collection.entries import blank_entry
-from digipath_ray.viewer.collection.maker import DAMAGED
 from digipath_ray.viewer.collection.marks import Marker, RunMarks
 from digipath_ray.viewer.collection.patients import NO_RUN, patient_payloads
 from digipath_ray.viewer.collection.reading import RunReader

@@ -67,7 +67,7 @@ class Marker:
         tables = (run.slides, run.outcomes, run.patients, run.failures)
         settings, manifest = (_mark(path) for path in top)
         marked = tuple(_mark(path) for path in tables)
-        stands = (
+        unchanged = (
             last is not None
             and last.is_over
             and (last.status, last.settings, last.tables) == (status, settings, marked)
@@ -76,7 +76,7 @@ class Marker:
             settings=settings,
             manifest=manifest,
             tables=marked,
-            done=last.done if stands and last is not None else self._done(),
+            done=last.done if unchanged and last is not None else self._done(),
             status=status,
             state=None if status is None else liveness(status, now=datetime.now(UTC)),
         )

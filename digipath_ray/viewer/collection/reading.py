@@ -14,9 +14,9 @@ from digipath_ray.report.findings import Findings, Row, read_findings
 from digipath_ray.run.directory import READERS, RunDirectory
 from digipath_ray.run.failure import Failure
 from digipath_ray.run.record import DoneRecord
+from digipath_ray.viewer.collection.builder import BuiltEntry, EntryBuilder, EntryInputs
 from digipath_ray.viewer.collection.entries import status_payload
 from digipath_ray.viewer.collection.failures import Failures
-from digipath_ray.viewer.collection.maker import Made, Maker, Standing
 from digipath_ray.viewer.collection.marks import RunMarks
 from digipath_ray.viewer.collection.patients import NOT_STAGED, patient_payloads
 from digipath_ray.viewer.collection.snapshot import Snapshot
@@ -39,7 +39,7 @@ class RunReader:
         self._given: Mapping[str, SlideRow] = {}
         self._records: dict[str, tuple[str, DoneRecord | None]] = {}
         self._failures = Failures()
-        self._made: dict[str, Made] = {}
+        self._built: dict[str, BuiltEntry] = {}
 
     def read(self, marks: RunMarks, given: Mapping[str, SlideRow]) -> Snapshot:
         """Read the current state of the run.
@@ -57,7 +57,7 @@ class RunReader:
         if given is not self._given:
             self._given, self._tables = given, self._tables + 1
         failures = self._failures.known(findings, marks)
-        self._make(findings, self._stand(findings, marks, failures), marks)
+        self._rebuild(findings, self._inputs(findings, marks, failures), marks)
         return self._snapshot(findings, marks, named=len(failures))
 
     def _read_tables(self, marks: RunMarks) -> Findings:
@@ -92,16 +92,16 @@ class RunReader:
             return self.run.read_record(slide_id)
         return None
 
-    def _stand(
+    def _inputs(
         self, findings: Findings, marks: RunMarks, failures: Mapping[str, Failure]
-    ) -> dict[str, Standing]:
+    ) -> dict[str, EntryInputs]:
         """Collect the inputs of each slide's entry."""
         progress = {} if marks.status is None else marks.status.progress
         names = dict.fromkeys(
             (*failures, *findings.slides, *findings.outcomes, *self._records)
         )
         return {
-            slide_id: Standing(
+            slide_id: EntryInputs(
                 tables=self._tables,
                 stamp=marks.done.get(slide_id),
                 record=self._records.get(slide_id, (None, None))[1],
@@ -112,28 +112,28 @@ class RunReader:
             for slide_id in names
         }
 
-    def _make(
-        self, findings: Findings, now: Mapping[str, Standing], marks: RunMarks
+    def _rebuild(
+        self, findings: Findings, now: Mapping[str, EntryInputs], marks: RunMarks
     ) -> None:
         """Rebuild changed entries, and drop removed ones."""
         kept = {
-            slide_id: made
-            for slide_id, made in self._made.items()
-            if slide_id in now and made.standing == now[slide_id]
+            slide_id: built
+            for slide_id, built in self._built.items()
+            if slide_id in now and built.inputs == now[slide_id]
         }
-        maker = Maker(
+        builder = EntryBuilder(
             findings=findings,
             run=self.run,
             name=self.name,
             given=self._given,
             is_complete=bool(findings.outcomes) and not _is_open(marks),
         )
-        new = {i: maker.make(i, now[i]) for i in now if i not in kept}
-        self._made = {**kept, **new}
+        new = {i: builder.build(i, now[i]) for i in now if i not in kept}
+        self._built = {**kept, **new}
 
     def _snapshot(self, findings: Findings, marks: RunMarks, *, named: int) -> Snapshot:
-        made = sorted(self._made.values(), key=lambda m: m.urgency)
-        entries = {m.entry.key: m.entry for m in made if m.entry is not None}
+        built = sorted(self._built.values(), key=lambda m: m.urgency)
+        entries = {m.entry.key: m.entry for m in built if m.entry is not None}
         ending, status = findings.config.outcome.outcome, marks.status
         status_now = None
         if status is not None and marks.state is not None:
@@ -163,9 +163,9 @@ class RunReader:
             return findings.patients
         patients = {i: row["patient_id"] for i, row in findings.outcomes.items()}
         patients |= {i: row.patient_id for i, row in self._given.items()}
-        for slide_id, made in self._made.items():
-            if made.entry is not None:
-                patients[slide_id] = made.entry.row.patient_id
+        for slide_id, built in self._built.items():
+            if built.entry is not None:
+                patients[slide_id] = built.entry.row.patient_id
         failed = {failure.slide_id for failure in findings.failures}
         moved = {
             patient_id
@@ -178,12 +178,12 @@ class RunReader:
         self, slide_id: str, findings: Findings, failed: Set[str]
     ) -> bool:
         """Whether a slide is unchanged since the tables were written."""
-        made = self._made.get(slide_id)
-        if made is None or made.entry is None:
+        built = self._built.get(slide_id)
+        if built is None or built.entry is None:
             return False
-        outcome = made.entry.outcomes.get(self.name)
+        outcome = built.entry.outcomes.get(self.name)
         if outcome is None:
-            return slide_id in failed and made.standing.failure is not None
+            return slide_id in failed and built.inputs.failure is not None
         return outcome is findings.outcomes.get(slide_id)
 
 

@@ -143,11 +143,11 @@ class Starts:
             job.exit_code = None if process is None else process.returncode
             # 1: a slide failed, all others are done.
             ended_well = job.exit_code in (0, 1)
-            stands = ended_well and await run_in_threadpool(_is_run, job.out)
+            is_run = ended_well and await run_in_threadpool(_is_run, job.out)
             job.ended = _now()
             if job.state == "running":
                 job.state = "done" if ended_well else "failed"
-                job.finished = stands
+                job.finished = is_run
 
     async def _spawn(self, job: Job) -> None:
         job.process = await asyncio.create_subprocess_exec(

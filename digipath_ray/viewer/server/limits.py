@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,9 +78,9 @@ class Gate:
 
     async def do(
         self,
-        work: Callable[[], Answer],
+        work: Callable[[], Result],
         gone: Callable[[], Awaitable[bool]] | None = None,
-    ) -> Answer | None:
+    ) -> Result | None:
         """Run ``work`` in a thread; None if the client has disconnected.
 
         Args:

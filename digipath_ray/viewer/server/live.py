@@ -91,7 +91,7 @@ async def follow(
         every_s: seconds between polls.
         comment_s: seconds between keep-alive comments.
     """
-    seen, known, spoken = Seen(known_state), known_state, time.monotonic()
+    seen, known, last_sent = Seen(known_state), known_state, time.monotonic()
     yield "retry: 3000\n\n"
     while not await gone():
         now = look()
@@ -100,8 +100,8 @@ async def follow(
                 yield event
             # Sent last, because the connection may break between two events.
             yield state_event(now)
-            known, spoken = now, time.monotonic()
-        if time.monotonic() - spoken >= comment_s:
-            spoken = time.monotonic()
+            known, last_sent = now, time.monotonic()
+        if time.monotonic() - last_sent >= comment_s:
+            last_sent = time.monotonic()
             yield ": here\n\n"
         await asyncio.sleep(every_s)

@@ -17,7 +17,7 @@ TICK_S = 0.5
 """Seconds between checks whether a poll is due."""
 KEY = re.compile("[0-9a-f]{16}")
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
 class Service:
@@ -53,7 +53,7 @@ class Service:
             raise HTTPException(404, "slide not found")
         return entries[key]
 
-    async def do(self, request: Request, work: Callable[[], Answer]) -> Answer:
+    async def do(self, request: Request, work: Callable[[], Result]) -> Result:
         """Run ``work`` in a decoding thread.
 
         Raises:

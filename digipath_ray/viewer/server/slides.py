@@ -88,8 +88,8 @@ class SlideRoutes:
     def _info(self, entry: Entry) -> tuple[SlideInfo | None, Json | None]:
         """Metadata of the slide's file, or the error."""
         try:
-            with self.pool.use(entry.row) as picture:
-                info = picture.slide.info
+            with self.pool.use(entry.row) as tiled:
+                info = tiled.slide.info
             if entry.l0_size not in (None, (info.width, info.height)):
                 return info, ANOTHER_FILE
             return info, None
@@ -126,7 +126,9 @@ class SlideRoutes:
         entry = self._service.entry(request)
         at = tile_of(request)
         what, make = "-".join(map(str, at)), self._tiles.tile
-        return await self._picture(request, entry, what, lambda: make(entry.row, *at))
+        return await self._image_response(
+            request, entry, what, lambda: make(entry.row, *at)
+        )
 
     async def thumbnail(self, request: Request) -> Response:
         """Serve a thumbnail, from the run or else from the slide."""
@@ -151,9 +153,11 @@ class SlideRoutes:
         if is_url(entry.row.path):
             raise HTTPException(404, "this slide has no thumbnail yet")
         make = self._tiles.thumbnail
-        return await self._picture(request, entry, "thumbnail", lambda: make(entry.row))
+        return await self._image_response(
+            request, entry, "thumbnail", lambda: make(entry.row)
+        )
 
-    async def _picture(
+    async def _image_response(
         self, request: Request, entry: Entry, what: str, make: Callable[[], bytes]
     ) -> Response:
         """Serve an image of the slide, or an image with the error."""
@@ -172,8 +176,8 @@ class SlideRoutes:
             raise HTTPException(404, "tile not found") from e
         except (SlideError, OSError) as e:
             self._warn(entry.slide_id, e)
-            picture = draw_error(hint_of(e))
-            return Response(picture, 500, media_type="image/jpeg")
+            image = draw_error(hint_of(e))
+            return Response(image, 500, media_type="image/jpeg")
 
     def _warn(self, slide_id: str, error: Exception) -> None:
         """Log an error of a slide once, not for each tile."""

@@ -19,7 +19,7 @@ from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.slide.open import SlideError, open_slide
 from digipath_ray.storage.cache import object_version
 from digipath_ray.storage.files import is_url
-from digipath_ray.viewer.tiles.pyramid import HANDLE_BYTES, Picture
+from digipath_ray.viewer.tiles.pyramid import HANDLE_BYTES, TiledSlide
 
 LOOK_S = 30.0
 """Seconds for which a slide in a bucket is assumed unchanged."""
@@ -56,17 +56,17 @@ class _Held:
     fetch: Future[None] | None = None
     until: float = 0.0
     asked: float = 0.0
-    picture: Picture | None = None
+    tiled: TiledSlide | None = None
     users: int = 0
     dropped: bool = False
 
     @property
     def nbytes(self) -> int:
-        return HANDLE_BYTES if self.picture is None else self.picture.nbytes
+        return HANDLE_BYTES if self.tiled is None else self.tiled.nbytes
 
     def close(self) -> None:
-        if self.picture is not None:
-            self.picture.slide.close()
+        if self.tiled is not None:
+            self.tiled.slide.close()
 
 
 class SlidePool:
@@ -116,7 +116,7 @@ class SlidePool:
         return version
 
     @contextlib.contextmanager
-    def use(self, row: SlideRow) -> Iterator[Picture]:
+    def use(self, row: SlideRow) -> Iterator[TiledSlide]:
         """Yield an open slide; it stays open inside the block.
 
         Raises:
@@ -166,7 +166,7 @@ class SlidePool:
                 copies -= held.is_copy
         return gone
 
-    def _fetched(self, held: _Held, row: SlideRow) -> Picture:
+    def _fetched(self, held: _Held, row: SlideRow) -> TiledSlide:
         """The slide of a bucket, if downloaded."""
         with held.opening:
             if held.fetch is None:
@@ -178,8 +178,8 @@ class SlidePool:
             held.fetch.result(max(0.0, held.until - time.monotonic()))
         except TimeoutError as e:
             raise Fetching(f"{row.slide_id} is being downloaded from its bucket") from e
-        assert held.picture is not None
-        return held.picture
+        assert held.tiled is not None
+        return held.tiled
 
     def _fetch(self, held: _Held, row: SlideRow) -> None:
         def wait() -> None:
@@ -193,13 +193,13 @@ class SlidePool:
                 other.close()
 
         try:
-            held.picture = Picture(
+            held.tiled = TiledSlide(
                 open_slide(
                     row.path, mpp=row.mpp, cache_bytes=HANDLE_BYTES, on_progress=wait
                 )
             )
         finally:
-            if held.picture is None:
+            if held.tiled is None:
                 self._drop(row.slide_id, held)
             self._give_back(held)
 
@@ -235,12 +235,12 @@ def _retire(held: _Held) -> bool:
     return held.users == 0
 
 
-def _opened(held: _Held, row: SlideRow) -> Picture:
+def _opened(held: _Held, row: SlideRow) -> TiledSlide:
     with held.opening:
-        if held.picture is None:
+        if held.tiled is None:
             slide = open_slide(row.path, mpp=row.mpp, cache_bytes=HANDLE_BYTES)
-            held.picture = Picture(slide)
-        return held.picture
+            held.tiled = TiledSlide(slide)
+        return held.tiled
 
 
 def _state_of(path: str) -> str:

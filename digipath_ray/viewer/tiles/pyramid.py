@@ -51,7 +51,7 @@ class Levels:
         return max(fine, key=lambda i: self.level_downsamples[i], default=0)
 
 
-class Picture:
+class TiledSlide:
     """An open slide and its tiles."""
 
     def __init__(self, slide: Slide) -> None:

@@ -32,8 +32,8 @@ class Tiles:
         """
 
         def make() -> bytes:
-            with self.pool.use(row) as picture:
-                return encode_jpeg(picture.tile(level, col, at_row))
+            with self.pool.use(row) as tiled:
+                return encode_jpeg(tiled.tile(level, col, at_row))
 
         return self.kept.make((self.pool.version(row), level, col, at_row), make)
 
@@ -41,8 +41,8 @@ class Tiles:
         """Thumbnail of the whole slide as JPEG; errors as :meth:`tile`."""
 
         def make() -> bytes:
-            with self.pool.use(row) as picture:
-                return encode_jpeg(_overview(picture.slide))
+            with self.pool.use(row) as tiled:
+                return encode_jpeg(_overview(tiled.slide))
 
         return self.kept.make((self.pool.version(row), "thumbnail"), make)
 

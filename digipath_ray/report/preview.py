@@ -1,4 +1,4 @@
-"""Small picture of a slide: the stained tissue, and a tumor map overlay.
+"""Preview of a slide: the stained tissue, and a tumor map overlay.
 
 Both are data URIs, cropped to the tissue and shrunk so that a page holds hundreds.
 Positions are um from the slide's top-left corner, as in the tables.
@@ -24,13 +24,13 @@ from digipath_ray.storage.files import open_file
 from digipath_ray.tissue.mask import Mask, read_mask
 
 PAGE_BYTES = 14_000_000
-"""Maximum bytes of all pictures of a page: 500 slides take about 15 MB."""
+"""Maximum bytes of all previews of a page: 500 slides take about 15 MB."""
 MOST_BYTES, LEAST_BYTES = 120_000, 12_000
-"""Minimum and maximum bytes of a picture."""
+"""Minimum and maximum bytes of a preview."""
 STAINED_SHARE = 0.8
 """Fraction of the bytes for the stained image; the map compresses well."""
 LADDER = ((760, 80), (640, 75), (560, 70), (480, 65), (420, 55), (360, 45), (280, 40))
-"""Longer side (px) and JPEG quality, tried in turn until the picture fits."""
+"""Longer side (px) and JPEG quality, tried in turn until the preview fits."""
 MARGIN = 0.04
 """Margin around the tissue, as a fraction of its size."""
 STEPS = 12
@@ -71,8 +71,8 @@ class Window:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
-    """Picture of a slide.
+class Preview:
+    """Preview of a slide.
 
     Attributes:
         window: part of the slide.
@@ -85,21 +85,21 @@ class Picture:
     tumor: str | None
 
 
-def picture_bytes(slides: int) -> int:
-    """Maximum bytes per picture for a number of slides."""
+def preview_bytes(slides: int) -> int:
+    """Maximum bytes per preview for a number of slides."""
     return min(MOST_BYTES, max(LEAST_BYTES, PAGE_BYTES // max(slides, 1)))
 
 
-def draw_picture(
+def draw_preview(
     run: RunDirectory, slide: Mapping[str, Any], *, threshold: float, budget: int
-) -> Picture | None:
-    """Draw the picture of a slide; None without thumbnail.
+) -> Preview | None:
+    """Draw the preview of a slide; None without thumbnail.
 
     Args:
         run: run directory.
         slide: row of the slide in SLIDES.
         threshold: probability of the outline.
-        budget: maximum bytes of the picture in the page.
+        budget: maximum bytes of the preview in the page.
 
     Raises:
         ValueError: a file is damaged.
@@ -122,7 +122,7 @@ def draw_picture(
             run.heatmap(slide_id), window, size, threshold=threshold, whole=whole
         )
         tumor = png_uri(shades)
-    return Picture(window=window, stained=stained, tumor=tumor)
+    return Preview(window=window, stained=stained, tumor=tumor)
 
 
 def find_window(mask: Path, size_um: tuple[float, float]) -> Window:

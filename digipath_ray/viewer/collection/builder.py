@@ -31,7 +31,7 @@ DAMAGED = (ValueError, LookupError, TypeError, AttributeError)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Standing:
+class EntryInputs:
     """Inputs of an entry; while they are equal, the entry is reused.
 
     Attributes:
@@ -52,16 +52,16 @@ class Standing:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Made:
+class BuiltEntry:
     """An entry, its inputs and sort key; None for an unsafe slide_id."""
 
-    standing: Standing
+    inputs: EntryInputs
     entry: Entry | None = None
     urgency: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Maker:
+class EntryBuilder:
     """Builds the entries of a run.
 
     Attributes:
@@ -78,40 +78,40 @@ class Maker:
     given: Mapping[str, SlideRow]
     is_complete: bool
 
-    def make(self, slide_id: str, standing: Standing) -> Made:
+    def build(self, slide_id: str, inputs: EntryInputs) -> BuiltEntry:
         """Build the entry of a slide; a damaged record fails only its own slide."""
         if not _is_safe(slide_id):
-            return Made(standing=standing)
-        failed = replace(standing, record=None, failure=_damaged(slide_id))
-        if standing.stamp is not None and standing.record is None:
-            return replace(self._make(slide_id, failed), standing=standing)
+            return BuiltEntry(inputs=inputs)
+        failed = replace(inputs, record=None, failure=_damaged(slide_id))
+        if inputs.stamp is not None and inputs.record is None:
+            return replace(self._build(slide_id, failed), inputs=inputs)
         try:
-            return self._make(slide_id, standing)
+            return self._build(slide_id, inputs)
         except DAMAGED as e:
-            if standing.record is None:
+            if inputs.record is None:
                 raise
             log.warning("%s: %s: %s", self.run.done(slide_id), type(e).__name__, e)
-            return replace(self._make(slide_id, failed), standing=standing)
+            return replace(self._build(slide_id, failed), inputs=inputs)
 
-    def _make(self, slide_id: str, standing: Standing) -> Made:
-        findings, outcome = self.findings, self._outcome(slide_id, standing)
-        slide_row, record = findings.slides.get(slide_id), standing.record
+    def _build(self, slide_id: str, inputs: EntryInputs) -> BuiltEntry:
+        findings, outcome = self.findings, self._outcome(slide_id, inputs)
+        slide_row, record = findings.slides.get(slide_id), inputs.record
         part = replace(
             findings,
             slides={} if slide_row is None else {slide_id: slide_row},
             outcomes={} if outcome is None else {slide_id: outcome},
-            failures=() if standing.failure is None else (standing.failure,),
+            failures=() if inputs.failure is None else (inputs.failure,),
             records={} if record is None else {slide_id: record},
         )
         for view in view_slides(part):
-            entry = self._entry(part, view, standing)
-            return Made(standing=standing, entry=entry, urgency=urgency(view))
-        return Made(standing=standing)
+            entry = self._entry(part, view, inputs)
+            return BuiltEntry(inputs=inputs, entry=entry, urgency=urgency(view))
+        return BuiltEntry(inputs=inputs)
 
-    def _outcome(self, slide_id: str, standing: Standing) -> Row | None:
+    def _outcome(self, slide_id: str, inputs: EntryInputs) -> Row | None:
         """Row of the slide in OUTCOMES, even before the table has it."""
-        row, record = self.findings.outcomes.get(slide_id), standing.record
-        if standing.failure is not None:
+        row, record = self.findings.outcomes.get(slide_id), inputs.record
+        if inputs.failure is not None:
             return None
         if record is None:  # the table still has the old row of a recomputed slide
             return row if self.is_complete else None
@@ -121,20 +121,20 @@ class Maker:
         by_size = spec.outcome == "stage" and spec.stage_model is None
         return full_outcome(record, OUTCOMES.names, by_size=by_size)
 
-    def _entry(self, findings: Findings, view: SlideView, standing: Standing) -> Entry:
+    def _entry(self, findings: Findings, view: SlideView, inputs: EntryInputs) -> Entry:
         slide_id, known = view.slide_id, findings.slide(view.slide_id)
         slide_row = {**dict.fromkeys(SLIDES.names), **known} if known else {}
         row = (
             SlideRecord.from_row(slide_row)
             if slide_row
-            else self._row(view, standing.failure)
+            else self._row(view, inputs.failure)
         )
         outcome = findings.outcomes.get(slide_id)
-        held = InRun(run=self.run, slide_id=slide_id, stamp=standing.stamp)
+        held = InRun(run=self.run, slide_id=slide_id, stamp=inputs.stamp)
         return Entry(
             key=key_of(slide_id),
             row=row,
-            payload=self._payload(findings, view, row, standing),
+            payload=self._payload(findings, view, row, inputs),
             record=slide_row,
             runs={self.name: held},
             outcomes={} if outcome is None else {self.name: outcome},
@@ -155,19 +155,19 @@ class Maker:
         )
 
     def _payload(
-        self, findings: Findings, view: SlideView, row: SlideRow, standing: Standing
+        self, findings: Findings, view: SlideView, row: SlideRow, inputs: EntryInputs
     ) -> Json:
         outcome = findings.outcomes.get(view.slide_id)
         if outcome is not None:
             ending = findings.config.outcome.outcome
             return done_entry(row, view, outcome, ending=ending)
-        if standing.failure is not None:
+        if inputs.failure is not None:
             drawn = self.run.thumbnail(view.slide_id).exists()
-            return failed_entry(row, view, standing.failure, thumbnail=drawn)
+            return failed_entry(row, view, inputs.failure, thumbnail=drawn)
         # A prepared slide has one; else it is drawn from the slide, if local.
         drawn = view.slide_id in findings.slides or not is_url(row.path)
-        if standing.goes_on:
-            return running_entry(row, standing.progress, thumbnail=drawn)
+        if inputs.goes_on:
+            return running_entry(row, inputs.progress, thumbnail=drawn)
         return left_entry(row, view, thumbnail=drawn)
 
 
