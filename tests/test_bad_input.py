@@ -138,7 +138,9 @@ def test_every_bad_slide_is_a_row_and_the_others_finish(
         "give --mpp 4 with weights trained at that mpp, or --allow-upsampling",
     )
     if SHARED.is_dir():
-        assert found["real_broken"][0].startswith("broken.svs: not a slide")
+        assert found["real_broken"][0].startswith(
+            "broken.svs: a text file, not a slide"
+        )
         assert "Bogus marker length" in found["real_unreadable"][0]
     elif os.environ.get("CI") == "true":
         pytest.fail(f"CI runs the tests on real data, but {SHARED} is absent")
@@ -446,7 +448,7 @@ def test_options_that_do_not_go_together(
 def test_run_without_weights(slide: str, capsys: pytest.CaptureFixture[str]) -> None:
     said = refused(["run", slide, "--out", "x"], capsys)
     assert "no weights for unet-densenet121, unet-inceptionresnetv2, " in said
-    assert "--weights random to try the plumbing" in said
+    assert "--weights random to test the installation" in said
 
 
 def card_of(path: Path, **changes: object) -> ModelCard:

@@ -134,7 +134,7 @@ def test_bad_slides_become_rows_and_the_others_finish(ray_here, tmp_path, shared
     assert "crashed or hung 3 times" in said["hanging"]
     assert "--read-timeout-s" in said["hanging"]
     assert "file not found" in said["missing"]
-    assert "broken.svs: not a slide" in said["broken"]
+    assert "broken.svs: a text file, not a slide" in said["broken"]
     assert "unreadable.svs: cannot be read" in said["unreadable"]
     assert "member a" in said["nan"]
     assert "NaN" in said["nan"]

@@ -242,7 +242,7 @@ def test_the_next_run_is_named_as_the_server_says(tab: Tab, address: str) -> Non
     jobs = {"jobs": [], "presets": ["demo"], "out": "free-name-3"}
     answer(tab.page, "**/api/jobs", json.dumps(jobs), "application/json")
     tab.page.goto(address)
-    tab.page.get_by_label("Choose slide_0", exact=True).check()
+    tab.page.get_by_label("Select slide_0", exact=True).check()
     tab.page.get_by_role("button", name="Start a run of 1 slide").click()
     name = tab.page.get_by_label("Name of the new run")
     expect(name).to_have_value("free-name-3")
@@ -252,7 +252,7 @@ def test_a_run_is_queued_and_canceled(tab: Tab, tmp_path: Path) -> None:
     write_gradient(tmp_path / "slide.tif")
     with viewing(tmp_path, "--allow-run") as (address, _):
         tab.page.goto(address)
-        tab.page.get_by_label("Choose slide", exact=True).check()
+        tab.page.get_by_label("Select slide", exact=True).check()
         tab.page.get_by_role("button", name="Start a run of 1 slide").click()
         tab.page.get_by_label("Preset").select_option("demo")
         tab.page.get_by_label("Weights").fill("random")

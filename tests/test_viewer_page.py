@@ -234,7 +234,7 @@ def test_exports_are_files_to_work_with(
 
 def test_a_failed_slide_says_why(tab: Tab, address: str) -> None:
     tab.page.goto(f"{address}#/slide/{key_of('bad')}")
-    expect(tab.page.get_by_role("alert")).to_contain_text("the slide's file is not")
+    expect(tab.page.get_by_role("alert")).to_contain_text("the slide's file is missing")
     tab.page.goto(f"{address}#/slide/0000000000000000")
     expect(tab.page.get_by_role("alert")).to_contain_text("cannot be shown")
 

@@ -110,7 +110,7 @@ def test_the_chosen_slides_are_its_manifest(tmp_path: Path) -> None:
         ({"preset": ["demo"]}, "preset"),
         ({"preset": None}, "preset"),
         ({"weights": "a\nb"}, "weights"),
-        ({"weights": "/no/such/folder"}, "weights: /no/such/folder: not there"),
+        ({"weights": "/no/such/folder"}, "weights: /no/such/folder: not found"),
         ({"weights": {}, "out": "-x"}, "out"),
         ({"out": "../elsewhere"}, "out"),
         ({"out": "/etc"}, "out"),
@@ -166,7 +166,7 @@ def test_two_runs_do_not_share_a_place(tmp_path: Path) -> None:
     browser, _ = viewer(tmp_path, WAITS)
     with browser:
         assert post(browser).status_code == 201
-        assert "night already" in post(browser).json()["error"]
+        assert "night is already queued" in post(browser).json()["error"]
 
 
 @pytest.mark.parametrize("there", ["night/run.toml", "night/a.txt", "night"])
@@ -177,7 +177,7 @@ def test_a_run_does_not_go_into_what_is_there(tmp_path: Path, there: str) -> Non
     with browser:
         answer = post(browser)
         assert answer.status_code == 400
-        assert answer.json()["error"].startswith("out: night is there already")
+        assert answer.json()["error"].startswith("out: night already exists")
         assert "another name" in answer.json()["error"]
         assert browser.get("/api/jobs").json()["jobs"] == []
         assert post(browser, out="other").status_code == 201
@@ -328,7 +328,7 @@ def test_of_two_posts_at_once_one_takes_the_place(tmp_path: Path) -> None:
 
     told, refused = asyncio.run(both())
     assert told["state"] == "queued"
-    assert "night already" in str(refused)
+    assert "night is already queued" in str(refused)
 
 
 def test_a_run_that_cannot_be_told_of_does_not_stop_the_next(tmp_path: Path) -> None:
