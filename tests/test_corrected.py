@@ -381,7 +381,7 @@ def test_hard_examples_of_another_size_or_slide_are_refused(row, hard, tmp_path)
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("--hard-examples", "1 of their slides are not in the cohort, e.g. 's'"),
+        ("--hard-examples", "1 of the slides are not in the cohort, e.g. 's'"),
         ("--extra-annotations", "s.geojson: slide not in the cohort"),
     ],
 )

@@ -90,7 +90,11 @@ def test_a_missing_patient_or_an_unknown_stage_is_named(
             "patient_977.zip,",
             r"1 of 100 patients of the reference are missing, e\.g\. patient_007",
         ),
-        ("patient_000.zip,pN0", "patient_000.zip,pN3a", "patient_000 is pN3a, which"),
+        (
+            "patient_000.zip,pN0",
+            "patient_000.zip,pN3a",
+            "patient_000 is pN3a, not one of",
+        ),
         ("patient_000.zip,pN0", "patient_000.zip,pN9", "line 2: pN stage 'pN9'"),
     ):
         changed = change(labels, tmp_path / "s.csv", (old, new))

@@ -154,7 +154,7 @@ def test_files_are_named_by_slide(tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
     with pytest.raises(ValueError, match="no annotations in this folder"):
         annotations_in(tmp_path / "none")
-    with pytest.raises(ValueError, match=r"notes\.txt: no reference"):
+    with pytest.raises(ValueError, match=r"notes\.txt: not a reference"):
         read_reference(tmp_path / "notes.txt")
 
 
@@ -366,6 +366,6 @@ def test_the_command_knows_the_mask_challenges(tmp_path: Path) -> None:
     lines = [line.split() for line in console.export_text().splitlines()]
     assert ["prediction", "jaccard", "0.7500", "-", "2", "2", "images"] in lines
     assert ["prediction", "burden_score", "0.4500", "-", "2", "2", "cases"] in lines
-    assert any("auc: by the area" in " ".join(line) for line in lines)
+    assert any("auc: by the lesion area" in " ".join(line) for line in lines)
     with pytest.raises(ValueError, match="'glas': choose from camelyon16"):
         evaluate(console, "glas", *places)

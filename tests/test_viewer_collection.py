@@ -133,8 +133,8 @@ def test_a_stage_has_its_rule_and_votes(tmp_path: Path) -> None:
     entry = payload(snapshot, "n1")
     assert (entry["verdict"], entry["attention"]) == ("macro", 1)
     assert entry["reasons"] == [
-        "Split votes. Of 4 forests 3 for macrometastasis and 1 for micrometastasis; "
-        "taken: macrometastasis (the majority)."
+        "Split votes. Of 4 forests, 3 for macrometastasis and 1 for micrometastasis; "
+        "result: macrometastasis (the majority)."
     ]
 
 

@@ -265,7 +265,7 @@ def test_a_file_that_is_gone_says_so(pool: SlidePool, tmp_path: Path) -> None:
         pool.use(row(tmp_path / "s.tif")),
     ):
         pass
-    with pytest.raises(SlideError, match=r"s\.tif: the slide's file is missing"):
+    with pytest.raises(SlideError, match=r"\.tif: the slide's file is missing"):
         pool.version(SlideRow(slide_id="s", path="/a\0b.tif"))
 
 
