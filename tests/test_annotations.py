@@ -334,7 +334,7 @@ BOMB = (
         ("a.xml", "", "a.xml: damaged XML: "),
         ("a.xml", '<?xml version="1.0" encoding="martian"?><a/>', "damaged XML: "),
         ("a.xml", BOMB, "a.xml: the XML declares entities"),
-        ("a.xml", "<svg/>", "a.xml: XML of <svg>, neither ASAP's"),
+        ("a.xml", "<svg/>", "a.xml: unsupported XML root <svg>"),
         ("a.geojson", "{", "a.geojson: not GeoJSON: "),
         ("a.geojson", "[" * 10**6, "a.geojson: not GeoJSON: "),
         ("a.geojson", "\xff", "a.geojson: not GeoJSON: |not a GeoJSON feature"),

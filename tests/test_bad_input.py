@@ -446,7 +446,7 @@ def test_options_that_do_not_go_together(
 def test_run_without_weights(slide: str, capsys: pytest.CaptureFixture[str]) -> None:
     said = refused(["run", slide, "--out", "x"], capsys)
     assert "no weights for unet-densenet121, unet-inceptionresnetv2, " in said
-    assert "--weights random to try the plumbing" in said
+    assert "--weights random to test the installation" in said
 
 
 def card_of(path: Path, **changes: object) -> ModelCard:

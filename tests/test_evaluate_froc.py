@@ -407,7 +407,7 @@ def test_what_is_not_predicted_or_not_annotated_is_named(tmp_path: Path) -> None
     cohort, run = challenge(tmp_path / "c")
     text = cohort.read_text()
     cohort.write_text(text + "\nn3,n3.tif,,negative")
-    with pytest.raises(ValueError, match=r"1 of 4 slides.*n3.*it was not processed"):
+    with pytest.raises(ValueError, match=r"1 of 4 slides.*n3.*it was not run"):
         evaluate_camelyon16(cohort, run)
     cohort.write_text(text + "\nn3,n3.tif,,macro")
     with pytest.raises(ValueError, match=r"line 5: n3 is labeled 'macro' and has no"):

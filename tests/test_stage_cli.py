@@ -205,7 +205,7 @@ def test_a_model_that_cannot_be_written_is_refused_before_the_fit(
 ) -> None:
     (tmp_path / "folder.skops").mkdir()
     nowhere = RunDirectory(tmp_path / "nothing")  # it would be read next
-    with pytest.raises(ValueError, match=r"name the model|name a file"):
+    with pytest.raises(ValueError, match=r"name the model|a file name for"):
         fit(nowhere, labels, tmp_path / name, overwrite=True)
 
 

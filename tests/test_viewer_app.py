@@ -208,7 +208,7 @@ def test_a_slide_whose_file_is_gone_keeps_its_maps(tmp_path: Path) -> None:
     with client(viewed_run(tmp_path)) as browser:
         told = browser.get(url_of("with")).json()
         assert told["image"]["width"] == 4000
-        assert "not there" in told["image_error"]["error"]
+        assert "file is missing" in told["image_error"]["error"]
         assert len(told["layers"]) == 3
         tile = browser.get(url_of("with", "/tiles/12/0_0.jpg"))
         assert tile.status_code == 500
@@ -222,7 +222,7 @@ def test_another_file_in_its_place_is_noticed(tmp_path: Path) -> None:
     slide = write_gradient(tmp_path / "s.tif", width=300, height=200)
     with client(viewed_run(tmp_path, slide)) as browser:
         told = browser.get(url_of("with")).json()
-    assert "another size" in told["image_error"]["error"]
+    assert "different size" in told["image_error"]["error"]
 
 
 def test_a_corrupt_slide_gives_an_error_tile_and_the_server_lives_on(

@@ -151,7 +151,7 @@ def test_a_damaged_record_is_its_own_slides_failure_alone(
         assert payload(snapshot, "s2")["status"] == "done"
         bad = payload(snapshot, "s1")
         assert bad["status"] == "failed"
-        assert bad["failure"]["error"] == "its record done/s1.json is damaged"
+        assert bad["failure"]["error"] == "the record done/s1.json is damaged"
         assert "run again" in bad["failure"]["hint"]
     land(run, Made(slide_id="s1"))
     assert payload(collection.look(), "s1")["status"] == "done"
