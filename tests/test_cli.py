@@ -375,7 +375,7 @@ def test_info_of_real_slides(
     assert "level 0 as it is: 0.499 um/px for 0.5 asked" in real
     assert "  to predict 20 of 20 patches, in 1 chunk\n" in real
     assert "  level 3    37 x 31 px, 1:8.086\n  unusable   the file has no" in boxes
-    assert "  unusable   broken.svs: not a slide that OpenSlide can open" in broken
+    assert "  unusable   broken.svs: a text file, not a slide" in broken
     assert "  size       16 x 16 px\n" in unreadable
     assert "cannot be read at (0, 0): Bogus marker length" in unreadable
 

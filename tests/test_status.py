@@ -314,9 +314,9 @@ def test_a_running_run_in_a_terminal(tmp_path: Path) -> None:
     )
     said, code = shown(made_run(tmp_path, status, done=1).root)
     assert code == 0
-    assert re.sub(r"told \d+ s", "told 0 s", said) == (
+    assert re.sub(r"status of \d+ s", "status of 0 s", said) == (
         f"run         {tmp_path}\n"
-        "state       running: predicts (told 0 s ago)\n"
+        "state       running: predicts (status of 0 s ago)\n"
         "slides      1 of 4 finished, 0 failed, 2 open, 1 being written\n"
         "patches     1,200 of 7,200, 2.5/s, 40 min left\n"
         "bottleneck  read: the networks waited for pixels; more --readers would help\n"
