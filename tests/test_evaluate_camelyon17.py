@@ -93,7 +93,7 @@ def test_a_missing_patient_or_an_unknown_stage_is_named(
         (
             "patient_000.zip,pN0",
             "patient_000.zip,pN3a",
-            "patient_000 is pN3a, not one of",
+            "patient_000 is pN3a, not",
         ),
         ("patient_000.zip,pN0", "patient_000.zip,pN9", "line 2: pN stage 'pN9'"),
     ):
