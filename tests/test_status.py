@@ -358,7 +358,7 @@ def test_how_a_run_ended(tmp_path: Path) -> None:
     write(run, status_of(host="elsewhere", pid=7, **times))
     said, code = shown(tmp_path)
     assert code == 1
-    assert "seems dead: process 7 on elsewhere has said nothing for 2 min" in said
+    assert "seems dead: process 7 on elsewhere wrote no status for 2 min" in said
 
 
 def test_no_run_is_exit_status_2(

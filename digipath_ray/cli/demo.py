@@ -45,7 +45,7 @@ def run_demo(console: Console, out: Path) -> int:
     console.print(truth_table(scores, summary))
     console.print(
         "One slide was damaged on purpose: a failure is a row in failures.parquet, "
-        "never the end of a night.\n"
+        "never the end of a run.\n"
         f"Look first at {escape(str(summary.run.report))}"
     )
     damaged = {f.slide_id for f in summary.failures}

@@ -155,8 +155,8 @@ def format_state(view: View) -> str:
     if view.state == "stopped":
         return f"[red]stopped[/] {silent} ago: {escape(status.why or '')}; {again}"
     return (
-        f"[red]seems dead[/]: process {status.pid} on {escape(status.host)} has said "
-        f"nothing for {silent}; {again}"
+        f"[red]seems dead[/]: process {status.pid} on {escape(status.host)} wrote "
+        f"no status for {silent}; {again}"
     )
 
 

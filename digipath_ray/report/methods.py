@@ -136,7 +136,7 @@ def _types(spec: OutcomeSpec) -> str:
         )
     return (
         f"Lesions less than {spec.merge_um:g} {UM} apart count as one; such a group is "
-        f"passed over if it is shorter than {spec.min_lesion_um:g} {UM} or nowhere "
+        f"ignored if it is shorter than {spec.min_lesion_um:g} {UM} or nowhere "
         f"reaches a probability of {spec.min_lesion_p:g}. A slide's type follows from "
         "the largest Feret diameter of the groups [1, Table 2]: isolated tumor cells "
         "up to 0.2 mm, micrometastasis up to 2 mm, macrometastasis beyond."
