@@ -1,6 +1,7 @@
 """The viewer's page on a tablet, and turned and mirrored, in Chromium."""
 
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,8 @@ pytestmark = pytest.mark.browser
 
 SQUARE = [(1000, 1000), (2000, 1000), (2000, 2000), (1000, 2000)]
 FINGER_PX = 44
+AGAIN_S = 4.0
+"""The page reloads outdated layers no more often."""
 LANDED = Made(slide_id="s1", lesions=((1500, 1500, 700, 0.95),))
 
 
@@ -401,10 +404,10 @@ def test_layers_of_another_version_are_read_anew(
     tab: Tab, address: str, outdated: int
 ) -> None:
     """The server has other maps than it told the first, or the first 99 times."""
-    told: list[str] = []
+    told: list[float] = []
 
     def tell(route: Route) -> None:
-        told.append(route.request.url)
+        told.append(time.monotonic())
         answer = route.fetch()
         said = answer.json()
         for layer in said["layers"]:
@@ -424,7 +427,8 @@ def test_layers_of_another_version_are_read_anew(
     tab.open_slide(address, "with")
     tab.page.locator("[data-role=outlines]").uncheck()
     tab.page.wait_for_timeout(1000)
-    assert len(told) == 2  # once more, not in a loop
+    # Once more at once, then at most every AGAIN_S: not in a loop.
+    assert 2 <= len(told) <= 2 + (time.monotonic() - told[0]) / AGAIN_S
     if outdated == 1:
         tab.slide("opacity", 100)
         assert np.allclose(tab.color(INSIDE), (223, 227, 24), atol=9)
