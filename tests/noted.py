@@ -15,14 +15,21 @@ from digipath_ray.distributed import collector
 from digipath_ray.distributed.read import Batch, read_shard
 
 NAME = "NODE_OF_A_TEST"
-SECONDS = "SECONDS_PER_CHUNK"
 
 
 class Diary:
-    """What was done where, in the order in which it was told."""
+    """What was done where, in the order in which it was told, and at which pace."""
 
     def __init__(self) -> None:
+        self.begin(0.0)
+
+    def begin(self, seconds: float) -> None:
+        """An empty diary; a chunk takes at least so long."""
+        self.seconds = seconds
         self.notes: list[tuple[float, str, str, str, int]] = []
+
+    def pace(self) -> float:
+        return self.seconds
 
     def note(self, node: str, what: str, slide_id: str, chunk: int) -> None:
         self.notes.append((time.time(), node, what, slide_id, chunk))
@@ -40,14 +47,22 @@ def open_diary() -> Any:
     return ray.remote(Diary).options(**options).remote()
 
 
+def diary() -> Any:
+    return ray.get_actor("diary", namespace="test")
+
+
+def pace() -> float:
+    """Seconds that a chunk takes at least in the run of now."""
+    return float(ray.get(diary().pace.remote()))
+
+
 def note(what: str, slide_id: str, chunk: int = -1) -> None:
-    diary = ray.get_actor("diary", namespace="test")
-    diary.note.remote(os.environ.get(NAME, "head"), what, slide_id, chunk)
+    diary().note.remote(os.environ.get(NAME, "head"), what, slide_id, chunk)
 
 
 def noted_read(batch: Batch, **options: Any) -> Iterator[Batch]:
     for row in read_shard(batch, **options):
-        time.sleep(float(os.environ[SECONDS]) / 2)
+        time.sleep(pace() / 2)
         note("read", str(row["slide_id"][0]), int(row["chunk"][0]))
         yield row
 
@@ -57,7 +72,7 @@ finish = collector.try_finish
 
 def noted_finish(root: str, prepared: Any, *rest: Any) -> Any:
     note("finish", prepared.slide_id)
-    time.sleep(float(os.environ[SECONDS]))
+    time.sleep(pace())
     answer = finish(root, prepared, *rest)
     note("finished", prepared.slide_id)
     return answer

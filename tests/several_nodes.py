@@ -1,16 +1,18 @@
-"""A cluster of several nodes on this machine, and a run on it: a process of its own.
+"""A cluster of several nodes on this machine, and runs on it: a process of its own.
 
-    python -c "from tests.several_nodes import main; main()" PLAN.json
+    python -c "from tests.several_nodes import main; main()" FOLDER
 
-``PLAN.json`` is a :class:`Plan`; what happened is written to its ``report``. The nodes
-share nothing but a bucket: each has its own cache, and a name. What runs where is noted
-in a diary that an actor on the head keeps. GPUs are told to Ray, yet the members
-compute on the CPU: :class:`NotedStage`.
+It reads files of a :class:`Plan` from its standard input, one a line, and carries them
+out one after the other; what happened is written to the plan's ``report``, then a line
+to the standard output. The nodes share nothing but a bucket: each has its own cache,
+and a name. What runs where is noted in a diary that an actor on the head keeps. GPUs
+are told to Ray, yet the members compute on the CPU: :class:`NotedStage`.
 """
 
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -35,7 +37,7 @@ from digipath_ray.distributed.run import run_cohort
 from digipath_ray.networks.predict import EnsemblePredictor
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.listeners import Tally
-from tests.noted import NAME, SECONDS, note, noted_finish, noted_read, open_diary
+from tests.noted import NAME, note, noted_finish, noted_read, open_diary, pace
 from tests.runs import hears, small_config
 
 FAST_TO_NOTICE_A_DEATH = {
@@ -71,7 +73,7 @@ class Plan:
         cohort: URL.
         out: the run directory.
         report: file for what happened.
-        folder: for the nodes' caches.
+        folder: for what a second driver is told.
         nodes: at the start, by name; the head beside them has no CPU.
         changes: to the small config.
         seconds: that a chunk takes at least where it is predicted, and half as many
@@ -102,7 +104,7 @@ class NotedStage(PredictStage):
 
     def __call__(self, batch: Batch) -> Batch:
         answer = super().__call__(batch)
-        time.sleep(float(os.environ[SECONDS]))
+        time.sleep(pace())
         note("predict", str(batch["slide_id"][0]), int(batch["chunk"][0]))
         return answer
 
@@ -114,14 +116,14 @@ STARTS = 3
 class Machine:
     """The cluster; its nodes by name."""
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.cluster = Cluster()
         self.nodes: dict[str, Any] = {}
-        self.beside: list[subprocess.Popen[bytes]] = []
         self.cluster.add_node(
             num_cpus=0,
             include_dashboard=False,
+            include_log_monitor=False,
             _system_config=FAST_TO_NOTICE_A_DEATH,
         )
         ray.init(
@@ -130,19 +132,26 @@ class Machine:
             log_to_driver=False,
             logging_level="ERROR",
         )
-        for name in plan.nodes:
-            self.add(name)
+
+    def become(self, names: Sequence[str]) -> None:
+        """Have just these nodes, and nothing in their caches."""
+        for name in set(self.nodes) - set(names):
+            self.cluster.remove_node(self.nodes.pop(name))
+        for cache in self.folder.iterdir():
+            shutil.rmtree(cache)
+        for name in names:
+            if name not in self.nodes:
+                self.add(name)
 
     def add(self, name: str) -> None:
-        env = {
-            NAME: name,
-            SECONDS: str(self.plan.seconds),
-            "DIGIPATH_CACHE": f"{self.plan.folder}/{name}",
-        }
+        env = {NAME: name, "DIGIPATH_CACHE": str(self.folder / name)}
         for attempt in range(STARTS):
             try:
                 self.nodes[name] = self.cluster.add_node(
-                    **shape(name), env_vars=env, object_store_memory=100 << 20
+                    **shape(name),
+                    env_vars=env,
+                    object_store_memory=100 << 20,
+                    include_log_monitor=False,
                 )
             except Exception as e:  # Ray raises just that after 30 s
                 if "timed out" not in str(e) or attempt == STARTS - 1:
@@ -189,12 +198,17 @@ class Run(threading.Thread):
         }
 
 
-def take_part(machine: Machine, run: Run, diary: Any) -> list[tuple[float, str, str]]:
-    """Let the plan's events happen; when, what, and to which node."""
+def carry_out(plan: Plan, machine: Machine, diary: Any) -> dict[str, Any]:
+    """The run, and what befalls it."""
+    machine.become(plan.nodes)
+    ray.get(diary.begin.remote(plan.seconds))
+    run = Run(plan)
+    run.start()
     happened: list[tuple[float, str, str]] = []
+    beside: list[subprocess.Popen[bytes]] = []
     while not run.begun.wait(0.1) and run.is_alive():
         pass
-    for number, event in enumerate(machine.plan.events):
+    for number, event in enumerate(plan.events):
         while run.slides < event.slides and run.is_alive():
             time.sleep(0.05)
         joining = list(event.join)
@@ -209,34 +223,35 @@ def take_part(machine: Machine, run: Run, diary: Any) -> list[tuple[float, str, 
             machine.add(name)
             happened.append((time.time(), "join", name))
         if event.beside:
-            begin_beside(machine, event.beside)
-    return happened
+            beside.append(begin_beside(plan, machine.cluster.address, event.beside))
+    run.join()
+    for other in beside:
+        other.wait()
+    notes = ray.get(diary.read.remote())
+    return {**run.answer, "happened": happened, "notes": notes}
 
 
-def begin_beside(machine: Machine, slides: int) -> None:
+def begin_beside(plan: Plan, cluster: str, slides: int) -> subprocess.Popen[bytes]:
     """Another driver on the cluster."""
-    plan = machine.plan
     path = Path(plan.folder) / "beside.json"
     out, report = f"{plan.out}-beside", f"{plan.report}-beside"
     write_plan(replace(plan, out=out, report=report, events=[]), path)
     script = f"from tests.several_nodes import run_beside; run_beside({slides})"
-    env = {**os.environ, "RAY_ADDRESS": machine.cluster.address}
-    machine.beside.append(
-        subprocess.Popen([sys.executable, "-c", script, str(path)], env=env)
-    )
+    env = {**os.environ, "RAY_ADDRESS": cluster}
+    return subprocess.Popen([sys.executable, "-c", script, str(path)], env=env)
 
 
 def run_beside(slides: int) -> None:
     """A run on the cluster that stands; the process of :func:`begin_beside`."""
-    plan = read_plan()
+    plan = read_plan(sys.argv[1])
     stand_in()
     run = Run(plan, slides)
     run.run()
     Path(plan.report).write_text(json.dumps(run.answer))
 
 
-def read_plan() -> Plan:
-    said = json.loads(Path(sys.argv[1]).read_text())
+def read_plan(path: str) -> Plan:
+    said = json.loads(Path(path).read_text())
     return Plan(**{**said, "events": [Event(**e) for e in said["events"]]})
 
 
@@ -260,19 +275,13 @@ def finishing(diary: Any) -> str:
 
 
 def main() -> None:
-    plan = read_plan()
     stand_in()
-    machine = Machine(plan)
+    machine = Machine(Path(sys.argv[1]))
     diary = open_diary()
-    run = Run(plan)
-    run.start()
-    happened = take_part(machine, run, diary)
-    run.join()
-    for other in machine.beside:
-        other.wait()
-    notes = ray.get(diary.read.remote())
-    report = {**run.answer, "happened": happened, "notes": notes}
-    Path(plan.report).write_text(json.dumps(report))
+    for line in sys.stdin:
+        plan = read_plan(line.strip())
+        Path(plan.report).write_text(json.dumps(carry_out(plan, machine, diary)))
+        print("done", flush=True)
     ray.shutdown()
     machine.cluster.shutdown()
 

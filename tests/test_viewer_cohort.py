@@ -225,13 +225,14 @@ def test_events_go_on_where_they_ended(tab: Tab, address: str) -> None:
     tab.page.goto(address)
     rows = tab.page.locator("table.slides tbody tr")
     expect(rows).to_have_count(3)
-    for hidden in ("true", "false"):
-        tab.page.evaluate(
-            "hidden => { Object.defineProperty(document, 'hidden',"
-            " { value: hidden === 'true', configurable: true });"
-            " document.dispatchEvent(new Event('visibilitychange')); }",
-            hidden,
-        )
+    with tab.page.expect_request(lambda asked: "since=s1" in asked.url):
+        for hidden in ("true", "false"):
+            tab.page.evaluate(
+                "hidden => { Object.defineProperty(document, 'hidden',"
+                " { value: hidden === 'true', configurable: true });"
+                " document.dispatchEvent(new Event('visibilitychange')); }",
+                hidden,
+            )
     expect(rows).to_have_count(3)
     asked = [url.partition("?")[2] for url in tab.requests if "/api/events" in url]
     assert asked == ["since=s0", "since=s1"]

@@ -28,6 +28,7 @@ from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.config.recipe import Recipe
 from digipath_ray.distributed.fit_feed import Feed
 from digipath_ray.distributed.resources import floor_cpus
+from digipath_ray.machine import keep_freed_memory
 from digipath_ray.run.failure import Failure, explain_os_error
 from digipath_ray.storage.files import publish, read_text
 from digipath_ray.training.checkpoints import storage_of
@@ -150,6 +151,7 @@ def fit_worker(work: dict[str, Any]) -> None:
     share: FitShare = work["share"]
     spec, split = recipe.members[work["index"]], work["split"]
     rank = ray.train.get_context().get_world_rank()
+    keep_freed_memory()
     torch.set_num_threads(share.threads)
     torch.manual_seed(recipe.fit.seed + rank)
     fit = MemberFit(spec, recipe, get_device())

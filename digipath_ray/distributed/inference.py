@@ -1,6 +1,6 @@
 """The streaming plan: shards of slides -> chunks of pixels -> members -> heatmaps.
 
-    read_parquet(shards) -> read (CPU tasks) -> predict (actor pools) -> the driver
+    shards -> read (CPU tasks) -> predict (actor pools) -> the driver
     collects a slide's rows -> one finish task per complete slide
 
 Every stage is stateless and deterministic, so Ray may run any of it again; what must be
@@ -8,12 +8,11 @@ remembered is remembered by the driver.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
+import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
 from ray.data.exceptions import ExecutionTimeoutError, SystemException
-from upath import UPath
 
 from digipath_ray.config.run import RunConfig
 from digipath_ray.distributed.collector import Collector
@@ -26,7 +25,6 @@ from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import RunStopped
 from digipath_ray.run.listeners import RunListener, Tally
 from digipath_ray.run.record import SlideRecord
-from digipath_ray.storage.files import is_url, read_table
 
 PLAN_ERRORS = (
     ray.exceptions.RayError,
@@ -38,15 +36,14 @@ PLAN_ERRORS = (
 
 
 def lay_plan(
-    run: RunDirectory, config: RunConfig, share: Share, ledger: Ledger
+    run: RunDirectory, shards: pa.Table, config: RunConfig, share: Share, ledger: Ledger
 ) -> Dataset:
-    """The lazy Ray Data plan from the shards in the run directory to summed chunks."""
-    chunks = read_table(run.shards, columns=["chunks"])["chunks"]
-    readers = len(chunks) if share.more_readers else min(share.readers, len(chunks))
-    actors = actor_pool(share, sum(chunks.to_pylist()))
+    """The lazy Ray Data plan from a SHARDS table to summed chunks."""
+    readers = len(shards) if share.more_readers else min(share.readers, len(shards))
+    actors = actor_pool(share, sum(shards["chunks"].to_pylist()))
     with DataContext.current(plan_context(config)):
-        shards = read_shards(run.shards)
-    plan = shards.repartition(target_num_rows_per_block=1).map_batches(
+        rows = ray.data.from_arrow(shards)
+    plan = rows.repartition(target_num_rows_per_block=1).map_batches(
         read_shard,
         batch_size=1,
         fn_kwargs={"root": str(run.root), "config": config, "ledger": ledger},
@@ -83,14 +80,6 @@ def gpus_wanted(share: Share, config: RunConfig, chunks: int) -> float:
     """How many GPUs all pools together could use."""
     actors = chunks if share.more_actors else min(share.actors, chunks)
     return actors * config.pools * share.actor_gpus
-
-
-def read_shards(path: Path) -> Dataset:
-    """The SHARDS table as a dataset, from a disk or a bucket."""
-    if is_url(path):
-        upath = UPath(path)
-        return ray.data.read_parquet(upath.path, filesystem=upath.fs)
-    return ray.data.read_parquet(str(path))
 
 
 def plan_context(config: RunConfig) -> DataContext:
@@ -132,13 +121,12 @@ def segment_cohort(
         RunStopped: what ended the plan was no slide's fault. What was finished stays.
     """
     shards = shard_table(slides, readers=share.readers)
-    run.write_arrow(run.shards, shards)
     ledger = share_ledger(gpus_wanted(share, config, sum(shards["chunks"].to_pylist())))
     collector = Collector(
         run, slides, config, share, listener, tally or Tally(), ledger
     )
     try:
-        plan = lay_plan(run, config, share, ledger)
+        plan = lay_plan(run, shards, config, share, ledger)
         with fair(ledger, collector.note_standing):
             for batch in plan.iter_batches(
                 batch_size=None, batch_format="numpy", prefetch_batches=1

@@ -14,6 +14,7 @@ from digipath_ray.distributed.ledger import Ledger, Place
 from digipath_ray.distributed.prometheus import count_predicted
 from digipath_ray.distributed.read import Batch, error_row
 from digipath_ray.distributed.resources import Share
+from digipath_ray.machine import keep_freed_memory
 from digipath_ray.networks.ensemble import MemberMaps, combine_members
 from digipath_ray.pipeline.chunk import sum_chunk
 
@@ -41,6 +42,7 @@ class PredictStage:
         self.last = last
         self.pool = config.members.index(members[0])
         self.place = Place(ledger, share.actor_gpus)
+        keep_freed_memory()
         self.ensemble = self._load(members, share)
 
     def _load(self, members: Sequence[MemberSpec], share: Share) -> "EnsemblePredictor":

@@ -1,7 +1,7 @@
 """A run's directory, on a disk or in a bucket: its files by name, and who may write.
 
-    run.toml  manifest.csv  slides.parquet  shards.parquet  thumbnails/<id>.jpg
-    masks/<id>.png  patches/<id>.parquet  heatmaps/<id>.ome.tiff  overlays/<id>.png
+    run.toml  manifest.csv  slides.parquet  thumbnails/<id>.jpg  masks/<id>.png
+    patches/<id>.parquet  heatmaps/<id>.ome.tiff  overlays/<id>.png
     lesions/<id>.geojson  burden/<id>_viable.png  burden/<id>_whole.png  done/<id>.json
     outcomes.parquet  features.parquet  patients.parquet  failures.parquet
     metrics.json  status.json  report.html
@@ -66,11 +66,6 @@ class RunDirectory:
     def slides(self) -> Path:
         """SLIDES table."""
         return self.root / "slides.parquet"
-
-    @property
-    def shards(self) -> Path:
-        """SHARDS table of what is still to be read."""
-        return self.root / "shards.parquet"
 
     @property
     def outcomes(self) -> Path:
