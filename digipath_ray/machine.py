@@ -41,7 +41,9 @@ def keep_freed_memory() -> None:
     default glibc hands each back to the system, which clears its pages anew: a quarter
     to a third of the CPU time of the demo's networks (tests/benchmarks/kept_memory.py).
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    mallopt = (
+        getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    )
     if mallopt is not None:
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

@@ -110,7 +110,8 @@ class Tab:
         """Until the picture has stood still for half a second."""
         before, same = b"", 0
         for _ in range(80):
-            now = self.page.locator(".views").screenshot()
+            # A JPEG, as a PNG of the whole view takes the browser far longer.
+            now = self.page.locator(".views").screenshot(type="jpeg")
             same = same + 1 if now == before else 0
             if same == 3:
                 return
