@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 Edge = Literal["white", "reflect"]
-TissueMethod = Literal["otsu", "camelyon", "paip", "all"]
+TissueMethod = Literal["otsu", "camelyon", "paip", "paper", "all"]
 Blend = Literal["mean", "linear", "gaussian"]
 Transform = Literal["identity", "rot90", "rot180", "rot270", "hflip", "vflip"]
 Pools = Literal["shared", "per-member"]
@@ -59,7 +59,9 @@ class SlideSpec:
 class TissueSpec:
     """How tissue is found, in physical units so one spec serves every scanner."""
 
-    tissue: TissueMethod = option("otsu", "how tissue is found; all: no glass at all")
+    tissue: TissueMethod = option(
+        "otsu", "how tissue is found; paper: Otsu alone; all: no glass at all"
+    )
     mask_mpp: float = option(8.0, "um per mask px")
     close_um: float = option(160.0, "gaps up to this width are closed")
     open_um: float = option(40.0, "specks up to this width are removed")

@@ -151,6 +151,13 @@ FLAGS: dict[str, tuple[str, Callable[[Row], str]]] = {
         lambda s: f"Only {s['tissue_mm2']:.2g} mm\N{SUPERSCRIPT TWO} of tissue.",
     ),
     "no tissue": ("No tissue", lambda _: "No tissue was found."),
+    "color outside the tissue": (
+        "Tissue may be missed",
+        lambda _: (
+            "Much of the slide differs from glass and is not in the tissue mask: look "
+            "at masks/ and give a lower min_saturation or a mask of your own."
+        ),
+    ),
     "mpp deviation": ("Different scale", _format_mpp),
     "mpp differs from file": (
         "Uncertain scale",

@@ -13,8 +13,9 @@ MM2 = "mm\N{SUPERSCRIPT TWO}"
 UM = "\N{MICRO SIGN}m"
 
 TISSUE = {
-    "otsu": "Otsu's threshold on HSV saturation",
-    "camelyon": "Otsu's threshold on median-filtered HSV saturation",
+    "otsu": "HSV saturation above that of the slide's own glass",
+    "camelyon": "median-filtered HSV saturation above that of the slide's own glass",
+    "paper": "Otsu's threshold on HSV saturation",
     "paip": "the color rule of the PAIP 2019 organizers and a floor of HSV saturation",
 }
 BLENDS = {

@@ -1,8 +1,8 @@
 """Tissue detection on a thumbnail, and the dilated mask that places patches.
 
-Method of the paper (section "Tissue mask"): HSV, Otsu on the saturation, binary
-morphology, here in micrometers. Otsu always splits, even blank glass or a crop full of
-tissue; both are handled (:func:`_saturation_threshold`).
+As in the paper (section "Tissue mask"): HSV saturation, a threshold, binary
+morphology, here in micrometers. The threshold is measured from the slide's own glass
+(:mod:`digipath_ray.tissue.glass`); "paper" is Otsu's, as the paper has it.
 """
 
 from dataclasses import dataclass
@@ -11,10 +11,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
-from skimage.filters import rank, threshold_otsu
+from skimage.filters import rank
 
 from digipath_ray.config.run import TissueSpec
 from digipath_ray.slide.info import Pixels
+from digipath_ray.tissue.glass import (
+    Glass,
+    find_glass,
+    glass_threshold,
+    paper_threshold,
+    saturation,
+)
 from digipath_ray.tissue.mask import Bools, Mask, read_mask, read_mask_image, write_mask
 from digipath_ray.tissue.quality import (
     UNSCANNED,
@@ -38,10 +45,10 @@ __all__ = [
 
 SMOOTH_UM = 24.0
 """Colors are averaged over this width, so that noise on glass is not tissue."""
+FAINT_SATURATION = 0.03
+"""What differs from glass by this much (0..1) and is not in the mask may be tissue."""
 MEDIAN_UM = 56.0
 """The CAMELYON variant's 7x7 median at its 8 um/px."""
-GLASS_SATURATION = 0.15
-"""Otsu's lower class is glass if its mean saturation (0..1) is below this."""
 ASPECT_TOLERANCE = 0.05
 """Relative aspect ratio difference at which a mask is of another slide."""
 
@@ -76,18 +83,39 @@ def find_tissue(rgb: Pixels, *, mpp_x: float, mpp_y: float, spec: TissueSpec) ->
     smooth, ink = _smooth_and_ink(rgb, mpp_x=mpp_x, mpp_y=mpp_y)
     if spec.tissue == "all":
         return _tissue(rgb, mask=ink.like(np.ones_like(ink.array)), ink=ink, spec=spec)
-    if spec.tissue == "camelyon":
-        saturation = _saturation(_black_to_white(rgb))
-        saturation = _median(saturation, mpp_x=mpp_x, mpp_y=mpp_y)
-    else:
-        saturation = _saturation(smooth)
-    if spec.tissue == "paip":
-        colored = (saturation > 255 * spec.min_saturation) & _paip_rule(smooth)
-    else:
-        floor = spec.min_saturation
-        colored = saturation > _saturation_threshold(saturation[~ink.array], floor)
+    glass = find_glass(smooth, ignore=ink.array | _unscanned(rgb))
+    balanced = smooth if glass is None else glass.balance(smooth)
+    colored = _colored(rgb, smooth, balanced, glass, ink, spec)
     mask = _solid(ink.like(colored), ink=ink, spec=spec)
-    return _tissue(rgb, mask=mask, ink=ink, spec=spec)
+    faint = saturation(balanced) > 255 * min(FAINT_SATURATION, spec.min_saturation)
+    missed = ink.like(faint & ~ink.array & ~mask.array).opened(spec.open_um)
+    return _tissue(rgb, mask=mask, ink=ink, spec=spec, missed_mm2=missed.area_mm2)
+
+
+def _colored(
+    rgb: Pixels,
+    smooth: Pixels,
+    balanced: Pixels,
+    glass: Glass | None,
+    ink: Mask,
+    spec: TissueSpec,
+) -> Bools:
+    """Pixels that differ from glass, by the method of ``spec``."""
+    floor = spec.min_saturation
+    if spec.tissue == "paip":
+        return (saturation(balanced) > 255 * floor) & _paip_rule(smooth)
+    if spec.tissue == "paper":
+        values = saturation(smooth)
+        return np.asarray(values > paper_threshold(values[~ink.array], floor))
+    if spec.tissue == "camelyon":
+        image = _black_to_white(rgb) if glass is None else glass.balance(rgb)
+        image[_unscanned(rgb)] = 255
+        values = _median(saturation(image), mpp_x=ink.mpp_x, mpp_y=ink.mpp_y)
+    else:
+        values = saturation(balanced)
+    if glass is None:  # tissue all over: nothing to tell it from
+        return np.asarray(values > 255 * floor)
+    return np.asarray(values > glass_threshold(values[~ink.array], floor))
 
 
 def tissue_from_mask(
@@ -116,12 +144,14 @@ def tissue_from_mask(
     return _tissue(rgb, mask=mask, ink=ink, spec=spec)
 
 
-def _tissue(rgb: Pixels, *, mask: Mask, ink: Mask, spec: TissueSpec) -> Tissue:
+def _tissue(
+    rgb: Pixels, *, mask: Mask, ink: Mask, spec: TissueSpec, missed_mm2: float = 0.0
+) -> Tissue:
     return Tissue(
         mask=mask,
         sampling=mask.dilated(spec.dilate_um),
         ink=ink,
-        quality=measure_quality(rgb, tissue=mask, ink=ink),
+        quality=measure_quality(rgb, tissue=mask, ink=ink, missed_mm2=missed_mm2),
     )
 
 
@@ -137,49 +167,25 @@ def _smooth_and_ink(rgb: Pixels, *, mpp_x: float, mpp_y: float) -> tuple[Pixels,
     return smooth, find_ink(smooth, mpp_x=mpp_x, mpp_y=mpp_y)
 
 
+def _unscanned(rgb: Pixels) -> Bools:
+    return np.asarray(extremes(rgb)[1] < UNSCANNED)
+
+
 def _black_to_white(rgb: Pixels) -> Pixels:
     """Replace unscanned black pixels by glass; their saturation is noise."""
-    _, high = extremes(rgb)
     out = rgb.copy()
-    out[high < UNSCANNED] = 255
+    out[_unscanned(rgb)] = 255
     return out
 
 
-def _median(saturation: Pixels, *, mpp_x: float, mpp_y: float) -> Pixels:
+def _median(values: Pixels, *, mpp_x: float, mpp_y: float) -> Pixels:
     """Median filter over MEDIAN_UM: 7 x 7 px at 8 um/px.
 
     The paper filters the three channels; filtering the saturation costs a third, and
     masks of real images agree (area within 0.1 %, overlap of CMU-1 0.98).
     """
     height, width = (2 * int(MEDIAN_UM / m / 2) + 1 for m in (mpp_y, mpp_x))
-    return np.asarray(rank.median(saturation, np.ones((height, width), np.uint8)))
-
-
-def _saturation(rgb: Pixels) -> Pixels:
-    """HSV saturation, 0..255."""
-    low, high = extremes(rgb)
-    # Integers of 16 bits: 255 * 255 just fits, and no float image is made.
-    chroma = (high - low).astype(np.uint16)
-    return np.asarray(chroma * 255 // np.maximum(high, 1)).astype(np.uint8)
-
-
-def _saturation_threshold(saturation: Pixels, floor: float) -> float:
-    """Saturation (0..255) above which a pixel is tissue: Otsu's, with two limits.
-
-    Tissue exceeds Otsu's lower class by at least ``floor`` (0..1), so noise on glass,
-    even tinted, is not tissue. If the lower class is too saturated for glass, Otsu
-    split the tissue itself: there is no glass, and only the floor applies.
-    """
-    counts = np.bincount(saturation, minlength=256)
-    used = np.flatnonzero(counts)
-    if len(used) < 2:
-        return 255 * floor
-    otsu = float(threshold_otsu(hist=(counts[used], used)))
-    lower = used[used <= otsu]
-    glass = float(np.average(lower, weights=counts[lower]))
-    if glass > 255 * GLASS_SATURATION:
-        return 255 * floor
-    return max(otsu, glass + 255 * floor)
+    return np.asarray(rank.median(values, np.ones((height, width), np.uint8)))
 
 
 def _paip_rule(rgb: Pixels) -> Bools:

@@ -45,6 +45,8 @@ FLAG_INK = 0.002
 FLAG_INK_OVER_TISSUE = 0.005
 FLAG_BLUR = 0.25
 FLAG_BLACK = 0.05
+FLAG_MISSED, FLAG_MISSED_MM2 = 0.2, 0.2
+"""Of the tissue's area, and at least."""
 FLAG_LITTLE_TISSUE_MM2 = 0.1
 """A third of the smallest usual tissue-microarray core (0.6 mm)."""
 
@@ -57,6 +59,7 @@ class Quality:
 
     Attributes:
         tissue_mm2: area of the tissue mask, mm2.
+        missed_mm2: area that is neither tissue nor ink and yet differs from glass, mm2.
         ink: pen marks, fraction of the slide.
         ink_over_tissue: ink over or touching tissue, fraction of tissue with that ink.
         blur: fraction of the tissue that is grossly out of focus (point spread of about
@@ -71,6 +74,7 @@ class Quality:
     blur: float
     black: float
     blank: float
+    missed_mm2: float = 0.0
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -83,11 +87,15 @@ class Quality:
             "black": self.black >= FLAG_BLACK,
             "little tissue": little,
             "no tissue": self.tissue_mm2 == 0,
+            "color outside the tissue": self.missed_mm2
+            > max(FLAG_MISSED_MM2, FLAG_MISSED * self.tissue_mm2),
         }
         return tuple(name for name, up in raised.items() if up)
 
 
-def measure_quality(rgb: Pixels, *, tissue: Mask, ink: Mask) -> Quality:
+def measure_quality(
+    rgb: Pixels, *, tissue: Mask, ink: Mask, missed_mm2: float = 0.0
+) -> Quality:
     """Measure a slide's quality from its thumbnail [rows, cols, 3] and two masks."""
     low, high = extremes(rgb)
     blank = (low >= BLANK_VALUE) & (high - low <= BLANK_SATURATION * high)
@@ -98,6 +106,7 @@ def measure_quality(rgb: Pixels, *, tissue: Mask, ink: Mask) -> Quality:
         blur=_blurred_share(rgb, tissue),
         black=float((high < UNSCANNED).mean()),
         blank=float(blank.mean()),
+        missed_mm2=missed_mm2,
     )
 
 
@@ -185,7 +194,7 @@ def _blurred_share(rgb: Pixels, tissue: Mask) -> float:
     Measure: mean squared Laplacian at one pixel divided by that at two pixels. Tissue
     has detail at every scale, so in focus both are similar whatever the stain and
     contrast; blur reduces the finer one first. The tissue's rim is excluded, because a
-    straight edge to glass alone gives 0.5.
+    straight edge to glass alone gives 0.5; two blocks, as the mask reaches beyond it.
     """
     fine_y, fine_x = (max(1, round(BLUR_MPP / m)) for m in (tissue.mpp_y, tissue.mpp_x))
     r, g, b = (rgb[..., i].astype(np.float32) for i in range(3))
@@ -193,7 +202,7 @@ def _blurred_share(rgb: Pixels, tissue: Mask) -> float:
     coarse = _binned(fine, 2, 2)
     # Blocks that are tissue throughout; one pixel of glass makes an edge.
     whole = _binned(tissue.array.astype(np.float32), 2 * fine_y, 2 * fine_x) == 1
-    inside = ndimage.binary_erosion(whole, np.ones((3, 3)))
+    inside = ndimage.binary_erosion(whole, np.ones((3, 3)), iterations=2)
     if not inside.any():
         return 0.0
     energy = _binned(ndimage.laplace(fine) ** 2, 2, 2)
