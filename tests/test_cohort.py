@@ -6,6 +6,7 @@ import pytest
 from pyarrow import parquet
 
 from digipath_ray.cohort.inputs import SlideRow, read_cohort
+from digipath_ray.cohort.manifest import ALIASES
 
 
 def touch(folder: Path, *names: str) -> list[Path]:
@@ -201,6 +202,99 @@ def test_empty_lines_and_missing_cells(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sep=;\nslide_id;path;mpp\na;/x, y.svs;0,25\n",
+        "sep=\t\nslide_id\tpath\tmpp\na\t/x, y.svs\t0.25\n",
+        "slide_id\tpath\tmpp\na\t/x, y.svs\t0.25\n",
+        "# drawn on Monday\n\nslide_id;path;mpp\na;/x, y.svs;0.25\n",
+        'slide_id , path,mpp\na,"/x, y.svs","0,25"\n',
+        'slide_id,path,mpp,,\na,"/x, y.svs",0.25,,\n',
+        'slide_id,path,mpp\na,"/x, y.svs",0.25,,,\n',
+    ],
+)
+def test_what_spreadsheets_write_around_a_table(tmp_path: Path, text: str) -> None:
+    want = [SlideRow(slide_id="a", path="/x, y.svs", mpp=0.25)]
+    assert read_cohort([manifest(tmp_path, text)]) == want
+
+
+def test_lines_are_counted_from_the_files_first(tmp_path: Path) -> None:
+    path = manifest(tmp_path, "sep=,\n# note\npath,mpp\n/a.svs,1\n/b.svs,x\n")
+    with pytest.raises(ValueError, match=r"cohort.csv, line 5, column mpp: 'x'"):
+        read_cohort([path])
+
+
+@pytest.mark.parametrize("title", ["Cohort of 2026", "Cohort,,", "Cohort;of;2026"])
+def test_a_title_above_the_columns_is_named(tmp_path: Path, title: str) -> None:
+    path = manifest(tmp_path, f"{title}\nslide_id,path,mpp\na,/a.svs,1\n")
+    with pytest.raises(ValueError, match=r"remove (a title|the lines) above"):
+        read_cohort([path])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "NA",
+        "N/A",
+        "#N/A",
+        "NaN",
+        "nan",
+        "None",
+        "none",
+        "<NA>",
+        "null",
+        "NULL",
+        "-",
+    ],
+)
+def test_missing_is_missing_in_every_column(tmp_path: Path, text: str) -> None:
+    names = [name for name in ALIASES if name not in ("slide_id", "path")]
+    path = manifest(
+        tmp_path,
+        f"slide_id,path,{','.join(names)}\na,/a.svs,{','.join([text] * len(names))}\n",
+    )
+    (row,) = read_cohort([path])
+    assert row == SlideRow(slide_id="a", path="/a.svs")
+    assert not row.is_negative, "a missing label does not say that there is no tumor"
+
+
+def test_ids_are_text_and_whole_numbers_one(tmp_path: Path, caplog) -> None:
+    path = manifest(
+        tmp_path,
+        "slide_id,path,patient_id,node\na,/a.svs,1.0,007\nb,/b.svs,1,08\n"
+        "c,/c.svs,2.0,1.0\nd,/d.svs,,1.5\n",
+    )
+    rows = read_cohort([path])
+    assert [row.patient_id for row in rows] == ["1", "1", "2", None]
+    assert [row.node for row in rows] == ["007", "08", "1.0", "1.5"]
+    assert "column patient_id: 1.0 is read as 1" in caplog.text
+    assert "column node" not in caplog.text
+
+
+def test_rows_that_repeat_count_once_and_that_is_said(tmp_path: Path, caplog) -> None:
+    path = manifest(
+        tmp_path, "slide_id,path,node\na,/a.svs,1\na,/a.svs,1\nb,/b.svs,2\n"
+    )
+    assert ids(path) == ["a", "b"]
+    assert "1 row left out: repeated" in caplog.text
+    path = manifest(tmp_path, "slide_id,path,node\na,/a.svs,1\na,/a.svs,2\n")
+    with pytest.raises(ValueError, match="slide_id 'a' twice"):
+        ids(path)
+
+
+def test_paths_of_windows_are_named_or_turned(tmp_path: Path) -> None:
+    (slide,) = touch(tmp_path, "slides/a.svs")
+    path = manifest(tmp_path, "slide_id,path\na,slides\\a.svs\n")
+    assert read_cohort([path])[0].path == str(slide)
+    for text in (r"D:\data\a.tif", "C:/data/a.tif", r"\\server\share\a.tif"):
+        with pytest.raises(
+            ValueError, match=r"line 2, column path: .* path of Windows"
+        ):
+            read_cohort([manifest(tmp_path, f"slide_id,path\na,{text}\n")])
+
+
 def test_parquet_with_typed_columns(tmp_path: Path) -> None:
     columns = {
         "slide_id": [7, 8],
@@ -258,7 +352,9 @@ def test_exhaustive_false(tmp_path: Path, text: str) -> None:
         ("path\n", "{}: no slide in this manifest: add a row per slide"),
         (
             "slide_id,mpp\na,1\n",
-            "{}: no column path: add one with each slide's file",
+            "{}: no column path: add one with each slide's file. Its first line names "
+            "'slide_id', 'mpp': if that is a title, remove the lines above the "
+            "columns' names",
         ),
         (
             "path,zzz,anotation\n/a.svs,,\n",

@@ -7,6 +7,8 @@ underscores or spaces. Whatever is wrong is a ``ValueError`` with file, line and
 import csv
 import difflib
 import logging
+import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -17,6 +19,7 @@ from pyarrow import parquet
 
 from digipath_ray.cohort.sheet import cell_text, read_sheet, squash
 from digipath_ray.storage.files import is_url, place
+from digipath_ray.words import count
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +43,8 @@ ALIASES: dict[str, tuple[str, ...]] = {
 SPELLING = 0.8
 """Likeness (difflib's ratio) from which an unknown column is a misspelled known one:
 anotation to annotation 0.95; sex to set 0.67, tissue to tissue mask 0.75."""
-NEGATIVE = ("negative", "normal", "benign", "0", "none")
-"""Labels that say a slide holds no tumor."""
+NEGATIVE = ("negative", "normal", "benign", "0")
+"""Labels that say a slide holds no tumor; a missing label says nothing."""
 SPLITS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val"),
@@ -50,6 +53,8 @@ SPLITS = {
 """Splits, and how manifests spell them; no split at all is train."""
 TRUE_TEXTS, FALSE_TEXTS = ("true", "yes", "y", "1"), ("false", "no", "n", "0")
 UNSAFE_CHARACTERS = '/\\:*?"<>|'
+FRACTION = re.compile(r"\d+\.\d+")
+WINDOWS_PATH = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 MAX_ID_BYTES = 200
 """A file name holds 255 bytes, and suffixes come on top."""
 
@@ -143,10 +148,41 @@ def read_manifest(path: Path) -> list[Found]:
     if not rows:
         raise ValueError(f"{path}: no slide in this manifest: add a row per slide")
     base = path.parent if is_url(path) else path.absolute().parent
-    return [
-        (_row_of_manifest(_known_cells(row, names), where, base), where)
-        for where, row in rows
-    ]
+    cells = [(_known_cells(row, names), where) for where, row in rows]
+    for name in ("patient_id", "node"):
+        _join_whole_numbers(path, name, [row for row, _ in cells])
+    return _without_repeats(
+        path, [(_row_of_manifest(row, where, base), where) for row, where in cells]
+    )
+
+
+def _join_whole_numbers(path: Path, name: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Write ids like 1.0, which a program took for numbers, as 1, in place.
+
+    Not where another id of the column has a fraction, as 1.1 beside 1.0.
+    """
+    texts = [cell_text(row.get(name)) for row in rows]
+    fractions = [text for text in texts if FRACTION.fullmatch(text)]
+    whole = {text for text in fractions if not text.partition(".")[2].strip("0")}
+    if not whole or len(whole) < len(set(fractions)):
+        return
+    for row, text in zip(rows, texts, strict=True):
+        row[name] = text.partition(".")[0] if text in whole else text
+    example = min(whole)
+    log.warning(
+        "%s, column %s: %s is read as %s: numbers that a program wrote with a fraction",
+        *(path, name, example, example.partition(".")[0]),
+    )
+
+
+def _without_repeats(path: Path, found: Sequence[Found]) -> list[Found]:
+    """The rows without those that say again what an earlier one says."""
+    kept = dict(reversed(found))
+    once = [(row, where) for row, where in found if kept[row] == where]
+    if len(once) < len(found):
+        repeats = count(len(found) - len(once), "row")
+        log.warning("%s: %s left out: repeated word for word", path, repeats)
+    return once
 
 
 def _known_cells(row: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
@@ -205,7 +241,12 @@ def _canonical_columns(path: Path, columns: Sequence[str]) -> dict[str, str]:
             raise ValueError(f"{path}: {text} both mean {name}: remove one of them")
         names[column] = name
     if "path" not in names.values():
-        raise ValueError(f"{path}: no column path: add one with each slide's file")
+        seen = ", ".join(repr(column) for column in columns if column)
+        raise ValueError(
+            f"{path}: no column path: add one with each slide's file. Its first line "
+            f"names {seen or 'nothing'}: if that is a title, remove the lines above "
+            "the columns' names"
+        )
     if unknown:
         unused = ", ".join(map(repr, unknown))
         log.warning("%s: columns %s are not used", path, unused)
@@ -231,7 +272,9 @@ def _row_of_manifest(row: Mapping[str, Any], where: str, base: Path) -> SlideRow
 
     def file(name: str) -> str | None:
         text = cells.get(name)
-        return None if text is None else _absolute(text, base)
+        return (
+            None if text is None else _absolute(text, base, f"{where}, column {name}")
+        )
 
     path = file("path")
     if path is None:
@@ -255,17 +298,26 @@ def _row_of_manifest(row: Mapping[str, Any], where: str, base: Path) -> SlideRow
     )
 
 
-def _absolute(text: str, base: Path) -> str:
+def _absolute(text: str, base: Path, where: str) -> str:
     if "://" in text:
         return str(place(text))
-    return str(base / text if is_url(base) else base / Path(text).expanduser())
+    if is_url(base):
+        return str(base / text)
+    if os.name != "nt" and WINDOWS_PATH.match(text):
+        raise ValueError(
+            f"{where}: {text} is a path of Windows: give it as this machine sees it"
+        )
+    path = base / Path(text).expanduser()
+    other = base / text.replace("\\", "/")
+    # A backslash is a legal character here: only where no file is called like that.
+    return str(other if other.exists() and not path.exists() else path)
 
 
 def _mpp(text: str | None, where: str) -> float | None:
     if text is None:
         return None
     try:
-        value = float(text)
+        value = float(text.replace(",", "."))
     except ValueError:
         value = -1.0
     if not 0.01 <= value <= 100:

@@ -10,7 +10,11 @@ import pyarrow as pa
 
 from digipath_ray.storage.files import open_file, read_table
 
-MISSING_TEXTS = ("", "NA", "N/A", "NaN", "nan")
+MISSING = frozenset(
+    ("", "-", "--", "na", "n/a", "#n/a", "nan", "nat", "none", "null", "nil", "<na>")
+)
+"""What spreadsheets, pandas, R and databases write for a missing cell, in any case."""
+DELIMITERS = (",", ";", "\t")
 Rows = list[tuple[str, dict[str, Any]]]
 """Rows as column -> cell, each with its place (file and line) as text."""
 
@@ -30,30 +34,44 @@ def _read_csv(path: Path) -> tuple[list[str], Rows]:
     try:
         with open_file(path) as raw:
             file = io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")
-            header = file.readline()
-            file.seek(0)
-            reader = csv.reader(file, delimiter=_delimiter(path, header), strict=True)
-            columns = next(reader, [])
-            for cells in reader:
-                where = f"{path}, line {reader.line_num}"
-                if not any(cell.strip() for cell in cells):
-                    continue
-                if len(cells) > len(columns):
-                    raise ValueError(
-                        f"{where}: {len(cells)} cells for {len(columns)} columns: "
-                        'put a text that holds the separator in "quotes"'
-                    )
-                rows.append((where, dict(zip(columns, cells, strict=False))))
+            lines = list(file)
+        first, delimiter = _header(path, lines)
+        reader = csv.reader(lines[first:], delimiter=delimiter, strict=True)
+        columns = [cell.strip() for cell in next(reader, [])]
+        for cells in reader:
+            where = f"{path}, line {first + reader.line_num}"
+            if not any(cell.strip() for cell in cells):
+                continue
+            while len(cells) > len(columns) and not cells[-1].strip():
+                cells.pop()  # separators that a spreadsheet leaves at a line's end
+            if len(cells) > len(columns):
+                title = ", and remove a title above their names"
+                raise ValueError(
+                    f"{where}: {len(cells)} cells for {len(columns)} columns: "
+                    'put a text that holds the separator in "quotes"'
+                    f"{title if len(columns) == 1 else ''}"
+                )
+            rows.append((where, dict(zip(columns, cells, strict=False))))
     except (UnicodeDecodeError, csv.Error) as e:
         raise ValueError(f"{path}: not a CSV in UTF-8 ({e}): save it as one") from e
     return columns, rows
 
 
-def _delimiter(path: Path, header: str) -> str:
-    if path.suffix.lower() == ".tsv":
-        return "\t"
-    # What spreadsheets write where the comma is the decimal sign.
-    return ";" if ";" in header and "," not in header else ","
+def _header(path: Path, lines: Sequence[str]) -> tuple[int, str]:
+    """Number of the header's line, and what separates its cells.
+
+    Empty lines and comments (``#``) above it are skipped, and Excel's ``sep=;``, which
+    states the separator.
+    """
+    stated = "\t" if path.suffix.lower() == ".tsv" else None
+    for number, line in enumerate(lines):
+        text = line.strip("\r\n ")
+        if text[:4].lower() == "sep=" and text[4:] in DELIMITERS:
+            stated = text[4:]
+        elif text.strip(",;\t ") and not text.startswith("#"):
+            # Of equals the comma, which comes first.
+            return number, stated or max(DELIMITERS, key=line.count)
+    return 0, ","
 
 
 def _read_parquet(path: Path) -> tuple[list[str], Rows]:
@@ -80,8 +98,8 @@ def find_column(columns: Iterable[str], names: Sequence[str]) -> str | None:
 
 
 def cell_text(cell: object) -> str:
-    """A cell as text, "" if it is missing; a whole float (pandas' ids) as an int."""
+    """A cell as text, "" if it is MISSING; a whole float (pandas' ids) as an int."""
     if isinstance(cell, float) and cell.is_integer():
         cell = int(cell)
     text = "" if cell is None else str(cell).strip()
-    return "" if text in MISSING_TEXTS else text
+    return "" if text.lower() in MISSING else text

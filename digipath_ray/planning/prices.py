@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from digipath_ray.planning.speed import Calibration
+from digipath_ray.storage.files import read_text
 from digipath_ray.words import count, format_duration
 
 DEADLINE_H = 10.0
@@ -122,7 +123,7 @@ def read_prices(path: Path) -> list[NodeType]:
         ValueError: the file is missing, or has an unknown, missing or unfilled column.
     """
     try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+        tree = tomllib.loads(read_text(path))
     except tomllib.TOMLDecodeError as e:
         raise ValueError(f"{path}: invalid TOML: {e}") from e
     rows = tree.get("nodes")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from digipath_ray.config.run import RunConfig
+from digipath_ray.storage.files import read_text
 from digipath_ray.words import format_rate
 
 
@@ -103,7 +104,7 @@ def read_calibration(path: Path, config: RunConfig) -> Calibration:
         ValueError: not a calibration, or one of other networks, transforms or patches.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(read_text(path))
         names = {f.name for f in fields(Calibration)}
         if (
             not isinstance(values, dict)

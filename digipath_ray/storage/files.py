@@ -60,8 +60,8 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_text(path: Path) -> str:
-    """Read a UTF-8 text."""
-    return read_bytes(path).decode("utf-8")
+    """Read a UTF-8 text, without the byte order mark that editors may set before it."""
+    return read_bytes(path).decode("utf-8-sig")
 
 
 def open_file(path: str | Path) -> BinaryIO:
