@@ -390,22 +390,82 @@ def test_encoders_without_imagenet_weights_are_refused():
 # --- bringing a checkpoint in ---
 
 
-@pytest.mark.parametrize("shape", ["bare", "state_dict", "module"])
-def test_a_checkpoint_is_brought_in(tmp_path, shape):
-    tensors = build_network(LIGHT).state_dict()
-    content = {
-        "bare": tensors,
-        "state_dict": {"state_dict": tensors, "epoch": 3},
-        "module": {f"module.{k}": v for k, v in tensors.items()},
-    }[shape]
-    torch.save(content, tmp_path / "old.pth")
+WAYS_TO_STORE = {
+    "bare": lambda t: t,
+    "state_dict": lambda t: {"state_dict": t, "epoch": 3},
+    "tutorial": lambda t: {"model_state_dict": t, "optimizer": {"state": {}}},
+    "a score of numpy": lambda t: {"state_dict": t, "best": np.float64(0.9)},
+    "half": lambda t: {
+        k: v.half() if v.is_floating_point() else v for k, v in t.items()
+    },
+    "module": lambda t: {f"module.{k}": v for k, v in t.items()},
+    "compiled": lambda t: {"net": {f"_orig_mod.module.{k}": v for k, v in t.items()}},
+    "lightning": lambda t: {
+        "state_dict": {
+            **{f"model.{k}": v for k, v in t.items()},
+            "loss_fn.weight": torch.ones(2),
+        }
+    },
+}
+
+
+@pytest.mark.parametrize("way", WAYS_TO_STORE)
+def test_a_checkpoint_is_brought_in(tmp_path, way):
+    network = build_network(LIGHT)
+    for tensor in network.state_dict().values():  # so that half precision loses nothing
+        tensor.copy_(tensor.half() if tensor.is_floating_point() else tensor)
+    tensors = network.state_dict()
+    torch.save(WAYS_TO_STORE[way](tensors), tmp_path / "old.pth")
     target = tmp_path / "new.safetensors"
     written = import_checkpoint(tmp_path / "old.pth", target, card_of(LIGHT))
     assert written == read_card(target)
+    assert ("loss_fn.weight" in written.notes) == (way == "lightning")
     assert written.digest == file_digest(target)
     back = load_file(target)
     assert back.keys() == tensors.keys()
     assert all(torch.equal(back[k], tensors[k]) for k in tensors)
+
+
+def test_a_checkpoint_with_several_networks_is_asked_for(tmp_path):
+    tensors = build_network(LIGHT).state_dict()
+    averaged = build_network(replace(LIGHT, seed=5)).state_dict()
+    old, new = tmp_path / "old.pth", tmp_path / "new.safetensors"
+    torch.save({"model": tensors, "ema": averaged}, old)
+    with pytest.raises(ValueError, match=r"under model and ema, .* --key model"):
+        import_checkpoint(old, new, card_of(LIGHT))
+    import_checkpoint(old, new, card_of(LIGHT), key="ema")
+    assert all(torch.equal(v, averaged[k]) for k, v in load_file(new).items())
+    with pytest.raises(ValueError, match="no state_dict under 'x', but 'model', 'ema'"):
+        import_checkpoint(old, new, card_of(LIGHT), key="x")
+
+
+def test_one_logit_becomes_two_classes_exactly_and_channels_are_swapped(tmp_path):
+    network = build_network(LIGHT)
+    tensors = network.state_dict()
+    head = {k: v for k, v in tensors.items() if k.startswith("segmentation_head")}
+    logit = {k: v[1:] - v[:1] for k, v in head.items()}
+    old, new = tmp_path / "old.pth", tmp_path / "new.safetensors"
+    pixels = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        wanted = network.eval()(pixels).softmax(1)
+    for content, channel in (
+        ({**tensors, **logit}, 1),
+        ({**tensors, **{k: v.flip(0) for k, v in head.items()}}, 0),
+    ):
+        torch.save(content, old)
+        card = import_checkpoint(old, new, card_of(LIGHT), tumor_channel=channel)
+        assert card.notes
+        network.load_state_dict(load_file(new))
+        with torch.inference_mode():
+            found = network.eval()(pixels).softmax(1)
+        assert torch.allclose(found, wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["mean", "std"])
+def test_colors_on_the_0_to_255_scale_are_refused_with_the_divided_ones(name):
+    with pytest.raises(ValueError, match=r"on the 0\.\.255 scale; .* 0\.502, 0\.502"):
+        replace(LIGHT, **{name: (128.0, 128.0, 128.0)})
+    replace(LIGHT, mean=(0.0, 0.0, 0.0), std=(1 / 255,) * 3)  # takes 0 to 255
 
 
 class Bomb:
@@ -420,7 +480,9 @@ class Bomb:
 
 def test_a_checkpoint_with_code_in_it_is_refused_and_not_run(tmp_path):
     torch.save({"state_dict": Bomb(tmp_path / "ran")}, tmp_path / "old.pth")
-    with pytest.raises(ValueError, match=r"old\.pth: not a PyTorch file of tensors"):
+    with pytest.raises(
+        ValueError, match=r"old\.pth: not a PyTorch file of tensors alone.*save it with"
+    ):
         import_checkpoint(
             tmp_path / "old.pth", tmp_path / "new.safetensors", card_of(LIGHT)
         )

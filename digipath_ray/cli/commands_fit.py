@@ -91,6 +91,13 @@ def import_weights(
     std: Annotated[Color | None, typer.Option(help="as --mean")] = None,
     license: Annotated[str, typer.Option(help="of the weights")] = "unknown",
     notes: Annotated[str, typer.Option(help="anything else worth knowing")] = "",
+    key: Annotated[
+        str | None,
+        typer.Option(help="where the checkpoint has its state_dict, if in several"),
+    ] = None,
+    tumor_channel: Annotated[
+        int, typer.Option(min=0, max=1, help="which of its two classes is tumor")
+    ] = 1,
     new_classifier: NewClassifierOption = False,
     overwrite: OverwriteOption = False,
 ) -> int:
@@ -116,6 +123,8 @@ def import_weights(
         out,
         member,
         new_classifier=new_classifier,
+        key=key,
+        tumor_channel=tumor_channel,
         overwrite=overwrite,
     )
 

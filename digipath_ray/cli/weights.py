@@ -6,16 +6,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from rich.console import Console
 from rich.markup import escape
 
 from digipath_ray.config.run import MemberSpec
+from digipath_ray.demo.drawing import DemoSlide, draw_slide
 from digipath_ray.networks.build import normalization_of
 from digipath_ray.networks.card import ModelCard, card_path
-from digipath_ray.networks.import_weights import import_checkpoint, import_keras
+from digipath_ray.networks.import_weights import (
+    TUMOR_CHANNEL,
+    import_checkpoint,
+    import_keras,
+)
 from digipath_ray.networks.original import ORIGINAL_ARCHITECTURES
+from digipath_ray.networks.weights import card_spec, load_member
+from digipath_ray.slide.info import Pixels
 
 KERAS_SUFFIXES = (".h5", ".hdf5")
+LOOK_PX, GLASS_GRAY = 256, 243
+SUSPICIOUS_GLASS = 0.5
+"""Share of a patch of glass taken for tumor from which something must be wrong."""
 RANDOM_LAYER = "The last layer is random: fit before use."
 UNKNOWN_LICENSE = "unknown"
 
@@ -57,9 +69,11 @@ def import_weights(
     member: ImportedMember,
     *,
     new_classifier: bool = False,
+    key: str | None = None,
+    tumor_channel: int = TUMOR_CHANNEL,
     overwrite: bool = False,
 ) -> int:
-    """Write ``out`` and its card from a .h5 file of the authors or a .pth state_dict.
+    """Write ``out`` and its card from a .h5 file of the authors or a checkpoint.
 
     Raises:
         ValueError: ``out`` is there already, or the file is not that architecture's.
@@ -73,9 +87,58 @@ def import_weights(
     if keras:
         card = import_keras(source, out, card, new_classifier=new_classifier)
     else:
-        card = import_checkpoint(source, out, card)
+        card = import_checkpoint(
+            source, out, card, key=key, tumor_channel=tumor_channel
+        )
     _print_card(console, out, card)
+    if not new_classifier:
+        _look_at_answers(console, out, card, tumor_channel)
     return 0
+
+
+def _look_at_answers(
+    console: Console, out: Path, card: ModelCard, tumor_channel: int
+) -> None:
+    """Say what share of bare glass and of drawn H&E tissue comes out as tumor.
+
+    Glass is no tumor: a network that finds it there is inverted or saturated, or its
+    pixels are normalized wrongly.
+    """
+    member = load_member(card_spec(card, out))
+    share = {}
+    for name, pixels in look_patches().items():
+        whole = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+        with torch.inference_mode():
+            share[name] = float((member(whole) > 0.5).float().mean())
+    console.print(
+        f"  tumor is channel {tumor_channel} of the file (--tumor-channel); it came out on "
+        f"{share['glass']:.0%} of a patch of bare glass and {share['tissue']:.0%} of a "
+        "drawn one of H&E tissue"
+    )
+    if share["glass"] > SUSPICIOUS_GLASS:
+        console.print(
+            "  [bold]Glass is no tumor: look at --tumor-channel, --mean and --std "
+            "before you use these weights.[/]"
+        )
+
+
+def look_patches() -> dict[str, Pixels]:
+    """Two patches uint8 [LOOK_PX, LOOK_PX, 3]: bare glass, and drawn H&E tissue."""
+    drawn, _ = draw_slide(
+        DemoSlide(
+            slide_id="look",
+            patient_id="look",
+            node=1,
+            label="negative",
+            seed=1,
+            width=4 * LOOK_PX,
+            height=4 * LOOK_PX,
+            tissue_mm=(3.2 * LOOK_PX / 1000, 3.2 * LOOK_PX / 1000),
+        )
+    )
+    middle = slice(3 * LOOK_PX // 2, 5 * LOOK_PX // 2)
+    glass = np.full((LOOK_PX, LOOK_PX, 3), GLASS_GRAY, np.uint8)
+    return {"glass": glass, "tissue": drawn[middle, middle]}
 
 
 def _card(out: Path, member: ImportedMember, *, new_classifier: bool) -> ModelCard:
@@ -137,7 +200,9 @@ def _print_card(console: Console, out: Path, card: ModelCard) -> None:
     )
     if RANDOM_LAYER in card.notes:
         console.print(f"  [bold]{RANDOM_LAYER}[/]")
-    elif card.architecture in ORIGINAL_ARCHITECTURES:
+    elif card.notes:
+        console.print(f"  {escape(card.notes)}")
+    if RANDOM_LAYER not in card.notes and card.architecture in ORIGINAL_ARCHITECTURES:
         console.print(f"  try them: digipath run SLIDES --weights {escape(str(out))}")
 
 

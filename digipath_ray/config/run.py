@@ -151,10 +151,26 @@ class MemberSpec:
             value = getattr(self, name)
             if value is not None:
                 check(len(value) == 3, f"members.{name}", value, "three numbers")
+            check_color_scale(name, value)
         ok = self.std is None or all(s > 0 for s in self.std)
         check(ok, "members.std", self.std, "must be positive")
         name, value = "members.temperature", self.temperature
         check(0 < value < float("inf"), name, value, "must be positive")
+
+
+def check_color_scale(name: str, value: tuple[float, ...] | None) -> None:
+    """Refuse a mean or std of pixels on the 0..255 scale: ours are on 0..1.
+
+    Raises:
+        ValueError: a number above 1; names the divided ones.
+    """
+    if value is None or max(value) <= 1:
+        return
+    divided = ", ".join(f"{v / 255:.3g}" for v in value)
+    raise ValueError(
+        f"members.{name} = {', '.join(f'{v:g}' for v in value)}: on the 0..255 scale; "
+        f"give it on 0..1: {divided}"
+    )
 
 
 def check_unique(members: tuple[MemberSpec, ...]) -> None:

@@ -1,21 +1,15 @@
-"""Converts weights made elsewhere (torch, Keras) into a member's safetensors.
+"""Converts weights made elsewhere (torch, Keras) into a member's safetensors."""
 
-A torch checkpoint is a pickle: any code in it is refused.
-"""
-
-import pickle
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from digipath_ray.config.run import MemberSpec
-from digipath_ray.networks.build import (
-    build_network,
-)
+from digipath_ray.networks.build import build_network
 from digipath_ray.networks.card import ModelCard, write_card
+from digipath_ray.networks.checkpoint import adapt, read_checkpoint, swap_classes
 from digipath_ray.networks.original import ORIGINAL_ARCHITECTURES, OriginalNetwork
 from digipath_ray.networks.original.keras_file import read_keras_file
 from digipath_ray.networks.weight_files import weights_file
@@ -26,31 +20,47 @@ from digipath_ray.networks.weights import (
 )
 from digipath_ray.storage.files import file_digest
 
+TUMOR_CHANNEL = 1
+"""Of a network's two classes, other and tumor."""
+
 
 def import_checkpoint(
-    source_pth: str | Path, destination: str | Path, card: ModelCard
+    source: str | Path,
+    destination: str | Path,
+    card: ModelCard,
+    *,
+    key: str | None = None,
+    tumor_channel: int = TUMOR_CHANNEL,
 ) -> ModelCard:
-    """Write a .pth checkpoint as safetensors with its card, once it fits the card.
+    """Write a torch checkpoint as safetensors with its card, once it fits the card.
 
     Args:
-        source_pth: a state_dict, bare or under the key ``state_dict``, its names with
-            or without the ``module.`` of data-parallel training. Read with
-            ``weights_only=True``: code in it is refused, not run.
+        source: .pth, .pt, .ckpt or .safetensors, as
+            :mod:`digipath_ray.networks.checkpoint` reads it.
         destination: the .safetensors file to write.
         card: what it holds; its digest is replaced by the new file's.
+        key: under which the checkpoint has its state_dict, where it has several.
+        tumor_channel: which of the file's two classes is tumor, 0 or 1.
 
     Returns:
-        The card as written.
+        The card as written; what was changed is added to its notes.
     """
-    source, target = Path(source_pth), _destination(destination)
-    tensors = _read_checkpoint(source)
+    origin, target = Path(source), _destination(destination)
     network = _network_of(card)
-    if misfits := _misfits(network, {k: tuple(v.shape) for k, v in tensors.items()}):
+    adapted = adapt(read_checkpoint(origin, key=key), network)
+    tensors, notes = adapted.tensors, list(adapted.notes)
+    shapes = {k: tuple(v.shape) for k, v in tensors.items()}
+    if misfits := _misfits(network, shapes):
         raise ValueError(
-            f"checkpoint {source}: not the weights of {card.architecture} with "
+            f"checkpoint {origin}: not the weights of {card.architecture} with "
             f"{card.encoder} and options {card.options}: {misfits}"
         )
-    return _write_imported(tensors, source, target, card)
+    if tumor_channel != TUMOR_CHANNEL:
+        tensors = swap_classes(tensors, network)
+        notes.append(f"its channel {tumor_channel} is tumor")
+    sentences = [f"{note[0].upper()}{note[1:]}." for note in notes]
+    card = replace(card, notes=" ".join(filter(None, [card.notes, *sentences])))
+    return _write_imported(tensors, origin, target, card)
 
 
 def import_keras(
@@ -113,20 +123,3 @@ def _write_imported(
     written = replace(card, digest=file_digest(target))
     write_card(target, written)
     return written
-
-
-def _read_checkpoint(source: Path) -> dict[str, Tensor]:
-    try:
-        content = torch.load(source, map_location="cpu", weights_only=True)
-    except FileNotFoundError as e:
-        raise ValueError(f"checkpoint {source}: file not found") from e
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as e:
-        raise ValueError(
-            f"checkpoint {source}: not a PyTorch file of tensors alone: {e}"
-        ) from e
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
-    ok = isinstance(content, dict) and len(content) > 0
-    if not ok or not all(isinstance(v, Tensor) for v in content.values()):
-        raise ValueError(f"checkpoint {source}: holds no state_dict")
-    return {str(k).removeprefix("module."): v for k, v in content.items()}
