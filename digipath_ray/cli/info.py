@@ -95,6 +95,15 @@ def describe_file(info: SlideInfo) -> Iterator[Line]:
     for i, ((width, height), d) in enumerate(levels):
         mpp = f", {info.mpp_x * d:.4g} um/px" if info.mpp_x else ""
         yield f"level {i}", f"{width} x {height} px, 1:{d:.4g}{mpp}"
+    if info.canvas is not None:
+        c = info.canvas
+        yield (
+            "canvas",
+            f"{c.width} x {c.height} px, of which this is the part from "
+            f"({c.offset_x}, {c.offset_y})",
+        )
+    for note in info.notes:
+        yield "note", note.text
 
 
 def describe_run(

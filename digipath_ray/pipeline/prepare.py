@@ -17,6 +17,7 @@ from digipath_ray.patches import Grid, keep_cells, lay_grid, patch_boxes, patch_
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.patch_table import count_chunks, digest_mask, write_patches
 from digipath_ray.run.record import SlideRecord
+from digipath_ray.slide.light import check_brightfield
 from digipath_ray.slide.open import (
     TILE_CACHE_BYTES,
     Pixels,
@@ -102,10 +103,12 @@ def find_slide_tissue(
     """The slide's thumbnail at the mask's mpp, and its tissue.
 
     Raises:
-        SlideError: the slide or the mask given for it cannot be read.
+        SlideError: the slide or the mask given for it cannot be read, or the slide is
+            not brightfield.
     """
     thumbnail, mpp_x, mpp_y = slide.thumbnail(config.tissue.mask_mpp)
     spec = config.tissue
+    check_brightfield(thumbnail)
     if mask_path is None:
         return thumbnail, find_tissue(thumbnail, mpp_x=mpp_x, mpp_y=mpp_y, spec=spec)
     try:
@@ -234,7 +237,8 @@ def slide_flags(info: SlideInfo, grid: Grid, quality: Quality) -> list[str]:
         "mpp differs from file": differs_from_file(info),
         "upsampled": grid.frame.upsampled,
     }
-    return [*quality.flags, *(name for name, up in raised.items() if up)]
+    of_file = dict.fromkeys(note.flag for note in info.notes if note.flag)
+    return [*quality.flags, *(name for name, up in raised.items() if up), *of_file]
 
 
 def mpp_deviation(grid: Grid) -> float:
