@@ -14,6 +14,7 @@ from digipath_ray.heatmap.heatmap import Heatmap, on_heatmap
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import Failure
 from digipath_ray.run.record import DoneRecord, SlideRecord
+from digipath_ray.slide.info import Canvas
 from digipath_ray.tissue.mask import Mask, read_mask
 
 Bools = NDArray[np.bool_]
@@ -61,6 +62,11 @@ class FinishedSlide:
     def height(self) -> int:
         """Height in level-0 px."""
         return self.record.height
+
+    @property
+    def canvas(self) -> Canvas | None:
+        """Where the slide lies in its canvas; None if it is its own."""
+        return self.record.canvas
 
     @property
     def l0_per_hm_x(self) -> float:

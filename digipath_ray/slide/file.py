@@ -13,7 +13,7 @@ import openslide
 import pyarrow as pa
 
 from digipath_ray.slide.check import GENERIC, Look, is_tiff, look_at_tiff
-from digipath_ray.slide.image import IMAGE_SUFFIXES, decode, read_header
+from digipath_ray.slide.image import decode, read_header
 from digipath_ray.slide.info import (
     Canvas,
     Mpp,
