@@ -101,7 +101,7 @@ class SlideRecord(SlideRow):
         return cls(**known)
 
 
-def canvas_columns(info: SlideInfo) -> dict[str, int]:
+def canvas_columns(info: SlideInfo) -> dict[str, Any]:
     """The columns of SLIDES that hold where a slide lies in its canvas."""
     canvas = info.canvas
     whole = (0, 0, info.width, info.height)

@@ -216,6 +216,18 @@ def get(url: str | Path) -> bytes:
     return _tried(lambda: obstore.get(store, key).bytes().to_bytes(), url)
 
 
+def get_start(url: str | Path, size: int) -> bytes:
+    """Read the first bytes of an object that has at least as many.
+
+    Raises:
+        OSError: the bucket cannot be accessed; see :func:`explained`.
+    """
+    store, key = _locate(url)
+    return _tried(
+        lambda: obstore.get_range(store, key, start=0, length=size).to_bytes(), url
+    )
+
+
 def _tried(work: Callable[[], Result], url: str | Path) -> Result:
     """Result of ``work``, retried if a connection breaks midway."""
     for attempt in range(TRIES):
