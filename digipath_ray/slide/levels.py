@@ -13,28 +13,35 @@ from digipath_ray.slide.info import Note, Pixels
 
 MAX_STRETCH = 0.01
 """Relative difference of W0/Wi and H0/Hi from which a level is not the same field."""
-WINDOWS = 6
+WINDOWS = 8
 """Windows along each axis in which the pictures of two levels are compared."""
 WINDOW_PX = 192
 """Side of a window, px of the finer of the two levels."""
-MIN_DIFFERENCE = 20.0
-"""Gray levels (rms of window means); JPEG and rounding stay below 5."""
-MIN_SHARE = 0.5
-"""The same, as a share of the spread of the finer level's window means."""
+MAX_DIFFERENCE = 20.0
+"""Gray levels (rms of window means) that sharpening and JPEG never reach."""
+MIN_DIFFERENCE = 5.0
+"""Gray levels that they may reach, whatever the pictures are."""
+MIN_CORRELATION = 0.95
+"""Of the window means of the same picture; in between the two limits it decides."""
+MARGIN_SPREAD = 24
+"""Gray levels between the lightest and darkest px of a padded margin (JPEG rings)."""
+MAX_MARGIN_PX = 64 << 20
+"""Larger levels are not looked at: their margin is small beside them."""
 
 Sizes = Sequence[tuple[int, int]]
 ReadLevel = Callable[[int, int, int, int, int], Pixels]
 """(level, x, y, width, height) in px of the level -> RGB [height, width, 3]."""
 
 
-def same_field(whole: tuple[int, int], level: tuple[int, int]) -> bool:
+def same_field(
+    whole: tuple[int, int], level: tuple[int, int], max_stretch: float = MAX_STRETCH
+) -> bool:
     """Whether a level of (width, height) can show what level 0 shows.
 
-    Rounding may cost a px of each side of the level, which is W0/Wi px of level 0.
+    Rounding may cost a px of each side of the level, whatever ``max_stretch`` is.
     """
     (w0, h0), (w, h) = whole, level
-    crossed = abs(w * h0 - h * w0)
-    return crossed <= max(max(w0, h0), MAX_STRETCH * w * h0)
+    return abs(w * h0 - h * w0) <= max(w0 + h0, max_stretch * w * h0)
 
 
 def find_alien_levels(sizes: Sizes, read: ReadLevel | None) -> dict[int, str]:
@@ -42,14 +49,24 @@ def find_alien_levels(sizes: Sizes, read: ReadLevel | None) -> dict[int, str]:
 
     Args:
         sizes: (width, height) of every level, finest first.
-        read: reads a level, to compare the pictures; None compares the sizes alone.
+        read: reads a level, to compare the pictures; None compares the sizes alone,
+            and less strictly, as a scanner's own reader has made sense of them.
     """
     alien: dict[int, str] = {}
     finer = 0
+    stretch = MAX_STRETCH if read is None else 0.0
     for level in range(1, len(sizes)):
         (w0, h0), (w, h) = sizes[0], sizes[level]
-        if not same_field(sizes[0], sizes[level]):
-            alien[level] = f"its sides are 1:{w0 / w:.4g} and 1:{h0 / h:.4g} of level 0"
+        if not same_field(sizes[0], sizes[level], stretch):
+            alien[level] = (
+                f"its sides are 1:{w0 / w:.4g} and 1:{h0 / h:.4g} of level 0, so it "
+                "is padded or another picture"
+            )
+        elif read is not None and _is_padded(sizes, level, read):
+            alien[level] = (
+                f"it is padded: 1:{w0 / w:.4g} of level 0, with one color beyond "
+                f"1:{round(w0 / w)}"
+            )
         elif read is not None and not _look_alike(sizes, finer, level, read):
             alien[level] = "it shows another picture"
         else:
@@ -67,12 +84,34 @@ def note_of(alien: dict[int, str], sizes: Sizes) -> Iterator[Note]:
         )
 
 
+def _is_padded(sizes: Sizes, level: int, read: ReadLevel) -> bool:
+    """Whether a level is of a whole downsample, with a margin at its right and bottom.
+
+    A square slide may be padded alike on both sides: sizes alone do not show it.
+    """
+    (w0, h0), (w, h) = sizes[0], sizes[level]
+    n = round(w0 / w)
+    if n < 2:
+        return False
+    filled = -(-w0 // n), -(-h0 // n)
+    if w <= filled[0] + 1 or h <= filled[1] + 1 or w * h > MAX_MARGIN_PX:
+        return False
+    right = read(level, filled[0], 0, w - filled[0], h)
+    bottom = read(level, 0, filled[1], w, h - filled[1])
+    margin = np.concatenate([right.reshape(-1, 3), bottom.reshape(-1, 3)])
+    return bool(np.ptp(margin[:, 0]) <= MARGIN_SPREAD)
+
+
 def _look_alike(sizes: Sizes, finer: int, coarser: int, read: ReadLevel) -> bool:
     """Whether two levels have about the same colors in the same windows."""
     a, b = _window_means(sizes, finer, coarser, read)
     difference = float(np.sqrt(np.mean((a - b) ** 2)))
-    spread = float(np.sqrt(np.mean(a.var(axis=0))))
-    return difference <= max(MIN_DIFFERENCE, MIN_SHARE * spread)
+    if difference > MAX_DIFFERENCE:
+        return False
+    spread = min(float(np.sqrt(np.mean(m.var(axis=0)))) for m in (a, b))
+    if difference < MIN_DIFFERENCE or spread < MIN_DIFFERENCE:
+        return True
+    return float(np.corrcoef(a.ravel(), b.ravel())[0, 1]) >= MIN_CORRELATION
 
 
 def _window_means(
@@ -97,7 +136,7 @@ def _spans(
     length: int, fine_length: int, scale: float
 ) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
     """Windows along an axis: (start, length) in the coarser and in the finer level."""
-    side = max(1, min(length, round(WINDOW_PX / scale)))
+    side = max(1, min(length // WINDOWS, round(WINDOW_PX / scale)))
     ratio = fine_length / length
     count = min(WINDOWS, length // side)
     for i in range(count):

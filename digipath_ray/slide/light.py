@@ -17,13 +17,21 @@ MIN_LIGHT = 100
 MIN_PURITY = 0.35
 """Lowest by highest channel of a px that light passed: H&E and DAB let some of every
 color through; a fluorophore on a dark ground shows its own alone."""
-MIN_CHROMA = 12
-"""Highest minus lowest channel of a stained px."""
 GLASS = 170
 """Lowest channel of empty glass."""
-MIN_STAINED_SHARE = 0.05
-"""Stained part of what is not dark, below which it is no brightfield, unless half of
-that is glass."""
+MIN_LIGHT_SHARE = 0.6
+"""Part of what is above the dark ground that light passed, below which it is no
+brightfield."""
+MAX_DIM_SHARE = 0.3
+"""Part of it that is dim: a signal fades into the dark, a black border has an edge."""
+MIN_GLASS_SHARE = 0.3
+"""Part of it that is glass, from which that does not matter."""
+MAX_RED = 0.4
+"""Red by highest channel of a px that glows blue or green; no stain is so pure."""
+MAX_GLOW_SHARE = 0.5
+"""Part of a picture that glows so, from which it is fluorescence without a ground."""
+ABOVE_GROUND = 20
+"""Highest channel above the most common dark value, from which a px is above it."""
 MAX_GRAY = 2
 """Highest chroma of a picture without color."""
 MIN_DRAWN_SHARE = 0.01
@@ -50,15 +58,30 @@ def check_brightfield(rgb: Pixels) -> None:
     dark = highest < DARK
     share = float(dark.mean())
     if share < MIN_DARK_SHARE:
+        _refuse_glow(rgb, highest, lowest)
         return
-    passed = (highest >= MIN_LIGHT) & (lowest >= MIN_PURITY * highest)
-    stained = passed & (chroma >= MIN_CHROMA)
-    glass = lowest >= GLASS
-    rest = max(1, int((~dark).sum()))
-    if stained.sum() >= MIN_STAINED_SHARE * rest or glass.sum() >= rest / 2:
+    ground = int(np.bincount(highest[dark]).argmax())
+    above = highest.astype(np.int16) > ground + ABOVE_GROUND
+    rest = max(1, int(above.sum()))
+    passed = above & (highest >= MIN_LIGHT) & (lowest >= MIN_PURITY * highest)
+    dim = above & (highest < MIN_LIGHT)
+    glass = above & (lowest >= GLASS)
+    is_faded = dim.sum() > MAX_DIM_SHARE * rest and glass.sum() < MIN_GLASS_SHARE * rest
+    if passed.sum() >= MIN_LIGHT_SHARE * rest and not is_faded:
         return
     raise SlideError(
         f"not brightfield: {share:.0%} of the picture is dark, and the rest has no "
         "color of H&E or DAB (fluorescence?)",
         HINT,
     )
+
+
+def _refuse_glow(rgb: Pixels, highest: Pixels, lowest: Pixels) -> None:
+    glow = (lowest < MIN_PURITY * highest) & (rgb[..., 0] < MAX_RED * highest)
+    share = float(glow.mean())
+    if share > MAX_GLOW_SHARE:
+        raise SlideError(
+            f"not brightfield: {share:.0%} of the picture is pure blue or green, which "
+            "is no color of H&E or DAB (fluorescence?)",
+            HINT,
+        )
