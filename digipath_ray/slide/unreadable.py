@@ -15,6 +15,11 @@ JPEG_MAGIC = b"\xff\xd8\xff"
 NO_SLIDE = "not a slide that OpenSlide can open, nor a plain image"
 LOWER_CASE = (".mrxs", ".vms", ".vmu")
 """Suffixes that OpenSlide knows in lower case alone."""
+DICOM_HINT = (
+    "OpenSlide reads VL Whole Slide Microscopy Images in explicit VR whose pixels are "
+    "JPEG, JPEG 2000 or uncompressed: convert it, e.g. with dcmconv +te or gdcmconv "
+    "--raw"
+)
 UNSUPPORTED = {
     ".isyntax": "Philips iSyntax: export it as TIFF from the image management system",
     ".i2syntax": "Philips iSyntax: export it as TIFF from the image management system",
@@ -52,7 +57,9 @@ def explain(path: Path, what: str, error: Exception) -> SlideError:
         error: of OpenSlide.
     """
     text = str(error)
-    if _UNSUPPORTED.search(text):
+    if "transfer syntax" in text:
+        hint = DICOM_HINT
+    elif _UNSUPPORTED.search(text):
         hint = f"OpenSlide does not read this kind of file: convert it, e.g. {VIPS}"
     elif _DENIED.search(text):
         hint = "check the owner and permissions of the file and those beside it"
@@ -141,9 +148,7 @@ def _dicom(path: Path) -> SlideError | None:
     if header is None or header.is_slide:
         return SlideError(
             f"{path.name}: a DICOM file that OpenSlide does not read",
-            "it reads VL Whole Slide Microscopy Images in explicit VR whose pixels are "
-            "JPEG, JPEG 2000 or uncompressed: convert it, e.g. with wsidicomizer, or "
-            "copy it again if it was cut short",
+            f"{DICOM_HINT}, or copy it again if it was cut short",
         )
     return SlideError(
         f"{path.name}: {header.kind}, not a whole slide image",

@@ -48,10 +48,6 @@ ITEM, ITEM_END, SEQUENCE_END = (0xFFFE, 0xE000), (0xFFFE, 0xE00D), (0xFFFE, 0xE0
 Tag = tuple[int, int]
 
 
-class _Cut(Exception):  # noqa: N818 - a signal to read on, never seen outside
-    """The bytes end before the tags looked for."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class DicomHeader:
     """What a DICOM file is.
@@ -101,26 +97,21 @@ def read_header(path: Path) -> DicomHeader | None:
     """
     with path.open("rb") as file:
         data = file.read(HEADER_BYTES)
-        while True:
-            try:
-                return parse_header(data)
-            except _Cut:
-                more = file.read(len(data)) if len(data) < MAX_BYTES else b""
-                if not more:
-                    return None
-                data += more
+        while (header := parse_header(data)) is None and is_dicom(data):
+            more = file.read(len(data)) if len(data) < MAX_BYTES else b""
+            if not more:
+                return parse_header(data, whole=True)
+            data += more
+        return header
 
 
-def header_of_start(data: bytes) -> DicomHeader | None:
-    """Header from the first bytes of an object; None if it is not in them."""
-    try:
-        return parse_header(data)
-    except _Cut:
-        return None
+def parse_header(data: bytes, *, whole: bool = False) -> DicomHeader | None:
+    """Header from the first bytes of a file; None if it is not in them.
 
-
-def parse_header(data: bytes) -> DicomHeader | None:
-    """Header from the first bytes of a file; None if it is no DICOM, or damaged."""
+    Args:
+        data: the first bytes.
+        whole: whether the file ends with them, so that no series may follow.
+    """
     if not is_dicom(data):
         return None
     try:
@@ -128,11 +119,10 @@ def parse_header(data: bytes) -> DicomHeader | None:
         syntax = meta.get(META_SYNTAX, "")
         found = {}
         if syntax != DEFLATED:
-            found = _read_tags(
-                data, start, explicit=syntax != IMPLICIT, big=syntax == BIG_ENDIAN
-            )
-    except struct.error as e:
-        raise _Cut from e
+            explicit, order = syntax != IMPLICIT, ">" if syntax == BIG_ENDIAN else "<"
+            found = _read_tags(data, start, explicit=explicit, order=order, whole=whole)
+    except struct.error:  # the bytes end within an element
+        return None
     sop_class = found.get(SOP_CLASS) or meta.get(META_CLASS, "")
     if not sop_class:
         return None
@@ -154,17 +144,13 @@ def _read_meta(data: bytes) -> tuple[dict[Tag, str], int]:
     return found, at
 
 
-def _read_tags(data: bytes, at: int, *, explicit: bool, big: bool) -> dict[Tag, str]:
+def _read_tags(
+    data: bytes, at: int, *, explicit: bool, order: str, whole: bool
+) -> dict[Tag, str]:
     """Values of the tags looked for, up to SeriesInstanceUID."""
-    order = ">" if big else "<"
     found: dict[Tag, str] = {}
-    while True:
-        try:
-            tag, length, at = _read_tag(data, at, explicit=explicit, order=order)
-        except struct.error:
-            if at >= len(data) and found:  # a short object without a series
-                return found
-            raise
+    while not (whole and at == len(data)):  # the end of a file without a series
+        tag, length, at = _read_tag(data, at, explicit=explicit, order=order)
         if tag > SERIES:
             return found
         if length == UNDEFINED:
@@ -173,6 +159,7 @@ def _read_tags(data: bytes, at: int, *, explicit: bool, big: bool) -> dict[Tag, 
         if tag in (IMAGE_TYPE, SOP_CLASS, SERIES):
             found[tag] = _text(data, at, length)
         at += length
+    return found
 
 
 def _read_tag(

@@ -10,8 +10,8 @@ from digipath_ray.storage.dicom import (
     HEADER_BYTES,
     MAGIC_BYTES,
     DicomHeader,
-    header_of_start,
     may_be_dicom,
+    parse_header,
 )
 
 READS = 16
@@ -22,7 +22,8 @@ READS = 16
 def _header(url: str, etag: str, size: int) -> DicomHeader | None:
     if size <= MAGIC_BYTES:
         return None
-    return header_of_start(bucket.get_start(url, min(size, HEADER_BYTES)))
+    start = bucket.get_start(url, min(size, HEADER_BYTES))
+    return parse_header(start, whole=size <= HEADER_BYTES)
 
 
 def read_headers(objects: Iterable[Listed]) -> dict[str, DicomHeader | None]:
