@@ -34,6 +34,7 @@ def write_wsi(
     mpp: float = 1.0,
     kind: Sequence[str] = ("ORIGINAL", "PRIMARY", "VOLUME", "NONE"),
     implicit: bool = False,
+    optical_paths: int = 1,
 ) -> Path:
     """A whole slide image of one uncompressed tile, which OpenSlide opens."""
     height, width = pixels.shape[:2]
@@ -49,16 +50,16 @@ def write_wsi(
     made.HighBit = 7
     made.Rows, made.Columns = height, width
     made.TotalPixelMatrixRows, made.TotalPixelMatrixColumns = height, width
-    made.NumberOfFrames = 1
+    made.NumberOfFrames = optical_paths
     made.DimensionOrganizationType = "TILED_FULL"
-    made.NumberOfOpticalPaths = made.TotalPixelMatrixFocalPlanes = 1
+    made.NumberOfOpticalPaths, made.TotalPixelMatrixFocalPlanes = optical_paths, 1
     made.ImageOrientationSlide = [0, -1, 0, -1, 0, 0]
     measures = Dataset()
     measures.PixelSpacing = [mpp / 1000, mpp / 1000]
     shared = Dataset()
     shared.PixelMeasuresSequence = Items([measures])
     made.SharedFunctionalGroupsSequence = Items([shared])
-    made.PixelData = pixels.tobytes()
+    made.PixelData = pixels.tobytes() * optical_paths
     made["PixelData"].VR = "OB"
     return _save(made, path, implicit=implicit)
 

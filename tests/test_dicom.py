@@ -149,6 +149,14 @@ def test_what_is_no_slide_says_what_it_is(tmp_path: Path) -> None:
     assert "explicit VR" in error.value.hint
 
 
+def test_further_optical_paths_are_said(tmp_path: Path) -> None:
+    path = write_wsi(tmp_path / "a.dcm", noise(32, 32), series="1.2", optical_paths=2)
+    with open_slide(path) as slide:
+        assert [(n.flag, n.text) for n in slide.info.notes] == [
+            ("several images", "2 optical paths: only the first is read")
+        ]
+
+
 def test_a_bucket_is_searched_by_series_too(two: Path, bucket_url: str) -> None:
     for file in two.iterdir():
         bucket.upload(file, place(f"{bucket_url}/case") / file.name)

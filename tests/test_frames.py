@@ -1,6 +1,7 @@
 """A slide within a larger canvas: every format ends up in the slide's own frame."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,13 @@ from PIL import Image
 from digipath_ray.annotations import Window, read_annotation
 from digipath_ray.annotations.annotation import Annotation
 from digipath_ray.cohort.inputs import SlideRow
+from digipath_ray.config.recipe import AnnotationSpec
 from digipath_ray.config.toml import from_tree
+from digipath_ray.evaluate.masks import overlap_of_mask
+from digipath_ray.heatmap.heatmap import Heatmap
 from digipath_ray.pipeline.prepare import crop_to_slide, prepare_slide
 from digipath_ray.run.directory import RunDirectory
+from digipath_ray.run.finished import FinishedSlide
 from digipath_ray.run.record import SlideRecord, canvas_of_row
 from digipath_ray.schema import SLIDES
 from digipath_ray.slide.frames import mask_origin
@@ -187,6 +192,50 @@ def test_a_run_keeps_where_the_slide_lies(slide: Path, tmp_path: Path) -> None:
     assert SlideRecord.from_row(older).canvas is None
     own = {"offset_x": 0, "offset_y": 0, "canvas_width": 9, "canvas_height": 8}
     assert canvas_of_row({"width": 9, "height": 8, **own}) is None
+
+
+def test_a_finished_slide_of_an_older_run_asks_its_file(
+    slide: Path, tmp_path: Path
+) -> None:
+    config = from_tree({**SMALL, "tissue": {"tissue": "all"}})
+    run = RunDirectory(tmp_path / "run")
+    run.create()
+    record = prepare_slide(SlideRow(slide_id="s", path=str(slide)), config, run)
+    older = replace(record, offset_x=None, canvas_width=None)
+    gone = replace(older, path=str(tmp_path / "gone.scn"))
+    shown = np.zeros((2, 2), np.float32)
+    for kept, canvas in (
+        (record, info_of(slide).canvas),
+        (older, info_of(slide).canvas),
+        (gone, None),
+    ):
+        found = FinishedSlide(
+            record=kept,
+            heatmap=Heatmap(
+                channels=("probability",),
+                data=shown[None],
+                weight=shown,
+                mpp_x=1.0,
+                mpp_y=1.0,
+            ),
+            tissue=shown > 0,
+            members=(),
+        )
+        assert found.canvas == canvas
+
+
+def test_masks_are_compared_in_the_slides_frame(slide: Path, tmp_path: Path) -> None:
+    row = SlideRow(
+        slide_id="s",
+        path=str(slide),
+        annotation=str(write_asap(tmp_path / "a.xml", ON_CANVAS)),
+    )
+    area = (BOX[2] - BOX[0]) * (BOX[3] - BOX[1])
+    for name, box, size in (("c", ON_CANVAS, CANVAS), ("b", BOX, SIZE)):
+        predicted = write_mask(tmp_path / f"{name}.png", box, size)
+        overlap = overlap_of_mask(row, predicted, AnnotationSpec())
+        assert (overlap.both, overlap.predicted, overlap.reference) == (area,) * 3
+        assert overlap.pixels == SIZE[0] * SIZE[1]
 
 
 def test_positions_are_those_of_deep_zoom_and_of_qupath(tmp_path: Path) -> None:

@@ -512,6 +512,8 @@ def test_formats_that_nobody_reads_are_named(
         ("Unsupported TIFF compression: 50001", "does not read this kind of file"),
         ("Sorry, can not handle images with 32-bit samples", "this kind of file"),
         ("Unsupported transfer syntax 1.2.840.10008.1.2", "explicit VR"),
+        ("Attribute TotalPixelMatrixFocalPlanes value 2 != 1", "OpenSlide reads VL"),
+        ("Couldn't read PlanarConfiguration", "one gray channel"),
         ("Couldn't open a/Data0001.dat: No such file or directory", "is missing"),
         ("Couldn't open a.svs: Permission denied", "permissions"),
         ("TIFFFillTile: Read error: got 3 bytes, expected 900", "copy it again"),
@@ -522,3 +524,11 @@ def test_each_error_of_openslide_has_its_own_fix(said: str, hint: str) -> None:
     assert str(error) == f"a.svs: cannot be opened: {said}"
     assert hint in error.hint
     assert ("damaged" in error.hint) == (hint == "copy it again")
+
+
+def test_a_tiff_without_its_directory_is_cut_short(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    path.write_bytes(b"II*\0" + (5_000).to_bytes(4, "little") + bytes(range(1, 200)))
+    message, hint = refusal(path)
+    assert message.startswith("a.tif: cut short: its contents reach to byte 5,000")
+    assert "copy it again" in hint

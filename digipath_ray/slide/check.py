@@ -14,6 +14,7 @@ from typing import Any
 from xml.etree.ElementTree import ParseError
 
 import defusedxml
+import numpy as np
 import tifffile
 from defusedxml import ElementTree
 
@@ -78,6 +79,15 @@ def is_tiff(path: Path) -> bool:
         return file.read(4) in TIFF_MAGIC
 
 
+def cut_short(path: Path, needed: int, size: int) -> SlideError:
+    """The error for a file that ends before its own contents."""
+    return SlideError(
+        f"{path.name}: cut short: its contents reach to byte {needed:,}, the file has "
+        f"{size:,}",
+        "copy it again, as the transfer was broken off (the file is truncated)",
+    )
+
+
 def look_at_tiff(path: Path, vendor: str | None) -> Look:
     """Look at the headers of a TIFF.
 
@@ -99,11 +109,22 @@ def look_at_tiff(path: Path, vendor: str | None) -> Look:
             fault = _fault(main, pages, vendor)
             look = _mpp(first)
             notes = tuple(_notes(main, pages, vendor))
+            end = _end_of_tiles(main)
     except UNREADABLE:
         return Look()
     if fault is not None:
         raise SlideError(f"{path.name}: {fault[0]}", fault[1])
+    if end > (size := path.stat().st_size):
+        raise cut_short(path, end, size)
     return Look(mpp_x=look[0], mpp_y=look[1], source=look[2], notes=notes)
+
+
+def _end_of_tiles(page: Any) -> int:
+    """Byte at which the last tile of an image ends; 0 if it has none."""
+    if not page.is_tiled:
+        return 0  # Pillow says what of an untiled image is missing
+    ends = np.add(page.dataoffsets, page.databytecounts, dtype=np.int64)
+    return int(ends.max(initial=0))
 
 
 def _fault(page: Any, pages: list[Any], vendor: str | None) -> tuple[str, str] | None:

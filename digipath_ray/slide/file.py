@@ -4,6 +4,7 @@ Level-0 coordinates are relative to the scanned bounds (MRXS, SCN, BIF, CZI), as
 QuPath. Transparent pixels are white.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from digipath_ray.slide.image import decode, read_header
 from digipath_ray.slide.info import (
     Canvas,
     Mpp,
+    Note,
     Pixels,
     SlideError,
     SlideInfo,
@@ -133,6 +135,10 @@ def _openslide_info(
     dimensions = tuple((int(w), int(h)) for w, h in handle.level_dimensions)
     notes = [*look.notes, *note_of(alien, dimensions)]
     notes += contradictions(mpp, power, vendor, look.mpp_x)
+    paths = int(positive_number(p.get("dicom.NumberOfOpticalPaths")) or 1)
+    if paths > 1:
+        text = f"{paths} optical paths: only the first is read"
+        notes.append(Note(flag="several images", text=text))
     dimensions = tuple(dimensions[i] for i in kept)
     if canvas is not None:
         dimensions = tuple(
@@ -180,6 +186,15 @@ def _alien_levels(path: Path, handle: Any) -> dict[int, str]:
     sizes = [(int(w), int(h)) for w, h in handle.level_dimensions]
     if handle.properties.get(openslide.PROPERTY_NAME_VENDOR) != GENERIC:
         return find_alien_levels(sizes, None)
+    stat = path.stat()
+    return _compare_levels(path, tuple(sizes), (stat.st_size, stat.st_mtime_ns))
+
+
+@functools.lru_cache(maxsize=1 << 12)
+def _compare_levels(
+    path: Path, sizes: tuple[tuple[int, int], ...], state: tuple[int, int]
+) -> dict[int, str]:
+    """Alien levels by their pictures; ``state`` of the file is only remembered by."""
     # A handle of its own: one that met a damaged tile fails all later reads.
     with openslide.OpenSlide(str(path)) as other:
 

@@ -13,7 +13,7 @@ from digipath_ray.slide.info import Note, Pixels
 
 MAX_STRETCH = 0.01
 """Relative difference of W0/Wi and H0/Hi from which a level is not the same field."""
-WINDOWS = 8
+WINDOWS = 6
 """Windows along each axis in which the pictures of two levels are compared."""
 WINDOW_PX = 192
 """Side of a window, px of the finer of the two levels."""
@@ -23,6 +23,8 @@ MIN_DIFFERENCE = 5.0
 """Gray levels that they may reach, whatever the pictures are."""
 MIN_CORRELATION = 0.95
 """Of the window means of the same picture; in between the two limits it decides."""
+MAX_PICTURE_PX = 4096
+"""Longer side of a level that may be a label or macro image; larger ones are not."""
 MARGIN_SPREAD = 24
 """Gray levels between the lightest and darkest px of a padded margin (JPEG rings)."""
 MAX_MARGIN_PX = 64 << 20
@@ -67,7 +69,11 @@ def find_alien_levels(sizes: Sizes, read: ReadLevel | None) -> dict[int, str]:
                 f"it is padded: 1:{w0 / w:.4g} of level 0, with one color beyond "
                 f"1:{round(w0 / w)}"
             )
-        elif read is not None and not _look_alike(sizes, finer, level, read):
+        elif (
+            read is not None
+            and max(w, h) <= MAX_PICTURE_PX
+            and not _look_alike(sizes, finer, level, read)
+        ):
             alien[level] = "it shows another picture"
         else:
             finer = level

@@ -1,9 +1,10 @@
 """Why a file cannot be opened as a slide, each reason in its own sentence."""
 
 import re
+import struct
 from pathlib import Path
 
-from digipath_ray.slide.check import VIPS
+from digipath_ray.slide.check import TIFF_MAGIC, VIPS, cut_short
 from digipath_ray.slide.image import IMAGE_SUFFIXES
 from digipath_ray.slide.info import SlideError
 from digipath_ray.storage.dicom import MAGIC_BYTES, is_dicom, read_header
@@ -42,6 +43,7 @@ _UNSUPPORTED = re.compile(
     r"not implemented|bad compression|no codec|not configured",
     re.IGNORECASE,
 )
+_DICOM_VALUE = re.compile(r"Attribute \w+ value .* != ")
 _MISSING = re.compile(
     r"no such file|couldn't open|could not open|can't open|missing file", re.IGNORECASE
 )
@@ -57,7 +59,9 @@ def explain(path: Path, what: str, error: Exception) -> SlideError:
         error: of OpenSlide.
     """
     text = str(error)
-    if "transfer syntax" in text:
+    if "PlanarConfiguration" in text:
+        hint = "DICOM of one gray channel: give a brightfield slide in RGB"
+    elif "transfer syntax" in text or _DICOM_VALUE.search(text):
         hint = DICOM_HINT
     elif _UNSUPPORTED.search(text):
         hint = f"OpenSlide does not read this kind of file: convert it, e.g. {VIPS}"
@@ -80,6 +84,7 @@ def unknown_file(path: Path) -> SlideError | None:
         or _upper_case(path)
         or _dicom(path)
         or _unsupported(path)
+        or _cut_tiff(path, start)
         or (None if suffix in IMAGE_SUFFIXES else _no_slide(path))
     )
 
@@ -161,6 +166,18 @@ def _unsupported(path: Path) -> SlideError | None:
     if known is None:
         return None
     return SlideError(f"{path.name}: a format that OpenSlide does not read", known)
+
+
+def _cut_tiff(path: Path, start: bytes) -> SlideError | None:
+    """A TIFF that ends before the directory its header points to."""
+    if start[:4] not in TIFF_MAGIC:
+        return None
+    order, is_big = "<" if start[:2] == b"II" else ">", 43 in start[2:4]
+    kind, at = ("Q", 8) if is_big else ("I", 4)
+    if len(start) < 16:
+        return None
+    first, size = struct.unpack_from(order + kind, start, at)[0], path.stat().st_size
+    return cut_short(path, first, size) if first >= size else None
 
 
 def _no_slide(path: Path) -> SlideError:
