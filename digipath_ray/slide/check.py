@@ -5,6 +5,7 @@ channel as a picture, tiles turned one by one. What it would show wrongly is ref
 here, with what the file is and how to convert it. No pixel is read.
 """
 
+import functools
 import re
 import struct
 from collections.abc import Iterator
@@ -26,6 +27,8 @@ MAX_PAGES = 64
 GENERIC = "generic-tiff"
 READ_BY_OPENSLIDE = (1, 5, 7, 8, 32773, 32946, 50000)
 """TIFF compressions of generic TIFFs: none, LZW, JPEG, Deflate, PackBits, Zstandard."""
+READ_BY_PILLOW = (1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946, 34925, 50000)
+"""The same of untiled TIFFs, with CCITT, old JPEG and LZMA besides."""
 STORED_AS_SHOWN = (7, 33003, 33005)
 """JPEG and Aperio's JPEG 2000, whose tiles OpenSlide does not turn."""
 ALPHA = (1, 2)
@@ -98,6 +101,13 @@ def look_at_tiff(path: Path, vendor: str | None) -> Look:
     Raises:
         SlideError: OpenSlide or Pillow would show its pixels wrongly, or not at all.
     """
+    stat = path.stat()
+    return _look(path, vendor, stat.st_size, stat.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=1 << 12)
+def _look(path: Path, vendor: str | None, size: int, modified: int) -> Look:
+    """Look at a file of that size, last written then: readers open it many times."""
     try:
         with tifffile.TiffFile(path) as tiff:
             count = min(len(tiff.pages), MAX_PAGES)
@@ -114,7 +124,7 @@ def look_at_tiff(path: Path, vendor: str | None) -> Look:
         return Look()
     if fault is not None:
         raise SlideError(f"{path.name}: {fault[0]}", fault[1])
-    if end > (size := path.stat().st_size):
+    if end > size:
         raise cut_short(path, end, size)
     return Look(mpp_x=look[0], mpp_y=look[1], source=look[2], notes=notes)
 
@@ -132,7 +142,6 @@ def _fault(page: Any, pages: list[Any], vendor: str | None) -> tuple[str, str] |
     return (
         _depth(page)
         or _channels(page, pages)
-        or _planes(page, vendor)
         or _compression(page, vendor)
         or _orientation(page, vendor)
     )
@@ -192,22 +201,16 @@ def _gray(page: Any, pages: list[Any], samples: int) -> tuple[str, str] | None:
     )
 
 
-def _planes(page: Any, vendor: str | None) -> tuple[str, str] | None:
-    """Color planes stored apart: libtiff joins them, except when JPEG."""
-    if vendor == GENERIC and page.planarconfig == 2 and page.compression == 7:
-        return (
-            "red, green and blue are stored apart, as JPEG",
-            f"join them, e.g. {VIPS}",
-        )
-    return None
-
-
 def _compression(page: Any, vendor: str | None) -> tuple[str, str] | None:
-    if vendor != GENERIC or page.compression in READ_BY_OPENSLIDE:
+    reader, known = {
+        GENERIC: ("OpenSlide", READ_BY_OPENSLIDE),
+        None: ("Pillow", READ_BY_PILLOW),
+    }.get(vendor, ("", (page.compression,)))  # a scanner's own is OpenSlide's to know
+    if page.compression in known:
         return None
     name = getattr(page.compression, "name", str(page.compression))
     return (
-        f"its tiles are compressed with {name}, which OpenSlide does not read",
+        f"its pixels are compressed with {name}, which {reader} does not read",
         f"convert it, e.g. {VIPS}",
     )
 
@@ -228,13 +231,13 @@ def _orientation(page: Any, vendor: str | None) -> tuple[str, str] | None:
 
 
 def _notes(page: Any, pages: list[Any], vendor: str | None) -> Iterator[Note]:
-    if vendor != GENERIC:
+    if vendor not in (GENERIC, None):
         return
-    if page.subifds:
+    if page.subifds and vendor == GENERIC:
         yield Note(
             flag=None,
             text="its smaller levels lie in SubIFDs, which OpenSlide does not read: "
-            "slower, and right",
+            "reading is slower, but right",
         )
     size = (page.imagewidth, page.imagelength)
     alike = sum((p.imagewidth, p.imagelength) == size for p in pages)
