@@ -43,7 +43,7 @@ UNREADABLE = (
     TypeError,
     struct.error,
 )
-"""What tifffile raises on damaged headers: OpenSlide then says what is damaged."""
+"""What tifffile raises on damaged headers."""
 
 VIPS = "vips tiffsave IN OUT.tif --tile --pyramid --compression jpeg"
 TO_RGB = "convert it to 8-bit RGB"
@@ -117,11 +117,17 @@ def _look(path: Path, vendor: str | None, size: int, modified: int) -> Look:
             if vendor not in (None, GENERIC):  # a macro image may come first
                 main = max(pages, key=lambda p: p.imagewidth * p.imagelength)
             fault = _fault(main, pages, vendor)
-            look = _mpp(first)
+            # A scanner's macro image has a scale of its own: its format's reader knows.
+            look = _mpp(first) if vendor in (None, GENERIC) else (None, None, "")
             notes = tuple(_notes(main, pages, vendor))
             end = _end_of_tiles(main)
-    except UNREADABLE:
-        return Look()
+    except UNREADABLE as e:
+        if vendor != GENERIC:  # the format's own reader, or Pillow, says what is wrong
+            return Look()
+        raise SlideError(
+            f"{path.name}: its TIFF headers cannot be read: {e}",
+            "the file is damaged or truncated: copy it again",
+        ) from e
     if fault is not None:
         raise SlideError(f"{path.name}: {fault[0]}", fault[1])
     if end > size:
@@ -152,8 +158,6 @@ def _depth(page: Any) -> tuple[str, str] | None:
     kind = FORMATS.get(int(page.sampleformat), "")
     if bits == 8 and not kind:
         return None
-    if bits == 1 and not page.is_tiled:
-        return None  # Pillow reads it; a picture without color is refused later
     depth = f"{bits}-bit" if isinstance(bits, int) else "samples of several depths,"
     hint = SCALED if bits == 16 and not kind else TO_RGB
     return f"{depth} {kind}pixels, not 8-bit color", hint

@@ -133,8 +133,9 @@ def _openslide_info(
     kept = [i for i in range(handle.level_count) if i not in alien]
     downsamples = tuple(float(handle.level_downsamples[i]) for i in kept)
     dimensions = tuple((int(w), int(h)) for w, h in handle.level_dimensions)
+    ome = look.mpp_x if look.source == "OME-XML" else None
     notes = [*look.notes, *note_of(alien, dimensions)]
-    notes += contradictions(mpp, power, vendor, look.mpp_x)
+    notes += contradictions(mpp, power, vendor, ome)
     paths = int(positive_number(p.get("dicom.NumberOfOpticalPaths")) or 1)
     if paths > 1:
         text = f"{paths} optical paths: only the first is read"
