@@ -16,6 +16,7 @@ from digipath_ray.slide.levels import same_field
 from digipath_ray.slide.light import check_brightfield
 from digipath_ray.slide.open import SlideError, open_slide
 from digipath_ray.slide.unreadable import explain
+from digipath_ray.storage import bucket
 from tests.slides import block_mean, noise, write_levels, write_pyramid
 
 Pixels = NDArray[np.uint8]
@@ -517,6 +518,15 @@ def test_formats_that_nobody_reads_are_named(
     message, hint = refusal(other)
     assert message == "b.isyntax: a format that OpenSlide does not read"
     assert "export it as TIFF" in hint
+
+
+def test_they_are_named_in_a_bucket_too(
+    bucket_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a.svs", "b.isyntax", "c.isyntax"):
+        bucket.put(f"{bucket_url}/{name}", b"x")
+    assert [r.slide_id for r in read_cohort([bucket_url])] == ["a"]
+    assert "2 x .isyntax passed over" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -138,6 +138,7 @@ def _search_bucket(folder: Path) -> list[tuple[str, str]]:
     slides: list[str] = []
     dicom: dict[str, list[Listed]] = defaultdict(list)  # by their folder
     others: set[str] = set()  # folders of runs, and of the data of MRXS slides
+    suffixes: list[str] = []
     for found in bucket.list_objects(folder):
         names = found.url.removeprefix(str(folder)).strip("/").split("/")
         if names[-1] == "run.toml":
@@ -148,6 +149,9 @@ def _search_bucket(folder: Path) -> list[tuple[str, str]]:
             dicom[found.url.rpartition("/")[0]].append(found)
         elif _is_slide_name(Path(names[-1])):
             slides.append(found.url)
+        else:
+            suffixes.append(Path(names[-1]).suffix.lower())
+    _warn_of_unsupported(folder, suffixes)
     others |= {url[:-5] for url in slides if url.lower().endswith(".mrxs")}
     parts = tuple(url[:-4] for url in slides if url.lower().endswith((".vms", ".vmu")))
 
@@ -224,12 +228,12 @@ def _walk(folder: Path, seen: set[Path]) -> Iterator[Path]:
             continue
         elif _is_slide_file(entry):
             yield entry
-    _warn_of_unsupported(folder, entries)
+    _warn_of_unsupported(folder, (e.suffix.lower() for e in entries if e.is_file()))
 
 
-def _warn_of_unsupported(folder: Path, entries: Iterable[Path]) -> None:
+def _warn_of_unsupported(folder: Path, suffixes: Iterable[str]) -> None:
     """Say which slides of a folder no reader here knows."""
-    counts = Counter(e.suffix.lower() for e in entries if e.is_file())
+    counts = Counter(suffixes)
     for suffix in sorted(counts.keys() & UNSUPPORTED.keys()):
         log.warning(
             "%s: %d x %s passed over, which OpenSlide does not read: %s",
