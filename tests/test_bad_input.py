@@ -334,7 +334,7 @@ def test_missing_file_named_by_hand(
 
 def test_empty_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = refused(["run", str(tmp_path), "--out", "x"], capsys)
-    assert said.startswith(f"Error: {tmp_path}: no slide in this folder (.bif .bmp ")
+    assert said.startswith(f"Error: {tmp_path}: no slide in this folder (.avs .bif ")
     assert said.endswith("): check the path\n")
 
 

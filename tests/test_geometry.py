@@ -66,6 +66,45 @@ def test_five_percent_is_the_limit(slide_mpp: float, native: bool) -> None:
     assert frame_at(0.25, slide_mpp).native is native
 
 
+@pytest.mark.parametrize(
+    ("mpp", "slide_mpp", "native"),
+    [
+        (0.25, 0.2639, True),  # one of the commonest scanners
+        (0.25, 0.2674, True),
+        (0.5, 0.5278, True),
+        (0.5, 0.2639, False),  # a finer level is there to be resampled
+    ],
+)
+def test_seven_percent_is_the_limit_where_no_level_is_finer(
+    mpp: float, slide_mpp: float, native: bool
+) -> None:
+    frame = frame_at(mpp, slide_mpp)
+    assert frame.native is native
+    assert frame.mpp_x == (slide_mpp if native else mpp)
+    assert not frame.upsampled
+
+
+def test_what_is_a_little_coarser_still_names_the_options_and_their_cost() -> None:
+    with pytest.raises(NoLevelFineEnough) as error:
+        frame_at(0.25, 0.27)
+    assert str(error.value) == (
+        "the finest level has 0.27 um/px, coarser than the requested 0.25 um/px: give "
+        "--mpp 0.27 with weights trained at that mpp, or --allow-upsampling, which "
+        "interpolates 1:1.08 (no detail is gained, and the slide is flagged)"
+    )
+
+
+def test_asked_for_upsampling_reaches_the_mpp_itself() -> None:
+    frame = model_frame(
+        level_downsamples=(1.0,),
+        mpp_x=0.2639,
+        mpp_y=0.2639,
+        mpp=0.25,
+        allow_upsampling=True,
+    )
+    assert (frame.mpp_x, frame.upsampled, frame.native) == (0.25, True, False)
+
+
 def test_the_nearest_finer_level_is_resampled() -> None:
     frame = frame_at(1.5, 0.25, (1.0, 2.0, 4.0, 8.0))
     assert not frame.native

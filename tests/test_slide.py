@@ -492,7 +492,7 @@ def test_deep_tiffs_are_refused(tmp_path: Path, compression: str | None) -> None
     tifffile.imwrite(path, deep, photometric="rgb", compression=compression)
     with pytest.raises(SlideError, match=r"a\.tif: 16-bit pixels") as error:
         open_slide(path)
-    assert error.value.hint == "convert it to 8-bit RGB"
+    assert error.value.hint.startswith("convert it to 8-bit RGB, divided by 16 if 12")
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 3), (8, 8)])
@@ -503,11 +503,20 @@ def test_deep_pngs_are_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
         open_slide(path)
 
 
-@pytest.mark.parametrize("mode", ["CMYK", "F", "LAB", "I"])
-def test_other_colors_are_refused(tmp_path: Path, mode: str) -> None:
+@pytest.mark.parametrize(
+    ("mode", "named"),
+    [
+        ("CMYK", "CMYK"),
+        ("F", "32-bit float"),
+        ("LAB", "CIE L*a*b*"),
+        ("I", "32-bit signed"),
+    ],
+)
+def test_other_colors_are_refused(tmp_path: Path, mode: str, named: str) -> None:
     path = save(tmp_path / "a.tif", Image.new(mode, (8, 8)))
-    with pytest.raises(SlideError, match=f"a.tif: {mode} pixels, not 8-bit color"):
+    with pytest.raises(SlideError) as error:
         open_slide(path)
+    assert str(error.value) == f"a.tif: {named} pixels, not 8-bit color"
 
 
 def test_opening_an_image_decodes_no_pixels(tmp_path: Path) -> None:
@@ -625,11 +634,14 @@ def test_images_cut_short_fail_when_read(tmp_path: Path, suffix: str) -> None:
 def test_a_pyramid_cut_short(tmp_path: Path) -> None:
     path = write_pyramid(tmp_path / "a.tif", noise(256, 256), mpp=0.5, downsamples=(1,))
     path.write_bytes(path.read_bytes()[:100_000])
-    with pytest.raises(
-        SlideError, match=r"a\.tif: cannot be opened: .*Short read"
-    ) as e:
+    with pytest.raises(SlideError) as error:
         open_slide(path)
-    assert e.value.hint == "the file is damaged or truncated: copy it again"
+    said = "cut short: its contents reach to byte 197,136, the file has 100,000"
+    assert str(error.value) == f"a.tif: {said}"
+    assert error.value.hint.startswith("copy it again")
+    path.write_bytes(path.read_bytes()[:400])  # without the directory, too
+    with pytest.raises(SlideError):
+        open_slide(path)
 
 
 def test_a_slide_error_travels_between_processes() -> None:

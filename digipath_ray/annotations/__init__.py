@@ -2,18 +2,21 @@
 
 ASAP XML (CAMELYON), Aperio ImageScope XML (PAIP), QuPath GeoJSON and mask images (PAIP,
 DigestPath) are all read into an :class:`Annotation` in level-0 px, relative to the
-scanned bounds, as in QuPath.
+scanned bounds, as in QuPath: what counts from the whole canvas is moved here.
 """
 
 import logging
 import weakref
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import ParseError
 
 import defusedxml
+import shapely
 from defusedxml import ElementTree
+from shapely import affinity
 
 from digipath_ray.annotations import asap, imagescope
 from digipath_ray.annotations.annotation import Annotation, PolygonAnnotation
@@ -21,6 +24,8 @@ from digipath_ray.annotations.geojson import parse_geojson
 from digipath_ray.annotations.maskimage import MaskAnnotation, read_mask_annotation
 from digipath_ray.annotations.outlines import Meaning, Meanings, Outlines
 from digipath_ray.annotations.window import SlideSize, Window
+from digipath_ray.config.run import Origin
+from digipath_ray.slide.frames import canvas_of, check_origin, outline_shift
 from digipath_ray.slide.info import SlideError
 from digipath_ray.storage.cache import local_copy
 from digipath_ray.storage.files import is_url
@@ -41,6 +46,10 @@ log = logging.getLogger(__name__)
 
 XML_SUFFIXES = (".xml",)
 GEOJSON_SUFFIXES = (".geojson", ".json", ".geojson.gz", ".json.gz")
+XML: Origin = "canvas"
+"""ASAP, ImageScope and HALO count from the whole canvas."""
+QUPATH: Origin = "bounds"
+"""QuPath crops slides to their bounds since 0.2.0, so its positions count from them."""
 MASK_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".svs")
 ANNOTATION_SUFFIXES = (*XML_SUFFIXES, *GEOJSON_SUFFIXES, *MASK_SUFFIXES)
 
@@ -51,6 +60,7 @@ def read_annotation(
     slide: SlideSize,
     classes: Meanings | None = None,
     above: float | None = None,
+    origin: Origin | None = None,
 ) -> Annotation:
     """Read the annotation of a slide; a valid but empty file means no tumor.
 
@@ -63,36 +73,45 @@ def read_annotation(
             tumor.
         above: threshold of a mask image: tumor is above this value. Default 0; 127 for
             JPEG.
+        origin: what the file counts from where the slide is part of a larger canvas.
+            Default: ASAP, ImageScope and HALO from the canvas, QuPath from the bounds,
+            a mask as its size says.
 
     Raises:
         SlideError: the file is missing, damaged or of an unsupported format, has a
-            group or class of unknown meaning, or is a mask of another aspect ratio.
-        ValueError: ``classes`` holds an unknown meaning.
+            group or class of unknown meaning, is a mask of another aspect ratio, or may
+            count from the canvas or from the bounds.
+        ValueError: ``classes`` holds an unknown meaning, or ``origin`` is unknown.
     """
+    check_origin(origin)
     if not is_url(path):
-        return _read_file(Path(path), slide, classes, above)
+        return _read_file(Path(path), slide, classes, above, origin)
     with ExitStack() as held:
         try:
             copy = held.enter_context(local_copy(path))
         except FileNotFoundError as e:
             raise SlideError(str(e), "check the path in the manifest") from e
-        annotation = _read_file(copy.path, slide, classes, above)
+        annotation = _read_file(copy.path, slide, classes, above, origin)
         # A mask is read lazily, so the local copy must live as long as the annotation.
         weakref.finalize(annotation, held.pop_all().close)
     return annotation
 
 
 def _read_file(
-    path: Path, slide: SlideSize, classes: Meanings | None, above: float | None
+    path: Path,
+    slide: SlideSize,
+    classes: Meanings | None,
+    above: float | None,
+    origin: Origin | None,
 ) -> Annotation:
     name = path.name.lower()
     _check_readable(path)
     if name.endswith(MASK_SUFFIXES):
-        return read_mask_annotation(path, slide, above)
+        return read_mask_annotation(path, slide, above, origin)
     if name.endswith(GEOJSON_SUFFIXES):
-        outlines = parse_geojson(path, classes)
+        outlines, usual = parse_geojson(path, classes), QUPATH
     elif name.endswith(XML_SUFFIXES):
-        outlines = _parse_xml(path, classes)
+        outlines, usual = _parse_xml(path, classes), XML
     else:
         raise SlideError(
             f"{path.name}: unsupported annotation format",
@@ -101,7 +120,39 @@ def _read_file(
     if outlines.skipped:
         parts = [f"{n} x {what}" for what, n in sorted(outlines.skipped.items())]
         log.warning("%s: skipped %s", path.name, ", ".join(parts))
-    return PolygonAnnotation.of(outlines, slide)
+    placed = _placed(outlines, slide, usual=usual, origin=origin, name=path.name)
+    return PolygonAnnotation.of(placed, slide)
+
+
+def _placed(
+    outlines: Outlines,
+    slide: SlideSize,
+    *,
+    usual: Origin,
+    origin: Origin | None,
+    name: str,
+) -> Outlines:
+    """Outlines in the slide's frame, from where their format counts from."""
+    canvas = canvas_of(slide)
+    drawn = [*outlines.tumor, *outlines.holes, *outlines.ignored]
+    if canvas is None or not drawn:
+        return outlines
+    left, top, right, bottom = (float(v) for v in shapely.total_bounds(drawn))
+    x, y = outline_shift(
+        (left, top, right, bottom),
+        canvas=canvas,
+        width=slide.width,
+        height=slide.height,
+        usual=usual,
+        origin=origin,
+        name=name,
+    )
+    return replace(
+        outlines,
+        tumor=[affinity.translate(shape, x, y) for shape in outlines.tumor],
+        holes=[affinity.translate(shape, x, y) for shape in outlines.holes],
+        ignored=[affinity.translate(shape, x, y) for shape in outlines.ignored],
+    )
 
 
 def _check_readable(path: Path) -> None:

@@ -13,7 +13,9 @@ import numpy as np
 
 from digipath_ray.annotations.maskbits import Bits, Bools, Indices, open_bits
 from digipath_ray.annotations.window import SlideSize, Window
-from digipath_ray.slide.info import SlideError
+from digipath_ray.config.run import Origin
+from digipath_ray.slide.frames import canvas_of, mask_origin
+from digipath_ray.slide.info import Canvas, SlideError
 
 MAX_ASPECT_ERROR = 0.02
 STRIP_PX = 16 << 20
@@ -29,24 +31,35 @@ class MaskAnnotation:
         width: slide width, level-0 px.
         height: slide height, level-0 px.
         skipped: always empty for a mask.
+        canvas: what the mask covers, if that is more than the slide.
     """
 
     bits: Bits
     width: int
     height: int
     skipped: Mapping[str, int] = field(default_factory=dict)
+    canvas: Canvas | None = None
 
     @property
     def l0_per_px(self) -> tuple[float, float]:
         """Level-0 px per mask px, in x and y."""
-        return self.width / self.bits.width, self.height / self.bits.height
+        covered = self.canvas or self
+        return covered.width / self.bits.width, covered.height / self.bits.height
+
+    @property
+    def offset(self) -> tuple[int, int]:
+        """Left top corner of the slide in what the mask covers, level-0 px."""
+        return (self.canvas.offset_x, self.canvas.offset_y) if self.canvas else (0, 0)
 
     @cached_property
     def area_px(self) -> float:
         """Area of the tumor, level-0 px; reads the whole mask."""
-        cols = np.arange(self.bits.width)
+        cols = self._on_slide(np.arange(self.bits.width), axis=0)
+        strips = (self._on_slide(rows, axis=1) for rows in self._strips())
         count = sum(
-            int(np.count_nonzero(self.bits.take(rows, cols))) for rows in self._strips()
+            int(np.count_nonzero(self.bits.take(rows, cols)))
+            for rows in strips
+            if len(rows) and len(cols)
         )
         return count * self.l0_per_px[0] * self.l0_per_px[1]
 
@@ -57,10 +70,14 @@ class MaskAnnotation:
     def tumor(self, window: Window) -> Bools:
         """Tumor pixels (nearest mask px) of a window, bool [height, width]."""
         w, bits, (scale_x, scale_y) = window, self.bits, self.l0_per_px
-        cols, in_cols = _nearest(w.x, w.width, w.l0_per_px_x, scale_x, bits.width)
-        rows, in_rows = _nearest(w.y, w.height, w.l0_per_px_y, scale_y, bits.height)
+        x, y = w.x + self.offset[0], w.y + self.offset[1]
+        cols, in_cols = _nearest(x, w.width, w.l0_per_px_x, scale_x, bits.width)
+        rows, in_rows = _nearest(y, w.height, w.l0_per_px_y, scale_y, bits.height)
         out = np.zeros(window.shape, np.bool_)
         out[in_rows, in_cols] = bits.take(rows, cols)
+        if self.canvas is not None:  # it goes on beyond the slide
+            out &= self._is_slide(w.y, w.height, w.l0_per_px_y, self.height)[:, None]
+            out &= self._is_slide(w.x, w.width, w.l0_per_px_x, self.width)
         return out
 
     def ignored(self, window: Window) -> Bools:
@@ -71,8 +88,9 @@ class MaskAnnotation:
         """Pixels that cover any tumor mask px, bool [rows, cols]."""
         window = Window.over(self, l0_per_px_x, l0_per_px_y)
         bits, (scale_x, scale_y) = self.bits, self.l0_per_px
-        left, right = _under(window.width, l0_per_px_x / scale_x, bits.width)
-        top, bottom = _under(window.height, l0_per_px_y / scale_y, bits.height)
+        left_px, top_px = self.offset[0] / scale_x, self.offset[1] / scale_y
+        left, right = _under(window.width, l0_per_px_x / scale_x, bits.width, left_px)
+        top, bottom = _under(window.height, l0_per_px_y / scale_y, bits.height, top_px)
         out = np.zeros(window.shape, np.bool_)
         cols = np.arange(bits.width)
         for rows in self._strips():
@@ -86,6 +104,18 @@ class MaskAnnotation:
             out[here] |= _any_between(any_x, ends[0], ends[1], axis=0)
         return out
 
+    @staticmethod
+    def _is_slide(start: float, length: int, l0_per_px: float, side: int) -> Bools:
+        """Which px of a window along an axis have their center on the slide."""
+        centers = start + (np.arange(length) + 0.5) * l0_per_px
+        return np.asarray((centers >= 0) & (centers < side))
+
+    def _on_slide(self, indices: Indices, *, axis: int) -> Indices:
+        """Those mask columns (axis 0) or rows (1) whose centers lie on the slide."""
+        center = (indices + 0.5) * self.l0_per_px[axis] - self.offset[axis]
+        side = (self.width, self.height)[axis]
+        return indices[(center >= 0) & (center < side)]
+
     def _strips(self) -> Iterator[Indices]:
         """Rows of the mask, in strips of bounded memory."""
         rows = max(1, STRIP_PX // self.bits.width)
@@ -97,24 +127,55 @@ class MaskAnnotation:
 
 
 def read_mask_annotation(
-    path: Path, slide: SlideSize, above: float | None
+    path: Path,
+    slide: SlideSize,
+    above: float | None,
+    origin: Origin | None = None,
 ) -> MaskAnnotation:
-    """Read a mask image that covers the slide from edge to edge.
+    """Read a mask image that covers the slide, or its canvas, from edge to edge.
 
     Raises:
         SlideError: another aspect ratio than the slide, not an image, damaged or too
             large.
     """
-    bits = open_bits(path, above)
-    expected = slide.height * bits.width / slide.width
-    if abs(bits.height - expected) > max(MAX_ASPECT_ERROR * expected, 1.0):
+    return place_mask(open_bits(path, above), slide, origin=origin, name=path.name)
+
+
+def place_mask(
+    bits: Bits, slide: SlideSize, *, origin: Origin | None = None, name: str
+) -> MaskAnnotation:
+    """A mask's pixels as the annotation of a slide, by what their size fits.
+
+    Raises:
+        SlideError: another aspect ratio than the slide, or its canvas fits as well.
+    """
+    canvas = canvas_of(slide)
+    try:
+        covers = mask_origin(
+            (bits.width, bits.height),
+            (slide.width, slide.height),
+            canvas,
+            tolerance=MAX_ASPECT_ERROR,
+            origin=origin,
+        )
+    except SlideError as e:
         raise SlideError(
-            f"{path.name}: the mask is {bits.width} x {bits.height} px, the slide "
-            f"{slide.width} x {slide.height} px: aspect ratios differ by more than 2 "
-            "%",
+            f"{name}: {e}", f"say which: --origin canvas or bounds; or {e.hint}"
+        ) from e
+    if covers is None:
+        whole = f", its canvas {canvas.width} x {canvas.height} px" if canvas else ""
+        raise SlideError(
+            f"{name}: the mask is {bits.width} x {bits.height} px, the slide "
+            f"{slide.width} x {slide.height} px{whole}: aspect ratios differ by more "
+            "than 2 %",
             "give a mask that covers exactly this slide, edge to edge",
         )
-    return MaskAnnotation(bits=bits, width=slide.width, height=slide.height)
+    return MaskAnnotation(
+        bits=bits,
+        width=slide.width,
+        height=slide.height,
+        canvas=canvas if covers == "canvas" else None,
+    )
 
 
 def _nearest(
@@ -127,9 +188,11 @@ def _nearest(
     return index[first:last], slice(int(first), int(last))
 
 
-def _under(length: int, mask_per_px: float, size: int) -> tuple[Indices, Indices]:
-    """Range of mask px under each map pixel along an axis."""
-    edges = np.round(np.arange(length + 1) * mask_per_px, 6)
+def _under(
+    length: int, mask_per_px: float, size: int, start_px: float
+) -> tuple[Indices, Indices]:
+    """Range of mask px under each map pixel along an axis, from a mask px on."""
+    edges = np.round(start_px + np.arange(length + 1) * mask_per_px, 6)
     start = np.floor(edges[:-1]).astype(np.int64).clip(0, size - 1)
     stop = np.ceil(edges[1:]).astype(np.int64).clip(1, size)
     return start, stop

@@ -96,6 +96,10 @@ def check_openslide() -> Finding:
     version = openslide.__library_version__
     if not ok:
         return "fail", "openslide", f"{version}, but misreads a slide: reinstall it"
+    if version.startswith(("3.", "4.0.0")):
+        what = "swaps the mpp of x and y in DICOM, and fails where tiles are missing"
+        fix = "pip install 'openslide-bin>=4.0.1.1'"
+        return "warn", "openslide", f"{version}, which {what}: {fix}"
     return "ok", "openslide", f"{version}, reads a test slide"
 
 

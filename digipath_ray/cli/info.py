@@ -13,10 +13,12 @@ from digipath_ray.config.toml import Tree
 from digipath_ray.geometry import MPP_TOLERANCE, NoLevelFineEnough
 from digipath_ray.patches import Grid, cut_chunks, keep_cells
 from digipath_ray.pipeline.prepare import (
+    MPP_FLAG,
     check_heatmap_size,
     differs_from_file,
     find_slide_tissue,
     grid_of,
+    mpp_deviation,
     no_tissue,
     open_cohort_slide,
     slide_flags,
@@ -95,6 +97,15 @@ def describe_file(info: SlideInfo) -> Iterator[Line]:
     for i, ((width, height), d) in enumerate(levels):
         mpp = f", {info.mpp_x * d:.4g} um/px" if info.mpp_x else ""
         yield f"level {i}", f"{width} x {height} px, 1:{d:.4g}{mpp}"
+    if info.canvas is not None:
+        c = info.canvas
+        yield (
+            "canvas",
+            f"{c.width} x {c.height} px, of which this is the part from "
+            f"({c.offset_x}, {c.offset_y})",
+        )
+    for note in info.notes:
+        yield "note", note.text
 
 
 def describe_run(
@@ -160,7 +171,10 @@ def how_read(grid: Grid) -> str:
     if frame.upsampled:
         how += " (UPSAMPLED)"
     effective = _um(frame.mpp_x, frame.mpp_y)
-    return f"level {frame.level} {how}: {effective} for {grid.spec.mpp:g} asked"
+    drift = max(frame.mpp_x, frame.mpp_y) / grid.spec.mpp - 1
+    off = f" ({abs(drift):.1%} {'coarser' if drift > 0 else 'finer'})"
+    shown = off if mpp_deviation(grid) > MPP_FLAG else ""
+    return f"level {frame.level} {how}: {effective} for {grid.spec.mpp:g} asked{shown}"
 
 
 def describe_heatmap(grid: Grid, config: RunConfig) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from digipath_ray.config.run import (
     GridSpec,
     MemberSpec,
+    Origin,
     Precision,
     SlideSpec,
     TissueSpec,
@@ -35,6 +36,11 @@ class AnnotationSpec:
     mask_above: float | None = option(
         None, "mask images: tumor is above this value (default: 0, JPEG: 127)"
     )
+    origin: Origin | None = option(
+        None,
+        "what positions count from on slides with a larger canvas (MRXS, SCN): canvas "
+        "or bounds (default: as the format does)",
+    )
 
     def __post_init__(self) -> None:
         """Check the fields."""
@@ -43,6 +49,8 @@ class AnnotationSpec:
             ok = bool(name) and meaning in ("tumor", "hole", "ignored", "skip")
             want = "NAME=tumor, NAME=hole, NAME=ignored or NAME=skip"
             check(ok, "annotations.classes", text, want)
+        if self.origin is not None:
+            check_choice("annotations.origin", self.origin, Origin)
 
     @property
     def meanings(self) -> dict[str, Any]:

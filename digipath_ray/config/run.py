@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 Edge = Literal["white", "reflect"]
+Origin = Literal["canvas", "bounds"]
+"""What level-0 px count from: the scanner's whole canvas, or the scanned bounds."""
 TissueMethod = Literal["otsu", "camelyon", "paip", "paper", "all"]
 Blend = Literal["mean", "linear", "gaussian"]
 Transform = Literal["identity", "rot90", "rot180", "rot270", "hflip", "vflip"]

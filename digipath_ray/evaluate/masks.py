@@ -19,6 +19,7 @@ from digipath_ray.annotations import (
     Window,
     read_annotation,
 )
+from digipath_ray.annotations.maskimage import place_mask
 from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.config.recipe import AnnotationSpec
 from digipath_ray.evaluate.bootstrap import (
@@ -143,7 +144,7 @@ def overlap_of_mask(row: SlideRow, file: Path, spec: AnnotationSpec) -> Overlap:
     if is_drawn(row.annotation):
         size = size_of_file(row) or own
         reference = read_row(row, size, spec)
-        predicted = replace(own, width=size.width, height=size.height)
+        predicted = place_mask(own.bits, size, name=file.name)
         return pool(list(_strips(predicted, reference, at=predicted)))
     mask = read_own_size(row.slide_id, Path(row.annotation), above=spec.mask_above)
     return pool(list(_strips(read_annotation(file, slide=mask), mask, at=mask)))
@@ -154,7 +155,7 @@ def _strips(
 ) -> Iterator[Overlap]:
     """Yield the overlaps of strips of rows, in bounded memory."""
     x, y = at.l0_per_px
-    width, height = at.bits.width, at.bits.height
+    width, height = max(1, round(at.width / x)), max(1, round(at.height / y))
     rows = max(1, STRIP_PX // width)
     for top in range(0, height, rows):
         strip = Window(

@@ -15,7 +15,7 @@ from digipath_ray.annotations.maskbits import open_bits
 from digipath_ray.cohort.manifest import MANIFEST_SUFFIXES, SlideRow, read_manifest
 from digipath_ray.config.recipe import AnnotationSpec
 from digipath_ray.run.record import SlideRecord
-from digipath_ray.slide.info import SlideError, SlideInfo
+from digipath_ray.slide.info import Canvas, SlideError, SlideInfo
 from digipath_ray.slide.open import open_slide
 
 ENDINGS = ("_mask", "_viable")
@@ -116,12 +116,13 @@ def _suffix_of(file: Path) -> str | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Extent:
-    """Size of a slide in level-0 px, and its um per level-0 px."""
+    """Size of a slide in level-0 px, its um per level-0 px, and its canvas if any."""
 
     width: int
     height: int
     mpp_x: float
     mpp_y: float
+    canvas: Canvas | None = None
 
 
 def extent_of_record(slide: SlideRecord) -> Extent:
@@ -131,6 +132,7 @@ def extent_of_record(slide: SlideRecord) -> Extent:
         height=slide.height,
         mpp_x=slide.mpp_x,
         mpp_y=slide.mpp_y,
+        canvas=slide.canvas,
     )
 
 
@@ -148,7 +150,13 @@ def extent_of_row(row: SlideRow, spec: AnnotationSpec, *, mpp: float) -> Extent:
     info = size_of_file(row)
     if info is not None:
         mpp_x, mpp_y = info.need_mpp()
-        return Extent(width=info.width, height=info.height, mpp_x=mpp_x, mpp_y=mpp_y)
+        return Extent(
+            width=info.width,
+            height=info.height,
+            mpp_x=mpp_x,
+            mpp_y=mpp_y,
+            canvas=info.canvas,
+        )
     if row.annotation is None or is_drawn(row.annotation):
         raise unknown_size(row.slide_id)
     mask = read_own_size(row.slide_id, Path(row.annotation), above=spec.mask_above)
@@ -199,5 +207,9 @@ def read_row(row: SlideRow, size: SlideSize, spec: AnnotationSpec) -> Annotation
         SlideError: the annotation cannot be read.
     """
     return read_annotation(
-        str(row.annotation), slide=size, classes=spec.meanings, above=spec.mask_above
+        str(row.annotation),
+        slide=size,
+        classes=spec.meanings,
+        above=spec.mask_above,
+        origin=spec.origin,
     )

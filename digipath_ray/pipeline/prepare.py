@@ -16,7 +16,9 @@ from digipath_ray.networks.seen_slides import Exposure
 from digipath_ray.patches import Grid, keep_cells, lay_grid, patch_boxes, patch_table
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.patch_table import count_chunks, digest_mask, write_patches
-from digipath_ray.run.record import SlideRecord
+from digipath_ray.run.record import SlideRecord, canvas_columns
+from digipath_ray.slide.frames import mask_origin
+from digipath_ray.slide.light import check_brightfield
 from digipath_ray.slide.open import (
     TILE_CACHE_BYTES,
     Pixels,
@@ -27,7 +29,13 @@ from digipath_ray.slide.open import (
 )
 from digipath_ray.storage.cache import local_copy
 from digipath_ray.storage.files import publish
-from digipath_ray.tissue.find import Tissue, draw_tissue, find_tissue, tissue_from_mask
+from digipath_ray.tissue.find import (
+    ASPECT_TOLERANCE,
+    Tissue,
+    draw_tissue,
+    find_tissue,
+    tissue_from_mask,
+)
 from digipath_ray.tissue.mask import read_mask_image, write_mask
 from digipath_ray.tissue.quality import Quality
 
@@ -102,22 +110,45 @@ def find_slide_tissue(
     """The slide's thumbnail at the mask's mpp, and its tissue.
 
     Raises:
-        SlideError: the slide or the mask given for it cannot be read.
+        SlideError: the slide or the mask given for it cannot be read, or the slide is
+            not brightfield.
     """
     thumbnail, mpp_x, mpp_y = slide.thumbnail(config.tissue.mask_mpp)
     spec = config.tissue
+    check_brightfield(thumbnail)
     if mask_path is None:
         return thumbnail, find_tissue(thumbnail, mpp_x=mpp_x, mpp_y=mpp_y, spec=spec)
     try:
         with local_copy(mask_path) as copy:
-            given = read_mask_image(copy.path)
+            given = crop_to_slide(read_mask_image(copy.path), slide.info)
         tissue = tissue_from_mask(given, thumbnail, mpp_x=mpp_x, mpp_y=mpp_y, spec=spec)
+    except SlideError as e:
+        raise SlideError(f"its tissue mask cannot be used: {e}", e.hint) from e
     except ValueError as e:
         raise SlideError(
             f"its tissue mask cannot be used: {e}",
             "mend the column mask of the manifest, or leave it empty",
         ) from e
     return thumbnail, tissue
+
+
+def crop_to_slide(mask: NDArray[np.bool_], info: SlideInfo) -> NDArray[np.bool_]:
+    """The part of a mask [rows, cols] that covers the slide, to the nearest mask px.
+
+    Raises:
+        SlideError: the mask may cover the slide or its canvas.
+    """
+    canvas, (height, width) = info.canvas, mask.shape
+    if canvas is None:
+        return mask
+    bounds = (info.width, info.height)
+    covers = mask_origin((width, height), bounds, canvas, tolerance=ASPECT_TOLERANCE)
+    if covers != "canvas":
+        return mask
+    x, y = width / canvas.width, height / canvas.height
+    left, right = round(canvas.offset_x * x), round((canvas.offset_x + info.width) * x)
+    top, bottom = round(canvas.offset_y * y), round((canvas.offset_y + info.height) * y)
+    return mask[top : max(bottom, top + 1), left : max(right, left + 1)]
 
 
 def stitch_bytes(grid: Grid, config: RunConfig) -> int:
@@ -204,6 +235,7 @@ def describe_slide(
         **row.columns(),
         width=info.width,
         height=info.height,
+        **canvas_columns(info),
         mpp_x=mpp_x,
         mpp_y=mpp_y,
         mpp_source=info.mpp_source,
@@ -234,7 +266,8 @@ def slide_flags(info: SlideInfo, grid: Grid, quality: Quality) -> list[str]:
         "mpp differs from file": differs_from_file(info),
         "upsampled": grid.frame.upsampled,
     }
-    return [*quality.flags, *(name for name, up in raised.items() if up)]
+    of_file = dict.fromkeys(note.flag for note in info.notes if note.flag)
+    return [*quality.flags, *(name for name, up in raised.items() if up), *of_file]
 
 
 def mpp_deviation(grid: Grid) -> float:

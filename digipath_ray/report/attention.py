@@ -166,6 +166,32 @@ FLAGS: dict[str, tuple[str, Callable[[Row], str]]] = {
             "the file's own."
         ),
     ),
+    "mpp contradicts objective": (
+        "Uncertain scale",
+        lambda s: (
+            f"The file's scale ({s['mpp_x']:.3g} \N{MICRO SIGN}m/px) contradicts its "
+            "own objective power."
+        ),
+    ),
+    "two mpp in the file": (
+        "Uncertain scale",
+        lambda s: (
+            "Two headers of the file state different scales; "
+            f"{s['mpp_x']:.3g} \N{MICRO SIGN}m/px was used."
+        ),
+    ),
+    "levels left out": (
+        "Wrong levels",
+        lambda _: (
+            "Levels of the file show another field than level 0 and were not read."
+        ),
+    ),
+    "several images": (
+        "Several images",
+        lambda _: (
+            "The file holds several images of the full size; only the first was read."
+        ),
+    ),
     "upsampled": (
         "Coarse scan",
         lambda _: "The scan is coarser than the networks require and was interpolated.",

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -14,9 +16,18 @@ from digipath_ray.heatmap.heatmap import Heatmap, on_heatmap
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import Failure
 from digipath_ray.run.record import DoneRecord, SlideRecord
+from digipath_ray.slide.info import Canvas
+from digipath_ray.slide.open import open_slide
 from digipath_ray.tissue.mask import Mask, read_mask
 
 Bools = NDArray[np.bool_]
+WITH_CANVAS = (".mrxs", ".scn", ".bif", ".czi")
+"""Suffixes of formats that OpenSlide states bounds for."""
+
+
+def may_have_canvas(path: str) -> bool:
+    """Whether a slide on a disk is of a format that may be part of a larger canvas."""
+    return Path(path).suffix.lower() in WITH_CANVAS and Path(path).is_file()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,6 +72,21 @@ class FinishedSlide:
     def height(self) -> int:
         """Height in level-0 px."""
         return self.record.height
+
+    @cached_property
+    def canvas(self) -> Canvas | None:
+        """Where the slide lies in its canvas; None if it is its own.
+
+        A run of an older version did not keep it: then its file says, if it is there.
+
+        Raises:
+            SlideError: the file is damaged.
+        """
+        record = self.record
+        if record.canvas_width is not None or not may_have_canvas(record.path):
+            return record.canvas
+        with open_slide(record.path) as opened:
+            return opened.info.canvas
 
     @property
     def l0_per_hm_x(self) -> float:

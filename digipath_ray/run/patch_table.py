@@ -69,6 +69,8 @@ def read_prepared(
     before = (note["row"]["path"], note["slide_mpp"], note["config"])
     if before != (row.path, row.mpp, prepare_digest(config)):
         return None
+    if note["row"].get("canvas_width") is None:  # of a version that kept no canvas
+        return None
     if note["mask_digest"] != digest_mask(row):
         return None
     if is_url(row.path) and note.get("version") != object_version(row.path):

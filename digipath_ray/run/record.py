@@ -1,7 +1,7 @@
 """What a run knows of a slide: one record, from the patch table to the done file."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, astuple, dataclass, field, fields
 from typing import Any, Self
 
 from digipath_ray.cohort.manifest import SlideRow
@@ -9,6 +9,7 @@ from digipath_ray.config.run import GridSpec
 from digipath_ray.geometry import model_frame
 from digipath_ray.patches import Grid
 from digipath_ray.schema import SLIDES
+from digipath_ray.slide.info import Canvas, SlideInfo
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +22,7 @@ class SlideRecord(SlideRow):
     Attributes:
         mask_digest: SHA-256 of the tissue mask given in the manifest.
         version: of the object, if the slide is in a bucket.
+        offset_x, offset_y, canvas_width, canvas_height: None in runs of older versions.
     """
 
     width: int
@@ -46,6 +48,15 @@ class SlideRecord(SlideRow):
     seen_by: tuple[str, ...] | None = None
     mask_digest: str | None = None
     version: str | None = None
+    offset_x: int | None = None
+    offset_y: int | None = None
+    canvas_width: int | None = None
+    canvas_height: int | None = None
+
+    @property
+    def canvas(self) -> Canvas | None:
+        """Where the slide lies in its canvas; None if it is its own, or not known."""
+        return canvas_of_row(vars(self))
 
     def grid(self, spec: GridSpec) -> Grid:
         """The slide's grid of patches, as it was laid when they were placed."""
@@ -88,6 +99,29 @@ class SlideRecord(SlideRow):
             if known.get(name) is not None:
                 known[name] = tuple(known[name])
         return cls(**known)
+
+
+def canvas_columns(info: SlideInfo) -> dict[str, Any]:
+    """The columns of SLIDES that hold where a slide lies in its canvas."""
+    canvas = info.canvas
+    whole = (0, 0, info.width, info.height)
+    x, y, width, height = astuple(canvas) if canvas else whole
+    return {
+        "offset_x": x,
+        "offset_y": y,
+        "canvas_width": width,
+        "canvas_height": height,
+    }
+
+
+def canvas_of_row(row: Mapping[str, Any]) -> Canvas | None:
+    """Where a slide of a row of SLIDES lies in its canvas; None if it is its own."""
+    columns = ("offset_x", "offset_y", "canvas_width", "canvas_height")
+    values = [row.get(name) for name in columns]
+    if None in values or values == [0, 0, row["width"], row["height"]]:
+        return None
+    x, y, width, height = (int(v) for v in values if v is not None)
+    return Canvas(offset_x=x, offset_y=y, width=width, height=height)
 
 
 @dataclass(frozen=True, kw_only=True)

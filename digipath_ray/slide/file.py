@@ -1,9 +1,10 @@
 """One reader per format: OpenSlide's formats and plain images. Wraps OpenSlide.
 
-Level-0 coordinates are relative to the scanned bounds (MRXS, SCN), as in QuPath.
-Transparent pixels are white.
+Level-0 coordinates are relative to the scanned bounds (MRXS, SCN, BIF, CZI), as in
+QuPath. Transparent pixels are white.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,26 +13,29 @@ import numpy as np
 import openslide
 import pyarrow as pa
 
-from digipath_ray.slide.image import IMAGE_SUFFIXES, decode, read_header
+from digipath_ray.slide.check import GENERIC, Look, is_tiff, look_at_tiff
+from digipath_ray.slide.image import decode, read_header
 from digipath_ray.slide.info import (
+    Canvas,
+    Mpp,
+    Note,
     Pixels,
     SlideError,
     SlideInfo,
+    contradictions,
     on_white,
     positive_number,
     settle_mpp,
 )
+from digipath_ray.slide.levels import find_alien_levels, note_of
+from digipath_ray.slide.unreadable import explain, unknown_file
 
 SLIDE_SUFFIXES = (
     ".svs", ".tif", ".tiff", ".ndpi", ".vms", ".vmu", ".scn", ".mrxs", ".svslide",
-    ".bif", ".czi", ".dcm",
+    ".bif", ".czi", ".dcm", ".avs", ".qptiff", ".btf", ".tf2", ".tf8",
 )  # fmt: skip
-TEXT_BYTES = 512
-"""Leading bytes examined to detect a plain-text file."""
 PHASE_PX = 256
 """Side, level px, of the tiles in which a level of fractional downsample is read."""
-
-NO_SLIDE = "not a slide that OpenSlide can open, nor a plain image"
 
 ReadLevel = Callable[[int, int, int, int, int], Pixels]
 """(level, x, y, width, height) in px of and inside the level -> RGB [H, W, 3]."""
@@ -49,7 +53,8 @@ def open_file(path: Path, mpp: float | None, cache_bytes: int) -> OpenFile:
     """Open a file with OpenSlide, falling back to plain images.
 
     Raises:
-        SlideError: the file is missing or of an unsupported format.
+        SlideError: the file is missing, unreadable, of an unsupported format, or of
+            pixels that are not 8-bit color.
     """
     if not path.exists():
         raise SlideError(f"{path}: file not found", "check the path in the manifest")
@@ -57,51 +62,37 @@ def open_file(path: Path, mpp: float | None, cache_bytes: int) -> OpenFile:
         raise SlideError(
             f"{path}: a directory, not a slide", "give the path of the slide file"
         )
-    if openslide.OpenSlide.detect_format(str(path)) is not None:
-        return _open_openslide(path, mpp, cache_bytes)
-    _refuse_text(path)
-    if path.suffix.lower() in IMAGE_SUFFIXES:
-        return _open_image(path, mpp)
-    raise SlideError(
-        f"{path.name}: {NO_SLIDE}",
-        "the file is damaged or its format is unsupported: copy it again or convert it",
-    )
+    vendor = openslide.OpenSlide.detect_format(str(path))
+    if vendor is None:
+        reason = unknown_file(path)
+        if reason is not None:
+            raise reason
+    look = look_at_tiff(path, vendor) if is_tiff(path) else Look()
+    if vendor is not None:
+        return _open_openslide(path, mpp, cache_bytes, look)
+    return _open_image(path, mpp, look)
 
 
-def _refuse_text(path: Path) -> None:
-    """Reject an empty file or plain text."""
-    try:
-        with path.open("rb") as file:
-            start = file.read(TEXT_BYTES)
-    except OSError as e:
-        raise SlideError(
-            f"{path.name}: cannot read the file: {e.strerror}",
-            "check the file's owner and permissions",
-        ) from e
-    if not start:
-        raise SlideError(f"{path.name}: the file is empty", "copy it again")
-    if start.isascii() and all(c >= 32 or c in b"\t\n\r\f" for c in start):
-        raise SlideError(
-            f"{path.name}: a text file, not a slide",
-            "give the slide itself, not a list of slides or a Git LFS pointer",
-        )
-
-
-def _open_openslide(path: Path, given_mpp: float | None, cache_bytes: int) -> OpenFile:
+def _open_openslide(
+    path: Path, given_mpp: float | None, cache_bytes: int, look: Look
+) -> OpenFile:
     try:
         handle = openslide.OpenSlide(str(path))
     except openslide.OpenSlideError as e:
-        raise _damaged(path, "opened", e) from e
+        raise explain(path, "opened", e) from e
     handle.set_cache(openslide.OpenSlideCache(cache_bytes))
-    info, offset = _openslide_info(path, handle, given_mpp)
+    alien = _alien_levels(path, handle)
+    info = _openslide_info(path, handle, given_mpp, look, alien)
+    levels = [i for i in range(handle.level_count) if i not in alien]
+    offset = (info.canvas.offset_x, info.canvas.offset_y) if info.canvas else (0, 0)
 
     def region(level: int, x: int, y: int, width: int, height: int) -> Pixels:
         d = info.level_downsamples[level]
         l0 = (round(x * d) + offset[0], round(y * d) + offset[1])
         try:
-            image = handle.read_region(l0, level, (int(width), int(height)))
+            image = handle.read_region(l0, levels[level], (int(width), int(height)))
         except openslide.OpenSlideError as e:
-            raise _damaged(path, f"read at ({l0[0]}, {l0[1]})", e) from e
+            raise explain(path, f"read at ({l0[0]}, {l0[1]})", e) from e
         # Zero-copy through Arrow; np.asarray(image) would copy twice.
         return on_white(np.asarray(pa.array(image).values).reshape(height, width, 4))
 
@@ -122,29 +113,41 @@ def _open_openslide(path: Path, given_mpp: float | None, cache_bytes: int) -> Op
 
 
 def _openslide_info(
-    path: Path, handle: Any, given_mpp: float | None
-) -> tuple[SlideInfo, tuple[int, int]]:
-    """Metadata of a slide from OpenSlide, and the (x, y) of its bounds."""
+    path: Path,
+    handle: Any,
+    given_mpp: float | None,
+    look: Look,
+    alien: dict[int, str],
+) -> SlideInfo:
+    """Metadata of a slide from OpenSlide, without the ``alien`` levels."""
     p = handle.properties
-    mpp = settle_mpp(
+    vendor = str(p.get(openslide.PROPERTY_NAME_VENDOR, "openslide"))
+    mpp = _settle(
         given_mpp,
         p.get(openslide.PROPERTY_NAME_MPP_X),
         p.get(openslide.PROPERTY_NAME_MPP_Y),
+        look,
     )
-    whole_width, whole_height = handle.dimensions
-    offset_x = int(p.get(openslide.PROPERTY_NAME_BOUNDS_X, 0))
-    offset_y = int(p.get(openslide.PROPERTY_NAME_BOUNDS_Y, 0))
-    width = int(p.get(openslide.PROPERTY_NAME_BOUNDS_WIDTH, whole_width))
-    height = int(p.get(openslide.PROPERTY_NAME_BOUNDS_HEIGHT, whole_height))
-    downsamples = tuple(float(d) for d in handle.level_downsamples)
+    power = positive_number(p.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER))
+    canvas, (width, height) = _bounds(handle, vendor)
+    kept = [i for i in range(handle.level_count) if i not in alien]
+    downsamples = tuple(float(handle.level_downsamples[i]) for i in kept)
     dimensions = tuple((int(w), int(h)) for w, h in handle.level_dimensions)
-    if (offset_x, offset_y, width, height) != (0, 0, whole_width, whole_height):
+    ome = look.mpp_x if look.source == "OME-XML" else None
+    notes = [*look.notes, *note_of(alien, dimensions)]
+    notes += contradictions(mpp, power, vendor, ome)
+    paths = int(positive_number(p.get("dicom.NumberOfOpticalPaths")) or 1)
+    if paths > 1:
+        text = f"{paths} optical paths: only the first is read"
+        notes.append(Note(flag="several images", text=text))
+    dimensions = tuple(dimensions[i] for i in kept)
+    if canvas is not None:
         dimensions = tuple(
             (max(1, int(width / d)), max(1, int(height / d))) for d in downsamples
         )
-    info = SlideInfo(
+    return SlideInfo(
         path=str(path),
-        format=str(p.get(openslide.PROPERTY_NAME_VENDOR, "openslide")),
+        format=vendor,
         width=width,
         height=height,
         mpp_x=mpp.x,
@@ -153,21 +156,72 @@ def _openslide_info(
         file_mpp=mpp.file,
         level_dimensions=dimensions,
         level_downsamples=downsamples,
-        objective_power=positive_number(p.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER)),
-    )
-    return info, (offset_x, offset_y)
-
-
-def _damaged(path: Path, what: str, error: Exception) -> SlideError:
-    return SlideError(
-        f"{path.name}: cannot be {what}: {error}",
-        "the file is damaged or truncated: copy it again",
+        objective_power=power,
+        canvas=canvas,
+        notes=tuple(notes),
     )
 
 
-def _open_image(path: Path, given_mpp: float | None) -> OpenFile:
+def _bounds(handle: Any, vendor: str) -> tuple[Canvas | None, tuple[int, int]]:
+    """Where the scanned bounds lie in the canvas, and their (width, height)."""
+    p = handle.properties
+    whole_width, whole_height = (int(n) for n in handle.dimensions)
+    # OpenSlide 4.0.1 states bounds where a generic TIFF lacks tiles at its edge; its
+    # own size and other programs' positions count from the whole image.
+    if vendor == GENERIC:
+        return None, (whole_width, whole_height)
+    x = int(p.get(openslide.PROPERTY_NAME_BOUNDS_X, 0))
+    y = int(p.get(openslide.PROPERTY_NAME_BOUNDS_Y, 0))
+    width = int(p.get(openslide.PROPERTY_NAME_BOUNDS_WIDTH, whole_width))
+    height = int(p.get(openslide.PROPERTY_NAME_BOUNDS_HEIGHT, whole_height))
+    if (x, y, width, height) == (0, 0, whole_width, whole_height):
+        return None, (whole_width, whole_height)
+    canvas = Canvas(offset_x=x, offset_y=y, width=whole_width, height=whole_height)
+    return canvas, (width, height)
+
+
+def _alien_levels(path: Path, handle: Any) -> dict[int, str]:
+    """OpenSlide's levels that do not show what level 0 shows, with the reason."""
+    if handle.level_count == 1:
+        return {}
+    sizes = [(int(w), int(h)) for w, h in handle.level_dimensions]
+    if handle.properties.get(openslide.PROPERTY_NAME_VENDOR) != GENERIC:
+        return find_alien_levels(sizes, None)
+    stat = path.stat()
+    return _compare_levels(path, tuple(sizes), (stat.st_size, stat.st_mtime_ns))
+
+
+@functools.lru_cache(maxsize=1 << 12)
+def _compare_levels(
+    path: Path, sizes: tuple[tuple[int, int], ...], state: tuple[int, int]
+) -> dict[int, str]:
+    """Alien levels by their pictures; ``state`` of the file is only remembered by."""
+    # A handle of its own: one that met a damaged tile fails all later reads.
+    with openslide.OpenSlide(str(path)) as other:
+
+        def read(level: int, x: int, y: int, width: int, height: int) -> Pixels:
+            d = other.level_downsamples[level]
+            at = (round(x * d), round(y * d))
+            image = other.read_region(at, level, (width, height))
+            return on_white(np.asarray(image))
+
+        try:
+            return find_alien_levels(sizes, read)
+        except openslide.OpenSlideError:  # said where that tile is read
+            return find_alien_levels(sizes, None)
+
+
+def _settle(given: float | None, x: object, y: object, look: Look) -> Mpp:
+    """The mpp that is given, else OpenSlide's or Pillow's, else another header's."""
+    mpp = settle_mpp(given, x, y)
+    if mpp.file is None:
+        return settle_mpp(given, look.mpp_x, look.mpp_y)
+    return mpp
+
+
+def _open_image(path: Path, given_mpp: float | None, look: Look) -> OpenFile:
     header = read_header(path)
-    mpp = settle_mpp(given_mpp, header.mpp_x, header.mpp_y)
+    mpp = _settle(given_mpp, header.mpp_x, header.mpp_y, look)
     info = SlideInfo(
         path=str(path),
         format=header.format,
@@ -180,6 +234,7 @@ def _open_image(path: Path, given_mpp: float | None) -> OpenFile:
         level_dimensions=((header.width, header.height),),
         level_downsamples=(1.0,),
         objective_power=None,
+        notes=look.notes,
     )
     decoded: list[Pixels] = []
 

@@ -14,6 +14,12 @@ Pixels = NDArray[np.uint8]
 
 MIN_FILE_MPP, MAX_FILE_MPP = 0.02, 20.0
 """Plausible um per px of a microscope; excludes printing densities (72 dpi: 353)."""
+APPARENT_FACTOR = 1.5
+"""Between Aperio's mpp and the usual one at its AppMag, from which they contradict."""
+OBJECTIVE_FACTOR = 3.0
+"""The same for an objective: lenses of cameras make 20x as fine as 0.22 um/px."""
+OTHER_HEADER = 0.03
+"""Relative difference of two headers' mpp from which they contradict."""
 
 
 class SlideError(ValueError):
@@ -25,6 +31,34 @@ class SlideError(ValueError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (SlideError, (str(self), self.hint))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Note:
+    """What to know of a slide's file.
+
+    Attributes:
+        flag: name of the quality flag it raises; None if it takes nobody's attention.
+        text: a sentence.
+    """
+
+    flag: str | None
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Canvas:
+    """The scanner's whole canvas, in which only the scanned bounds hold pixels.
+
+    Attributes:
+        offset_x, offset_y: left top corner of the bounds in the canvas, level-0 px.
+        width, height: of the canvas, level-0 px.
+    """
+
+    offset_x: int
+    offset_y: int
+    width: int
+    height: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +77,8 @@ class SlideInfo:
         level_dimensions: (width, height) of every level, px of that level.
         level_downsamples: level-0 px per level px.
         objective_power: nominal magnification, 20 or 40, if the file states it.
+        canvas: where the bounds lie, if the slide is part of a larger canvas.
+        notes: what to know of the file.
     """
 
     path: str
@@ -56,6 +92,8 @@ class SlideInfo:
     level_dimensions: tuple[tuple[int, int], ...]
     level_downsamples: tuple[float, ...]
     objective_power: float | None
+    canvas: Canvas | None = None
+    notes: tuple[Note, ...] = ()
 
     def need_mpp(self) -> tuple[float, float]:
         """The slide's mpp in x and y, um per level-0 px.
@@ -98,6 +136,41 @@ def settle_mpp(given: float | None, file_x: object, file_y: object) -> Mpp:
     if given is not None:
         return Mpp(x=given, y=given, source="given", file=x)
     return Mpp(x=x, y=y, source="file" if x else "none", file=x)
+
+
+def contradictions(
+    mpp: Mpp, power: float | None, vendor: str, other_x: float | None
+) -> list[Note]:
+    """What else the file says that contradicts its mpp.
+
+    Args:
+        mpp: of the slide.
+        power: objective power by the file.
+        vendor: OpenSlide's name of the format.
+        other_x: um per px by another header of the file.
+    """
+    found = []
+    if mpp.x and power:
+        usual = mpp_from_magnification(power)
+        factor = max(mpp.x / usual, usual / mpp.x)
+        if factor > (APPARENT_FACTOR if vendor == "aperio" else OBJECTIVE_FACTOR):
+            found.append(
+                Note(
+                    flag="mpp contradicts objective",
+                    text=f"{mpp.x:.4g} um/px and {power:g}x contradict each other, "
+                    f"{power:g}x is usually {usual:g}: give the right one as "
+                    "--slide-mpp, or a column mpp in the manifest",
+                )
+            )
+    if mpp.file and other_x and abs(other_x / mpp.file - 1) > OTHER_HEADER:
+        found.append(
+            Note(
+                flag="two mpp in the file",
+                text=f"two headers of the file contradict each other: {mpp.file:.4g} "
+                f"and {other_x:.4g} um/px; the first is used unless you give another",
+            )
+        )
+    return found
 
 
 def positive_number(text: object) -> float | None:

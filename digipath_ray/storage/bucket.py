@@ -23,6 +23,7 @@ import obstore
 from obstore.exceptions import (
     AlreadyExistsError,
     BaseError,
+    InvalidPathError,
     NotSupportedError,
     PermissionDeniedError,
     PreconditionError,
@@ -30,6 +31,8 @@ from obstore.exceptions import (
 )
 from obstore.fsspec import FsspecStore
 from obstore.store import ObjectStore, from_url
+
+from digipath_ray.storage.listing import list_found
 
 SCHEMES = ("s3", "gs", "az")
 RANGE_BYTES = 16 << 20
@@ -159,6 +162,11 @@ def explained(url: str | Path) -> Iterator[None]:
         raise denied from e
     except FileNotFoundError as e:
         raise FileNotFoundError(f"{url}: object not found") from e
+    except InvalidPathError as e:
+        raise StorageError(
+            f"{url}: {_gist(e)}",
+            "rename or delete the keys with empty or '.' segments, e.g. a//b",
+        ) from e
     except BaseError as e:
         raise StorageError(
             f"{url}: {_gist(e)}",
@@ -192,7 +200,7 @@ def _version(found: Mapping[str, Any]) -> Version:
 
 
 def list_objects(url: str | Path) -> Iterator[Listed]:
-    """Yield the objects below a prefix, page by page, in the store's order.
+    """Yield the objects below a prefix; keys that are no paths are warned of.
 
     Raises:
         OSError: the bucket cannot be accessed; see :func:`explained`.
@@ -200,10 +208,8 @@ def list_objects(url: str | Path) -> Iterator[Listed]:
     store, prefix = _locate(url)
     root, _ = parse(url) or ("", "")
     with explained(url):
-        for page in obstore.list(store, prefix or None):
-            for found in page:
-                url = f"{root}/{found['path']}"
-                yield Listed(url=url, version=_version(found))
+        for found in list_found(store, prefix or None, root):
+            yield Listed(url=f"{root}/{found['path']}", version=_version(found))
 
 
 def get(url: str | Path) -> bytes:
@@ -214,6 +220,18 @@ def get(url: str | Path) -> bytes:
     """
     store, key = _locate(url)
     return _tried(lambda: obstore.get(store, key).bytes().to_bytes(), url)
+
+
+def get_start(url: str | Path, size: int) -> bytes:
+    """Read the first bytes of an object that has at least as many.
+
+    Raises:
+        OSError: the bucket cannot be accessed; see :func:`explained`.
+    """
+    store, key = _locate(url)
+    return _tried(
+        lambda: obstore.get_range(store, key, start=0, length=size).to_bytes(), url
+    )
 
 
 def _tried(work: Callable[[], Result], url: str | Path) -> Result:

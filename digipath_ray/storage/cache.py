@@ -23,7 +23,9 @@ from typing import Any
 
 from digipath_ray.storage import bucket
 from digipath_ray.storage.bucket import StorageError, Version
+from digipath_ray.storage.dicom import may_be_dicom
 from digipath_ray.storage.files import is_url, place
+from digipath_ray.storage.series import objects_of_series
 
 FREE_SHARE = 0.8
 """Default fraction of the free disk space used by the cache."""
@@ -112,13 +114,13 @@ def _parts_of(url: str) -> dict[str, Version]:
     if suffix == ".mrxs":
         below = bucket.list_objects(f"{folder}{path.stem}/")
         beside = {f"{path.stem}/{_name(o.url)}": o.version for o in below}
-    elif suffix in (".dcm", ".vms", ".vmu"):
-        like = "" if suffix == ".dcm" else path.stem
+    elif suffix in (".vms", ".vmu"):
         for found in bucket.list_objects(folder):
             name = found.url[len(folder) :]
-            same = suffix != ".dcm" or name.lower().endswith(".dcm")
-            if "/" not in name and name.startswith(like) and same:
+            if "/" not in name and name.startswith(path.stem):
                 beside[name] = found.version
+    elif may_be_dicom(path.name):
+        beside = dict(objects_of_series(url, parts[path.name]))
     return {**beside, **parts}
 
 

@@ -9,6 +9,8 @@ from typing import Any
 from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.report.findings import Row
 from digipath_ray.run.directory import RunDirectory
+from digipath_ray.run.record import canvas_of_row
+from digipath_ray.slide.info import Canvas
 from digipath_ray.storage.files import is_url
 from digipath_ray.words import count
 
@@ -114,6 +116,11 @@ class Entry:
     def l0_size(self) -> tuple[int, int] | None:
         """Width and height, level-0 px; None if unknown."""
         return (self.record["width"], self.record["height"]) if self.record else None
+
+    @property
+    def canvas(self) -> Canvas | None:
+        """Where the slide lies in its canvas; None if it is its own, or unknown."""
+        return canvas_of_row(self.record) if self.record else None
 
     @property
     def mpp(self) -> tuple[float, float] | None:

@@ -13,6 +13,7 @@ from starlette.routing import Route
 
 from digipath_ray.config.recipe import AnnotationSpec
 from digipath_ray.run.directory import RunDirectory
+from digipath_ray.run.record import canvas_columns
 from digipath_ray.slide.info import SlideError, SlideInfo
 from digipath_ray.storage.files import is_url, read_bytes
 from digipath_ray.viewer.collection.entries import lesion_payloads
@@ -116,6 +117,7 @@ class SlideRoutes:
         record = {
             "width": info.width,
             "height": info.height,
+            **canvas_columns(info),
             "mpp_x": info.mpp_x or 1.0,
             "mpp_y": info.mpp_y or 1.0,
         }

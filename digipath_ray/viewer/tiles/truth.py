@@ -18,6 +18,7 @@ from digipath_ray.annotations import read_annotation as read_file
 from digipath_ray.config.recipe import AnnotationSpec
 from digipath_ray.heatmap.file import TILE_PX, pyramid_levels
 from digipath_ray.outcome.qupath import feature, outline
+from digipath_ray.slide.info import Canvas
 from digipath_ray.storage.files import is_url
 from digipath_ray.viewer.collection.snapshot import Entry
 from digipath_ray.viewer.tiles.layers import LABELS, At, Gray, Layer, NoMap
@@ -33,10 +34,11 @@ COLOR = (0, 120, 160)
 
 @dataclass(frozen=True)
 class Size:
-    """Size of a slide, level-0 px."""
+    """Size of a slide, level-0 px, and its canvas if that is larger."""
 
     width: int
     height: int
+    canvas: Canvas | None = None
 
 
 class Truths:
@@ -146,6 +148,7 @@ class Truths:
                 slide=size,
                 classes=self._spec.meanings,
                 above=self._spec.mask_above,
+                origin=self._spec.origin,
             )
 
         with self._reading:
@@ -153,4 +156,4 @@ class Truths:
 
 
 def _size(entry: Entry) -> Size:
-    return Size(*(entry.l0_size or (1, 1)))
+    return Size(*(entry.l0_size or (1, 1)), canvas=entry.canvas)
