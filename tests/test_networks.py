@@ -513,6 +513,20 @@ def test_a_checkpoint_goes_to_safetensors_only(tmp_path):
 # --- resolving a run ---
 
 
+def test_half_a_fit_is_no_ensemble(tmp_path):
+    write_member(tmp_path, replace(LIGHT, name="a"))
+    (tmp_path / "recipe.toml").write_text(
+        '[[members]]\nname = "a"\n[[members]]\nname = "b"\n'
+    )
+    with pytest.raises(ValueError, match="names 2 members, and b is not fitted"):
+        resolve({}, weights=tmp_path)
+    assert len(resolve({}, weights=tmp_path, allow_partial=True).members) == 1
+    assert len(resolve({}, weights=tmp_path / "a.safetensors").members) == 1
+    write_member(tmp_path, replace(LIGHT, name="b"))
+    (tmp_path / "._a.safetensors").write_bytes(b"what another system leaves")
+    assert [m.name for m in resolve({}, weights=tmp_path).members] == ["a", "b"]
+
+
 def test_members_come_from_the_cards_of_a_directory(tmp_path):
     b = write_member(tmp_path, replace(LIGHT, name="b"))
     a = write_member(tmp_path, replace(LIGHT, name="a", seed=1))

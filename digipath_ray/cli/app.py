@@ -21,6 +21,7 @@ from digipath_ray.cli.options import (
     ForceOption,
     OutOption,
     OverwriteOption,
+    PartialOption,
     SlidesArgument,
     WeightsOption,
     with_config,
@@ -96,6 +97,7 @@ def run(
     weights: WeightsOption = None,
     overwrite: OverwriteOption = False,
     force: ForceOption = False,
+    allow_partial: PartialOption = False,
     tree: Tree,
 ) -> int:
     """Run a cohort: slides to heatmaps, lesions, stages or burdens, and a report.
@@ -106,7 +108,14 @@ def run(
     from digipath_ray.cli.run import run_slides
 
     return run_slides(
-        console(), slides, out, tree, weights=weights, overwrite=overwrite, force=force
+        console(),
+        slides,
+        out,
+        tree,
+        weights=weights,
+        overwrite=overwrite,
+        force=force,
+        allow_partial=allow_partial,
     )
 
 
@@ -119,6 +128,7 @@ def prepare(
     weights: WeightsOption = None,
     overwrite: OverwriteOption = False,
     force: ForceOption = False,
+    allow_partial: PartialOption = False,
     tree: Tree,
 ) -> int:
     """Only find tissue and place patches, to check the masks before predicting."""
@@ -132,6 +142,7 @@ def prepare(
         weights=weights,
         overwrite=overwrite,
         force=force,
+        allow_partial=allow_partial,
         predict=False,
     )
 

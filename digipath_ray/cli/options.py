@@ -57,6 +57,10 @@ ForceOption = Annotated[
         "--force", help="accept an mpp, mean or std that contradicts the weights' cards"
     ),
 ]
+PartialOption = Annotated[
+    bool,
+    typer.Option("--allow-partial", help="accept a fit with members not yet fitted"),
+]
 
 
 def _parameter(
@@ -353,7 +357,7 @@ def config_as_known(
         # Imported late: torch takes seconds, which a look at a slide does not need.
         from digipath_ray.networks.resolve import resolve
 
-        return resolve(tree, weights=weights, force=force)
+        return resolve(tree, weights=weights, force=force, allow_partial=True)
     grid = dict(tree.get("grid", {}))
     if isinstance(grid.get("patch_px"), int):
         grid.setdefault("stride_px", grid["patch_px"] // 2)

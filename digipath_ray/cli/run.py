@@ -35,11 +35,12 @@ def run_slides(
     weights: str | None,
     overwrite: bool,
     force: bool,
+    allow_partial: bool = False,
     predict: bool = True,
 ) -> int:
     """Run a cohort and print how it went; 1 if a slide failed."""
     rows = read_cohort(slides)
-    config = resolve(tree, weights=weights, force=force)
+    config = resolve(tree, weights=weights, force=force, allow_partial=allow_partial)
     with RunProgress(console) as progress:
         summary = run_cohort(
             RunDirectory(out),

@@ -111,9 +111,9 @@ def _look_at_answers(
         with torch.inference_mode():
             share[name] = float((member(whole) > 0.5).float().mean())
     console.print(
-        f"  tumor is channel {tumor_channel} of the file (--tumor-channel); it came out "
-        f"on {share['glass']:.0%} of a patch of bare glass and {share['tissue']:.0%} of a "
-        "drawn one of H&E tissue"
+        f"  tumor is channel {tumor_channel} of the file (--tumor-channel); it came "
+        f"out on {share['glass']:.0%} of a patch of bare glass and "
+        f"{share['tissue']:.0%} of a drawn one of H&E tissue"
     )
     if share["glass"] > SUSPICIOUS_GLASS:
         console.print(

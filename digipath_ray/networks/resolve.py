@@ -16,6 +16,7 @@ from digipath_ray.config.toml import (
     Tree,
     check_tree,
     from_tree,
+    parse_toml,
     recipe_from_tree,
     with_paths,
 )
@@ -36,14 +37,20 @@ from digipath_ray.networks.weights import (
     check_fit,
     no_weights,
 )
-from digipath_ray.storage.files import file_digest, is_url, place
+from digipath_ray.storage.files import file_digest, is_url, place, read_text
 
+RECIPE = "recipe.toml"
+"""In a fit's folder: the members that it has when it is finished."""
 MPP_AGREEMENT = 0.01
 """Relative difference of mpp within which two statements of it agree."""
 
 
 def resolve(
-    tree: Tree, *, weights: str | Path | None = None, force: bool = False
+    tree: Tree,
+    *,
+    weights: str | Path | None = None,
+    force: bool = False,
+    allow_partial: bool = False,
 ) -> RunConfig:
     """The final config: cards read, defaults filled in, everything checked.
 
@@ -53,6 +60,7 @@ def resolve(
             directory of them, whose cards then name the members.
         force: prefer the tree where a card contradicts it (mpp by more than 1 %, mean,
             std).
+        allow_partial: accept the folder of a fit of which a member is not finished.
 
     Returns:
         A config whose members have mean, std, and for files path and digest. An mpp,
@@ -61,10 +69,11 @@ def resolve(
 
     Raises:
         ValueError: a member has no weights; its weights, card and network do not match
-            or a weight is NaN; or members were trained at different mpp.
+            or a weight is NaN; members were trained at different mpp; or a member of a
+            fit is missing.
     """
     check_tree(tree)
-    rows = _member_rows(tree, weights)
+    rows = _member_rows(tree, weights, allow_partial=allow_partial)
     weightless = [str(row.get("name")) for row in rows if row.get("weights") is None]
     if weightless:
         raise ValueError(no_weights(weightless))
@@ -159,13 +168,33 @@ def _carded_or_normalized(spec: MemberSpec) -> MemberSpec:
     return _normalized(spec)
 
 
-def _member_rows(tree: Tree, weights: str | Path | None) -> list[dict[str, Any]]:
+def _member_rows(
+    tree: Tree, weights: str | Path | None, *, allow_partial: bool
+) -> list[dict[str, Any]]:
     rows = [dict(row) for row in tree.get("members", _paper_rows())]
     if weights is None:
         return rows
     if str(weights) in ("random", "imagenet"):
         return [{**row, "weights": str(weights)} for row in rows]
-    return [{"weights": found} for found in _found_weights(str(weights))]
+    found = _found_weights(str(weights))
+    if not allow_partial:
+        _refuse_half_a_fit(str(weights), found)
+    return [{"weights": path} for path in found]
+
+
+def _refuse_half_a_fit(folder: str, found: list[str]) -> None:
+    """Refuse a fit's folder that lacks the weights of a member of its recipe."""
+    recipe = place(folder) / RECIPE
+    if folder.endswith(".safetensors") or not recipe.exists():
+        return
+    names = [m["name"] for m in parse_toml(read_text(recipe)).get("members", [])]
+    there = {Path(path).stem for path in found}
+    if missing := [name for name in names if name not in there]:
+        raise ValueError(
+            f"weights {folder}: the fit's recipe names {len(names)} members, and "
+            f"{', '.join(missing)} is not fitted: run 'digipath train' again to end "
+            "it, or --allow-partial"
+        )
 
 
 def _paper_rows() -> list[dict[str, Any]]:
@@ -181,7 +210,9 @@ def _found_weights(place: str) -> list[str]:
         found = list_weights(place)
     else:
         path = Path(place).expanduser()
-        found = sorted(map(str, path.glob("*.safetensors"))) if path.is_dir() else []
+        # Hidden ones are leftovers of a system or of a broken copy.
+        files = [p for p in path.glob("*.safetensors") if not p.name.startswith(".")]
+        found = sorted(map(str, files))
         if not path.is_dir():
             return [place]  # weights_file raises with the reason
     if not found:

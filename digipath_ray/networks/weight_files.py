@@ -24,6 +24,7 @@ def list_weights(url: str) -> list[str]:
         for found in bucket.list_objects(url)
         if found.url.endswith(".safetensors")
         and found.url.rpartition("/")[0] == str(place(url))
+        and not found.url.rpartition("/")[2].startswith(".")
     )
 
 
