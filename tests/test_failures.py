@@ -60,11 +60,11 @@ def spoil_a_tile(path: Path) -> None:
 
 
 def fragile_config(changes):
-    """SMALL whose member a gives NaN for tissue without red, and for no other.
+    """SMALL whose member a gives NaN for tissue of little red, and for no other.
 
     It divides (red - 1) by so little that 1 - 220/255 just stays within float32.
     """
-    # Tissue without red has the color of ink.
+    # Tissue of little red has the color of ink.
     deep = {"architecture": "Unet", "encoder": "resnet18"}
     config = small_config(
         {
@@ -82,7 +82,7 @@ def make_bad_cohort(folder: Path, shared_data: Path) -> Path:
     folder.mkdir()
     for seed, name in enumerate(("good", "corrupt", "hanging", "last")):
         write_slide(folder / f"{name}.tif", seed=seed)
-    write_slide(folder / "nan.tif", seed=4, red=0)
+    write_slide(folder / "nan.tif", seed=4, red=90)
     os.mkfifo(folder / "stuck.tif")  # opening it waits for ever for a writer
     for name in ("broken.svs", "unreadable.svs"):
         shutil.copy(shared_data / "wsi" / name, folder / name)

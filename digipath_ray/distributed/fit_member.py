@@ -26,6 +26,7 @@ from ray.train.torch import TorchTrainer, get_device
 
 from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.config.recipe import Recipe
+from digipath_ray.distributed.cause import cause_of
 from digipath_ray.distributed.fit_feed import Feed
 from digipath_ray.distributed.resources import floor_cpus
 from digipath_ray.machine import keep_freed_memory
@@ -131,17 +132,17 @@ def fit_member(
     try:
         trainer.fit()
     except ray.train.TrainingFailedError as e:
-        return _last_error_line(e)
+        return _cause_of_fit(e)
     if directory.stopped(name).exists():
         return str(json.loads(read_text(directory.stopped(name))))
     return None
 
 
-def _last_error_line(error: BaseException) -> str:
-    """Last error line of a Ray Train error, below the workers' tracebacks."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+def _cause_of_fit(error: BaseException) -> str:
+    """What ended a fit; a full disk comes first, as others follow from it."""
+    lines = [line.strip() for line in str(error).splitlines()]
     full = next((x for x in lines if UNSAVED in x or "No space left" in x), None)
-    return full or (lines[-1] if lines else repr(error))
+    return full or cause_of(error)
 
 
 def fit_worker(work: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
 from ray.data.exceptions import ExecutionTimeoutError, SystemException
 
 from digipath_ray.config.run import RunConfig
+from digipath_ray.distributed.cause import cause_of
 from digipath_ray.distributed.collector import Collector
 from digipath_ray.distributed.fairness import fair
 from digipath_ray.distributed.ledger import Ledger, share_ledger
@@ -134,7 +135,7 @@ def segment_cohort(
                 collector.collect(batch)
     except PLAN_ERRORS as e:
         collector.drain()
-        why = f"the run ended early: {_last_line(e)}"
+        why = f"the run ended early: {cause_of(e)}"
         collector.give_up_rest(why, "mend what ended it and run again")
         raise RunStopped(
             f"{why}\n{collector.tally.slides} of {len(slides)} slides were finished "
@@ -144,9 +145,3 @@ def segment_cohort(
         collector.drain()
     collector.give_up_rest("Ray lost the others", "run again")
     return collector.tally
-
-
-def _last_line(error: BaseException) -> str:
-    """What an error of Ray says below the traceback of the worker it came from."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    return next((line for line in reversed(lines) if line), repr(error))

@@ -43,6 +43,9 @@ _UNSUPPORTED = re.compile(
     r"not implemented|bad compression|no codec|not configured",
     re.IGNORECASE,
 )
+# libtiff hands on what zlib or libjpeg say of broken bytes, which may be "unknown
+# compression method".
+_DAMAGED = re.compile(r"decoding error|bogus|corrupt|premature end", re.IGNORECASE)
 _DICOM_VALUE = re.compile(r"Attribute \w+ value .* != ")
 _MISSING = re.compile(
     r"no such file|couldn't open|could not open|can't open|missing file", re.IGNORECASE
@@ -63,7 +66,7 @@ def explain(path: Path, what: str, error: Exception) -> SlideError:
         hint = "DICOM of one gray channel: give a brightfield slide in RGB"
     elif "transfer syntax" in text or _DICOM_VALUE.search(text):
         hint = DICOM_HINT
-    elif _UNSUPPORTED.search(text):
+    elif _UNSUPPORTED.search(text) and not _DAMAGED.search(text):
         hint = f"OpenSlide does not read this kind of file: convert it, e.g. {VIPS}"
     elif _DENIED.search(text):
         hint = "check the owner and permissions of the file and those beside it"
