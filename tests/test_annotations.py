@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import logging
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -197,7 +196,7 @@ def test_a_file_without_any_group_says_how_to_go_on(tmp_path: Path) -> None:
     path = asap(tmp_path / "a.xml", ("None", square(0, 0, 3)))
     with pytest.raises(SlideError, match="no outline has a group") as e:
         polygons(path)
-    assert e.value.hint == "assign groups in ASAP, or set classes = {'None': 'tumor'}"
+    assert e.value.hint == "assign groups in ASAP, or give --classes None=tumor"
     assert polygons(path, classes={"none": "tumor"}).area_px == 9
     assert polygons(path, classes={"None": "skip"}).area_px == 0
 
@@ -208,9 +207,9 @@ def test_an_unknown_group_says_how_to_go_on(tmp_path: Path) -> None:
         polygons(path)
     assert str(e.value) == (
         "a.xml: unknown group 'DCIS'; known: tumor: _0, _1, Tumor, metastases; "
-        "hole: _2, Exclusion, normal; ignored: None"
+        "hole: _2, Exclusion, normal"
     )
-    assert "classes = {'DCIS': 'tumor'}" in e.value.hint
+    assert "--classes DCIS=ignored, with tumor, hole" in e.value.hint
     assert polygons(path, classes={"DCIS": "tumor"}).area_px == 13
     assert polygons(path, classes={"dcis": "skip"}).area_px == 4
 
@@ -231,7 +230,7 @@ def test_a_group_inside_a_known_group(tmp_path: Path) -> None:
 
 
 def test_points_lines_and_outlines_of_two_points_are_skipped_and_said(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
 ) -> None:
     path = asap(
         tmp_path / "a.xml",
@@ -242,15 +241,16 @@ def test_points_lines_and_outlines_of_two_points_are_skipped_and_said(
     )
     path.write_text(path.read_text().replace("</Annotations>", "<Annotation "
         'Type="Dot" PartOfGroup="x"/></Annotations>'))  # fmt: skip
-    with caplog.at_level(logging.WARNING):
-        annotation = polygons(path)
+    annotation = polygons(path)
     assert annotation.area_px == 9
     assert annotation.skipped == {
         "a Dot": 1,
         "fewer than 3 points": 2,
         "an outline without area": 1,
     }
-    assert "a.xml: skipped 1 x a Dot, 1 x an outline without area" in caplog.text
+    assert annotation.account.concerns == [
+        "left out: 1 x a Dot, 1 x an outline without area, 2 x fewer than 3 points"
+    ]
 
 
 def test_decimal_commas_and_points_out_of_order(tmp_path: Path) -> None:
@@ -403,10 +403,11 @@ def test_imagescope_layers_may_be_told_by_id_or_name(tmp_path: Path) -> None:
         ("whole", [region(square(0, 0, 10))]),
         ("viable", [region(square(2, 2, 3))]),
     )
-    assert polygons(path).area_px == 100
-    assert polygons(path, classes={"1": "skip"}).area_px == 9
-    assert polygons(path, classes={"Whole": "skip"}).area_px == 9
-    assert polygons(path, classes={"viable": "hole"}).area_px == 91
+    assert polygons(path).area_px == 9
+    assert polygons(path, classes={"1": "tumor"}).area_px == 100
+    assert polygons(path, classes={"Whole": "tumor"}).area_px == 100
+    told = {"whole": "tumor", "viable": "hole"}
+    assert polygons(path, classes=told).area_px == 91
 
 
 def test_imagescope_shapes_that_are_no_outline(tmp_path: Path) -> None:
@@ -496,7 +497,9 @@ def test_geojson_holes_and_what_is_cut_out(tmp_path: Path) -> None:
         geojson(
             tmp_path,
             [
-                feature(area(ring(0, 0, 10), ring(2, 2, 2), []), name="a name"),
+                feature(
+                    area(ring(0, 0, 10), ring(2, 2, 2), []), classification="tumor"
+                ),
                 feature(area(ring(5, 5, 2)), classification={"name": "Hole"}),
                 feature(area(ring(8, 0, 4)), classification={"name": "Ignore*"}),
                 feature(area(ring(0, 0, 80)), classification={"name": "Region*"}),
@@ -955,15 +958,22 @@ def test_no_real_lesion_is_missing_on_the_map(real: Real) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "parts"),
-    [("qupath-brush.json", 1), ("qupath-polygon.json", 1), ("qupath05.geojson", 3)],
+    ("name", "parts", "told"),
+    [
+        ("qupath-brush.json", 1, None),
+        ("qupath-polygon.json", 1, None),
+        # Named UT and I, in no class: what they mean has to be said.
+        ("qupath05.geojson", 3, {"unclassified": "tumor"}),
+    ],
 )
-def test_real_qupath_exports(shared_data: Path, name: str, parts: int) -> None:
+def test_real_qupath_exports(
+    shared_data: Path, name: str, parts: int, told: dict[str, Any] | None
+) -> None:
     path = shared_data / "qupath" / name
     data = json.loads(path.read_text())
     features = data.get("features", [data])
     shapes = [shapely.from_geojson(json.dumps(f["geometry"])) for f in features]
-    annotation = read_annotation(path, slide=REAL)
+    annotation = read_annotation(path, slide=REAL, classes=told)
     assert len(shapes) == parts
     expected = shapely.union_all(shapely.make_valid(shapes, method="structure"))
     assert annotation.area_px == pytest.approx(expected.area, rel=1e-9)

@@ -5,7 +5,6 @@ DigestPath) are all read into an :class:`Annotation` in level-0 px, relative to 
 scanned bounds, as in QuPath.
 """
 
-import logging
 import weakref
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,9 +15,12 @@ import defusedxml
 from defusedxml import ElementTree
 
 from digipath_ray.annotations import asap, imagescope
+from digipath_ray.annotations.account import Account, check_holds_tumor
 from digipath_ray.annotations.annotation import Annotation, PolygonAnnotation
-from digipath_ray.annotations.geojson import parse_geojson
+from digipath_ray.annotations.drawing import sort_by_meaning
+from digipath_ray.annotations.geojson import read_geojson
 from digipath_ray.annotations.maskimage import MaskAnnotation, read_mask_annotation
+from digipath_ray.annotations.otherprograms import INSTEAD, xml_program
 from digipath_ray.annotations.outlines import Meaning, Meanings, Outlines
 from digipath_ray.annotations.window import SlideSize, Window
 from digipath_ray.slide.info import SlideError
@@ -27,6 +29,7 @@ from digipath_ray.storage.files import is_url
 
 __all__ = [
     "ANNOTATION_SUFFIXES",
+    "Account",
     "Annotation",
     "MaskAnnotation",
     "Meaning",
@@ -36,8 +39,6 @@ __all__ = [
     "Window",
     "read_annotation",
 ]
-
-log = logging.getLogger(__name__)
 
 XML_SUFFIXES = (".xml",)
 GEOJSON_SUFFIXES = (".geojson", ".json", ".geojson.gz", ".json.gz")
@@ -52,21 +53,21 @@ def read_annotation(
     classes: Meanings | None = None,
     above: float | None = None,
 ) -> Annotation:
-    """Read the annotation of a slide; a valid but empty file means no tumor.
+    """Read the annotation of a slide; only an empty file means no tumor.
 
     Args:
         path: file of the annotation.
         slide: the slide's ``SlideInfo``, or any object with width and height.
         classes: meaning of ASAP groups, QuPath classes and ImageScope layers, by name
             (layers also by Id). Extends and overrides the defaults
-            ``asap.KNOWN_GROUPS``, ``geojson.KNOWN_CLASSES``; an ImageScope layer is
-            tumor.
+            ``asap.KNOWN_GROUPS`` and ``drawing.KNOWN_CLASSES``.
         above: threshold of a mask image: tumor is above this value. Default 0; 127 for
             JPEG.
 
     Raises:
         SlideError: the file is missing, damaged or of an unsupported format, has a
-            group or class of unknown meaning, or is a mask of another aspect ratio.
+            group or class of unknown meaning, holds things of which none is tumor on
+            the slide, or is a mask of another aspect ratio or of unclear values.
         ValueError: ``classes`` holds an unknown meaning.
     """
     if not is_url(path):
@@ -90,7 +91,7 @@ def _read_file(
     if name.endswith(MASK_SUFFIXES):
         return read_mask_annotation(path, slide, above)
     if name.endswith(GEOJSON_SUFFIXES):
-        outlines = parse_geojson(path, classes)
+        outlines = sort_by_meaning(read_geojson(path), path, classes)
     elif name.endswith(XML_SUFFIXES):
         outlines = _parse_xml(path, classes)
     else:
@@ -98,10 +99,9 @@ def _read_file(
             f"{path.name}: unsupported annotation format",
             f"supported suffixes: {' '.join(ANNOTATION_SUFFIXES)}",
         )
-    if outlines.skipped:
-        parts = [f"{n} x {what}" for what, n in sorted(outlines.skipped.items())]
-        log.warning("%s: skipped %s", path.name, ", ".join(parts))
-    return PolygonAnnotation.of(outlines, slide)
+    annotation = PolygonAnnotation.of(outlines, slide)
+    check_holds_tumor(path.name, outlines, annotation.geometry, slide)
+    return annotation
 
 
 def _check_readable(path: Path) -> None:
@@ -118,13 +118,15 @@ def _check_readable(path: Path) -> None:
 def _parse_xml(path: Path, classes: Meanings | None) -> Outlines:
     root = _read_xml(path)
     if root.tag == asap.ROOT:
-        return asap.parse_asap(root, path, classes)
+        return sort_by_meaning(asap.read_asap(root, path), path, classes)
     if root.tag == imagescope.ROOT:
-        return imagescope.parse_imagescope(root, path, classes)
+        return sort_by_meaning(imagescope.read_imagescope(root, path), path, classes)
+    program = xml_program(root)
     raise SlideError(
-        f"{path.name}: unsupported XML root <{root.tag}>; expected ASAP's "
-        f"<{asap.ROOT}> or ImageScope's <{imagescope.ROOT}>",
-        "export the annotation from QuPath as GeoJSON, or as a mask image",
+        f"{path.name}: unsupported XML root <{root.tag}>"
+        f"{f' ({program})' if program else ''}; expected ASAP's <{asap.ROOT}> or "
+        f"ImageScope's and HALO's <{imagescope.ROOT}>",
+        INSTEAD,
     )
 
 
