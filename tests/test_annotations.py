@@ -20,7 +20,7 @@ from digipath_ray.annotations import (
     MaskAnnotation,
     PolygonAnnotation,
     Window,
-    maskbits,
+    maskfile,
     maskimage,
     read_annotation,
 )
@@ -748,7 +748,9 @@ def test_a_jpeg_is_tumor_from_128_on(tmp_path: Path) -> None:
     assert window(lower, (*centers[:2], 2, 1), 8.0).tolist() == [[True, True]]
     png = tmp_path / "m.png"
     Image.fromarray(made).save(png)
-    assert read_annotation(png, slide=slide).area_px == 2 * 128
+    with pytest.raises(SlideError, match="several values"):
+        read_annotation(png, slide=slide)
+    assert read_annotation(png, slide=slide, above=0).area_px == 2 * 128
     assert read_annotation(png, slide=slide, above=127).area_px == 128
 
 
@@ -801,7 +803,7 @@ def test_a_mask_too_large_to_decode(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, write: Write, what: str
 ) -> None:
     path = write(tmp_path)
-    monkeypatch.setattr(maskbits, limit, 500)
+    monkeypatch.setattr(maskfile, limit, 500)
     with pytest.raises(SlideError, match=what) as e:
         read_annotation(path, slide=SLIDE)
     assert "vips tiffsave --tile" in e.value.hint
@@ -856,7 +858,9 @@ def test_a_damaged_tile_shows_when_it_is_read(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[offset : offset + 8] = b"\xff" * 8
     path.write_bytes(data)
-    made = read_annotation(path, slide=SLIDE)
+    with pytest.raises(SlideError, match=r"m\.tif: cannot be read as a mask image"):
+        read_annotation(path, slide=SLIDE)
+    made = read_annotation(path, slide=SLIDE, trusted=True)
     assert window(made, (20, 10, 5, 5)).all()
     with pytest.raises(SlideError, match=r"m\.tif: cannot be read as a mask image"):
         window(made, (0, 0, 5, 5))

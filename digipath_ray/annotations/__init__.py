@@ -6,6 +6,7 @@ scanned bounds, as in QuPath.
 """
 
 import weakref
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from digipath_ray.annotations.annotation import Annotation, PolygonAnnotation
 from digipath_ray.annotations.drawing import sort_by_meaning
 from digipath_ray.annotations.geojson import read_geojson
 from digipath_ray.annotations.maskimage import MaskAnnotation, read_mask_annotation
+from digipath_ray.annotations.maskvalues import MaskRule
 from digipath_ray.annotations.otherprograms import INSTEAD, xml_program
 from digipath_ray.annotations.outlines import Meaning, Meanings, Outlines
 from digipath_ray.annotations.window import SlideSize, Window
@@ -32,6 +34,7 @@ __all__ = [
     "Account",
     "Annotation",
     "MaskAnnotation",
+    "MaskRule",
     "Meaning",
     "Meanings",
     "PolygonAnnotation",
@@ -52,6 +55,8 @@ def read_annotation(
     slide: SlideSize,
     classes: Meanings | None = None,
     above: float | None = None,
+    values: Mapping[float, str] | None = None,
+    trusted: bool = False,
 ) -> Annotation:
     """Read the annotation of a slide; only an empty file means no tumor.
 
@@ -61,8 +66,11 @@ def read_annotation(
         classes: meaning of ASAP groups, QuPath classes and ImageScope layers, by name
             (layers also by Id). Extends and overrides the defaults
             ``asap.KNOWN_GROUPS`` and ``drawing.KNOWN_CLASSES``.
-        above: threshold of a mask image: tumor is above this value. Default 0; 127 for
-            JPEG.
+        above: threshold of a mask image: tumor is above this value. Default: the one
+            value beside 0 is tumor; above 127 in a JPEG.
+        values: value of a mask image -> "tumor", "ignored" or "skip".
+        trusted: do not count the values of a mask again, which takes a while: they were
+            found to be clear.
 
     Raises:
         SlideError: the file is missing, damaged or of an unsupported format, has a
@@ -70,26 +78,31 @@ def read_annotation(
             the slide, or is a mask of another aspect ratio or of unclear values.
         ValueError: ``classes`` holds an unknown meaning.
     """
+    rule = MaskRule(above=above, values=values or {})
     if not is_url(path):
-        return _read_file(Path(path), slide, classes, above)
+        return _read_file(Path(path), slide, classes, rule, trusted)
     with ExitStack() as held:
         try:
             copy = held.enter_context(local_copy(path))
         except FileNotFoundError as e:
             raise SlideError(str(e), "check the path in the manifest") from e
-        annotation = _read_file(copy.path, slide, classes, above)
+        annotation = _read_file(copy.path, slide, classes, rule, trusted)
         # A mask is read lazily, so the local copy must live as long as the annotation.
         weakref.finalize(annotation, held.pop_all().close)
     return annotation
 
 
 def _read_file(
-    path: Path, slide: SlideSize, classes: Meanings | None, above: float | None
+    path: Path,
+    slide: SlideSize,
+    classes: Meanings | None,
+    rule: MaskRule,
+    trusted: bool,
 ) -> Annotation:
     name = path.name.lower()
     _check_readable(path)
     if name.endswith(MASK_SUFFIXES):
-        return read_mask_annotation(path, slide, above)
+        return read_mask_annotation(path, slide, rule, trusted=trusted)
     if name.endswith(GEOJSON_SUFFIXES):
         outlines = sort_by_meaning(read_geojson(path), path, classes)
     elif name.endswith(XML_SUFFIXES):

@@ -5,13 +5,16 @@ nearest neighbor.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from digipath_ray.annotations.maskbits import Bits, Bools, Indices, open_bits
+from digipath_ray.annotations.account import Account
+from digipath_ray.annotations.maskbits import Bits, Bools, Indices
+from digipath_ray.annotations.maskfile import MaskPixels, open_mask
+from digipath_ray.annotations.maskvalues import MaskRule, account_of_mask
 from digipath_ray.annotations.window import SlideSize, Window
 from digipath_ray.slide.info import SlideError
 
@@ -29,12 +32,16 @@ class MaskAnnotation:
         width: slide width, level-0 px.
         height: slide height, level-0 px.
         skipped: always empty for a mask.
+        ignored_bits: pixels that are neither tumor nor normal; None if there are none.
+        account: which values of the mask count.
     """
 
     bits: Bits
     width: int
     height: int
     skipped: Mapping[str, int] = field(default_factory=dict)
+    ignored_bits: Bits | None = None
+    account: Account = field(default_factory=Account)
 
     @property
     def l0_per_px(self) -> tuple[float, float]:
@@ -64,8 +71,10 @@ class MaskAnnotation:
         return out
 
     def ignored(self, window: Window) -> Bools:
-        """Always False: a mask has no ignored class."""
-        return np.zeros(window.shape, np.bool_)
+        """Pixels of a window without known tissue, bool [height, width]."""
+        if self.ignored_bits is None:
+            return np.zeros(window.shape, np.bool_)
+        return replace(self, bits=self.ignored_bits).tumor(window)
 
     def tumor_map(self, l0_per_px_x: float, l0_per_px_y: float) -> Bools:
         """Pixels that cover any tumor mask px, bool [rows, cols]."""
@@ -97,15 +106,22 @@ class MaskAnnotation:
 
 
 def read_mask_annotation(
-    path: Path, slide: SlideSize, above: float | None
+    path: Path, slide: SlideSize, rule: MaskRule, *, trusted: bool = False
 ) -> MaskAnnotation:
     """Read a mask image that covers the slide from edge to edge.
 
+    Args:
+        path: any image; see :func:`digipath_ray.annotations.maskfile.open_mask`.
+        slide: width and height, level-0 px.
+        rule: what the user says of masks.
+        trusted: do not count the values again: they were found to be clear.
+
     Raises:
-        SlideError: another aspect ratio than the slide, not an image, damaged or too
-            large.
+        SlideError: another aspect ratio than the slide, unclear values, not an image,
+            damaged or too large.
     """
-    bits = open_bits(path, above)
+    pixels = open_mask(path, rule, trusted=trusted)
+    bits = pixels.tumor
     expected = slide.height * bits.width / slide.width
     if abs(bits.height - expected) > max(MAX_ASPECT_ERROR * expected, 1.0):
         raise SlideError(
@@ -114,7 +130,26 @@ def read_mask_annotation(
             "%",
             "give a mask that covers exactly this slide, edge to edge",
         )
-    return MaskAnnotation(bits=bits, width=slide.width, height=slide.height)
+    return annotation_of_mask(pixels, width=slide.width, height=slide.height)
+
+
+def annotation_of_mask(
+    pixels: MaskPixels, *, width: int, height: int
+) -> MaskAnnotation:
+    """A mask's pixels as the annotation of a slide of a size, level-0 px."""
+    account, bits = Account(kind="mask image"), pixels.tumor
+    if pixels.seen is not None:
+        scale = width * height / (bits.width * bits.height)
+        account = account_of_mask(
+            pixels.seen, pixels.decision, area_px=width * height, l0_per_px=scale
+        )
+    return MaskAnnotation(
+        bits=bits,
+        width=width,
+        height=height,
+        ignored_bits=pixels.ignored,
+        account=account,
+    )
 
 
 def _nearest(

@@ -132,7 +132,7 @@ def overlap_of_mask(row: SlideRow, file: Path, spec: AnnotationSpec) -> Overlap:
     Raises:
         SlideError: one of the two cannot be read, or aspect ratios differ.
     """
-    own = read_own_size(row.slide_id, file)
+    own = read_own_size(row.slide_id, file, spec)
     if row.annotation is None:
         return Overlap(
             both=0,
@@ -143,10 +143,13 @@ def overlap_of_mask(row: SlideRow, file: Path, spec: AnnotationSpec) -> Overlap:
     if is_drawn(row.annotation):
         size = size_of_file(row) or own
         reference = read_row(row, size, spec)
-        predicted = replace(own, width=size.width, height=size.height)
-        return pool(list(_strips(predicted, reference, at=predicted)))
-    mask = read_own_size(row.slide_id, Path(row.annotation), above=spec.mask_above)
-    return pool(list(_strips(read_annotation(file, slide=mask), mask, at=mask)))
+        drawn = replace(own, width=size.width, height=size.height)
+        return pool(list(_strips(drawn, reference, at=drawn)))
+    mask = read_own_size(row.slide_id, Path(row.annotation), spec)
+    predicted = read_annotation(
+        file, slide=mask, above=spec.mask_above, values=spec.mask_meanings
+    )
+    return pool(list(_strips(predicted, mask, at=mask)))
 
 
 def _strips(

@@ -11,7 +11,9 @@ from digipath_ray.annotations import (
     SlideSize,
     read_annotation,
 )
-from digipath_ray.annotations.maskbits import open_bits
+from digipath_ray.annotations.maskfile import open_mask
+from digipath_ray.annotations.maskimage import annotation_of_mask
+from digipath_ray.annotations.maskvalues import MaskRule
 from digipath_ray.cohort.manifest import MANIFEST_SUFFIXES, SlideRow, read_manifest
 from digipath_ray.config.recipe import AnnotationSpec
 from digipath_ray.run.record import SlideRecord
@@ -151,7 +153,7 @@ def extent_of_row(row: SlideRow, spec: AnnotationSpec, *, mpp: float) -> Extent:
         return Extent(width=info.width, height=info.height, mpp_x=mpp_x, mpp_y=mpp_y)
     if row.annotation is None or is_drawn(row.annotation):
         raise unknown_size(row.slide_id)
-    mask = read_own_size(row.slide_id, Path(row.annotation), above=spec.mask_above)
+    mask = read_own_size(row.slide_id, Path(row.annotation), spec)
     slide = row.mpp or mpp
     return Extent(width=mask.width, height=mask.height, mpp_x=slide, mpp_y=slide)
 
@@ -178,18 +180,22 @@ def unknown_size(slide_id: str) -> SlideError:
     )
 
 
-def read_own_size(
-    slide_id: str, file: Path, *, above: float | None = None
-) -> MaskAnnotation:
+def read_own_size(slide_id: str, file: Path, spec: AnnotationSpec) -> MaskAnnotation:
     """Read a mask whose pixels are level-0 px of its slide.
 
     Raises:
-        SlideError: not an image, or damaged.
+        SlideError: not an image, damaged, or of unclear values.
     """
     if is_drawn(file):
         raise unknown_size(slide_id)
-    bits = open_bits(file, above)
-    return MaskAnnotation(bits=bits, width=bits.width, height=bits.height)
+    pixels = open_mask(file, rule_of(spec))
+    bits = pixels.tumor
+    return annotation_of_mask(pixels, width=bits.width, height=bits.height)
+
+
+def rule_of(spec: AnnotationSpec) -> MaskRule:
+    """What the user says of mask images."""
+    return MaskRule(above=spec.mask_above, values=spec.mask_meanings)
 
 
 def read_row(row: SlideRow, size: SlideSize, spec: AnnotationSpec) -> Annotation:
@@ -199,5 +205,9 @@ def read_row(row: SlideRow, size: SlideSize, spec: AnnotationSpec) -> Annotation
         SlideError: the annotation cannot be read.
     """
     return read_annotation(
-        str(row.annotation), slide=size, classes=spec.meanings, above=spec.mask_above
+        str(row.annotation),
+        slide=size,
+        classes=spec.meanings,
+        above=spec.mask_above,
+        values=spec.mask_meanings,
     )

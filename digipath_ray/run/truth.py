@@ -35,6 +35,7 @@ def read_truth(slide: FinishedSlide, spec: AnnotationSpec) -> Truth:
         slide=slide,
         classes=spec.meanings,
         above=spec.mask_above,
+        values=spec.mask_meanings,
     )
     height, width = slide.tissue.shape
     window = Window(

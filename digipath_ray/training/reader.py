@@ -91,6 +91,7 @@ def open_annotated(row: SlideRow, recipe: Recipe) -> AnnotatedSlide:
             slide=slide.info,
             classes=spec.meanings,
             above=spec.mask_above,
+            values=spec.mask_meanings,
         )
     folder = recipe.sampling.extra_annotations
     correction = None if folder is None else find_correction(folder, row.slide_id)

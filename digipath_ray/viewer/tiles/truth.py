@@ -146,6 +146,7 @@ class Truths:
                 slide=size,
                 classes=self._spec.meanings,
                 above=self._spec.mask_above,
+                values=self._spec.mask_meanings,
             )
 
         with self._reading:
