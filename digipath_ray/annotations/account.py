@@ -1,7 +1,10 @@
 """What an annotation file holds, and what of it is used: for people to read."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Self
 
 import shapely
 
@@ -11,6 +14,8 @@ from digipath_ray.slide.info import SlideError
 from digipath_ray.words import count
 
 MEANINGS: tuple[Meaning, ...] = ("tumor", "hole", "ignored", "skip")
+FRAME = "region*"
+"""QuPath's class of a frame, which is never drawn, in lower case."""
 BEYOND = 0.001
 """Part of the tumor beyond the slide from which it is said: less is a shaky hand."""
 
@@ -62,14 +67,35 @@ class Account:
         found = []
         if self.skipped:
             found.append(f"left out: {listed_counts(self.skipped)}")
-        if unused := self.of("skip"):
-            named = {use.name: use.shapes for use in unused}
+        unused = {use.name: use.shapes for use in self.of("skip")}
+        if named := {n: k for n, k in unused.items() if n.casefold() != FRAME}:
             found.append(f"not drawn: {listed_counts(named)}")
         if self.beyond > BEYOND:
             found.append(
                 f"{share(self.beyond)} of the tumor drawn lies beyond the slide"
             )
         return [*found, *self.notes]
+
+    def with_correction(self, correction: Self) -> Self:
+        """Account of an annotation and of the corrections over it."""
+        return replace(
+            self,
+            classes=(*self.classes, *correction.classes),
+            skipped=dict(Counter(self.skipped) + Counter(correction.skipped)),
+            beyond=max(self.beyond, correction.beyond),
+            notes=(*self.notes, *correction.notes),
+        )
+
+    def to_json(self) -> str:
+        """The account as text, for :meth:`from_json`."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """An account of the text that :meth:`to_json` wrote."""
+        tree = json.loads(text)
+        classes = tuple(ClassUse(**use) for use in tree["classes"])
+        return cls(**{**tree, "classes": classes, "notes": tuple(tree["notes"])})
 
 
 def listed_counts(counts: Mapping[str, int]) -> str:
@@ -167,27 +193,3 @@ def _drawn(outlines: Outlines) -> dict[str, int]:
             key = f"{name} ({meaning})"
             found[key] = found.get(key, 0) + 1
     return {**found, **{f"{k} (not drawn)": n for k, n in outlines.unused.items()}}
-
-
-def check_cohort_classes(accounts: Mapping[str, Account]) -> dict[str, SlideError]:
-    """Slides whose tumor has no class, where other files of their format have classes.
-
-    Args:
-        accounts: slide_id -> account of its annotation.
-    """
-    classified: dict[str, Sequence[str]] = {}
-    for account in accounts.values():
-        if account.classes and not account.unclassified:
-            names = [use.name for use in account.classes]
-            classified.setdefault(account.kind, names)
-    return {
-        slide_id: SlideError(
-            "its outlines have no class, beside others of the cohort that have "
-            f"({', '.join(classified[account.kind][:3])}): whether they are tumor is "
-            "not defined",
-            "give them a class, or say what they mean: --classes unclassified=tumor, "
-            "or unclassified=skip",
-        )
-        for slide_id, account in accounts.items()
-        if account.unclassified and account.kind in classified
-    }

@@ -70,8 +70,10 @@ class CorrectedAnnotation:
 
     @property
     def account(self) -> Account:
-        """What the file of corrections holds and what of it is used."""
-        return self.correction.account
+        """What both files hold and what of it is used."""
+        if self.base is None:
+            return self.correction.account
+        return self.base.account.with_correction(self.correction.account)
 
     @cached_property
     def area_px(self) -> float:

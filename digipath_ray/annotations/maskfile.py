@@ -104,9 +104,7 @@ def open_mask(path: Path, rule: MaskRule, *, trusted: bool = False) -> MaskPixel
     Raises:
         SlideError: not an image, damaged, too large, or of unclear values.
     """
-    with path.open("rb") as file:
-        is_tiff = file.read(4) in TIFF_MAGIC
-    image: MaskFile = _open_tiff(path) if is_tiff else _open_image(path)
+    image = _open(path)
     seen = None
     if image.palette is not None or not trusted:
         seen = _survey(path, image)
@@ -129,6 +127,21 @@ def open_mask(path: Path, rule: MaskRule, *, trusted: bool = False) -> MaskPixel
         seen=seen,
         decision=decision,
     )
+
+
+def count_values(path: Path) -> Seen:
+    """Values of a mask image, whatever they mean.
+
+    Raises:
+        SlideError: not an image, damaged or too large.
+    """
+    return _survey(path, _open(path))
+
+
+def _open(path: Path) -> MaskFile:
+    with path.open("rb") as file:
+        is_tiff = file.read(4) in TIFF_MAGIC
+    return _open_tiff(path) if is_tiff else _open_image(path)
 
 
 def _through(gray: NDArray[np.uint8] | None, counts: Test) -> Test:

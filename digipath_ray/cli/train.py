@@ -1,7 +1,7 @@
 """``digipath train``: an annotated cohort in, an ensemble with model cards out."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from digipath_ray.annotations import Account
 from digipath_ray.cli.run import print_failure
+from digipath_ray.cohort.drawn import describe_accounts
 from digipath_ray.cohort.inputs import read_cohort
 from digipath_ray.config.toml import Tree
 from digipath_ray.distributed.fit import FitListener, FitSummary, fit_cohort
@@ -48,6 +50,10 @@ def narrate(console: Console) -> FitListener:
         if done == total or done % max(1, total // 10) == 0:
             console.print(f"patches drawn on {done} of {count(total, 'slide')}")
 
+    def annotated(accounts: Mapping[str, Account]) -> None:
+        for line in describe_accounts(accounts):
+            console.print(f"[yellow]note[/] {escape(line)}")
+
     def folded(folds: Folds) -> None:
         for warning in folds.warnings:
             console.print(f"[yellow]note[/] {escape(warning)}")
@@ -60,7 +66,11 @@ def narrate(console: Console) -> FitListener:
         console.print(escape(format_epoch(member, row)))
 
     return FitListener(
-        sampled=sampled, folded=folded, resumed=resumed, epoch_ended=epoch_ended
+        sampled=sampled,
+        annotated=annotated,
+        folded=folded,
+        resumed=resumed,
+        epoch_ended=epoch_ended,
     )
 
 

@@ -1,11 +1,12 @@
 """References: manifests with annotations, or folders of masks."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from digipath_ray.annotations import (
     ANNOTATION_SUFFIXES,
+    Account,
     Annotation,
     MaskAnnotation,
     SlideSize,
@@ -14,6 +15,11 @@ from digipath_ray.annotations import (
 from digipath_ray.annotations.maskfile import open_mask
 from digipath_ray.annotations.maskimage import annotation_of_mask
 from digipath_ray.annotations.maskvalues import MaskRule
+from digipath_ray.cohort.drawn import (
+    check_cohort_classes,
+    check_label,
+    describe_accounts,
+)
 from digipath_ray.cohort.manifest import MANIFEST_SUFFIXES, SlideRow, read_manifest
 from digipath_ray.config.recipe import AnnotationSpec
 from digipath_ray.run.record import SlideRecord
@@ -202,12 +208,28 @@ def read_row(row: SlideRow, size: SlideSize, spec: AnnotationSpec) -> Annotation
     """Read the annotation of a slide that has one.
 
     Raises:
-        SlideError: the annotation cannot be read.
+        SlideError: the annotation cannot be read, or has no tumor against the label.
     """
-    return read_annotation(
+    found = read_annotation(
         str(row.annotation),
         slide=size,
         classes=spec.meanings,
         above=spec.mask_above,
         values=spec.mask_meanings,
     )
+    check_label(row, found)
+    return found
+
+
+def note_annotations(accounts: Mapping[str, Account]) -> list[str]:
+    """Notes on what of the reference's annotations is not used as drawn.
+
+    Args:
+        accounts: slide_id -> account of its annotation.
+
+    Raises:
+        SlideError: tumor of one has no class, where others have classes.
+    """
+    for slide_id, error in check_cohort_classes(accounts).items():
+        raise SlideError(f"{slide_id}: {error}", error.hint)
+    return list(describe_accounts(accounts))
