@@ -256,8 +256,8 @@ def _without_class(
         )
     named = ", ".join(f"{n} x {name}" for name, n in classified.items())
     return SlideError(
-        f"{path.name}: {bare} of the outlines have no {word}, beside {named}: whether "
-        "they are tumor is not defined",
+        f"{path.name}: outlines without a {word} ({bare}) beside {named}: whether they "
+        "are tumor is not defined",
         f"give them a {word}, or say what they mean: {tumor}, or "
         f"{drawing.no_class}=skip (not drawn), ignored (neither tumor nor normal) or "
         "hole (cut out of the tumor)",

@@ -36,7 +36,6 @@ TITLES: dict[Meaning, str] = {
     "tumor": "tumor",
     "hole": "holes",
     "ignored": "ignored",
-    "skip": "not drawn",
 }
 
 
