@@ -3,8 +3,7 @@
 import gzip
 import json
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,37 +25,25 @@ from digipath_ray.annotations import (
 )
 from digipath_ray.annotations.maskbits import PackedBits, TiledBits
 from digipath_ray.slide.info import SlideError
+from tests.drawings import (
+    SLIDE,
+    Points,
+    Size,
+    area,
+    asap,
+    feature,
+    geojson,
+    imagescope,
+    region,
+    ring,
+    square,
+)
 
-Points = Sequence[tuple[float, float]]
 Place = tuple[float, float, int, int]
 
 
-@dataclass(frozen=True)
-class Size:
-    width: int
-    height: int
-
-
-SLIDE = Size(100, 80)
 REAL = Size(220_000, 220_000)
 """Larger than any slide of CAMELYON."""
-
-
-def square(x: float, y: float, side: float) -> Points:
-    return [(x, y), (x + side, y), (x + side, y + side), (x, y + side)]
-
-
-def asap(path: Path, *drawn: tuple[str, Points], kind: str = "Polygon") -> Path:
-    """An ASAP file of (group, points)."""
-    root = ET.Element("ASAP_Annotations")
-    annotations = ET.SubElement(root, "Annotations")
-    for group, points in drawn:
-        made = ET.SubElement(annotations, "Annotation", Type=kind, PartOfGroup=group)
-        coordinates = ET.SubElement(made, "Coordinates")
-        for i, (x, y) in enumerate(points):
-            ET.SubElement(coordinates, "Coordinate", Order=f"{i}", X=f"{x}", Y=f"{y}")
-    ET.ElementTree(root).write(path)
-    return path
 
 
 def polygons(path: Path, **told: Any) -> PolygonAnnotation:
@@ -371,23 +358,6 @@ def test_a_mask_that_is_gone_by_the_time_it_is_read(tmp_path: Path) -> None:
 # --- ImageScope
 
 
-def region(points: Points, *, negative: bool = False, kind: int = 0) -> str:
-    vertices = "".join(f'<Vertex X="{x}" Y="{y}" Z="0"/>' for x, y in points)
-    flags = f'Type="{kind}" NegativeROA="{int(negative)}"'
-    return f"<Region {flags}><Vertices>{vertices}</Vertices></Region>"
-
-
-def imagescope(path: Path, *layers: tuple[str, list[str]]) -> Path:
-    """An ImageScope file of (name, regions); Ids count from 1."""
-    text = "".join(
-        f'<Annotation Id="{i}" Name="{name}"><Regions>{"".join(regions)}</Regions>'
-        "</Annotation>"
-        for i, (name, regions) in enumerate(layers, start=1)
-    )
-    path.write_text(f'<Annotations MicronsPerPixel="0.5">{text}</Annotations>')
-    return path
-
-
 def test_imagescope_holes_are_cut_from_their_own_layer(tmp_path: Path) -> None:
     path = imagescope(
         tmp_path / "a.xml",
@@ -439,24 +409,6 @@ def test_an_imagescope_file_with_nothing_in_it(tmp_path: Path) -> None:
 
 
 # --- GeoJSON
-
-
-def feature(geometry: dict[str, Any] | None, **properties: Any) -> dict[str, Any]:
-    return {"type": "Feature", "geometry": geometry, "properties": properties}
-
-
-def ring(x: float, y: float, side: float) -> list[list[float]]:
-    return [[*p, 0.0] for p in (*square(x, y, side), (x, y))]
-
-
-def area(*rings: list[list[float]], kind: str = "Polygon") -> dict[str, Any]:
-    return {"type": kind, "coordinates": list(rings)}
-
-
-def geojson(tmp_path: Path, data: object) -> Path:
-    path = tmp_path / "a.geojson"
-    path.write_text(json.dumps(data))
-    return path
 
 
 SQUARE = area(ring(0, 0, 10))

@@ -250,9 +250,7 @@ def _measure(pixels: Bools, *, mpp_x: float, mpp_y: float) -> _Shape:
     )
 
 
-def _ellipse(
-    x_um: NDArray[np.float64], y_um: NDArray[np.float64]
-) -> tuple[float, float]:
+def _ellipse(x_um: Floats, y_um: Floats) -> tuple[float, float]:
     """Major axis, um, and eccentricity of the ellipse with the same second moments.
 
     Equal to regionprops', which takes milliseconds for any region: half a minute for
