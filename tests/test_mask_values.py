@@ -245,6 +245,19 @@ def test_predictions_are_asked_as_references(tmp_path: Path) -> None:
     assert scores.scores["dice"].value == 1
 
 
+def test_a_plain_prediction_beside_a_reference_of_classes(tmp_path: Path) -> None:
+    truth, found = folders(tmp_path, LABELS.astype(np.uint8), TUMOR)
+    save(found / "s.png", ((LABELS == 2) * 255).astype(np.uint8))
+    spec = AnnotationSpec(mask_values=("tumor=2",))
+    scores = evaluate_masks(truth, found, annotations=spec, resamples=10)
+    assert scores.scores["dice"].value == 1
+    # 1 may be tumor, or the tissue of the reference.
+    save(found / "s.png", (LABELS == 2).astype(np.uint8))
+    with pytest.raises(SlideError, match="none of the values named") as e:
+        evaluate_masks(truth, found, annotations=spec, resamples=10)
+    assert "other=1 if that is no tumor" in e.value.hint
+
+
 def test_the_command_takes_values(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

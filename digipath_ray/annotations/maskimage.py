@@ -121,16 +121,26 @@ def read_mask_annotation(
             damaged or too large.
     """
     pixels = open_mask(path, rule, trusted=trusted)
-    bits = pixels.tumor
+    found = annotation_of_mask(pixels, width=slide.width, height=slide.height)
+    return fit_mask(found, slide, name=path.name)
+
+
+def fit_mask(mask: MaskAnnotation, slide: SlideSize, *, name: str) -> MaskAnnotation:
+    """The mask over a slide, or over another mask, from edge to edge.
+
+    Raises:
+        SlideError: another aspect ratio than the slide.
+    """
+    bits = mask.bits
     expected = slide.height * bits.width / slide.width
     if abs(bits.height - expected) > max(MAX_ASPECT_ERROR * expected, 1.0):
         raise SlideError(
-            f"{path.name}: the mask is {bits.width} x {bits.height} px, the slide "
+            f"{name}: the mask is {bits.width} x {bits.height} px, the slide "
             f"{slide.width} x {slide.height} px: aspect ratios differ by more than 2 "
             "%",
             "give a mask that covers exactly this slide, edge to edge",
         )
-    return annotation_of_mask(pixels, width=slide.width, height=slide.height)
+    return replace(mask, width=slide.width, height=slide.height)
 
 
 def annotation_of_mask(

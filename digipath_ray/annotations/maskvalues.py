@@ -33,6 +33,7 @@ FEW = 12
 """Values up to which a mask is a label image, and not gray."""
 MANY = 4096
 """Values after which no further ones are counted."""
+WHITE = 255
 SHOWN = 6
 """Values shown in a message, the most frequent."""
 WHITE_SHARE = 2 / 3
@@ -47,10 +48,13 @@ class MaskRule:
     Attributes:
         above: tumor is above this value.
         values: value -> "tumor", "ignored" or "skip"; what is not named is no tumor.
+        is_prediction: whether the mask is a prediction, which need not have the values
+            of the reference.
     """
 
     above: float | None = None
     values: Mapping[float, str] = field(default_factory=dict)
+    is_prediction: bool = False
 
     def of(self, meaning: str) -> list[float]:
         """Values of a meaning."""
@@ -184,14 +188,9 @@ def _by_values(name: str, seen: Seen, rule: MaskRule) -> Decision:
         )
     if seen.kind == "color":
         raise _unclear(name, seen, "colors, which cannot be named", NO_MASK_VALUES)
-    named = [v for v in rule.values if not math.isnan(v)]
-    others = [float(v) for v in seen.beside_zero if isinstance(v, float | int)]
-    if (
-        named
-        and others
-        and max(others) > max(named)
-        and not any(v in seen.counts for v in named)
-    ):
+    if others := _unnamed(seen, rule):
+        if rule.is_prediction and others == [WHITE] and not seen.invalid:
+            return Decision(is_tumor=above(0))
         raise _unclear(
             name,
             seen,
@@ -209,6 +208,19 @@ def _by_values(name: str, seen: Seen, rule: MaskRule) -> Decision:
     )
 
 
+def _unnamed(seen: Seen, rule: MaskRule) -> list[float]:
+    """Values of a mask that cannot be told without a name: it holds no other.
+
+    A value below the named ones is another class beside them (tissue is 1, tumor is 2),
+    but in a prediction it may as well be tumor.
+    """
+    named = [v for v in rule.values if not math.isnan(v)]
+    others = [plain(v) for v in seen.beside_zero]
+    if not named or not others or any(v in seen.counts for v in named):
+        return []
+    return others if rule.is_prediction or max(others) > max(named) else []
+
+
 def _by_threshold(name: str, seen: Seen, limit: float) -> Decision:
     beside = seen.beside_zero
     (highest, *others) = [v for v in beside if isinstance(v, float | int)] or [0]
@@ -217,7 +229,8 @@ def _by_threshold(name: str, seen: Seen, limit: float) -> Decision:
             name,
             seen,
             f"one value beside 0, which is not above {limit:g}",
-            f"leave out --mask-above, or give it below {highest:g}",
+            f"leave out --mask-above, give it below {highest:g}, or save the mask as 0 "
+            "and 255",
         )
     invalid: Test = np.isnan
     return Decision(

@@ -18,8 +18,8 @@ from digipath_ray.annotations import (
     Annotation,
     MaskAnnotation,
     Window,
-    read_annotation,
 )
+from digipath_ray.annotations.maskimage import fit_mask
 from digipath_ray.cohort.drawn import check_label
 from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.config.recipe import AnnotationSpec
@@ -138,7 +138,7 @@ def overlap_of_mask(
     Raises:
         SlideError: one of the two cannot be read, or aspect ratios differ.
     """
-    own = read_own_size(row.slide_id, file, spec)
+    own = read_own_size(row.slide_id, file, spec, is_prediction=True)
     if row.annotation is None:
         return Overlap(
             both=0,
@@ -155,9 +155,8 @@ def overlap_of_mask(
     mask = read_own_size(row.slide_id, Path(row.annotation), spec)
     check_label(row, mask)
     accounts[row.slide_id] = mask.account
-    predicted = read_annotation(
-        file, slide=mask, above=spec.mask_above, values=spec.mask_meanings
-    )
+    # Checked to be of the reference's proportions, and read at its size.
+    predicted = fit_mask(own, mask, name=file.name)
     return pool(list(_strips(predicted, mask, at=mask)))
 
 

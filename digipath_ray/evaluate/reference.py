@@ -186,7 +186,9 @@ def unknown_size(slide_id: str) -> SlideError:
     )
 
 
-def read_own_size(slide_id: str, file: Path, spec: AnnotationSpec) -> MaskAnnotation:
+def read_own_size(
+    slide_id: str, file: Path, spec: AnnotationSpec, *, is_prediction: bool = False
+) -> MaskAnnotation:
     """Read a mask whose pixels are level-0 px of its slide.
 
     Raises:
@@ -194,14 +196,12 @@ def read_own_size(slide_id: str, file: Path, spec: AnnotationSpec) -> MaskAnnota
     """
     if is_drawn(file):
         raise unknown_size(slide_id)
-    pixels = open_mask(file, rule_of(spec))
+    rule = MaskRule(
+        above=spec.mask_above, values=spec.mask_meanings, is_prediction=is_prediction
+    )
+    pixels = open_mask(file, rule)
     bits = pixels.tumor
     return annotation_of_mask(pixels, width=bits.width, height=bits.height)
-
-
-def rule_of(spec: AnnotationSpec) -> MaskRule:
-    """What the user says of mask images."""
-    return MaskRule(above=spec.mask_above, values=spec.mask_meanings)
 
 
 def read_row(row: SlideRow, size: SlideSize, spec: AnnotationSpec) -> Annotation:
