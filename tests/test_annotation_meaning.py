@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
@@ -18,8 +19,11 @@ from digipath_ray.cohort.drawn import (
     describe_accounts,
 )
 from digipath_ray.cohort.manifest import SlideRow
+from digipath_ray.distributed.fit import refuse_unclassified
 from digipath_ray.evaluate.masks import evaluate_masks
+from digipath_ray.schema import ANNOTATIONS, SAMPLES
 from digipath_ray.slide.info import SlideError
+from digipath_ray.training.sampled import ACCOUNT, PX_MM2, annotation_rows
 from tests.drawings import (
     SLIDE,
     area,
@@ -347,6 +351,28 @@ def test_what_has_no_class_beside_other_files_that_have(tmp_path: Path) -> None:
     errors = check_cohort_classes({"a": bare, "b": classed})
     assert list(errors) == ["a"]
     assert "--classes unclassified=tumor" in errors["a"].hint
+
+
+def test_a_fit_keeps_what_annotations_hold(tmp_path: Path) -> None:
+    bare = read(geojson(tmp_path, feature(SQUARE))).account
+    drawn = [feature(SQUARE, classification=TUMOR), feature(LINE)]
+    classed = read(geojson(tmp_path, drawn)).account
+    rows = [SlideRow(slide_id=i, path=f"{i}.svs", annotation="a") for i in "abc"]
+    tables = {
+        i: SAMPLES.empty_table().replace_schema_metadata(
+            {ACCOUNT: account.to_json(), PX_MM2: "0.5"}
+        )
+        for i, account in (("a", bare), ("b", classed))
+    }
+    tables["c"] = SAMPLES.empty_table()  # a negative slide
+    (first, second) = annotation_rows(rows, tables)
+    assert (first["slide_id"], first["tumor_mm2"], first["concerns"]) == ("a", 50, [])
+    assert second["classes"] == ["tumor: 1 x Tumor"]
+    assert second["concerns"] == ["left out: 1 x a LineString"]
+    pa.Table.from_pylist([first, second], schema=ANNOTATIONS)
+    (failure,) = refuse_unclassified(rows, tables)
+    assert (failure.slide_id, failure.step, set(tables)) == ("a", "prepare", {"b", "c"})
+    assert "--classes unclassified=tumor" in failure.hint
 
 
 def test_many_slides_are_not_all_named() -> None:

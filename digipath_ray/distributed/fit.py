@@ -63,6 +63,7 @@ class FitListener:
     """Receives the progress of a fit."""
 
     sampled: Callable[[int, int], None] = lambda done, total: None
+    unusable: Callable[[Sequence[Failure]], None] = lambda failures: None
     annotated: Callable[[Mapping[str, Account]], None] = lambda accounts: None
     folded: Callable[[Folds], None] = lambda folds: None
     resumed: Callable[[str, int], None] = lambda member, epochs: None
@@ -128,6 +129,7 @@ def _fit(
     write_failures(directory, failures)
     annotations = annotation_rows(rows, tables)
     directory.write_table(directory.annotations, annotations, schema.ANNOTATIONS)
+    listener.unusable(failures)
     listener.annotated(accounts_of(tables))
     folds = settle_folds(directory, rows, tables, recipe)
     listener.folded(folds)
