@@ -299,6 +299,9 @@ def test_layers_that_only_their_color_tells_apart(tmp_path: Path) -> None:
     path = imagescope(tmp_path / "a.xml", *layers, colors=[255, 65280])
     assert "unknown layers '1' (1), '2' (1)" in refusal(path)
     assert read(path, classes={"1": "tumor", "2": "hole"}).area_px == 81
+    numbered = [(f"Layer {i}", regions) for i, (_, regions) in enumerate(layers)]
+    path = imagescope(tmp_path / "a.xml", *numbered)
+    assert "unknown layers 'Layer 0' (1), 'Layer 1' (1)" in refusal(path)
 
 
 def test_layers_of_paip(tmp_path: Path) -> None:

@@ -166,13 +166,20 @@ def test_a_mask_with_soft_edges(tmp_path: Path) -> None:
     assert "several values" in refusal(tmp_path / "m.png")
 
 
-@pytest.mark.parametrize("suffix", ["png", "jpg"])
-def test_a_white_background(tmp_path: Path, suffix: str) -> None:
-    path = save(tmp_path / f"m.{suffix}", ~TUMOR * np.uint8(255))
+def test_a_white_background(tmp_path: Path) -> None:
+    path = save(tmp_path / "m.png", ~TUMOR * np.uint8(255))
     assert "tumor on 90 % of it and 100 % of its border" in refusal(path)
-    if suffix == "png":
-        assert area(path, values={255: "tumor"}) == 7200
-        assert area(path, values={0: "tumor"}) == PX
+    assert area(path, values={255: "tumor"}) == 7200
+    assert area(path, values={0: "tumor"}) == PX
+
+
+def test_a_white_background_in_a_jpeg_and_a_bool(tmp_path: Path) -> None:
+    path = save(tmp_path / "m.jpg", ~TUMOR * np.uint8(255))
+    assert "say so: --mask-above 127" in refusal(path)
+    assert area(path, above=127) == pytest.approx(7200, rel=0.02)
+    path = save(tmp_path / "m.png", ~TUMOR)
+    assert "say so: --mask-above 0" in refusal(path)
+    assert area(path, above=0) == 7200
 
 
 def test_white_all_over(tmp_path: Path) -> None:

@@ -182,7 +182,8 @@ def _look_up(
     drawn: Drawn, drawing: Drawing, told: Meanings, known: Meanings
 ) -> tuple[bool, Meaning | None]:
     """Whether the user said what a shape means, and its meaning; None if unknown."""
-    unsaid = (drawing.no_class,) if drawn.is_free or not drawn.names else ()
+    bare = drawn.is_free or not drawn.names
+    unsaid = (drawing.no_class, UNCLASSIFIED) if bare else ()
     for name in (*drawn.names, *drawn.also, *unsaid):
         if name.casefold() in told:
             return True, told[name.casefold()]

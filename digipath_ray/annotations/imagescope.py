@@ -91,10 +91,10 @@ def read_imagescope(root: Any, path: Path) -> Drawing:
             "layers 1 and 2 without a name, one inside the other, are taken for "
             "PAIP's whole and viable tumor: only 2 is tumor",
         )
-    elif len({layer.color for layer in bare}) > 1:
-        # Only their color tells them apart: the Id is the name to ask for.
+    elif len({(layer.color, layer.own_name) for layer in bare}) > 1:
+        # Color or number tells them apart: they mean several things, not known which.
         for layer in bare:
-            layer.name = (layer.id or layer.color,)
+            layer.name = (layer.own_name or layer.id or layer.color,)
     for layer in layers:
         _add_layer(layer, drawing)
     return drawing

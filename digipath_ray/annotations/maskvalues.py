@@ -150,7 +150,7 @@ def decide(name: str, seen: Seen, rule: MaskRule) -> Decision:
             option that says it.
     """
     if seen.kind == "bool":
-        return Decision(is_tumor=above(0))
+        return Decision(is_tumor=above(0), by_itself=rule.above is None)
     if seen.see_through:
         raise _unclear(name, seen, "transparency that differs", NO_MASK_VALUES)
     colors = [v for v in seen.beside_zero if isinstance(v, tuple)]
@@ -293,7 +293,8 @@ def check_background(name: str, seen: Seen, *, tumor: float, border: float) -> N
         seen,
         f"tumor on {share(tumor)} of it and {share(border)} of its border, as if "
         "its background were white",
-        "save it as PNG: 0, and one value where tumor is"
+        "save it with a background of 0; if it is right as it is, say so: "
+        f"--mask-above {JPEG_ABOVE if seen.kind == 'JPEG' else 0:g}"
         if seen.kind in ("JPEG", "bool", "color")
         else f"say which is tumor: --mask-values tumor={_shown(seen.beside_zero[0])}, "
         "or tumor=0",
