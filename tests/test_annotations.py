@@ -21,6 +21,7 @@ from digipath_ray.annotations import (
     Window,
     maskfile,
     maskimage,
+    masktiff,
     read_annotation,
 )
 from digipath_ray.annotations.maskbits import PackedBits, TiledBits
@@ -755,7 +756,8 @@ def test_a_mask_too_large_to_decode(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, write: Write, what: str
 ) -> None:
     path = write(tmp_path)
-    monkeypatch.setattr(maskfile, limit, 500)
+    reader = maskfile if write is write_png else masktiff
+    monkeypatch.setattr(reader, limit, 500)
     with pytest.raises(SlideError, match=what) as e:
         read_annotation(path, slide=SLIDE)
     assert "vips tiffsave --tile" in e.value.hint

@@ -122,6 +122,16 @@ class TiledBits:
         return out
 
 
+def check_size(path: Path, width: int, height: int, *, limit: int, what: str) -> None:
+    """Raise if a piece of a mask has more pixels than can be decoded at once."""
+    if width * height > limit:
+        raise SlideError(
+            f"{path.name}: {width} x {height} px {what}",
+            "convert the mask to a tiled TIFF, e.g. vips tiffsave --tile "
+            "--compression lzw",
+        )
+
+
 def damaged(path: Path, error: Exception) -> SlideError:
     """Error for a mask whose file cannot be decoded."""
     return SlideError(
