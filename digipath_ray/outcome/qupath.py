@@ -17,7 +17,7 @@ from digipath_ray.storage.files import publish
 Bools = NDArray[np.bool_]
 Feature = dict[str, Any]
 """A GeoJSON feature."""
-SLIVER_PX = 0.01
+SLIVER_PX = 1e-6
 """Minimum part of a pixel, clipped by the slide's edge, to be kept."""
 DECIMALS = 2
 """Of a coordinate in a file: 0.01 level-0 px is far below what was measured."""
@@ -128,8 +128,12 @@ def feature(
 
 
 def rounded(shape: Shape) -> Shape:
-    """A shape whose coordinates have the decimals that a file needs."""
-    return shapely.transform(shape, lambda points: points.round(DECIMALS))
+    """A shape whose coordinates have the decimals that a file needs.
+
+    What is thinner than that, at the edge of a slide, stays as it is.
+    """
+    short = shapely.transform(shape, lambda points: points.round(DECIMALS))
+    return short if short.is_valid and short.area > 0 else shape
 
 
 def write_features(
