@@ -317,7 +317,10 @@ def test_layers_of_paip(tmp_path: Path) -> None:
 def test_negative_regions(tmp_path: Path, true: str) -> None:
     cut = region(square(2, 2, 4), negative=true)
     own = imagescope(tmp_path / "a.xml", ("", [region(square(0, 0, 10)), cut]))
-    assert read(own).area_px == 84
+    found = read(own)
+    assert found.area_px == 84
+    (hole,) = found.account.of("hole")
+    assert (hole.name, hole.shapes, hole.area_px) == ("NegativeROA", 1, 16)
     apart = ("", [region(square(0, 0, 10))]), ("", [cut])
     assert read(imagescope(tmp_path / "a.xml", *apart)).area_px == 84
 

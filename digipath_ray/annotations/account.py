@@ -14,6 +14,8 @@ from digipath_ray.slide.info import SlideError
 from digipath_ray.words import count
 
 MEANINGS: tuple[Meaning, ...] = ("tumor", "hole", "ignored", "skip")
+CUT = "NegativeROA"
+"""What ImageScope calls a region that is cut out of the others of its layer."""
 FRAME = "region*"
 """QuPath's class of a frame, which is never drawn, in lower case."""
 BEYOND = 0.001
@@ -120,6 +122,8 @@ def account_of(outlines: Outlines, slide: SlideSize) -> Account:
         names = outlines.names.get(meaning) or [""] * len(shapes)
         for name, shape in zip(names, shapes, strict=True):
             by_name.setdefault(name, []).append(shape)
+        if meaning == "hole" and outlines.cut:
+            by_name.setdefault(CUT, []).extend(outlines.cut)
         for name, drawn in by_name.items():
             area = float(shapely.intersection(shapely.union_all(drawn), frame).area)
             classes.append(

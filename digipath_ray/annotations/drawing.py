@@ -84,6 +84,7 @@ class Drawing:
         word: what the format calls a class: group, class, layer.
         known: names of known meaning.
         shapes: shapes that have an area.
+        cut: what was already cut out of them.
         skipped: number of elements that cannot be used, by reason.
         no_class: name by which the user may say what shapes without a class mean.
         alone: their meaning where no shape of the file has a class; None: refused.
@@ -95,6 +96,7 @@ class Drawing:
     word: str
     known: Meanings
     shapes: list[Drawn] = field(default_factory=list)
+    cut: list[Shape] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
     no_class: str = UNCLASSIFIED
     alone: Meaning | None = "tumor"
@@ -157,6 +159,7 @@ def sort_by_meaning(drawing: Drawing, path: Path, classes: Meanings | None) -> O
         notes += (f"the only name, {text!r}, is of no known meaning: taken for tumor",)
     outlines = Outlines(
         kind=drawing.kind,
+        cut=drawing.cut,
         skipped=Counter(drawing.skipped),
         told=sum(by_user and m in ("skip", "ignored") for by_user, m in found),
         unclassified=bool(bare) and without == "tumor",

@@ -77,7 +77,7 @@ def read_imagescope(root: Any, path: Path) -> Drawing:
     Raises:
         SlideError: coordinates that are not numbers.
     """
-    drawing = Drawing(kind="ImageScope XML", word="layer", known=KNOWN_CLASSES)
+    drawing = Drawing(kind="ImageScope or HALO XML", word="layer", known=KNOWN_CLASSES)
     layers = [
         _read_layer(element, path, drawing.skipped)
         for element in root.iter("Annotation")
@@ -151,6 +151,7 @@ def _add_layer(layer: _Layer, drawing: Drawing) -> None:
         return
     shapes = [shape for shape, _ in layer.shapes]
     if layer.negative:
+        drawing.cut.extend(layer.negative)
         cut = shapely.union_all(layer.negative)
         tree = shapely.STRtree(shapes)
         touching = set(tree.query(layer.negative, predicate="intersects")[0].tolist())

@@ -30,6 +30,7 @@ class Outlines:
         tumor: tumor.
         holes: shapes cut out of the tumor.
         ignored: neither tumor nor normal tissue.
+        cut: what the file cuts out of its shapes, which have no such areas any more.
         names: meaning -> what the file calls each of these shapes, in their order.
         unused: number of shapes not drawn because of what their name means, by name.
         skipped: number of elements that cannot be used, by reason.
@@ -42,6 +43,7 @@ class Outlines:
     tumor: list[Shape] = field(default_factory=list)
     holes: list[Shape] = field(default_factory=list)
     ignored: list[Shape] = field(default_factory=list)
+    cut: list[Shape] = field(default_factory=list)
     names: dict[str, list[str]] = field(default_factory=dict)
     unused: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)

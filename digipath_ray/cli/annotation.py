@@ -123,5 +123,6 @@ def draw_annotation(slide: Slide, annotation: Annotation) -> Pixels:
 def _holes(annotation: Annotation, window: Window) -> NDArray[np.bool_]:
     if not isinstance(annotation, PolygonAnnotation):
         return np.zeros(window.shape, np.bool_)
-    holes = Outlines(tumor=annotation.outlines.holes)
+    drawn = annotation.outlines
+    holes = Outlines(tumor=[*drawn.holes, *drawn.cut])
     return PolygonAnnotation.of(holes, annotation).tumor(window)
