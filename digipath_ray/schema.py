@@ -150,6 +150,19 @@ PATIENTS = table(
     column("note", pa.string(), "what to know of the stage", null=True),
 )
 
+ANNOTATIONS = table(
+    column("slide_id", pa.string(), "the slide"),
+    column("annotation", pa.string(), "file of its annotation", null=True),
+    column("format", pa.string(), "format of the file"),
+    column("tumor_shapes", pa.int64(), "shapes that are tumor; of a mask 1"),
+    column("tumor_mm2", pa.float64(), "area drawn as tumor on the slide, mm2"),
+    column("hole_mm2", pa.float64(), "area drawn as cut out of it, mm2"),
+    column("ignored_mm2", pa.float64(), "area neither tumor nor normal, mm2"),
+    column("beyond", pa.float64(), "tumor drawn beyond the slide, fraction"),
+    column("classes", pa.list_(pa.string()), "classes of the file, and their meaning"),
+    column("concerns", pa.list_(pa.string()), "what is not used as it was drawn"),
+)
+
 _SAMPLE = (
     column("slide_id", pa.string(), "the slide"),
     column("x", pa.int64(), "top-left corner, px at level 0"),

@@ -107,7 +107,7 @@ def test_real_lesions_are_those_of_the_whole_arrays(
     path = shared_data / "camelyon16" / "annotations" / name
     extent = Extent(width=32_000, height=82_000, mpp_x=0.243, mpp_y=0.243)
     row = SlideRow(slide_id="s", path="", annotation=str(path))
-    truth = truth_of(row, extent, AnnotationSpec())
+    truth = truth_of(row, extent, AnnotationSpec(), {})
     assert truth is not None
     assert (truth.count, len(truth.itc)) == (lesions, itc)
     window = Window.over(extent, 32, 32)
@@ -129,7 +129,7 @@ def test_a_hit_in_a_real_lesion_is_found_in_level_0_px(shared_data: Path) -> Non
     shapes = sorted(annotation.geometry.geoms, key=lambda g: -g.area)
     points = [shape.representative_point() for shape in shapes]
     large, small = (Detection(0.9, int(p.x), int(p.y)) for p in points[:2])
-    truth = truth_of(row, extent, AnnotationSpec())
+    truth = truth_of(row, extent, AnnotationSpec(), {})
     beside = Detection(0.8, 10, 10)
     hits = match([large, small, beside], truth, mpp_x=0.243, mpp_y=0.243)
     assert hits.lesions.tolist() == [0.9]  # the small one is isolated tumor cells

@@ -18,7 +18,12 @@ from digipath_ray.export.dicom_seg import (
     quantize,
     write_segmentations,
 )
-from digipath_ray.export.dicom_source import derive_uid, find_source, make_source
+from digipath_ray.export.dicom_source import (
+    derive_uid,
+    find_source,
+    make_source,
+    place_on_glass,
+)
 from digipath_ray.heatmap.heatmap import Heatmap
 from digipath_ray.outcome.features import FEATURES, FEATURES_SCHEMA
 from digipath_ray.outcome.staging import Metastasis, stage_patient
@@ -352,3 +357,20 @@ def test_the_command_says_what_was_left_out(tmp_path: Path) -> None:
     assert "left out  p1_node_2: no outlines in lesions/" in said
     assert f"geojson   {out} (1 file)" in said
     assert f"csv       {out} (3 files)" in said
+
+
+@pytest.mark.parametrize(
+    ("along_x", "along_y", "first"),
+    [
+        (15.0, 25.0, (20.0, 50.0)),  # 5 mm and 25 mm of glass on both sides
+        (25.0, 75.0, (25.0, 75.0)),
+        (30.0, 80.0, (30.0, 80.0)),  # too large: it begins at the corner
+    ],
+)
+def test_a_made_up_image_lies_on_the_glass(
+    along_x: float, along_y: float, first: tuple[float, float]
+) -> None:
+    assert place_on_glass(along_x=along_x, along_y=along_y) == first
+    # Rows and columns run against the axes, so the last pixel has the least offsets.
+    assert first[0] - along_x >= 0
+    assert first[1] - along_y >= 0

@@ -193,3 +193,19 @@ def test_a_million_pixels_take_no_time(capsys: pytest.CaptureFixture[str]) -> No
     with capsys.disabled():
         corners = shapely.get_num_coordinates(shape)
         print(f"\n{pixels.sum()} px, {corners} corners: traced in {seconds:.2f} s")
+
+
+def test_coordinates_have_two_decimals() -> None:
+    shape = outline(
+        np.ones((2, 2), bool),
+        x=0,
+        y=0,
+        l0_per_px_x=32.12345,
+        l0_per_px_y=16.54321,
+        max_x=500,
+        max_y=30.0012345,
+    )
+    made = feature(shape, class_name="Tumor", color=(1, 2, 3), name="", measurements={})
+    (ring,) = made["geometry"]["coordinates"]
+    assert sorted({x for x, _ in ring}) == [0, 64.25]
+    assert sorted({y for _, y in ring}) == [0, 30.0]

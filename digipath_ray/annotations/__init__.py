@@ -5,8 +5,8 @@ DigestPath) are all read into an :class:`Annotation` in level-0 px, relative to 
 scanned bounds, as in QuPath: what counts from the whole canvas is moved here.
 """
 
-import logging
 import weakref
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +19,13 @@ from defusedxml import ElementTree
 from shapely import affinity
 
 from digipath_ray.annotations import asap, imagescope
+from digipath_ray.annotations.account import Account, check_holds_tumor
 from digipath_ray.annotations.annotation import Annotation, PolygonAnnotation
-from digipath_ray.annotations.geojson import parse_geojson
+from digipath_ray.annotations.drawing import sort_by_meaning
+from digipath_ray.annotations.geojson import read_geojson
 from digipath_ray.annotations.maskimage import MaskAnnotation, read_mask_annotation
+from digipath_ray.annotations.maskvalues import MaskRule
+from digipath_ray.annotations.otherprograms import INSTEAD, xml_program
 from digipath_ray.annotations.outlines import Meaning, Meanings, Outlines
 from digipath_ray.annotations.window import SlideSize, Window
 from digipath_ray.config.run import Origin
@@ -32,8 +36,10 @@ from digipath_ray.storage.files import is_url
 
 __all__ = [
     "ANNOTATION_SUFFIXES",
+    "Account",
     "Annotation",
     "MaskAnnotation",
+    "MaskRule",
     "Meaning",
     "Meanings",
     "PolygonAnnotation",
@@ -41,8 +47,6 @@ __all__ = [
     "Window",
     "read_annotation",
 ]
-
-log = logging.getLogger(__name__)
 
 XML_SUFFIXES = (".xml",)
 GEOJSON_SUFFIXES = (".geojson", ".json", ".geojson.gz", ".json.gz")
@@ -61,37 +65,43 @@ def read_annotation(
     classes: Meanings | None = None,
     above: float | None = None,
     origin: Origin | None = None,
+    values: Mapping[float, str] | None = None,
+    trusted: bool = False,
 ) -> Annotation:
-    """Read the annotation of a slide; a valid but empty file means no tumor.
+    """Read the annotation of a slide; only an empty file means no tumor.
 
     Args:
         path: file of the annotation.
         slide: the slide's ``SlideInfo``, or any object with width and height.
         classes: meaning of ASAP groups, QuPath classes and ImageScope layers, by name
             (layers also by Id). Extends and overrides the defaults
-            ``asap.KNOWN_GROUPS``, ``geojson.KNOWN_CLASSES``; an ImageScope layer is
-            tumor.
-        above: threshold of a mask image: tumor is above this value. Default 0; 127 for
-            JPEG.
+            ``asap.KNOWN_GROUPS`` and ``drawing.KNOWN_CLASSES``.
+        above: threshold of a mask image: tumor is above this value. Default: the one
+            value beside 0 is tumor; above 127 in a JPEG.
         origin: what the file counts from where the slide is part of a larger canvas.
             Default: ASAP, ImageScope and HALO from the canvas, QuPath from the bounds,
             a mask as its size says.
+        values: value of a mask image -> "tumor", "ignored" or "skip".
+        trusted: do not count the values of a mask again, which takes a while: they were
+            found to be clear.
 
     Raises:
         SlideError: the file is missing, damaged or of an unsupported format, has a
-            group or class of unknown meaning, is a mask of another aspect ratio, or may
+            group or class of unknown meaning, holds things of which none is tumor on
+            the slide, is a mask of another aspect ratio or of unclear values, or may
             count from the canvas or from the bounds.
         ValueError: ``classes`` holds an unknown meaning, or ``origin`` is unknown.
     """
     check_origin(origin)
+    rule = MaskRule(above=above, values=values or {})
     if not is_url(path):
-        return _read_file(Path(path), slide, classes, above, origin)
+        return _read_file(Path(path), slide, classes, rule, origin, trusted)
     with ExitStack() as held:
         try:
             copy = held.enter_context(local_copy(path))
         except FileNotFoundError as e:
             raise SlideError(str(e), "check the path in the manifest") from e
-        annotation = _read_file(copy.path, slide, classes, above, origin)
+        annotation = _read_file(copy.path, slide, classes, rule, origin, trusted)
         # A mask is read lazily, so the local copy must live as long as the annotation.
         weakref.finalize(annotation, held.pop_all().close)
     return annotation
@@ -101,15 +111,17 @@ def _read_file(
     path: Path,
     slide: SlideSize,
     classes: Meanings | None,
-    above: float | None,
+    rule: MaskRule,
     origin: Origin | None,
+    trusted: bool,
 ) -> Annotation:
     name = path.name.lower()
     _check_readable(path)
     if name.endswith(MASK_SUFFIXES):
-        return read_mask_annotation(path, slide, above, origin)
+        return read_mask_annotation(path, slide, rule, origin=origin, trusted=trusted)
     if name.endswith(GEOJSON_SUFFIXES):
-        outlines, usual = parse_geojson(path, classes), QUPATH
+        outlines = sort_by_meaning(read_geojson(path), path, classes)
+        usual = QUPATH
     elif name.endswith(XML_SUFFIXES):
         outlines, usual = _parse_xml(path, classes), XML
     else:
@@ -117,11 +129,10 @@ def _read_file(
             f"{path.name}: unsupported annotation format",
             f"supported suffixes: {' '.join(ANNOTATION_SUFFIXES)}",
         )
-    if outlines.skipped:
-        parts = [f"{n} x {what}" for what, n in sorted(outlines.skipped.items())]
-        log.warning("%s: skipped %s", path.name, ", ".join(parts))
     placed = _placed(outlines, slide, usual=usual, origin=origin, name=path.name)
-    return PolygonAnnotation.of(placed, slide)
+    annotation = PolygonAnnotation.of(placed, slide)
+    check_holds_tumor(path.name, placed, annotation.geometry, slide)
+    return annotation
 
 
 def _placed(
@@ -152,6 +163,7 @@ def _placed(
         tumor=[affinity.translate(shape, x, y) for shape in outlines.tumor],
         holes=[affinity.translate(shape, x, y) for shape in outlines.holes],
         ignored=[affinity.translate(shape, x, y) for shape in outlines.ignored],
+        cut=[affinity.translate(shape, x, y) for shape in outlines.cut],
     )
 
 
@@ -169,13 +181,15 @@ def _check_readable(path: Path) -> None:
 def _parse_xml(path: Path, classes: Meanings | None) -> Outlines:
     root = _read_xml(path)
     if root.tag == asap.ROOT:
-        return asap.parse_asap(root, path, classes)
+        return sort_by_meaning(asap.read_asap(root, path), path, classes)
     if root.tag == imagescope.ROOT:
-        return imagescope.parse_imagescope(root, path, classes)
+        return sort_by_meaning(imagescope.read_imagescope(root, path), path, classes)
+    program = xml_program(root)
     raise SlideError(
-        f"{path.name}: unsupported XML root <{root.tag}>; expected ASAP's "
-        f"<{asap.ROOT}> or ImageScope's <{imagescope.ROOT}>",
-        "export the annotation from QuPath as GeoJSON, or as a mask image",
+        f"{path.name}: unsupported XML root <{root.tag}>"
+        f"{f' ({program})' if program else ''}; expected ASAP's <{asap.ROOT}> or "
+        f"ImageScope's and HALO's <{imagescope.ROOT}>",
+        INSTEAD,
     )
 
 

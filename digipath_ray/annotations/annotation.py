@@ -1,7 +1,7 @@
 """Interface of annotations, and the implementation for polygons."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol, Self
 
@@ -9,6 +9,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+from digipath_ray.annotations.account import Account, account_of
 from digipath_ray.annotations.edges import Edges
 from digipath_ray.annotations.outlines import Outlines, Shape, areas_of
 from digipath_ray.annotations.window import SlideSize, Window
@@ -26,6 +27,10 @@ class Annotation(Protocol):
     @property
     def skipped(self) -> Mapping[str, int]:
         """Number of skipped elements of the file, by reason."""
+
+    @property
+    def account(self) -> Account:
+        """What the file holds and what of it is used."""
 
     @property
     def area_px(self) -> float:
@@ -59,6 +64,7 @@ class PolygonAnnotation:
         width: slide width, level-0 px.
         height: slide height, level-0 px.
         skipped: number of skipped elements of the file, by reason.
+        outlines: what the file holds.
     """
 
     geometry: Shape
@@ -66,6 +72,7 @@ class PolygonAnnotation:
     width: int
     height: int
     skipped: Mapping[str, int]
+    outlines: Outlines = field(default_factory=Outlines)
 
     @classmethod
     def of(cls, outlines: Outlines, slide: SlideSize) -> Self:
@@ -84,7 +91,13 @@ class PolygonAnnotation:
             width=slide.width,
             height=slide.height,
             skipped=dict(outlines.skipped),
+            outlines=outlines,
         )
+
+    @cached_property
+    def account(self) -> Account:
+        """What the file holds and what of it is used."""
+        return account_of(self.outlines, self)
 
     @property
     def area_px(self) -> float:

@@ -4,17 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from digipath_ray.annotations.outlines import (
-    Meaning,
-    Meanings,
-    Outlines,
-    Point,
-    coordinate,
-    meanings,
-    polygon,
-    unknown_name,
-)
-from digipath_ray.slide.info import SlideError
+from digipath_ray.annotations.drawing import Drawing, Drawn
+from digipath_ray.annotations.outlines import Meaning, Point, coordinate, polygon
 
 ROOT = "ASAP_Annotations"
 NO_GROUP = "None"
@@ -26,50 +17,45 @@ KNOWN_GROUPS: dict[str, Meaning] = {
     "metastases": "tumor",
     "Exclusion": "hole",
     "normal": "hole",
-    NO_GROUP: "ignored",
 }
-"""Group ``_2`` / ``Exclusion`` (CAMELYON16) and ``normal`` (CAMELYON17) are holes.
-
-``None`` marks an outline without a group in ASAP. Its meaning is unknown, so it is
-ignored in training.
-"""
-AREA_TYPES = ("Polygon", "Spline", "Rectangle")
+"""Group ``_2`` / ``Exclusion`` (CAMELYON16) and ``normal`` (CAMELYON17) are holes."""
+AREA_TYPES = ("polygon", "spline", "rectangle")
 """A spline is read as the polygon through its points."""
 
 
-def parse_asap(root: Any, path: Path, classes: Meanings | None) -> Outlines:
-    """Parse the outlines of an ASAP file from its XML root.
+def read_asap(root: Any, path: Path) -> Drawing:
+    """Read the shapes of an ASAP file from its XML root.
+
+    ``None`` marks an outline without a group in ASAP. Beside outlines with one its
+    meaning is unknown, so it is ignored in training; alone it is refused.
 
     Raises:
-        SlideError: a group of unknown meaning, or coordinates that are not numbers.
+        SlideError: coordinates that are not numbers.
     """
-    known = meanings(KNOWN_GROUPS, classes)
     parents = {
         g.get("Name"): g.get("PartOfGroup", NO_GROUP) for g in root.iter("Group")
     }
-    outlines = Outlines()
-    groups = set()
+    drawing = Drawing(
+        kind="ASAP XML",
+        word="group",
+        known=KNOWN_GROUPS,
+        no_class=NO_GROUP,
+        alone=None,
+        beside="ignored",
+    )
     for drawn in root.iter("Annotation"):
         kind = drawn.get("Type", "Polygon")
-        if kind not in AREA_TYPES:
-            outlines.skipped[f"a {kind}"] += 1
+        if kind.casefold() not in AREA_TYPES:
+            drawing.skipped[f"a {kind}"] += 1
             continue
         points = list(_points(drawn, path))
         if len(points) < 3:
-            outlines.skipped["fewer than 3 points"] += 1
+            drawing.skipped["fewer than 3 points"] += 1
             continue
-        group = drawn.get("PartOfGroup", NO_GROUP)
-        meaning = _meaning(group, parents, known)
-        if meaning is None:
-            raise unknown_name(path, "group", group, known=KNOWN_GROUPS)
-        groups.add(group)
-        outlines.add(meaning, polygon(points))
-    if groups == {NO_GROUP} and known[NO_GROUP.casefold()] == "ignored":
-        raise SlideError(
-            f"{path.name}: no outline has a group, so tumor is not defined",
-            f"assign groups in ASAP, or set classes = {{{NO_GROUP!r}: 'tumor'}}",
-        )
-    return outlines
+        group = drawn.get("PartOfGroup") or NO_GROUP
+        names = tuple(_with_parents(group, parents))
+        drawing.add(Drawn(shape=polygon(points), names=names))
+    return drawing
 
 
 def _points(drawn: Any, path: Path) -> Iterator[Point]:
@@ -81,14 +67,10 @@ def _points(drawn: Any, path: Path) -> Iterator[Point]:
         yield coordinate(path, point.get("X")), coordinate(path, point.get("Y"))
 
 
-def _meaning(
-    group: str, parents: dict[str, str], known: dict[str, Meaning]
-) -> Meaning | None:
-    """Meaning of a group, falling back to its parent groups."""
+def _with_parents(group: str, parents: dict[str, str]) -> Iterator[str]:
+    """A group, then the groups that it is part of; nothing for no group."""
     seen: set[str] = set()
-    while group.casefold() not in known:
+    while group.casefold() != NO_GROUP.casefold() and group not in seen:
         seen.add(group)
+        yield group
         group = parents.get(group, NO_GROUP)
-        if group == NO_GROUP or group in seen:
-            return None
-    return known[group.casefold()]

@@ -19,19 +19,20 @@ from typing import Any
 import numpy as np
 import shapely
 
+from digipath_ray.annotations.account import Account
 from digipath_ray.annotations.annotation import (
     Annotation,
     Bools,
     PolygonAnnotation,
 )
-from digipath_ray.annotations.geojson import KNOWN_CLASSES, parse_geojson
+from digipath_ray.annotations.drawing import FRAME_CLASS, is_frame, sort_by_meaning
+from digipath_ray.annotations.geojson import read_geojson
 from digipath_ray.annotations.outlines import Meanings, Outlines, Shape
 from digipath_ray.annotations.window import SlideSize, Window
 from digipath_ray.slide.info import SlideError
 
 log = logging.getLogger(__name__)
 
-FRAME_CLASS = "Region*"
 SUFFIX = ".geojson"
 UNTOUCHED = "digipath_ray_untouched"
 """GeoJSON key that stores the digest of the features at export.
@@ -66,6 +67,13 @@ class CorrectedAnnotation:
         """Number of skipped elements of both files, by reason."""
         before = {} if self.base is None else self.base.skipped
         return dict(Counter(self.correction.skipped) + Counter(before))
+
+    @property
+    def account(self) -> Account:
+        """What both files hold and what of it is used."""
+        if self.base is None:
+            return self.correction.account
+        return self.base.account.with_correction(self.correction.account)
 
     @cached_property
     def area_px(self) -> float:
@@ -146,10 +154,9 @@ def read_corrected(
     Raises:
         SlideError: the file is damaged, has an unknown class or no frame.
     """
-    outlines = parse_geojson(path, classes)
-    others = {*KNOWN_CLASSES, *(classes or {})}
-    only_frames: Meanings = {**dict.fromkeys(others, "skip"), FRAME_CLASS: "tumor"}
-    frames = _within(parse_geojson(path, only_frames).tumor, slide)
+    drawing = read_geojson(path)
+    outlines = sort_by_meaning(drawing, path, classes)
+    frames = _within([d.shape for d in drawing.shapes if is_frame(d)], slide)
     if frames.geometry.is_empty:
         raise SlideError(
             f"{path.name}: no frame of class {FRAME_CLASS}, so the corrected area is "

@@ -5,13 +5,16 @@ nearest neighbor.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from digipath_ray.annotations.maskbits import Bits, Bools, Indices, open_bits
+from digipath_ray.annotations.account import Account
+from digipath_ray.annotations.maskbits import Bits, Bools, Indices
+from digipath_ray.annotations.maskfile import MaskPixels, open_mask
+from digipath_ray.annotations.maskvalues import MaskRule, account_of_mask
 from digipath_ray.annotations.window import SlideSize, Window
 from digipath_ray.config.run import Origin
 from digipath_ray.slide.frames import canvas_of, mask_origin
@@ -31,6 +34,8 @@ class MaskAnnotation:
         width: slide width, level-0 px.
         height: slide height, level-0 px.
         skipped: always empty for a mask.
+        ignored_bits: pixels that are neither tumor nor normal; None if there are none.
+        account: which values of the mask count.
         canvas: what the mask covers, if that is more than the slide.
     """
 
@@ -39,6 +44,8 @@ class MaskAnnotation:
     height: int
     skipped: Mapping[str, int] = field(default_factory=dict)
     canvas: Canvas | None = None
+    ignored_bits: Bits | None = None
+    account: Account = field(default_factory=Account)
 
     @property
     def l0_per_px(self) -> tuple[float, float]:
@@ -81,8 +88,10 @@ class MaskAnnotation:
         return out
 
     def ignored(self, window: Window) -> Bools:
-        """Always False: a mask has no ignored class."""
-        return np.zeros(window.shape, np.bool_)
+        """Pixels of a window without known tissue, bool [height, width]."""
+        if self.ignored_bits is None:
+            return np.zeros(window.shape, np.bool_)
+        return replace(self, bits=self.ignored_bits).tumor(window)
 
     def tumor_map(self, l0_per_px_x: float, l0_per_px_y: float) -> Bools:
         """Pixels that cover any tumor mask px, bool [rows, cols]."""
@@ -129,27 +138,38 @@ class MaskAnnotation:
 def read_mask_annotation(
     path: Path,
     slide: SlideSize,
-    above: float | None,
+    rule: MaskRule,
+    *,
     origin: Origin | None = None,
+    trusted: bool = False,
 ) -> MaskAnnotation:
     """Read a mask image that covers the slide, or its canvas, from edge to edge.
 
+    Args:
+        path: any image; see :func:`digipath_ray.annotations.maskfile.open_mask`.
+        slide: width and height, level-0 px.
+        rule: what the user says of masks.
+        origin: what the mask covers, the canvas or the bounds; None goes by its size.
+        trusted: do not count the values again: they were found to be clear.
+
     Raises:
-        SlideError: another aspect ratio than the slide, not an image, damaged or too
-            large.
+        SlideError: another aspect ratio than the slide, unclear values, not an image,
+            damaged or too large.
     """
-    return place_mask(open_bits(path, above), slide, origin=origin, name=path.name)
+    pixels = open_mask(path, rule, trusted=trusted)
+    found = annotation_of_mask(pixels, width=slide.width, height=slide.height)
+    return fit_mask(found, slide, origin=origin, name=path.name)
 
 
-def place_mask(
-    bits: Bits, slide: SlideSize, *, origin: Origin | None = None, name: str
+def fit_mask(
+    mask: MaskAnnotation, slide: SlideSize, *, origin: Origin | None = None, name: str
 ) -> MaskAnnotation:
-    """A mask's pixels as the annotation of a slide, by what their size fits.
+    """The mask over a slide, its canvas or another mask, by what its size fits.
 
     Raises:
         SlideError: another aspect ratio than the slide, or its canvas fits as well.
     """
-    canvas = canvas_of(slide)
+    bits, canvas = mask.bits, canvas_of(slide)
     try:
         covers = mask_origin(
             (bits.width, bits.height),
@@ -170,11 +190,30 @@ def place_mask(
             "than 2 %",
             "give a mask that covers exactly this slide, edge to edge",
         )
-    return MaskAnnotation(
-        bits=bits,
+    return replace(
+        mask,
         width=slide.width,
         height=slide.height,
         canvas=canvas if covers == "canvas" else None,
+    )
+
+
+def annotation_of_mask(
+    pixels: MaskPixels, *, width: int, height: int
+) -> MaskAnnotation:
+    """A mask's pixels as the annotation of a slide of a size, level-0 px."""
+    account, bits = Account(kind="mask image"), pixels.tumor
+    if pixels.seen is not None:
+        scale = width * height / (bits.width * bits.height)
+        account = account_of_mask(
+            pixels.seen, pixels.decision, area_px=width * height, l0_per_px=scale
+        )
+    return MaskAnnotation(
+        bits=bits,
+        width=width,
+        height=height,
+        ignored_bits=pixels.ignored,
+        account=account,
     )
 
 

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import shapely
 
@@ -24,29 +24,53 @@ MIN_POINTS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Outlines:
-    """Valid shapes of a file by meaning, level-0 px.
+    """Valid shapes of a file by meaning, level-0 px, and what is not among them.
 
     Attributes:
         tumor: tumor.
         holes: shapes cut out of the tumor.
         ignored: neither tumor nor normal tissue.
-        skipped: number of skipped elements, by reason.
+        cut: what the file cuts out of its shapes, which have no such areas any more.
+        names: meaning -> what the file calls each of these shapes, in their order.
+        unused: number of shapes not drawn because of what their name means, by name.
+        skipped: number of elements that cannot be used, by reason.
+        told: number of shapes that the user, not the file, said are no tumor.
+        kind: format of the file.
+        unclassified: whether the tumor is what has no class, for lack of any class.
+        notes: what was assumed, as sentences.
     """
 
     tumor: list[Shape] = field(default_factory=list)
     holes: list[Shape] = field(default_factory=list)
     ignored: list[Shape] = field(default_factory=list)
+    cut: list[Shape] = field(default_factory=list)
+    names: dict[str, list[str]] = field(default_factory=dict)
+    unused: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
+    told: int = 0
+    kind: str = ""
+    unclassified: bool = False
+    notes: tuple[str, ...] = ()
 
-    def add(self, meaning: Meaning, shape: Shape) -> None:
-        """Add a shape; one without area is counted as skipped."""
+    def add(self, meaning: Meaning, shape: Shape, name: str = "") -> None:
+        """Add a shape that has an area."""
         if meaning == "skip":
+            self.unused[name] += 1
             return
-        if shape.area == 0:
-            self.skipped["an outline without area"] += 1
-            return
+        self.of(meaning).append(shape)
+        self.names.setdefault(meaning, []).append(name)
+
+    def of(self, meaning: Meaning) -> list[Shape]:
+        """Shapes of a meaning other than skip."""
         lists = {"tumor": self.tumor, "hole": self.holes, "ignored": self.ignored}
-        lists[meaning].append(shape)
+        return lists[meaning]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing at all was drawn."""
+        return not (
+            self.tumor or self.holes or self.ignored or self.unused or self.skipped
+        )
 
 
 def polygon(shell: Sequence[Point], holes: Sequence[Sequence[Point]] = ()) -> Shape:
@@ -61,6 +85,26 @@ def polygon(shell: Sequence[Point], holes: Sequence[Sequence[Point]] = ()) -> Sh
     drawn = shapely.Polygon(shell, inner)
     if drawn.is_valid:
         return drawn
+    # Each ring by itself: make_valid adds a hole outside its outline as area.
+    outer, *cut = (_enclosed(ring) for ring in (shell, *inner))
+    return areas_of(shapely.difference(outer, shapely.union_all(cut)))
+
+
+def holes_outside(shell: Sequence[Point], holes: Sequence[Sequence[Point]]) -> int:
+    """Number of holes that do not touch the outline they are to be cut out of."""
+    inner = [hole for hole in holes if len(hole) >= MIN_POINTS]
+    if not inner or len(shell) < MIN_POINTS:
+        return 0
+    outer = _enclosed(shell)
+    shapely.prepare(outer)
+    return sum(not outer.intersects(_enclosed(hole)) for hole in inner)
+
+
+def _enclosed(ring: Sequence[Point]) -> Shape:
+    """Everything that a ring encloses."""
+    drawn = shapely.Polygon(ring)
+    if drawn.is_valid:
+        return drawn
     return areas_of(shapely.make_valid(drawn, method="structure", keep_collapsed=False))
 
 
@@ -68,40 +112,6 @@ def areas_of(shape: Shape) -> Shape:
     """MultiPolygon of a shape, without its points and lines."""
     parts = shapely.get_parts(shapely.get_parts(shape))
     return shapely.MultiPolygon([p for p in parts if p.geom_type == "Polygon"])
-
-
-def meanings(known: Meanings, classes: Meanings | None) -> dict[str, Meaning]:
-    """Meanings by lower-case name; the user's override the defaults.
-
-    Raises:
-        ValueError: the user gave an unknown meaning.
-    """
-    classes = classes or {}
-    for name, meaning in classes.items():
-        if meaning not in get_args(Meaning):
-            raise ValueError(
-                f"classes: {name!r} has the unknown meaning {meaning!r}: choose from "
-                f"{', '.join(get_args(Meaning))}"
-            )
-    return {
-        name.casefold(): m for table in (known, classes) for name, m in table.items()
-    }
-
-
-def unknown_name(
-    path: Path, kind: str, name: str, known: Mapping[str, Meaning]
-) -> SlideError:
-    """Error for a group or class of unknown meaning."""
-    by_meaning = [
-        f"{meaning}: {', '.join(n for n, m in known.items() if m == meaning)}"
-        for meaning in get_args(Meaning)
-        if meaning in known.values()
-    ]
-    return SlideError(
-        f"{path.name}: unknown {kind} {name!r}; known: {'; '.join(by_meaning)}",
-        f"set its meaning: classes = {{{name!r}: 'tumor'}}, or 'hole' (cut out of "
-        "the tumor), 'ignored' (neither tumor nor normal) or 'skip' (not drawn)",
-    )
 
 
 def coordinate(path: Path, value: object) -> float:

@@ -25,8 +25,10 @@ from digipath_ray.cli.options import (
     SlidesArgument,
     WeightsOption,
     with_config,
+    with_specs,
 )
 from digipath_ray.cli.view import view
+from digipath_ray.config.recipe import AnnotationSpec
 from digipath_ray.config.toml import Tree
 from digipath_ray.planning.prices import DEADLINE_H
 from digipath_ray.run.failure import RunStopped, explain_os_error
@@ -208,17 +210,42 @@ def demo(
 
 @app.command()
 @with_config
+@with_specs
 def info(
     *,
     slides: SlidesArgument,
     weights: WeightsOption = None,
     force: ForceOption = False,
+    annotation: Annotated[
+        str | None,
+        typer.Option(
+            help="show what this annotation of the slide would count as, and draw it",
+            show_default=False,
+        ),
+    ] = None,
+    picture: Annotated[
+        Path | None,
+        typer.Option(
+            help="where to draw it (.png); default: SLIDE_annotation.png here",
+            show_default=False,
+        ),
+    ] = None,
+    annotations: AnnotationSpec,
     tree: Tree,
 ) -> int:
     """A slide's format, size, mpp and levels, and the grid a run would use."""
     from digipath_ray.cli.info import show_slides
 
-    return show_slides(console(), slides, tree, weights=weights, force=force)
+    return show_slides(
+        console(),
+        slides,
+        tree,
+        weights=weights,
+        force=force,
+        annotation=annotation,
+        picture=picture,
+        annotations=annotations,
+    )
 
 
 @app.command()

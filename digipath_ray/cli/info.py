@@ -1,13 +1,17 @@
 """``digipath info``: what a slide is, and what a run would do with it."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 
+from digipath_ray.cli.annotation import describe_annotation
 from digipath_ray.cli.options import config_as_known
 from digipath_ray.cohort.inputs import SlideRow, read_cohort
+from digipath_ray.config.recipe import AnnotationSpec
 from digipath_ray.config.run import RunConfig
 from digipath_ray.config.toml import Tree
 from digipath_ray.geometry import MPP_TOLERANCE, NoLevelFineEnough
@@ -37,22 +41,67 @@ def show_slides(
     *,
     weights: str | None,
     force: bool,
+    annotation: str | None = None,
+    picture: Path | None = None,
+    annotations: AnnotationSpec | None = None,
 ) -> int:
-    """Print a page per slide; 1 if a run could not use one."""
+    """Print a page per slide; 1 if a run could not use one.
+
+    Args:
+        console: where to print.
+        slides: as the user named them.
+        tree: settings of a run.
+        weights: weights of a run.
+        force: accept what contradicts their cards.
+        annotation: annotation of the only slide, which is drawn too.
+        picture: where; default: ``<slide_id>_annotation.png``.
+        annotations: how annotations are understood.
+
+    Raises:
+        ValueError: an annotation is given for several slides.
+    """
     rows = read_cohort(slides)
+    if annotation is not None:
+        rows = [with_annotation(rows, annotation)]
+        picture = picture or Path(f"{rows[0].slide_id}_annotation.png")
+    spec = annotations or AnnotationSpec()
     config = config_as_known(tree, weights=weights, force=force)
     mpp_given = states_mpp(tree, weights)
     code = 0
     for row in rows:
         console.print(f"[bold]{escape(row.slide_id)}[/]  {escape(row.path)}")
         try:
-            for name, value in describe(row, config, mpp_given=mpp_given):
-                console.print(f"  {name:<11}{escape(value)}")
+            if annotation is None:
+                print_lines(console, describe(row, config, mpp_given=mpp_given))
+            if row.annotation is not None:
+                with open_cohort_slide(row.path, row.mpp, config) as slide:
+                    lines = describe_annotation(row, slide, spec, picture=picture)
+                    print_lines(console, lines)
         except SlideError as e:
             console.print(f"  [red]{'unusable':<11}[/]{escape(str(e))}")
             console.print(f"  {'fix':<11}{escape(e.hint)}")
             code = 1
     return code
+
+
+def print_lines(console: Console, lines: Iterable[Line]) -> None:
+    """Print properties as they are found."""
+    for name, value in lines:
+        console.print(f"  {name:<11}{escape(value)}")
+
+
+def with_annotation(rows: Sequence[SlideRow], annotation: str) -> SlideRow:
+    """The only slide with an annotation.
+
+    Raises:
+        ValueError: there are several slides.
+    """
+    if len(rows) != 1:
+        raise ValueError(
+            f"--annotation {annotation}: of one slide, but {len(rows)} are given: name "
+            "the slide that it belongs to"
+        )
+    return replace(rows[0], annotation=annotation)
 
 
 def states_mpp(tree: Tree, weights: str | None) -> bool:

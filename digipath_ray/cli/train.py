@@ -1,7 +1,7 @@
 """``digipath train``: an annotated cohort in, an ensemble with model cards out."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +9,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from digipath_ray.annotations import Account
 from digipath_ray.cli.run import print_failure
+from digipath_ray.cohort.drawn import MOST_LINES, describe_accounts
 from digipath_ray.cohort.inputs import read_cohort
 from digipath_ray.config.toml import Tree
 from digipath_ray.distributed.fit import FitListener, FitSummary, fit_cohort
 from digipath_ray.networks.card import ModelCard
 from digipath_ray.networks.resolve import resolve_recipe
+from digipath_ray.run.failure import Failure
 from digipath_ray.storage.files import read_table, read_text
 from digipath_ray.training.directory import FitDirectory
 from digipath_ray.training.folds import Folds
@@ -48,6 +51,18 @@ def narrate(console: Console) -> FitListener:
         if done == total or done % max(1, total // 10) == 0:
             console.print(f"patches drawn on {done} of {count(total, 'slide')}")
 
+    def unusable(failures: Sequence[Failure]) -> None:
+        # Before the members are fitted, which may take days, and may be refused.
+        for failure in failures[:MOST_LINES]:
+            print_failure(console, failure)
+        if len(failures) > MOST_LINES:
+            more = count(len(failures) - MOST_LINES, "more slide")
+            console.print(f"[red]failed[/] {more}: see failures.parquet")
+
+    def annotated(accounts: Mapping[str, Account]) -> None:
+        for line in describe_accounts(accounts):
+            console.print(f"[yellow]note[/] {escape(line)}")
+
     def folded(folds: Folds) -> None:
         for warning in folds.warnings:
             console.print(f"[yellow]note[/] {escape(warning)}")
@@ -60,7 +75,12 @@ def narrate(console: Console) -> FitListener:
         console.print(escape(format_epoch(member, row)))
 
     return FitListener(
-        sampled=sampled, folded=folded, resumed=resumed, epoch_ended=epoch_ended
+        sampled=sampled,
+        unusable=unusable,
+        annotated=annotated,
+        folded=folded,
+        resumed=resumed,
+        epoch_ended=epoch_ended,
     )
 
 

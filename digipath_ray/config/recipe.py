@@ -23,6 +23,17 @@ from digipath_ray.config.run import (
     option,
 )
 
+VALUE_MEANINGS = {
+    "tumor": "tumor",
+    "ignore": "ignored",
+    "ignored": "ignored",
+    "other": "skip",
+    "normal": "skip",
+    "background": "skip",
+    "skip": "skip",
+}
+"""What a value of a mask image may mean, as the user says it and as it is kept."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class AnnotationSpec:
@@ -34,7 +45,14 @@ class AnnotationSpec:
         "comma-separated; MEANING: tumor, hole, ignored or skip",
     )
     mask_above: float | None = option(
-        None, "mask images: tumor is above this value (default: 0, JPEG: 127)"
+        None,
+        "mask images, references and predictions: tumor is above this value (default: "
+        "the one value beside 0; 127 for JPEG)",
+    )
+    mask_values: tuple[str, ...] = option(
+        (),
+        "mask images, references and predictions: what values mean, MEANING=VALUE, "
+        "comma-separated, e.g. tumor=2,ignore=255; MEANING: tumor, ignore or other",
     )
     origin: Origin | None = option(
         None,
@@ -51,12 +69,34 @@ class AnnotationSpec:
             check(ok, "annotations.classes", text, want)
         if self.origin is not None:
             check_choice("annotations.origin", self.origin, Origin)
+        for text in self.mask_values:
+            meaning, _, value = text.partition("=")
+            ok = meaning.strip().lower() in VALUE_MEANINGS and _is_number(value)
+            want = "tumor=VALUE, ignore=VALUE or other=VALUE, e.g. tumor=2,ignore=255"
+            check(ok, "annotations.mask_values", text, want)
+        both = bool(self.mask_values) and self.mask_above is not None
+        want = "one of mask_above and mask_values"
+        check(not both, "annotations.mask_above", self.mask_above, want)
 
     @property
     def meanings(self) -> dict[str, Any]:
         """Name -> meaning."""
         pairs = (text.rpartition("=") for text in self.classes)
         return {name: meaning for name, _, meaning in pairs}
+
+    @property
+    def mask_meanings(self) -> dict[float, str]:
+        """Value of a mask image -> meaning: tumor, ignored or skip."""
+        pairs = (text.partition("=") for text in self.mask_values)
+        return {float(v): VALUE_MEANINGS[m.strip().lower()] for m, _, v in pairs}
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -352,5 +352,6 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return [
         f"{key}: {a.get(key, 'not set')} -> {b.get(key, 'not set')}"
         for key in sorted((a.keys() | b.keys()) - {*FREE_TO_CHANGE})
-        if a.get(key) != b.get(key)
+        # A list that an older version did not have yet is empty.
+        if a.get(key) != b.get(key) and (key in a or b.get(key) != [])
     ]

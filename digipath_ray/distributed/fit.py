@@ -20,8 +20,11 @@ import ray.train
 import torch
 
 from digipath_ray import schema
+from digipath_ray.annotations import Account
+from digipath_ray.cohort.drawn import check_cohort_classes
 from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.config.recipe import Recipe
+from digipath_ray.distributed.attempts import explain
 from digipath_ray.distributed.connect import connected
 from digipath_ray.distributed.fit_member import divide_fit, fit_member
 from digipath_ray.distributed.fit_samples import sample_cohort
@@ -35,7 +38,12 @@ from digipath_ray.training.conclusion import is_finished, patients_of
 from digipath_ray.training.directory import FitDirectory
 from digipath_ray.training.folds import Folds, Split, assign_folds
 from digipath_ray.training.reader import PatchReader
-from digipath_ray.training.sampled import added_samples, own_samples
+from digipath_ray.training.sampled import (
+    accounts_of,
+    added_samples,
+    annotation_rows,
+    own_samples,
+)
 from digipath_ray.training.sampling import (
     draw_validation,
     is_tumor,
@@ -55,6 +63,8 @@ class FitListener:
     """Receives the progress of a fit."""
 
     sampled: Callable[[int, int], None] = lambda done, total: None
+    unusable: Callable[[Sequence[Failure]], None] = lambda failures: None
+    annotated: Callable[[Mapping[str, Account]], None] = lambda accounts: None
     folded: Callable[[Folds], None] = lambda folds: None
     resumed: Callable[[str, int], None] = lambda member, epochs: None
     epoch_ended: Callable[[str, dict[str, Any]], None] = lambda member, row: None
@@ -115,7 +125,12 @@ def _fit(
     tables, failures = sample_cohort(
         directory, rows, recipe, report=lambda n: listener.sampled(n, len(rows))
     )
+    failures += refuse_unclassified(rows, tables)
     write_failures(directory, failures)
+    annotations = annotation_rows(rows, tables)
+    directory.write_table(directory.annotations, annotations, schema.ANNOTATIONS)
+    listener.unusable(failures)
+    listener.annotated(accounts_of(tables))
     folds = settle_folds(directory, rows, tables, recipe)
     listener.folded(folds)
     names = [m.name for m in recipe.members]
@@ -134,6 +149,20 @@ def _fit(
         folds=folds,
         failures=failures,
     )
+
+
+def refuse_unclassified(
+    rows: Sequence[SlideRow], tables: dict[str, pa.Table]
+) -> list[Failure]:
+    """Take out slides whose tumor has no class where others' has; their failures."""
+    errors = check_cohort_classes(accounts_of(tables))
+    for slide_id in errors:
+        del tables[slide_id]
+    return [
+        explain(errors[row.slide_id], row, "prepare")
+        for row in rows
+        if row.slide_id in errors
+    ]
 
 
 def write_failures(directory: FitDirectory, failures: Sequence[Failure]) -> None:

@@ -2,15 +2,16 @@
 
 camelyon16.grand-challenge.org/Evaluation; Bejnordi et al., JAMA 2017;318:2199.
 
-The organizers' masks are binary and their script has no ignored class: ignored areas
-are not lesions, and a detection there is a false positive.
+The organizers' masks are 1 where tissue and 2 where tumor is. Their script has no
+ignored class: ignored areas are not lesions, and a detection there is a false positive.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from digipath_ray.annotations import Window
+from digipath_ray.annotations import Account, Window
+from digipath_ray.annotations.maskfile import count_values
 from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.config.recipe import AnnotationSpec
 from digipath_ray.evaluate.bootstrap import (
@@ -46,6 +47,8 @@ from digipath_ray.evaluate.reference import (
     Extent,
     extent_of_record,
     extent_of_row,
+    is_drawn,
+    note_annotations,
     read_reference,
     read_row,
 )
@@ -53,6 +56,8 @@ from digipath_ray.evaluate.results import Evaluation
 from digipath_ray.evaluate.slidescore import auc, slide_score
 from digipath_ray.run.finished import FinishedRun
 
+ORGANIZERS_TISSUE, ORGANIZERS_TUMOR = 1, 2
+"""Values of the organizers' masks."""
 MASK_MPP = 0.243
 """Um per px of CAMELYON16's slides, and so of the challenge's masks."""
 
@@ -69,15 +74,19 @@ class SlideCase:
     outside: int = 0
 
 
-def truth_of(row: SlideRow, extent: Extent, spec: AnnotationSpec) -> LesionTruth | None:
+def truth_of(
+    row: SlideRow, extent: Extent, spec: AnnotationSpec, accounts: dict[str, Account]
+) -> LesionTruth | None:
     """Lesions of an annotated slide, rasterized at :data:`TRUTH_MPP`.
 
-    A pixel is tumor if its center is. None if the annotation has no tumor.
+    A pixel is tumor if its center is. None if the annotation has no tumor. ``accounts``
+    gets what it holds.
 
     Raises:
         SlideError: the annotation cannot be read.
     """
     annotation = read_row(row, extent, spec)
+    accounts[row.slide_id] = annotation.account
     steps = TRUTH_MPP / extent.mpp_x, TRUTH_MPP / extent.mpp_y
     tumor = annotation.tumor(Window.over(extent, *steps))
     return find_truth(tumor) if tumor.any() or annotation.area_px > 0 else None
@@ -121,10 +130,12 @@ def evaluate_camelyon16(
     predicted = run.records if run else files
     rows = read_reference(reference).with_negatives(predicted)
     check_all_predicted(rows, predicted, run)
+    spec, told = with_organizers_values(rows.values(), spec)
+    accounts: dict[str, Account] = {}
     if run:
-        maps = look_at_run(run, rows, spec, detections)
+        maps = look_at_run(run, rows, spec, detections, accounts)
     else:
-        cases = look_at_files(files, rows, spec, mask_mpp=mask_mpp)
+        cases = look_at_files(files, rows, spec, mask_mpp=mask_mpp, accounts=accounts)
         maps = {ENSEMBLE: cases}
     return score_maps(
         "camelyon16",
@@ -132,8 +143,48 @@ def evaluate_camelyon16(
         measures(fp),
         units_of(with_patients(rows, run).values(), otherwise="slide"),
         resamples=resamples,
-        notes=[*notes_on(rows.values(), maps), *note_not_scored(rows, predicted)],
+        notes=[
+            *notes_on(rows.values(), maps),
+            *told,
+            *note_annotations(accounts),
+            *note_not_scored(rows, predicted),
+        ],
     )
+
+
+def with_organizers_values(
+    rows: Iterable[SlideRow], spec: AnnotationSpec
+) -> tuple[AnnotationSpec, list[str]]:
+    """How masks are read, and a note on it, if the user says nothing of them.
+
+    Where a mask of the reference holds 1 and 2, they are the organizers': 1 is tissue
+    in all of them, also in those of slides without tumor, which hold no 2.
+
+    Raises:
+        SlideError: a mask cannot be read.
+    """
+    if spec.mask_values or spec.mask_above is not None:
+        return spec, []
+    masks = [
+        Path(row.annotation)
+        for row in rows
+        if row.annotation is not None and not is_drawn(row.annotation)
+    ]
+    values = {path.name: set(count_values(path).counts) for path in masks}
+    labels = {name: found - {0} for name, found in values.items()}
+    both = {ORGANIZERS_TISSUE, ORGANIZERS_TUMOR}
+    if both in labels.values():
+        return replace(spec, mask_values=(f"tumor={ORGANIZERS_TUMOR}",)), [
+            "the masks are the organizers': 1 is tissue, 2 is tumor"
+        ]
+    ones = [name for name, found in labels.items() if found == {ORGANIZERS_TISSUE}]
+    if ones:
+        return spec, [
+            f"1 is taken for tumor: {len(ones)} masks hold 0 and 1 alone, e.g. "
+            f"{ones[0]}, and none 2; if they are the organizers', where 1 is tissue, "
+            "give --mask-values tumor=2"
+        ]
+    return spec, []
 
 
 def measures(fp: FalsePositives) -> dict[str, Measure[SlideCase]]:
@@ -158,12 +209,13 @@ def look_at_run(
     rows: Mapping[str, SlideRow],
     spec: AnnotationSpec,
     out: Path | None,
+    accounts: dict[str, Account],
 ) -> dict[str, dict[str, SlideCase]]:
     """Score a run: ENSEMBLE and members -> slide_id -> case; writes the CSVs."""
     maps: dict[str, dict[str, SlideCase]] = {ENSEMBLE: {}}
     for slide_id, row in rows.items():
         extent = extent_of_record(run.records[slide_id].slide)
-        truth = truth_of(row, extent, spec) if row.annotation else None
+        truth = truth_of(row, extent, spec, accounts) if row.annotation else None
         for name, slide in maps_of(run.slide(slide_id)).items():
             found = find_detections(slide)
             if out is not None and name == ENSEMBLE:
@@ -181,6 +233,7 @@ def look_at_files(
     spec: AnnotationSpec,
     *,
     mask_mpp: float,
+    accounts: dict[str, Account],
 ) -> dict[str, SlideCase]:
     """Score the challenge's CSVs: slide_id -> case."""
     cases = {}
@@ -189,7 +242,7 @@ def look_at_files(
         hits, outside = match(found, None), 0
         if row.annotation is not None:
             extent = extent_of_row(row, spec, mpp=mask_mpp)
-            truth = truth_of(row, extent, spec)
+            truth = truth_of(row, extent, spec, accounts)
             hits = match(found, truth, mpp_x=extent.mpp_x, mpp_y=extent.mpp_y)
             outside = count_outside(found, extent)
         score = max((d.confidence for d in found), default=0.0)

@@ -8,6 +8,7 @@ without lesion.
 from dataclasses import dataclass
 from pathlib import Path
 
+from digipath_ray.annotations import Account
 from digipath_ray.config.recipe import AnnotationSpec
 from digipath_ray.evaluate.bootstrap import (
     ENSEMBLE,
@@ -32,7 +33,11 @@ from digipath_ray.evaluate.predicted import (
     note_not_scored,
     with_patients,
 )
-from digipath_ray.evaluate.reference import annotations_in, read_reference
+from digipath_ray.evaluate.reference import (
+    annotations_in,
+    note_annotations,
+    read_reference,
+)
 from digipath_ray.evaluate.results import Evaluation
 from digipath_ray.evaluate.slidescore import auc, slide_score
 from digipath_ray.run.finished import FinishedRun, FinishedSlide
@@ -100,11 +105,16 @@ def evaluate_digestpath2019(
     predicted = run.records if run else files
     rows = read_reference(reference).with_negatives(predicted)
     check_all_predicted(rows, predicted, run)
-    notes = note_not_scored(rows, predicted)
+    accounts: dict[str, Account] = {}
+    notes = tuple(note_not_scored(rows, predicted))
     if run:
-        maps = look_at_run(run, rows, spec, lambda s, truth: _look(s, truth, run))
+        maps = look_at_run(
+            run, rows, spec, lambda s, truth: _look(s, truth, run), accounts
+        )
     else:
-        found = {i: overlap_of_mask(row, files[i], spec) for i, row in rows.items()}
+        found = {
+            i: overlap_of_mask(row, files[i], spec, accounts) for i, row in rows.items()
+        }
         maps = {ENSEMBLE: {i: _of_mask(overlap) for i, overlap in found.items()}}
         notes = (*notes, "auc: by the lesion area of the mask")
     return score_maps(
@@ -113,7 +123,7 @@ def evaluate_digestpath2019(
         MEASURES,
         units_of(with_patients(rows, run).values(), otherwise="image"),
         resamples=resamples,
-        notes=notes,
+        notes=[*note_annotations(accounts), *notes],
     )
 
 

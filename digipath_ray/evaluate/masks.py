@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from digipath_ray.annotations import (
+    Account,
     Annotation,
     MaskAnnotation,
     Window,
-    read_annotation,
 )
-from digipath_ray.annotations.maskimage import place_mask
+from digipath_ray.annotations.maskimage import fit_mask
+from digipath_ray.cohort.drawn import check_label
 from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.config.recipe import AnnotationSpec
 from digipath_ray.evaluate.bootstrap import (
@@ -39,6 +40,7 @@ from digipath_ray.evaluate.predicted import (
 from digipath_ray.evaluate.reference import (
     annotations_in,
     is_drawn,
+    note_annotations,
     read_own_size,
     read_reference,
     read_row,
@@ -119,7 +121,9 @@ def overlap_of_slide(slide: FinishedSlide, truth: Truth, threshold: float) -> Ov
     return count_overlap(predicted, truth.tumor, truth.ignored)
 
 
-def overlap_of_mask(row: SlideRow, file: Path, spec: AnnotationSpec) -> Overlap:
+def overlap_of_mask(
+    row: SlideRow, file: Path, spec: AnnotationSpec, accounts: dict[str, Account]
+) -> Overlap:
     """Overlap of a predicted mask with a slide's reference.
 
     On the reference's grid if it is a mask, else on the prediction's, which is taken as
@@ -128,12 +132,13 @@ def overlap_of_mask(row: SlideRow, file: Path, spec: AnnotationSpec) -> Overlap:
     Args:
         row: slide with its reference.
         file: predicted mask.
-        spec: how to interpret the reference.
+        spec: how to interpret the reference, and masks of either.
+        accounts: gets what the reference's annotation holds.
 
     Raises:
         SlideError: one of the two cannot be read, or aspect ratios differ.
     """
-    own = read_own_size(row.slide_id, file)
+    own = read_own_size(row.slide_id, file, spec, is_prediction=True)
     if row.annotation is None:
         return Overlap(
             both=0,
@@ -144,10 +149,15 @@ def overlap_of_mask(row: SlideRow, file: Path, spec: AnnotationSpec) -> Overlap:
     if is_drawn(row.annotation):
         size = size_of_file(row) or own
         reference = read_row(row, size, spec)
-        predicted = place_mask(own.bits, size, name=file.name)
-        return pool(list(_strips(predicted, reference, at=predicted)))
-    mask = read_own_size(row.slide_id, Path(row.annotation), above=spec.mask_above)
-    return pool(list(_strips(read_annotation(file, slide=mask), mask, at=mask)))
+        accounts[row.slide_id] = reference.account
+        drawn = fit_mask(own, size, name=file.name)
+        return pool(list(_strips(drawn, reference, at=drawn)))
+    mask = read_own_size(row.slide_id, Path(row.annotation), spec)
+    check_label(row, mask)
+    accounts[row.slide_id] = mask.account
+    # Checked to be of the reference's proportions, and read at its size.
+    predicted = fit_mask(own, mask, name=file.name)
+    return pool(list(_strips(predicted, mask, at=mask)))
 
 
 def _strips(
@@ -171,6 +181,7 @@ def look_at_run(
     rows: Mapping[str, SlideRow],
     spec: AnnotationSpec,
     look: Callable[[FinishedSlide, Truth], Found],
+    accounts: dict[str, Account],
 ) -> dict[str, dict[str, Found]]:
     """Evaluate each slide for the ensemble and each member.
 
@@ -179,6 +190,7 @@ def look_at_run(
         rows: slides of the reference; those missing from the run are skipped.
         spec: how to interpret annotations.
         look: evaluates a slide with its heatmap, given the truth.
+        accounts: gets what the annotations hold, by slide_id.
 
     Returns:
         ENSEMBLE and member names -> slide_id -> result.
@@ -189,8 +201,10 @@ def look_at_run(
             continue
         maps = maps_of(run.slide(slide_id))
         whole = maps[ENSEMBLE]
-        record = replace(whole.record, annotation=row.annotation)
+        record = replace(whole.record, annotation=row.annotation, label=row.label)
         truth = read_truth(replace(whole, record=record), spec)
+        if truth.account is not None:
+            accounts[slide_id] = truth.account
         for name, slide in maps.items():
             found.setdefault(name, {})[slide_id] = look(slide, truth)
     return found
@@ -250,13 +264,20 @@ def evaluate_masks(
     run = find_run(prediction)
     files = {} if run else annotations_in(prediction)
     check_all_predicted(rows, run.records if run else files, run)
+    accounts: dict[str, Account] = {}
     if run:
         threshold = run.config.outcome.threshold
         maps = look_at_run(
-            run, rows, spec, lambda s, truth: overlap_of_slide(s, truth, threshold)
+            run,
+            rows,
+            spec,
+            lambda s, truth: overlap_of_slide(s, truth, threshold),
+            accounts,
         )
     else:
-        found = {i: overlap_of_mask(row, files[i], spec) for i, row in rows.items()}
+        found = {
+            i: overlap_of_mask(row, files[i], spec, accounts) for i, row in rows.items()
+        }
         maps = {ENSEMBLE: found}
     return score_maps(
         "masks",
@@ -264,5 +285,8 @@ def evaluate_masks(
         MEASURES,
         units_of(with_patients(rows, run).values(), otherwise="image"),
         resamples=resamples,
-        notes=note_not_scored(rows, run.records if run else files),
+        notes=[
+            *note_annotations(accounts),
+            *note_not_scored(rows, run.records if run else files),
+        ],
     )

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from digipath_ray.annotations import Account
 from digipath_ray.cohort.manifest import ALIASES, SlideRow
 from digipath_ray.cohort.sheet import cell_text, find_column, read_sheet
 from digipath_ray.config.recipe import AnnotationSpec
@@ -31,7 +32,11 @@ from digipath_ray.evaluate.predicted import (
     note_not_scored,
     with_patients,
 )
-from digipath_ray.evaluate.reference import annotations_in, read_reference
+from digipath_ray.evaluate.reference import (
+    annotations_in,
+    note_annotations,
+    read_reference,
+)
 from digipath_ray.evaluate.results import Evaluation
 from digipath_ray.outcome.burden import measure_burden
 from digipath_ray.run.finished import FinishedRun, FinishedSlide
@@ -126,11 +131,12 @@ def evaluate_paip2019(
     true = None if burdens is None else burdens_of_rows(burdens, rows)
     run = find_run(prediction)
     files = {} if run else annotations_in(prediction)
+    accounts: dict[str, Account] = {}
     if run:
-        maps = look_at_run_cases(run, rows, spec, true)
+        maps = look_at_run_cases(run, rows, spec, true, accounts)
     else:
         stated = {} if true is None else burdens_in(prediction)
-        maps = {ENSEMBLE: look_at_files(files, rows, spec, true, stated)}
+        maps = {ENSEMBLE: look_at_files(files, rows, spec, true, stated, accounts)}
     predicted = run.records if run else files
     return score_maps(
         "paip2019",
@@ -138,7 +144,11 @@ def evaluate_paip2019(
         TASK_1 if true is None else TASK_1 | TASK_2,
         units_of(with_patients(rows, run).values(), otherwise="case"),
         resamples=resamples,
-        notes=[*notes_on(maps[ENSEMBLE], true), *note_not_scored(rows, predicted)],
+        notes=[
+            *note_annotations(accounts),
+            *notes_on(maps[ENSEMBLE], true),
+            *note_not_scored(rows, predicted),
+        ],
     )
 
 
@@ -148,11 +158,12 @@ def look_at_files(
     spec: AnnotationSpec,
     true: Mapping[str, float] | None,
     burdens: Mapping[str, float],
+    accounts: dict[str, Account],
 ) -> dict[str, CaseScore]:
     """Score predicted masks and burdens: slide_id -> case."""
     return {
         slide_id: CaseScore(
-            overlap=overlap_of_mask(row, files[slide_id], spec)
+            overlap=overlap_of_mask(row, files[slide_id], spec, accounts)
             if slide_id in files
             else None,
             burden=burdens.get(slide_id),
@@ -167,6 +178,7 @@ def look_at_run_cases(
     rows: Mapping[str, SlideRow],
     spec: AnnotationSpec,
     true: Mapping[str, float] | None,
+    accounts: dict[str, Account],
 ) -> dict[str, dict[str, CaseScore]]:
     """Score a run: ENSEMBLE and members -> slide_id -> case; every row for ENSEMBLE.
 
@@ -186,7 +198,7 @@ def look_at_run_cases(
             overlap=overlap, burden=burden or 0.0, reference=true[slide_id]
         )
 
-    maps = look_at_run(run, rows, spec, look)
+    maps = look_at_run(run, rows, spec, look, accounts)
     missing = rows.keys() - run.records.keys()
     maps[ENSEMBLE] |= {
         i: CaseScore(overlap=None, burden=None, reference=None) for i in missing

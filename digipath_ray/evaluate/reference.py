@@ -1,17 +1,25 @@
 """References: manifests with annotations, or folders of masks."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from digipath_ray.annotations import (
     ANNOTATION_SUFFIXES,
+    Account,
     Annotation,
     MaskAnnotation,
     SlideSize,
     read_annotation,
 )
-from digipath_ray.annotations.maskbits import open_bits
+from digipath_ray.annotations.maskfile import open_mask
+from digipath_ray.annotations.maskimage import annotation_of_mask
+from digipath_ray.annotations.maskvalues import MaskRule
+from digipath_ray.cohort.drawn import (
+    check_cohort_classes,
+    check_label,
+    describe_accounts,
+)
 from digipath_ray.cohort.manifest import MANIFEST_SUFFIXES, SlideRow, read_manifest
 from digipath_ray.config.recipe import AnnotationSpec
 from digipath_ray.run.record import SlideRecord
@@ -159,7 +167,7 @@ def extent_of_row(row: SlideRow, spec: AnnotationSpec, *, mpp: float) -> Extent:
         )
     if row.annotation is None or is_drawn(row.annotation):
         raise unknown_size(row.slide_id)
-    mask = read_own_size(row.slide_id, Path(row.annotation), above=spec.mask_above)
+    mask = read_own_size(row.slide_id, Path(row.annotation), spec)
     slide = row.mpp or mpp
     return Extent(width=mask.width, height=mask.height, mpp_x=slide, mpp_y=slide)
 
@@ -187,29 +195,50 @@ def unknown_size(slide_id: str) -> SlideError:
 
 
 def read_own_size(
-    slide_id: str, file: Path, *, above: float | None = None
+    slide_id: str, file: Path, spec: AnnotationSpec, *, is_prediction: bool = False
 ) -> MaskAnnotation:
     """Read a mask whose pixels are level-0 px of its slide.
 
     Raises:
-        SlideError: not an image, or damaged.
+        SlideError: not an image, damaged, or of unclear values.
     """
     if is_drawn(file):
         raise unknown_size(slide_id)
-    bits = open_bits(file, above)
-    return MaskAnnotation(bits=bits, width=bits.width, height=bits.height)
+    rule = MaskRule(
+        above=spec.mask_above, values=spec.mask_meanings, is_prediction=is_prediction
+    )
+    pixels = open_mask(file, rule)
+    bits = pixels.tumor
+    return annotation_of_mask(pixels, width=bits.width, height=bits.height)
 
 
 def read_row(row: SlideRow, size: SlideSize, spec: AnnotationSpec) -> Annotation:
     """Read the annotation of a slide that has one.
 
     Raises:
-        SlideError: the annotation cannot be read.
+        SlideError: the annotation cannot be read, or has no tumor against the label.
     """
-    return read_annotation(
+    found = read_annotation(
         str(row.annotation),
         slide=size,
         classes=spec.meanings,
         above=spec.mask_above,
         origin=spec.origin,
+        values=spec.mask_meanings,
     )
+    check_label(row, found)
+    return found
+
+
+def note_annotations(accounts: Mapping[str, Account]) -> list[str]:
+    """Notes on what of the reference's annotations is not used as drawn.
+
+    Args:
+        accounts: slide_id -> account of its annotation.
+
+    Raises:
+        SlideError: tumor of one has no class, where others have classes.
+    """
+    for slide_id, error in check_cohort_classes(accounts).items():
+        raise SlideError(f"{slide_id}: {error}", error.hint)
+    return list(describe_accounts(accounts))

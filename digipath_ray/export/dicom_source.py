@@ -1,8 +1,7 @@
 """Source DICOM image of a segmentation: the slide's own, or a synthesized one.
 
 A slide in another format gets the attributes of a DICOM whole-slide image. Its UIDs are
-deterministic, and the origin is the first pixel of its matrix, as the position on the
-glass is unknown.
+deterministic. As its position on the glass is unknown, it is put in the middle of it.
 """
 
 import contextlib
@@ -25,6 +24,8 @@ from digipath_ray.storage.cache import local_copy
 ORIENTATION = (0.0, -1.0, 0.0, -1.0, 0.0, 0.0)
 """Orientation of rows and columns in the slide's frame, as scanners write it
 (label left)."""
+GLASS_MM = (25.0, 75.0)
+"""Glass along x and y of the slide's frame, whose origin is a corner of it."""
 TILE_PX = 512
 """Attributes of the referenced image; its pixels are never read."""
 SECTION_MM = 0.004
@@ -123,7 +124,11 @@ def _add_matrix(image: Dataset, slide: Mapping[str, Any]) -> None:
     image.DimensionOrganizationType = "TILED_FULL"
     image.ImageOrientationSlide = list(ORIENTATION)
     origin = Dataset()
-    origin.XOffsetInSlideCoordinateSystem = origin.YOffsetInSlideCoordinateSystem = 0
+    x_mm, y_mm = place_on_glass(
+        along_x=height * slide["mpp_y"] / 1000, along_y=width * slide["mpp_x"] / 1000
+    )
+    origin.XOffsetInSlideCoordinateSystem = format_number_as_ds(x_mm)
+    origin.YOffsetInSlideCoordinateSystem = format_number_as_ds(y_mm)
     image.TotalPixelMatrixOriginSequence = DicomSequence([origin])
     measures = Dataset()
     # DICOM order: row spacing (y) first.
@@ -133,6 +138,22 @@ def _add_matrix(image: Dataset, slide: Mapping[str, Any]) -> None:
     shared = Dataset()
     shared.PixelMeasuresSequence = DicomSequence([measures])
     image.SharedFunctionalGroupsSequence = DicomSequence([shared])
+
+
+def place_on_glass(*, along_x: float, along_y: float) -> tuple[float, float]:
+    """Offsets of the first pixel, mm, that put an image in the middle of the glass.
+
+    As its rows and columns run against the axes (:data:`ORIENTATION`), its first pixel
+    has the largest offsets. An image larger than the glass begins at 0.
+
+    Args:
+        along_x: length of the image along x, mm: its height.
+        along_y: along y: its width.
+    """
+    return (
+        max(along_x, (GLASS_MM[0] + along_x) / 2),
+        max(along_y, (GLASS_MM[1] + along_y) / 2),
+    )
 
 
 def _add_specimen(image: Dataset, slide_id: str, named: Sequence[Any]) -> None:

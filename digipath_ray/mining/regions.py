@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from skimage.transform import integral_image
 
 from digipath_ray.annotations.corrected import (
-    FRAME_CLASS,
     is_untouched,
     untouched_note,
 )
+from digipath_ray.annotations.drawing import FRAME_CLASS
 from digipath_ray.annotations.outlines import Shape
 from digipath_ray.heatmap.heatmap import Heatmap, Map
 from digipath_ray.mining.spec import Uncertainty

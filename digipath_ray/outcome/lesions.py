@@ -1,20 +1,21 @@
 """Lesions: connected regions of a thresholded heatmap, measured in um and mm2.
 
-Measured by scikit-image with physical pixel spacing, except for solidity and the Feret
-diameter: skimage rasterizes the hull, while here they are computed from the hull
-polygon, with equal results, in milliseconds even if a lesion fills a slide.
+Measured as scikit-image does with physical pixel spacing. Moments are summed here, and
+solidity and the Feret diameter computed from the hull polygon instead of its pixels:
+equal results, far below a millisecond for a small lesion.
 """
 
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import sqrt
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 from shapely.affinity import translate
-from skimage.measure import perimeter, regionprops
+from skimage.measure import perimeter
 
 from digipath_ray.heatmap.heatmap import Heatmap, Map
 from digipath_ray.outcome.hull import (
@@ -26,6 +27,7 @@ from digipath_ray.outcome.hull import (
 
 Bools = NDArray[np.bool_]
 Labels = NDArray[np.int32]
+Floats = NDArray[np.floating[Any]]
 Box = tuple[int, int, int, int]
 
 NEIGHBORS = np.ones((3, 3), np.bool_)
@@ -232,19 +234,32 @@ def _measure_small(
 
 
 def _measure(pixels: Bools, *, mpp_x: float, mpp_y: float) -> _Shape:
-    (region,) = regionprops(pixels.astype(np.uint8), spacing=(mpp_y, mpp_x))
     hull = convex_hull(pixels)
-    count = int(np.count_nonzero(pixels))
-    y_um, x_um = (
-        region.centroid_local
-    )  # offset, because skimage's pixel centers are integers
+    rows, cols = np.nonzero(pixels)
+    y_um, x_um = (rows + 0.5) * mpp_y, (cols + 0.5) * mpp_x
+    major_um, eccentricity = _ellipse(x_um, y_um)
     return _Shape(
-        pixels=count,
+        pixels=len(rows),
         perimeter_um=float(perimeter(pixels)) * sqrt(mpp_x * mpp_y),
-        major_axis_um=float(region.axis_major_length),
+        major_axis_um=major_um,
         feret_um=diameter_um(hull, mpp_x=mpp_x, mpp_y=mpp_y),
-        eccentricity=float(region.eccentricity),
-        solidity=count / count_inside(hull),
-        x_um=float(x_um) + mpp_x / 2,
-        y_um=float(y_um) + mpp_y / 2,
+        eccentricity=eccentricity,
+        solidity=len(rows) / count_inside(hull),
+        x_um=float(x_um.mean()),
+        y_um=float(y_um.mean()),
     )
+
+
+def _ellipse(x_um: Floats, y_um: Floats) -> tuple[float, float]:
+    """Major axis, um, and eccentricity of the ellipse with the same second moments.
+
+    Equal to regionprops', which takes milliseconds for any region: half a minute for
+    the most lesions of a slide.
+    """
+    x, y = x_um - x_um.mean(), y_um - y_um.mean()
+    xx, yy, xy = (x * x).mean(), (y * y).mean(), (x * y).mean()
+    half, spread = (xx + yy) / 2, np.hypot((xx - yy) / 2, xy)
+    larger, smaller = half + spread, max(half - spread, 0.0)
+    if larger == 0:
+        return 0.0, 0.0
+    return float(4 * np.sqrt(larger)), float(np.sqrt(1 - smaller / larger))

@@ -19,6 +19,8 @@ Feature = dict[str, Any]
 """A GeoJSON feature."""
 SLIVER_PX = 1e-6
 """Minimum part of a pixel, clipped by the slide's edge, to be kept."""
+DECIMALS = 2
+"""Of a coordinate in a file: 0.01 level-0 px is far below what was measured."""
 
 
 def trace(pixels: Bools) -> Shape:
@@ -114,7 +116,7 @@ def feature(
     return {
         "type": "Feature",
         "id": str(identity),
-        "geometry": json.loads(shapely.to_geojson(shape)),
+        "geometry": json.loads(shapely.to_geojson(rounded(shape))),
         "properties": {
             "objectType": "annotation",
             "name": name,
@@ -123,6 +125,15 @@ def feature(
             "measurements": dict(measurements),
         },
     }
+
+
+def rounded(shape: Shape) -> Shape:
+    """A shape whose coordinates have the decimals that a file needs.
+
+    What is thinner than that, at the edge of a slide, stays as it is.
+    """
+    short = shapely.transform(shape, lambda points: points.round(DECIMALS))
+    return short if short.is_valid and short.area > 0 else shape
 
 
 def write_features(
@@ -143,6 +154,6 @@ def write_features(
         "features": list(features),
         **(notes or {}),
     }
-    text = json.dumps(tree, allow_nan=False)
+    text = json.dumps(tree, allow_nan=False, separators=(",", ":"))
     with publish(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -4,17 +4,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from digipath_ray.annotations import Window, read_annotation
+from digipath_ray.annotations import Account, Window, read_annotation
+from digipath_ray.cohort.drawn import check_label
 from digipath_ray.config.recipe import AnnotationSpec
 from digipath_ray.run.finished import Bools, FinishedSlide
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Truth:
-    """What is true at a heatmap's pixels, bool [H, W] each."""
+    """What is true at a heatmap's pixels, bool [H, W] each.
+
+    ``account`` says what the annotation holds; None without one.
+    """
 
     tumor: Bools
     ignored: Bools
+    account: Account | None = None
 
 
 def read_truth(slide: FinishedSlide, spec: AnnotationSpec) -> Truth:
@@ -25,7 +30,7 @@ def read_truth(slide: FinishedSlide, spec: AnnotationSpec) -> Truth:
         spec: how annotations are understood.
 
     Raises:
-        SlideError: the annotation cannot be read.
+        SlideError: the annotation cannot be read, or has no tumor against the label.
     """
     if slide.record.annotation is None:
         nothing = np.zeros(slide.tissue.shape, np.bool_)
@@ -36,7 +41,9 @@ def read_truth(slide: FinishedSlide, spec: AnnotationSpec) -> Truth:
         classes=spec.meanings,
         above=spec.mask_above,
         origin=spec.origin,
+        values=spec.mask_meanings,
     )
+    check_label(slide.record, found)
     height, width = slide.tissue.shape
     window = Window(
         0,
@@ -46,4 +53,8 @@ def read_truth(slide: FinishedSlide, spec: AnnotationSpec) -> Truth:
         l0_per_px_x=slide.l0_per_hm_x,
         l0_per_px_y=slide.l0_per_hm_y,
     )
-    return Truth(tumor=found.tumor(window), ignored=found.ignored(window))
+    return Truth(
+        tumor=found.tumor(window),
+        ignored=found.ignored(window),
+        account=found.account,
+    )

@@ -5,19 +5,23 @@ x and y, so a call has the same effect on every scanner and with non-square pixe
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from digipath_ray.annotations.maskvalues import JPEG_ABOVE
 from digipath_ray.slide.image import no_pixel_limit
 from digipath_ray.storage.files import open_file
 
 Bools = NDArray[np.bool_]
 UM_PER_INCH = 25_400.0
+PHOTOMETRIC_TAG, SOFTWARE_TAG = 262, 305
+"""TIFF tags; a photometric interpretation of 0 is "white is zero"."""
 MAX_MASK_PX = 1 << 30
 """A slide of 100,000 px a side at 0.25 um/px has 10 million at 8 um/px."""
 
@@ -135,7 +139,7 @@ def read_mask(path: str | Path) -> Mask:
 
 
 def read_mask_image(path: str | Path) -> Bools:
-    """Read any image as bool [rows, cols]: tissue is > 0.
+    """Read any image as bool [rows, cols]: tissue is > 0, in a JPEG > 127.
 
     For masks of other tools, whose printing density is unrelated to the slide.
 
@@ -153,8 +157,20 @@ def _decode(path: str | Path) -> tuple[Bools, tuple[float, float] | None]:
             # Alpha is visibility, not tissue.
             opaque = {"RGBA": "RGB", "LA": "L", "PA": "P"}.get(image.mode, image.mode)
             dpi = image.info.get("dpi")
+            above = JPEG_ABOVE if image.format in ("JPEG", "MPO") else 0
+            inverted = _is_inverted(image)
             values = np.asarray(image.convert(opaque))
     except (OSError, SyntaxError) as e:
         raise ValueError(f"{path}: cannot read the image: {e}") from e
-    channels = (values > 0).reshape(*values.shape[:2], -1)
-    return np.asarray(channels.any(axis=-1)), dpi
+    channels = (values > above).reshape(*values.shape[:2], -1)
+    return np.asarray(channels.any(axis=-1) ^ inverted), dpi
+
+
+def _is_inverted(image: Image.Image) -> bool:
+    """Whether Pillow inverts the image against what was meant.
+
+    tifffile writes the True of a bool array as 1 and calls that black.
+    """
+    tags: Mapping[int, Any] = getattr(image, "tag_v2", {})
+    by_tifffile = str(tags.get(SOFTWARE_TAG, "")).startswith("tifffile")
+    return image.mode == "1" and by_tifffile and tags.get(PHOTOMETRIC_TAG) == 0

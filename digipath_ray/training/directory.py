@@ -2,7 +2,8 @@
 
 `digipath run --weights` accepts it directly.
 
-recipe.toml  cohort.json  added.json  folds.parquet  samples/<id>.parquet
+recipe.toml  cohort.json  added.json  annotations.parquet  folds.parquet
+samples/<id>.parquet
 added/<id>.parquet
 masks/<id>_overlay.jpg  <member>.safetensors  <member>.json
 curves/<member>.csv  curves/<member>.png  curves/<member>_reliability.png
@@ -49,6 +50,11 @@ class FitDirectory(RunDirectory):
     def folds(self) -> Path:
         """FOLDS table."""
         return self.root / "folds.parquet"
+
+    @property
+    def annotations(self) -> Path:
+        """ANNOTATIONS table."""
+        return self.root / "annotations.parquet"
 
     @property
     def scores(self) -> Path:
@@ -195,8 +201,8 @@ class FitDirectory(RunDirectory):
             weights.unlink()
         for name in self.FOLDERS:
             self._empty(self.root / name)
-        tables = (self.cohort, self.added_files, self.folds, self.scores)
-        for path in (self.settings, *tables):
+        files = (self.cohort, self.added_files, self.annotations)
+        for path in (self.settings, *files, self.folds, self.scores):
             path.unlink(missing_ok=True)
 
     @staticmethod

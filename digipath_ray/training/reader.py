@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from digipath_ray.annotations import Annotation, Window, read_annotation
 from digipath_ray.annotations.corrected import find_correction, read_corrected
+from digipath_ray.cohort.drawn import check_label
 from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.config.recipe import Recipe
 from digipath_ray.geometry import Frame
@@ -75,11 +76,19 @@ class AnnotatedSlide:
         )
 
 
-def open_annotated(row: SlideRow, recipe: Recipe) -> AnnotatedSlide:
+def open_annotated(
+    row: SlideRow, recipe: Recipe, *, trusted: bool = False
+) -> AnnotatedSlide:
     """Open a slide with its annotation and any corrections of the recipe.
 
+    Args:
+        row: the slide.
+        recipe: how its annotation is understood.
+        trusted: the values of a mask were found to be clear before.
+
     Raises:
-        SlideError: the slide or its annotation cannot be read.
+        SlideError: the slide or its annotation cannot be read, or the annotation has no
+            tumor against the label.
     """
     slide = open_cohort_slide(row.path, row.mpp, recipe, cache_bytes=CACHE_BYTES)
     grid = grid_of(slide, recipe)
@@ -92,7 +101,11 @@ def open_annotated(row: SlideRow, recipe: Recipe) -> AnnotatedSlide:
             classes=spec.meanings,
             above=spec.mask_above,
             origin=spec.origin,
+            values=spec.mask_meanings,
+            trusted=trusted,
         )
+        if not trusted:
+            check_label(row, annotation)
     folder = recipe.sampling.extra_annotations
     correction = None if folder is None else find_correction(folder, row.slide_id)
     if correction is not None:
@@ -171,7 +184,9 @@ class PatchReader:
             return self._open[slide_id]
         if len(self._open) >= OPEN_SLIDES:
             self._close(next(iter(self._open)))
-        self._open[slide_id] = open_annotated(self.slides[slide_id], self.recipe)
+        self._open[slide_id] = open_annotated(
+            self.slides[slide_id], self.recipe, trusted=True
+        )
         return self._open[slide_id]
 
     def _close(self, slide_id: str) -> None:

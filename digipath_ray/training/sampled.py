@@ -7,15 +7,17 @@ restarted.
 import hashlib
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
+from digipath_ray.annotations import Account
 from digipath_ray.annotations.corrected import find_correction
 from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.config.recipe import Recipe
@@ -38,6 +40,8 @@ from digipath_ray.training.sampling import (
 
 _SECTIONS = ("slide", "tissue", "grid", "annotations", "sampling")
 NOTE = b"digipath_ray.sampled"
+ACCOUNT, PX_MM2 = b"digipath_ray.annotation", b"digipath_ray.px_mm2"
+"""Metadata of a slide's samples: what its annotation holds, mm2 of a level-0 px."""
 TUMOR_COLOR = (255, 0, 200)
 
 
@@ -82,10 +86,56 @@ def sample_slide(row: SlideRow, recipe: Recipe, directory: FitDirectory) -> pa.T
         Image.fromarray(picture).save(path, quality=85)
     directory.write_arrow(directory.added(row.slide_id), added)
     note = {NOTE: sample_digest(row, recipe).encode()}
+    if annotated.annotation is not None:
+        mpp_x, mpp_y = slide.info.need_mpp()
+        note[ACCOUNT] = annotated.annotation.account.to_json().encode()
+        note[PX_MM2] = str(mpp_x * mpp_y / 1e6).encode()
     meta = {**(table.schema.metadata or {}), **note}
     table = table.replace_schema_metadata(meta)
     directory.write_arrow(directory.samples(row.slide_id), table)
     return table
+
+
+def accounts_of(tables: Mapping[str, pa.Table]) -> dict[str, Account]:
+    """What the annotations of sampled slides hold: slide_id -> account."""
+    notes = {i: table.schema.metadata or {} for i, table in tables.items()}
+    return {
+        i: Account.from_json(note[ACCOUNT].decode())
+        for i, note in notes.items()
+        if ACCOUNT in note
+    }
+
+
+def annotation_rows(
+    rows: Sequence[SlideRow], tables: Mapping[str, pa.Table]
+) -> list[dict[str, Any]]:
+    """Rows of ANNOTATIONS of the sampled slides that have one."""
+    accounts, found = accounts_of(tables), []
+    for row in rows:
+        if row.slide_id not in accounts:
+            continue
+        account = accounts[row.slide_id]
+        px_mm2 = float(tables[row.slide_id].schema.metadata[PX_MM2])
+        area = {
+            f"{meaning}_mm2": px_mm2
+            * sum(u.area_px or 0.0 for u in account.of(meaning))
+            for meaning in ("tumor", "hole", "ignored")
+        }
+        found.append(
+            {
+                "slide_id": row.slide_id,
+                "annotation": row.annotation,
+                "format": account.kind,
+                "tumor_shapes": sum(use.shapes for use in account.of("tumor")),
+                **area,
+                "beyond": account.beyond,
+                "classes": [
+                    f"{u.meaning}: {u.shapes} x {u.name}" for u in account.classes
+                ],
+                "concerns": account.concerns,
+            }
+        )
+    return found
 
 
 def draw_own(

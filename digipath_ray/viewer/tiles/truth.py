@@ -149,6 +149,7 @@ class Truths:
                 classes=self._spec.meanings,
                 above=self._spec.mask_above,
                 origin=self._spec.origin,
+                values=self._spec.mask_meanings,
             )
 
         with self._reading:
