@@ -357,7 +357,12 @@ def test_duplicate_slide_id(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
             "unknown column 'mpps': is it meant as 'mpp'? Rename it so, or to "
             "something else",
         ),
-        ("slide_id,mpp\na,0.5\n", "no column path: add one with each slide's file"),
+        (
+            "slide_id,mpp\na,0.5\n",
+            "no column path: add one with each slide's file. Its first line names "
+            "'slide_id', 'mpp': if that is a title, remove the lines above the "
+            "columns' names",
+        ),
         ("path\n", "no slide in this manifest: add a row per slide"),
     ],
 )

@@ -233,7 +233,7 @@ def test_masks_are_compared_in_the_slides_frame(slide: Path, tmp_path: Path) -> 
     area = (BOX[2] - BOX[0]) * (BOX[3] - BOX[1])
     for name, box, size in (("c", ON_CANVAS, CANVAS), ("b", BOX, SIZE)):
         predicted = write_mask(tmp_path / f"{name}.png", box, size)
-        overlap = overlap_of_mask(row, predicted, AnnotationSpec())
+        overlap = overlap_of_mask(row, predicted, AnnotationSpec(), {})
         assert (overlap.both, overlap.predicted, overlap.reference) == (area,) * 3
         assert overlap.pixels == SIZE[0] * SIZE[1]
 

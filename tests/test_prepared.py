@@ -54,7 +54,8 @@ def test_a_person_can_check_what_was_found(run: RunDirectory, row: SlideRow) -> 
     config = config_of()
     prepared = prepare_slide(row, config, run)
     mask = read_mask(run.mask("s"))
-    assert mask.area_mm2 == pytest.approx(0.24, rel=0.05)
+    # Colors are averaged over 24 um, so the mask reaches a little beyond the edge.
+    assert mask.area_mm2 == pytest.approx(0.25, rel=0.05)
     assert prepared.tissue_mm2 == pytest.approx(mask.area_mm2)
     assert prepared.qc == ()
     table = pq.read_table(run.patches("s"))

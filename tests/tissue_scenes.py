@@ -34,7 +34,7 @@ VIVID: dict[str, Color] = {
     "orange dye": (236, 140, 40),
     "dense nuclei": (84, 44, 122),
 }
-SHARES = (0.0, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3)
+SHARES = (0.0, 0.01, 0.04, 0.12, 0.3)
 """Of the tissue's area that is vivid."""
 
 
