@@ -2,11 +2,14 @@ import random
 from collections import Counter
 
 import pytest
+import tomli_w
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from digipath_ray.cli.app import run_app
 from digipath_ray.cohort.manifest import SlideRow
-from digipath_ray.training.folds import Split, assign_folds
+from digipath_ray.training.folds import Split, assign_folds, check_patients
+from tests.annotated import FIT
 
 
 def row(slide_id, patient=None, split=None):
@@ -94,6 +97,31 @@ def test_input_that_cannot_be_cut():
     only_held = [row("x", split="validation"), row("y", split="test")]
     with pytest.raises(ValueError, match="no training slides left"):
         assign_folds(only_held, {"x": 1, "y": 1}, k=2, seed=0)
+
+
+def test_slides_that_name_no_patient_are_noted_before_anything_is_sampled():
+    assert check_patients([row("x", "p"), row("y", "q")], k=2) == ()
+    (note,) = check_patients([row("x"), row("y")], k=2)
+    assert note.startswith("no slide names its patient, so folds are by slide")
+    assert "column patient_id" in note
+    (note,) = check_patients([row("x", "p"), row("y"), row("z")], k=2)
+    assert note.startswith("2 of 3 slides name no patient")
+    with pytest.raises(ValueError, match="1 patient cannot be split into 2 folds: add"):
+        check_patients([row("x", "p"), row("y", "p"), row("z", "q", "test")], k=2)
+    with pytest.raises(ValueError, match=r"or use at most 3 folds \(fit.folds\)"):
+        check_patients([row(name, name) for name in "abc"], k=5)
+    held = [row("x", "p"), row("y", "q", "validation")]
+    assert check_patients(held, k=5) == ()
+
+
+def test_train_refuses_too_few_patients_before_it_opens_a_slide(tmp_path, capsys):
+    lines = ["slide_id,path,patient_id,label", "a,a.tif,p,negative", "b,b.tif,p,macro"]
+    (tmp_path / "cohort.csv").write_text("\n".join(lines))
+    (tmp_path / "fit.toml").write_text(tomli_w.dumps(FIT))
+    given = [str(tmp_path / "cohort.csv"), "--config", str(tmp_path / "fit.toml")]
+    assert run_app(["train", *given, "--out", str(tmp_path / "fit")]) == 2
+    assert "1 patient cannot be split into 2 folds" in capsys.readouterr().err
+    assert not (tmp_path / "fit").exists()
 
 
 def test_folds_without_tumor_are_named():

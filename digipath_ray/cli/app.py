@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from digipath_ray import __version__
 from digipath_ray.cli import commands_fit, commands_outcome
-from digipath_ray.cli.console import console
+from digipath_ray.cli.console import console, error_console, leave_quietly
 from digipath_ray.cli.logs import LogFormat, set_up_logs
 from digipath_ray.cli.options import (
     ForceOption,
@@ -370,7 +369,9 @@ def compare(
 
 def main() -> None:
     """Run ``digipath`` and exit."""
-    sys.exit(run_app(sys.argv[1:]))
+    code = run_app(sys.argv[1:])
+    leave_quietly()
+    sys.exit(code)
 
 
 def run_app(arguments: list[str]) -> int:
@@ -388,17 +389,13 @@ def run_app(arguments: list[str]) -> int:
     return code
 
 
-def _stderr() -> Console:
-    return Console(stderr=True, soft_wrap=True, highlight=False)
-
-
 def _print_error(error: ValueError | OSError) -> None:
     hint = getattr(error, "hint", None)
     if isinstance(error, ConnectionError):
         hint = "start Ray where RAY_ADDRESS says, or unset it to start one here"
     elif isinstance(error, OSError):
         hint = explain_os_error(error)
-    _stderr().print(
+    error_console().print(
         f"[bold red]Error:[/] {escape(str(error))}"
         + (f"\n[bold]Fix:[/] {escape(hint)}" if hint else "")
     )
@@ -407,4 +404,4 @@ def _print_error(error: ValueError | OSError) -> None:
 def _print_interrupted(arguments: list[str]) -> None:
     resumes = any(word in RESUMABLE for word in arguments[:2])
     more = ": the same command goes on from what is finished" if resumes else ""
-    _stderr().print(f"Interrupted{more}")
+    error_console().print(f"Interrupted{more}")

@@ -1,6 +1,10 @@
-"""Where commands print."""
+"""Where commands print. Nothing that is printed can end a run."""
 
+import contextlib
+import io
+import os
 import sys
+from typing import IO, TextIO, cast
 
 from rich.console import Console
 
@@ -8,7 +12,73 @@ FILE_WIDTH = 200
 """Columns of what is printed to a file or a pipe, where nothing says how many."""
 
 
+class Output(io.TextIOBase):
+    """The standard output or error of the moment, without its errors.
+
+    A character that its encoding lacks is printed as ``?``. What can no longer be
+    written (a closed pipe, a full disk) is dropped: exit status is about slides.
+    """
+
+    def __init__(self, name: str) -> None:
+        """Remember which: stdout or stderr."""
+        self.name = name
+
+    @property
+    def stream(self) -> TextIO:
+        """Where to; rich puts a stand-in that prints here in its place."""
+        stream = getattr(sys, self.name)
+        found: TextIO = getattr(stream, "rich_proxied_file", stream)
+        return found
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """Of the stream."""
+        return self.stream.encoding or "utf-8"
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal."""
+        with contextlib.suppress(OSError, ValueError):
+            return self.stream.isatty()
+        return False
+
+    def fileno(self) -> int:
+        """Number of the stream's file."""
+        return self.stream.fileno()
+
+    def write(self, text: str) -> int:
+        """Print what can be printed."""
+        with contextlib.suppress(OSError, ValueError):
+            try:
+                self.stream.write(text)
+            except UnicodeEncodeError:
+                known = text.encode(self.encoding, "replace").decode(self.encoding)
+                self.stream.write(known)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush the stream."""
+        with contextlib.suppress(OSError, ValueError):
+            self.stream.flush()
+
+
 def console() -> Console:
     """The terminal, or the file or pipe in its place."""
-    wide = None if sys.stdout.isatty() else FILE_WIDTH
-    return Console(soft_wrap=True, width=wide, highlight=False)
+    out = Output("stdout")
+    wide = None if out.isatty() else FILE_WIDTH
+    return Console(file=cast(IO[str], out), soft_wrap=True, width=wide, highlight=False)
+
+
+def error_console() -> Console:
+    """Where errors go."""
+    out = cast(IO[str], Output("stderr"))
+    return Console(file=out, soft_wrap=True, highlight=False)
+
+
+def leave_quietly() -> None:
+    """Flush at the end; Python itself would exit with 120 for a closed pipe."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -47,6 +47,9 @@ def train_cohort(
 def narrate(console: Console) -> FitListener:
     """A watcher that prints a line per event; slides in steps of a tenth."""
 
+    def noted(note: str) -> None:
+        console.print(f"[yellow]note[/] {escape(note)}")
+
     def sampled(done: int, total: int) -> None:
         if done == total or done % max(1, total // 10) == 0:
             console.print(f"patches drawn on {done} of {count(total, 'slide')}")
@@ -61,11 +64,11 @@ def narrate(console: Console) -> FitListener:
 
     def annotated(accounts: Mapping[str, Account]) -> None:
         for line in describe_accounts(accounts):
-            console.print(f"[yellow]note[/] {escape(line)}")
+            noted(line)
 
     def folded(folds: Folds) -> None:
         for warning in folds.warnings:
-            console.print(f"[yellow]note[/] {escape(warning)}")
+            noted(warning)
 
     def resumed(member: str, epochs: int) -> None:
         done = count(epochs, "epoch")
@@ -75,6 +78,7 @@ def narrate(console: Console) -> FitListener:
         console.print(escape(format_epoch(member, row)))
 
     return FitListener(
+        noted=noted,
         sampled=sampled,
         unusable=unusable,
         annotated=annotated,

@@ -36,7 +36,7 @@ from digipath_ray.storage.lease import Held
 from digipath_ray.training.calibration import Histogram
 from digipath_ray.training.conclusion import is_finished, patients_of
 from digipath_ray.training.directory import FitDirectory
-from digipath_ray.training.folds import Folds, Split, assign_folds
+from digipath_ray.training.folds import Folds, Split, assign_folds, check_patients
 from digipath_ray.training.reader import PatchReader
 from digipath_ray.training.sampled import (
     accounts_of,
@@ -62,6 +62,7 @@ POLL_S, BUCKET_POLL_S = 1.0, 10.0
 class FitListener:
     """Receives the progress of a fit."""
 
+    noted: Callable[[str], None] = lambda note: None
     sampled: Callable[[int, int], None] = lambda done, total: None
     unusable: Callable[[Sequence[Failure]], None] = lambda failures: None
     annotated: Callable[[Mapping[str, Account]], None] = lambda accounts: None
@@ -107,6 +108,8 @@ def fit_cohort(
             directory; finished results are kept.
     """
     listener = listener or FitListener()
+    for note in check_patients(rows, k=recipe.fit.folds):
+        listener.noted(note)
     with directory.lock() as held:
         directory.create()
         directory.accept(recipe, rows, overwrite=overwrite)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from digipath_ray.cohort.manifest import SPLITS, SlideRow
+from digipath_ray.words import count
 
 Patient = tuple[str, str]
 """("patient", patient_id), or ("slide", slide_id) for a slide without patient."""
@@ -87,6 +88,34 @@ def assign_folds(
     )
 
 
+def check_patients(rows: Sequence[SlideRow], *, k: int) -> tuple[str, ...]:
+    """Check that rows can be cut into folds; what is doubtful of them, as sentences.
+
+    Needs no patches, so it comes before anything is sampled.
+
+    Raises:
+        ValueError: a patient's slides are in different splits, a split is unknown, or
+            there are fewer patients than folds.
+    """
+    slides = _slides_of_patients(rows)
+    splits = [_split_of(patient, slides[patient]) for patient in slides]
+    if "validation" not in splits:
+        _check_enough(splits.count("train"), k)
+    unnamed = sum(row.patient_id is None for row in rows)
+    if not unnamed:
+        return ()
+    risk = (
+        "slides of one patient may be both fitted on and validated on, and scores "
+        "come out too good: name patients in the column patient_id"
+    )
+    if unnamed == len(rows):
+        return (f"no slide names its patient, so folds are by slide: {risk}",)
+    return (
+        f"{unnamed} of {count(len(rows), 'slide')} name no patient and count as one of "
+        f"their own each: {risk}",
+    )
+
+
 def patient_of(row: SlideRow) -> Patient:
     """Patient of a slide; a slide without patient_id is its own patient."""
     if row.patient_id is None:
@@ -132,15 +161,23 @@ def _deal(
     stratum_of: Mapping[Patient, int], *, k: int, seed: int
 ) -> dict[Patient, int]:
     """Deal patients to k folds in turn, most severe first, shuffled in a stratum."""
-    if len(stratum_of) < k:
-        raise ValueError(
-            f"{len(stratum_of)} patients cannot be split into {k} folds: add "
-            f"patients, or use at most {len(stratum_of)} folds (fit.folds)"
-        )
+    _check_enough(len(stratum_of), k)
     patients = sorted(stratum_of)  # independent of the cohort's order
     shuffled = np.random.default_rng(seed).permutation(len(patients))
     dealt = sorted(shuffled, key=lambda i: -stratum_of[patients[i]])
     return {patients[i]: turn % k for turn, i in enumerate(dealt)}
+
+
+def _check_enough(patients: int, k: int) -> None:
+    if patients >= k:
+        return
+    ways = ["add patients", "give some slides the split validation"]
+    if patients > 1:
+        ways.append(f"use at most {patients} folds (fit.folds)")
+    raise ValueError(
+        f"{count(patients, 'patient')} cannot be split into {k} folds: "
+        f"{', or '.join(ways)}"
+    )
 
 
 def _check_fitted(fold_of_patient: Mapping[Patient, int | None]) -> None:
