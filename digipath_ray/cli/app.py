@@ -17,6 +17,7 @@ from digipath_ray.cli import commands_fit, commands_outcome
 from digipath_ray.cli.console import console, error_console, leave_quietly
 from digipath_ray.cli.logs import LogFormat, set_up_logs
 from digipath_ray.cli.options import (
+    DropOption,
     ForceOption,
     OutOption,
     OverwriteOption,
@@ -99,6 +100,7 @@ def run(
     overwrite: OverwriteOption = False,
     force: ForceOption = False,
     allow_partial: PartialOption = False,
+    drop: DropOption = False,
     tree: Tree,
 ) -> int:
     """Run a cohort: slides to heatmaps, lesions, stages or burdens, and a report.
@@ -117,6 +119,7 @@ def run(
         overwrite=overwrite,
         force=force,
         allow_partial=allow_partial,
+        drop=drop,
     )
 
 

@@ -11,13 +11,26 @@ import typer
 from typer.core import TyperGroup
 
 from digipath_ray.cli.console import console
-from digipath_ray.cli.options import OverwriteOption, with_outcome, with_specs
+from digipath_ray.cli.options import (
+    DropOption,
+    OverwriteOption,
+    with_outcome,
+    with_specs,
+)
 from digipath_ray.config.recipe import AnnotationSpec
 
 Challenge = Literal["camelyon16", "camelyon17", "digestpath2019", "paip2019", "masks"]
 RunArgument = Annotated[
     Path,
     typer.Argument(metavar="RUN", help="the directory of a run", show_default=False),
+]
+ManifestOption = Annotated[
+    str | None,
+    typer.Option(
+        help="a corrected manifest: patients, nodes, labels, splits and annotations "
+        "are taken from it",
+        show_default=False,
+    ),
 ]
 BY_DEFAULT = "measure"
 """What ``digipath stage`` does with something that is none of its commands."""
@@ -54,6 +67,8 @@ def stage_run(
             show_default=False,
         ),
     ] = None,
+    manifest: ManifestOption = None,
+    drop: DropOption = False,
     overrides: dict[str, Any],
 ) -> int:
     """Recompute lesions, features, types and stages from heatmaps. No GPU."""
@@ -61,7 +76,9 @@ def stage_run(
 
     if model is not None:
         overrides = {**overrides, "stage_model": None if model == "none" else model}
-    return conclude(console(), run_directory, "stage", overrides)
+    return conclude(
+        console(), run_directory, "stage", overrides, manifest=manifest, drop=drop
+    )
 
 
 @with_outcome(
@@ -71,11 +88,19 @@ def stage_run(
     "min_viable_mm2",
     "refine_hull",
 )
-def burden(*, run_directory: RunArgument, overrides: dict[str, Any]) -> int:
+def burden(
+    *,
+    run_directory: RunArgument,
+    manifest: ManifestOption = None,
+    drop: DropOption = False,
+    overrides: dict[str, Any],
+) -> int:
     """Recompute tumor burden from heatmaps: viable by whole tumor. No GPU."""
     from digipath_ray.cli.remeasure import conclude
 
-    return conclude(console(), run_directory, "burden", overrides)
+    return conclude(
+        console(), run_directory, "burden", overrides, manifest=manifest, drop=drop
+    )
 
 
 def report(run_directory: RunArgument) -> int:

@@ -57,6 +57,14 @@ ForceOption = Annotated[
         "--force", help="accept an mpp, mean or std that contradicts the weights' cards"
     ),
 ]
+DropOption = Annotated[
+    bool,
+    typer.Option(
+        "--drop",
+        help="take slides that the cohort no longer names out of tables, stages and "
+        "report; their heatmaps stay",
+    ),
+]
 PartialOption = Annotated[
     bool,
     typer.Option("--allow-partial", help="accept a fit with members not yet fitted"),

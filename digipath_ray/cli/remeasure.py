@@ -7,6 +7,7 @@ from rich.console import Console
 
 from digipath_ray.cli.progress import RunProgress
 from digipath_ray.cli.run import print_summary
+from digipath_ray.cohort.inputs import read_cohort
 from digipath_ray.config.run import Ending, RunConfig
 from digipath_ray.config.toml import from_tree, merge, read_toml, with_paths
 from digipath_ray.distributed.run import remeasure_run
@@ -15,7 +16,13 @@ from digipath_ray.run.failure import RunError
 
 
 def conclude(
-    console: Console, folder: Path, ending: Ending, overrides: dict[str, Any]
+    console: Console,
+    folder: Path,
+    ending: Ending,
+    overrides: dict[str, Any],
+    *,
+    manifest: str | None = None,
+    drop: bool = False,
 ) -> int:
     """Measure a finished run's slides again and print their outcomes; 1 if one failed.
 
@@ -25,11 +32,19 @@ def conclude(
         ending: what its slides end in.
         overrides: fields of [outcome] that were given, None to unset one; the others
             stay as the run has them.
+        manifest: describes the slides anew: patient, node, label, split, annotation.
+        drop: take slides that the manifest does not name out of the run.
+
+    Raises:
+        ValueError: slides are to be dropped, but no manifest says which stay.
     """
+    if drop and manifest is None:
+        raise ValueError("--drop: give --manifest with the slides that stay")
+    rows = None if manifest is None else read_cohort([manifest])
     run = RunDirectory(folder)
     config = config_of(run, {**overrides, "outcome": ending})
     with RunProgress(console) as progress:
-        summary = remeasure_run(run, config, listener=progress)
+        summary = remeasure_run(run, config, rows=rows, drop=drop, listener=progress)
     print_summary(console, summary, predicted=True)
     return 1 if summary.failures else 0
 

@@ -36,6 +36,7 @@ def run_slides(
     overwrite: bool,
     force: bool,
     allow_partial: bool = False,
+    drop: bool = False,
     predict: bool = True,
 ) -> int:
     """Run a cohort and print how it went; 1 if a slide failed."""
@@ -48,6 +49,7 @@ def run_slides(
             config,
             overwrite=overwrite,
             predict=predict,
+            drop=drop,
             listener=progress,
         )
     print_summary(console, summary, predicted=predict)

@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -27,6 +27,7 @@ from digipath_ray.outcome.staging import PatientStage
 from digipath_ray.outcome.tables import stage_model_of, write_tables
 from digipath_ray.pipeline.prepare import mark_seen
 from digipath_ray.report import write_report
+from digipath_ray.run.amended import amend_records, drop_others, with_earlier
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import Failure, RunError, RunStopped
 from digipath_ray.run.listeners import FailureLog, Listeners, RunListener, Tally
@@ -70,6 +71,7 @@ def run_cohort(
     *,
     overwrite: bool = False,
     predict: bool = True,
+    drop: bool = False,
     listener: RunListener | None = None,
 ) -> Summary:
     """Prepare and segment every slide of a cohort that is not finished yet.
@@ -80,6 +82,8 @@ def run_cohort(
         config: what to do, resolved (:func:`digipath_ray.networks.resolve.resolve`).
         overwrite: process again what an earlier start finished.
         predict: False stops after tissue masks and patch tables.
+        drop: take slides of earlier starts that ``rows`` does not name out of tables,
+            stages and report; their heatmaps stay.
         listener: called as the run goes on.
 
     Raises:
@@ -91,9 +95,12 @@ def run_cohort(
     with run.lock() as held:
         run.create()
         run.agree(to_tree(config), ids, overwrite=overwrite)
+        rows = with_earlier(run, rows)
+        notes = drop_others(run, rows, drop=drop)
         done = run.read_done()
         check_same_slides(rows, done)
-        write_cohort(run, rows)
+        done, amended = amend_records(run, rows, done, mark=marker_of(config))
+        write_cohort(run, rows, drop=drop)
         pending = [row for row in rows if row.slide_id not in done]
         skipped = len(rows) - len(pending)
         failures = FailureLog()
@@ -119,6 +126,8 @@ def run_cohort(
         failures=failures.failures,
         metrics=metrics,
         notes=[
+            *notes,
+            *amended,
             *member_notes(config),
             *overlap_notes(rows, config),
             *patient_notes(tables.outcomes, config),
@@ -150,14 +159,29 @@ def stop_if_lost(run: RunDirectory, held: Held) -> None:
         )
 
 
+def marker_of(config: RunConfig) -> Callable[[SlideRecord], SlideRecord]:
+    """Says of a slide which members have seen it; as it was if no card is there."""
+    exposure = read_exposure(config.members)
+    if not exposure.cards:
+        return lambda slide: slide
+    return lambda slide: mark_seen(slide, exposure)
+
+
 def remeasure_run(
-    run: RunDirectory, config: RunConfig, *, listener: RunListener | None = None
+    run: RunDirectory,
+    config: RunConfig,
+    *,
+    rows: Sequence[SlideRow] | None = None,
+    drop: bool = False,
+    listener: RunListener | None = None,
 ) -> Summary:
     """Recompute a finished run's outcomes from its heatmaps alone.
 
     Args:
         run: the directory of the run.
         config: of the run, with another [outcome].
+        rows: slides as a manifest describes them now; None leaves them as they are.
+        drop: take slides that ``rows`` does not name out of the run.
         listener: called as the run goes on.
 
     Raises:
@@ -166,9 +190,18 @@ def remeasure_run(
     """
     stage_model_of(config)
     with run.lock() as held:
+        notes: list[str] = []
+        if rows is not None:
+            notes += drop_others(run, rows, drop=drop)
         done = run.read_done()
         if not done:
             raise RunError(f"{run.root}: no slide is finished yet: digipath run first")
+        if rows is not None:
+            rows = with_earlier(run, rows)
+            done, amended = amend_records(run, rows, done, mark=marker_of(config))
+            notes += amended
+            known = [row for row in rows if row.slide_id in done]
+            write_cohort(run, known, drop=drop)
         run.agree(to_tree(config), list(done), overwrite=False)
         failures = FailureLog()
         with Heartbeat(run, slides=len(done), skipped=len(done)) as beat:
@@ -185,7 +218,7 @@ def remeasure_run(
         outcomes=tables.outcomes,
         patients=tables.patients,
         failures=failures.failures,
-        notes=[*member_notes(config), *patient_notes(tables.outcomes, config)],
+        notes=[*notes, *member_notes(config), *patient_notes(tables.outcomes, config)],
     )
 
 
@@ -306,10 +339,13 @@ def settle_precision(
     return replace(config, compute=replace(config.compute, precision=precision))
 
 
-def write_cohort(run: RunDirectory, rows: Sequence[SlideRow]) -> None:
-    """Write the manifest, with the slides of earlier starts that this is not about."""
+def write_cohort(
+    run: RunDirectory, rows: Sequence[SlideRow], *, drop: bool = False
+) -> None:
+    """Write the manifest, with the slides of earlier starts that are not dropped."""
     ids = {row.slide_id for row in rows}
-    found = read_manifest(run.manifest) if run.manifest.exists() else []
+    there = run.manifest.exists() and not drop
+    found = read_manifest(run.manifest) if there else []
     kept = [row for row, _ in found if row.slide_id not in ids]
     with publish(run.manifest) as path:
         write_manifest([*kept, *rows], path)

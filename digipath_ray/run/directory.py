@@ -6,7 +6,8 @@
     outcomes.parquet  features.parquet  patients.parquet  failures.parquet
     metrics.json  status.json  report.html
 
-``done/<id>.json`` is written last: a slide is finished when it exists. The tables at
+``done/<id>.json`` is written last: a slide is finished when it exists; that of a slide
+taken out of the run lies in ``dropped/``. The tables at
 the top are compactions that can be made again from the files of the slides.
 """
 
@@ -30,6 +31,7 @@ from digipath_ray.storage.files import (
     is_url,
     place,
     publish,
+    read_bytes,
     read_table,
     read_text,
 )
@@ -237,8 +239,35 @@ class RunDirectory:
         """Remove what was made of a slide, its ``done`` record first."""
         made = (self.done, self.patches, self.heatmap, self.overlay, self.mask)
         shown = (self.lesions, self.viable, self.whole, self.mask_overlay)
-        for path_of in (*made, *shown, self.thumbnail):
+        for path_of in (*made, *shown, self.thumbnail, self.dropped):
             path_of(slide_id).unlink(missing_ok=True)
+
+    def dropped(self, slide_id: str) -> Path:
+        """Record of a slide that was finished and taken out of the run."""
+        return self.root / "dropped" / f"{slide_id}.json"
+
+    def drop(self, slide_id: str) -> None:
+        """Take a finished slide out of the run; its files stay."""
+        self._move(self.done(slide_id), self.dropped(slide_id))
+
+    def take_back(self, slide_id: str) -> None:
+        """Take a dropped slide into the run again, unless it is finished anew."""
+        if self.done(slide_id).exists():
+            return
+        self._move(self.dropped(slide_id), self.done(slide_id))
+
+    @staticmethod
+    def _move(source: Path, target: Path) -> None:
+        """Move a small file, on a disk or in a bucket; nothing if it is not there."""
+        if not source.exists():
+            return
+        with publish(target) as path:
+            path.write_bytes(read_bytes(source))
+        source.unlink()
+
+    def finished_ids(self) -> list[str]:
+        """Ids of the slides that have a ``done`` record, sorted."""
+        return sorted(p.stem for p in (self.root / "done").glob("*.json"))
 
     def write_json(self, path: Path, value: Any) -> None:
         """Publish a JSON file."""
@@ -260,7 +289,7 @@ class RunDirectory:
 
     def read_done(self) -> dict[str, DoneRecord]:
         """The finished slides: slide_id -> record; a damaged record is left out."""
-        slide_ids = sorted(p.stem for p in (self.root / "done").glob("*.json"))
+        slide_ids = self.finished_ids()
 
         def read(slide_id: str) -> DoneRecord | None:
             with contextlib.suppress(ValueError):
