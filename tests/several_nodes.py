@@ -205,7 +205,12 @@ def carry_out(plan: Plan, machine: Machine, diary: Any) -> dict[str, Any]:
     run = Run(plan)
     run.start()
     happened: list[tuple[float, str, str]] = []
-    beside: list[subprocess.Popen[bytes]] = []
+    # Ready to go: their imports may take as long as the whole run.
+    beside = {
+        number: start_beside(plan, machine.cluster.address, event.beside)
+        for number, event in enumerate(plan.events)
+        if event.beside
+    }
     while not run.begun.wait(0.1) and run.is_alive():
         pass
     for number, event in enumerate(plan.events):
@@ -223,28 +228,31 @@ def carry_out(plan: Plan, machine: Machine, diary: Any) -> dict[str, Any]:
             machine.add(name)
             happened.append((time.time(), "join", name))
         if event.beside:
-            beside.append(begin_beside(plan, machine.cluster.address, event.beside))
+            beside[number].stdin.write(b"go\n")
+            beside[number].stdin.flush()
     run.join()
-    for other in beside:
-        other.wait()
+    for other in beside.values():
+        other.communicate()
     notes = ray.get(diary.read.remote())
     return {**run.answer, "happened": happened, "notes": notes}
 
 
-def begin_beside(plan: Plan, cluster: str, slides: int) -> subprocess.Popen[bytes]:
-    """Another driver on the cluster."""
+def start_beside(plan: Plan, cluster: str, slides: int) -> Any:
+    """Another driver on the cluster, which waits for a line before it begins."""
     path = Path(plan.folder) / "beside.json"
     out, report = f"{plan.out}-beside", f"{plan.report}-beside"
     write_plan(replace(plan, out=out, report=report, events=[]), path)
     script = f"from tests.several_nodes import run_beside; run_beside({slides})"
     env = {**os.environ, "RAY_ADDRESS": cluster}
-    return subprocess.Popen([sys.executable, "-c", script, str(path)], env=env)
+    command = [sys.executable, "-c", script, str(path)]
+    return subprocess.Popen(command, env=env, stdin=subprocess.PIPE)
 
 
 def run_beside(slides: int) -> None:
-    """A run on the cluster that stands; the process of :func:`begin_beside`."""
+    """A run on the cluster that stands; the process of :func:`start_beside`."""
     plan = read_plan(sys.argv[1])
     stand_in()
+    sys.stdin.readline()
     run = Run(plan, slides)
     run.run()
     Path(plan.report).write_text(json.dumps(run.answer))

@@ -330,8 +330,7 @@ def test_several_nodes_find_what_one_finds(
 def test_nodes_that_join_get_work(on_nodes, bucket_url, one_node):
     report = on_nodes(
         ["cpu-0"],
-        Event(slides=0, join=["gpu-0"]),
-        Event(slides=1, join=["gpu-1", "cpu-1"]),
+        Event(slides=0, join=["gpu-0", "cpu-1", "gpu-1"]),
         seconds=0.8,
         gpus_per_actor=1.0,
     )

@@ -59,6 +59,18 @@ class Account:
     unclassified: bool = False
     notes: tuple[str, ...] = ()
 
+    def scaled(self, factor: float) -> Self:
+        """The account with areas of ``factor`` times as many level-0 px."""
+        return replace(
+            self,
+            classes=tuple(
+                replace(
+                    use, area_px=None if use.area_px is None else use.area_px * factor
+                )
+                for use in self.classes
+            ),
+        )
+
     def of(self, meaning: Meaning) -> list[ClassUse]:
         """Classes of a meaning."""
         return [use for use in self.classes if use.meaning == meaning]

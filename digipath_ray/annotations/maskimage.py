@@ -183,18 +183,23 @@ def fit_mask(
             f"{name}: {e}", f"say which: --origin canvas or bounds; or {e.hint}"
         ) from e
     if covers is None:
-        whole = f", its canvas {canvas.width} x {canvas.height} px" if canvas else ""
+        its = f", its canvas {canvas.width} x {canvas.height} px" if canvas else ""
         raise SlideError(
             f"{name}: the mask is {bits.width} x {bits.height} px, the slide "
-            f"{slide.width} x {slide.height} px{whole}: aspect ratios differ by more "
+            f"{slide.width} x {slide.height} px{its}: aspect ratios differ by more "
             "than 2 %",
             "give a mask that covers exactly this slide, edge to edge",
         )
+    whole = canvas if covers == "canvas" else None
+    frame = whole or slide
+    # The account was made as if the mask covered a slide of its former size.
+    factor = (frame.width * frame.height) / (mask.width * mask.height)
     return replace(
         mask,
         width=slide.width,
         height=slide.height,
-        canvas=canvas if covers == "canvas" else None,
+        canvas=whole,
+        account=mask.account.scaled(factor),
     )
 
 

@@ -43,7 +43,7 @@ def lay_plan(
     readers = len(shards) if share.more_readers else min(share.readers, len(shards))
     actors = actor_pool(share, sum(shards["chunks"].to_pylist()))
     with DataContext.current(plan_context(config)):
-        # Not read_parquet: findings/ray_parquet_footer_processes.sh
+        # Not read_parquet: it starts a pool of processes to read one footer.
         rows = ray.data.from_arrow(shards)
     plan = rows.repartition(target_num_rows_per_block=1).map_batches(
         read_shard,
