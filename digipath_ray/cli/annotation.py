@@ -11,11 +11,10 @@ from digipath_ray.annotations import (
     Annotation,
     PolygonAnnotation,
     Window,
-    read_annotation,
 )
 from digipath_ray.annotations.account import ClassUse
 from digipath_ray.annotations.outlines import Meaning, Outlines
-from digipath_ray.cohort.drawn import check_label
+from digipath_ray.cohort.drawn import read_row
 from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.config.recipe import AnnotationSpec
 from digipath_ray.slide.open import Pixels, Slide
@@ -55,15 +54,7 @@ def describe_annotation(
     """
     info = slide.info
     mpp_x, mpp_y = info.need_mpp()
-    found = read_annotation(
-        str(row.annotation),
-        slide=info,
-        classes=spec.meanings,
-        above=spec.mask_above,
-        values=spec.mask_meanings,
-        origin=spec.origin,
-    )
-    check_label(row, found)
+    found = read_row(row, info, spec)
     account = found.account
     yield "annotation", f"{row.annotation}: {account.kind}"
     yield (

@@ -1,9 +1,11 @@
-"""What the annotations of a cohort hold, against its labels and each other."""
+"""Annotations of a cohort's slides, held against its labels and each other."""
 
 from collections.abc import Iterable, Mapping
 
-from digipath_ray.annotations import Account, Annotation
+from digipath_ray.annotations import Account, Annotation, read_annotation
+from digipath_ray.annotations.window import SlideSize
 from digipath_ray.cohort.manifest import SlideRow
+from digipath_ray.config.recipe import AnnotationSpec
 from digipath_ray.slide.info import SlideError
 from digipath_ray.words import count
 
@@ -29,6 +31,34 @@ MOST_LINES = 20
 def says_tumor(label: str | None) -> bool:
     """Whether a label says that the slide holds tumor."""
     return (label or "").strip().lower() in TUMOR_LABELS
+
+
+def read_row(
+    row: SlideRow, size: SlideSize, spec: AnnotationSpec, *, trusted: bool = False
+) -> Annotation:
+    """Read the annotation of a slide that has one.
+
+    Args:
+        row: the slide.
+        size: its ``SlideInfo``, or any object with width, height and canvas.
+        spec: how annotations are understood.
+        trusted: values and label were found to be clear before.
+
+    Raises:
+        SlideError: the annotation cannot be read, or has no tumor against the label.
+    """
+    found = read_annotation(
+        str(row.annotation),
+        slide=size,
+        classes=spec.meanings,
+        above=spec.mask_above,
+        origin=spec.origin,
+        values=spec.mask_meanings,
+        trusted=trusted,
+    )
+    if not trusted:
+        check_label(row, found)
+    return found
 
 
 def check_label(row: SlideRow, annotation: Annotation) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from digipath_ray.annotations import Account, Window
 from digipath_ray.annotations.maskfile import count_values
+from digipath_ray.cohort.drawn import read_row
 from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.config.recipe import AnnotationSpec
 from digipath_ray.evaluate.bootstrap import (
@@ -50,7 +51,6 @@ from digipath_ray.evaluate.reference import (
     is_drawn,
     note_annotations,
     read_reference,
-    read_row,
 )
 from digipath_ray.evaluate.results import Evaluation
 from digipath_ray.evaluate.slidescore import auc, slide_score

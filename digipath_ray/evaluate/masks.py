@@ -20,7 +20,7 @@ from digipath_ray.annotations import (
     Window,
 )
 from digipath_ray.annotations.maskimage import fit_mask
-from digipath_ray.cohort.drawn import check_label
+from digipath_ray.cohort.drawn import check_label, read_row
 from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.config.recipe import AnnotationSpec
 from digipath_ray.evaluate.bootstrap import (
@@ -43,7 +43,6 @@ from digipath_ray.evaluate.reference import (
     note_annotations,
     read_own_size,
     read_reference,
-    read_row,
     size_of_file,
 )
 from digipath_ray.evaluate.results import Evaluation

@@ -7,17 +7,13 @@ from pathlib import Path
 from digipath_ray.annotations import (
     ANNOTATION_SUFFIXES,
     Account,
-    Annotation,
     MaskAnnotation,
-    SlideSize,
-    read_annotation,
 )
 from digipath_ray.annotations.maskfile import open_mask
 from digipath_ray.annotations.maskimage import annotation_of_mask
 from digipath_ray.annotations.maskvalues import MaskRule
 from digipath_ray.cohort.drawn import (
     check_cohort_classes,
-    check_label,
     describe_accounts,
 )
 from digipath_ray.cohort.manifest import MANIFEST_SUFFIXES, SlideRow, read_manifest
@@ -210,24 +206,6 @@ def read_own_size(
     pixels = open_mask(file, rule)
     bits = pixels.tumor
     return annotation_of_mask(pixels, width=bits.width, height=bits.height)
-
-
-def read_row(row: SlideRow, size: SlideSize, spec: AnnotationSpec) -> Annotation:
-    """Read the annotation of a slide that has one.
-
-    Raises:
-        SlideError: the annotation cannot be read, or has no tumor against the label.
-    """
-    found = read_annotation(
-        str(row.annotation),
-        slide=size,
-        classes=spec.meanings,
-        above=spec.mask_above,
-        origin=spec.origin,
-        values=spec.mask_meanings,
-    )
-    check_label(row, found)
-    return found
 
 
 def note_annotations(accounts: Mapping[str, Account]) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -91,7 +92,7 @@ def _read_safetensors(source: Path) -> Tensors:
         return load_file(source)
     except FileNotFoundError as e:
         raise ValueError(f"checkpoint {source}: file not found") from e
-    except Exception as e:  # safetensors' own error has no other base
+    except SafetensorError as e:
         raise ValueError(f"checkpoint {source}: not a safetensors file: {e}") from e
 
 

@@ -111,7 +111,7 @@ def drop_others(
         drop: take them out; else they still count, and the answer says so.
     """
     ids = {row.slide_id for row in rows}
-    for slide_id in sorted(ids):
+    for slide_id in ids.intersection(run.dropped_ids()):
         run.take_back(slide_id)
     finished = set(run.finished_ids())
     known = {row.slide_id for row in _manifest(run)} | finished

@@ -265,6 +265,10 @@ class RunDirectory:
             path.write_bytes(read_bytes(source))
         source.unlink()
 
+    def dropped_ids(self) -> list[str]:
+        """Ids of the slides that were taken out, sorted."""
+        return sorted(p.stem for p in (self.root / "dropped").glob("*.json"))
+
     def finished_ids(self) -> list[str]:
         """Ids of the slides that have a ``done`` record, sorted."""
         return sorted(p.stem for p in (self.root / "done").glob("*.json"))

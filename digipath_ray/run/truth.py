@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from digipath_ray.annotations import Account, Window, read_annotation
-from digipath_ray.cohort.drawn import check_label
+from digipath_ray.annotations import Account, Window
+from digipath_ray.cohort.drawn import read_row
 from digipath_ray.config.recipe import AnnotationSpec
 from digipath_ray.run.finished import Bools, FinishedSlide
 
@@ -35,15 +35,7 @@ def read_truth(slide: FinishedSlide, spec: AnnotationSpec) -> Truth:
     if slide.record.annotation is None:
         nothing = np.zeros(slide.tissue.shape, np.bool_)
         return Truth(tumor=nothing, ignored=nothing)
-    found = read_annotation(
-        slide.record.annotation,
-        slide=slide,
-        classes=spec.meanings,
-        above=spec.mask_above,
-        origin=spec.origin,
-        values=spec.mask_meanings,
-    )
-    check_label(slide.record, found)
+    found = read_row(slide.record, slide, spec)
     height, width = slide.tissue.shape
     window = Window(
         0,

@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from digipath_ray.annotations import Annotation, Window, read_annotation
+from digipath_ray.annotations import Annotation, Window
 from digipath_ray.annotations.corrected import find_correction, read_corrected
-from digipath_ray.cohort.drawn import check_label
+from digipath_ray.cohort.drawn import read_row
 from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.config.recipe import Recipe
 from digipath_ray.geometry import Frame
@@ -95,17 +95,7 @@ def open_annotated(
     spec = recipe.annotations
     annotation: Annotation | None = None
     if row.annotation is not None:
-        annotation = read_annotation(
-            row.annotation,
-            slide=slide.info,
-            classes=spec.meanings,
-            above=spec.mask_above,
-            origin=spec.origin,
-            values=spec.mask_meanings,
-            trusted=trusted,
-        )
-        if not trusted:
-            check_label(row, annotation)
+        annotation = read_row(row, slide.info, spec, trusted=trusted)
     folder = recipe.sampling.extra_annotations
     correction = None if folder is None else find_correction(folder, row.slide_id)
     if correction is not None:

@@ -14,7 +14,7 @@ import numpy as np
 import shapely
 
 from digipath_ray.annotations import Annotation, PolygonAnnotation, Window
-from digipath_ray.annotations import read_annotation as read_file
+from digipath_ray.cohort.drawn import read_row
 from digipath_ray.config.recipe import AnnotationSpec
 from digipath_ray.heatmap.file import TILE_PX, pyramid_levels
 from digipath_ray.outcome.qupath import feature, outline
@@ -143,14 +143,7 @@ class Truths:
         size = _size(entry)
 
         def read() -> Annotation:
-            return read_file(
-                entry.row.annotation or "",
-                slide=size,
-                classes=self._spec.meanings,
-                above=self._spec.mask_above,
-                origin=self._spec.origin,
-                values=self._spec.mask_meanings,
-            )
+            return read_row(entry.row, size, self._spec)
 
         with self._reading:
             return self._kept.make((self.version(entry), size), read)
