@@ -391,7 +391,8 @@ def test_the_command_refuses_what_is_not_of_the_cohort(
     corrected_recipe(tmp_path)
     given = {"--hard-examples": hard, "--extra-annotations": tmp_path / "regions"}
     cohort = tmp_path / "cohort.csv"
-    cohort.write_text(f"slide_id,path,annotation\nt,{row.path},{row.annotation}")
+    others = (f"{name},{row.path},{row.annotation}" for name in "tu")
+    cohort.write_text("\n".join(["slide_id,path,annotation", *others]))
     config = tmp_path / "fit.toml"
     config.write_text(tomli_w.dumps(FIT))
     told = ["--config", str(config), "--out", str(tmp_path / "fit")]
