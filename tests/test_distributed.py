@@ -1,5 +1,7 @@
 """Runs on Ray: against a loop in numpy, how they stream, how they share a cluster."""
 
+import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import ray
+import tomli_w
 import torch
 
 from digipath_ray.cohort.inputs import read_cohort
+from digipath_ray.config.toml import to_tree
 from digipath_ray.distributed import inference
 from digipath_ray.distributed import read as shard
 from digipath_ray.distributed import resources as cluster
@@ -219,27 +222,36 @@ def test_slides_are_finished_while_others_are_predicted(
 ONE_CPU = """
 import functools, sys
 import ray
-from digipath_ray.cohort.inputs import read_cohort
-from digipath_ray.distributed.run import run_cohort
-from digipath_ray.run.directory import RunDirectory
-from tests.runs import small_config
+from digipath_ray.cli.app import run_app
 
 ray.init = functools.partial(ray.init, num_cpus=1, object_store_memory=200 << 20)
-config = small_config({"compute": {"pools": "per-member", "finishers": 4}})
-summary = run_cohort(RunDirectory(sys.argv[2]), read_cohort([sys.argv[1]]), config)
-print(len(summary.outcomes), summary.metrics["machine"]["ray"])
+sys.exit(run_app(sys.argv[1:]))
 """
 
 
 @pytest.mark.slow
-def test_one_cpu_is_enough_and_ray_says_nothing(cohort, tmp_path):
-    slide = cohort / "tiny.tif"
-    script = [sys.executable, "-c", ONE_CPU, str(slide), str(tmp_path)]
-    root = Path(__file__).parents[1]
+def test_one_cpu_is_enough_and_every_line_is_ours(cohort, tmp_path):
+    """Ray prints nothing, and the log is of JSON where the environment asks for it."""
+    config = small_config({"compute": {"pools": "per-member", "finishers": 4}})
+    (tmp_path / "config.toml").write_text(tomli_w.dumps(to_tree(config)))
+    command = [sys.executable, "-c", ONE_CPU, "-v", "run", str(cohort / "tiny.tif")]
+    command += ["--out", str(tmp_path / "run")]
+    command += ["--config", str(tmp_path / "config.toml")]
     done = subprocess.run(
-        script, capture_output=True, text=True, timeout=200, cwd=root, check=False
+        command,
+        env={**os.environ, "DIGIPATH_LOG": "json"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
     )
-    assert (done.stdout, done.stderr) == (f"1 {ray.__version__}\n", "")
+    assert done.returncode == 0, done.stderr
+    assert "segment: 1/1 patches" in done.stdout
+    assert "(pid=" not in done.stdout, "what its processes print"
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert all(line["logger"].startswith("digipath_ray") for line in lines)
+    finished = [x["slide_id"] for x in lines if x["message"].endswith(" finished")]
+    assert finished == ["tiny"]
 
 
 INTERRUPTED = """
