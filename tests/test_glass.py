@@ -1,5 +1,7 @@
 """Pale tissue beside vivid color, on every glass: found, and glass is not."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -12,8 +14,10 @@ from tests.tissue_scenes import (
     SHARES,
     SIDE,
     VIVID,
+    Scene,
     agreement,
     draw,
+    real_scenes,
     scenes,
 )
 
@@ -31,9 +35,17 @@ def find(rgb: np.ndarray, method: str = "otsu", **spec: object) -> Tissue:
 @pytest.mark.parametrize("name", SCENES)
 def test_tissue_is_found_and_glass_is_not(name: str, method: str) -> None:
     scene = SCENES[name]
-    tissue, glass = agreement(find(scene.rgb, method).mask.array, scene.tissue)
+    tissue, glass = agreement(find(scene.rgb, method).mask.array, scene)
     assert tissue >= 0.98
     assert glass <= 0.02
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_real_tissue_is_found_and_glass_is_not(method: str, shared_data: Path) -> None:
+    for scene in real_scenes(shared_data / "glas"):
+        tissue, glass = agreement(find(scene.rgb, method).mask.array, scene)
+        assert tissue >= 0.98, scene.name
+        assert glass <= 0.02, scene.name
 
 
 @pytest.mark.parametrize("method", [*METHODS, "paip"])
@@ -68,7 +80,8 @@ def test_tissue_too_pale_to_tell_from_glass_is_flagged() -> None:
     found = find(rgb)
     assert found.mask.array.sum() < 0.1 * truth.sum()
     assert "color outside the tissue" in found.quality.flags
-    tissue, glass = agreement(find(rgb, min_saturation=0.015).mask.array, truth)
+    found = find(rgb, min_saturation=0.015).mask.array
+    tissue, glass = agreement(found, Scene(name="pale", rgb=rgb, tissue=truth))
     assert tissue > 0.98
     assert glass < 0.02
 

@@ -1,8 +1,12 @@
-"""Thumbnails at 8 um/px whose tissue is known: pale and vivid on all kinds of glass."""
+"""Thumbnails at 8 um/px whose tissue is known: pale and vivid on all kinds of glass.
+
+Drawn ones, and real H&E of colon laid on glass, thinner or with vivid color on it.
+"""
 
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import scipy.ndimage
@@ -34,17 +38,28 @@ VIVID: dict[str, Color] = {
     "orange dye": (236, 140, 40),
     "dense nuclei": (84, 44, 122),
 }
+GLAS_MPP = 0.62
+LUMEN = 215
+"""A pixel of real tissue is a hole in it if no channel is darker."""
 SHARES = (0.0, 0.01, 0.04, 0.12, 0.3)
 """Of the tissue's area that is vivid."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """A thumbnail uint8 [SIDE, SIDE, 3] and which of its pixels are tissue."""
+    """A thumbnail uint8 [SIDE, SIDE, 3] and which of its pixels are tissue.
+
+    Attributes:
+        name: what it shows.
+        rgb: [SIDE, SIDE, 3].
+        tissue: [SIDE, SIDE].
+        hole: [SIDE, SIDE], where tissue has a lumen, which may count as either.
+    """
 
     name: str
     rgb: NDArray[np.uint8] = field(repr=False)
     tissue: NDArray[np.bool_] = field(repr=False)
+    hole: NDArray[np.bool_] | None = field(repr=False, default=None)
 
 
 def draw(
@@ -89,11 +104,16 @@ def draw(
     if border:
         image[:, :border] = image[:border] = 0
         tissue[:, :border] = tissue[:border] = False
+    return compressed(image, quality), tissue
+
+
+def compressed(image: NDArray[np.float64], quality: int) -> NDArray[np.uint8]:
+    """The image after it went through JPEG."""
     buffer = io.BytesIO()
     pixels = image.clip(0, 255).round().astype(np.uint8)
     Image.fromarray(pixels).save(buffer, "JPEG", quality=quality)
     with Image.open(buffer) as stored:
-        return np.asarray(stored.convert("RGB")), tissue
+        return np.asarray(stored.convert("RGB"))
 
 
 def disks(
@@ -144,15 +164,55 @@ def scenes() -> Iterator[Scene]:
         yield Scene(name=f"all {name}", rgb=drawn[0], tissue=drawn[1])
 
 
-def agreement(
-    found: NDArray[np.bool_], tissue: NDArray[np.bool_]
-) -> tuple[float, float]:
+def real_scenes(glas: Path) -> Iterator[Scene]:
+    """Mosaics of 16 real images of GlaS on glass, their stain full or a third of it."""
+    names = sorted((glas / "images").glob("*.jpg"))
+    images = [i for i in map(thumbnail, names) if i.shape == (40, 60, 3)]
+    y, x = (np.mgrid[:SIDE, :SIDE] + 0.5) / SIDE - 0.5
+    where = np.zeros((SIDE, SIDE), np.bool_)
+    where[48:208, 8:248] = True
+    rng = np.random.default_rng(0)
+    vivid = [("", WHITE, 0.0), *((f" with {n}", c, 0.1) for n, c in VIVID.items())]
+    for stain in (1.0, 0.35):
+        for glass, light in GLASS.items():
+            chosen = rng.permutation(len(images))[:16].reshape(4, 4)
+            block = np.vstack([np.hstack([images[i] for i in row]) for row in chosen])
+            density = -np.log((block + 0.5) / 255.5) * stain
+            for title, color, share in vivid:
+                image = np.full((SIDE, SIDE, 3), np.array(light, float))
+                image[where] *= np.exp(-density).reshape(-1, 3)
+                colored = where & disks(share * where.sum(), x, y)
+                image[colored] *= np.array(color) / 255
+                image += rng.normal(0, 3, image.shape)
+                hole = np.zeros_like(where)
+                hole[where] = (block.min(axis=2) >= LUMEN).ravel()
+                name = f"colon, {stain:.0%} of its stain, on {glass} glass{title}"
+                yield Scene(
+                    name=name,
+                    rgb=compressed(image, 80),
+                    tissue=where,
+                    hole=hole & ~colored,
+                )
+
+
+def thumbnail(path: Path) -> NDArray[np.uint8]:
+    """A real image at 8 um/px."""
+    with Image.open(path) as image:
+        size = tuple(round(side * GLAS_MPP / 8) for side in image.size)
+        small = image.convert("RGB").resize(size, Image.Resampling.BOX)
+        return np.asarray(small)
+
+
+def agreement(found: NDArray[np.bool_], scene: Scene) -> tuple[float, float]:
     """Share of the tissue that was found, and of the glass that was taken for it.
 
     The last 24 um on either side of an edge are not counted: colors are averaged so
-    wide before anything is decided.
+    wide before anything is decided. Nor are holes in real tissue.
     """
+    tissue = scene.tissue
     inside = scipy.ndimage.binary_erosion(tissue, iterations=3, border_value=1)
+    if scene.hole is not None:
+        inside &= ~scene.hole
     outside = ~scipy.ndimage.binary_dilation(tissue, iterations=3)
     return (
         float(found[inside].mean()) if inside.any() else 1.0,
