@@ -268,6 +268,18 @@ def test_a_given_mask_is_taken_at_its_word() -> None:
     assert tissue.quality.flags == ("little tissue",)
 
 
+def test_a_given_mask_of_glass_is_refused_or_flagged() -> None:
+    rgb, truth = slide_with_tissue()
+    given = {"mpp_x": 8.0, "mpp_y": 8.0, "spec": TissueSpec()}
+    assert tissue_from_mask(truth, rgb, **given).quality.flags == ()
+    with pytest.raises(ValueError, match="as if it were inverted"):
+        tissue_from_mask(~truth, rgb, **given)
+    everything = tissue_from_mask(np.ones_like(truth), rgb, **given)
+    assert everything.quality.flags == ("glass in the tissue mask",)
+    clean = np.full_like(rgb, 243)  # nothing to hold it against
+    assert tissue_from_mask(truth, clean, **given).quality.flags == ()
+
+
 @pytest.mark.parametrize(
     ("shape", "words"),
     [((300, 200), "aspect ratios differ"), ((3, 3, 3), "two-dimensional")],

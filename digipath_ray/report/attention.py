@@ -158,6 +158,13 @@ FLAGS: dict[str, tuple[str, Callable[[Row], str]]] = {
             "at masks/ and give a lower min_saturation or a mask of your own."
         ),
     ),
+    "glass in the tissue mask": (
+        "Glass in the tissue mask",
+        lambda _: (
+            "More than half of the tissue mask that was given is glass: look at masks/ "
+            "whether its values are what they should be (tissue is above 0)."
+        ),
+    ),
     "mpp deviation": ("Different scale", _format_mpp),
     "mpp differs from file": (
         "Uncertain scale",

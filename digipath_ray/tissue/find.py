@@ -5,7 +5,7 @@ morphology, here in micrometers. The threshold is measured from the slide's own 
 (:mod:`digipath_ray.tissue.glass`); "paper" is Otsu's, as the paper has it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,9 @@ FAINT_SATURATION = 0.03
 """What differs from glass by this much (0..1) and is not in the mask may be tissue."""
 MEDIAN_UM = 56.0
 """The CAMELYON variant's 7x7 median at its 8 um/px."""
+INVERTED_SHARE, INVERTED_AREA = 0.9, 0.1
+"""A given mask is inverted if so much of it is glass, and of what is stained lies
+outside; unless it is smaller than this part of the slide."""
 ASPECT_TOLERANCE = 0.05
 """Relative aspect ratio difference at which a mask is of another slide."""
 
@@ -137,21 +140,48 @@ def tissue_from_mask(
         spec: dilation of the sampling mask.
 
     Raises:
-        ValueError: the mask is not two-dimensional or has another aspect ratio.
+        ValueError: the mask is not two-dimensional, has another aspect ratio, or shows
+            the glass in place of the tissue.
     """
-    _, ink = _smooth_and_ink(rgb, mpp_x=mpp_x, mpp_y=mpp_y)
+    colored = find_tissue(
+        rgb, mpp_x=mpp_x, mpp_y=mpp_y, spec=replace(spec, tissue="otsu")
+    )
+    ink, found = colored.ink, colored.mask
     mask = ink.like(_resized(array > 0, ink.array.shape))
-    return _tissue(rgb, mask=mask, ink=ink, spec=spec)
+    glass = mask.like(mask.array & ~found.array)
+    if found.array.any() and mask.array.any():
+        outside = 1 - (mask.array & found.array).sum() / found.array.sum()
+        bare = glass.array.sum() / mask.array.sum()
+        large = mask.array.mean() > INVERTED_AREA
+        if min(outside, bare) > INVERTED_SHARE and large:
+            raise ValueError(
+                f"{bare:.0%} of it is glass and {outside:.0%} of what is stained lies "
+                "outside, as if it were inverted: tissue is above 0"
+            )
+    return _tissue(
+        rgb,
+        mask=mask,
+        ink=ink,
+        spec=spec,
+        glass_mm2=glass.area_mm2 if found.array.any() else 0.0,
+    )
 
 
 def _tissue(
-    rgb: Pixels, *, mask: Mask, ink: Mask, spec: TissueSpec, missed_mm2: float = 0.0
+    rgb: Pixels,
+    *,
+    mask: Mask,
+    ink: Mask,
+    spec: TissueSpec,
+    missed_mm2: float = 0.0,
+    glass_mm2: float = 0.0,
 ) -> Tissue:
+    quality = measure_quality(rgb, tissue=mask, ink=ink)
     return Tissue(
         mask=mask,
         sampling=mask.dilated(spec.dilate_um),
         ink=ink,
-        quality=measure_quality(rgb, tissue=mask, ink=ink, missed_mm2=missed_mm2),
+        quality=replace(quality, missed_mm2=missed_mm2, glass_mm2=glass_mm2),
     )
 
 

@@ -47,6 +47,8 @@ FLAG_BLUR = 0.25
 FLAG_BLACK = 0.05
 FLAG_MISSED, FLAG_MISSED_MM2 = 0.2, 0.2
 """Of the tissue's area, and at least."""
+FLAG_GLASS = 0.5
+"""Of the area of a tissue mask that was given."""
 FLAG_LITTLE_TISSUE_MM2 = 0.1
 """A third of the smallest usual tissue-microarray core (0.6 mm)."""
 
@@ -60,6 +62,7 @@ class Quality:
     Attributes:
         tissue_mm2: area of the tissue mask, mm2.
         missed_mm2: area that is neither tissue nor ink and yet differs from glass, mm2.
+        glass_mm2: area of a given tissue mask that is glass, mm2.
         ink: pen marks, fraction of the slide.
         ink_over_tissue: ink over or touching tissue, fraction of tissue with that ink.
         blur: fraction of the tissue that is grossly out of focus (point spread of about
@@ -75,6 +78,7 @@ class Quality:
     black: float
     blank: float
     missed_mm2: float = 0.0
+    glass_mm2: float = 0.0
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -89,13 +93,13 @@ class Quality:
             "no tissue": self.tissue_mm2 == 0,
             "color outside the tissue": self.missed_mm2
             > max(FLAG_MISSED_MM2, FLAG_MISSED * self.tissue_mm2),
+            "glass in the tissue mask": self.glass_mm2
+            > max(FLAG_MISSED_MM2, FLAG_GLASS * self.tissue_mm2),
         }
         return tuple(name for name, up in raised.items() if up)
 
 
-def measure_quality(
-    rgb: Pixels, *, tissue: Mask, ink: Mask, missed_mm2: float = 0.0
-) -> Quality:
+def measure_quality(rgb: Pixels, *, tissue: Mask, ink: Mask) -> Quality:
     """Measure a slide's quality from its thumbnail [rows, cols, 3] and two masks."""
     low, high = extremes(rgb)
     blank = (low >= BLANK_VALUE) & (high - low <= BLANK_SATURATION * high)
@@ -106,7 +110,6 @@ def measure_quality(
         blur=_blurred_share(rgb, tissue),
         black=float((high < UNSCANNED).mean()),
         blank=float(blank.mean()),
-        missed_mm2=missed_mm2,
     )
 
 
