@@ -1,9 +1,9 @@
 """The patch grid of a slide, the selected cells, and the chunks they are read in.
 
-The grid starts at the slide's top-left corner and overhangs the far edges. Every cell
-has a core: the stride-sized center of its patch, extended to the slide's edge in border
-cells, so that the cores partition the slide. A cell is kept if its core contains any
-pixel of the sampling mask, so every tissue pixel is in at least one patch.
+The grid starts at the slide's top-left corner and overhangs the far edges. A cell is
+kept if its patch touches the sampling mask: the tissue and a margin. All patches over a
+tissue pixel are then kept, so its value is the one that predicting the whole slide
+gives, whatever the margin.
 
 A chunk is up to 64 neighboring kept cells, read together as stride-sized blocks; each
 block is read once, no matter how many patches share it.
@@ -69,14 +69,6 @@ class Grid:
         d = self.spec.downsample
         return self.frame.mpp_x * d, self.frame.mpp_y * d
 
-    def core_edges(self, length: int) -> NDArray[np.int64]:
-        """Start of each core along a side of ``length`` px, and the side's end."""
-        # The core of a patch is its middle; the first and last reach the slide's edges.
-        margin = (self.spec.patch_px - self.spec.stride_px) // 2
-        starts = np.arange(self._cells_along(length)) * self.spec.stride_px + margin
-        starts[0] = 0
-        return np.append(starts, length)
-
 
 def lay_grid(info: SlideInfo, frame: Frame, spec: GridSpec) -> Grid:
     """Build the grid of a slide read in ``frame``."""
@@ -85,12 +77,25 @@ def lay_grid(info: SlideInfo, frame: Frame, spec: GridSpec) -> Grid:
 
 
 def keep_cells(grid: Grid, sampling: Mask) -> Cells:
-    """Cells [n, 2] whose core contains any pixel of the sampling mask, row by row."""
-    frame = grid.frame
-    x = grid.core_edges(grid.md_width) * frame.mpp_x / sampling.mpp_x
-    y = grid.core_edges(grid.md_height) * frame.mpp_y / sampling.mpp_y
-    held = _count(sampling.array, x[:-1], y[:-1], x[1:], y[1:]) > 0
+    """Cells [n, 2] whose patch touches the sampling mask, row by row."""
+    held = _count_in_patches(grid, sampling)[0] > 0
     return np.argwhere(held).astype(np.int32)
+
+
+def _count_in_patches(
+    grid: Grid, mask: Mask
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """True mask px in every patch [rows, cols], and all px it touches, overhang too."""
+    frame, spec = grid.frame, grid.spec
+    x_scale, y_scale = frame.mpp_x / mask.mpp_x, frame.mpp_y / mask.mpp_y
+    x0 = np.arange(grid.cols) * spec.stride_px * x_scale
+    y0 = np.arange(grid.rows) * spec.stride_px * y_scale
+    x1, y1 = x0 + spec.patch_px * x_scale, y0 + spec.patch_px * y_scale
+    width, height = (
+        np.ceil(end - 1e-6) - np.floor(start + 1e-6)
+        for start, end in ((x0, x1), (y0, y1))
+    )
+    return _count(mask.array, x0, y0, x1, y1), height[:, None] * width
 
 
 def _count(
@@ -218,19 +223,10 @@ def tissue_share(grid: Grid, cells: Cells, tissue: Mask) -> NDArray[np.float32]:
     """Tissue fraction [n] of each patch; the overhang counts as background."""
     if len(cells) == 0:
         return np.empty(0, np.float32)
-    frame, spec = grid.frame, grid.spec
-    x_scale = frame.mpp_x / tissue.mpp_x
-    y_scale = frame.mpp_y / tissue.mpp_y
-    x0 = np.arange(grid.cols) * spec.stride_px * x_scale
-    y0 = np.arange(grid.rows) * spec.stride_px * y_scale
-    width, height = spec.patch_px * x_scale, spec.patch_px * y_scale
-    counts = _count(tissue.array, x0, y0, x0 + width, y0 + height)
-    # Divided by the px that _count looked at, not by the exact area, so that a patch
-    # full of tissue has a fraction of 1. No clipping: the overhang is background.
-    touched = np.ceil(x0 + width - 1e-6) - np.floor(x0 + 1e-6)
-    touched_y = np.ceil(y0 + height - 1e-6) - np.floor(y0 + 1e-6)
-    share = counts / (touched_y[:, None] * touched)
-    return share[cells[:, 0], cells[:, 1]].astype(np.float32)
+    # Divided by the px that were looked at, not by the exact area, so that a patch full
+    # of tissue has a fraction of 1. No clipping: the overhang is background.
+    counts, touched = _count_in_patches(grid, tissue)
+    return (counts / touched)[cells[:, 0], cells[:, 1]].astype(np.float32)
 
 
 def patch_boxes(grid: Grid, cells: Cells, mask: Mask) -> NDArray[np.float64]:

@@ -18,7 +18,7 @@ FIT: Tree = {
         "mask_mpp": 4.0,
         "close_um": 10.0,
         "open_um": 5.0,
-        "dilate_um": 10.0,
+        "margin_um": 10.0,
         "min_tissue_mm2": 0.0005,
     },
     "sampling": {

@@ -17,7 +17,7 @@ CONFIG = """
 mask_mpp = 4.0
 close_um = 20.0
 open_um = 10.0
-dilate_um = 10.0
+margin_um = 10.0
 min_tissue_mm2 = 0.001
 
 [grid]

@@ -29,6 +29,10 @@ def old(tmp_path: Path) -> tuple[Path, RunDirectory]:
 def test_its_threshold_is_read(old: tuple[Path, RunDirectory]) -> None:
     _, run = old
     assert from_tree(read_toml(run.settings)).outcome.threshold == 0.45
+    assert parse_toml("[tissue]\ndilate_um = 240.0") == {"tissue": {}}
+    assert parse_toml("[tissue]\ndilate_um = 30") == {"tissue": {"margin_um": 30}}
+    with pytest.raises(ValueError, match=r"keep \[tissue\] margin_um"):
+        parse_toml("[tissue]\ndilate_um = 240.0\nmargin_um = 10.0")
     with pytest.raises(ValueError, match=r"keep the one in \[outcome\]"):
         parse_toml("[ensemble]\nthreshold = 0.4\n[outcome]\nthreshold = 0.5")
 

@@ -67,7 +67,8 @@ def test_a_disk_of_tissue_is_found(method: str) -> None:
 
 def test_pixels_that_are_not_square() -> None:
     rgb, truth = slide_with_tissue()
-    tissue = find_tissue(rgb[:, ::2], mpp_x=16.0, mpp_y=8.0, spec=TissueSpec())
+    spec = TissueSpec(margin_um=240.0)
+    tissue = find_tissue(rgb[:, ::2], mpp_x=16.0, mpp_y=8.0, spec=spec)
     assert agreement(tissue.mask.array, truth[:, ::2]) > 0.95
     assert tissue.quality.tissue_mm2 == pytest.approx(truth.sum() * 64e-6, rel=0.05)
     # 240 um are 30 rows, but 15 columns.
@@ -80,16 +81,16 @@ def test_pixels_that_are_not_square() -> None:
 
 
 @settings(deadline=None, max_examples=20)
-@given(dilate_um=st.floats(0, 400), seed=st.integers(0, 1000))
+@given(margin_um=st.floats(0, 400), seed=st.integers(0, 1000))
 def test_the_sampling_mask_is_the_tissue_and_all_within_reach(
-    dilate_um: float, seed: int
+    margin_um: float, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
     coarse = rng.random((6, 6)) > 0.7
     rgb = np.where(coarse[..., None], STAINED, GLASS).astype(np.uint8)
-    tissue = find(rgb.repeat(16, 0).repeat(16, 1), dilate_um=dilate_um)
+    tissue = find(rgb.repeat(16, 0).repeat(16, 1), margin_um=margin_um)
     assert not (tissue.mask.array & ~tissue.sampling.array).any()
-    assert np.array_equal(tissue.sampling.array, tissue.mask.dilated(dilate_um).array)
+    assert np.array_equal(tissue.sampling.array, tissue.mask.dilated(margin_um).array)
 
 
 @pytest.mark.parametrize(
@@ -264,7 +265,7 @@ def test_a_given_mask_is_taken_at_its_word() -> None:
     expected = np.zeros((300, 300), np.bool_)
     expected[50:52, 100:102] = True
     assert np.array_equal(tissue.mask.array, expected)
-    assert np.array_equal(tissue.sampling.array, tissue.mask.dilated(240.0).array)
+    assert np.array_equal(tissue.sampling.array, tissue.mask.array)
     assert tissue.quality.flags == ("little tissue",)
 
 
@@ -295,7 +296,7 @@ def test_a_mask_of_another_slide_is_refused(shape: tuple[int, ...], words: str) 
 def test_the_overlay_shows_outlines_and_patch_centers() -> None:
     rgb, _ = slide_with_tissue()
     rgb[20:280, 4:24] = MARKERS["blue"]
-    tissue = find(rgb)
+    tissue = find(rgb, margin_um=240.0)
     boxes = np.array([[140.0, 142.0, 160.0, 162.0], [-90.0, 0.0, -50.0, 20.0]])
     image = draw_tissue(rgb, tissue, boxes=boxes)
     assert image.dtype == np.uint8

@@ -13,6 +13,7 @@ Origin = Literal["canvas", "bounds"]
 """What level-0 px count from: the scanner's whole canvas, or the scanned bounds."""
 TissueMethod = Literal["otsu", "camelyon", "paip", "paper", "all"]
 Blend = Literal["mean", "linear", "gaussian"]
+Overlap = Literal["full", "adaptive"]
 Transform = Literal["identity", "rot90", "rot180", "rot270", "hflip", "vflip"]
 Pools = Literal["shared", "per-member"]
 Precision = Literal["auto", "float32", "float16", "bfloat16"]
@@ -67,7 +68,9 @@ class TissueSpec:
     mask_mpp: float = option(8.0, "um per mask px")
     close_um: float = option(160.0, "gaps up to this width are closed")
     open_um: float = option(40.0, "specks up to this width are removed")
-    dilate_um: float = option(240.0, "the sampling mask reaches this far beyond tissue")
+    margin_um: float = option(
+        0.0, "patches up to this far from tissue are predicted too (the original: 240)"
+    )
     min_saturation: float = option(0.05, "HSV saturation below which all is glass")
     min_tissue_mm2: float = option(0.05, "a smaller tissue area is no tissue")
     exclude_ink: bool = option(True, "drawn ink is not tissue")
@@ -76,7 +79,7 @@ class TissueSpec:
         """Check the fields."""
         check_choice("tissue.tissue", self.tissue, TissueMethod)
         check(0.5 <= self.mask_mpp <= 64, "tissue.mask_mpp", self.mask_mpp, "0.5 to 64")
-        for name in ("close_um", "open_um", "dilate_um", "min_tissue_mm2"):
+        for name in ("close_um", "open_um", "margin_um", "min_tissue_mm2"):
             value = getattr(self, name)
             check(value >= 0, f"tissue.{name}", value, "must not be negative")
         ok = 0 <= self.min_saturation < 1
@@ -91,6 +94,14 @@ class GridSpec:
     patch_px: int = option(1024, "side of a patch, model px")
     stride_px: int = option(512, "step between neighboring patches, model px")
     downsample: int = option(16, "model px per heatmap px")
+    overlap: Overlap = option(
+        "full",
+        "adaptive: patches that overlap others are predicted only where these leave "
+        "doubt that there is nothing",
+    )
+    doubt: float = option(
+        0.05, "adaptive overlap: probability of the smallest lesion that leaves doubt"
+    )
 
     def __post_init__(self) -> None:
         """Check the fields."""
@@ -100,6 +111,8 @@ class GridSpec:
         check(ok, "grid.stride_px", self.stride_px, f"1 to patch_px ({self.patch_px})")
         ok = 1 <= self.downsample <= 32
         check(ok, "grid.downsample", self.downsample, "1 to 32")
+        check_choice("grid.overlap", self.overlap, Overlap)
+        check(0 <= self.doubt <= 1, "grid.doubt", self.doubt, "0 to 1")
         for name in ("patch_px", "stride_px"):
             value = getattr(self, name)
             ok = value % self.downsample == 0

@@ -55,6 +55,8 @@ RECIPE_SECTIONS = {
 }
 SECTIONS = {**RUN_SECTIONS, **RECIPE_SECTIONS}
 """A TOML file may hold them all: it fits an ensemble and runs it."""
+DILATE_UM = 240.0
+"""Default of [tissue] dilate_um in version 0.1."""
 PATHS = {
     "sampling": ("hard_examples", "extra_annotations"),
     "outcome": ("stage_model",),
@@ -117,14 +119,13 @@ def read_toml(path: Path) -> Tree:
 
 
 def parse_toml(text: str) -> Tree:
-    """The tree of a TOML text, with ``threshold`` where it is now: in [outcome].
-
-    Files of version 0.1 have it in [ensemble].
+    """The tree of a TOML text, with the settings of version 0.1 where they are now.
 
     Raises:
-        ValueError: not TOML, or both sections have a threshold.
+        ValueError: not TOML, or a setting is there in both forms.
     """
     tree = tomllib.loads(text)
+    _move_dilation(tree)
     ensemble = tree.get("ensemble")
     if not isinstance(ensemble, dict) or "threshold" not in ensemble:
         return tree
@@ -135,6 +136,21 @@ def parse_toml(text: str) -> Tree:
         )
     outcome["threshold"] = ensemble.pop("threshold")
     return tree
+
+
+def _move_dilation(tree: Tree) -> None:
+    """Turn [tissue] dilate_um of version 0.1 into margin_um.
+
+    Its default, 240, becomes the default of now: both give the same values on tissue.
+    """
+    tissue = tree.get("tissue")
+    if not isinstance(tissue, dict) or "dilate_um" not in tissue:
+        return
+    if "margin_um" in tissue:
+        raise ValueError("dilate_um is margin_um now: keep [tissue] margin_um alone")
+    dilate_um = tissue.pop("dilate_um")
+    if dilate_um != DILATE_UM:
+        tissue["margin_um"] = dilate_um
 
 
 def _found_beside(path: Path, weights: object) -> dict[str, str]:

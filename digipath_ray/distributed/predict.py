@@ -110,7 +110,11 @@ class PredictStage:
         if not self.last:
             empty = np.empty((1, 0, grid.hm_patch, grid.hm_patch), np.float32)
             augmented = len(self.config.ensemble.tta) > 1
-            maps = MemberMaps(means=empty, variances=empty if augmented else None)
+            maps = MemberMaps(
+                means=empty,
+                variances=empty if augmented else None,
+                predicted=np.empty((1, 0), np.bool_),
+            )
             return {**batch, **_columns(maps)}
         side = grid.hm_stride
         sums = np.empty((len(self.config.channels), 0, side, side), np.float32)
@@ -137,7 +141,7 @@ class PredictStage:
 
 def _columns(maps: MemberMaps) -> Batch:
     """Maps of the members so far as columns of a row."""
-    row = {"means": maps.means[None]}
+    row = {"means": maps.means[None], "predicted": maps.predicted[None]}
     return row if maps.variances is None else {**row, "variances": maps.variances[None]}
 
 
@@ -146,4 +150,6 @@ def _maps_of(row: Batch) -> MemberMaps | None:
     if "means" not in row:
         return None
     variances = row["variances"][0] if "variances" in row else None
-    return MemberMaps(means=row["means"][0], variances=variances)
+    return MemberMaps(
+        means=row["means"][0], variances=variances, predicted=row["predicted"][0]
+    )

@@ -89,31 +89,43 @@ class MemberMaps:
     Attributes:
         means: [m, n, h, w], each member's posterior, mean over its augmentations.
         variances: [m, n, h, w], its variance over them; None without augmentation.
+        predicted: [m, n], whether it predicted the patch, or its map is what it said of
+            the patches around (adaptive overlap).
     """
 
     means: Maps
     variances: Maps | None
+    predicted: NDArray[np.bool_]
 
     def followed_by(self, other: "MemberMaps") -> "MemberMaps":
         """These members' maps and then the others'."""
         variances = None
         if self.variances is not None and other.variances is not None:
             variances = np.concatenate([self.variances, other.variances])
-        means = np.concatenate([self.means, other.means])
-        return MemberMaps(means=means, variances=variances)
+        return MemberMaps(
+            means=np.concatenate([self.means, other.means]),
+            variances=variances,
+            predicted=np.concatenate([self.predicted, other.predicted]),
+        )
 
 
 def combine_members(maps: MemberMaps, config: RunConfig) -> dict[str, Maps]:
     """The heatmap's channels [n, h, w] from the maps of all members of a run.
+
+    NaN over patches that no member predicted: they add nothing to those around.
 
     Raises:
         MemberError: a member's map is missing or is no probability.
     """
     names = [m.name for m in config.members]
     variances = maps.variances
-    return combine(
+    channels = combine(
         dict(zip(names, maps.means, strict=False)),
         None if variances is None else dict(zip(names, variances, strict=False)),
         members=names,
         keep_members=config.ensemble.keep_members,
     )
+    skipped = ~maps.predicted.any(axis=0)
+    for values in channels.values():
+        values[skipped] = np.nan
+    return channels

@@ -8,6 +8,7 @@ travels. Batches have one shape: the last one is padded and its padding dropped.
 import logging
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,6 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from digipath_ray.config.run import MemberSpec, RunConfig, Transform
+from digipath_ray.heatmap.canvas import blend_window
+from digipath_ray.networks.adaptive import Bools, cover, expected, in_doubt
 from digipath_ray.networks.build import Member
 from digipath_ray.networks.ensemble import MemberMaps, combine_members
 from digipath_ray.networks.weights import load_member
@@ -210,23 +213,57 @@ class EnsemblePredictor:
             index: [n, k, k], the blocks of each patch.
         """
         pixels: Tensor | None = None
-        means, variances = [], []
+        maps: MemberMaps | None = None
+        adaptive = self.config.grid.overlap == "adaptive"
+        first = cover(index, len(blocks)) if adaptive else np.ones(len(index), np.bool_)
         for member in self.members.values():
             pixels = to_device(blocks, member.device) if pixels is None else pixels
-            mean, variance = predict_blocks(
-                member,
-                pixels,
-                index,
-                patch_px=self.config.grid.patch_px,
-                tta=self.config.ensemble.tta,
-                downsample=self.config.grid.downsample,
-                batch_size=self.config.compute.batch_size,
+            found = self._predict_member(member, pixels, index, first)
+            maps = found if maps is None else maps.followed_by(found)
+        assert maps is not None
+        return maps
+
+    def _predict_member(
+        self, member: Member, pixels: Tensor, index: NDArray[np.int64], first: Bools
+    ) -> MemberMaps:
+        """A member's map of all patches, of which it predicts those that it must."""
+        config = self.config
+        predict = partial(
+            predict_blocks,
+            member,
+            pixels,
+            patch_px=config.grid.patch_px,
+            tta=config.ensemble.tta,
+            downsample=config.grid.downsample,
+            batch_size=config.compute.batch_size,
+        )
+        mean, variance = predict(index[first])
+        predicted = first.copy()
+        if not first.all():
+            fill = partial(
+                expected,
+                index=index,
+                first=first,
+                window=blend_window(config.grid, config.ensemble.blend),
+                step=config.grid.hm_stride,
             )
-            means.append(mean)
-            if variance is not None:
-                variances.append(variance)
+            mean, variance = fill(mean), None if variance is None else fill(variance)
+            hm_mpp = config.grid.mpp * config.grid.downsample
+            again = ~first & in_doubt(
+                mean,
+                variance,
+                width_px=config.outcome.min_lesion_um / hm_mpp,
+                bound=config.grid.doubt,
+            )
+            more, more_variance = predict(index[again])
+            mean[again] = more
+            if variance is not None and more_variance is not None:
+                variance[again] = more_variance
+            predicted |= again
         return MemberMaps(
-            means=np.stack(means), variances=np.stack(variances) if variances else None
+            means=mean[None],
+            variances=None if variance is None else variance[None],
+            predicted=predicted[None],
         )
 
     def predict_combined(

@@ -12,7 +12,8 @@ from digipath_ray.patches import Cells, Grid, read_blocks, share_blocks
 from digipath_ray.slide.open import Pixels, Slide
 
 Arrays = Mapping[str, NDArray[np.float32]]
-"""Channel -> values [n, p, p] of a chunk's patches at heatmap scale."""
+"""Channel -> values [n, p, p] of a chunk's patches at heatmap scale; a patch that was
+not predicted (adaptive overlap) is NaN."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +44,10 @@ def sum_chunk(
 ) -> ChunkSums:
     """A chunk's weighted sums per block from its patches' channels."""
     window = blend_window(config.grid, config.ensemble.blend)
+    predicted = ~np.isnan(values[config.channels[0]][:, 0, 0])
     sums, weight = sum_patches(
-        {name: values[name] for name in config.channels},
-        index,
+        {name: values[name][predicted] for name in config.channels},
+        index[predicted],
         len(blocks),
         window=window,
         hm_stride=config.grid.hm_stride,

@@ -66,11 +66,12 @@ def _reading(config: RunConfig) -> Iterator[str]:
         yield "Each whole slide was treated as tissue."
         return
     ink = "pen marks excluded, " if tissue.exclude_ink else ""
+    around = f" and {tissue.margin_um:g} {UM} around it" if tissue.margin_um else ""
     yield (
         f"Tissue was found at {tissue.mask_mpp:g} {UM}/px by {TISSUE[tissue.tissue]}, "
         f"{ink}gaps up to {tissue.close_um:g} {UM} closed and specks up to "
-        f"{tissue.open_um:g} {UM} removed; patches cover it and "
-        f"{tissue.dilate_um:g} {UM} around it."
+        f"{tissue.open_um:g} {UM} removed; every patch that touches it{around} "
+        "was predicted."
     )
 
 

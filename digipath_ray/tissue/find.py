@@ -1,4 +1,4 @@
-"""Tissue detection on a thumbnail, and the dilated mask that places patches.
+"""Tissue detection on a thumbnail, and the mask that places patches.
 
 As in the paper (section "Tissue mask"): HSV saturation, a threshold, binary
 morphology, here in micrometers. The threshold is measured from the slide's own glass
@@ -67,7 +67,7 @@ class Tissue:
 
     Attributes:
         mask: the tissue.
-        sampling: the tissue dilated by ``spec.dilate_um``; only used to place patches.
+        sampling: the tissue and ``spec.margin_um`` around it; only places patches.
         ink: pen marks.
         quality: quality measures from the thumbnail.
     """
@@ -137,7 +137,7 @@ def tissue_from_mask(
         rgb: the slide's thumbnail [rows, cols, 3].
         mpp_x: um per thumbnail px.
         mpp_y: um per thumbnail px.
-        spec: dilation of the sampling mask.
+        spec: margin of the sampling mask.
 
     Raises:
         ValueError: the mask is not two-dimensional, has another aspect ratio, or shows
@@ -179,7 +179,7 @@ def _tissue(
     quality = measure_quality(rgb, tissue=mask, ink=ink)
     return Tissue(
         mask=mask,
-        sampling=mask.dilated(spec.dilate_um),
+        sampling=mask.dilated(spec.margin_um),
         ink=ink,
         quality=replace(quality, missed_mm2=missed_mm2, glass_mm2=glass_mm2),
     )

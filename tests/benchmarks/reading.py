@@ -54,7 +54,7 @@ def measure(path: Path, repeat: int, patch_px: int) -> None:
         config = from_tree(
             {
                 "grid": {"mpp": mpp, "patch_px": patch_px, "stride_px": patch_px // 2},
-                "tissue": {"dilate_um": 0.0},
+                "tissue": {"margin_um": 0.0},
             }
         )
         grid = grid_of(slide, config)

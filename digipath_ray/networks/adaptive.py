@@ -1,0 +1,77 @@
+"""Adaptive overlap: patches that would only repeat a sure "nothing here" are skipped.
+
+The patches of a chunk are predicted in two passes. The first covers every pixel of the
+chunk, where possible once. Of the others, those are predicted over which the first
+pass is in doubt: they then overlap as in the paper. Over the rest a member's first pass
+stands for what it would have said. Each member decides for itself, so that it does not
+matter whether the members share a process.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import uniform_filter
+
+from digipath_ray.heatmap.canvas import sum_patches
+from digipath_ray.heatmap.heatmap import Map
+
+Bools = NDArray[np.bool_]
+Index = NDArray[np.int64]
+"""[n, k, k], the blocks of each patch of a chunk."""
+
+
+def cover(index: Index, blocks: int) -> Bools:
+    """Patches [n] that together cover all that the chunk's patches do, mostly once.
+
+    Args:
+        index: [n, k, k], the blocks of each patch.
+        blocks: how many blocks the chunk has.
+    """
+    chosen = np.zeros(len(index), np.bool_)
+    bare = np.zeros(blocks, np.bool_)
+    bare[index.ravel()] = True
+    while bare.any():
+        # The patch with most that is still bare; the first of several, in raster order.
+        best = int(bare[index].sum(axis=(1, 2)).argmax())
+        chosen[best] = True
+        bare[index[best].ravel()] = False
+    return chosen
+
+
+def expected(values: Map, index: Index, first: Bools, *, window: Map, step: int) -> Map:
+    """What the first pass says over every patch, [n, p, p].
+
+    Args:
+        values: [f, p, p], the maps of the patches of the first pass.
+        index: [n, k, k], the blocks of each patch.
+        first: [n], the f patches of the first pass; together they cover all blocks.
+        window: blending weight [p, p].
+        step: side of a block, heatmap px.
+    """
+    blocks = int(index.max()) + 1
+    sums, weight = sum_patches(
+        {"": values}, index[first], blocks, window=window, hm_stride=step
+    )
+    # Of a patch that is no multiple of the stride, the last blocks are covered in part.
+    mean = np.divide(sums[0], weight, out=np.zeros_like(weight), where=weight > 0)
+    n, k, _ = index.shape
+    side = k * step
+    tiled = mean[index].transpose(0, 1, 3, 2, 4).reshape(n, side, side)
+    return tiled[:, : window.shape[0], : window.shape[1]]
+
+
+def in_doubt(mean: Map, variance: Map | None, *, width_px: float, bound: float) -> Bools:
+    """Patches [n] somewhere in which there may be something.
+
+    That is where the probability plus its standard deviation between the test-time
+    augmentations, averaged over a square of the smallest lesion, reaches the bound.
+
+    Args:
+        mean: [n, p, p], posterior.
+        variance: [n, p, p], its variance over the augmentations; None without.
+        width_px: of the smallest lesion, heatmap px.
+        bound: 0: always in doubt; 1: never.
+    """
+    most = mean if variance is None else mean + np.sqrt(variance)
+    size = min(max(1, round(width_px)), mean.shape[-1])
+    smooth = uniform_filter(most, size=(0, size, size), mode="nearest")
+    return np.asarray(smooth.max(axis=(1, 2)) >= bound)
