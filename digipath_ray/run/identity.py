@@ -124,10 +124,13 @@ def hold_against_files(
         findings = dict(zip([row.slide_id for row in known], judged, strict=True))
     refused = {i: f.why for i, f in findings.items() if f.verdict == "refused"}
     if refused:
-        lines = name_some([f"{i} ({why})" for i, why in refused.items()])
+        lines = [
+            f"{i} was finished from another slide, mpp or mask ({why})"
+            for i, why in refused.items()
+        ]
         raise RunError(
-            f"finished from another slide, mpp or mask: {lines}: choose another "
-            "--out, mend the manifest, or --overwrite to make them again"
+            f"{name_some(lines)}: choose another --out, mend the manifest, or "
+            "--overwrite to make them again"
         )
     records = dict(done)
     for row in known:
