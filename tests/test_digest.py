@@ -1,6 +1,7 @@
 """What identifies a file: its bytes, wherever it lies and whatever it is called."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -76,9 +77,26 @@ def test_a_gigapixel_file_takes_milliseconds_of_reading(tmp_path: Path) -> None:
 def test_a_file_that_was_written_again_is_looked_at_again(tmp_path: Path) -> None:
     path = written(tmp_path / "a.svs", b"before")
     before = slide_digest(path)
-    new = written(tmp_path / "new.svs", b"after!")
-    new.replace(path)
-    assert slide_digest(path) != before
+    for i in range(10, 30):  # within a tick of the clock, of the same size
+        path.write_bytes(b"take%d" % i)
+        now = slide_digest(path)
+        assert now != before
+        before = now
+
+
+def test_a_digest_is_remembered_until_the_file_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path / "a.svs", b"before")
+    monkeypatch.setattr(digest, "FRESH_NS", 0)
+    before, stamp = slide_digest(path), path.stat()
+    read = digest._digest_of_file.cache_info().misses
+    assert slide_digest(path) == before
+    assert digest._digest_of_file.cache_info().misses == read
+    time.sleep(0.05)
+    path.write_bytes(b"after!")
+    os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert slide_digest(path) != before, "as a copy that keeps times does"
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from digipath_ray.machine import memory_bytes
 from digipath_ray.networks.seen_slides import Exposure
 from digipath_ray.patches import Grid, keep_cells, lay_grid, patch_boxes, patch_table
 from digipath_ray.run.directory import RunDirectory
-from digipath_ray.run.identity import digest_mask
+from digipath_ray.run.identity import check_same, digest_mask
 from digipath_ray.run.patch_table import count_chunks, write_patches
 from digipath_ray.run.record import SlideRecord, canvas_columns
 from digipath_ray.slide.frames import mask_origin
@@ -29,7 +29,7 @@ from digipath_ray.slide.open import (
     open_slide,
 )
 from digipath_ray.storage.cache import local_copy
-from digipath_ray.storage.digest import describe_change, slide_digest
+from digipath_ray.storage.digest import slide_digest
 from digipath_ray.storage.files import is_url, publish
 from digipath_ray.tissue.find import (
     ASPECT_TOLERANCE,
@@ -78,7 +78,7 @@ def open_cohort_slide(
         OSError: as open_slide.
     """
     if digest is not None and not is_url(path):
-        check_same(path, digest)
+        check_same(path, digest, since="its patches were placed")
     slide = open_slide(
         path,
         mpp=slide_mpp,
@@ -95,22 +95,6 @@ def open_cohort_slide(
             info, mpp_x=assumed, mpp_y=assumed, mpp_source="assumed (slide_mpp)"
         )
     return slide
-
-
-def check_same(path: str, digest: str) -> None:
-    """Refuse a slide on a disk that is not the one of a digest.
-
-    Raises:
-        SlideError: its files have other content now.
-    """
-    now = digest_slide(path)
-    if now is not None and now != digest:
-        raise SlideError(
-            f"{path}: was replaced after its patches were placed "
-            f"({describe_change(digest, now)})",
-            "do not write to the inputs of a run while it runs; run again, and it is "
-            "prepared anew",
-        )
 
 
 def digest_slide(

@@ -101,6 +101,29 @@ def digest_mask(row: SlideRow) -> str | None:
         return MISSING
 
 
+def check_same(path: str, digest: str, *, since: str) -> None:
+    """Refuse a slide on a disk that is not the one of a digest; it may be missing.
+
+    Args:
+        path: file of the slide.
+        digest: of its files then.
+        since: when that was, for the message.
+
+    Raises:
+        SlideError: its files have other content now.
+    """
+    try:
+        now = slide_digest(path)
+    except OSError:  # opening it says why
+        return
+    if now != digest:
+        raise SlideError(
+            f"{path}: was replaced after {since} ({describe_change(digest, now)})",
+            "run again, and it is made anew; do not write to the inputs of a run "
+            "while it runs",
+        )
+
+
 def hold_against_files(
     run: RunDirectory, rows: Sequence[SlideRow], done: Mapping[str, DoneRecord]
 ) -> tuple[dict[str, DoneRecord], list[str]]:

@@ -6,6 +6,7 @@ between, in milliseconds. Annotations, masks and weights are read whole.
 
 import functools
 import hashlib
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +20,8 @@ WHOLE_BYTES = 16 << 20
 """Files up to this size are read whole."""
 BLOCKS, BLOCK_BYTES = 32, 64 << 10
 """Of a larger one so many blocks, the first at its head and the last at its tail."""
+FRESH_NS = 2_000_000_000
+"""How long after a change of a file its digest is not remembered."""
 AT_ONCE = 16
 """Objects and blocks of objects that are read at once."""
 
@@ -66,7 +69,10 @@ def content_digest(path: str | Path) -> str | None:
         OSError: it cannot be read, or the bucket cannot be accessed.
     """
     if not is_url(path):
-        return file_digest(path) if Path(path).is_file() else None
+        try:
+            return _remembered(_digest_of_all, Path(path))
+        except FileNotFoundError:
+            return None
     try:
         version = bucket.head(path)
         if version.size > WHOLE_BYTES:
@@ -82,12 +88,22 @@ def digest_on_disk(path: Path) -> str:
     Raises:
         OSError: it cannot be read.
     """
+    return _remembered(_digest_of_file, path)
+
+
+def _remembered(digest_of: "functools._lru_cache_wrapper[str]", path: Path) -> str:
+    """Digest of a file, computed again if the file was written or moved since."""
     found = path.stat()
-    return _digest_of_file(path, found.st_size, found.st_mtime_ns, found.st_ino)
+    state = (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+    # What was changed a moment ago may be changed again within the clock's tick.
+    if time.time_ns() - found.st_ctime_ns < FRESH_NS:
+        return digest_of.__wrapped__(path, state)
+    return digest_of(path, state)
 
 
 @functools.lru_cache(maxsize=1 << 14)
-def _digest_of_file(path: Path, size: int, modified_ns: int, inode: int) -> str:
+def _digest_of_file(path: Path, state: tuple[int, ...]) -> str:
+    size = state[0]
     with path.open("rb") as file:
 
         def read(start: int, stop: int) -> bytes:
@@ -95,6 +111,11 @@ def _digest_of_file(path: Path, size: int, modified_ns: int, inode: int) -> str:
             return file.read(stop - start)
 
         return _digest(size, map(read, *_ranges(size)))
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _digest_of_all(path: Path, state: tuple[int, ...]) -> str:
+    return file_digest(path)
 
 
 @functools.lru_cache(maxsize=1 << 14)

@@ -27,12 +27,21 @@ from digipath_ray.config.toml import Tree, difference, to_tree
 from digipath_ray.run.directory import READERS, RunDirectory
 from digipath_ray.run.failure import Failure, RunError
 from digipath_ray.storage import bucket
-from digipath_ray.storage.files import is_url, place, publish, read_table, read_text
+from digipath_ray.storage.files import (
+    file_digest,
+    is_url,
+    place,
+    publish,
+    read_table,
+    read_text,
+)
+from digipath_ray.training.added import added_digests
 from digipath_ray.training.inputs import (
     Digests,
     changed_added,
     changed_slides,
-    input_digests,
+    cohort_digests,
+    may_be_mended,
     with_moved,
 )
 from digipath_ray.words import count
@@ -166,7 +175,8 @@ class FitDirectory(RunDirectory):
             ValueError: a file of additional patches is missing or invalid.
         """
         tree, cohort = to_tree(recipe), [row.columns() for row in rows]
-        digests = input_digests(recipe, rows)
+        digests = added_digests(recipe, [row.slide_id for row in rows])
+        digests |= cohort_digests(rows)
         notes: list[str] = []
         if overwrite:
             self.clear()
@@ -191,15 +201,14 @@ class FitDirectory(RunDirectory):
         """What differs from the fit as it was started, notes, and digests of then."""
         old = with_moved(tomllib.loads(read_text(self.settings)), tree)
         changed = difference(old, tree)
-        before: Digests = {}
+        before = self.read_digests()
         if self.added_files.exists():
-            before = json.loads(read_text(self.added_files))
             changed += changed_added(before, now)
         if not self.cohort.exists():
             return changed, [], before
         rows = json.loads(read_text(self.cohort))
-        failed = frozenset(failure.slide_id for failure in self.read_failures())
-        others, moved = changed_slides(rows, cohort, before, now, failed)
+        mended = may_be_mended(self.read_failures())
+        others, moved = changed_slides(rows, cohort, before, now, mended)
         notes = []
         if moved:
             files = count(len(moved), "file")
@@ -210,6 +219,17 @@ class FitDirectory(RunDirectory):
                 "are taken to be the same by their paths"
             )
         return [*changed, *others], notes, before
+
+    def read_digests(self) -> Digests:
+        """Read the digests of the files that the fit is made from."""
+        if not self.added_files.exists():
+            return {}
+        return cast(Digests, json.loads(read_text(self.added_files)))
+
+    def digest(self) -> str:
+        """Digest of recipe, cohort and files, and of where they lie."""
+        parts = (self.settings, self.cohort, self.added_files)
+        return " ".join(file_digest(path) for path in parts)
 
     def read_cohort(self) -> list[SlideRow]:
         """Read the rows of the cohort."""

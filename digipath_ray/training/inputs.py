@@ -4,33 +4,29 @@ A slide counts by :func:`~digipath_ray.storage.digest.slide_digest`, every other
 all of its bytes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from digipath_ray.cohort.manifest import SlideRow
-from digipath_ray.config.recipe import Recipe
 from digipath_ray.config.toml import Tree
 from digipath_ray.run.directory import READERS
+from digipath_ray.run.failure import Failure
+from digipath_ray.slide.info import SlideError
 from digipath_ray.storage.digest import content_digest, slide_digest
-from digipath_ray.training.added import added_digests
 
 Digests = dict[str, str]
 """Name of a file -> its digest: ``slide ID``, ``annotation ID``, ``mask ID``, ``hard
 examples``, ``extra annotations NAME``."""
 OF_A_SLIDE = {"path": "slide", "annotation": "annotation", "mask": "mask"}
 """Column of a manifest -> what it names."""
+REPLACED = "was replaced after the fit was started"
 ADDED = ("hard_examples", "extra_annotations")
 """Fields of [sampling] that name files."""
 
 
-def input_digests(recipe: Recipe, rows: Sequence[SlideRow]) -> Digests:
-    """Digests of all files of a fit that are there.
-
-    Raises:
-        ValueError: a file of additional patches is missing or invalid.
-        OSError: a bucket cannot be accessed.
-    """
-    digests = added_digests(recipe, [row.slide_id for row in rows])
+def cohort_digests(rows: Sequence[SlideRow]) -> Digests:
+    """Digests of all files that a cohort names, of those that can be read."""
+    digests: Digests = {}
     with ThreadPoolExecutor(READERS) as pool:
         for row, found in zip(rows, pool.map(row_digests, rows), strict=True):
             digests |= {f"{kind} {row.slide_id}": d for kind, d in found.items()}
@@ -55,12 +51,45 @@ def row_digests(row: SlideRow) -> dict[str, str]:
     return found
 
 
+def may_be_mended(failures: Iterable[Failure]) -> frozenset[str]:
+    """Names of the files that a person may have replaced since, as they were asked to.
+
+    No patch was fitted on a slide that could not be prepared; one that could not be
+    read in places may be a better copy now, but what was drawn on it may not differ.
+    """
+    names = set()
+    for failure in failures:
+        if REPLACED in failure.error:
+            continue
+        kinds = OF_A_SLIDE.values() if failure.step == "prepare" else ("slide",)
+        names |= {f"{kind} {failure.slide_id}" for kind in kinds}
+    return frozenset(names)
+
+
+def check_inputs(row: SlideRow, digests: Mapping[str, str]) -> None:
+    """Refuse a slide of which a file was replaced after the fit was started.
+
+    Args:
+        row: the slide.
+        digests: of the files of the fit; those that it does not hold are not looked at.
+
+    Raises:
+        SlideError: a file has other content now.
+    """
+    for kind, now in row_digests(row).items():
+        if digests.get(f"{kind} {row.slide_id}", now) != now:
+            raise SlideError(
+                f"its {kind} {REPLACED}",
+                "put it back, or give --overwrite to start the fit over",
+            )
+
+
 def changed_slides(
     old: Sequence[Mapping[str, object]],
     new: Sequence[Mapping[str, object]],
     before: Mapping[str, str],
     now: Mapping[str, str],
-    mended: frozenset[str] = frozenset(),
+    mended: frozenset[str],
 ) -> tuple[list[str], list[str]]:
     """How the slides of a fit differ from those it was started with.
 
@@ -69,7 +98,7 @@ def changed_slides(
         new: rows of now.
         before: digests of then; empty if a version that kept none started the fit.
         now: digests of now.
-        mended: ids of slides of which a file could not be read then: it may differ.
+        mended: names of files that could not be used then: they may differ.
 
     Returns:
         A line per slide that was added, removed or changed; and the files that are the
@@ -89,7 +118,7 @@ def changed_slides(
             name = f"{kind} {slide_id}"
             same_text = one.get(column) == two.get(column)
             if kind is not None and name in before and name in now:
-                if before[name] != now[name] and slide_id not in mended:
+                if before[name] != now[name] and name not in mended:
                     where = two.get(column)
                     changed.append(f"slide {slide_id}: other content of {kind} {where}")
                 elif not same_text:
