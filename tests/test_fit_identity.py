@@ -30,7 +30,7 @@ from digipath_ray.training.sampled import read_samples, sample_slide
 from digipath_ray.training.sampling import draw_validation
 from digipath_ray.training.start import start_network
 from tests.annotated import FIT, SIDE, write_annotated_cohort, write_annotated_slide
-from tests.test_networks import LIGHT, write_member
+from tests.members import TINY, write_tiny
 
 
 def recipe_of(changes: Tree | None = None, *, init: str | None = None) -> Recipe:
@@ -249,10 +249,9 @@ def test_hard_examples_and_corrections_may_move(
 
 def test_weights_that_a_fit_starts_from_are_told_by_their_bytes(tmp_path: Path) -> None:
     rows = write_annotated_cohort(tmp_path / "cohort", patients=1)
-    (tmp_path / "init").mkdir()
-    write_member(tmp_path / "init", LIGHT)
-    keys = ("name", "architecture", "encoder", "options")
-    tree: dict[str, Any] = {"members": [{k: getattr(LIGHT, k) for k in keys}]}
+    write_tiny(tmp_path / "init")
+    own = {"name": TINY.name, "architecture": TINY.architecture}
+    tree: dict[str, Any] = {"members": [own]}
     recipe = recipe_of(tree, init=str(tmp_path / "init"))
     fit = FitDirectory(tmp_path / "fit")
     fit.accept(recipe, rows, overwrite=False)
@@ -260,15 +259,15 @@ def test_weights_that_a_fit_starts_from_are_told_by_their_bytes(tmp_path: Path) 
     moved = recipe_of(tree, init=str(tmp_path / "moved"))
     fit.accept(moved, rows, overwrite=False)
     (spec,) = moved.members
-    assert spec.weights == str(tmp_path / "moved" / "light.safetensors")
+    assert spec.weights == str(tmp_path / "moved" / "tiny.safetensors")
     start_network(spec)
-    write_member(tmp_path / "moved", replace(LIGHT, seed=1))
+    write_tiny(tmp_path / "moved", seed=1)
     other = recipe_of(tree, init=str(tmp_path / "moved"))
-    with pytest.raises(RunError, match=r"members\.light\.digest: .* -> "):
+    with pytest.raises(RunError, match=r"members\.tiny\.digest: .* -> "):
         fit.accept(other, rows, overwrite=False)
     with pytest.raises(ValueError, match="not the file the fit was set up with"):
         start_network(spec)
-    with pytest.raises(ValueError, match="in the config of member light"):
+    with pytest.raises(ValueError, match="in the config of member tiny"):
         recipe_of(
             {
                 "members": [

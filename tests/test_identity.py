@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import tomli_w
 from PIL import Image
 
 from digipath_ray.cli import run_app
@@ -16,16 +17,21 @@ from digipath_ray.config.toml import to_tree
 from digipath_ray.distributed import run as night
 from digipath_ray.distributed.ledger import Ledger
 from digipath_ray.distributed.read import ShardReader, shard_table
+from digipath_ray.export.dicom_seg import write_segmentations
 from digipath_ray.networks.resolve import resolve
 from digipath_ray.pipeline.prepare import prepare_slide
+from digipath_ray.run.compare import compare_runs
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import Failure, RunError
 from digipath_ray.run.identity import hold_against_files
 from digipath_ray.run.patch_table import read_prepared
+from digipath_ray.slide.open import SlideError
 from digipath_ray.storage import bucket
 from digipath_ray.storage.digest import slide_digest
 from digipath_ray.storage.files import place
-from tests.buckets import Bucket
+from digipath_ray.viewer.tiles.pool import SlidePool
+from tests.buckets import Bucket, send
+from tests.members import write_tiny
 from tests.runs import (
     RAY_WARNINGS,
     heatmaps,
@@ -35,7 +41,6 @@ from tests.runs import (
     write_cohort,
     write_slide,
 )
-from tests.test_bucket_runs import send
 
 CONFIG = resolve(to_tree(small_config({"outcome": {"outcome": "stage"}})))
 
@@ -229,6 +234,58 @@ def test_a_slide_replaced_before_it_is_read_is_not_read(
     assert isinstance(failure, Failure)
     assert "was replaced after its patches were placed" in failure.error
     assert "run again" in failure.hint
+
+
+def test_a_replaced_slide_is_not_shown_or_exported_under_its_old_heatmap(
+    there: tuple[Path, RunDirectory], tmp_path: Path
+) -> None:
+    cohort, run = there
+    record = run.read_record("s00").slide
+    pool = SlidePool()
+    with pool.use(record) as tiled:
+        assert tiled.slide.info.width == 200
+    write_slide(cohort / "s00.tif", seed=3)
+    with pytest.raises(SlideError, match="was replaced after its heatmap was made"):
+        pool.use(record).__enter__()
+    pool.close()
+    files, left_out = write_segmentations(run, tmp_path / "out")
+    assert [path.stem for path in files] == ["s01"]
+    assert "was replaced" in left_out["s00"]
+
+
+def test_runs_of_other_files_under_one_name_are_said(
+    there: tuple[Path, RunDirectory], made: Path, tmp_path: Path
+) -> None:
+    cohort, run = there
+    write_slide(cohort / "s00.tif", seed=3)
+    rows = read_cohort([cohort / "cohort.csv"])
+    other = make_run(tmp_path / "other", rows, CONFIG)
+    found = compare_runs(run.root, other.root).to_pylist()
+    notes = {(row["slide_id"], row["note"]) for row in found}
+    said = "not the same slide: A and B read files of different content"
+    assert notes == {("s00", said), ("s01", "")}
+
+
+def test_weights_are_told_by_their_bytes(
+    tmp_path: Path, no_ray: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = write_cohort(tmp_path / "cohort", 1)
+    weights = write_tiny(tmp_path / "weights")
+    tree = {k: v for k, v in to_tree(small_config()).items() if k != "members"}
+    run = make_run(tmp_path / "run", rows, resolve(tree, weights=weights))
+    config = tmp_path / "config.toml"
+    config.write_text(tomli_w.dumps(tree))
+    (tmp_path / "weights").rename(tmp_path / "moved")
+    slides = str(tmp_path / "cohort" / "cohort.csv")
+    given = ["run", slides, "--config", str(config), "--out", str(run.root)]
+    given += ["--weights", str(tmp_path / "moved")]
+    before = stamps(run)
+    assert run_app(given) == 0
+    assert stamps(run) == before
+    write_tiny(tmp_path / "moved", seed=1)
+    assert run_app(given) == 2
+    assert "members.tiny.digest: " in capsys.readouterr().err
+    assert stamps(run) == before
 
 
 @pytest.fixture

@@ -50,6 +50,7 @@ class Summary:
         patients: stages of all patients in the directory, where they are asked for.
         failures: of this start.
         metrics: what metrics.json says of this start; empty if nothing was predicted.
+        changes: what manifest and files of now mean for results of earlier starts.
         notes: why its heatmaps are no predictions; mostly empty.
     """
 
@@ -60,6 +61,7 @@ class Summary:
     patients: list[PatientStage] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     metrics: dict[str, Any] = field(default_factory=dict)
+    changes: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -124,10 +126,8 @@ def run_cohort(
         patients=tables.patients,
         failures=failures.failures,
         metrics=metrics,
+        changes=[*notes, *compared, *amended],
         notes=[
-            *notes,
-            *compared,
-            *amended,
             *member_notes(config),
             *overlap_notes(rows, config),
             *patient_notes(tables.outcomes, config),
@@ -190,16 +190,16 @@ def remeasure_run(
     """
     stage_model_of(config)
     with run.lock() as held:
-        notes: list[str] = []
+        changes: list[str] = []
         if rows is not None:
-            notes += drop_others(run, rows, drop=drop)
+            changes += drop_others(run, rows, drop=drop)
         done = run.read_done()
         if not done:
             raise RunError(f"{run.root}: no slide is finished yet: digipath run first")
         if rows is not None:
             rows = with_earlier(run, rows)
             done, amended = amend_records(run, rows, done, mark=marker_of(config))
-            notes += amended
+            changes += amended
             known = [row for row in rows if row.slide_id in done]
             write_cohort(run, known, drop=drop)
         run.agree(to_tree(config), list(done), overwrite=False)
@@ -218,7 +218,8 @@ def remeasure_run(
         outcomes=tables.outcomes,
         patients=tables.patients,
         failures=failures.failures,
-        notes=[*notes, *member_notes(config), *patient_notes(tables.outcomes, config)],
+        changes=changes,
+        notes=[*member_notes(config), *patient_notes(tables.outcomes, config)],
     )
 
 

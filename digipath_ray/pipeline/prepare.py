@@ -316,7 +316,7 @@ def differs_from_file(info: SlideInfo) -> bool:
 
 def mark_seen(slide: SlideRecord, exposure: Exposure) -> SlideRecord:
     """The slide with the members that have seen it or its patient."""
-    seen = exposure.seen_by(slide.slide_id, slide.patient_id)
+    seen = exposure.seen_by(slide.slide_id, slide.patient_id, slide.digest)
     return replace(slide, seen_by=tuple(seen))
 
 
