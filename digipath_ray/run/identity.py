@@ -4,6 +4,7 @@ A slide is its bytes (:mod:`digipath_ray.storage.digest`). Its path is only wher
 are now: a job's scratch folder, a mount that has moved, another bucket.
 """
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,8 @@ from digipath_ray.storage.cache import local_copy, object_version
 from digipath_ray.storage.digest import describe_change, slide_digest
 from digipath_ray.storage.files import file_digest, is_url, place
 from digipath_ray.words import name_some
+
+log = logging.getLogger(__name__)
 
 MISSING = "missing"
 """In place of the digest of a mask that is not there."""
@@ -159,6 +162,8 @@ def hold_against_files(
     for row in known:
         found = findings[row.slide_id]
         if found.verdict == "replaced":
+            # Said now, too: a run that is killed prints no summary.
+            log.warning("%s: %s (%s)", row.slide_id, NOTES["replaced"], found.why)
             run.forget(row.slide_id)
             del records[row.slide_id]
         elif found.verdict == "moved":
