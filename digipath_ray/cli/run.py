@@ -87,10 +87,9 @@ def print_summary(console: Console, summary: Summary, *, predicted: bool) -> Non
     for failure in summary.failures:
         print_failure(console, failure)
     console.print(count_slides(summary, predicted=predicted))
-    if predicted:
-        for note in summary.notes:
-            console.print(f"[yellow]note[/]      {escape(note)}")
-    else:
+    for note in [*summary.changes, *(summary.notes if predicted else [])]:
+        console.print(f"[yellow]note[/]      {escape(note)}")
+    if not predicted:
         print_flags(console, read_table(summary.run.slides).to_pylist())
     if summary.metrics:
         console.print(escape(format_metrics(summary.metrics)))

@@ -112,7 +112,8 @@ def fit_cohort(
         listener.noted(note)
     with directory.lock() as held:
         directory.create()
-        directory.accept(recipe, rows, overwrite=overwrite)
+        for note in directory.accept(recipe, rows, overwrite=overwrite):
+            listener.noted(note)
         with connected():
             return _fit(directory, rows, recipe, listener, held)
 

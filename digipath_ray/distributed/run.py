@@ -1,7 +1,6 @@
 """A cohort from slides to outcomes in one call, resumable at every point."""
 
 import logging
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -30,8 +29,8 @@ from digipath_ray.report import write_report
 from digipath_ray.run.amended import amend_records, drop_others, with_earlier
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import Failure, RunError, RunStopped
+from digipath_ray.run.identity import hold_against_files
 from digipath_ray.run.listeners import FailureLog, Listeners, RunListener, Tally
-from digipath_ray.run.patch_table import digest_mask
 from digipath_ray.run.record import DoneRecord, SlideRecord
 from digipath_ray.storage.files import publish, read_table
 from digipath_ray.storage.lease import Held
@@ -51,6 +50,7 @@ class Summary:
         patients: stages of all patients in the directory, where they are asked for.
         failures: of this start.
         metrics: what metrics.json says of this start; empty if nothing was predicted.
+        changes: what manifest and files of now mean for results of earlier starts.
         notes: why its heatmaps are no predictions; mostly empty.
     """
 
@@ -61,6 +61,7 @@ class Summary:
     patients: list[PatientStage] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     metrics: dict[str, Any] = field(default_factory=dict)
+    changes: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -98,7 +99,7 @@ def run_cohort(
         rows = with_earlier(run, rows)
         notes = drop_others(run, rows, drop=drop)
         done = run.read_done()
-        check_same_slides(rows, done)
+        done, compared = hold_against_files(run, rows, done)
         done, amended = amend_records(run, rows, done, mark=marker_of(config))
         write_cohort(run, rows, drop=drop)
         pending = [row for row in rows if row.slide_id not in done]
@@ -125,9 +126,8 @@ def run_cohort(
         patients=tables.patients,
         failures=failures.failures,
         metrics=metrics,
+        changes=[*notes, *compared, *amended],
         notes=[
-            *notes,
-            *amended,
             *member_notes(config),
             *overlap_notes(rows, config),
             *patient_notes(tables.outcomes, config),
@@ -190,16 +190,16 @@ def remeasure_run(
     """
     stage_model_of(config)
     with run.lock() as held:
-        notes: list[str] = []
+        changes: list[str] = []
         if rows is not None:
-            notes += drop_others(run, rows, drop=drop)
+            changes += drop_others(run, rows, drop=drop)
         done = run.read_done()
         if not done:
             raise RunError(f"{run.root}: no slide is finished yet: digipath run first")
         if rows is not None:
             rows = with_earlier(run, rows)
             done, amended = amend_records(run, rows, done, mark=marker_of(config))
-            notes += amended
+            changes += amended
             known = [row for row in rows if row.slide_id in done]
             write_cohort(run, known, drop=drop)
         run.agree(to_tree(config), list(done), overwrite=False)
@@ -218,7 +218,8 @@ def remeasure_run(
         outcomes=tables.outcomes,
         patients=tables.patients,
         failures=failures.failures,
-        notes=[*notes, *member_notes(config), *patient_notes(tables.outcomes, config)],
+        changes=changes,
+        notes=[*member_notes(config), *patient_notes(tables.outcomes, config)],
     )
 
 
@@ -232,30 +233,6 @@ def patient_notes(outcomes: Sequence[dict[str, Any]], config: RunConfig) -> list
         "no slide names its patient, so there is no pN stage: give a manifest with "
         "the column patient_id"
     ]
-
-
-def check_same_slides(rows: Sequence[SlideRow], done: Mapping[str, DoneRecord]) -> None:
-    """Refuse a cohort in which a finished slide_id now names something else."""
-    for row in rows:
-        record = done.get(row.slide_id)
-        if record is None:
-            continue
-        before = {
-            "path": os.path.realpath(record.slide.path),
-            "mpp": record.slide.mpp,
-            "mask": record.slide.mask_digest,
-        }
-        now = {
-            "path": os.path.realpath(row.path),
-            "mpp": row.mpp,
-            "mask": digest_mask(row),
-        }
-        changed = [f"{k}: {before[k]} -> {now[k]}" for k in now if before[k] != now[k]]
-        if changed:
-            raise RunError(
-                f"{row.slide_id} was finished from another slide, mpp or mask "
-                f"({', '.join(changed)}): choose another --out, or --overwrite"
-            )
 
 
 def _work(
