@@ -25,7 +25,7 @@ from digipath_ray.cohort.drawn import check_cohort_classes
 from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.config.recipe import Recipe
 from digipath_ray.distributed.attempts import explain
-from digipath_ray.distributed.connect import connected
+from digipath_ray.distributed.connect import connected, describe_place
 from digipath_ray.distributed.fit_member import divide_fit, fit_member
 from digipath_ray.distributed.fit_samples import sample_cohort
 from digipath_ray.networks.card import ModelCard, mean_threshold, read_card
@@ -63,6 +63,7 @@ class FitListener:
     """Receives the progress of a fit."""
 
     noted: Callable[[str], None] = lambda note: None
+    placed: Callable[[str], None] = lambda place: None
     sampled: Callable[[int, int], None] = lambda done, total: None
     unusable: Callable[[Sequence[Failure]], None] = lambda failures: None
     annotated: Callable[[Mapping[str, Account]], None] = lambda accounts: None
@@ -113,7 +114,9 @@ def fit_cohort(
     with directory.lock() as held:
         directory.create()
         directory.accept(recipe, rows, overwrite=overwrite)
-        with connected():
+        cpus = recipe.fit.cpus
+        with connected(cpus):
+            listener.placed(describe_place(cpus))
             return _fit(directory, rows, recipe, listener, held)
 
 

@@ -12,7 +12,7 @@ from digipath_ray.cohort.inputs import SlideRow
 from digipath_ray.cohort.manifest import read_manifest, write_manifest
 from digipath_ray.config.run import RunConfig
 from digipath_ray.config.toml import to_tree
-from digipath_ray.distributed.connect import connected
+from digipath_ray.distributed.connect import connected, describe_place
 from digipath_ray.distributed.heartbeat import Heartbeat
 from digipath_ray.distributed.inference import segment_cohort
 from digipath_ray.distributed.nodes import check_all_see
@@ -274,7 +274,9 @@ def _work(
     """
     if not pending and not find_stale(done, config):
         return {}
-    with connected():
+    cpus = config.compute.cpus
+    with connected(cpus):
+        listener.placed(describe_place(cpus))
         check_all_see(run)
         remeasure_slides(run, done, config, listener)
         return _segment(run, pending, done, config, listener, predict=predict)
