@@ -198,6 +198,7 @@ def test_proxies_are_named_where_they_matter(folder: Path) -> None:
     assert wants[0] == "warn"
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_start_that_waits_says_for_what_and_can_be_ended(
@@ -229,6 +230,7 @@ def test_a_start_that_waits_says_for_what_and_can_be_ended(
         process.stderr.close()
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 def test_under_uv_run_nothing_is_uploaded(folder: Path) -> None:
     # A process that is called as uv would be: Ray looks at its parents' command lines.

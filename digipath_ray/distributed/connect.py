@@ -125,8 +125,9 @@ def describe_place(cpus: int | None = None) -> str:
     if not has_several_nodes(have) and find_cluster(os.environ) is None:
         allowed = allowance(cpus)
         return f"on {allowed}" + (f"; {allowed.note}" if allowed.note else "")
-    cpus, gpus = count(int(have.get("CPU", 0)), "CPU"), int(have.get("GPU", 0))
-    text = f"{cpus}, {count(gpus, 'GPU')}" if gpus else cpus
+    gpus = int(have.get("GPU", 0))
+    text = count(int(have.get("CPU", 0)), "CPU")
+    text = f"{text}, {count(gpus, 'GPU')}" if gpus else text
     nodes = sum(node["Alive"] for node in ray.nodes())
     store = size(have.get("object_store_memory", 0))
     return f"on a cluster of {count(nodes, 'node')}, {text}, {store} of object store"

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+
 from digipath_ray.config.run import RunConfig
 from digipath_ray.machine import memory_bytes
 from digipath_ray.patches import Grid, cell_bytes, share_blocks
