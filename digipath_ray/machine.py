@@ -204,11 +204,27 @@ def available_memory() -> float:
 
 def _cached(folder: Path) -> int:
     """Bytes of files that a group has cached and would give up."""
-    for line in _read(folder / "memory.stat").splitlines():
-        name, _, value = line.partition(" ")
-        if name in ("inactive_file", "total_inactive_file") and value.isnumeric():
+    file = folder / "memory.stat"
+    v1 = _counter(file, "total_inactive_file")
+    return (_counter(file, "inactive_file") or 0) if v1 is None else v1
+
+
+def oom_kills() -> int:
+    """How often the kernel has ended a process for memory, in this group or at all."""
+    for folder in group_folders("memory"):
+        for name in ("memory.events", "memory.oom_control"):
+            if (kills := _counter(folder / name, "oom_kill")) is not None:
+                return kills
+    return _counter(Path("/proc/vmstat"), "oom_kill") or 0
+
+
+def _counter(path: Path, name: str) -> int | None:
+    """A named number of a file with one a line; None if it has none."""
+    for line in _read(path).splitlines():
+        key, _, value = line.partition(" ")
+        if key == name and value.isnumeric():
             return int(value)
-    return 0
+    return None
 
 
 def free_disk_bytes(path: Path) -> int:

@@ -13,6 +13,7 @@ from digipath_ray.cohort.manifest import read_manifest, write_manifest
 from digipath_ray.config.run import RunConfig
 from digipath_ray.config.toml import to_tree
 from digipath_ray.distributed.connect import connected, describe_place
+from digipath_ray.distributed.fault import Patience
 from digipath_ray.distributed.heartbeat import Heartbeat
 from digipath_ray.distributed.inference import segment_cohort
 from digipath_ray.distributed.nodes import check_all_see
@@ -300,11 +301,15 @@ def _segment(
     share = divide(config)
     config = fit_chunks(settle_precision(config, share, done), share)
     exposure = read_exposure(config.members)
-    prepared = prepare_cohort(run, pending, config, listener)
+    patience = Patience()
+    prepared = prepare_cohort(run, pending, config, listener, patience=patience)
     slides = [mark_seen(slide, exposure) for slide in prepared]
     run.write_table(run.slides, merge_slides(run, slides, pending), schema.SLIDES)
     prepare_seconds = time.time() - started
     if not (predict and slides):
+        if predict:
+            ends = count_ends(len(pending), log.failures, patience.met)
+            run.write_json(run.metrics, ends)
         return {}
     patches = sum(slide.patches for slide in slides)
     listener.planned(len(slides), patches)
@@ -312,9 +317,9 @@ def _segment(
     tally = Tally(planned=patches)
     for members, part in by_members(slides, config, listener):
         own = replace(config, members=members)
-        segment_cohort(run, part, own, share, listener, tally=tally)
+        segment_cohort(run, part, own, share, listener, tally=tally, patience=patience)
     metrics = {
-        **count_ends(len(pending), log.failures),
+        **count_ends(len(pending), log.failures, patience.met),
         **measure(tally, config, share, prepare_seconds=prepare_seconds),
     }
     run.write_json(run.metrics, metrics)
