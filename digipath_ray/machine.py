@@ -8,6 +8,7 @@ along the path counts, and by variables of the environment.
 import ctypes
 import math
 import os
+import platform
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -207,6 +208,23 @@ def _cached(folder: Path) -> int:
     file = folder / "memory.stat"
     v1 = _counter(file, "total_inactive_file")
     return (_counter(file, "inactive_file") or 0) if v1 is None else v1
+
+
+def check_compiler() -> str:
+    """The C++ compiler that torch.compile would call.
+
+    Raises:
+        ValueError: there is none.
+    """
+    names = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++"]
+    for name in names:
+        if (found := shutil.which(name)) is not None:
+            return found
+    raise ValueError(
+        f"--compile-networks needs a C++ compiler, and there is no {names[0]} on "
+        f"{platform.node()}: apt-get install g++ (or name one in CXX), or leave "
+        "--compile-networks out"
+    )
 
 
 def oom_kills() -> int:

@@ -23,7 +23,12 @@ from digipath_ray.distributed.surroundings import (
     look_around,
     ray_folder,
 )
-from digipath_ray.machine import allowance, available_memory, free_disk_bytes
+from digipath_ray.machine import (
+    allowance,
+    available_memory,
+    check_compiler,
+    free_disk_bytes,
+)
 from digipath_ray.run.failure import explain_os_error
 from digipath_ray.storage import bucket
 from digipath_ray.storage.cache import default_cache
@@ -72,6 +77,7 @@ def findings(out: Path) -> Iterator[Finding]:
     if not any(verdict == "fail" for verdict, *_ in around):
         yield check_ray()
     checks = (
+        check_cpp,
         check_cpus,
         check_memory,
         check_shared_memory,
@@ -179,6 +185,14 @@ def check_ray() -> Finding:
     if store < GB:
         return "warn", "ray", f"{text}: too little, chunks will be small and slow"
     return "ok", "ray", text
+
+
+def check_cpp() -> Finding:
+    """Whether --compile-networks would find a compiler."""
+    try:
+        return "ok", "compiler", f"{check_compiler()}, for --compile-networks"
+    except ValueError as e:
+        return "warn", "compiler", str(e)
 
 
 def check_cpus() -> Finding:

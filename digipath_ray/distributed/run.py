@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import ray
+
 from digipath_ray import schema
 from digipath_ray.cohort.inputs import SlideRow
 from digipath_ray.cohort.manifest import read_manifest, write_manifest
@@ -16,12 +18,13 @@ from digipath_ray.distributed.connect import connected, describe_place
 from digipath_ray.distributed.fault import Patience
 from digipath_ray.distributed.heartbeat import Heartbeat
 from digipath_ray.distributed.inference import segment_cohort
-from digipath_ray.distributed.nodes import check_all_see
+from digipath_ray.distributed.nodes import check_all_see, has_several_nodes
 from digipath_ray.distributed.out_of_fold import by_members, overlap_notes
 from digipath_ray.distributed.prepare import prepare_cohort
 from digipath_ray.distributed.remeasure import find_stale, remeasure_slides
 from digipath_ray.distributed.resources import Share, describe_work, divide, fit_chunks
 from digipath_ray.distributed.throughput import count_ends, measure
+from digipath_ray.machine import check_compiler
 from digipath_ray.networks.notes import member_notes
 from digipath_ray.networks.seen_slides import read_exposure
 from digipath_ray.outcome.staging import PatientStage
@@ -299,6 +302,10 @@ def _segment(
     log = FailureLog()
     listener = Listeners(log, listener)
     share = divide(config)
+    if config.compute.compile_networks and not has_several_nodes(
+        ray.cluster_resources()
+    ):
+        check_compiler()  # of other nodes it is known when an actor is there
     config = fit_chunks(settle_precision(config, share, done), share)
     exposure = read_exposure(config.members)
     patience = Patience()
