@@ -26,7 +26,7 @@ from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.config.recipe import Recipe
 from digipath_ray.distributed.attempts import explain
 from digipath_ray.distributed.connect import connected, describe_place
-from digipath_ray.distributed.fit_member import divide_fit, fit_member
+from digipath_ray.distributed.fit_member import check_gpus, divide_fit, fit_member
 from digipath_ray.distributed.fit_samples import sample_cohort
 from digipath_ray.networks.card import ModelCard, mean_threshold, read_card
 from digipath_ray.networks.weights import card_spec, load_member
@@ -128,6 +128,8 @@ def _fit(
     held: Held,
 ) -> FitSummary:
     """Fit every unfinished member, in a directory that is held."""
+    gpus = (recipe.fit.worker_gpus or 0.0) * recipe.fit.workers
+    check_gpus(gpus, ray.cluster_resources())
     tables, failures = sample_cohort(
         directory, rows, recipe, report=lambda n: listener.sampled(n, len(rows))
     )

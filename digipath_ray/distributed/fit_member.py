@@ -75,7 +75,6 @@ def divide_fit(recipe: Recipe, members: int) -> FitShare:
     worker_gpus = fit.worker_gpus
     if worker_gpus is None:
         worker_gpus = 1.0 if gpus >= 1 else 0.0
-    check_gpus(worker_gpus * fit.workers, have)
     at_once = fit.members_at_once or (
         max(1, int(gpus / worker_gpus / fit.workers)) if worker_gpus > 0 else 1
     )
