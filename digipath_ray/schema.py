@@ -198,4 +198,10 @@ FAILURES = table(
     column("attempt", pa.int32(), "how often it was tried"),
     column("error", pa.string(), "what went wrong"),
     column("hint", pa.string(), "what to do about it"),
+    column(
+        "cause",
+        pa.string(),
+        "slide; or memory, node, disk, storage, store: no slide's fault",
+        null=True,
+    ),
 )

@@ -66,8 +66,8 @@ OPTIONS_ONLY = {
 }
 """What the command line alone may say of [grid], and what a file says in its place."""
 FREE_TO_CHANGE = (
-    "fit.epochs", "fit.patience", "fit.workers", "fit.worker_gpus", "fit.readers",
-    "fit.members_at_once", "fit.restarts", "fit.max_failed",
+    "fit.epochs", "fit.patience", "fit.workers", "fit.worker_gpus", "fit.cpus",
+    "fit.readers", "fit.members_at_once", "fit.restarts", "fit.max_failed",
 )  # fmt: skip
 """Settings with which a fit may be resumed: how long, where and how fast."""
 

@@ -6,20 +6,24 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import ray
+
 from digipath_ray import schema
 from digipath_ray.cohort.inputs import SlideRow
 from digipath_ray.cohort.manifest import read_manifest, write_manifest
 from digipath_ray.config.run import RunConfig
 from digipath_ray.config.toml import to_tree
-from digipath_ray.distributed.connect import connected
+from digipath_ray.distributed.connect import connected, describe_place
+from digipath_ray.distributed.fault import Patience
 from digipath_ray.distributed.heartbeat import Heartbeat
 from digipath_ray.distributed.inference import segment_cohort
-from digipath_ray.distributed.nodes import check_all_see
+from digipath_ray.distributed.nodes import check_all_see, has_several_nodes
 from digipath_ray.distributed.out_of_fold import by_members, overlap_notes
 from digipath_ray.distributed.prepare import prepare_cohort
 from digipath_ray.distributed.remeasure import find_stale, remeasure_slides
 from digipath_ray.distributed.resources import Share, describe_work, divide, fit_chunks
 from digipath_ray.distributed.throughput import count_ends, measure
+from digipath_ray.machine import check_compiler
 from digipath_ray.networks.notes import member_notes
 from digipath_ray.networks.seen_slides import read_exposure
 from digipath_ray.outcome.staging import PatientStage
@@ -251,7 +255,9 @@ def _work(
     """
     if not pending and not find_stale(done, config):
         return {}
-    with connected():
+    cpus = config.compute.cpus
+    with connected(cpus):
+        listener.placed(describe_place(cpus))
         check_all_see(run)
         remeasure_slides(run, done, config, listener)
         return _segment(run, pending, done, config, listener, predict=predict)
@@ -273,13 +279,21 @@ def _segment(
     log = FailureLog()
     listener = Listeners(log, listener)
     share = divide(config)
+    if config.compute.compile_networks and not has_several_nodes(
+        ray.cluster_resources()
+    ):
+        check_compiler()  # of other nodes it is known when an actor is there
     config = fit_chunks(settle_precision(config, share, done), share)
     exposure = read_exposure(config.members)
-    prepared = prepare_cohort(run, pending, config, listener)
+    patience = Patience()
+    prepared = prepare_cohort(run, pending, config, listener, patience=patience)
     slides = [mark_seen(slide, exposure) for slide in prepared]
     run.write_table(run.slides, merge_slides(run, slides, pending), schema.SLIDES)
     prepare_seconds = time.time() - started
     if not (predict and slides):
+        if predict:
+            ends = count_ends(len(pending), log.failures, patience.met)
+            run.write_json(run.metrics, ends)
         return {}
     patches = sum(slide.patches for slide in slides)
     listener.planned(len(slides), patches)
@@ -287,9 +301,9 @@ def _segment(
     tally = Tally(planned=patches)
     for members, part in by_members(slides, config, listener):
         own = replace(config, members=members)
-        segment_cohort(run, part, own, share, listener, tally=tally)
+        segment_cohort(run, part, own, share, listener, tally=tally, patience=patience)
     metrics = {
-        **count_ends(len(pending), log.failures),
+        **count_ends(len(pending), log.failures, patience.met),
         **measure(tally, config, share, prepare_seconds=prepare_seconds),
     }
     run.write_json(run.metrics, metrics)

@@ -23,6 +23,7 @@ from digipath_ray.config.toml import (
 from digipath_ray.networks.build import (
     PAPER_MEMBERS,
     build_network,
+    check_maps,
     normalization_of,
 )
 from digipath_ray.networks.card import (
@@ -111,8 +112,8 @@ def resolve_recipe(tree: Tree, *, init: str | Path | None = None) -> Recipe:
         digest of the file that they start from.
 
     Raises:
-        ValueError: starting weights are missing, or a path is in a bucket that can
-            only be read from a disk.
+        ValueError: starting weights are missing, a network cannot be built or moves
+            what it finds, or a path is in a bucket that can only be read from a disk.
         OSError: a bucket does not answer.
     """
     check_tree(tree)
@@ -127,6 +128,10 @@ def resolve_recipe(tree: Tree, *, init: str | Path | None = None) -> Recipe:
             row.setdefault("weights", "imagenet")
         row.setdefault("seed", seed + number)
     recipe = recipe_from_tree({**tree, "members": rows})
+    for spec in recipe.members:
+        if spec.encoder is not None:  # before an hour of sampling, not after it
+            bare = build_network(replace(spec, weights="random")).to("meta").eval()
+            check_maps(bare, spec, patch_px=recipe.grid.patch_px)
     members = tuple(
         _with_digest(_carded_or_normalized(spec)) for spec in recipe.members
     )
@@ -385,3 +390,4 @@ def check_member(spec: MemberSpec, *, patch_px: int) -> None:
             f"member {spec.name}: {spec.architecture} with {spec.encoder} maps "
             f"patches of {patch_px} px in shape {tuple(shape)}"
         )
+    check_maps(network, spec, patch_px=patch_px)

@@ -260,6 +260,11 @@ class _Lock:
             fcntl.flock(self._file, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
+        except OSError as e:
+            raise bucket.StorageError(
+                f"{self._path}: no locks on this file system ({e.strerror})",
+                "name a folder on a disk of the node in DIGIPATH_CACHE",
+            ) from e
         return True
 
     def acquire(self, *, shared: bool) -> None:
