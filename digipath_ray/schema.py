@@ -55,6 +55,7 @@ SLIDES = table(
         "members fitted on it or its patient",
         null=True,
     ),
+    column("digest", pa.string(), "of the slide's files, as BYTES-HEX", null=True),
 )
 
 PATCHES = table(
@@ -83,6 +84,7 @@ SHARDS = table(
     column("path", pa.string(), "file of the slide"),
     column("slide_mpp", pa.float64(), "um/px of level 0 to assume", null=True),
     column("version", pa.string(), "of a slide in a bucket, else empty"),
+    column("digest", pa.string(), "of a slide on a disk, else empty"),
     column("first_chunk", pa.int32(), "number of the first chunk to read"),
     column("chunks", pa.int32(), "how many chunks to read"),
 )
@@ -196,4 +198,10 @@ FAILURES = table(
     column("attempt", pa.int32(), "how often it was tried"),
     column("error", pa.string(), "what went wrong"),
     column("hint", pa.string(), "what to do about it"),
+    column(
+        "cause",
+        pa.string(),
+        "slide; or memory, node, disk, storage, store: no slide's fault",
+        null=True,
+    ),
 )

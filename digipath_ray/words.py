@@ -1,7 +1,7 @@
 """Formatting of numbers and texts for people."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 DOT = "  \N{MIDDLE DOT}  "
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -84,3 +84,9 @@ def natural(name: str) -> list[tuple[int, int | str]]:
     """A sort key under which ``node_10`` comes after ``node_2``."""
     parts = re.split(r"([0-9]+)", name.lower())
     return [(0, int(p)) if p.isascii() and p.isdigit() else (1, p) for p in parts]
+
+
+def name_some(names: Sequence[str], most: int = 5) -> str:
+    """The first names, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

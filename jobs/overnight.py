@@ -11,6 +11,10 @@ token wants RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH of who submits.
 Takes every option of ``digipath run``. Submitted again after a crash, it does only what
 is missing. Exit status: 0 all done, 1 a slide failed and the others are done, 2 usage,
 3 ended early: submit it again.
+
+``ray job submit`` itself exits with 1 for any of these but 0, and with 0 if the job
+was stopped: ask ``ray job status`` or ``digipath status``. It uploads --working-dir,
+at most 100 MiB.
 """
 
 import sys

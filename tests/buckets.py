@@ -6,10 +6,14 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
+
+from digipath_ray.storage import bucket
+from digipath_ray.storage.files import place
 
 Environ = dict[str, Any]
 App = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
@@ -116,6 +120,13 @@ def _body(environ: Environ) -> bytes:
 def _cut(body: bytes) -> Iterator[bytes]:
     yield body[: len(body) // 2]
     raise ConnectionAbortedError("told to")
+
+
+def send(folder: Path, url: str) -> None:
+    """Put all files of a folder in a bucket."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            bucket.upload(path, place(url) / path.relative_to(folder).as_posix())
 
 
 @contextlib.contextmanager

@@ -33,9 +33,8 @@ from digipath_ray.storage.files import (
 from digipath_ray.training.directory import FitDirectory
 from digipath_ray.training.start import start_network
 from tests.annotated import FIT, write_annotated_cohort
-from tests.buckets import Bucket, Fault
+from tests.buckets import Bucket, Fault, send
 from tests.runs import RAY_WARNINGS
-from tests.test_bucket_runs import send
 from tests.test_networks import LIGHT, write_member
 
 Test = Callable[..., None]

@@ -21,7 +21,7 @@ from digipath_ray.slide.open import SlideError, open_slide
 from digipath_ray.storage import bucket
 from digipath_ray.storage.bucket import ChangedError
 from digipath_ray.storage.files import place, read_bytes, read_table, read_text
-from tests.buckets import Bucket
+from tests.buckets import Bucket, send
 from tests.records import record_of
 from tests.runs import (
     RAY_WARNINGS,
@@ -33,13 +33,6 @@ from tests.runs import (
     write_slide,
 )
 from tests.test_networks import LIGHT, write_member
-
-
-def send(folder: Path, url: str) -> None:
-    """Put all files of a folder in a bucket."""
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            bucket.upload(path, place(url) / path.relative_to(folder).as_posix())
 
 
 @pytest.fixture

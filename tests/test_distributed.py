@@ -192,8 +192,8 @@ def test_slides_are_finished_while_others_are_predicted(
     collectors: list[Collector] = []
 
     class Kept(Collector):
-        def __init__(self, *args) -> None:
-            super().__init__(*args)
+        def __init__(self, *args, **options) -> None:
+            super().__init__(*args, **options)
             collectors.append(self)
 
     monkeypatch.setattr(inference, "Collector", Kept)

@@ -47,6 +47,16 @@ def test_a_slide_is_seen_itself_or_by_its_patient(slide_id, patient_id, seen):
     assert EXPOSURE.seen_by(slide_id, patient_id) == seen
 
 
+def test_a_slide_is_seen_under_whatever_name_it_has_now():
+    seen = ModelCard(
+        **{**vars(card("a", ("s1",), ())), "training": {"slides": ["9-ab"]}}
+    )
+    exposure = Exposure(cards={"a": seen, "b": card("b", ("s2",), ())})
+    assert exposure.seen_by("renamed", None, "9-ab") == ("a",)
+    assert exposure.seen_by("renamed", None, "9-cd") == ()
+    assert exposure.seen_by("renamed", None) == ()
+
+
 def test_what_members_have_seen_is_in_the_cards_of_their_weights(tmp_path: Path):
     path = tmp_path / "a.safetensors"
     save_file({}, path)

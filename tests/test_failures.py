@@ -193,7 +193,7 @@ def test_members_that_kill_their_actor_on_loading_end_the_run(share):
     config, ledger = small_config(), killed("load 0", 5)
     two = replace(share, actors=2)  # any of which may die three times
     PredictStage(ledger, config.members, True, config, two)
-    assert ledger.begin("load 0", 1) == 0  # loaded: all is forgotten
+    assert ledger.begin("load 0", 1).crashes == 0  # loaded: all is forgotten
     with pytest.raises(MemoryError, match="loading a-b ended its process 6 times"):
         PredictStage(killed("load 0", 6), config.members, True, config, two)
 

@@ -32,7 +32,7 @@ def test_a_try_that_ends_is_forgotten():
             pass
     with pytest.raises(KeyError), counted(ledger, "s 0", limit=1):
         raise KeyError("an error is an answer, no crash")
-    assert ledger.begin("s 0", 1) == 0
+    assert ledger.begin("s 0", 1).crashes == 0
 
 
 def abort_forever(ledger: Ledger) -> str:
@@ -104,6 +104,7 @@ def test_a_slides_own_error_keeps_its_hint():
         "attempt": 1,
         "error": "s.svs: cut short",
         "hint": "copy it again",
+        "cause": "slide",
     }
 
 

@@ -135,7 +135,7 @@ def test_an_outage_longer_than_a_lease_is_told(
 
 
 def test_a_lease_is_given_up_once(bucket_url):
-    first = Lease(place(bucket_url) / "lease.json")
+    first = Lease(place(bucket_url))
     first.acquire()
     first.release()
     first.release()

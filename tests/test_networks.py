@@ -102,7 +102,7 @@ def test_xception_is_dilated_to_output_stride_16():
 
 def test_the_other_xception_cannot_be_dilated():
     spec = replace(PAPER["deeplabv3plus-xception65"], encoder="xception")
-    with pytest.raises(ValueError, match="does not support dilated mode"):
+    with pytest.raises(ValueError, match="the encoder xception cannot be dilated"):
         build_network(spec)
 
 

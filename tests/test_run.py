@@ -116,6 +116,8 @@ def test_slides_that_failed_before_prediction_count_too() -> None:
         "finished": 2,
         "failed": 3,
         "failed_at": {"prepare": 2, "read": 1},
+        "failed_by": {"slide": 3},
+        "tried_again": {},
     }
 
 

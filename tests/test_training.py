@@ -184,6 +184,26 @@ def test_a_finished_fit_started_again_does_nothing(fitted: Path, cohort: Path) -
     assert {p: p.stat().st_mtime_ns for p in fitted.glob("*.safetensors")} == before
 
 
+def test_a_fit_whose_cohort_moved_goes_on_and_a_corrected_one_is_refused(
+    fitted: Path, cohort: Path, tmp_path: Path, capsys
+) -> None:
+    fit, moved = tmp_path / "fit", tmp_path / "cohort"
+    shutil.copytree(fitted, fit)
+    shutil.copytree(cohort.parent, moved)
+    before = {p: p.stat().st_mtime_ns for p in fit.glob("*.safetensors")}
+    members = [{**FIT["members"][0], "name": name} for name in ("a", "b")]
+    changes = {"members": members, "fit": {"epochs": 3, "temperature": True}}
+    assert train(moved / "split.csv", fit, changes) == 0
+    said = capsys.readouterr().out
+    assert "12 files under another path, of the same content" in said
+    assert "(2 already were)" in said
+    assert {p: p.stat().st_mtime_ns for p in fit.glob("*.safetensors")} == before
+    disc = moved / "disc.geojson"
+    disc.write_text(disc.read_text().replace("Tumor", "tumor"))
+    assert train(moved / "split.csv", fit, changes) == 2
+    assert "slide p0_tumor: other content of annotation" in capsys.readouterr().err
+
+
 def test_another_recipe_or_cohort_is_refused(
     fitted: Path, cohort: Path, capsys
 ) -> None:

@@ -45,7 +45,7 @@ def calibrate(
     config = resolve(tree, weights=weights or "random", force=force)
     if slide is not None and is_url(slide):
         slide = str(place(slide))
-    with connected():
+    with connected(config.compute.cpus):
         kinds = kinds_of(cluster_nodes())
         console.print(
             f"measuring {escape(format_ensemble(describe_ensemble(config)))} on "

@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from digipath_ray.cli.progress import RunProgress
-from digipath_ray.cli.run import print_summary
+from digipath_ray.cli.run import exit_status, print_summary
 from digipath_ray.cli.train import member_table, narrate
 from digipath_ray.cohort.inputs import read_cohort
 from digipath_ray.config.toml import load_config
@@ -75,7 +75,7 @@ def show_training(console: Console, out: Path) -> int:
         "Nothing uses these weights. The three that the demo does use come from the "
         "same command with more slides, members and epochs: jobs/demo.toml"
     )
-    return 1 if summary.failures else 0
+    return exit_status(summary.failures)
 
 
 def draw_cohort(console: Console, folder: Path, slides: Sequence[DemoSlide]) -> Path:

@@ -13,11 +13,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-import psutil
 from rich.console import Console
 from rich.markup import escape
 
-from digipath_ray.machine import CGROUP, container_memory, free_disk_bytes
+from digipath_ray.distributed.surroundings import (
+    STORE_MOST,
+    STORE_SHARE,
+    Finding,
+    look_around,
+    ray_folder,
+)
+from digipath_ray.machine import (
+    allowance,
+    available_memory,
+    check_compiler,
+    free_disk_bytes,
+)
 from digipath_ray.run.failure import explain_os_error
 from digipath_ray.storage import bucket
 from digipath_ray.storage.cache import default_cache
@@ -25,15 +36,9 @@ from digipath_ray.storage.files import is_url, place
 from digipath_ray.words import count, size
 
 GB = 2**30
-Finding = tuple[str, str, str]
-"""Verdict (ok, warn or fail), what was looked at, what was found."""
 COLORS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 RAY_START_S = 60
-STORE_SHARE = 0.3
-"""Share of the free memory that Ray gives its object store, ..."""
-STORE_MOST = 10**10
-"""... and where it stops if /dev/shm is no larger (ray/_private/utils.py)."""
 SPILL_FULL = 0.95
 """How full a disk may be for Ray to spill to it (local_fs_capacity_threshold)."""
 
@@ -64,7 +69,15 @@ def findings(out: Path) -> Iterator[Finding]:
         check_openslide,
         check_torch,
         check_networks,
-        check_ray,
+    )
+    for check in checks:
+        yield check()
+    around = list(look_around())
+    yield from around
+    if not any(verdict == "fail" for verdict, *_ in around):
+        yield check_ray()
+    checks = (
+        check_cpp,
         check_cpus,
         check_memory,
         check_shared_memory,
@@ -174,30 +187,30 @@ def check_ray() -> Finding:
     return "ok", "ray", text
 
 
+def check_cpp() -> Finding:
+    """Whether --compile-networks would find a compiler."""
+    try:
+        return "ok", "compiler", f"{check_compiler()}, for --compile-networks"
+    except ValueError as e:
+        return "warn", "compiler", str(e)
+
+
 def check_cpus() -> Finding:
     """Whether there are enough cores to feed a GPU."""
-    cores = usable_cores()
+    allowed = allowance()
+    cores = allowed.cores
+    text = f"{cores:g}" + (f" ({allowed.cores_by})" if allowed.cores_by else "")
     if cores < 8:
-        return "warn", "cores", f"{cores:g}; a fast GPU wants about 8 to read for it"
-    return "ok", "cores", f"{cores:g}"
-
-
-def usable_cores() -> float:
-    """Cores this process may use: of the machine, its affinity and its container."""
-    cores: float = os.cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    limit = CGROUP / "cpu.max"  # "quota period", in microseconds
-    quota, _, period = limit.read_text().partition(" ") if limit.exists() else ("",) * 3
-    return min(cores, int(quota) / int(period)) if quota.isnumeric() else cores
+        return "warn", "cores", f"{text}; a fast GPU wants about 8 to read for it"
+    return "ok", "cores", text
 
 
 def check_memory() -> Finding:
-    """Whether memory is free, in the container if this is one."""
-    memory = psutil.virtual_memory()
-    total = min(memory.total, container_memory())
-    free = min(memory.available, total)
-    text = f"{size(free)} of {size(total)} free"
+    """Whether memory is free, of what this process may use."""
+    allowed, free = allowance(), available_memory()
+    text = f"{size(free)} of {size(allowed.memory)} free"
+    if allowed.memory_by:
+        text += f" ({allowed.memory_by})"
     if free < 4 * GB:
         return "warn", "memory", f"{text}; a large slide wants several GB"
     return "ok", "memory", text
@@ -206,18 +219,18 @@ def check_memory() -> Finding:
 def check_shared_memory(folder: Path = Path("/dev/shm")) -> Finding:
     """Whether ``folder`` holds Ray's object store; a container's default is 64 MB."""
     if not folder.exists():
-        return "ok", "shared memory", f"no {folder}: Ray uses files in {ray_folder()}"
+        return "ok", "store", f"in {ray_folder(os.environ)}"
     free = shutil.disk_usage(folder).free
-    available = min(psutil.virtual_memory().available, container_memory())
-    store = min(STORE_SHARE * available, STORE_MOST)
+    store = min(STORE_SHARE * available_memory(), STORE_MOST)
     text = f"{size(free)} free in {folder}"
     if free >= store:
-        return "ok", "shared memory", text
+        return "ok", "store", text
     return (
         "warn",
-        "shared memory",
+        "store",
         f"{text}, Ray's object store wants {size(store)}: it will use slower files in "
-        f"{ray_folder()}; start the container with --shm-size={math.ceil(store / GB)}g",
+        f"{ray_folder(os.environ)}; "
+        f"start the container with --shm-size={math.ceil(store / GB)}g",
     )
 
 
@@ -276,16 +289,13 @@ def check_cache() -> Finding:
     return "ok", "slide cache", text
 
 
-def ray_folder() -> str:
-    """Where Ray keeps logs and spills objects, by default."""
-    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
-    return f"{folder}/ray"
-
-
 def check_spill_folder() -> Finding:
     """Whether Ray can put objects on disk when its memory is full."""
-    folder = Path(ray_folder())
-    disk = shutil.disk_usage(folder if folder.exists() else folder.parent)
+    folder = ray_folder(os.environ)
+    there = folder if folder.exists() else folder.parent
+    if not there.exists():
+        return "fail", "spill folder", f"no {there}: set RAY_TMPDIR or TMPDIR"
+    disk = shutil.disk_usage(there)
     full = 1 - disk.free / disk.total
     text = f"{size(disk.free)} free at {folder}, {full:.0%} full"
     if full > SPILL_FULL:

@@ -136,7 +136,7 @@ def count_patches(
 ) -> tuple[Cost, list[SlideRecord], list[Failure]]:
     """Place every slide's patches from its real mask, in a folder soon removed."""
     with (
-        connected(),
+        connected(config.compute.cpus),
         scratch_folder(out) as folder,
         RunProgress(console) as progress,
     ):

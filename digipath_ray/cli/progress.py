@@ -56,6 +56,10 @@ class RunProgress(RunListener):
         if self._bars:
             self._bars.stop()
 
+    def placed(self, place: str) -> None:
+        """The first line."""
+        self._console.print(place, highlight=False, markup=False)
+
     def started(self, work: str) -> None:
         """A line that stays, above the bars if there are any."""
         self._console.print(work, highlight=False, markup=False)

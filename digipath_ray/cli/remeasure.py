@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 
 from digipath_ray.cli.progress import RunProgress
-from digipath_ray.cli.run import print_summary
+from digipath_ray.cli.run import exit_status, print_summary
 from digipath_ray.cohort.inputs import read_cohort
 from digipath_ray.config.run import Ending, RunConfig
 from digipath_ray.config.toml import from_tree, merge, read_toml, with_paths
@@ -46,7 +46,7 @@ def conclude(
     with RunProgress(console) as progress:
         summary = remeasure_run(run, config, rows=rows, drop=drop, listener=progress)
     print_summary(console, summary, predicted=True)
-    return 1 if summary.failures else 0
+    return exit_status(summary.failures)
 
 
 def config_of(run: RunDirectory, outcome: dict[str, Any]) -> RunConfig:

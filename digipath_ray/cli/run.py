@@ -17,11 +17,13 @@ from digipath_ray.distributed.run import Summary, run_cohort
 from digipath_ray.networks.resolve import resolve
 from digipath_ray.outcome.staging import PatientStage
 from digipath_ray.run.directory import RunDirectory
-from digipath_ray.run.failure import Failure, RunError
+from digipath_ray.run.failure import OUTSIDE, Failure, RunError
 from digipath_ray.run.record import SlideRecord
 from digipath_ray.storage.files import read_table, read_text
 from digipath_ray.words import count, format_rate
 
+STOPPED = 3
+"""Exit status of what ended early through no slide's fault."""
 FLAGGED_SHOWN = 5
 """Slides named behind a flag."""
 
@@ -53,7 +55,14 @@ def run_slides(
             listener=progress,
         )
     print_summary(console, summary, predicted=predict)
-    return 1 if summary.failures else 0
+    return exit_status(summary.failures)
+
+
+def exit_status(failures: Sequence[Failure]) -> int:
+    """0, 1 if a slide failed, 3 if others are left through no slide's fault."""
+    if any(failure.cause in OUTSIDE for failure in failures):
+        return STOPPED
+    return 1 if failures else 0
 
 
 def segment_prepared(console: Console, out: Path) -> int:
@@ -75,7 +84,7 @@ def segment_prepared(console: Console, out: Path) -> int:
         summary, failures=failures, slides=len(summary.outcomes) + len(failures)
     )
     print_summary(console, summary, predicted=True)
-    return 1 if summary.failures else 0
+    return exit_status(summary.failures)
 
 
 def print_summary(console: Console, summary: Summary, *, predicted: bool) -> None:
@@ -87,10 +96,9 @@ def print_summary(console: Console, summary: Summary, *, predicted: bool) -> Non
     for failure in summary.failures:
         print_failure(console, failure)
     console.print(count_slides(summary, predicted=predicted))
-    if predicted:
-        for note in summary.notes:
-            console.print(f"[yellow]note[/]      {escape(note)}")
-    else:
+    for note in [*summary.changes, *(summary.notes if predicted else [])]:
+        console.print(f"[yellow]note[/]      {escape(note)}")
+    if not predicted:
         print_flags(console, read_table(summary.run.slides).to_pylist())
     if summary.metrics:
         console.print(escape(format_metrics(summary.metrics)))

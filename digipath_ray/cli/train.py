@@ -79,6 +79,7 @@ def narrate(console: Console) -> FitListener:
 
     return FitListener(
         noted=noted,
+        placed=lambda place: console.print(escape(place)),
         sampled=sampled,
         unusable=unusable,
         annotated=annotated,

@@ -25,6 +25,7 @@ from digipath_ray.cohort.series import (
     passed_over,
     sort_series,
 )
+from digipath_ray.cohort.sheet import check_no_workbook
 from digipath_ray.slide.open import IMAGE_SUFFIXES, SLIDE_SUFFIXES
 from digipath_ray.slide.unreadable import UNSUPPORTED
 from digipath_ray.storage import bucket
@@ -58,6 +59,7 @@ def read_cohort(inputs: Sequence[str | Path]) -> list[SlideRow]:
     files: dict[Path, Path] = {}
     folders = Folders()
     for name in inputs:
+        check_no_workbook(Path(name))
         if is_url(name):
             found += _rows_in_bucket(place(name))
             continue

@@ -15,6 +15,13 @@ MISSING = frozenset(
 )
 """What spreadsheets, pandas, R and databases write for a missing cell, in any case."""
 DELIMITERS = (",", ";", "\t")
+WORKBOOKS = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods", ".numbers")
+SAVE_AS_CSV = (
+    "a spreadsheet program's own file: save it as CSV (in Excel: Save As, CSV UTF-8) "
+    "and name that"
+)
+ZIP, OLE = b"PK\x03\x04", b"\xd0\xcf\x11\xe0"
+"""How .xlsx, .ods and .xls begin, whatever they are called."""
 Rows = list[tuple[str, dict[str, Any]]]
 """Rows as column -> cell, each with its place (file and line) as text."""
 
@@ -26,13 +33,27 @@ def read_sheet(path: Path) -> tuple[list[str], Rows]:
         OSError: it cannot be read.
         ValueError: it is no such table, or a row has more cells than the header.
     """
+    check_no_workbook(path)
     return _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
+
+
+def check_no_workbook(path: Path) -> None:
+    """Refuse a spreadsheet program's own file, by its name.
+
+    Raises:
+        ValueError: says to save it as CSV.
+    """
+    if path.suffix.lower() in WORKBOOKS:
+        raise ValueError(f"{path}: {SAVE_AS_CSV}")
 
 
 def _read_csv(path: Path) -> tuple[list[str], Rows]:
     rows: Rows = []
     try:
         with open_file(path) as raw:
+            if raw.read(4) in (ZIP, OLE):
+                raise ValueError(f"{path}: {SAVE_AS_CSV}")
+            raw.seek(0)
             file = io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")
             lines = list(file)
         first, delimiter = _header(path, lines)

@@ -214,6 +214,9 @@ class FitSpec:
     members_at_once: int | None = option(
         None, "members fitted side by side; default: as many as there are GPUs for"
     )
+    cpus: int | None = option(
+        None, "CPUs of this machine to use; default: all that the job may use"
+    )
     readers: int | None = option(None, "patch-reading tasks at once, of a process")
     restarts: int = option(3, "times a member's fit is resumed after a lost process")
     max_failed: float = option(
@@ -232,7 +235,7 @@ class FitSpec:
         for name in ("frozen_epochs", "restarts"):
             value = getattr(self, name)
             check(value >= 0, f"fit.{name}", value, "not negative")
-        for name in ("members_at_once", "readers"):
+        for name in ("cpus", "members_at_once", "readers"):
             value = getattr(self, name)
             check(value is None or value >= 1, f"fit.{name}", value, "at least 1")
         check(0 <= self.max_failed < 1, "fit.max_failed", self.max_failed, "0 to 1")

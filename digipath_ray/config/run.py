@@ -280,6 +280,9 @@ class ComputeSpec:
     pools: Pools = option(
         "shared", "one pool of actors holding all members, or a pool per member"
     )
+    cpus: int | None = option(
+        None, "CPUs of this machine to use; default: all that the job may use"
+    )
     actors: int | None = option(None, "actors per pool; default: one per GPU, or CPUs")
     gpus_per_actor: float | None = option(None, "GPU share of an actor")
     readers: int | None = option(None, "slide-reading tasks at once")
@@ -301,7 +304,7 @@ class ComputeSpec:
         ok = self.chunk_cells % self.batch_size == 0
         want = f"must be a multiple of batch_size ({self.batch_size})"
         check(ok, "compute.chunk_cells", self.chunk_cells, want)
-        for name in ("actors", "readers"):
+        for name in ("cpus", "actors", "readers"):
             value = getattr(self, name)
             check(value is None or value >= 1, f"compute.{name}", value, "at least 1")
         ok = self.gpus_per_actor is None or self.gpus_per_actor >= 0

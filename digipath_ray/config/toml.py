@@ -5,7 +5,7 @@ member's card (:func:`digipath_ray.networks.resolve.resolve`).
 """
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, fields, replace
 from importlib import resources
 from pathlib import Path
@@ -68,8 +68,8 @@ OPTIONS_ONLY = {
 }
 """What the command line alone may say of [grid], and what a file says in its place."""
 FREE_TO_CHANGE = (
-    "fit.epochs", "fit.patience", "fit.workers", "fit.worker_gpus", "fit.readers",
-    "fit.members_at_once", "fit.restarts", "fit.max_failed",
+    "fit.epochs", "fit.patience", "fit.workers", "fit.worker_gpus", "fit.cpus",
+    "fit.readers", "fit.members_at_once", "fit.restarts", "fit.max_failed",
 )  # fmt: skip
 """Settings with which a fit may be resumed: how long, where and how fast."""
 
@@ -340,10 +340,27 @@ def load_config(
     return merge(*trees)
 
 
-def _flat_member(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A member's fields by full name; a file is known by its digest, wherever it is."""
-    kept = {k: v for k, v in row.items() if k != "weights" or "digest" not in row}
+def _flat_member(
+    row: Mapping[str, Any], others: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """A member's fields by full name; a file is known by its digest, wherever it is.
+
+    Only where the member of that name in ``others`` has one, too: an older version kept
+    none of the weights that a fit starts from.
+    """
+    kept = dict(row)
+    for other in (o for o in others if o["name"] == row["name"]):
+        if "digest" not in row or "digest" not in other:
+            kept.pop("digest", None)
+            continue
+        for key in ("weights", "encoder_weights"):
+            if _names_file(row.get(key)) and _names_file(other.get(key)):
+                del kept[key]
     return {f"members.{row['name']}.{k}": v for k, v in kept.items()}
+
+
+def _names_file(weights: str | None) -> bool:
+    return weights not in (None, "random", "imagenet")
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -353,18 +370,18 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     does not change what it finds. So is ``[outcome]``, which is recomputed.
     """
 
-    def flat(tree: Mapping[str, Any]) -> dict[str, Any]:
+    def flat(tree: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
         out: dict[str, Any] = {}
         for section, body in tree.items():
             if section == "members":
                 for row in body:
-                    out.update(_flat_member(row))
+                    out.update(_flat_member(row, other.get("members", [])))
             elif section not in ("compute", "outcome"):
                 out.update({f"{section}.{k}": v for k, v in body.items()})
         out["compute.precision"] = tree.get("compute", {}).get("precision")
         return out
 
-    a, b = flat(old), flat(new)
+    a, b = flat(old, new), flat(new, old)
     return [
         f"{key}: {a.get(key, 'not set')} -> {b.get(key, 'not set')}"
         for key in sorted((a.keys() | b.keys()) - {*FREE_TO_CHANGE})

@@ -7,20 +7,45 @@ how often. A try that hangs ends its own process (:func:`watched`).
 import contextlib
 import faulthandler
 import sys
+import time
 from collections.abc import Callable, Iterator
 
+from ray.exceptions import RayError
+
 from digipath_ray.cohort.manifest import SlideRow
-from digipath_ray.distributed.ledger import Ledger
-from digipath_ray.run.failure import Failure, explain_os_error
+from digipath_ray.distributed.fault import (
+    FIRST_PAUSE_S,
+    LONGEST_PAUSE_S,
+    PATIENCE_S,
+    cause_of_error,
+    say_shortly,
+)
+from digipath_ray.distributed.ledger import Ledger, this_try
+from digipath_ray.run.failure import (
+    OUTSIDE,
+    SLIDE,
+    SUSPECT,
+    Failure,
+    explain_os_error,
+)
 from digipath_ray.slide.open import SlideError
 
 
 class TooManyAttempts(RuntimeError):  # noqa: N818 - says what is wrong, not "Error"
     """The work killed its worker as often as it may."""
 
-    def __init__(self, attempts: int) -> None:
-        super().__init__(f"the process at work on it crashed or hung {attempts} times")
+    def __init__(self, attempts: int, *, alone: bool = False) -> None:
+        text = f"the process at work on it crashed or hung {attempts} times"
+        super().__init__(f"{text}, the last time alone" if alone else text)
         self.attempts = attempts
+
+
+class HeldUp(RuntimeError):  # noqa: N818 - says what happened, not "Error"
+    """The machines around the work ended it again and again."""
+
+    def __init__(self, cause: str, tries: int) -> None:
+        super().__init__(f"{OUTSIDE[cause][0]}: {tries} tries ended of it")
+        self.cause = cause
 
 
 _READ_HINT = (
@@ -48,16 +73,31 @@ HINTS = {
 def counted(ledger: Ledger, work: str, *, limit: int) -> Iterator[None]:
     """Count this try at a piece of work; a clean exit forgets all tries.
 
+    Tries that ended through no fault of the work do not count: a pause follows them.
+
     Raises:
         TooManyAttempts: ``limit`` earlier tries have not ended.
+        HeldUp: what is around the work has ended it for PATIENCE_S.
     """
-    earlier = ledger.begin(work, limit)
-    if earlier >= limit:
-        raise TooManyAttempts(earlier)
+    earlier = ledger.begin(work, limit, this_try())
+    if earlier.crashes >= limit:
+        raise TooManyAttempts(earlier.crashes)
+    if earlier.outside:
+        pause, waited = pause_after(len(earlier.outside))
+        if waited > PATIENCE_S:
+            ledger.end(work)
+            raise HeldUp(earlier.outside[-1], len(earlier.outside))
+        time.sleep(pause)
     try:
         yield
     finally:  # an exception is an answer too; only a crash leaves the try standing
         ledger.end(work)
+
+
+def pause_after(ends: int) -> tuple[float, float]:
+    """Seconds to wait after so many ends, and how long all pauses are with it."""
+    pauses = [min(FIRST_PAUSE_S * 2**n, LONGEST_PAUSE_S) for n in range(ends)]
+    return pauses[-1], sum(pauses)
 
 
 @contextlib.contextmanager
@@ -88,18 +128,27 @@ def explain(error: BaseException, slide: SlideRow, step: str) -> Failure:
         step: prepare, read, predict, finish or measure.
     """
     attempt = 1
+    cause = cause_of_error(error)
     if isinstance(error, SlideError):
-        hint = error.hint
+        hint, cause = error.hint, SLIDE
     elif isinstance(error, TooManyAttempts):
-        hint, attempt = HINTS[step], error.attempts
+        hint, attempt, cause = HINTS[step], error.attempts, SUSPECT
+    elif isinstance(error, HeldUp):
+        hint, cause = OUTSIDE[error.cause][1], error.cause
+    elif cause in OUTSIDE:
+        hint = OUTSIDE[cause][1]
+    elif isinstance(error, RayError) and cause == SUSPECT:
+        hint = HINTS[step]
     elif isinstance(error, OSError):
         hint = explain_os_error(error)
     elif isinstance(error, MemoryError) or "out of memory" in str(error).lower():
         hint = MEMORY_HINTS[step]
     else:
         hint = "run again; if it fails the same way, report it with the slide"
-    speaks = isinstance(error, (ValueError, OSError, TooManyAttempts))
+    speaks = isinstance(error, (ValueError, OSError, TooManyAttempts, HeldUp))
     message = str(error) if speaks else repr(error)
+    if isinstance(error, RayError):
+        message = say_shortly(error)
     return Failure(
         slide_id=slide.slide_id,
         path=slide.path,
@@ -108,4 +157,5 @@ def explain(error: BaseException, slide: SlideRow, step: str) -> Failure:
         attempt=attempt,
         error=message,
         hint=hint,
+        cause=cause,
     )

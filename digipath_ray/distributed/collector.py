@@ -6,25 +6,28 @@ All that a run must remember is remembered here.
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import ray
 
 from digipath_ray.config.run import RunConfig
-from digipath_ray.distributed.attempts import explain
+from digipath_ray.distributed.attempts import TooManyAttempts, explain
+from digipath_ray.distributed.fault import Patience
 from digipath_ray.distributed.ledger import Ledger, Standing
 from digipath_ray.distributed.read import Batch
 from digipath_ray.distributed.resources import Share
 from digipath_ray.pipeline.chunk import ChunkSums
 from digipath_ray.pipeline.finish import finish_slide
 from digipath_ray.run.directory import RunDirectory
-from digipath_ray.run.failure import Failure
+from digipath_ray.run.failure import OUTSIDE, SLIDE, SUSPECT, Failure
 from digipath_ray.run.listeners import RunListener, Tally
 from digipath_ray.run.record import SlideRecord
 from digipath_ray.slide.open import SlideError
+from digipath_ray.words import count
 
 log = logging.getLogger(__name__)
 
@@ -46,10 +49,21 @@ def try_finish(
     return time.perf_counter() - started, None
 
 
+@dataclass(frozen=True)
+class Finish:
+    """A complete slide on its way to be finished."""
+
+    slide: SlideRecord
+    chunks: ray.ObjectRef
+    seconds: float
+
+
 class Collector:
     """Gathers rows by slide on the driver and hands complete slides to finish tasks.
 
-    Holds the slides in flight and nothing of those finished.
+    Holds the slides in flight and nothing of those finished. A slide whose process
+    ended, or that something around it ended, is one of the ``suspects``: it has not
+    failed yet, unless it was ``alone``.
     """
 
     def __init__(
@@ -61,15 +75,24 @@ class Collector:
         listener: RunListener,
         tally: Tally,
         ledger: Ledger,
+        patience: Patience,
+        *,
+        alone: bool = False,
+        before: int = 0,
     ) -> None:
         self.run = run
+        self.patience = patience
+        self.suspects: dict[str, Failure] = {}
+        self._alone, self._before = alone, before
+        self._met: dict[str, int] = {}
+        self._patches: Counter[str] = Counter()
         self.ledger = ledger
         self.config = config
         self.listener = listener
         self.waiting = {s.slide_id: s for s in slides}
         self.open: dict[str, dict[int, ChunkSums]] = {}
         self.seconds: dict[str, float] = {}
-        self.finishing: dict[ray.ObjectRef, SlideRecord] = {}
+        self.finishing: dict[ray.ObjectRef, Finish] = {}
         self.tally = tally
         tally.readers, tally.predictors = share.readers, share.actors * config.pools
         self._actor_gpus = share.actor_gpus
@@ -81,6 +104,15 @@ class Collector:
         if self._actor_gpus > 0:
             actors = round(mine.holds / self._actor_gpus)
             self.tally.predictors = max(self.tally.predictors, actors)
+        for cause, times in mine.met:
+            if times > self._met.get(cause, 0):
+                self._met[cause] = times
+                log.warning(
+                    "%s: no slide's fault; what it ended is tried again after a pause "
+                    "(%s so far)",
+                    OUTSIDE[cause][0],
+                    count(times, "time"),
+                )
 
     def collect(self, batch: Batch) -> None:
         """Take in the rows of a batch."""
@@ -92,7 +124,7 @@ class Collector:
 
     def _note_open(self) -> None:
         """Tell the tally of the slides in flight."""
-        finishing = [slide.slide_id for slide in self.finishing.values()]
+        finishing = [work.slide.slide_id for work in self.finishing.values()]
         self.tally.open_slides = len(self.open)
         self.tally.finishing = len(finishing)
         self.tally.progress = {
@@ -131,6 +163,7 @@ class Collector:
     def _count(self, row: dict[str, Any]) -> None:
         tally, batch = self.tally, self.config.compute.batch_size
         patches = int(row["patches"])
+        self._patches[str(row["slide_id"])] += patches
         if tally.first_patch is None:
             tally.first_patch = time.time() - float(row["predict_seconds"])
         tally.patches += patches
@@ -143,6 +176,15 @@ class Collector:
         tally.open_slides_max = max(tally.open_slides_max, len(self.open))
 
     def _fail(self, slide: SlideRecord, failure: Failure) -> None:
+        failure = replace(failure, path=slide.path, patient_id=slide.patient_id)
+        if failure.cause == SUSPECT and self._alone:
+            failure = self._blame(failure)
+        if failure.cause != SLIDE:
+            self.suspects[slide.slide_id] = failure
+            self._forget(slide)
+            self.tally.patches -= self._patches.pop(slide.slide_id, 0)
+            self.ledger.fail(failure)  # so that the rest of it is not read
+            return
         log.warning(
             "%s failed at %s: %s",
             failure.slide_id,
@@ -150,12 +192,22 @@ class Collector:
             failure.error,
             extra={"slide_id": failure.slide_id, "step": failure.step},
         )
-        failure = replace(failure, path=slide.path, patient_id=slide.patient_id)
         self.listener.failed(failure)
-        for held in (self.waiting, self.open, self.seconds):
-            held.pop(slide.slide_id, None)
+        self._forget(slide)
         self.tally.failed += 1
         self.ledger.fail(failure)  # so that the rest of it is not read
+
+    def _blame(self, failure: Failure) -> Failure:
+        """The slide's own failure: it has failed alone too."""
+        tries = self._before + failure.attempt
+        if failure.error == str(TooManyAttempts(failure.attempt)):
+            error = str(TooManyAttempts(tries, alone=True))
+            failure = replace(failure, error=error, attempt=tries)
+        return replace(failure, cause=SLIDE)
+
+    def _forget(self, slide: SlideRecord) -> None:
+        for held in (self.waiting, self.open, self.seconds):
+            held.pop(slide.slide_id, None)
 
     def _start_finish(self, slide: SlideRecord) -> None:
         """Hand a complete slide on; waits while as many as allowed are finishing."""
@@ -167,10 +219,14 @@ class Collector:
         chunks = list(self.open.pop(slide_id).values())
         self.waiting.pop(slide_id)
         seconds = self.seconds.pop(slide_id)
-        ref = self._finish.remote(
-            str(self.run.root), slide, ray.put(chunks), self._settings, seconds
+        work = Finish(slide, ray.put(chunks), seconds)
+        self.finishing[self._submit(work)] = work
+
+    def _submit(self, work: "Finish") -> ray.ObjectRef:
+        root = str(self.run.root)
+        return self._finish.remote(
+            root, work.slide, work.chunks, self._settings, work.seconds
         )
-        self.finishing[ref] = slide
 
     def _settle(self, *, timeout: float | None) -> None:
         """Take note of finish tasks that have ended."""
@@ -178,15 +234,17 @@ class Collector:
         if not refs:
             return
         for ref in ray.wait(refs, num_returns=1, timeout=timeout)[0]:
-            slide = self.finishing.pop(ref)
+            work = self.finishing.pop(ref)
+            slide = work.slide
             try:
                 seconds, failure = ray.get(ref)
             except ray.exceptions.RayError as e:
                 seconds, failure = 0.0, explain(e, slide, "finish")
             self.tally.finish_seconds += seconds
             if failure is not None:
-                self._fail(slide, failure)
+                self._take_unfinished(work, failure)
                 continue
+            self.patience.settle()
             self.tally.slides += 1
             slide_id = slide.slide_id
             log.info("%s finished", slide_id, extra={"slide_id": slide_id})
@@ -194,6 +252,14 @@ class Collector:
                 self.tally.first_slide = time.time()
                 self.tally.patches_at_first_slide = self.tally.patches
             self.listener.tallied(self.tally)
+
+    def _take_unfinished(self, work: "Finish", failure: Failure) -> None:
+        """Try again what was no slide's fault: its chunks are still there."""
+        cause = failure.cause or SLIDE
+        if cause in OUTSIDE and self.patience.wait(cause, failure.error):
+            self.finishing[self._submit(work)] = work
+            return
+        self._fail(work.slide, failure)
 
     def drain(self) -> None:
         """Wait for the finish tasks still out."""

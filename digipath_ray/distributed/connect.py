@@ -3,17 +3,35 @@
 import contextlib
 import logging
 import os
+import shutil
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
+import psutil
 import ray
 import ray.data
+from ray._private import ray_constants
 
+from digipath_ray.distributed.nodes import has_several_nodes
+from digipath_ray.distributed.start import ends_on_signal, says_what_it_waits_for
+from digipath_ray.distributed.surroundings import (
+    SHARED_MEMORY,
+    STORE_MOST,
+    STORE_SHARE,
+    find_cluster,
+    has_shared_memory,
+    look_around,
+    ray_folder,
+)
+from digipath_ray.machine import Allowance, allowance, available_memory, machine_cores
 from digipath_ray.run.failure import RunError
+from digipath_ray.words import count, size
+
+log = logging.getLogger(__name__)
 
 RAY_ALONE = ("ray.data.exceptions", "ray.data._internal.progress")
 
@@ -22,8 +40,16 @@ BOTH_ASKED = "Specifying both num_cpus and num_gpus"
 """How Ray Data begins to say that it finds this experimental."""
 
 
-def connect() -> bool:
+STORE_LEAST = 80 << 20
+"""Ray refuses less."""
+
+
+def connect(cpus: int | None = None) -> bool:
     """Join the cluster that RAY_ADDRESS, a job or this machine has, else start one.
+
+    Args:
+        cpus: of this machine, for a Ray that is started here; None is all that this
+            process may use (:func:`digipath_ray.machine.allowance`).
 
     Returns:
         False if this process was in a cluster already; who joined it is to leave it.
@@ -34,7 +60,11 @@ def connect() -> bool:
     _mute_ray_data()
     if ray.is_initialized():
         return False
-    _check_answers(os.environ.get("RAY_ADDRESS", ""))
+    for verdict, what, found in look_around():
+        if verdict == "fail":
+            raise RunError(found)
+        if verdict == "warn":
+            log.warning("%s: %s", what, found)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Readers that wait a second for the networks would be ended and started again, all
     # their imports again: Ray keeps no more idle workers than there are CPUs.
@@ -42,24 +72,75 @@ def connect() -> bool:
     # Ray's C++ part reports an error of Ray's own for every pool (ray issue 57733), and
     # silencing it logs a line of its own.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    cluster = find_cluster(os.environ)
+    if cluster is None:
+        waits_for = f"Ray to start here (its logs: {ray_folder(os.environ)}/session_*)"
+        settings = local_settings(allowance(cpus))
+        # Under "uv run" Ray would send the folder, slides and all, to its own machine.
+        # It reads the variable that says so when it is imported.
+        ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = False
+    else:
+        waits_for, settings = f"the Ray head at {cluster.named_by}", {}
     try:
-        with muted():
+        with says_what_it_waits_for(waits_for), ends_on_signal(), muted():
             ray.init(
-                log_to_driver=False, include_dashboard=False, logging_level="ERROR"
+                log_to_driver=False,
+                include_dashboard=False,
+                logging_level="ERROR",
+                **settings,
             )
     except Exception as e:  # Ray raises just that when its node is slow to start
         raise RunError(f"Ray does not start: {e}") from e
     return True
 
 
+def local_settings(allowed: Allowance) -> dict[str, Any]:
+    """What to tell a Ray of this machine that it does not find out by itself.
+
+    Ray knows the machine and a container's own limits, but neither CPU affinity nor
+    the control group of a job.
+    """
+    settings: dict[str, Any] = {}
+    if allowed.cores < machine_cores():
+        settings["num_cpus"] = max(1, int(allowed.cores))
+    shared = has_shared_memory() or sys.platform != "linux"
+    if not shared:
+        folder = ray_folder(os.environ)
+        folder.mkdir(parents=True, exist_ok=True)
+        settings["_plasma_directory"] = str(folder)
+    if allowed.memory < psutil.virtual_memory().total or not shared:
+        free = min(available_memory(), allowed.memory)
+        store = min(STORE_SHARE * free, STORE_MOST)
+        if shared and SHARED_MEMORY.is_dir():
+            store = min(store, 0.95 * shutil.disk_usage(SHARED_MEMORY).free)
+        store = max(store, STORE_LEAST)
+        settings["object_store_memory"] = int(store)
+        settings["_memory"] = max(int(free - store), 1 << 27)
+    return settings
+
+
+def describe_place(cpus: int | None = None) -> str:
+    """What a run has to work with: this machine's part, or the cluster's all."""
+    have = ray.cluster_resources()
+    if not has_several_nodes(have) and find_cluster(os.environ) is None:
+        allowed = allowance(cpus)
+        return f"on {allowed}" + (f"; {allowed.note}" if allowed.note else "")
+    gpus = int(have.get("GPU", 0))
+    text = count(int(have.get("CPU", 0)), "CPU")
+    text = f"{text}, {count(gpus, 'GPU')}" if gpus else text
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    store = size(have.get("object_store_memory", 0))
+    return f"on a cluster of {count(nodes, 'node')}, {text}, {store} of object store"
+
+
 @contextlib.contextmanager
-def connected() -> Iterator[None]:
+def connected(cpus: int | None = None) -> Iterator[None]:
     """In a cluster as :func:`connect` says; an interrupt leaves it if this joined it.
 
     From an interrupt on nothing is printed until the cluster is left: Ray tells, in
     color and on standard output, of every actor that it ends itself.
     """
-    joined = connect()
+    joined = connect(cpus)
     with contextlib.ExitStack() as silence, _on_interrupt(silence):
         try:
             yield
@@ -104,20 +185,6 @@ def _on_interrupt(silence: contextlib.ExitStack) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def _check_answers(address: str) -> None:
-    """Refuse an address host:port where nothing listens: Ray would wait for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not (host and port.isdigit()):
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=5).close()
-    except OSError as e:
-        raise RunError(
-            f"no Ray head answers at RAY_ADDRESS={address} ({e}): start it, or unset "
-            "RAY_ADDRESS to run on this machine alone"
-        ) from e
 
 
 def _mute_ray_data() -> None:

@@ -25,8 +25,8 @@ from digipath_ray.cohort.drawn import check_cohort_classes
 from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.config.recipe import Recipe
 from digipath_ray.distributed.attempts import explain
-from digipath_ray.distributed.connect import connected
-from digipath_ray.distributed.fit_member import divide_fit, fit_member
+from digipath_ray.distributed.connect import connected, describe_place
+from digipath_ray.distributed.fit_member import check_gpus, divide_fit, fit_member
 from digipath_ray.distributed.fit_samples import sample_cohort
 from digipath_ray.networks.card import ModelCard, mean_threshold, read_card
 from digipath_ray.networks.weights import card_spec, load_member
@@ -63,6 +63,7 @@ class FitListener:
     """Receives the progress of a fit."""
 
     noted: Callable[[str], None] = lambda note: None
+    placed: Callable[[str], None] = lambda place: None
     sampled: Callable[[int, int], None] = lambda done, total: None
     unusable: Callable[[Sequence[Failure]], None] = lambda failures: None
     annotated: Callable[[Mapping[str, Account]], None] = lambda accounts: None
@@ -112,8 +113,11 @@ def fit_cohort(
         listener.noted(note)
     with directory.lock() as held:
         directory.create()
-        directory.accept(recipe, rows, overwrite=overwrite)
-        with connected():
+        for note in directory.accept(recipe, rows, overwrite=overwrite):
+            listener.noted(note)
+        cpus = recipe.fit.cpus
+        with connected(cpus):
+            listener.placed(describe_place(cpus))
             return _fit(directory, rows, recipe, listener, held)
 
 
@@ -125,6 +129,8 @@ def _fit(
     held: Held,
 ) -> FitSummary:
     """Fit every unfinished member, in a directory that is held."""
+    gpus = (recipe.fit.worker_gpus or 0.0) * recipe.fit.workers
+    check_gpus(gpus, ray.cluster_resources())
     tables, failures = sample_cohort(
         directory, rows, recipe, report=lambda n: listener.sampled(n, len(rows))
     )

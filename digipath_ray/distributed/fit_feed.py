@@ -14,7 +14,6 @@ from ray.data import DataContext, TaskPoolStrategy
 
 from digipath_ray.config.recipe import Recipe
 from digipath_ray.config.toml import read_toml, recipe_from_tree
-from digipath_ray.storage.files import file_digest
 from digipath_ray.training.directory import FitDirectory
 from digipath_ray.training.reader import Columns, PatchReader
 from digipath_ray.training.sampling import (
@@ -30,11 +29,17 @@ AHEAD = 4
 
 @functools.lru_cache(maxsize=1)
 def patch_reader(root: str, digest: str) -> PatchReader:
-    """This process's patch reader, whose slides stay open between batches."""
+    """This process's patch reader, whose slides stay open between batches.
+
+    Args:
+        root: of the fit.
+        digest: of what the fit is made from: with another one it is another reader.
+    """
     directory = FitDirectory(root)
     recipe = recipe_from_tree(read_toml(directory.settings))
     rows = directory.read_cohort()
-    return PatchReader({row.slide_id: row for row in rows}, recipe)
+    digests = directory.read_digests()
+    return PatchReader({row.slide_id: row for row in rows}, recipe, digests=digests)
 
 
 def read_batch(draws: pa.Table, *, root: str, digest: str) -> Columns:
@@ -109,7 +114,7 @@ class Feed:
             batch_format="pyarrow",
             fn_kwargs={
                 "root": str(self.directory.root),
-                "digest": file_digest(self.directory.settings),
+                "digest": self.directory.digest(),
             },
             compute=TaskPoolStrategy(size=self.readers),
             num_cpus=self.reader_cpus,

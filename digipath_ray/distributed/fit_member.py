@@ -7,7 +7,8 @@ Train resumes when a worker or node is lost.
 import contextlib
 import io
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,9 +29,10 @@ from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.config.recipe import Recipe
 from digipath_ray.distributed.cause import cause_of
 from digipath_ray.distributed.fit_feed import Feed
+from digipath_ray.distributed.nodes import has_several_nodes
 from digipath_ray.distributed.resources import floor_cpus
 from digipath_ray.machine import keep_freed_memory
-from digipath_ray.run.failure import Failure, explain_os_error
+from digipath_ray.run.failure import Failure, RunError, explain_os_error
 from digipath_ray.storage.files import publish, read_text
 from digipath_ray.training.checkpoints import storage_of
 from digipath_ray.training.conclusion import (
@@ -43,6 +45,8 @@ from digipath_ray.training.directory import FitDirectory
 from digipath_ray.training.fit import FitStopped, MemberFit
 from digipath_ray.training.folds import Folds
 from digipath_ray.training.sampled import fitted_samples, own_samples
+
+log = logging.getLogger(__name__)
 
 STATE = "fit.pt"
 UNSAVED = "cannot write a checkpoint"
@@ -89,6 +93,26 @@ def divide_fit(recipe: Recipe, members: int) -> FitShare:
         reader_cpus=floor_cpus(min(1.0, each / readers)),
         members_at_once=at_once,
     )
+
+
+def check_gpus(wanted: float, have: Mapping[str, float]) -> None:
+    """Say that GPUs are waited for; refuse where none can come.
+
+    Args:
+        wanted: GPUs of all workers of a member together.
+        have: resources of the cluster.
+
+    Raises:
+        RunError: this machine is alone, and has fewer.
+    """
+    gpus = have.get("GPU", 0.0)
+    if wanted <= gpus:
+        return
+    text = f"the workers of a member need {wanted:g} GPUs, and there are {gpus:g}"
+    fix = "lower --worker-gpus (0 is the CPU) or --workers"
+    if not has_several_nodes(have):
+        raise RunError(f"{text} on this machine: {fix}")
+    log.warning("%s in the cluster: waiting for nodes to join; or %s", text, fix)
 
 
 def fit_member(

@@ -10,7 +10,7 @@ from digipath_ray.config.recipe import Recipe
 from digipath_ray.distributed.attempts import explain, watched
 from digipath_ray.distributed.tasks import for_each_slide
 from digipath_ray.run.directory import READERS
-from digipath_ray.run.failure import Failure
+from digipath_ray.run.failure import OUTSIDE, Failure, RunStopped
 from digipath_ray.training.directory import FitDirectory
 from digipath_ray.training.sampled import read_samples, sample_slide
 
@@ -42,6 +42,9 @@ def sample_cohort(
         rows: slides of the cohort.
         recipe: sampling settings.
         report: called with the number of slides sampled so far.
+
+    Raises:
+        RunStopped: a slide was held up through no fault of its own.
     """
 
     def read(row: SlideRow) -> pa.Table | None:
@@ -64,7 +67,11 @@ def sample_cohort(
         attempts=TRIES,
         report=lambda n: report(before + n),
     )
-    return (
-        {i: a for i, a in results.items() if isinstance(a, pa.Table)},
-        [a for a in results.values() if isinstance(a, Failure)],
-    )
+    failures = [a for a in results.values() if isinstance(a, Failure)]
+    for failure in failures:
+        if failure.cause in OUTSIDE:  # without these slides it would be another fit
+            raise RunStopped(
+                f"{failure.slide_id} and perhaps others could not be sampled: "
+                f"{failure.error}; {failure.hint}"
+            )
+    return {i: a for i, a in results.items() if isinstance(a, pa.Table)}, failures

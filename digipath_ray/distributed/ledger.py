@@ -6,6 +6,7 @@ beside the driver: no folder that all nodes share is needed for it. The other ru
 the cluster find it by its name (:mod:`digipath_ray.distributed.fairness`).
 """
 
+import contextlib
 import os
 import uuid
 from collections import Counter
@@ -15,7 +16,9 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from digipath_ray.run.failure import Failure
+from digipath_ray.distributed.fault import cause_of_end
+from digipath_ray.machine import oom_kills
+from digipath_ray.run.failure import OUTSIDE, SUSPECT, Failure
 
 NAMESPACE = "digipath_ray"
 LEDGER = "ledger"
@@ -26,10 +29,39 @@ RESPONSE_S = 10.0
 
 @dataclass(frozen=True)
 class Standing:
-    """How many GPUs a run could use, and how many its actors hold."""
+    """How many GPUs a run could use, how many its actors hold, what held it up."""
 
     wants: float
     holds: float
+    met: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Try:
+    """Who tries: a worker process and its node, by their ids.
+
+    ``oom_kills`` is how often that node's kernel had ended processes for memory.
+    """
+
+    worker: str
+    node: str
+    oom_kills: int = 0
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """Tries at a work that have not ended well: its own, and what others ended."""
+
+    crashes: int
+    outside: tuple[str, ...] = ()
+
+
+def this_try() -> Try | None:
+    """This process of Ray; None outside of one."""
+    if not ray.is_initialized():
+        return None
+    context = ray.get_runtime_context()
+    return Try(context.get_worker_id(), context.get_node_id(), oom_kills())
 
 
 class Ledger:
@@ -37,22 +69,39 @@ class Ledger:
 
     def __init__(self, wants: float = 0.0) -> None:
         """An empty book of a run that could use so many GPUs."""
-        self._tries: Counter[str] = Counter()
+        self._tries: dict[str, list[Try | None]] = {}
+        self._outside: dict[str, list[str]] = {}
+        self._met: Counter[str] = Counter()
         self._failed: dict[str, Failure] = {}
         self._wants = wants
         self._places: dict[str, float] = {}
         self._to_leave = 0.0
 
-    def begin(self, work: str, limit: int) -> int:
-        """How many tries at a work have not ended; below ``limit`` one more is made."""
-        earlier = self._tries[work]
-        if earlier < limit:
-            self._tries[work] += 1
+    def begin(self, work: str, limit: int, who: Try | None = None) -> Earlier:
+        """Tries at a work that have not ended; below ``limit`` one more is made."""
+        tries = self._tries.setdefault(work, [])
+        outside = self._outside.setdefault(work, [])
+        for one in tries[-1:]:
+            cause = SUSPECT if one is None else self.cause_of_end(one, who)
+            if cause in OUTSIDE:
+                tries.pop()
+                outside.append(cause)
+                self._met[cause] += 1
+        earlier = Earlier(len(tries), tuple(outside))
+        if len(tries) < limit:
+            tries.append(who)
         return earlier
+
+    def cause_of_end(self, one: Try, now: Try | None) -> str:
+        """What a try has ended of, as it is now."""
+        if now is not None and now.node == one.node and now.oom_kills > one.oom_kills:
+            return "memory"
+        return cause_of_end(one.worker, one.node)
 
     def end(self, work: str) -> None:
         """An answer came: all tries are forgotten."""
-        del self._tries[work]
+        self._tries.pop(work, None)
+        self._outside.pop(work, None)
 
     def fail(self, failure: Failure) -> None:
         """Remember that a slide has failed."""
@@ -86,7 +135,8 @@ class Ledger:
 
     def standing(self) -> Standing:
         """What the run holds, and could use."""
-        return Standing(self._wants, sum(self._places.values(), 0.0))
+        holds = sum(self._places.values(), 0.0)
+        return Standing(self._wants, holds, tuple(self._met.items()))
 
 
 class SharedLedger(Ledger):
@@ -97,9 +147,10 @@ class SharedLedger(Ledger):
         self._actor = actor
         self.name = name
 
-    def begin(self, work: str, limit: int) -> int:
+    def begin(self, work: str, limit: int, who: Try | None = None) -> Earlier:
         """As :meth:`Ledger.begin`."""
-        return int(ray.get(self._actor.begin.remote(work, limit)))
+        found: Earlier = ray.get(self._actor.begin.remote(work, limit, who))
+        return found
 
     def end(self, work: str) -> None:
         """A try has ended; does not wait for the actor to note it."""
@@ -129,6 +180,12 @@ class SharedLedger(Ledger):
     def retire(self) -> None:
         """As :meth:`Ledger.retire`."""
         ray.get(self._actor.retire.remote(), timeout=RESPONSE_S)
+
+    def met(self) -> dict[str, int]:
+        """What held tries up, and how often; empty if the actor is lost."""
+        with contextlib.suppress(ray.exceptions.RayError):
+            return dict(self.standing().met)
+        return {}
 
     def standing(self) -> Standing:
         """As :meth:`Ledger.standing`."""

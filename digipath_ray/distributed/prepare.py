@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from digipath_ray.cohort.inputs import SlideRow
 from digipath_ray.config.run import RunConfig
 from digipath_ray.distributed.attempts import explain, watched
+from digipath_ray.distributed.fault import Patience
 from digipath_ray.distributed.tasks import for_each_slide
 from digipath_ray.pipeline.prepare import prepare_slide
 from digipath_ray.run.directory import READERS, RunDirectory
@@ -31,6 +32,8 @@ def prepare_cohort(
     rows: Sequence[SlideRow],
     config: RunConfig,
     listener: RunListener,
+    *,
+    patience: Patience | None = None,
 ) -> list[SlideRecord]:
     """Prepare every slide that an earlier start has not, in the cohort's order.
 
@@ -39,6 +42,7 @@ def prepare_cohort(
         rows: the cohort.
         config: what to do.
         listener: called as slides are prepared or fail.
+        patience: waits for what is no slide's fault.
     """
     with ThreadPoolExecutor(READERS) as pool:
         ready = list(pool.map(lambda row: read_prepared(run, row, config), rows))
@@ -50,6 +54,7 @@ def prepare_cohort(
         str(run.root),
         config,
         attempts=config.compute.attempts,
+        patience=patience,
         report=lambda n: listener.prepared(before + n, len(rows)),
     )
     prepared = []

@@ -47,6 +47,7 @@ def shard_table(slides: Sequence[SlideRecord], *, readers: int) -> pa.Table:
             "path": slide.path,
             "slide_mpp": slide.mpp,
             "version": slide.version or "",
+            "digest": slide.digest or "",
             "first_chunk": first,
             "chunks": chunks,
         }
@@ -90,6 +91,7 @@ class ShardReader:
         mpp = row["slide_mpp"]
         self.slide_mpp = None if mpp is None or np.isnan(mpp) else float(mpp)
         self.version = str(row["version"]) or None
+        self.digest = str(row["digest"]) or None
         self.slide: Slide | None = None
         self.grid: Grid | None = None
         self.chunks: list[Cells] = []
@@ -119,6 +121,7 @@ class ShardReader:
                 self.slide_mpp,
                 self.config,
                 version=self.version,
+                digest=self.digest,
                 on_progress=on_progress,
             )
             count_opened(self.slide)

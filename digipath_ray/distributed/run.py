@@ -1,26 +1,29 @@
 """A cohort from slides to outcomes in one call, resumable at every point."""
 
 import logging
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
+
+import ray
 
 from digipath_ray import schema
 from digipath_ray.cohort.inputs import SlideRow
 from digipath_ray.cohort.manifest import read_manifest, write_manifest
 from digipath_ray.config.run import RunConfig
 from digipath_ray.config.toml import to_tree
-from digipath_ray.distributed.connect import connected
+from digipath_ray.distributed.connect import connected, describe_place
+from digipath_ray.distributed.fault import Patience
 from digipath_ray.distributed.heartbeat import Heartbeat
 from digipath_ray.distributed.inference import segment_cohort
-from digipath_ray.distributed.nodes import check_all_see
+from digipath_ray.distributed.nodes import check_all_see, has_several_nodes
 from digipath_ray.distributed.out_of_fold import by_members, overlap_notes
 from digipath_ray.distributed.prepare import prepare_cohort
 from digipath_ray.distributed.remeasure import find_stale, remeasure_slides
 from digipath_ray.distributed.resources import Share, describe_work, divide, fit_chunks
 from digipath_ray.distributed.throughput import count_ends, measure
+from digipath_ray.machine import check_compiler
 from digipath_ray.networks.notes import member_notes
 from digipath_ray.networks.seen_slides import read_exposure
 from digipath_ray.outcome.staging import PatientStage
@@ -30,8 +33,8 @@ from digipath_ray.report import write_report
 from digipath_ray.run.amended import amend_records, drop_others, with_earlier
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import Failure, RunError, RunStopped
+from digipath_ray.run.identity import hold_against_files
 from digipath_ray.run.listeners import FailureLog, Listeners, RunListener, Tally
-from digipath_ray.run.patch_table import digest_mask
 from digipath_ray.run.record import DoneRecord, SlideRecord
 from digipath_ray.storage.files import publish, read_table
 from digipath_ray.storage.lease import Held
@@ -51,6 +54,7 @@ class Summary:
         patients: stages of all patients in the directory, where they are asked for.
         failures: of this start.
         metrics: what metrics.json says of this start; empty if nothing was predicted.
+        changes: what manifest and files of now mean for results of earlier starts.
         notes: why its heatmaps are no predictions; mostly empty.
     """
 
@@ -61,6 +65,7 @@ class Summary:
     patients: list[PatientStage] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     metrics: dict[str, Any] = field(default_factory=dict)
+    changes: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -98,7 +103,7 @@ def run_cohort(
         rows = with_earlier(run, rows)
         notes = drop_others(run, rows, drop=drop)
         done = run.read_done()
-        check_same_slides(rows, done)
+        done, compared = hold_against_files(run, rows, done)
         done, amended = amend_records(run, rows, done, mark=marker_of(config))
         write_cohort(run, rows, drop=drop)
         pending = [row for row in rows if row.slide_id not in done]
@@ -125,9 +130,8 @@ def run_cohort(
         patients=tables.patients,
         failures=failures.failures,
         metrics=metrics,
+        changes=[*notes, *compared, *amended],
         notes=[
-            *notes,
-            *amended,
             *member_notes(config),
             *overlap_notes(rows, config),
             *patient_notes(tables.outcomes, config),
@@ -190,16 +194,16 @@ def remeasure_run(
     """
     stage_model_of(config)
     with run.lock() as held:
-        notes: list[str] = []
+        changes: list[str] = []
         if rows is not None:
-            notes += drop_others(run, rows, drop=drop)
+            changes += drop_others(run, rows, drop=drop)
         done = run.read_done()
         if not done:
             raise RunError(f"{run.root}: no slide is finished yet: digipath run first")
         if rows is not None:
             rows = with_earlier(run, rows)
             done, amended = amend_records(run, rows, done, mark=marker_of(config))
-            notes += amended
+            changes += amended
             known = [row for row in rows if row.slide_id in done]
             write_cohort(run, known, drop=drop)
         run.agree(to_tree(config), list(done), overwrite=False)
@@ -218,7 +222,8 @@ def remeasure_run(
         outcomes=tables.outcomes,
         patients=tables.patients,
         failures=failures.failures,
-        notes=[*notes, *member_notes(config), *patient_notes(tables.outcomes, config)],
+        changes=changes,
+        notes=[*member_notes(config), *patient_notes(tables.outcomes, config)],
     )
 
 
@@ -232,30 +237,6 @@ def patient_notes(outcomes: Sequence[dict[str, Any]], config: RunConfig) -> list
         "no slide names its patient, so there is no pN stage: give a manifest with "
         "the column patient_id"
     ]
-
-
-def check_same_slides(rows: Sequence[SlideRow], done: Mapping[str, DoneRecord]) -> None:
-    """Refuse a cohort in which a finished slide_id now names something else."""
-    for row in rows:
-        record = done.get(row.slide_id)
-        if record is None:
-            continue
-        before = {
-            "path": os.path.realpath(record.slide.path),
-            "mpp": record.slide.mpp,
-            "mask": record.slide.mask_digest,
-        }
-        now = {
-            "path": os.path.realpath(row.path),
-            "mpp": row.mpp,
-            "mask": digest_mask(row),
-        }
-        changed = [f"{k}: {before[k]} -> {now[k]}" for k in now if before[k] != now[k]]
-        if changed:
-            raise RunError(
-                f"{row.slide_id} was finished from another slide, mpp or mask "
-                f"({', '.join(changed)}): choose another --out, or --overwrite"
-            )
 
 
 def _work(
@@ -274,7 +255,9 @@ def _work(
     """
     if not pending and not find_stale(done, config):
         return {}
-    with connected():
+    cpus = config.compute.cpus
+    with connected(cpus):
+        listener.placed(describe_place(cpus))
         check_all_see(run)
         remeasure_slides(run, done, config, listener)
         return _segment(run, pending, done, config, listener, predict=predict)
@@ -296,13 +279,21 @@ def _segment(
     log = FailureLog()
     listener = Listeners(log, listener)
     share = divide(config)
+    if config.compute.compile_networks and not has_several_nodes(
+        ray.cluster_resources()
+    ):
+        check_compiler()  # of other nodes it is known when an actor is there
     config = fit_chunks(settle_precision(config, share, done), share)
     exposure = read_exposure(config.members)
-    prepared = prepare_cohort(run, pending, config, listener)
+    patience = Patience()
+    prepared = prepare_cohort(run, pending, config, listener, patience=patience)
     slides = [mark_seen(slide, exposure) for slide in prepared]
     run.write_table(run.slides, merge_slides(run, slides, pending), schema.SLIDES)
     prepare_seconds = time.time() - started
     if not (predict and slides):
+        if predict:
+            ends = count_ends(len(pending), log.failures, patience.met)
+            run.write_json(run.metrics, ends)
         return {}
     patches = sum(slide.patches for slide in slides)
     listener.planned(len(slides), patches)
@@ -310,9 +301,9 @@ def _segment(
     tally = Tally(planned=patches)
     for members, part in by_members(slides, config, listener):
         own = replace(config, members=members)
-        segment_cohort(run, part, own, share, listener, tally=tally)
+        segment_cohort(run, part, own, share, listener, tally=tally, patience=patience)
     metrics = {
-        **count_ends(len(pending), log.failures),
+        **count_ends(len(pending), log.failures, patience.met),
         **measure(tally, config, share, prepare_seconds=prepare_seconds),
     }
     run.write_json(run.metrics, metrics)

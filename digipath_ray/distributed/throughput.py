@@ -3,25 +3,34 @@
 import platform
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
 from digipath_ray import __version__
 from digipath_ray.config.run import RunConfig
 from digipath_ray.distributed.resources import Share
-from digipath_ray.run.failure import Failure
+from digipath_ray.run.failure import SLIDE, Failure
 from digipath_ray.run.listeners import Tally
 
 
-def count_ends(slides: int, failures: Sequence[Failure]) -> dict[str, Any]:
-    """How the slides of this start ended: tried, finished, and failed at which step."""
+def count_ends(
+    slides: int, failures: Sequence[Failure], met: Mapping[str, int] | None = None
+) -> dict[str, Any]:
+    """How the slides of this start ended: tried, finished, failed at which step.
+
+    ``failed_by`` counts whose fault it was, ``tried_again`` how often work was tried
+    again through no slide's fault, by what had ended it (``met``).
+    """
     steps = Counter(failure.step for failure in failures)
+    causes = Counter(failure.cause or SLIDE for failure in failures)
     return {
         "slides": slides,
         "finished": slides - len(failures),
         "failed": len(failures),
         "failed_at": dict(sorted(steps.items())),
+        "failed_by": dict(sorted(causes.items())),
+        "tried_again": dict(sorted((met or {}).items())),
     }
 
 

@@ -23,7 +23,8 @@ from digipath_ray.heatmap.file import read_heatmap
 from digipath_ray.heatmap.heatmap import Heatmap
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import RunError
-from digipath_ray.storage.files import publish
+from digipath_ray.run.identity import check_same
+from digipath_ray.storage.files import is_url, publish
 
 TILE_PX = 512
 LEVELS = 255
@@ -47,6 +48,9 @@ def write_segmentations(
     left_out: dict[str, str] = {}
     for slide_id, record in done.items():
         try:
+            if record.slide.digest is not None and not is_url(record.slide.path):
+                since = "its heatmap was made"
+                check_same(record.slide.path, record.slide.digest, since=since)
             heatmap = read_heatmap(run.heatmap(slide_id))
         except (ValueError, FileNotFoundError) as e:  # keep exporting the other slides
             left_out[slide_id] = str(e)

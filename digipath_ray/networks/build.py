@@ -7,6 +7,7 @@ authors' own networks, or any installed module's ``package.module:Class``.
 
 import difflib
 import inspect
+import math
 from collections.abc import Callable, Iterable
 from importlib import import_module
 from typing import Any, cast
@@ -148,12 +149,66 @@ def build_network(spec: MemberSpec) -> nn.Module:
             )
         except OSError as e:
             raise ValueError(_no_imagenet(spec)) from e
-        except (KeyError, RuntimeError, TypeError, ValueError) as e:
+        except (AssertionError, KeyError, RuntimeError, TypeError, ValueError) as e:
+            if _is_dilated(build) and _lacks_dilation(e):
+                raise ValueError(_no_dilation(spec)) from e
             raise ValueError(
                 f"member {spec.name}: {spec.architecture} with {spec.encoder} and "
                 f"options {spec.options} cannot be built: {e}"
             ) from e
     return cast(nn.Module, network)
+
+
+def _is_dilated(build: Any) -> bool:
+    """Whether an architecture dilates its encoder, as the DeepLabs and PAN do."""
+    return "encoder_output_stride" in inspect.signature(build).parameters
+
+
+def _lacks_dilation(error: Exception) -> bool:
+    """Whether smp or timm refuse to dilate; timm asserts it without a word."""
+    text = str(error)
+    return isinstance(error, AssertionError) or "dilated" in text or "stride" in text
+
+
+def _no_dilation(spec: MemberSpec) -> str:
+    return (
+        f"member {spec.name}: the encoder {spec.encoder} cannot be dilated, which "
+        f"{spec.architecture} needs: take one that can (resnet50, efficientnet-b3, "
+        f"mobilenet_v2, mit_b2, tu-xception65, ...), or Unet with {spec.encoder}"
+    )
+
+
+def check_maps(network: nn.Module, spec: MemberSpec, *, patch_px: int) -> None:
+    """Refuse an encoder whose maps are smaller than the patch over their reduction.
+
+    It does not pad. A decoder stretches its maps to the size of others, so that what
+    they show moves outward: by 20 px at the edge of a patch of 256 px.
+
+    Args:
+        network: of segmentation_models_pytorch, on the device "meta"; others pass.
+        spec: the member.
+        patch_px: side of the patches.
+
+    Raises:
+        ValueError: the encoder, the size of a map and what it should be.
+    """
+    encoder = getattr(network, "encoder", None)
+    if encoder is None or spec.encoder is None:
+        return
+    found = encoder(torch.empty((1, 3, patch_px, patch_px), device="meta"))
+    for image in found if isinstance(found, (list, tuple)) else ():
+        if not isinstance(image, Tensor) or image.ndim != 4 or 0 in image.shape:
+            continue
+        side = image.shape[-1]
+        # Reductions are powers of two; an odd side is rounded, either way.
+        whole = patch_px / 2 ** round(math.log2(patch_px / side))
+        if 1 <= abs(whole - side) < 0.1 * whole:
+            raise ValueError(
+                f"member {spec.name}: the encoder {spec.encoder} does not pad: its map "
+                f"of {whole:g} px has {side}, so {spec.architecture} would move what "
+                "it finds outward; take one that pads (of the same kind: xception, "
+                "inceptionresnetv2, inceptionv4, tu-xception65)"
+            )
 
 
 def _imported_architecture(spec: MemberSpec) -> type[nn.Module]:
@@ -220,6 +275,15 @@ def _check_encoder(spec: MemberSpec, encoder: str) -> None:
             known = [f"tu-{name}" for name in timm.list_models()]
             raise ValueError(_unknown(spec, "encoder", encoder, known))
     elif encoder not in smp.encoders.get_encoder_names():
+        if encoder.startswith("timm-"):
+            # smp's former names of what it takes from timm now.
+            name = encoder.removeprefix("timm-")
+            name = f"tf_{name}" if name.startswith("mobilenetv3") else name
+            if timm.is_model(name):
+                raise ValueError(
+                    f"member {spec.name}: the encoder {encoder} is called tu-{name} "
+                    f'now: encoder = "tu-{name}"'
+                )
         known = smp.encoders.get_encoder_names()
         raise ValueError(_unknown(spec, "encoder", encoder, known))
 

@@ -23,6 +23,7 @@ from digipath_ray.config.toml import (
 from digipath_ray.networks.build import (
     PAPER_MEMBERS,
     build_network,
+    check_maps,
     normalization_of,
 )
 from digipath_ray.networks.card import (
@@ -31,7 +32,12 @@ from digipath_ray.networks.card import (
     mean_threshold,
     read_card,
 )
-from digipath_ray.networks.weight_files import fetch_encoder, list_weights, weights_file
+from digipath_ray.networks.weight_files import (
+    encoder_file,
+    fetch_encoder,
+    list_weights,
+    weights_file,
+)
 from digipath_ray.networks.weights import (
     check_file_finite,
     check_fit,
@@ -102,11 +108,12 @@ def resolve_recipe(tree: Tree, *, init: str | Path | None = None) -> Recipe:
             directory of weights named as the members, on a disk or in a bucket.
 
     Returns:
-        A recipe whose members have weights, mean, std and seeds of their own.
+        A recipe whose members have weights, mean, std and seeds of their own, and the
+        digest of the file that they start from.
 
     Raises:
-        ValueError: starting weights are missing, or a path is in a bucket that can
-            only be read from a disk.
+        ValueError: starting weights are missing, a network cannot be built or moves
+            what it finds, or a path is in a bucket that can only be read from a disk.
         OSError: a bucket does not answer.
     """
     check_tree(tree)
@@ -116,11 +123,18 @@ def resolve_recipe(tree: Tree, *, init: str | Path | None = None) -> Recipe:
         if init is not None:
             row["weights"] = _start_of(str(init), str(row.get("name")))
             row.pop("encoder_weights", None)
+            row.pop("digest", None)
         elif row.get("encoder_weights") is None:
             row.setdefault("weights", "imagenet")
         row.setdefault("seed", seed + number)
     recipe = recipe_from_tree({**tree, "members": rows})
-    members = tuple(_carded_or_normalized(spec) for spec in recipe.members)
+    for spec in recipe.members:
+        if spec.encoder is not None:  # before an hour of sampling, not after it
+            bare = build_network(replace(spec, weights="random")).to("meta").eval()
+            check_maps(bare, spec, patch_px=recipe.grid.patch_px)
+    members = tuple(
+        _with_digest(_carded_or_normalized(spec)) for spec in recipe.members
+    )
     extra = recipe.sampling.extra_annotations
     if extra is not None and is_url(extra):
         raise ValueError(
@@ -166,6 +180,30 @@ def _carded_or_normalized(spec: MemberSpec) -> MemberSpec:
         mean, std = normalization_of(replace(spec, weights="imagenet"))
         return replace(spec, mean=mean, std=std)
     return _normalized(spec)
+
+
+def _with_digest(spec: MemberSpec) -> MemberSpec:
+    """The member with the digest of the file that its fit starts from, if it is there.
+
+    Raises:
+        ValueError: the file is not the one of the digest given.
+    """
+    if spec.encoder_weights is not None:
+        try:
+            path: Path | None = encoder_file(spec.encoder_weights)
+        except ValueError:  # of a package that the workers may have
+            path = None
+    else:
+        path = weights_file(spec.weights)
+    if path is None or not path.is_file():
+        return spec
+    digest = file_digest(path)
+    if spec.digest not in (None, digest):
+        raise ValueError(
+            f"weights {path}: SHA-256 is {digest[:12]}..., but {spec.digest[:12]}... "
+            f"in the config of member {spec.name}: the file was changed"
+        )
+    return replace(spec, digest=digest)
 
 
 def _member_rows(
@@ -352,3 +390,4 @@ def check_member(spec: MemberSpec, *, patch_px: int) -> None:
             f"member {spec.name}: {spec.architecture} with {spec.encoder} maps "
             f"patches of {patch_px} px in shape {tuple(shape)}"
         )
+    check_maps(network, spec, patch_px=patch_px)

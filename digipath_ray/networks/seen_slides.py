@@ -19,13 +19,22 @@ class Exposure:
 
     cards: dict[str, ModelCard]
 
-    def seen_by(self, slide_id: str, patient_id: str | None) -> tuple[str, ...]:
-        """Names of the members that have seen the slide or its patient."""
+    def seen_by(
+        self, slide_id: str, patient_id: str | None, digest: str | None = None
+    ) -> tuple[str, ...]:
+        """Names of the members that have seen the slide or its patient.
+
+        Args:
+            slide_id: the slide.
+            patient_id: its patient.
+            digest: of its files: they may have had another slide_id in the fit.
+        """
         return tuple(
             name
             for name, card in self.cards.items()
             if slide_id in card.training_slides
             or (patient_id is not None and patient_id in card.training_patients)
+            or (digest is not None and digest in card.training.get("slides", ()))
         )
 
 

@@ -4,6 +4,7 @@ Imports no torch, so that listing the members of a run is fast.
 """
 
 import hashlib
+from importlib.util import find_spec
 from pathlib import Path
 
 from digipath_ray.storage import bucket
@@ -59,6 +60,33 @@ def fetch_encoder(url: str) -> Path:
         return _fetch(url, folder)
     except FileNotFoundError as e:
         raise ValueError(f"encoder weights {url}: no such object") from e
+
+
+def encoder_file(name: str) -> Path:
+    """Resolve a file of encoder weights: a path, or PACKAGE/FILE of a Python package.
+
+    Some packages on PyPI ship ImageNet weights, which also install on offline machines.
+    An object in a bucket is copied to this machine.
+
+    Raises:
+        ValueError: none of them is there, saying what to do.
+        OSError: as :func:`fetch_encoder`.
+    """
+    if is_url(name):
+        return fetch_encoder(name)
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    package, _, inside = name.partition("/")
+    found = find_spec(package) if package.isidentifier() else None
+    for folder in (found.submodule_search_locations or []) if found else []:
+        if (Path(folder) / inside).is_file():
+            return Path(folder) / inside
+    raise ValueError(
+        f"encoder weights {name}: file not found, also not in an installed Python "
+        "package: give the path of a .pth or .safetensors file, or pip install "
+        f"{package.replace('_', '-')}"
+    )
 
 
 def _fetch(url: str, folder: Path) -> Path:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from digipath_ray.config.run import MemberSpec, Precision
+from digipath_ray.machine import check_compiler
 from digipath_ray.networks.build import (
     Member,
     build_network,
@@ -54,6 +55,7 @@ def load_member(
     if place.type == "cuda":
         network = network.to(memory_format=torch.channels_last)
     if compile_networks:
+        check_compiler()
         network = cast(nn.Module, torch.compile(network.eval(), dynamic=False))
     return Member(
         network,
@@ -91,7 +93,7 @@ def dtype_on(device: torch.device, precision: Precision) -> torch.dtype:
     """In which numbers a network computes on a device: auto is float16 on a GPU only.
 
     Raises:
-        ValueError: float16 on a CPU.
+        ValueError: float16 on a CPU, or bfloat16 on one without it.
     """
     if precision == "auto":
         return torch.float16 if device.type == "cuda" else torch.float32
@@ -99,7 +101,18 @@ def dtype_on(device: torch.device, precision: Precision) -> torch.dtype:
         raise ValueError(
             f"precision = 'float16': needs a GPU, not {device}; take float32"
         )
+    if precision == "bfloat16" and device.type == "cpu" and not cpu_has_bfloat16():
+        raise ValueError(
+            "precision = 'bfloat16': this CPU has none, and would take dozens of times "
+            "as long as in float32: take float32"
+        )
     return cast(torch.dtype, getattr(torch, precision))
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether this CPU computes in bfloat16 itself (AVX-512, AMX, Arm's BF16)."""
+    known = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return known is not None and bool(known())
 
 
 def _load_weights(network: nn.Module, spec: MemberSpec, path: Path) -> None:

@@ -60,7 +60,9 @@ def run_eagerly(
     run.write_table(run.slides, [slide.to_row() for slide in slides], SLIDES)
     for slide in slides:
         started = time.perf_counter()
-        opened = open_cohort_slide(slide.path, slide.mpp, config, version=slide.version)
+        opened = open_cohort_slide(
+            slide.path, slide.mpp, config, version=slide.version, digest=slide.digest
+        )
         with opened:
             grid = grid_of(opened, config)
             cells = read_chunks(run, slide.slide_id, config)

@@ -15,7 +15,8 @@ from digipath_ray.machine import memory_bytes
 from digipath_ray.networks.seen_slides import Exposure
 from digipath_ray.patches import Grid, keep_cells, lay_grid, patch_boxes, patch_table
 from digipath_ray.run.directory import RunDirectory
-from digipath_ray.run.patch_table import count_chunks, digest_mask, write_patches
+from digipath_ray.run.identity import check_same, digest_mask
+from digipath_ray.run.patch_table import count_chunks, write_patches
 from digipath_ray.run.record import SlideRecord, canvas_columns
 from digipath_ray.slide.frames import mask_origin
 from digipath_ray.slide.light import check_brightfield
@@ -28,7 +29,8 @@ from digipath_ray.slide.open import (
     open_slide,
 )
 from digipath_ray.storage.cache import local_copy
-from digipath_ray.storage.files import publish
+from digipath_ray.storage.digest import slide_digest
+from digipath_ray.storage.files import is_url, publish
 from digipath_ray.tissue.find import (
     ASPECT_TOLERANCE,
     Tissue,
@@ -57,14 +59,26 @@ def open_cohort_slide(
     *,
     cache_bytes: int = TILE_CACHE_BYTES,
     version: str | None = None,
+    digest: str | None = None,
     on_progress: Callable[[], None] = lambda: None,
 ) -> Slide:
     """Open a slide with the mpp of the manifest, else the file's, else the config's.
 
+    Args:
+        path: file of the slide.
+        slide_mpp: um per level-0 px that overrides the file's.
+        config: what to assume of a file that states none.
+        cache_bytes: as for :func:`digipath_ray.slide.open.open_slide`.
+        version: as there.
+        digest: of the slide on a disk that it must be.
+        on_progress: as for open_slide.
+
     Raises:
-        SlideError: as :func:`digipath_ray.slide.open.open_slide`.
-        OSError: as there.
+        SlideError: as open_slide; or it was replaced by another.
+        OSError: as open_slide.
     """
+    if digest is not None and not is_url(path):
+        check_same(path, digest, since="its patches were placed")
     slide = open_slide(
         path,
         mpp=slide_mpp,
@@ -81,6 +95,20 @@ def open_cohort_slide(
             info, mpp_x=assumed, mpp_y=assumed, mpp_source="assumed (slide_mpp)"
         )
     return slide
+
+
+def digest_slide(
+    path: str, *, on_progress: Callable[[], None] = lambda: None
+) -> str | None:
+    """Digest of a slide's files, of one in a bucket by its copy on this node.
+
+    None if they cannot be read: opening the slide says why.
+    """
+    try:
+        with local_copy(path, on_progress=on_progress) as copy:
+            return slide_digest(copy.path)
+    except OSError:
+        return None
 
 
 def grid_of(slide: Slide, config: RunConfig | Recipe) -> Grid:
@@ -200,6 +228,8 @@ def prepare_slide(
     Raises:
         SlideError: the slide cannot be used, or shows no tissue.
     """
+    # Before it is opened: what replaces it in between is seen when it is read.
+    digest = digest_slide(row.path, on_progress=on_progress)
     opened = open_cohort_slide(row.path, row.mpp, config, on_progress=on_progress)
     with opened as slide:
         slide.on_progress = on_progress
@@ -214,6 +244,7 @@ def prepare_slide(
         record = describe_slide(
             row, slide, grid, tissue, patches=len(cells), config=config
         )
+        record = replace(record, digest=digest)
     table = patch_table(row.slide_id, grid, cells, tissue.mask)
     write_patches(run, record, config, table)
     return record
@@ -285,7 +316,7 @@ def differs_from_file(info: SlideInfo) -> bool:
 
 def mark_seen(slide: SlideRecord, exposure: Exposure) -> SlideRecord:
     """The slide with the members that have seen it or its patient."""
-    seen = exposure.seen_by(slide.slide_id, slide.patient_id)
+    seen = exposure.seen_by(slide.slide_id, slide.patient_id, slide.digest)
     return replace(slide, seen_by=tuple(seen))
 
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import psutil
 
 from digipath_ray.config.run import RunConfig
+from digipath_ray.machine import memory_bytes
 from digipath_ray.patches import Grid, cell_bytes, share_blocks
 from digipath_ray.pipeline.prepare import STITCH_COPIES
 from digipath_ray.planning.prices import DEADLINE_H
@@ -164,7 +164,7 @@ def describe(
     endless = "stored in a bucket"
     room = endless if free_bytes is None else f"{size(free_bytes)} are free"
     spec = config.grid
-    memory = psutil.virtual_memory().total
+    memory = memory_bytes()
     return [
         ("slides", f"{cost.slides:,} with {cost.tissue_mm2:,.1f} mm2 of tissue"),
         (

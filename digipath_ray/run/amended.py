@@ -14,11 +14,10 @@ from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.record import DoneRecord, SlideRecord
 from digipath_ray.schema import FAILURES, SLIDES
 from digipath_ray.storage.files import read_table
-from digipath_ray.words import count
+from digipath_ray.words import count, name_some
 
 DESCRIBED = ("patient_id", "node", "label", "split", "annotation", "exhaustive")
 """Columns of a manifest on which no result of a slide depends."""
-MOST_NAMED = 5
 
 
 def with_earlier(run: RunDirectory, rows: Sequence[SlideRow]) -> list[SlideRow]:
@@ -72,11 +71,14 @@ def amend_records(
         run.write_record(records[slide_id])
         before = [f"{n} {getattr(record.slide, n)} -> {now[n]}" for n in changed]
         lines.append(f"{slide_id} ({', '.join(before)})")
+    for slide_id in described.keys() & records.keys():
+        slide = records[slide_id].slide  # which lies where it was found now
+        described[slide_id] |= {"path": slide.path, "mask": slide.mask}
     _amend_table(run, run.slides, SLIDES, described)
     _amend_table(run, run.failures, FAILURES, described)
     if not lines:
         return records, []
-    return records, [f"described anew by the manifest: {_name_some(lines)}"]
+    return records, [f"described anew by the manifest: {name_some(lines)}"]
 
 
 def _amend_table(
@@ -118,7 +120,7 @@ def drop_others(
     others = sorted(known - ids)
     if not others:
         return ()
-    named = _name_some(others)
+    named = name_some(others)
     number = count(len(others), "slide")
     what = f"{number} of earlier starts that this cohort does not name"
     if not drop:
@@ -130,12 +132,6 @@ def drop_others(
             kept = [r for r in read_table(path).to_pylist() if r["slide_id"] in ids]
             run.write_table(path, kept, schema)
     return (f"{what}: taken out, their heatmaps stay ({named})",)
-
-
-def _name_some(names: Sequence[str]) -> str:
-    """The first names, and how many more there are."""
-    more = len(names) - MOST_NAMED
-    return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _manifest(run: RunDirectory) -> list[SlideRow]:

@@ -8,7 +8,7 @@ area: a pixel there is the mean of what it covers.
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +59,13 @@ class Run:
         path: the run's directory.
         tumor_mm2: slide_id -> area, of each slide that was finished.
         failures: slide_id -> the step it failed at.
+        digests: slide_id -> digest of its files, where the run kept it.
     """
 
     path: Path
     tumor_mm2: dict[str, float]
     failures: dict[str, str]
+    digests: dict[str, str] = field(default_factory=dict)
 
     def heatmap_path(self, slide_id: str) -> Path:
         """Path of a slide's heatmap."""
@@ -102,7 +104,13 @@ def read_run(path: Path) -> Run:
         path=path,
         tumor_mm2={row["slide_id"]: row["tumor_mm2"] for row in done},
         failures={row["slide_id"]: row["step"] for row in failed},
+        digests=_read_digests(path / "slides.parquet"),
     )
+
+
+def _read_digests(slides: Path) -> dict[str, str]:
+    rows = read_table(slides).to_pylist() if slides.is_file() else []
+    return {row["slide_id"]: d for row in rows if (d := row.get("digest")) is not None}
 
 
 def compare_runs(a: Path, b: Path, *, threshold: float = 0.5) -> pa.Table:
@@ -141,7 +149,17 @@ def _slide_rows(
         if name not in a.channels or name not in b.channels:
             only = NAMES[0] if name in a.channels else NAMES[1]
             yield {**row, "channel": name, "note": f"only in {only}"}
-    yield from ({**row, **measured} for measured in compare_heatmaps(a, b, threshold))
+    for measured in compare_heatmaps(a, b, threshold):
+        notes = filter(None, [_format_files(slide_id, runs), measured["note"]])
+        yield {**row, **measured, "note": "; ".join(notes)}
+
+
+def _format_files(slide_id: str, runs: tuple[Run, Run]) -> str:
+    """What to say of a slide_id under which the runs read different files."""
+    a, b = (run.digests.get(slide_id) for run in runs)
+    if a is None or b is None or a == b:
+        return ""
+    return "not the same slide: A and B read files of different content"
 
 
 def _format_absent(slide_id: str, runs: tuple[Run, Run], there: Sequence[bool]) -> str:

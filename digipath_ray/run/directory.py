@@ -176,8 +176,8 @@ class RunDirectory:
                 held = stack.enter_context(hold(self.root))
             except HeldByOther as e:
                 raise RunError(
-                    f"{self.root} is in use by {e.holder}: wait for it, or choose "
-                    "another --out"
+                    f"{self.root} is in use by {e.holder} ({e.fix}): wait for it, or "
+                    "choose another --out"
                 ) from e
             except OSError as e:
                 raise self._unwritable(e) from e

@@ -3,6 +3,29 @@
 import errno
 from dataclasses import dataclass
 
+SLIDE, SUSPECT = "slide", "suspect"
+"""What a failure is to be blamed on: the slide; or it, once it has failed alone."""
+OUTSIDE = {
+    "memory": (
+        "memory is short",
+        "free memory on the nodes, or lower --cpus or --readers, then run again",
+    ),
+    "node": ("a node was lost", "wait for the nodes, then run again"),
+    "disk": (
+        "the disk is full",
+        "the disk is full: free space or move the run, then run again",
+    ),
+    "storage": (
+        "the storage does not answer",
+        "check the storage and the network, then run again",
+    ),
+    "store": (
+        "Ray's object store is full",
+        "lower --readers or --chunk-cells, or give Ray's folder more disk "
+        "(RAY_TMPDIR), then run again",
+    ),
+}
+"""Else: cause -> what it is, and what to do. No slide's fault: the rest may go on."""
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -16,7 +39,7 @@ class RunStopped(RunError):  # noqa: N818 - says what happened, not "Error"
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """A row of the FAILURES table."""
+    """A row of the FAILURES table; ``cause`` is SLIDE or one of OUTSIDE."""
 
     slide_id: str
     path: str
@@ -25,6 +48,7 @@ class Failure:
     attempt: int
     error: str
     hint: str
+    cause: str | None = SLIDE
 
 
 def explain_os_error(error: OSError) -> str:

@@ -43,6 +43,9 @@ class Tally:
 class RunListener:
     """Called as a run goes on; a subclass overrides what it wants to know."""
 
+    def placed(self, place: str) -> None:
+        """The run goes on ``place``: cores and memory, or a cluster, as text."""
+
     def measured(self, done: int, total: int) -> None:
         """Finished slides were measured again with other settings."""
 
@@ -67,6 +70,11 @@ class Listeners(RunListener):
 
     def __init__(self, *listeners: RunListener) -> None:
         self._listeners = listeners
+
+    def placed(self, place: str) -> None:
+        """Call ``placed`` of each."""
+        for listener in self._listeners:
+            listener.placed(place)
 
     def measured(self, done: int, total: int) -> None:
         """Call ``measured`` of each."""

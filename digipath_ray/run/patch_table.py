@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from dataclasses import replace
 
 import numpy as np
@@ -13,9 +14,12 @@ from digipath_ray.config.run import RunConfig
 from digipath_ray.config.toml import to_tree
 from digipath_ray.patches import Cells, cut_chunks
 from digipath_ray.run.directory import RunDirectory
+from digipath_ray.run.identity import digest_mask, look_at
 from digipath_ray.run.record import SlideRecord
-from digipath_ray.storage.cache import local_copy, object_version
-from digipath_ray.storage.files import file_digest, is_url, open_file, read_table
+from digipath_ray.storage.digest import describe_change
+from digipath_ray.storage.files import open_file, read_table
+
+log = logging.getLogger(__name__)
 
 NOTE = b"digipath_ray.slide"
 """Key of the slide's record in the metadata of its patch table."""
@@ -24,14 +28,6 @@ NOTE = b"digipath_ray.slide"
 def count_chunks(patches: int, config: RunConfig) -> int:
     """Chunks that so many patches are read in."""
     return -(-patches // config.compute.chunk_cells)
-
-
-def digest_mask(row: SlideRow) -> str | None:
-    """Sha256 of the tissue mask given for a slide; None without one."""
-    if row.mask is None:
-        return None
-    with local_copy(row.mask) as copy:
-        return file_digest(copy.path)
 
 
 def prepare_digest(config: RunConfig) -> str:
@@ -66,14 +62,12 @@ def read_prepared(
         return None
     with open_file(path) as file:
         note = json.loads(pq.read_schema(file).metadata[NOTE])
-    before = (note["row"]["path"], note["slide_mpp"], note["config"])
-    if before != (row.path, row.mpp, prepare_digest(config)):
+    if (note["slide_mpp"], note["config"]) != (row.mpp, prepare_digest(config)):
         return None
-    if note["row"].get("canvas_width") is None:  # of a version that kept no canvas
+    # Of a version that kept no canvas, or no digest.
+    if note["row"].get("canvas_width") is None or note["row"].get("digest") is None:
         return None
     if note["mask_digest"] != digest_mask(row):
-        return None
-    if is_url(row.path) and note.get("version") != object_version(row.path):
         return None
     record = SlideRecord.from_row(
         note["row"],
@@ -81,9 +75,15 @@ def read_prepared(
         mask_digest=note["mask_digest"],
         version=note.get("version"),
     )
+    now = look_at(row.path, record)
+    if now.digest != record.digest:
+        if now.digest is not None and record.digest is not None:
+            change = describe_change(record.digest, now.digest)
+            log.warning("%s: prepared anew, as it was replaced: %s", slide_id, change)
+        return None
     # Of this start: the manifest may describe the slide better, chunks may be larger.
     chunks = count_chunks(record.patches, config)
-    return replace(record, **row.columns(), chunks=chunks)
+    return replace(record, **row.columns(), version=now.version, chunks=chunks)
 
 
 def read_chunks(run: RunDirectory, slide_id: str, config: RunConfig) -> list[Cells]:

@@ -22,6 +22,8 @@ class SlideRecord(SlideRow):
     Attributes:
         mask_digest: SHA-256 of the tissue mask given in the manifest.
         version: of the object, if the slide is in a bucket.
+        digest: of all its files (:func:`digipath_ray.storage.digest.slide_digest`);
+            None in runs of older versions.
         offset_x, offset_y, canvas_width, canvas_height: None in runs of older versions.
     """
 
@@ -48,6 +50,7 @@ class SlideRecord(SlideRow):
     seen_by: tuple[str, ...] | None = None
     mask_digest: str | None = None
     version: str | None = None
+    digest: str | None = None
     offset_x: int | None = None
     offset_y: int | None = None
     canvas_width: int | None = None
@@ -163,6 +166,7 @@ class DoneRecord:
             "slide": self.slide.to_row(),
             "slide_mpp": self.slide.mpp,
             "mask_digest": self.slide.mask_digest,
+            "version": self.slide.version,
         }
 
     @classmethod
@@ -178,6 +182,7 @@ class DoneRecord:
                 values["slide"],
                 mpp=values.get("slide_mpp"),
                 mask_digest=values.get("mask_digest"),
+                version=values.get("version"),
             )
             return cls(**known)
         except (KeyError, TypeError, AttributeError) as e:

@@ -234,6 +234,25 @@ def get_start(url: str | Path, size: int) -> bytes:
     )
 
 
+def get_range(url: str | Path, version: Version, start: int, stop: int) -> bytes:
+    """Bytes ``start`` to ``stop`` of one version of an object.
+
+    Raises:
+        ChangedError: the object has been replaced.
+        OSError: the bucket cannot be accessed; see :func:`explained`.
+    """
+    store, key = _locate(url)
+
+    def get() -> bytes:
+        options: Any = {"range": (start, stop), "if_match": version.etag}
+        data = obstore.get(store, key, options=options).bytes().to_bytes()
+        if len(data) != stop - start:
+            raise StorageError(f"{url}: short range", "run again")
+        return data
+
+    return _tried(get, url)
+
+
 def _tried(work: Callable[[], Result], url: str | Path) -> Result:
     """Result of ``work``, retried if a connection breaks midway."""
     for attempt in range(TRIES):
@@ -346,20 +365,9 @@ def download(
 def _download_once(
     url: str | Path, version: Version, target: Path, on_progress: Callable[[], None]
 ) -> None:
-    store, key = _locate(url)
-
     def fetch(start: int) -> None:
         stop = min(start + RANGE_BYTES, version.size)
-
-        def get() -> bytes:
-            options: Any = {"range": (start, stop), "if_match": version.etag}
-            data = obstore.get(store, key, options=options).bytes().to_bytes()
-            if len(data) != stop - start:
-                raise StorageError(f"{url}: short range", "run again")
-            return data
-
-        data = _tried(get, url)
-        os.pwrite(file.fileno(), data, start)
+        os.pwrite(file.fileno(), get_range(url, version, start, stop), start)
 
     with target.open("wb") as file, ThreadPoolExecutor(RANGES) as pool:
         file.truncate(version.size)

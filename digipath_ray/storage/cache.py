@@ -18,14 +18,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from digipath_ray.storage import bucket
 from digipath_ray.storage.bucket import StorageError, Version
-from digipath_ray.storage.dicom import may_be_dicom
 from digipath_ray.storage.files import is_url, place
-from digipath_ray.storage.series import objects_of_series
+from digipath_ray.storage.parts import object_name, object_parts
 
 FREE_SHARE = 0.8
 """Default fraction of the free disk space used by the cache."""
@@ -101,31 +100,7 @@ def object_version(url: str | Path) -> str:
     Raises:
         OSError: the bucket cannot be accessed.
     """
-    return _version_of(_parts_of(str(place(url))))
-
-
-def _parts_of(url: str) -> dict[str, Version]:
-    """Objects of a slide: relative name -> version."""
-    path = PurePosixPath(url.partition("://")[2])
-    parts = {path.name: bucket.head(url)}
-    suffix = path.suffix.lower()
-    folder = url[: -len(path.name)]
-    beside: dict[str, Version] = {}
-    if suffix == ".mrxs":
-        below = bucket.list_objects(f"{folder}{path.stem}/")
-        beside = {f"{path.stem}/{_name(o.url)}": o.version for o in below}
-    elif suffix in (".vms", ".vmu"):
-        for found in bucket.list_objects(folder):
-            name = found.url[len(folder) :]
-            if "/" not in name and name.startswith(path.stem):
-                beside[name] = found.version
-    elif may_be_dicom(path.name):
-        beside = dict(objects_of_series(url, parts[path.name]))
-    return {**beside, **parts}
-
-
-def _name(url: str) -> str:
-    return url.rpartition("/")[2]
+    return _version_of(object_parts(str(place(url))))
 
 
 def _version_of(parts: dict[str, Version]) -> str:
@@ -147,7 +122,7 @@ class Cache:
         self, url: str, version: str | None, on_progress: Progress
     ) -> Iterator[Copy]:
         """Yield a local copy, locked while in use; see :func:`local_copy`."""
-        parts = _parts_of(url)
+        parts = object_parts(url)
         now = _version_of(parts)
         if version is not None and version != now:
             raise bucket.ChangedError(url)
@@ -164,7 +139,7 @@ class Cache:
                     self._fetch(key, url, parts, on_progress)
                     fetched = sum(part.size for part in parts.values())
             self._entry(key).touch()
-            path = self.folder / key / _name(url)
+            path = self.folder / key / object_name(url)
             yield Copy(path=path, version=now, fetched_bytes=fetched)
 
     def _entry(self, key: str) -> Path:
@@ -186,7 +161,7 @@ class Cache:
         self._remove(key)
         size = sum(part.size for part in parts.values())
         self._reserve(key, url, size, on_progress)
-        folder = url[: -len(_name(url))]
+        folder = url[: -len(object_name(url))]
         for name, version in parts.items():
             target = self.folder / key / name
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -285,6 +260,11 @@ class _Lock:
             fcntl.flock(self._file, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
+        except OSError as e:
+            raise bucket.StorageError(
+                f"{self._path}: no locks on this file system ({e.strerror})",
+                "name a folder on a disk of the node in DIGIPATH_CACHE",
+            ) from e
         return True
 
     def acquire(self, *, shared: bool) -> None:

@@ -1,13 +1,18 @@
-"""Exclusive use of a run directory: a file lock on disk, a lease in a bucket.
+"""Exclusive use of a run directory, on a disk or in a bucket: a lease.
 
-A lock is released when its process ends. A lease is an object that its holder rewrites
-every RENEW_S; if it is not renewed for LEASE_S it can be taken over. Every write is
-conditional on the version it replaces, so of two concurrent writers one fails. Ours
-because filelock needs a file system and no bucket client offers leases on S3, GCS and
-Azure alike.
+A lease is a small file or object that its holder rewrites every RENEW_S; if it is not
+renewed for LEASE_S it can be taken over, so that of a dead host runs out. Every write
+is conditional on the version it replaces, so of two concurrent writers one fails. Ours
+because no bucket client offers leases on S3, GCS and Azure alike.
+
+On a disk the system's own lock comes first where there is one (flock): it decides at
+once between processes of one machine. File systems of the network may lack it, or
+grant it to every machine; the lease does not depend on it.
 """
 
 import contextlib
+import errno
+import hashlib
 import json
 import logging
 import os
@@ -21,10 +26,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
-from filelock import FileLock, Timeout
 
 from digipath_ray.storage import bucket
-from digipath_ray.storage.files import is_url
+from digipath_ray.storage.files import TEMPORARY, is_url
 
 log = logging.getLogger(__name__)
 
@@ -33,12 +37,27 @@ RENEW_S = 20.0
 LOOK_S = 2.0
 
 
-class HeldByOther(RuntimeError):  # noqa: N818 - named after the condition, not "Error"
-    """Another process holds the directory; ``holder`` names it."""
+START_S = 2.0
+"""How far two statements of when a process started may differ."""
+LENGTH = 512
+"""Bytes of a lease's file, so that it can be rewritten in place."""
+LOCK = ".lock"
+NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK)
+"""What file systems without hard links say."""
 
-    def __init__(self, holder: str) -> None:
-        super().__init__(f"held by {holder}")
+
+class HeldByOther(RuntimeError):  # noqa: N818 - named after the condition, not "Error"
+    """Another process holds the directory.
+
+    Attributes:
+        holder: its name.
+        fix: what to do if it has gone, with the file to look at.
+    """
+
+    def __init__(self, holder: str, fix: str) -> None:
+        super().__init__(f"held by {holder}: {fix}")
         self.holder = holder
+        self.fix = fix
 
 
 @dataclass(kw_only=True)
@@ -56,32 +75,49 @@ def hold(folder: Path) -> Iterator[Held]:
         HeldByOther: another process holds it.
         OSError: the place cannot be written.
     """
-    with (_leased if is_url(folder) else _locked)(folder) as held:
-        yield held
+    with contextlib.ExitStack() as stack:
+        if not is_url(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(_locked(folder))
+        yield stack.enter_context(_leased(folder))
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[Held]:
-    holder = folder / ".holder"
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the system's lock of a folder, where its file system has one."""
+    path = folder / LOCK
+    with path.open("ab") as file:
+        if not take_lock(file.fileno(), path):
+            found = Lease(folder).look()
+            raise HeldByOther(
+                "another process" if found is None else found.holder,
+                f"if it is gone for certain, and so is its machine, delete {path}",
+            )
+        yield  # closing the file releases the lock
+
+
+def take_lock(fd: int, path: Path) -> bool:
+    """Take the system's lock of a file without waiting; False if another has it.
+
+    Where there is none (ENOSYS and ENOLCK, on some NFS, Lustre and FUSE mounts) this
+    says so in the log: a lease has to do.
+    """
     try:
-        lock.acquire(timeout=0)
-    except Timeout as e:
-        raise HeldByOther(
-            holder.read_text() if holder.exists() else "another process"
-        ) from e
+        import fcntl
+    except ImportError:  # Windows
+        return True
     try:
-        holder.write_text(f"process {os.getpid()} on {platform.node()}")
-        yield Held()
-    finally:
-        holder.unlink(missing_ok=True)
-        lock.release()
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as e:
+        log.info("%s: no locks on this file system (%s): a lease alone", path, e)
+    return True
 
 
 @contextlib.contextmanager
 def _leased(folder: Path) -> Iterator[Held]:
-    lease = Lease(folder / "lease.json")
+    lease = Lease(folder)
     lease.acquire()
     stop = threading.Event()
     renewer = threading.Thread(target=lease.keep, args=(stop,), daemon=True)
@@ -95,10 +131,10 @@ def _leased(folder: Path) -> Iterator[Held]:
 
 
 class Lease:
-    """The lease object of a folder in a bucket: its holder and expiry."""
+    """The lease of a folder, on a disk or in a bucket: its holder and expiry."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "lease.json"
         self.held = Held()
         self._token = uuid.uuid4().hex
         self._etag: str | None = None
@@ -110,7 +146,7 @@ class Lease:
             HeldByOther: its holder renews it.
             OSError: the bucket cannot be accessed.
         """
-        found = self._look()
+        found = self.look()
         if found is not None and not found.is_dead():
             log.warning(
                 "%s is leased by %s: waiting up to %.0f s for it to renew or expire",
@@ -120,8 +156,7 @@ class Lease:
             )
             self._await_end(found)
         if not self._write(over=None if found is None else found.etag):
-            now = self._look()
-            raise HeldByOther("another process" if now is None else now.holder)
+            raise self._held_by(self.look())
 
     def _await_end(self, found: "Found") -> None:
         """Wait until the lease expires.
@@ -132,17 +167,17 @@ class Lease:
         until = time.monotonic() + LEASE_S
         while time.monotonic() < until:
             time.sleep(LOOK_S)
-            now = self._look()
+            now = self.look()
             if now is None:  # released
                 return
             if now.etag != found.etag:
-                raise HeldByOther(now.holder)
+                raise self._held_by(now)
 
-    def _look(self) -> "Found | None":
+    def look(self) -> "Found | None":
         """Read the lease; None if there is none."""
         try:
-            etag = bucket.head(self.path).etag
-            record = json.loads(bucket.get(self.path))
+            etag, text = self._read()
+            record = json.loads(text)
         except FileNotFoundError:
             return None
         except ValueError:
@@ -152,19 +187,44 @@ class Lease:
             token=str(record.get("token")),
             pid=int(record.get("pid", -1)),
             host=str(record.get("host", "another machine")),
+            started=float(record.get("started", -1)),
         )
+
+    def _held_by(self, found: "Found | None") -> HeldByOther:
+        return HeldByOther(
+            "another process" if found is None else found.holder,
+            f"it renews {self.path} every {RENEW_S:.0f} s",
+        )
+
+    def _read(self) -> tuple[str, bytes]:
+        """Version and content of the lease."""
+        if is_url(self.path):
+            return bucket.head(self.path).etag, bucket.get(self.path)
+        return _version(data := self.path.read_bytes()), data
+
+    def _put_if(self, data: bytes, *, etag: str | None) -> str:
+        """Write the lease over one version of it, or where there is none."""
+        if is_url(self.path):
+            return bucket.put_if(self.path, data, etag=etag)
+        data = data.ljust(LENGTH)
+        if etag is not None and etag == self._etag:
+            return _renew_file(self.path, data, etag=etag)
+        return _put_file_if(self.path, data, etag=etag)
 
     def _write(self, *, over: str | None) -> bool:
         """Write the lease over one version of it; False if that was replaced."""
-        record = {"token": self._token, "pid": os.getpid(), "host": platform.node()}
+        record: dict[str, object] = {
+            "token": self._token,
+            "pid": os.getpid(),
+            "host": platform.node(),
+        }
+        record["started"] = psutil.Process().create_time()
         record["renewed"] = datetime.now(UTC).isoformat()
         try:
-            self._etag = bucket.put_if(
-                self.path, json.dumps(record).encode(), etag=over
-            )
+            self._etag = self._put_if(json.dumps(record).encode(), etag=over)
         except FileExistsError:
             # Still ours if only the response to our own write was lost.
-            now = self._look()
+            now = self.look()
             if now is None or now.token != self._token:
                 return False
             self._etag = now.etag
@@ -187,7 +247,7 @@ class Lease:
     def release(self) -> None:
         """Release the lease if it is still ours."""
         with contextlib.suppress(OSError):
-            found = self._look()
+            found = self.look()
             if found is not None and found.token == self._token:
                 self.path.unlink()
 
@@ -200,6 +260,7 @@ class Found:
     token: str
     pid: int
     host: str
+    started: float = -1
 
     @property
     def holder(self) -> str:
@@ -208,4 +269,91 @@ class Found:
 
     def is_dead(self) -> bool:
         """Whether the holder was a process of this machine that has ended."""
-        return self.host == platform.node() and not psutil.pid_exists(self.pid)
+        if self.host != platform.node():
+            return False
+        try:
+            started = psutil.Process(self.pid).create_time()
+        except psutil.NoSuchProcess:
+            return True
+        except psutil.Error:
+            return False
+        # Another process may have its number by now.
+        return self.started > 0 and abs(started - self.started) > START_S
+
+
+def _version(data: bytes) -> str:
+    """The version of a file: its content, which says when it was renewed."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def _renew_file(path: Path, data: bytes, *, etag: str) -> str:
+    """Rewrite a file that is ours, so that it is there at every moment.
+
+    Raises:
+        FileExistsError: it is another's by now.
+        OSError: the folder cannot be written.
+    """
+    try:
+        ours = _version(path.read_bytes()) == etag
+    except FileNotFoundError:
+        ours = False
+    if not ours:
+        raise FileExistsError(f"{path} was taken over")
+    temporary = _beside(path)
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError:  # a full disk has room for what is there already
+        with path.open("r+b") as file:
+            file.write(data)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return _version(data)
+
+
+def _beside(path: Path) -> Path:
+    """A new name in the same folder."""
+    return path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}.{path.name}")
+
+
+def _put_file_if(path: Path, data: bytes, *, etag: str | None) -> str:
+    """Write a file only where there is none, or only over one version of it.
+
+    Raises:
+        FileExistsError: there is one, or another version.
+        OSError: the folder cannot be written.
+    """
+    temporary = _beside(path)
+    try:
+        temporary.write_bytes(data)
+        if etag is not None:
+            _take_away(path, etag, temporary.with_suffix(".old"))
+        # Of many that do this one succeeds, on NFS too; a rename would replace.
+        os.link(temporary, path)
+    except OSError as e:
+        if isinstance(e, FileExistsError):
+            raise
+        if e.errno not in NO_LINKS or path.exists():
+            raise
+        with path.open("xb") as file:
+            file.write(data)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return _version(data)
+
+
+def _take_away(path: Path, etag: str, aside: Path) -> None:
+    """Move a version of a file aside and remove it; put another one back."""
+    try:
+        if _version(path.read_bytes()) != etag:
+            raise FileExistsError(f"{path} was written by another process")
+        path.rename(aside)
+    except FileNotFoundError:
+        return
+    try:
+        if _version(aside.read_bytes()) != etag:
+            with contextlib.suppress(FileExistsError):
+                os.link(aside, path)
+            raise FileExistsError(f"{path} was written by another process")
+    finally:
+        aside.unlink(missing_ok=True)

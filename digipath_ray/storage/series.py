@@ -1,8 +1,9 @@
-"""Which objects of a bucket's folder belong to one DICOM slide, by their headers."""
+"""Which files or objects of a folder belong to one DICOM slide, by their headers."""
 
 import functools
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from digipath_ray.storage import bucket
 from digipath_ray.storage.bucket import Listed, Version
@@ -12,6 +13,7 @@ from digipath_ray.storage.dicom import (
     DicomHeader,
     may_be_dicom,
     parse_header,
+    read_header,
 )
 
 READS = 16
@@ -73,3 +75,37 @@ def objects_of_series(url: str, version: Version) -> Mapping[str, Version]:
         if (header.series if (header := headers[o.url]) else None) == series
         and (header is not None or o.url.lower().endswith(".dcm"))
     }
+
+
+def files_of_series(path: Path) -> list[Path]:
+    """Files of the series of a DICOM file, hidden ones left out; none for another.
+
+    Raises:
+        OSError: a file cannot be read, or the folder cannot be listed.
+    """
+    own = _file_header(path)
+    if own is None:
+        return []
+    beside = [p for p in path.parent.iterdir() if may_be_dicom(p.name)]
+    return [p for p in beside if not p.name.startswith(".") and _is_of(p, own.series)]
+
+
+def _is_of(path: Path, series: str) -> bool:
+    """Whether a file is DICOM of a series; not if it cannot be read."""
+    try:
+        header = _file_header(path) if path.is_file() else None
+    except OSError:
+        return False
+    return header is not None and header.series == series
+
+
+def _file_header(path: Path) -> DicomHeader | None:
+    found = path.stat()
+    return _header_on_disk(path, found.st_size, found.st_mtime_ns, found.st_ino)
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _header_on_disk(
+    path: Path, size: int, modified_ns: int, inode: int
+) -> DicomHeader | None:
+    return None if size <= MAGIC_BYTES else read_header(path)

@@ -106,11 +106,21 @@ def conclude(
         digest=digest,
         threshold=best_threshold(tempered),
         temperature=temperature,
-        training=describe_fit(fit, tempered, split),
+        training={
+            **describe_fit(fit, tempered, split),
+            "slides": slide_digests(directory, split.fit),
+        },
     )
     write_card(weights, card)
     directory.best(name).unlink()
     return card
+
+
+def slide_digests(directory: FitDirectory, slide_ids: Sequence[str]) -> list[str]:
+    """Digests of the files of slides, sorted, of those that are known."""
+    digests = directory.read_digests()
+    found = {digests.get(f"slide {slide_id}") for slide_id in slide_ids}
+    return sorted(digest for digest in found if digest is not None)
 
 
 def patients_of(slide_ids: Sequence[str], rows: Sequence[SlideRow]) -> tuple[str, ...]:

@@ -23,12 +23,28 @@ import tomli_w
 
 from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.config.recipe import Recipe
-from digipath_ray.config.toml import difference, to_tree
+from digipath_ray.config.toml import Tree, difference, to_tree
 from digipath_ray.run.directory import READERS, RunDirectory
 from digipath_ray.run.failure import Failure, RunError
 from digipath_ray.storage import bucket
-from digipath_ray.storage.files import is_url, place, publish, read_table, read_text
+from digipath_ray.storage.files import (
+    file_digest,
+    is_url,
+    place,
+    publish,
+    read_table,
+    read_text,
+)
 from digipath_ray.training.added import added_digests
+from digipath_ray.training.inputs import (
+    Digests,
+    changed_added,
+    changed_slides,
+    cohort_digests,
+    may_be_mended,
+    with_moved,
+)
+from digipath_ray.words import count
 
 
 class FitDirectory(RunDirectory):
@@ -76,7 +92,7 @@ class FitDirectory(RunDirectory):
 
     @property
     def added_files(self) -> Path:
-        """Digests of the files of additional patches, as JSON."""
+        """Digests of the files that the fit is made from, as JSON."""
         return self.root / "added.json"
 
     def weights(self, member: str) -> Path:
@@ -145,8 +161,13 @@ class FitDirectory(RunDirectory):
 
     def accept(
         self, recipe: Recipe, rows: Sequence[SlideRow], *, overwrite: bool
-    ) -> None:
-        """Record recipe and cohort, or compare them with the recorded ones.
+    ) -> list[str]:
+        """Record recipe, cohort and files, or compare them with the recorded ones.
+
+        Files are the same by their content: where they lie does not count.
+
+        Returns:
+            What there is to say of files that have moved or could not be compared.
 
         Raises:
             RunError: the fit was started with others; the message lists the
@@ -154,40 +175,61 @@ class FitDirectory(RunDirectory):
             ValueError: a file of additional patches is missing or invalid.
         """
         tree, cohort = to_tree(recipe), [row.columns() for row in rows]
-        added = added_digests(recipe, [row.slide_id for row in rows])
+        digests = added_digests(recipe, [row.slide_id for row in rows])
+        digests |= cohort_digests(rows)
+        notes: list[str] = []
         if overwrite:
             self.clear()
         elif self.settings.exists():
-            old = tomllib.loads(read_text(self.settings))
-            changed = difference(old, tree) + self._changed_slides(cohort)
-            changed += self._changed_files(added)
+            changed, notes, before = self._compare(tree, cohort, digests)
             if changed:
                 lines = "\n  ".join(changed)
                 raise RunError(
                     f"{self.root} was started with another recipe or cohort:\n "
                     f" {lines}\nchoose another --out, or --overwrite to start over"
                 )
+            digests = before | digests  # a file that is not there now is known still
         with publish(self.settings) as path:
             path.write_text(tomli_w.dumps(tree), encoding="utf-8")
         self.write_json(self.cohort, cohort)
-        self.write_json(self.added_files, added)
+        self.write_json(self.added_files, digests)
+        return notes
 
-    def _changed_slides(self, cohort: list[dict[str, object]]) -> list[str]:
-        """Slides added, removed or changed since the fit was started."""
+    def _compare(
+        self, tree: Tree, cohort: Sequence[dict[str, Any]], now: Digests
+    ) -> tuple[list[str], list[str], Digests]:
+        """What differs from the fit as it was started, notes, and digests of then."""
+        old = with_moved(tomllib.loads(read_text(self.settings)), tree)
+        changed = difference(old, tree)
+        before = self.read_digests()
+        if self.added_files.exists():
+            changed += changed_added(before, now)
         if not self.cohort.exists():
-            return []
-        old = {row["slide_id"]: row for row in json.loads(read_text(self.cohort))}
-        new = {str(row["slide_id"]): row for row in cohort}
-        same = {k for k in old.keys() & new.keys() if old[k] == new[k]}
-        return [f"slide {name}" for name in sorted((old.keys() | new.keys()) - same)]
+            return changed, [], before
+        rows = json.loads(read_text(self.cohort))
+        mended = may_be_mended(self.read_failures())
+        others, moved = changed_slides(rows, cohort, before, now, mended)
+        notes = []
+        if moved:
+            files = count(len(moved), "file")
+            notes.append(f"{files} under another path, of the same content")
+        if not any(name.startswith("slide ") for name in before):
+            notes.append(
+                "started by a version that kept no digests: slides and annotations "
+                "are taken to be the same by their paths"
+            )
+        return [*changed, *others], notes, before
 
-    def _changed_files(self, new: dict[str, str]) -> list[str]:
-        """Hard examples and corrections that have changed."""
+    def read_digests(self) -> Digests:
+        """Read the digests of the files that the fit is made from."""
         if not self.added_files.exists():
-            return []
-        old = json.loads(read_text(self.added_files))
-        names = sorted(old.keys() | new.keys())
-        return [name for name in names if old.get(name) != new.get(name)]
+            return {}
+        return cast(Digests, json.loads(read_text(self.added_files)))
+
+    def digest(self) -> str:
+        """Digest of recipe, cohort and files, and of where they lie."""
+        parts = (self.settings, self.cohort, self.added_files)
+        return " ".join(file_digest(path) for path in parts)
 
     def read_cohort(self) -> list[SlideRow]:
         """Read the rows of the cohort."""

@@ -22,6 +22,7 @@ from digipath_ray.geometry import Frame
 from digipath_ray.pipeline.prepare import grid_of, open_cohort_slide
 from digipath_ray.slide.open import Pixels, Slide, SlideError
 from digipath_ray.training.augment import augment_patch
+from digipath_ray.training.inputs import check_inputs
 
 Columns = dict[str, NDArray[Any]]
 """A batch: pixels uint8 [n, side, side, 3], tumor bool [n, side, side], weight bool [n,
@@ -117,8 +118,23 @@ def open_annotated(
 class PatchReader:
     """Reads the patches of draws, keeping slides open between calls."""
 
-    def __init__(self, slides: Mapping[str, SlideRow], recipe: Recipe) -> None:
+    def __init__(
+        self,
+        slides: Mapping[str, SlideRow],
+        recipe: Recipe,
+        *,
+        digests: Mapping[str, str] | None = None,
+    ) -> None:
+        """Remember the slides; nothing is opened yet.
+
+        Args:
+            slides: slide_id -> row.
+            recipe: of the fit.
+            digests: of the files that they must be
+                (:func:`digipath_ray.training.inputs.check_inputs`).
+        """
         self.slides = slides
+        self.digests = digests or {}
         self.recipe = recipe
         self.side = recipe.sampling.fit_patch_px
         self._open: OrderedDict[str, AnnotatedSlide] = OrderedDict()
@@ -174,6 +190,7 @@ class PatchReader:
             return self._open[slide_id]
         if len(self._open) >= OPEN_SLIDES:
             self._close(next(iter(self._open)))
+        check_inputs(self.slides[slide_id], self.digests)
         self._open[slide_id] = open_annotated(
             self.slides[slide_id], self.recipe, trusted=True
         )

@@ -25,12 +25,13 @@ from digipath_ray.config.toml import to_tree
 from digipath_ray.pipeline.prepare import THUMBNAIL_PX, find_slide_tissue
 from digipath_ray.schema import SAMPLES
 from digipath_ray.slide.open import Pixels, SlideError
-from digipath_ray.storage import bucket
-from digipath_ray.storage.files import file_digest, is_url, publish, read_table
+from digipath_ray.storage.digest import content_digest
+from digipath_ray.storage.files import publish, read_table
 from digipath_ray.tissue.find import Tissue, draw_tissue
 from digipath_ray.tissue.mask import Mask
 from digipath_ray.training.added import check_corrected, draw_added
 from digipath_ray.training.directory import FitDirectory
+from digipath_ray.training.inputs import ADDED, row_digests
 from digipath_ray.training.reader import AnnotatedSlide, open_annotated
 from digipath_ray.training.sampling import (
     draw_samples,
@@ -63,6 +64,8 @@ def sample_slide(row: SlideRow, recipe: Recipe, directory: FitDirectory) -> pa.T
             f"has an annotation, but the label {row.label}",
             "clear the wrong column",
         )
+    # Before anything is read: what is replaced meanwhile is drawn on anew.
+    digest = sample_digest(row, recipe)
     annotated = open_annotated(row, recipe)
     with annotated.slide as slide:
         check_corrected(row, annotated)
@@ -85,7 +88,7 @@ def sample_slide(row: SlideRow, recipe: Recipe, directory: FitDirectory) -> pa.T
         picture = picture.repeat(larger, axis=0).repeat(larger, axis=1)
         Image.fromarray(picture).save(path, quality=85)
     directory.write_arrow(directory.added(row.slide_id), added)
-    note = {NOTE: sample_digest(row, recipe).encode()}
+    note = {NOTE: digest.encode()}
     if annotated.annotation is not None:
         mpp_x, mpp_y = slide.info.need_mpp()
         note[ACCOUNT] = annotated.annotation.account.to_json().encode()
@@ -197,34 +200,22 @@ def draw_samples_on(
 
 
 def sample_digest(row: SlideRow, recipe: Recipe) -> str:
-    """Digest of all inputs of a slide's samples."""
+    """Digest of all inputs of a slide's samples: files by content, not by path."""
     tree = to_tree(recipe)
-    named = (row.annotation, row.mask, recipe.sampling.hard_examples)
-    files = [p for p in named if p is not None]
+    sections = {k: dict(tree[k]) for k in _SECTIONS}
+    for name in ADDED:
+        sections["sampling"].pop(name, None)
+    hard = recipe.sampling.hard_examples
     correction = correction_of(row, recipe)
-    files += [] if correction is None else [str(correction)]
-    digests = (file_state(p) for p in files)
     kept = {
-        **{k: tree[k] for k in _SECTIONS},
+        **sections,
         "seed": recipe.fit.seed,
-        "row": [row.path, row.mpp, row.label, row.exhaustive],
-        "files": [digest for digest in digests if digest is not None],
+        "row": [row.mpp, row.label, row.exhaustive],
+        "files": row_digests(row),
+        "hard": None if hard is None else content_digest(hard),
+        "correction": None if correction is None else content_digest(correction),
     }
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
-
-
-def file_state(path: str) -> str | None:
-    """State of a file: its digest, or an object's etag; None if missing.
-
-    Raises:
-        OSError: the file or bucket cannot be read.
-    """
-    if not is_url(path):
-        return file_digest(path) if Path(path).is_file() else None
-    try:
-        return bucket.head(path).etag
-    except FileNotFoundError:
-        return None
 
 
 def read_samples(

@@ -3,7 +3,6 @@
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -13,8 +12,8 @@ from torch import Tensor, nn
 
 from digipath_ray.config.run import MemberSpec
 from digipath_ray.networks.build import build_network
-from digipath_ray.networks.weight_files import fetch_encoder, weights_file
-from digipath_ray.storage.files import is_url
+from digipath_ray.networks.weight_files import encoder_file, weights_file
+from digipath_ray.storage.files import file_digest
 
 Tensors = dict[str, Tensor]
 PREFIXES = ("module.", "encoder.")
@@ -50,6 +49,7 @@ def start_network(spec: MemberSpec) -> Start:
     """
     if spec.encoder_weights is not None:
         path = encoder_file(spec.encoder_weights)
+        _check_digest(path, spec)
         network = build_network(replace(spec, weights="random"))
         load_encoder(network, read_tensors(path), source=path)
         return Start(network=network, pretrained=True, origin=f"encoder: {path.name}")
@@ -60,6 +60,7 @@ def start_network(spec: MemberSpec) -> Start:
             pretrained=spec.weights == "imagenet",
             origin=str(spec.weights),
         )
+    _check_digest(path_or_none, spec)
     network = build_network(replace(spec, weights="random"))
     left = load_matching(network, read_tensors(path_or_none), source=path_or_none)
     note = f"; random: {', '.join(left)}" if left else ""
@@ -69,31 +70,13 @@ def start_network(spec: MemberSpec) -> Start:
     )
 
 
-def encoder_file(name: str) -> Path:
-    """Resolve a file of encoder weights: a path, or PACKAGE/FILE of a Python package.
-
-    Some packages on PyPI ship ImageNet weights, which also install on offline machines.
-    An object in a bucket is copied to this machine.
-
-    Raises:
-        ValueError: none of them is there, saying what to do.
-        OSError: as :func:`digipath_ray.networks.weight_files.fetch_encoder`.
-    """
-    if is_url(name):
-        return fetch_encoder(name)
-    path = Path(name).expanduser()
-    if path.is_file():
-        return path
-    package, _, inside = name.partition("/")
-    found = find_spec(package) if package.isidentifier() else None
-    for place in (found.submodule_search_locations or []) if found else []:
-        if (Path(place) / inside).is_file():
-            return Path(place) / inside
-    raise ValueError(
-        f"encoder weights {name}: file not found, also not in an installed Python "
-        "package: give the path of a .pth or .safetensors file, or pip install "
-        f"{package.replace('_', '-')}"
-    )
+def _check_digest(path: Path, spec: MemberSpec) -> None:
+    """Refuse weights that were replaced after the fit was set up."""
+    if spec.digest is not None and path.is_file() and file_digest(path) != spec.digest:
+        raise ValueError(
+            f"weights {path}: not the file the fit was set up with, its SHA-256 is not "
+            f"{spec.digest[:12]}...: put it back, or fit into another --out"
+        )
 
 
 def read_tensors(path: Path) -> Tensors:

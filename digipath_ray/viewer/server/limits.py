@@ -1,13 +1,14 @@
 """Load limits: requests per address, and concurrent decodes."""
 
 import asyncio
-import os
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
+
+from digipath_ray.machine import allowance
 
 Result = TypeVar("Result")
 
@@ -25,7 +26,9 @@ class Limits:
         logins: login attempts per address and minute.
     """
 
-    decodes: int = field(default_factory=lambda: max(4, min(16, os.cpu_count() or 4)))
+    decodes: int = field(
+        default_factory=lambda: max(4, min(16, int(allowance().cores)))
+    )
     line: int = 512
     rate: float = 400.0
     burst: int = 2000

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from digipath_ray.cohort.manifest import SlideRow
+from digipath_ray.run.identity import check_same
+from digipath_ray.run.record import SlideRecord
 from digipath_ray.slide.open import SlideError, open_slide
 from digipath_ray.storage.cache import object_version
 from digipath_ray.storage.files import is_url
@@ -238,6 +240,9 @@ def _retire(held: _Held) -> bool:
 def _opened(held: _Held, row: SlideRow) -> TiledSlide:
     with held.opening:
         if held.tiled is None:
+            digest = row.digest if isinstance(row, SlideRecord) else None
+            if digest is not None and not is_url(row.path):
+                check_same(row.path, digest, since="its heatmap was made")
             slide = open_slide(row.path, mpp=row.mpp, cache_bytes=HANDLE_BYTES)
             held.tiled = TiledSlide(slide)
         return held.tiled
