@@ -15,7 +15,7 @@ import tomli_w
 import torch
 
 from digipath_ray.cohort.inputs import read_cohort
-from digipath_ray.config.toml import to_tree
+from digipath_ray.config.toml import merge, to_tree
 from digipath_ray.distributed import inference
 from digipath_ray.distributed import read as shard
 from digipath_ray.distributed import resources as cluster
@@ -32,6 +32,7 @@ from tests.runs import (
     RAY_WARNINGS,
     hears,
     heatmaps,
+    make_run,
     small_config,
     write_cohort,
     write_slide,
@@ -168,6 +169,20 @@ def test_equals_a_loop_over_patches(request, cohort, made, changes):
         np.testing.assert_allclose(heatmap.data, data, atol=1e-5)
         assert heatmap.data[:3].max(axis=(1, 2)).min() > 1e-3  # none is all zero
     assert len(pq.read_table(summary.run.patches("tiny"))) == 1
+
+
+@pytest.mark.slow
+def test_adaptive_overlap_is_that_of_one_process(ray_here, cohort, tmp_path):
+    """Members in pools of their own decide as they do side by side."""
+    grid = {"grid": {"overlap": "adaptive", "doubt": 0.68}}
+    changes = merge(merge(PER_MEMBER, grid), {"compute": {"chunk_cells": 16}})
+    summary = run_small(cohort, tmp_path / "run", changes)
+    assert 0.3 < summary.metrics["predicted_share"] < 1
+    rows = read_cohort([cohort])
+    alone = heatmaps(make_run(tmp_path / "alone", rows, small_config(changes)))
+    for slide_id, heatmap in heatmaps(summary.run).items():
+        np.testing.assert_array_equal(heatmap.weight, alone[slide_id].weight)
+        np.testing.assert_allclose(heatmap.data, alone[slide_id].data, atol=1e-5)
 
 
 @pytest.mark.slow

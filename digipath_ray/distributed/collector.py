@@ -167,6 +167,7 @@ class Collector:
         if tally.first_patch is None:
             tally.first_patch = time.time() - float(row["predict_seconds"])
         tally.patches += patches
+        tally.predicted += float(row["predicted"])
         if tally.ninety is None and tally.patches >= 0.9 * tally.planned:
             tally.ninety = time.time()
         tally.batch_slots += -(-patches // batch) * batch

@@ -102,7 +102,10 @@ class PredictStage:
         values = combine_members(maps, self.config)
         chunk, blocks, index = int(row["chunk"][0]), row["blocks"][0], row["index"][0]
         part = sum_chunk(values, blocks, index, chunk, self.config)
-        return self._final_row(row, part.sums, part.weight, len(index))
+        predicted = float(maps.predicted.mean(axis=0).sum())
+        return self._final_row(
+            row, part.sums, part.weight, patches=len(index), predicted=predicted
+        )
 
     def _pass_error(self, batch: Batch) -> Batch:
         """The error row in the columns that the next stage, or the driver, expects."""
@@ -119,14 +122,16 @@ class PredictStage:
         side = grid.hm_stride
         sums = np.empty((len(self.config.channels), 0, side, side), np.float32)
         weight = np.empty((0, side, side), np.float32)
-        return self._final_row(batch, sums, weight, 0)
+        return self._final_row(batch, sums, weight, patches=0, predicted=0.0)
 
     @staticmethod
     def _final_row(
         row: Batch,
         sums: NDArray[np.float32],
         weight: NDArray[np.float32],
+        *,
         patches: int,
+        predicted: float,
     ) -> Batch:
         kept = ("slide_id", "chunk", "error", "blocks", "read_seconds")
         return {
@@ -134,6 +139,7 @@ class PredictStage:
             "sums": sums[None],
             "weight": weight[None],
             "patches": np.array([patches]),
+            "predicted": np.array([predicted]),
             "read_px": np.array([row["pixels"].size // 3]),
             "predict_seconds": row["predict_seconds"],
         }

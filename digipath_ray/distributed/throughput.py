@@ -49,6 +49,7 @@ def measure(
     read_busy, predict_busy, _ = busy(tally, now=now)
     return {
         "patches": tally.patches,
+        "predicted_share": tally.predicted / max(tally.patches, 1),
         "prepare_s": prepare_seconds,
         "start_s": begun - tally.started,
         "segment_s": now - tally.started,

@@ -7,16 +7,62 @@ stands for what it would have said. Each member decides for itself, so that it d
 matter whether the members share a process.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
 
-from digipath_ray.heatmap.canvas import sum_patches
+from digipath_ray.config.run import RunConfig
+from digipath_ray.heatmap.canvas import blend_window, sum_patches
 from digipath_ray.heatmap.heatmap import Map
 
 Bools = NDArray[np.bool_]
 Index = NDArray[np.int64]
 """[n, k, k], the blocks of each patch of a chunk."""
+Predict = Callable[[Index], tuple[Map, Map | None]]
+"""Patches -> posterior [n, p, p], and its variance over test-time augmentations."""
+
+
+def predict_where_in_doubt(
+    predict: Predict, index: Index, first: Bools, config: RunConfig
+) -> tuple[Map, Map | None, Bools]:
+    """A member's maps of a chunk's patches, and which of these it predicted.
+
+    Args:
+        predict: the member.
+        index: [n, k, k], the blocks of each patch.
+        first: [n], the patches of the first pass.
+        config: ``grid`` and ``ensemble.blend``, and the smallest lesion.
+
+    Returns:
+        Posterior [n, p, p], its variance (None without augmentation), and [n]. Of a
+        patch that was not predicted the maps are what the first pass says there.
+    """
+    mean, variance = predict(index[first])
+    if first.all():
+        return mean, variance, first
+    mean = _spread(mean, index, first, config)
+    if variance is not None:
+        variance = _spread(variance, index, first, config)
+    hm_mpp = config.grid.mpp * config.grid.downsample
+    width_px = config.outcome.min_lesion_um / hm_mpp
+    doubt = in_doubt(mean, variance, width_px=width_px, bound=config.grid.doubt)
+    again = doubt & ~first
+    mean[again], more = predict(index[again])
+    if variance is not None and more is not None:
+        variance[again] = more
+    return mean, variance, first | again
+
+
+def _spread(values: Map, index: Index, first: Bools, config: RunConfig) -> Map:
+    """The maps of the first pass, and what they say of the others, [n, p, p]."""
+    window = blend_window(config.grid, config.ensemble.blend)
+    step = config.grid.hm_stride
+    spread = expected(values, index, first, window=window, step=step)
+    # Where patches of the first pass overlap, each keeps what it said itself.
+    spread[first] = values
+    return spread
 
 
 def cover(index: Index, blocks: int) -> Bools:
@@ -59,7 +105,9 @@ def expected(values: Map, index: Index, first: Bools, *, window: Map, step: int)
     return tiled[:, : window.shape[0], : window.shape[1]]
 
 
-def in_doubt(mean: Map, variance: Map | None, *, width_px: float, bound: float) -> Bools:
+def in_doubt(
+    mean: Map, variance: Map | None, *, width_px: float, bound: float
+) -> Bools:
     """Patches [n] somewhere in which there may be something.
 
     That is where the probability plus its standard deviation between the test-time

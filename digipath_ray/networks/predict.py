@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from digipath_ray.config.run import MemberSpec, RunConfig, Transform
-from digipath_ray.heatmap.canvas import blend_window
-from digipath_ray.networks.adaptive import Bools, cover, expected, in_doubt
+from digipath_ray.networks.adaptive import Bools, cover, predict_where_in_doubt
 from digipath_ray.networks.build import Member
 from digipath_ray.networks.ensemble import MemberMaps, combine_members
 from digipath_ray.networks.weights import load_member
@@ -228,38 +227,20 @@ class EnsemblePredictor:
     ) -> MemberMaps:
         """A member's map of all patches, of which it predicts those that it must."""
         config = self.config
-        predict = partial(
-            predict_blocks,
-            member,
-            pixels,
-            patch_px=config.grid.patch_px,
-            tta=config.ensemble.tta,
-            downsample=config.grid.downsample,
-            batch_size=config.compute.batch_size,
+        mean, variance, predicted = predict_where_in_doubt(
+            partial(
+                predict_blocks,
+                member,
+                pixels,
+                patch_px=config.grid.patch_px,
+                tta=config.ensemble.tta,
+                downsample=config.grid.downsample,
+                batch_size=config.compute.batch_size,
+            ),
+            index,
+            first,
+            config,
         )
-        mean, variance = predict(index[first])
-        predicted = first.copy()
-        if not first.all():
-            fill = partial(
-                expected,
-                index=index,
-                first=first,
-                window=blend_window(config.grid, config.ensemble.blend),
-                step=config.grid.hm_stride,
-            )
-            mean, variance = fill(mean), None if variance is None else fill(variance)
-            hm_mpp = config.grid.mpp * config.grid.downsample
-            again = ~first & in_doubt(
-                mean,
-                variance,
-                width_px=config.outcome.min_lesion_um / hm_mpp,
-                bound=config.grid.doubt,
-            )
-            more, more_variance = predict(index[again])
-            mean[again] = more
-            if variance is not None and more_variance is not None:
-                variance[again] = more_variance
-            predicted |= again
         return MemberMaps(
             means=mean[None],
             variances=None if variance is None else variance[None],

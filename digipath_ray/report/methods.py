@@ -86,6 +86,13 @@ def _segmenting(config: RunConfig) -> Iterator[str]:
         f"Patches of {grid.patch_px} {TIMES} {grid.patch_px} px at a stride of "
         f"{grid.stride_px} px were segmented by {networks} ({names})."
     )
+    if grid.overlap == "adaptive":
+        yield (
+            "Each network first predicted patches that cover the tissue once, and the "
+            "overlapping ones only where its probability, averaged over "
+            f"{config.outcome.min_lesion_um:g} {UM}, or its disagreement between "
+            f"orientations reached {grid.doubt:g}."
+        )
     if len(ensemble.tta) > 1:
         views = ", ".join(ensemble.tta)
         yield f"Each patch was seen in {len(ensemble.tta)} orientations ({views})."

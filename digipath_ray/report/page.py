@@ -123,6 +123,9 @@ def _run_facts(metrics: Row) -> Iterator[tuple[str, str]]:
         rate = metrics.get("patches_per_s")
         at = f", {rate:.3g} a second" if rate is not None else ""
         yield "patches", f"{metrics['patches']:,}{at}"
+        share = metrics.get("predicted_share", 1.0)
+        if share < 1:
+            yield "of these predicted", f"{share:.0%} (adaptive overlap)"
     for key, name in (
         ("prepare_s", "finding tissue"),
         ("start_s", "starting up"),

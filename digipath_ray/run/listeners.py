@@ -12,6 +12,8 @@ class Tally:
 
     Attributes:
         planned: patches in all.
+        predicted: patches that the networks predicted, mean over the members; fewer
+            than patches if overlap is adaptive.
         predictors: actors at work at once, at most.
         ninety: when 90 % of the patches were predicted.
         progress: slides begun and not yet finished, with the share predicted.
@@ -22,6 +24,7 @@ class Tally:
     slides: int = 0
     failed: int = 0
     patches: int = 0
+    predicted: float = 0.0
     batch_slots: int = 0
     read_seconds: float = 0.0
     read_px: int = 0
