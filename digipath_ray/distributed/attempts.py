@@ -18,7 +18,7 @@ from digipath_ray.distributed.fault import (
     LONGEST_PAUSE_S,
     PATIENCE_S,
     cause_of_error,
-    say_shortly,
+    shorten_error,
 )
 from digipath_ray.distributed.ledger import Ledger, this_try
 from digipath_ray.run.failure import (
@@ -148,7 +148,7 @@ def explain(error: BaseException, slide: SlideRow, step: str) -> Failure:
     speaks = isinstance(error, (ValueError, OSError, TooManyAttempts, HeldUp))
     message = str(error) if speaks else repr(error)
     if isinstance(error, RayError):
-        message = say_shortly(error)
+        message = shorten_error(error)
     return Failure(
         slide_id=slide.slide_id,
         path=slide.path,

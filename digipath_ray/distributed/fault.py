@@ -88,9 +88,9 @@ def cause_of_os_error(error: OSError) -> str:
     return SUSPECT if error.errno == errno.ENOMEM else SLIDE
 
 
-def cause_of_kill(said: str) -> str:
+def cause_of_kill(text: str) -> str:
     """Whose memory it was, from what Ray says of a process that it killed for it."""
-    total, own = USED.search(said), OWN.search(said)
+    total, own = USED.search(text), OWN.search(text)
     if total and own and float(own["own"]) >= OWN_SHARE * float(total["limit"]):
         return SUSPECT
     return "memory"
@@ -117,7 +117,7 @@ def cause_of_end(worker: str, node: str) -> str:
         time.sleep(0.2)
 
 
-def say_shortly(error: BaseException) -> str:
+def shorten_error(error: BaseException) -> str:
     """What an error says of the machine, in one line without Ray's advice."""
     text = str(error)
     if isinstance(error, of_ray.OutOfMemoryError) and (found := USED.search(text)):
@@ -153,12 +153,12 @@ class Patience:
         self._waited = 0.0
         self._next = FIRST_PAUSE_S
 
-    def wait(self, cause: str, said: str) -> bool:
+    def wait(self, cause: str, sign: str) -> bool:
         """Say what is waited for, and pause; False if it has been waited long enough.
 
         Args:
             cause: one of OUTSIDE.
-            said: how it showed itself.
+            sign: how it showed itself.
         """
         self.met[cause] += 1
         left = self._limit_s - self._waited
@@ -168,7 +168,7 @@ class Patience:
         log.warning(
             "%s (%s): no slide's fault; waiting %s, then trying again (for %s in all)",
             OUTSIDE[cause][0],
-            said,
+            sign,
             format_duration(pause),
             format_duration(self._limit_s),
         )
