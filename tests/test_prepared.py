@@ -88,13 +88,13 @@ def test_mask_of_the_manifest_is_taken(
     run: RunDirectory, row: SlideRow, tmp_path: Path
 ) -> None:
     given = np.zeros((100, 160), np.uint8)
-    given[50:, :40] = 7
+    given[20:40, 50:90] = 7
     Image.fromarray(given).save(tmp_path / "mask.png")
     prepared = prepare_slide(
         replace(row, mask=str(tmp_path / "mask.png")), config_of(), run
     )
-    assert prepared.tissue_mm2 == pytest.approx(0.5 * 0.4, rel=0.02)
-    assert read_mask_image(tmp_path / "mask.png").sum() == 50 * 40
+    assert prepared.tissue_mm2 == pytest.approx(0.2 * 0.4, rel=0.02)
+    assert read_mask_image(tmp_path / "mask.png").sum() == 20 * 40
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_other_mask_is_prepared_anew(
     run: RunDirectory, row: SlideRow, tmp_path: Path
 ) -> None:
     given = np.zeros((100, 160), np.uint8)
-    given[50:, :40] = 7
+    given[20:40, 50:90] = 7
     mask = tmp_path / "mask.png"
     Image.fromarray(given).save(mask)
     config, masked = config_of(), replace(row, mask=str(mask))
