@@ -14,7 +14,7 @@ set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet 'ray[train]==2.60.0'
+"$folder/venv/bin/pip" install --quiet 'ray[default,train]==2.60.0'
 cat > "$folder/fit.py" <<'PYTHON'
 import gc
 import signal
