@@ -20,13 +20,13 @@ from digipath_ray.distributed.attempts import (
     TooManyAttempts,
     counted,
     explain,
-    pause_after,
 )
 from digipath_ray.distributed.fault import (
     LONGEST_PAUSE_S,
     Patience,
     cause_of_error,
     cause_of_kill,
+    pause_after,
     shorten_error,
 )
 from digipath_ray.distributed.ledger import Ledger, Try

@@ -14,10 +14,9 @@ from ray.exceptions import RayError
 
 from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.distributed.fault import (
-    FIRST_PAUSE_S,
-    LONGEST_PAUSE_S,
     PATIENCE_S,
     cause_of_error,
+    pause_after,
     shorten_error,
 )
 from digipath_ray.distributed.ledger import Ledger, this_try
@@ -92,12 +91,6 @@ def counted(ledger: Ledger, work: str, *, limit: int) -> Iterator[None]:
         yield
     finally:  # an exception is an answer too; only a crash leaves the try standing
         ledger.end(work)
-
-
-def pause_after(ends: int) -> tuple[float, float]:
-    """Seconds to wait after so many ends, and how long all pauses are with it."""
-    pauses = [min(FIRST_PAUSE_S * 2**n, LONGEST_PAUSE_S) for n in range(ends)]
-    return pauses[-1], sum(pauses)
 
 
 @contextlib.contextmanager

@@ -133,6 +133,12 @@ def fresh_process() -> dict[str, Any]:
     return {"runtime_env": {"env_vars": {"DIGIPATH_ALONE": uuid.uuid4().hex}}}
 
 
+def pause_after(ends: int) -> tuple[float, float]:
+    """Seconds to wait after so many ends, and how long all pauses are with it."""
+    pauses = [min(FIRST_PAUSE_S * 2**n, LONGEST_PAUSE_S) for n in range(ends)]
+    return pauses[-1], sum(pauses)
+
+
 class Patience:
     """Waits for what is no slide's fault, with growing pauses and a bound.
 
@@ -150,8 +156,7 @@ class Patience:
         self.met: Counter[str] = Counter()
         self._limit_s = PATIENCE_S if limit_s is None else limit_s
         self._sleep = sleep
-        self._waited = 0.0
-        self._next = FIRST_PAUSE_S
+        self._pauses = 0
 
     def wait(self, cause: str, sign: str) -> bool:
         """Say what is waited for, and pause; False if it has been waited long enough.
@@ -161,10 +166,11 @@ class Patience:
             sign: how it showed itself.
         """
         self.met[cause] += 1
-        left = self._limit_s - self._waited
+        pause, waited = pause_after(self._pauses + 1)
+        left = self._limit_s - (waited - pause)
         if left <= 0:
             return False
-        pause = min(self._next, left)
+        pause = min(pause, left)
         log.warning(
             "%s (%s): no slide's fault; waiting %s, then trying again (for %s in all)",
             OUTSIDE[cause][0],
@@ -173,10 +179,9 @@ class Patience:
             format_duration(self._limit_s),
         )
         self._sleep(pause)
-        self._waited += pause
-        self._next = min(2 * self._next, LONGEST_PAUSE_S)
+        self._pauses += 1
         return True
 
     def settle(self) -> None:
         """Something has succeeded: patience is full again."""
-        self._waited, self._next = 0.0, FIRST_PAUSE_S
+        self._pauses = 0

@@ -36,8 +36,7 @@ LEASE_S = 90.0
 RENEW_S = 20.0
 LOOK_S = 2.0
 SETTLE_S = 0.5
-
-
+"""How long after a takeover a lease is looked at again."""
 START_S = 2.0
 """How far two statements of when a process started may differ."""
 LENGTH = 512
