@@ -19,6 +19,7 @@ from safetensors.numpy import save_file
 from digipath_ray.cli.app import run_app
 from digipath_ray.config.run import RunConfig
 from digipath_ray.config.toml import Tree, merge
+from digipath_ray.distributed import fault
 from digipath_ray.networks.card import ModelCard, write_card
 from digipath_ray.outcome.tables import write_tables
 from digipath_ray.run.directory import RunDirectory
@@ -202,7 +203,9 @@ def test_disk_that_fills_up_costs_slides_and_says_so(
     tmp_path: Path,
     config: str,
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(fault, "PATIENCE_S", 3.0)
     slides = tmp_path / "slides"
     slides.mkdir()
     for i in range(5):  # a third of a MB of results each
@@ -211,7 +214,7 @@ def test_disk_that_fills_up_costs_slides_and_says_so(
     # Leaves room for the directory's probe of 1 MB.
     (small_disk / "other.bin").write_bytes(bytes(330 << 10))
     command = ["run", str(slides), "--config", config, "--out", str(run.root)]
-    assert run_app(command) == 1
+    assert run_app(command) == 3  # through no slide's fault
     said = capsys.readouterr().out
     assert "No space left on device" in said
     assert (

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from digipath_ray.storage import lease
 from digipath_ray.storage.bucket import StorageError
 from digipath_ray.storage.cache import _Lock
 from digipath_ray.storage.lease import HeldByOther, hold
+from tests.leases import race_for
 
 HOLD = """
 import sys, time
@@ -118,7 +118,18 @@ def test_a_number_that_another_process_has_by_now(
     monkeypatch.setattr(lease, "LEASE_S", 1e9)
     leave(tmp_path, host=lease.platform.node(), pid=os.getpid(), started=1.0)
     with hold(tmp_path):
-        pass
+        record = json.loads((tmp_path / "lease.json").read_text())
+        assert record["started"] > 1.0, "ours, and not waited for"
+
+
+def test_a_takeover_that_another_has_overtaken_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave(tmp_path, host=lease.platform.node(), pid=2**22 + 1)
+    monkeypatch.setattr(lease.time, "sleep", lambda _: leave(tmp_path))
+    with pytest.raises(HeldByOther), hold(tmp_path):
+        raise AssertionError("two hold it")
+    assert "other" in (tmp_path / "lease.json").read_text()
 
 
 def test_the_lease_of_a_dead_host_runs_out(tmp_path: Path, locks: str) -> None:
@@ -132,25 +143,7 @@ def test_the_lease_of_a_dead_host_runs_out(tmp_path: Path, locks: str) -> None:
 
 def test_of_many_at_once_one_gets_it(tmp_path: Path, locks: str) -> None:
     leave(tmp_path, host=lease.platform.node(), pid=2**22 + 1)
-    got, refused = [], []
-    go = threading.Barrier(8)
-
-    def take() -> None:
-        go.wait()
-        try:
-            with hold(tmp_path):
-                got.append(1)
-                go.wait()
-        except HeldByOther:
-            refused.append(1)
-            go.wait()
-
-    threads = [threading.Thread(target=take) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert (len(got), len(refused)) == (1, 7)
+    assert race_for(tmp_path) == (1, 7)
     assert [p.name for p in tmp_path.iterdir()] == [".lock"]
 
 

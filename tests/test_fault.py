@@ -20,14 +20,14 @@ from digipath_ray.distributed.attempts import (
     TooManyAttempts,
     counted,
     explain,
-    pause_after,
 )
 from digipath_ray.distributed.fault import (
     LONGEST_PAUSE_S,
     Patience,
     cause_of_error,
     cause_of_kill,
-    say_shortly,
+    pause_after,
+    shorten_error,
 )
 from digipath_ray.distributed.ledger import Ledger, Try
 from digipath_ray.distributed.tasks import for_each_slide
@@ -98,7 +98,7 @@ def test_whose_fault_an_error_is(error: Exception, cause: str) -> None:
 
 
 def test_what_ray_says_of_memory_in_one_line() -> None:
-    said = say_shortly(of_ray.OutOfMemoryError(KILLED.format(own="0.05")))
+    said = shorten_error(of_ray.OutOfMemoryError(KILLED.format(own="0.05")))
     assert said == (
         "15.40 of 16.00 GB of 192.0.2.2 are used; Ray ends processes above 95.0 %"
     )

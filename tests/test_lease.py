@@ -2,7 +2,6 @@
 
 import json
 import os
-import threading
 
 import pytest
 
@@ -10,8 +9,9 @@ from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import RunError
 from digipath_ray.storage import bucket, lease
 from digipath_ray.storage.files import place, read_bytes
-from digipath_ray.storage.lease import HeldByOther, Lease, hold
+from digipath_ray.storage.lease import Lease, hold
 from tests.buckets import Bucket, Fault
+from tests.leases import race_for
 
 
 @pytest.fixture
@@ -49,25 +49,7 @@ def test_a_second_run_is_refused(bucket_url, quick):
 
 
 def test_of_many_at_once_one_gets_it(bucket_url, quick):
-    got, refused = [], []
-    go = threading.Barrier(8)
-
-    def take() -> None:
-        go.wait()
-        try:
-            with hold(place(bucket_url)):
-                got.append(1)
-                go.wait()
-        except HeldByOther:
-            refused.append(1)
-            go.wait()
-
-    threads = [threading.Thread(target=take) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert (len(got), len(refused)) == (1, 7)
+    assert race_for(place(bucket_url)) == (1, 7)
 
 
 def test_a_lease_that_nobody_renews_is_taken_over(bucket_url, quick):

@@ -1,5 +1,6 @@
 """Whole fits through the product's own command, on a small Ray."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -248,15 +250,18 @@ sys.exit(run_app(sys.argv[1:]))
 """
 
 
+def find_workers(name: str, *, root: int) -> Iterator[psutil.Process]:
+    for process in psutil.Process(root).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if f"ray::{name}" in " ".join(process.cmdline()):
+                yield process
+
+
 def find_worker(name: str, *, root: int, seconds: float = 90) -> psutil.Process:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        for process in psutil.Process(root).children(recursive=True):
-            try:
-                if f"ray::{name}" in " ".join(process.cmdline()):
-                    return process
-            except psutil.Error:
-                continue
+        for process in find_workers(name, root=root):
+            return process
         time.sleep(0.1)
     raise AssertionError(f"no process {name}")
 
@@ -323,6 +328,15 @@ def test_a_fit_that_diverges_stops_and_leaves_the_batch(
     batch = pq.read_table(tmp_path / "fit" / "curves" / "a_stopped.parquet")
     assert len(batch) == 8
     assert not (tmp_path / "fit" / "a.json").exists()
+    wait_until_controllers_end()
+
+
+def wait_until_controllers_end(seconds: float = 20) -> None:
+    """Ray Train has a process for each fit, of a gigabyte: it ends with the fit."""
+    end = time.monotonic() + seconds
+    while list(find_workers("TrainController", root=os.getpid())):
+        assert time.monotonic() < end, "a controller is left"
+        time.sleep(0.2)
 
 
 def test_a_slide_that_cannot_be_read_is_a_row_and_the_others_are_fitted(

@@ -175,8 +175,10 @@ def check_holds_tumor(
         SlideError: kinds and numbers of what is drawn.
     """
     others = len(outlines.ignored) + outlines.unused.total()
-    all_told = others == outlines.told and not outlines.skipped and not outlines.holes
-    if tumor.area > 0 or outlines.is_empty or (all_told and not outlines.tumor):
+    all_excluded = (
+        others == outlines.excluded and not outlines.skipped and not outlines.holes
+    )
+    if tumor.area > 0 or outlines.is_empty or (all_excluded and not outlines.tumor):
         return
     if outlines.tumor:
         frame = shapely.box(0, 0, slide.width, slide.height)

@@ -137,8 +137,8 @@ def sort_by_meaning(drawing: Drawing, path: Path, classes: Meanings | None) -> O
             without one.
         ValueError: ``classes`` holds an unknown meaning.
     """
-    told, known = _told(classes), _by_lower_case(drawing.known)
-    found = [_look_up(drawn, drawing, told, known) for drawn in drawing.shapes]
+    given, known = _by_user(classes), _by_lower_case(drawing.known)
+    found = [_look_up(drawn, drawing, given, known) for drawn in drawing.shapes]
     pairs = list(zip(drawing.shapes, found, strict=True))
     classified = Counter(
         d.names[0] for d, (_, m) in pairs if d.names and m and not is_frame(d)
@@ -161,7 +161,7 @@ def sort_by_meaning(drawing: Drawing, path: Path, classes: Meanings | None) -> O
         kind=drawing.kind,
         cut=drawing.cut,
         skipped=Counter(drawing.skipped),
-        told=sum(by_user and m in ("skip", "ignored") for by_user, m in found),
+        excluded=sum(by_user and m in ("skip", "ignored") for by_user, m in found),
         unclassified=bool(bare) and without == "tumor",
         notes=notes,
     )
@@ -182,21 +182,21 @@ def is_frame(drawn: Drawn) -> bool:
 
 
 def _look_up(
-    drawn: Drawn, drawing: Drawing, told: Meanings, known: Meanings
+    drawn: Drawn, drawing: Drawing, given: Meanings, known: Meanings
 ) -> tuple[bool, Meaning | None]:
     """Whether the user said what a shape means, and its meaning; None if unknown."""
     bare = drawn.is_free or not drawn.names
     unsaid = (drawing.no_class, UNCLASSIFIED) if bare else ()
     for name in (*drawn.names, *drawn.also, *unsaid):
-        if name.casefold() in told:
-            return True, told[name.casefold()]
+        if name.casefold() in given:
+            return True, given[name.casefold()]
     for name in drawn.names:
         if name.casefold() in known:
             return False, known[name.casefold()]
     return False, None
 
 
-def _told(classes: Meanings | None) -> dict[str, Meaning]:
+def _by_user(classes: Meanings | None) -> dict[str, Meaning]:
     for name, meaning in (classes or {}).items():
         if meaning not in get_args(Meaning):
             raise ValueError(

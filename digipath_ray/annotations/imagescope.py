@@ -144,10 +144,12 @@ def _is_paip(layers: list[_Layer], bare: list[_Layer]) -> bool:
 
 def _add_layer(layer: _Layer, drawing: Drawing) -> None:
     """Add a layer's shapes, without its negative regions."""
-    told = tuple(name for name in (layer.id, layer.own_name) if name)
+    own_names = tuple(name for name in (layer.id, layer.own_name) if name)
     if not layer.shapes:
         for shape in layer.negative:
-            drawing.add(Drawn(shape=shape, names=layer.name, also=told, is_hole=True))
+            drawing.add(
+                Drawn(shape=shape, names=layer.name, also=own_names, is_hole=True)
+            )
         return
     shapes = [shape for shape, _ in layer.shapes]
     if layer.negative:
@@ -163,7 +165,7 @@ def _add_layer(layer: _Layer, drawing: Drawing) -> None:
             drawing.skipped["an outline that is all cut out"] += 1
             continue
         # What the user says of the layer also holds for texts within it.
-        also = (*told, *layer.name)
+        also = (*own_names, *layer.name)
         found = names or layer.name
         is_free = bool(names) and not layer.name
         drawing.add(Drawn(shape=shape, names=found, is_free=is_free, also=also))

@@ -34,7 +34,7 @@ class Outlines:
         names: meaning -> what the file calls each of these shapes, in their order.
         unused: number of shapes not drawn because of what their name means, by name.
         skipped: number of elements that cannot be used, by reason.
-        told: number of shapes that the user, not the file, said are no tumor.
+        excluded: number of shapes that the user, not the file, said are no tumor.
         kind: format of the file.
         unclassified: whether the tumor is what has no class, for lack of any class.
         notes: what was assumed, as sentences.
@@ -47,7 +47,7 @@ class Outlines:
     names: dict[str, list[str]] = field(default_factory=dict)
     unused: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
-    told: int = 0
+    excluded: int = 0
     kind: str = ""
     unclassified: bool = False
     notes: tuple[str, ...] = ()

@@ -28,7 +28,7 @@ MOST_LINES = 20
 """Slides that are named one by one."""
 
 
-def says_tumor(label: str | None) -> bool:
+def is_tumor_label(label: str | None) -> bool:
     """Whether a label says that the slide holds tumor."""
     return (label or "").strip().lower() in TUMOR_LABELS
 
@@ -67,7 +67,7 @@ def check_label(row: SlideRow, annotation: Annotation) -> None:
     Raises:
         SlideError: naming the label and the file.
     """
-    if says_tumor(row.label) and annotation.area_px == 0:
+    if is_tumor_label(row.label) and annotation.area_px == 0:
         raise SlideError(
             f"labeled {row.label!r}, but its annotation {row.annotation} holds no "
             "tumor",
@@ -101,9 +101,9 @@ def check_cohort_classes(accounts: Mapping[str, Account]) -> dict[str, SlideErro
 
 def describe_accounts(accounts: Mapping[str, Account]) -> Iterable[str]:
     """Lines on what of the annotations is not used as drawn; a slide each."""
-    told = {i: a.concerns for i, a in accounts.items() if a.concerns}
-    for slide_id, concerns in list(told.items())[:MOST_LINES]:
+    concerned = {i: a.concerns for i, a in accounts.items() if a.concerns}
+    for slide_id, concerns in list(concerned.items())[:MOST_LINES]:
         yield f"annotation of {slide_id}: {'; '.join(concerns)}"
-    if len(told) > MOST_LINES:
-        more = count(len(told) - MOST_LINES, "more annotation")
-        yield f"{more} of which not all is used, e.g. of {list(told)[MOST_LINES]}"
+    if len(concerned) > MOST_LINES:
+        more = count(len(concerned) - MOST_LINES, "more annotation")
+        yield f"{more} of which not all is used, e.g. of {list(concerned)[MOST_LINES]}"

@@ -21,8 +21,8 @@ from digipath_ray.cohort.manifest import (
 from digipath_ray.cohort.series import (
     DicomFolder,
     Folders,
+    describe_skipped,
     is_dicom_file,
-    passed_over,
     sort_series,
 )
 from digipath_ray.cohort.sheet import check_no_workbook
@@ -202,7 +202,7 @@ def _search_folder(folder: Path, folders: Folders) -> list[Path]:
     if files:
         return files
     names = sorted(f.name for f in folder.iterdir())
-    others = passed_over({f.parent: folders.of(f) for f in walked}.values())
+    others = describe_skipped({f.parent: folders.of(f) for f in walked}.values())
     if others:
         raise ValueError(
             f"{folder}: no slide in this folder, but {others}: name the folder of the "

@@ -150,7 +150,7 @@ class Folders:
         return self._seen[folder]
 
 
-def passed_over(folders: Iterable[DicomFolder]) -> str:
+def describe_skipped(folders: Iterable[DicomFolder]) -> str:
     """What DICOM files were no slides, in words; empty if all were."""
     total: Counter[str] = Counter()
     for folder in folders:

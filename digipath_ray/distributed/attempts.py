@@ -14,11 +14,10 @@ from ray.exceptions import RayError
 
 from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.distributed.fault import (
-    FIRST_PAUSE_S,
-    LONGEST_PAUSE_S,
     PATIENCE_S,
     cause_of_error,
-    say_shortly,
+    pause_after,
+    shorten_error,
 )
 from digipath_ray.distributed.ledger import Ledger, this_try
 from digipath_ray.run.failure import (
@@ -94,12 +93,6 @@ def counted(ledger: Ledger, work: str, *, limit: int) -> Iterator[None]:
         ledger.end(work)
 
 
-def pause_after(ends: int) -> tuple[float, float]:
-    """Seconds to wait after so many ends, and how long all pauses are with it."""
-    pauses = [min(FIRST_PAUSE_S * 2**n, LONGEST_PAUSE_S) for n in range(ends)]
-    return pauses[-1], sum(pauses)
-
-
 @contextlib.contextmanager
 def watched(seconds: float) -> Iterator[Callable[[], None]]:
     """End this process if neither exit nor a call of the yielded function comes.
@@ -148,7 +141,7 @@ def explain(error: BaseException, slide: SlideRow, step: str) -> Failure:
     speaks = isinstance(error, (ValueError, OSError, TooManyAttempts, HeldUp))
     message = str(error) if speaks else repr(error)
     if isinstance(error, RayError):
-        message = say_shortly(error)
+        message = shorten_error(error)
     return Failure(
         slide_id=slide.slide_id,
         path=slide.path,

@@ -17,7 +17,7 @@ import ray.data
 from ray._private import ray_constants
 
 from digipath_ray.distributed.nodes import has_several_nodes
-from digipath_ray.distributed.start import ends_on_signal, says_what_it_waits_for
+from digipath_ray.distributed.start import announce_wait, ends_on_signal
 from digipath_ray.distributed.surroundings import (
     SHARED_MEMORY,
     STORE_MOST,
@@ -82,7 +82,7 @@ def connect(cpus: int | None = None) -> bool:
     else:
         waits_for, settings = f"the Ray head at {cluster.named_by}", {}
     try:
-        with says_what_it_waits_for(waits_for), ends_on_signal(), muted():
+        with announce_wait(waits_for), ends_on_signal(), muted():
             ray.init(
                 log_to_driver=False,
                 include_dashboard=False,

@@ -88,9 +88,9 @@ def cause_of_os_error(error: OSError) -> str:
     return SUSPECT if error.errno == errno.ENOMEM else SLIDE
 
 
-def cause_of_kill(said: str) -> str:
+def cause_of_kill(text: str) -> str:
     """Whose memory it was, from what Ray says of a process that it killed for it."""
-    total, own = USED.search(said), OWN.search(said)
+    total, own = USED.search(text), OWN.search(text)
     if total and own and float(own["own"]) >= OWN_SHARE * float(total["limit"]):
         return SUSPECT
     return "memory"
@@ -117,7 +117,7 @@ def cause_of_end(worker: str, node: str) -> str:
         time.sleep(0.2)
 
 
-def say_shortly(error: BaseException) -> str:
+def shorten_error(error: BaseException) -> str:
     """What an error says of the machine, in one line without Ray's advice."""
     text = str(error)
     if isinstance(error, of_ray.OutOfMemoryError) and (found := USED.search(text)):
@@ -131,6 +131,12 @@ def say_shortly(error: BaseException) -> str:
 def fresh_process() -> dict[str, Any]:
     """Options with which Ray gives a task a process that has done nothing before."""
     return {"runtime_env": {"env_vars": {"DIGIPATH_ALONE": uuid.uuid4().hex}}}
+
+
+def pause_after(ends: int) -> tuple[float, float]:
+    """Seconds to wait after so many ends, and how long all pauses are with it."""
+    pauses = [min(FIRST_PAUSE_S * 2**n, LONGEST_PAUSE_S) for n in range(ends)]
+    return pauses[-1], sum(pauses)
 
 
 class Patience:
@@ -150,33 +156,32 @@ class Patience:
         self.met: Counter[str] = Counter()
         self._limit_s = PATIENCE_S if limit_s is None else limit_s
         self._sleep = sleep
-        self._waited = 0.0
-        self._next = FIRST_PAUSE_S
+        self._pauses = 0
 
-    def wait(self, cause: str, said: str) -> bool:
+    def wait(self, cause: str, sign: str) -> bool:
         """Say what is waited for, and pause; False if it has been waited long enough.
 
         Args:
             cause: one of OUTSIDE.
-            said: how it showed itself.
+            sign: how it showed itself.
         """
         self.met[cause] += 1
-        left = self._limit_s - self._waited
+        pause, waited = pause_after(self._pauses + 1)
+        left = self._limit_s - (waited - pause)
         if left <= 0:
             return False
-        pause = min(self._next, left)
+        pause = min(pause, left)
         log.warning(
             "%s (%s): no slide's fault; waiting %s, then trying again (for %s in all)",
             OUTSIDE[cause][0],
-            said,
+            sign,
             format_duration(pause),
             format_duration(self._limit_s),
         )
         self._sleep(pause)
-        self._waited += pause
-        self._next = min(2 * self._next, LONGEST_PAUSE_S)
+        self._pauses += 1
         return True
 
     def settle(self) -> None:
         """Something has succeeded: patience is full again."""
-        self._waited, self._next = 0.0, FIRST_PAUSE_S
+        self._pauses = 0

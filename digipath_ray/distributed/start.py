@@ -19,7 +19,7 @@ ENDING = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextlib.contextmanager
-def says_what_it_waits_for(what: str) -> Iterator[None]:
+def announce_wait(what: str) -> Iterator[None]:
     """Say on standard error, as it is now, that a start still waits for ``what``."""
     over = threading.Event()
     started = time.monotonic()

@@ -113,9 +113,9 @@ def check_address(cluster: Cluster | None, environment: Mapping[str, str]) -> Fi
     except OSError as e:
         return "fail", what, f"no Ray head answers at {_named(cluster, e)}"
     if environment.get("RAY_USE_TLS", "0") in ("", "0"):
-        said = _greet(host, port)
-        if said[3:4] != b"\4":
-            heard = f"it says {said[:16]!r}" if said else "it says nothing"
+        reply = _greet(host, port)
+        if reply[3:4] != b"\4":
+            heard = f"it says {reply[:16]!r}" if reply else "it says nothing"
             return (
                 "fail",
                 what,
@@ -173,15 +173,15 @@ def _parse(address: str) -> tuple[str, int]:
 
 def _greet(host: str, port: int) -> bytes:
     """The first bytes that a server says to a client of gRPC."""
-    said = b""
+    reply = b""
     try:
         with socket.create_connection((host, port), timeout=ANSWER_S) as server:
             server.sendall(GREETING)
-            while len(said) < 9 and (more := server.recv(16)):
-                said += more
+            while len(reply) < 9 and (more := server.recv(16)):
+                reply += more
     except OSError:
         pass
-    return said
+    return reply
 
 
 def _head_runs_here() -> bool:

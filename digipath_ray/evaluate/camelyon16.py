@@ -130,7 +130,7 @@ def evaluate_camelyon16(
     predicted = run.records if run else files
     rows = read_reference(reference).with_negatives(predicted)
     check_all_predicted(rows, predicted, run)
-    spec, told = with_organizers_values(rows.values(), spec)
+    spec, masks_note = with_organizers_values(rows.values(), spec)
     accounts: dict[str, Account] = {}
     if run:
         maps = look_at_run(run, rows, spec, detections, accounts)
@@ -145,7 +145,7 @@ def evaluate_camelyon16(
         resamples=resamples,
         notes=[
             *notes_on(rows.values(), maps),
-            *told,
+            *masks_note,
             *note_annotations(accounts),
             *note_not_scored(rows, predicted),
         ],

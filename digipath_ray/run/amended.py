@@ -25,7 +25,7 @@ def with_earlier(run: RunDirectory, rows: Sequence[SlideRow]) -> list[SlideRow]:
 
     A column that one of the rows has is theirs alone: an empty cell is a word, too.
     """
-    said = {n for n in DESCRIBED if any(getattr(row, n) is not None for row in rows)}
+    given = {n for n in DESCRIBED if any(getattr(row, n) is not None for row in rows)}
     earlier = {row.slide_id: row for row in _manifest(run)}
     return [
         replace(
@@ -33,7 +33,7 @@ def with_earlier(run: RunDirectory, rows: Sequence[SlideRow]) -> list[SlideRow]:
             **{
                 name: getattr(earlier[row.slide_id], name)
                 for name in DESCRIBED
-                if name not in said and row.slide_id in earlier
+                if name not in given and row.slide_id in earlier
             },
         )
         for row in rows

@@ -146,8 +146,8 @@ def hold_against_files(
     """
     known = [row for row in rows if row.slide_id in done]
     with ThreadPoolExecutor(READERS) as pool:
-        judged = pool.map(lambda row: judge(row, done[row.slide_id].slide), known)
-        findings = dict(zip([row.slide_id for row in known], judged, strict=True))
+        examined = pool.map(lambda row: examine(row, done[row.slide_id].slide), known)
+        findings = dict(zip([row.slide_id for row in known], examined, strict=True))
     refused = {i: f.why for i, f in findings.items() if f.verdict == "refused"}
     if refused:
         lines = [
@@ -190,7 +190,7 @@ def _sentences(findings: Mapping[str, Finding]) -> list[str]:
     return sentences
 
 
-def judge(row: SlideRow, before: SlideRecord) -> Finding:
+def examine(row: SlideRow, before: SlideRecord) -> Finding:
     """What the row of a finished slide names now.
 
     Raises:

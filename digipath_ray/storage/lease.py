@@ -35,8 +35,8 @@ log = logging.getLogger(__name__)
 LEASE_S = 90.0
 RENEW_S = 20.0
 LOOK_S = 2.0
-
-
+SETTLE_S = 0.5
+"""How long after a takeover a lease is looked at again."""
 START_S = 2.0
 """How far two statements of when a process started may differ."""
 LENGTH = 512
@@ -155,8 +155,21 @@ class Lease:
                 LEASE_S,
             )
             self._await_end(found)
-        if not self._write(over=None if found is None else found.etag):
+        took = self._write(over=None if found is None else found.etag)
+        if not took or (found is not None and not self._stays()):
             raise self._held_by(self.look())
+
+    def _stays(self) -> bool:
+        """Whether a lease that was taken over is ours once others have settled.
+
+        On a disk one that came later may have moved it aside for a moment, and a third
+        have found the place empty.
+        """
+        if is_url(self.path):
+            return True
+        time.sleep(SETTLE_S)
+        now = self.look()
+        return now is not None and now.token == self._token
 
     def _await_end(self, found: "Found") -> None:
         """Wait until the lease expires.

@@ -86,13 +86,20 @@ def find_tissue(rgb: Pixels, *, mpp_x: float, mpp_y: float, spec: TissueSpec) ->
     smooth, ink = _smooth_and_ink(rgb, mpp_x=mpp_x, mpp_y=mpp_y)
     if spec.tissue == "all":
         return _tissue(rgb, mask=ink.like(np.ones_like(ink.array)), ink=ink, spec=spec)
+    mask, missed = _stained(rgb, smooth, ink, spec)
+    return _tissue(rgb, mask=mask, ink=ink, spec=spec, missed_mm2=missed.area_mm2)
+
+
+def _stained(
+    rgb: Pixels, smooth: Pixels, ink: Mask, spec: TissueSpec
+) -> tuple[Mask, Mask]:
+    """What differs from glass and is solid; and what differs and is not in that."""
     glass = find_glass(smooth, ignore=ink.array | _unscanned(rgb))
     balanced = smooth if glass is None else glass.balance(smooth)
     colored = _colored(rgb, smooth, balanced, glass, ink, spec)
     mask = _solid(ink.like(colored), ink=ink, spec=spec)
     faint = saturation(balanced) > 255 * min(FAINT_SATURATION, spec.min_saturation)
-    missed = ink.like(faint & ~ink.array & ~mask.array).opened(spec.open_um)
-    return _tissue(rgb, mask=mask, ink=ink, spec=spec, missed_mm2=missed.area_mm2)
+    return mask, ink.like(faint & ~ink.array & ~mask.array).opened(spec.open_um)
 
 
 def _colored(
@@ -143,10 +150,8 @@ def tissue_from_mask(
         ValueError: the mask is not two-dimensional, has another aspect ratio, or shows
             the glass in place of the tissue.
     """
-    colored = find_tissue(
-        rgb, mpp_x=mpp_x, mpp_y=mpp_y, spec=replace(spec, tissue="otsu")
-    )
-    ink, found = colored.ink, colored.mask
+    smooth, ink = _smooth_and_ink(rgb, mpp_x=mpp_x, mpp_y=mpp_y)
+    found, _ = _stained(rgb, smooth, ink, replace(spec, tissue="otsu"))
     mask = ink.like(_resized(array > 0, ink.array.shape))
     glass = mask.like(mask.array & ~found.array)
     if found.array.any() and mask.array.any():
