@@ -3,6 +3,7 @@
 import functools
 import io
 import os
+import signal
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,6 +73,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     order = {lane: number for number, lane in enumerate(LANES)}
     items.sort(key=lambda item: order.get(lane_of(item.path.stem), len(LANES)))
 
+
+# A shell that runs the tests in the background has it ignored, and so all they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long an example takes is no property of the code: other tests run beside it.
 settings.register_profile("untimed", deadline=None)

@@ -22,6 +22,8 @@ from digipath_ray.networks.build import build_network
 from digipath_ray.networks.weights import save_weights
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import Failure, RunError
+from digipath_ray.run.listeners import RunListener
+from digipath_ray.storage.digest import WHOLE_BYTES
 from tests.runs import (
     RAY_WARNINGS,
     SMALL,
@@ -80,14 +82,29 @@ def fragile_config(changes):
 
 def make_bad_cohort(folder: Path, shared_data: Path) -> Path:
     folder.mkdir()
-    for seed, name in enumerate(("good", "corrupt", "hanging", "last")):
+    for seed, name in enumerate(("good", "hanging", "last")):
         write_slide(folder / f"{name}.tif", seed=seed)
+    write_slide(folder / "corrupt.tif", seed=3, width=640, height=480)
+    # So large that its digest leaves out the tile that goes bad.
+    os.truncate(folder / "corrupt.tif", WHOLE_BYTES + 1)
     write_slide(folder / "nan.tif", seed=4, red=90)
     os.mkfifo(folder / "stuck.tif")  # opening it waits for ever for a writer
     for name in ("broken.svs", "unreadable.svs"):
         shutil.copy(shared_data / "wsi" / name, folder / name)
     (folder / "cohort.csv").write_text(BAD)
     return folder / "cohort.csv"
+
+
+class GoesSilent(RunListener):
+    """A slide's disk stops answering once all slides are prepared."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def prepared(self, done: int, total: int) -> None:
+        if done == total:
+            self._path.unlink()
+            os.mkfifo(self._path)
 
 
 @pytest.mark.ray
@@ -101,13 +118,12 @@ def test_bad_slides_become_rows_and_the_others_finish(ray_here, tmp_path, shared
     ready = [r for r in rows if r.slide_id in sound]
     prepared = run_cohort(run, ready, config, predict=False)
     assert prepared.failures == []
-    # Now the storage goes bad: a tile that preparing has read, a file, a folder.
+    # Now the storage goes bad: a tile that preparing has read, a folder, a file.
     spoil_a_tile(tmp_path / "cohort" / "corrupt.tif")
     run.overlay("unfinishable").mkdir()
-    (tmp_path / "cohort" / "hanging.tif").unlink()
-    os.mkfifo(tmp_path / "cohort" / "hanging.tif")
+    silent = GoesSilent(tmp_path / "cohort" / "hanging.tif")
 
-    summary = run_cohort(run, rows, config)
+    summary = run_cohort(run, rows, config, listener=silent)
 
     assert sorted(run.read_done()) == ["good", "last"]
     table = pq.read_table(run.failures)

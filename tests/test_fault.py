@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -227,22 +228,24 @@ def test_a_slide_is_blamed_once_it_has_failed_alone(ray_here, tmp_path: Path) ->
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_memory_that_others_fill_is_no_slides_fault(tmp_path_factory) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", NO_MEMORY],
-        env={
-            **os.environ,
-            "RAY_ADDRESS": "local",
-            "RAY_TMPDIR": str(tmp_path_factory.mktemp("r")),
-            "RAY_memory_usage_threshold": "0.01",
-            "RAY_memory_monitor_refresh_ms": "100",
-        },
-        cwd=Path(__file__).parents[1],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=200,
-    )
+def test_memory_that_others_fill_is_no_slides_fault() -> None:
+    # Pytest's own folder may be too long for Ray's sockets.
+    with tempfile.TemporaryDirectory(prefix="r", ignore_cleanup_errors=True) as folder:
+        done = subprocess.run(
+            [sys.executable, "-c", NO_MEMORY],
+            env={
+                **os.environ,
+                "RAY_ADDRESS": "local",
+                "RAY_TMPDIR": folder,
+                "RAY_memory_usage_threshold": "0.01",
+                "RAY_memory_monitor_refresh_ms": "100",
+            },
+            cwd=Path(__file__).parents[1],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=200,
+        )
     assert done.returncode == 0, done.stderr
     failures, met = json.loads(done.stdout)
     assert {f["cause"] for f in failures.values()} == {"memory"}

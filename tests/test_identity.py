@@ -140,10 +140,30 @@ def test_what_is_gone_or_damaged_now_keeps_its_result_and_is_named(
     (cohort / "s01.tif").write_bytes(bytes(100))
     assert start(cohort, run) == 0
     said = capsys.readouterr().out
-    assert "the file is not there now: its result stays" in said
+    assert "the file cannot be read now: its result stays" in said
     assert "cannot be opened now" in said
     assert "100 bytes" in said
     assert stamps(run) == before
+
+
+def test_a_disk_that_is_silent_does_not_hold_up_a_start(
+    there: tuple[Path, RunDirectory],
+    no_ray: None,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cohort, run = there
+    before = stamps(run)
+    monkeypatch.setattr("digipath_ray.storage.digest.ANSWER_S", 0.2)
+    (cohort / "s00.tif").unlink()
+    os.mkfifo(cohort / "s00.tif")  # to open it is to wait for a writer
+    assert start(cohort, run) == 0
+    said = capsys.readouterr().out
+    assert "the file cannot be read now: its result stays" in said
+    assert "s00" in said
+    assert stamps(run) == before
+    with pytest.raises(TimeoutError, match=r"s00\.tif has not answered for 0\.2 s"):
+        slide_digest(cohort / "s00.tif")
 
 
 def test_a_mask_may_move_and_no_other_takes_its_place(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -47,9 +48,10 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder for Ray whose path is short enough."""
-    return tmp_path_factory.mktemp("r", numbered=True)
+def folder() -> Iterator[Path]:
+    """A folder for Ray whose path is short enough, as pytest's own may not be."""
+    with tempfile.TemporaryDirectory(prefix="r", ignore_cleanup_errors=True) as path:
+        yield Path(path)
 
 
 def serve(said: bytes) -> int:

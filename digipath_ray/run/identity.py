@@ -17,14 +17,15 @@ from digipath_ray.run.failure import RunError
 from digipath_ray.run.record import DoneRecord, SlideRecord
 from digipath_ray.slide.open import SlideError, open_slide
 from digipath_ray.storage.cache import local_copy, object_version
-from digipath_ray.storage.digest import describe_change, slide_digest
+from digipath_ray.storage.digest import ANSWER_S, describe_change, slide_digest
 from digipath_ray.storage.files import file_digest, is_url, place
+from digipath_ray.storage.stalled import within
 from digipath_ray.words import name_some
 
 log = logging.getLogger(__name__)
 
 MISSING = "missing"
-"""In place of the digest of a mask that is not there."""
+"""In place of the digest of a mask that is not there, or whose disk is silent."""
 
 Verdict = Literal[
     "same", "moved", "replaced", "missing", "unreadable", "undigested", "refused"
@@ -32,7 +33,7 @@ Verdict = Literal[
 NOTES: dict[Verdict, str] = {
     "replaced": "made anew, as the file was replaced after the slide was finished",
     "moved": "the same slide under another path: its result stays",
-    "missing": "the file is not there now: its result stays, as it was made before",
+    "missing": "the file cannot be read now: its result stays, as it was made before",
     "unreadable": "the file has changed and cannot be opened now: the result of before "
     "stays",
     "undigested": "finished by a version that kept no digest, so told by path and size "
@@ -95,12 +96,17 @@ def is_same_place(path: str, other: str) -> bool:
 
 def digest_mask(row: SlideRow) -> str | None:
     """SHA-256 of the tissue mask given for a slide; None without one."""
-    if row.mask is None:
+    path = row.mask
+    if path is None:
         return None
-    try:
-        with local_copy(row.mask) as copy:
+
+    def digest() -> str:
+        with local_copy(path) as copy:
             return file_digest(copy.path)
-    except FileNotFoundError:
+
+    try:
+        return digest() if is_url(path) else within(ANSWER_S, digest, path)
+    except (FileNotFoundError, TimeoutError):
         return MISSING
 
 

@@ -15,6 +15,7 @@ from digipath_ray.storage import bucket
 from digipath_ray.storage.bucket import Version
 from digipath_ray.storage.files import file_digest, is_url, place
 from digipath_ray.storage.parts import file_parts, object_parts
+from digipath_ray.storage.stalled import within
 
 WHOLE_BYTES = 16 << 20
 """Files up to this size are read whole."""
@@ -22,8 +23,12 @@ BLOCKS, BLOCK_BYTES = 32, 64 << 10
 """Of a larger one so many blocks, the first at its head and the last at its tail."""
 FRESH_NS = 2_000_000_000
 """How long after a change of a file its digest is not remembered."""
+STALL_S = 600.0
+"""How long it may take for a whole file of annotations, masks or weights."""
 AT_ONCE = 16
 """Objects and blocks of objects that are read at once."""
+ANSWER_S = 60.0
+"""How long a disk may take for the few megabytes that a digest reads."""
 
 ReadRange = Callable[[int, int], bytes]
 """(start, stop) -> bytes."""
@@ -36,16 +41,20 @@ def slide_digest(path: str | Path) -> str:
     of a file above WHOLE_BYTES, and all sampled blocks, is not seen.
 
     Raises:
-        OSError: a file cannot be read, or the bucket cannot be accessed.
+        OSError: a file cannot be read, a disk has not answered for ANSWER_S, or the
+            bucket cannot be accessed.
     """
     if not is_url(path):
-        files = file_parts(Path(path).expanduser())
-        return _sum([digest_on_disk(file) for file in files])
+        return within(ANSWER_S, lambda: _slide_on_disk(Path(path)), str(path))
     url = str(place(path))
     folder, parts = url.rpartition("/")[0], object_parts(url)
     with ThreadPoolExecutor(AT_ONCE) as pool:
         urls = [f"{folder}/{name}" for name in parts]
         return _sum(list(pool.map(_digest_of_object, urls, parts.values())))
+
+
+def _slide_on_disk(path: Path) -> str:
+    return _sum([digest_on_disk(file) for file in file_parts(path.expanduser())])
 
 
 def bytes_of(digest: str) -> int:
@@ -66,11 +75,13 @@ def content_digest(path: str | Path) -> str | None:
     Of an object above WHOLE_BYTES it is the size and the store's etag.
 
     Raises:
-        OSError: it cannot be read, or the bucket cannot be accessed.
+        OSError: it cannot be read, a disk has not answered for STALL_S, or the bucket
+            cannot be accessed.
     """
     if not is_url(path):
         try:
-            return _remembered(_digest_of_all, Path(path))
+            of_all = functools.partial(_remembered, _digest_of_all, Path(path))
+            return within(STALL_S, of_all, str(path))
         except FileNotFoundError:
             return None
     try:
