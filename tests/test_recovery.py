@@ -172,12 +172,18 @@ class Killer:
         self.actor: int | None = None
         self.finisher: int | None = None
         self.done_at_kill: list[str] | None = None
+        # Ray may take its time to end those of an earlier run.
+        self._others = {process.pid for process in workers(ACTOR)}
         self._thread = threading.Thread(target=self._kill_finisher)
+
+    def actors(self) -> list[psutil.Process]:
+        """Actors of this run."""
+        return [p for p in workers(ACTOR) if p.pid not in self._others]
 
     def kill_actor(self, tally: Tally) -> None:
         """Told of the progress: kill the actor once patches have come."""
         if self.actor is None and tally.patches > 0:
-            (process,) = workers(ACTOR)
+            (process,) = self.actors()
             process.kill()
             self.actor = process.pid
 
@@ -204,7 +210,7 @@ def test_killed_workers_lose_nothing(rows, undisturbed, tmp_path):
 
     def note(tally: Tally) -> None:
         killer.kill_actor(tally)
-        actors.update(p.pid for p in workers(ACTOR))
+        actors.update(p.pid for p in killer.actors())
 
     with Killer(run) as killer:
         summary = run_cohort(

@@ -267,7 +267,7 @@ def find_worker(name: str, *, root: int, seconds: float = 90) -> psutil.Process:
 
 
 def wait_for_epoch(
-    out: Path, member: str, epochs: int, *, seconds: float = 150
+    out: Path, member: str, epochs: int, *, seconds: float = 300
 ) -> None:
     directory, end = FitDirectory(out), time.monotonic() + seconds
     while time.monotonic() < end:
