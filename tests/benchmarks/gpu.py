@@ -95,7 +95,11 @@ def config_of(size: Size, **compute: Any) -> RunConfig:
             "stride_px": size.patch_px // 2,
         },
         "ensemble": {"tta": ["identity"]},
-        "compute": {"batch_size": size.batch, **compute},
+        "compute": {
+            "batch_size": size.batch,
+            "chunk_cells": size.cells**2,
+            **compute,
+        },
     }
     tree = load_config(preset="camelyon16", overrides=overrides)
     return resolve(tree, weights="random")
@@ -263,17 +267,19 @@ def measure_pools(size: Size, work: Path, mode: str) -> Rows:
 
     config = config_of(size, pools=mode)
     with connected():
-        share = divide(config)
-        before = bare(config, share, seconds=size.seconds)
+        # Bare, all members share a process, whichever pools the run has.
+        together = config_of(size, pools="shared")
+        before = bare(together, divide(together), seconds=size.seconds)
         with watching_gpu() as watch:
             run = RunDirectory(work / f"run-{mode}")
             metrics = run_cohort(run, read_cohort([work / "slides"]), config).metrics
-        after = bare(config, share, seconds=size.seconds)
+        after = bare(together, divide(together), seconds=size.seconds)
+        actors = divide(config).actors
     rate = metrics["patches_per_s"]
     return [
         {
             "pools": mode,
-            "actors": share.actors,
+            "actors_per_pool": actors,
             "patches": metrics["patches"],
             "bare_per_s": statistics.mean([before, after]),
             "patches_per_s": rate,
