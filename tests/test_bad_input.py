@@ -396,7 +396,10 @@ def test_manifest_with_a_wrong_number(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[grid]\nmmp = 0.5", "unknown field 'mmp' in [grid]: known are downsample, "),
+        (
+            "[grid]\nmmp = 0.5",
+            "unknown field 'mmp' in [grid]: known are doubt, downsample, ",
+        ),
         ("[girds]\nmpp = 0.5", "unknown section [girds]: known are slide, tissue, "),
         ("[grid\n", "not valid TOML: "),
     ],

@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from digipath_ray.cli import run_app
 from digipath_ray.config.run import MemberSpec
 from digipath_ray.config.toml import from_tree, to_tree
 from digipath_ray.networks.build import (
@@ -407,6 +409,25 @@ WAYS_TO_STORE = {
         }
     },
 }
+
+
+def test_a_checkpoint_with_a_normalization_of_its_own_is_asked_about(tmp_path, capsys):
+    tensors = build_network(LIGHT).state_dict()
+    half = torch.full((1, 3, 1, 1), 0.5)
+    stored = {f"model.{k}": v for k, v in tensors.items()}
+    torch.save({**stored, "mean": half, "std": half / 2}, tmp_path / "old.ckpt")
+    new = tmp_path / "new" / "a.safetensors"  # in a folder that is not there yet
+    command = ["import-weights", str(tmp_path / "old.ckpt"), "--out", str(new)]
+    command += ["--architecture", LIGHT.architecture, "--encoder", LIGHT.encoder]
+    command += ["--mpp", "1", "--patch-px", "64"]
+    for name, value in LIGHT.options.items():
+        command += ["--option", f"{name}={json.dumps(value)}"]
+    given = ["--mean", "0.5", "0.5", "0.5", "--std", "0.25", "0.25", "0.25"]
+    assert run_app(command) == 2
+    assert " ".join(given) in " ".join(capsys.readouterr().err.split())
+    assert not new.exists()
+    assert run_app([*command, *given]) == 0
+    assert read_card(new).std == (0.25, 0.25, 0.25)
 
 
 @pytest.mark.parametrize("way", WAYS_TO_STORE)

@@ -86,9 +86,13 @@ def import_weights(
     ] = 1024,
     mean: Annotated[
         Color | None,
-        typer.Option(help="per RGB channel, 0..1; default: the encoder's own"),
+        typer.Option(
+            metavar="R G B", help="per channel, 0..1; default: the encoder's own"
+        ),
     ] = None,
-    std: Annotated[Color | None, typer.Option(help="as --mean")] = None,
+    std: Annotated[
+        Color | None, typer.Option(metavar="R G B", help="as --mean")
+    ] = None,
     license: Annotated[str, typer.Option(help="of the weights")] = "unknown",
     notes: Annotated[str, typer.Option(help="anything else worth knowing")] = "",
     key: Annotated[

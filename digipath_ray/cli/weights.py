@@ -88,7 +88,12 @@ def import_weights(
         card = import_keras(source, out, card, new_classifier=new_classifier)
     else:
         card = import_checkpoint(
-            source, out, card, key=key, tumor_channel=tumor_channel
+            source,
+            out,
+            card,
+            key=key,
+            tumor_channel=tumor_channel,
+            assumed=None in (member.mean, member.std),
         )
     _print_card(console, out, card)
     if not new_classifier:

@@ -166,6 +166,21 @@ def adapt(tensors: Mapping[str, Tensor], network: nn.Module) -> Adapted:
     return Adapted(tensors=found, notes=tuple(notes))
 
 
+def own_normalization(
+    tensors: Mapping[str, Tensor],
+) -> tuple[list[float], list[float]] | None:
+    """Mean and std [3] that a checkpoint has as buffers; None without both.
+
+    Training wrappers of segmentation networks keep them beside the network's weights.
+    """
+    found = {
+        name.rpartition(".")[2]: tensor.flatten().tolist()
+        for name, tensor in tensors.items()
+        if name.rpartition(".")[2] in ("mean", "std") and tensor.numel() == 3
+    }
+    return (found["mean"], found["std"]) if len(found) == 2 else None
+
+
 def _without_prefix(name: str, own: Mapping[str, Tensor]) -> str:
     """A tensor's name in the network, if some of PREFIXES stand before it."""
     short = name

@@ -4,12 +4,18 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from torch import Tensor, nn
 
 from digipath_ray.config.run import MemberSpec
 from digipath_ray.networks.build import build_network
 from digipath_ray.networks.card import ModelCard, write_card
-from digipath_ray.networks.checkpoint import adapt, read_checkpoint, swap_classes
+from digipath_ray.networks.checkpoint import (
+    adapt,
+    own_normalization,
+    read_checkpoint,
+    swap_classes,
+)
 from digipath_ray.networks.original import ORIGINAL_ARCHITECTURES, OriginalNetwork
 from digipath_ray.networks.original.keras_file import read_keras_file
 from digipath_ray.networks.weight_files import weights_file
@@ -18,7 +24,7 @@ from digipath_ray.networks.weights import (
     _misfits,
     save_weights,
 )
-from digipath_ray.storage.files import file_digest
+from digipath_ray.storage.files import file_digest, publish
 
 TUMOR_CHANNEL = 1
 """Of a network's two classes, other and tumor."""
@@ -31,6 +37,7 @@ def import_checkpoint(
     *,
     key: str | None = None,
     tumor_channel: int = TUMOR_CHANNEL,
+    assumed: bool = False,
 ) -> ModelCard:
     """Write a torch checkpoint as safetensors with its card, once it fits the card.
 
@@ -41,13 +48,21 @@ def import_checkpoint(
         card: what it holds; its digest is replaced by the new file's.
         key: under which the checkpoint has its state_dict, where it has several.
         tumor_channel: which of the file's two classes is tumor, 0 or 1.
+        assumed: the card's mean and std are a default, which nobody has stated.
 
     Returns:
         The card as written; what was changed is added to its notes.
+
+    Raises:
+        ValueError: not this network's weights, or it normalizes by other numbers than
+            those assumed.
     """
     origin, target = Path(source), _destination(destination)
     network = _network_of(card)
-    adapted = adapt(read_checkpoint(origin, key=key), network)
+    stored = read_checkpoint(origin, key=key)
+    if assumed:
+        _check_normalization(stored, card, origin)
+    adapted = adapt(stored, network)
     tensors, notes = adapted.tensors, list(adapted.notes)
     shapes = {k: tuple(v.shape) for k, v in tensors.items()}
     if misfits := _misfits(network, shapes):
@@ -97,6 +112,21 @@ def import_keras(
     return _write_imported(tensors, source, target, card)
 
 
+def _check_normalization(
+    tensors: Mapping[str, Tensor], card: ModelCard, source: Path
+) -> None:
+    """Refuse a default that contradicts what the checkpoint itself normalizes by."""
+    own = own_normalization(tensors)
+    if own is None or np.allclose(own, (card.mean, card.std), atol=2e-3):
+        return
+    mean, std = (" ".join(f"{number:.4g}" for number in color) for color in own)
+    raise ValueError(
+        f"checkpoint {source}: it holds a mean and std of its own, which are not the "
+        f"encoder's: if it normalizes pixels of 0..1 by them, give --mean {mean} --std "
+        f"{std}; if pixels of 0..255, these divided by 255"
+    )
+
+
 def _destination(path: str | Path) -> Path:
     target = weights_file(str(path))
     if target is None:
@@ -119,7 +149,8 @@ def _write_imported(
 ) -> ModelCard:
     """Write tensors and card; returns the card with the new file's digest."""
     _check_finite(tensors.items(), source)
-    save_weights(tensors, target)
+    with publish(target) as path:
+        save_weights(tensors, path)
     written = replace(card, digest=file_digest(target))
     write_card(target, written)
     return written

@@ -181,7 +181,14 @@ def check_file_finite(path: Path) -> None:
 
 
 def save_weights(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write a state_dict as a safetensors file."""
+    """Write a state_dict as a safetensors file.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     # Cloned: safetensors refuses tensors that share their storage.
     whole = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-    save_file(whole, path, metadata={"format": "pt"})
+    try:
+        save_file(whole, path, metadata={"format": "pt"})
+    except SafetensorError as e:  # its writer's errors are no OSError
+        raise OSError(f"{path}: {e}") from e
