@@ -209,6 +209,7 @@ def test_empty_lines_and_missing_cells(tmp_path: Path) -> None:
         "sep=\t\nslide_id\tpath\tmpp\na\t/x, y.svs\t0.25\n",
         "slide_id\tpath\tmpp\na\t/x, y.svs\t0.25\n",
         "# drawn on Monday\n\nslide_id;path;mpp\na;/x, y.svs;0.25\n",
+        'slide_id,path,mpp\n#5\n# and so on, later\na,"/x, y.svs",0.25\n#end,,\n',
         'slide_id , path,mpp\na,"/x, y.svs","0,25"\n',
         'slide_id,path,mpp,,\na,"/x, y.svs",0.25,,\n',
         'slide_id,path,mpp\na,"/x, y.svs",0.25,,,\n',

@@ -61,7 +61,7 @@ def _read_csv(path: Path) -> tuple[list[str], Rows]:
         columns = [cell.strip() for cell in next(reader, [])]
         for cells in reader:
             where = f"{path}, line {first + reader.line_num}"
-            if not any(cell.strip() for cell in cells):
+            if not any(cell.strip() for cell in cells) or _is_comment(cells):
                 continue
             while len(cells) > len(columns) and not cells[-1].strip():
                 cells.pop()  # separators that a spreadsheet leaves at a line's end
@@ -76,6 +76,14 @@ def _read_csv(path: Path) -> tuple[list[str], Rows]:
     except (UnicodeDecodeError, csv.Error) as e:
         raise ValueError(f"{path}: not a CSV in UTF-8 ({e}): save it as one") from e
     return columns, rows
+
+
+def _is_comment(cells: Sequence[str]) -> bool:
+    """Whether a row between others is a comment, not a slide called ``#5``."""
+    first, *others = cells
+    if first.startswith("# "):
+        return True
+    return first.startswith("#") and not any(cell.strip() for cell in others)
 
 
 def _header(path: Path, lines: Sequence[str]) -> tuple[int, str]:
