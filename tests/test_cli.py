@@ -182,6 +182,8 @@ def tree_of(*arguments: str) -> Tree:
 OTHER: dict[str, tuple[str, Any]] = {
     "slide_mpp": ("0.5", 0.5),
     "edge": ("reflect", "reflect"),
+    "overlap": ("adaptive", "adaptive"),
+    "doubt": ("0.25", 0.25),
     "tissue": ("paip", "paip"),
     "tta": ("identity,rot90", ["identity", "rot90"]),
     "blend": ("linear", "linear"),
@@ -207,6 +209,13 @@ def test_every_field_is_an_option(name: str) -> None:
     text, value = OTHER.get(name, ("32", 32))
     assert tree_of(option, text)[section] == {name: value}
     assert tree_of(f"--{name}", text)[section] == {name: value}  # underscores too
+
+
+def test_the_name_of_before_of_a_margin_is_taken() -> None:
+    assert tree_of("--dilate-um", "30")["tissue"] == {"margin_um": 30}
+    assert tree_of("--dilate-um", "240")["tissue"] == {"margin_um": 0}
+    with pytest.raises(ValueError, match="say the same thing"):
+        tree_of("--dilate-um", "30", "--margin-um", "30")
 
 
 def test_options_win_over_the_file_and_the_file_over_the_preset(tmp_path: Path) -> None:
@@ -260,7 +269,7 @@ def test_info_says_what_the_file_is_and_what_a_run_would_do(
 ) -> None:
     slide = write_slide(tmp_path / "good.tif", mpp=0.5, width=400, height=300)
     options = "--mpp 1.0 --patch-px 64 --downsample 4 --mask-mpp 4 --close-um 10"
-    options += " --open-um 5 --dilate-um 10 --min-tissue-mm2 0.0005 --tta all"
+    options += " --open-um 5 --margin-um 10 --min-tissue-mm2 0.0005 --tta all"
     assert run_app(["info", str(slide), *options.split()]) == 0
     assert capsys.readouterr().out.splitlines() == [
         f"good  {slide}",

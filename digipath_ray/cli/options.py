@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from digipath_ray.config.run import TRANSFORMS, OutcomeSpec, RunConfig
 from digipath_ray.config.toml import (
+    DILATE_UM,
     PRESETS,
     RECIPE_SECTIONS,
     RUN_SECTIONS,
@@ -116,6 +117,11 @@ def _config_parameters(sections: Sections) -> list[inspect.Parameter]:
         if name == "mpp":
             text = "in place of --mpp: 40 is 0.25, 20 is 0.5"
             found.append(_parameter("magnification", float | None, panel, text))
+        if name == "margin_um":
+            text = "version 0.1's name of --margin-um, with 240 its default"
+            found.append(
+                _parameter("dilate-um", float | None, panel, text, hidden=True)
+            )
         if name == "stride_px":
             text = "in place of --stride-px: what neighboring patches share, model px"
             found.append(_parameter("overlap-px", int | None, panel, text))
@@ -269,11 +275,16 @@ def merged_tree(values: dict[str, Any], sections: Sections = RUN_SECTIONS) -> Tr
     """
     values = dict(values)
     preset, path = values.pop("preset"), values.pop("config")
-    magnification, overlap = (
+    magnification, overlap, dilate_um = (
         values.pop("magnification"),
         values.pop("overlap_px"),
+        values.pop("dilate_um"),
     )
     overrides = _overrides(values, sections)
+    if dilate_um is not None:
+        tissue = overrides.setdefault("tissue", {})
+        _refuse_both(tissue, "margin_um", "--margin-um", "--dilate-um")
+        tissue["margin_um"] = 0.0 if dilate_um == DILATE_UM else dilate_um
     grid = overrides.setdefault("grid", {})
     if magnification is not None:
         _refuse_both(grid, "mpp", "--mpp", "--magnification")
@@ -320,8 +331,8 @@ def _parse_list(name: str, text: str, kind: Any) -> list[Any]:
         ) from e
 
 
-def _refuse_both(grid: Tree, name: str, option: str, other: str) -> None:
-    if name in grid:
+def _refuse_both(section: Tree, name: str, option: str, other: str) -> None:
+    if name in section:
         raise ValueError(f"{option} and {other} say the same thing: give one of them")
 
 
