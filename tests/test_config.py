@@ -166,3 +166,15 @@ def test_weights_named_in_a_file_lie_beside_it(tmp_path: Path) -> None:
     for kept in ("random", "s3://bucket/a.safetensors"):
         path.write_text(f'{row}"{kept}"')
         assert load_config(path=path)["members"][0]["weights"] == kept
+
+
+def test_a_setting_that_an_older_version_did_not_have_had_its_default() -> None:
+    new = {"grid": {"mpp": 0.5, "overlap": "full", "doubt": 0.05}}
+    old = {"grid": {"mpp": 0.5}}
+    assert difference(old, new) == []
+    adaptive = {"grid": {**new["grid"], "overlap": "adaptive"}}
+    assert difference(old, adaptive) == ["grid.overlap: full -> adaptive"]
+    # A bound that nothing asks for changes no heatmap.
+    assert difference(new, {"grid": {**new["grid"], "doubt": 0.1}}) == []
+    lower = {"grid": {**adaptive["grid"], "doubt": 0.1}}
+    assert difference(adaptive, lower) == ["grid.doubt: 0.05 -> 0.1"]

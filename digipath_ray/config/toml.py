@@ -381,10 +381,27 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         out["compute.precision"] = tree.get("compute", {}).get("precision")
         return out
 
-    a, b = flat(old, new), flat(new, old)
+    # A setting that an older version did not have yet has its default, or is empty.
+    defaults = _defaults()
+    b = flat(new, old)
+    a = {key: defaults[key] for key in b if key in defaults} | flat(old, new)
+    ignored = {*FREE_TO_CHANGE}
+    if a.get("grid.overlap") == b.get("grid.overlap") == "full":
+        ignored.add("grid.doubt")
     return [
         f"{key}: {a.get(key, 'not set')} -> {b.get(key, 'not set')}"
-        for key in sorted((a.keys() | b.keys()) - {*FREE_TO_CHANGE})
-        # A list that an older version did not have yet is empty.
+        for key in sorted((a.keys() | b.keys()) - ignored)
         if a.get(key) != b.get(key) and (key in a or b.get(key) != [])
     ]
+
+
+def _defaults() -> dict[str, Any]:
+    """Default of each setting that has one, as a tree holds it."""
+    return {
+        f"{section}.{f.name}": list(f.default)
+        if isinstance(f.default, tuple)
+        else f.default
+        for section, spec in SECTIONS.items()
+        for f in fields(spec)
+        if f.default not in (MISSING, None)
+    }
