@@ -7,6 +7,7 @@ and ``hm_`` heatmap pixels (``md_ // downsample``). Physical ones end in ``_um``
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 MPP_TOLERANCE = 0.05
@@ -133,3 +134,9 @@ def model_frame(
 def top_left_from_center(center: tuple[int, int], patch_px: int) -> tuple[int, int]:
     """Convert the paper's patch center (Fig. 4) to our top-left corner, same frame."""
     return center[0] - patch_px // 2, center[1] - patch_px // 2
+
+
+def lattice(start: int, stop: int, step: int) -> Iterator[tuple[int, int, int]]:
+    """Yield the multiples of ``step`` whose cells overlap [start, stop), and where."""
+    for origin in range(start // step * step, stop, step):
+        yield origin, max(start, origin), min(stop, origin + step)

@@ -56,6 +56,7 @@ SLIDES = table(
         null=True,
     ),
     column("digest", pa.string(), "of the slide's files, as BYTES-HEX", null=True),
+    column("reader", pa.string(), "what decodes the level that is read", null=True),
 )
 
 PATCHES = table(

@@ -398,7 +398,7 @@ def test_manifest_with_a_wrong_number(
     [
         (
             "[grid]\nmmp = 0.5",
-            "unknown field 'mmp' in [grid]: known are doubt, downsample, ",
+            "unknown field 'mmp' in [grid]: known are doubt, doubt_um, ",
         ),
         ("[girds]\nmpp = 0.5", "unknown section [girds]: known are slide, tissue, "),
         ("[grid\n", "not valid TOML: "),

@@ -184,6 +184,7 @@ OTHER: dict[str, tuple[str, Any]] = {
     "edge": ("reflect", "reflect"),
     "overlap": ("adaptive", "adaptive"),
     "doubt": ("0.25", 0.25),
+    "doubt_um": ("60", 60.0),
     "tissue": ("paip", "paip"),
     "tta": ("identity,rot90", ["identity", "rot90"]),
     "blend": ("linear", "linear"),

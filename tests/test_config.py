@@ -178,3 +178,5 @@ def test_a_setting_that_an_older_version_did_not_have_had_its_default() -> None:
     assert difference(new, {"grid": {**new["grid"], "doubt": 0.1}}) == []
     lower = {"grid": {**adaptive["grid"], "doubt": 0.1}}
     assert difference(adaptive, lower) == ["grid.doubt: 0.05 -> 0.1"]
+    wider = {"grid": {**adaptive["grid"], "doubt_um": 100}}
+    assert difference(adaptive, wider) == ["grid.doubt_um: 40.0 -> 100"]

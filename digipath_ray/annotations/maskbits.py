@@ -16,11 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from digipath_ray.slide.info import SlideError
+from digipath_ray.slide.jpeg import check_jpeg
 
 Bools = NDArray[np.bool_]
 Indices = NDArray[np.int64]
 
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+JPEG = 7
+"""TIFF's number of the compression."""
 MAX_PIECE_PX = 3 << 30
 """Maximum pixels decoded at once: a strip, a tile or an image without either."""
 MAX_KEPT_PX = 1 << 33
@@ -152,6 +155,8 @@ def stored_piece(path: Path, file: Any, page: Any, index: int) -> bytes:
 def decode_piece(path: Path, page: Any, stored: bytes, index: int) -> NDArray[Any]:
     """Decode a strip or tile, [rows, cols, samples]."""
     try:
+        if page.compression == JPEG:
+            check_jpeg(stored, page.jpegtables)
         pixels, _, _ = page.decode(stored, index, jpegtables=page.jpegtables)
     except DAMAGE as e:
         raise damaged(path, e) from e

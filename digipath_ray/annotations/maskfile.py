@@ -36,7 +36,7 @@ from digipath_ray.annotations.maskvalues import (
     decide,
     decide_unseen,
 )
-from digipath_ray.slide.image import no_pixel_limit
+from digipath_ray.slide.image import check_whole, no_pixel_limit
 from digipath_ray.slide.info import SlideError
 
 _COUNTED: dict[tuple[str, int, int], Seen] = {}
@@ -197,6 +197,7 @@ def _open_image(path: Path) -> _Decoded:
     try:
         with no_pixel_limit(), Image.open(path) as image:
             check_size(path, *image.size, limit=MAX_PIECE_PX, what="without tiles")
+            check_whole(image)
             is_jpeg = image.format in ("JPEG", "MPO")
             ImageOps.exif_transpose(image, in_place=True)
             return _decoded(image, is_jpeg=is_jpeg)

@@ -166,7 +166,7 @@ def describe_run(
         SlideError: nothing; it says how to mend that.
     """
     grid = usable_grid(slide, config, mpp_given=mpp_given)
-    yield "read", how_read(grid)
+    yield "read", f"{how_read(grid)}, by {slide.reader(grid.frame.level)}"
     yield "patches", f"{grid.spec.patch_px} px every {grid.spec.stride_px} px"
     _, tissue = find_slide_tissue(slide, config, mask)
     quality = tissue.quality

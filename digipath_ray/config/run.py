@@ -100,7 +100,10 @@ class GridSpec:
         "doubt that there is nothing",
     )
     doubt: float = option(
-        0.05, "adaptive overlap: probability of the smallest lesion that leaves doubt"
+        0.05, "adaptive overlap: probability, averaged over doubt_um, that leaves doubt"
+    )
+    doubt_um: float = option(
+        40.0, "adaptive overlap: width of the smallest lesion to look for, um"
     )
 
     def __post_init__(self) -> None:
@@ -113,6 +116,7 @@ class GridSpec:
         check(ok, "grid.downsample", self.downsample, "1 to 32")
         check_choice("grid.overlap", self.overlap, Overlap)
         check(0 <= self.doubt <= 1, "grid.doubt", self.doubt, "0 to 1")
+        check(self.doubt_um >= 0, "grid.doubt_um", self.doubt_um, "not negative, um")
         for name in ("patch_px", "stride_px"):
             value = getattr(self, name)
             ok = value % self.downsample == 0

@@ -387,7 +387,7 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     a = {key: defaults[key] for key in b if key in defaults} | flat(old, new)
     ignored = {*FREE_TO_CHANGE}
     if a.get("grid.overlap") == b.get("grid.overlap") == "full":
-        ignored.add("grid.doubt")
+        ignored |= {"grid.doubt", "grid.doubt_um"}
     return [
         f"{key}: {a.get(key, 'not set')} -> {b.get(key, 'not set')}"
         for key in sorted((a.keys() | b.keys()) - ignored)

@@ -33,7 +33,7 @@ def predict_where_in_doubt(
         predict: the member.
         index: [n, k, k], the blocks of each patch.
         first: [n], the patches of the first pass.
-        config: ``grid`` and ``ensemble.blend``, and the smallest lesion.
+        config: ``grid`` and ``ensemble.blend``.
 
     Returns:
         Posterior [n, p, p], its variance (None without augmentation), and [n]. Of a
@@ -46,7 +46,7 @@ def predict_where_in_doubt(
     if variance is not None:
         variance = _spread(variance, index, first, config)
     hm_mpp = config.grid.mpp * config.grid.downsample
-    width_px = config.outcome.min_lesion_um / hm_mpp
+    width_px = config.grid.doubt_um / hm_mpp
     doubt = in_doubt(mean, variance, width_px=width_px, bound=config.grid.doubt)
     again = doubt & ~first
     mean[again], more = predict(index[again])

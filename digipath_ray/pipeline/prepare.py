@@ -287,6 +287,7 @@ def describe_slide(
         qc=tuple(slide_flags(info, grid, quality)),
         mask_digest=digest_mask(row),
         version=slide.version,
+        reader=slide.reader(frame.level),
     )
 
 

@@ -90,7 +90,7 @@ def _segmenting(config: RunConfig) -> Iterator[str]:
         yield (
             "Each network first predicted patches that cover the tissue once, and the "
             "overlapping ones only where its probability, averaged over "
-            f"{config.outcome.min_lesion_um:g} {UM}, or its disagreement between "
+            f"{grid.doubt_um:g} {UM}, or its disagreement between "
             f"orientations reached {grid.doubt:g}."
         )
     if len(ensemble.tta) > 1:

@@ -24,7 +24,8 @@ class SlideRecord(SlideRow):
         version: of the object, if the slide is in a bucket.
         digest: of all its files (:func:`digipath_ray.storage.digest.slide_digest`);
             None in runs of older versions.
-        offset_x, offset_y, canvas_width, canvas_height: None in runs of older versions.
+        offset_x, offset_y, canvas_width, canvas_height, reader: None in runs of older
+            versions.
     """
 
     width: int
@@ -55,6 +56,7 @@ class SlideRecord(SlideRow):
     offset_y: int | None = None
     canvas_width: int | None = None
     canvas_height: int | None = None
+    reader: str | None = None
 
     @property
     def canvas(self) -> Canvas | None:

@@ -5,7 +5,7 @@ QuPath. Transparent pixels are white.
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ import numpy as np
 import openslide
 import pyarrow as pa
 
+from digipath_ray.geometry import lattice
 from digipath_ray.slide.check import GENERIC, Look, is_tiff, look_at_tiff
 from digipath_ray.slide.image import decode, read_header
 from digipath_ray.slide.info import (
@@ -20,6 +21,7 @@ from digipath_ray.slide.info import (
     Mpp,
     Note,
     Pixels,
+    ReadLevel,
     SlideError,
     SlideInfo,
     contradictions,
@@ -27,6 +29,7 @@ from digipath_ray.slide.info import (
     positive_number,
     settle_mpp,
 )
+from digipath_ray.slide.jpeg_tiles import JpegTiles, find_jpeg_levels
 from digipath_ray.slide.levels import find_alien_levels, note_of
 from digipath_ray.slide.unreadable import explain, unknown_file
 
@@ -37,9 +40,6 @@ SLIDE_SUFFIXES = (
 PHASE_PX = 256
 """Side, level px, of the tiles in which a level of fractional downsample is read."""
 
-ReadLevel = Callable[[int, int, int, int, int], Pixels]
-"""(level, x, y, width, height) in px of and inside the level -> RGB [H, W, 3]."""
-
 
 class OpenFile(NamedTuple):
     """Result of a format's opener."""
@@ -47,6 +47,8 @@ class OpenFile(NamedTuple):
     info: SlideInfo
     read_level: ReadLevel
     close: Callable[[], None]
+    reader: Callable[[int], str]
+    """What decodes a level: "OpenSlide", "JPEG tiles" or "Pillow"."""
 
 
 def open_file(path: Path, mpp: float | None, cache_bytes: int) -> OpenFile:
@@ -96,7 +98,15 @@ def _open_openslide(
         # Zero-copy through Arrow; np.asarray(image) would copy twice.
         return on_white(np.asarray(pa.array(image).values).reshape(height, width, 4))
 
+    plain = find_jpeg_levels(path, info) if info.canvas is None else {}
+    tiles = JpegTiles(path, plain, region, cache_bytes)
+
+    def direct(level: int) -> bool:
+        return info.level_downsamples[level].is_integer() and tiles.knows(level)
+
     def read_level(level: int, x: int, y: int, width: int, height: int) -> Pixels:
+        if direct(level):
+            return tiles.read(level, x, y, width, height)
         if info.level_downsamples[level].is_integer():
             return region(level, x, y, width, height)
         # OpenSlide takes integer level-0 px and interpolates between level px. Reads
@@ -109,7 +119,13 @@ def _open_openslide(
                 out[y0 - y : y1 - y, x0 - x : x1 - x] = cut
         return out
 
-    return OpenFile(info, read_level, handle.close)
+    def close() -> None:
+        tiles.close()
+        handle.close()
+
+    return OpenFile(
+        info, read_level, close, lambda n: "JPEG tiles" if direct(n) else "OpenSlide"
+    )
 
 
 def _openslide_info(
@@ -243,10 +259,4 @@ def _open_image(path: Path, given_mpp: float | None, look: Look) -> OpenFile:
             decoded.append(decode(path))
         return decoded[0][y : y + height, x : x + width].copy()
 
-    return OpenFile(info, read_level, decoded.clear)
-
-
-def lattice(start: int, stop: int, step: int) -> Iterator[tuple[int, int, int]]:
-    """Yield the multiples of ``step`` whose cells overlap [start, stop), and where."""
-    for origin in range(start // step * step, stop, step):
-        yield origin, max(start, origin), min(stop, origin + step)
+    return OpenFile(info, read_level, decoded.clear, lambda _: "Pillow")

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from digipath_ray.slide.info import Pixels, SlideError, on_white, positive_number
+from digipath_ray.slide.jpeg import check_jpeg
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 MAX_IMAGE_PX = 1 << 30
@@ -78,6 +79,7 @@ def decode(path: Path) -> Pixels:
         SlideError: the file is damaged.
     """
     with _opened(path) as image:
+        check_whole(image)
         if _orientation(image) != 1:
             ImageOps.exif_transpose(image, in_place=True)
         width, height = image.size
@@ -126,6 +128,23 @@ def _opened(path: Path) -> Iterator[Image.Image]:
             f"{path.name}: cannot decode the image: {e}",
             "the file is damaged, truncated or not an image: copy it again",
         ) from e
+
+
+def check_whole(image: Image.Image) -> None:
+    """Refuse a damaged JPEG, of which Pillow shows what is left.
+
+    Args:
+        image: any image, not yet decoded.
+
+    Raises:
+        OSError: its data is damaged.
+    """
+    if image.format in ("JPEG", "MPO"):
+        file: Any = image.fp  # type: ignore[attr-defined]
+        start = file.tell()
+        file.seek(0)
+        check_jpeg(file.read())
+        file.seek(start)
 
 
 def _orientation(image: Image.Image) -> int:

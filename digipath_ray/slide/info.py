@@ -1,5 +1,6 @@
 """Slide metadata, and the error for slides that cannot be used."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,8 @@ from digipath_ray.geometry import mpp_from_magnification
 
 Pixels = NDArray[np.uint8]
 """RGB [height, width, 3]."""
+ReadLevel = Callable[[int, int, int, int, int], Pixels]
+"""(level, x, y, width, height) in px of and inside the level -> RGB [H, W, 3]."""
 
 MIN_FILE_MPP, MAX_FILE_MPP = 0.02, 20.0
 """Plausible um per px of a microscope; excludes printing densities (72 dpi: 353)."""

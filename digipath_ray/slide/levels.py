@@ -4,12 +4,12 @@ Converters pad levels to whole tiles, or flag a label or macro image as a smalle
 Read as levels, all positions in them would be shifted or of another picture.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from digipath_ray.slide.info import Note, Pixels
+from digipath_ray.slide.info import Note, ReadLevel
 
 MAX_STRETCH = 0.01
 """Relative difference of W0/Wi and H0/Hi from which a level is not the same field."""
@@ -31,8 +31,6 @@ MAX_MARGIN_PX = 64 << 20
 """Larger levels are not looked at: their margin is small beside them."""
 
 Sizes = Sequence[tuple[int, int]]
-ReadLevel = Callable[[int, int, int, int, int], Pixels]
-"""(level, x, y, width, height) in px of the level -> RGB [height, width, 3]."""
 
 
 def same_field(

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from digipath_ray.config.run import Edge
-from digipath_ray.geometry import Frame
-from digipath_ray.slide.file import SLIDE_SUFFIXES, ReadLevel, lattice, open_file
+from digipath_ray.geometry import Frame, lattice
+from digipath_ray.slide.file import SLIDE_SUFFIXES, open_file
 from digipath_ray.slide.image import IMAGE_SUFFIXES
-from digipath_ray.slide.info import Pixels, SlideError, SlideInfo
+from digipath_ray.slide.info import Pixels, ReadLevel, SlideError, SlideInfo
 from digipath_ray.storage.cache import local_copy
 from digipath_ray.storage.files import is_url, place
 
@@ -48,13 +48,18 @@ class Slide:
     """An open slide. Use as a context manager; not shared between processes."""
 
     def __init__(
-        self, info: SlideInfo, read_level: ReadLevel, close: Callable[[], None]
+        self,
+        info: SlideInfo,
+        read_level: ReadLevel,
+        close: Callable[[], None],
+        reader: Callable[[int], str],
     ) -> None:
         self.info = info
         self.on_progress: Callable[[], None] = lambda: None
         self.version: str | None = None
         self.fetched_bytes = 0
         self.read_inside = read_level
+        self.reader = reader
         self._close = close
 
     def __enter__(self) -> Self:
@@ -132,27 +137,37 @@ class Slide:
         the rectangle read; a square of the lattice is always the same.
         """
         out: Pixels = np.empty((height, width, 3), np.uint8)
+        columns = [
+            (c, *_span(c[0], frame.lv_per_md_x))
+            for c in lattice(x, x + width, RESAMPLE_PX)
+        ]
+        _, _, first, _ = columns[0]
+        _, _, last_start, last_width = columns[-1]
         for md_y, y0, y1 in lattice(y, y + height, RESAMPLE_PX):
-            for md_x, x0, x1 in lattice(x, x + width, RESAMPLE_PX):
-                square = self._resample_square(frame, md_x, md_y, edge)
+            top, lv_y, lv_height = _span(md_y, frame.lv_per_md_y)
+            # A row of squares is read at once: each stored px is decoded once.
+            band = self._read_edged(
+                frame.level,
+                first,
+                lv_y,
+                last_start + last_width - first,
+                lv_height,
+                edge,
+            )
+            bottom = top + RESAMPLE_PX * frame.lv_per_md_y
+            for (md_x, x0, x1), left, lv_x, lv_width in columns:
+                stored = band[:, lv_x - first : lv_x - first + lv_width]
+                right = left + RESAMPLE_PX * frame.lv_per_md_x
+                square = np.asarray(
+                    Image.fromarray(stored).resize(
+                        (RESAMPLE_PX, RESAMPLE_PX),
+                        Image.Resampling.BILINEAR,
+                        box=(left, top, right, bottom),
+                    )
+                )
                 cut = square[y0 - md_y : y1 - md_y, x0 - md_x : x1 - md_x]
                 out[y0 - y : y1 - y, x0 - x : x1 - x] = cut
         return out
-
-    def _resample_square(self, frame: Frame, x: int, y: int, edge: Edge) -> Pixels:
-        """Resample [RESAMPLE_PX, RESAMPLE_PX, 3] at a model px (triangle filter)."""
-        left, lv_x, lv_width = _span(x, frame.lv_per_md_x)
-        top, lv_y, lv_height = _span(y, frame.lv_per_md_y)
-        stored = self._read_edged(frame.level, lv_x, lv_y, lv_width, lv_height, edge)
-        right = left + RESAMPLE_PX * frame.lv_per_md_x
-        bottom = top + RESAMPLE_PX * frame.lv_per_md_y
-        return np.asarray(
-            Image.fromarray(stored).resize(
-                (RESAMPLE_PX, RESAMPLE_PX),
-                Image.Resampling.BILINEAR,
-                box=(left, top, right, bottom),
-            )
-        )
 
     def thumbnail(self, mpp: float) -> tuple[Pixels, float, float]:
         """The whole slide at about ``mpp``: [height, width, 3], exact um/px in x, y.
@@ -261,8 +276,9 @@ def open_slide(
             copy = stack.enter_context(held)
         except FileNotFoundError as e:
             raise SlideError(str(e), "check the path in the manifest") from e
-        info, read_level, close = open_file(copy.path, mpp, cache_bytes)
-        stack.callback(close)
-        whole = Slide(replace(info, path=url), read_level, stack.pop_all().close)
+        opened = open_file(copy.path, mpp, cache_bytes)
+        stack.callback(opened.close)
+        info, close = replace(opened.info, path=url), stack.pop_all().close
+        whole = Slide(info, opened.read_level, close, opened.reader)
     whole.version, whole.fetched_bytes = copy.version, copy.fetched_bytes
     return whole

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from digipath_ray.annotations.maskvalues import JPEG_ABOVE
-from digipath_ray.slide.image import no_pixel_limit
+from digipath_ray.slide.image import check_whole, no_pixel_limit
 from digipath_ray.storage.files import open_file
 
 Bools = NDArray[np.bool_]
@@ -154,6 +154,7 @@ def _decode(path: str | Path) -> tuple[Bools, tuple[float, float] | None]:
         with no_pixel_limit(), open_file(path) as file, Image.open(file) as image:
             if image.width * image.height > MAX_MASK_PX:
                 raise ValueError(f"{path}: too large for a mask: save it at 8 um/px")
+            check_whole(image)
             # Alpha is visibility, not tissue.
             opaque = {"RGBA": "RGB", "LA": "L", "PA": "P"}.get(image.mode, image.mode)
             dpi = image.info.get("dpi")
