@@ -335,7 +335,7 @@ def test_a_damaged_jpeg_is_no_annotation(damaged_image: Path) -> None:
 def test_a_mask_with_a_damaged_tile_is_no_annotation(write: Write) -> None:
     squares = np.kron(np.indices((20, 30)).sum(axis=0) % 2, np.ones((10, 10)))
     drawn = np.repeat(squares[..., None] * 255, 3, axis=-1).astype(np.uint8)
-    path = write(drawn, downsamples=(1,))
+    path = write(drawn, downsamples=(1,), photometric="rgb")
     open_mask(path, MaskRule())
     offset, size = tile_bytes(path, 7)
     with path.open("r+b") as file:
