@@ -1,9 +1,10 @@
 """The JPEG tiles of a TIFF, decoded without OpenSlide: six to nine times as fast.
 
 OpenSlide draws each tile onto a transparent canvas, which takes most of its time. The
-pixels here are OpenSlide's to the bit: the same library decodes them, and the first
-tile of each level is compared with OpenSlide's before any is used. Whatever is not
-plain (a missing or damaged tile, an odd header) is left to OpenSlide.
+pixels here are OpenSlide's to the bit: the same library decodes them, and a tile of
+each level is compared with OpenSlide's before any is used. What is not plain (an odd
+header, a missing tile) is left to OpenSlide. A damaged tile is refused; of some,
+OpenSlide shows what is left without a word.
 """
 
 import functools
