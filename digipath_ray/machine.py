@@ -256,8 +256,8 @@ def keep_freed_memory() -> None:
     """Let this process keep what it frees for its next allocation (glibc alone).
 
     A network on a CPU allocates and frees the same large maps for each batch. By
-    default glibc hands each back to the system, which clears its pages anew: a quarter
-    to a third of the CPU time of the demo's networks (tests/benchmarks/kept_memory.py).
+    default glibc hands each back to the system, which clears its pages anew: a third of
+    the CPU time of the demo's networks (tests/benchmarks/cpu_networks.py).
     """
     mallopt = (
         getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None

@@ -170,19 +170,36 @@ class Recorder(nn.Module):
         return torch.cat([torch.zeros_like(x[:, :1]), x[:, :1]], dim=1)
 
 
-def test_batches_are_always_full_and_of_one_shape():
+@pytest.mark.parametrize(("pad", "last"), [(True, 4), (False, 1)])
+def test_the_last_batch_is_filled_up_where_all_must_have_one_shape(pad, last):
     recorder = Recorder()
     member = Member(recorder, normalization=PLAIN)
     mean, _ = predict_patches(
-        member, random_patches(5, 8), tta=["identity"], downsample=2, batch_size=4
+        member,
+        random_patches(5, 8),
+        tta=["identity"],
+        downsample=2,
+        batch_size=4,
+        pad=pad,
     )
-    assert recorder.shapes == [(4, 3, 8, 8), (4, 3, 8, 8)]
+    assert recorder.shapes == [(4, 3, 8, 8), (last, 3, 8, 8)]
     assert mean.shape == (5, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("patch_px", "batch_size", "seen"), [(1024, 8, 1), (512, 8, 2), (256, 4, 4)]
+)
+def test_a_cpu_sees_few_large_patches_at_once(patch_px, batch_size, seen):
+    config = RunConfig(
+        grid=GridSpec(patch_px=patch_px, stride_px=patch_px),
+        compute=ComputeSpec(batch_size=batch_size),
+    )
+    assert config.cpu_batch_size == seen
 
 
 def test_padding_never_leaks():
     member, patches = directional(), random_patches(6, 8)
-    run = {"tta": ("identity", "rot90"), "downsample": 2}
+    run = {"tta": ("identity", "rot90"), "downsample": 2, "pad": True}
     mean, variance = predict_patches(member, patches, batch_size=4, **run)
     for i in range(6):
         alone = predict_patches(member, patches[i : i + 1], batch_size=1, **run)

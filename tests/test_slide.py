@@ -730,7 +730,7 @@ def test_a_thumbnail_has_no_seams_and_bounded_memory(
         areas.append(width * height)
         return pixels[y : y + height, x : x + width]
 
-    slide = Slide(info_of(1500, 2011), read, areas.clear)
+    slide = Slide(info_of(1500, 2011), read, areas.clear, lambda _: "OpenSlide")
     whole, _, _ = slide.thumbnail(8.0)
     assert areas == [1500 * 2011]
     areas.clear()

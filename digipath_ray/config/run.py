@@ -19,6 +19,9 @@ Pools = Literal["shared", "per-member"]
 Precision = Literal["auto", "float32", "float16", "bfloat16"]
 Ending = Literal["stage", "burden", "none"]
 
+CPU_BATCH_PX = 1 << 19
+"""Model px that a network sees at once on a CPU: half a patch of 1024 px, so one; eight
+of 256. Larger batches are not faster there, and take more memory."""
 TRANSFORMS: tuple[str, ...] = get_args(Transform)
 
 
@@ -334,6 +337,12 @@ class RunConfig:
     def __post_init__(self) -> None:
         """Check what only the whole can tell."""
         check_unique(self.members)
+
+    @property
+    def cpu_batch_size(self) -> int:
+        """Patches a network sees at once on a CPU, whose caches hold few."""
+        fit = CPU_BATCH_PX // self.grid.patch_px**2
+        return max(1, min(self.compute.batch_size, fit))
 
     @property
     def pools(self) -> int:

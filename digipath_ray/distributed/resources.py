@@ -151,7 +151,7 @@ def _actors(config: RunConfig, pools: int, actor_gpus: float) -> int:
     if actor_gpus > 0:
         gpus = have.get("GPU", 0.0)
         return max(1, int(_places(actor_gpus, gpus) / pools))
-    patches = config.compute.batch_size * (config.grid.patch_px / 1024) ** 2
+    patches = config.cpu_batch_size * (config.grid.patch_px / 1024) ** 2
     need = (ACTOR_GB + PATCH_GB * patches) * 2**30
     fit = have.get("memory", math.inf) / need
     return max(1, int(min(have.get("CPU", 1.0), fit) / pools))

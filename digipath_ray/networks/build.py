@@ -94,8 +94,8 @@ class Member(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """The tumor posterior float32 [B, H, W] of uint8 pixels [B, 3, H, W]."""
         scaled = normalize(pixels.to(self.device), self.mean, self.std)
-        layout = torch.channels_last if scaled.is_cuda else torch.contiguous_format
-        logits = self.network(scaled.to(self.dtype, memory_format=layout))
+        inputs = scaled.to(self.dtype, memory_format=torch.channels_last)
+        logits = self.network(inputs)
         return cast(Tensor, (logits.float() / self.temperature).softmax(dim=1)[:, 1])
 
 

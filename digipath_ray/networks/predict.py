@@ -73,8 +73,18 @@ def predict_patches(
     tta: Sequence[Transform],
     downsample: int,
     batch_size: int,
+    pad: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """A member's posterior of patches uint8 [n, 3, P, P] at heatmap scale.
+
+    Args:
+        member: the member.
+        patches: as above.
+        tta: transforms to average over.
+        downsample: model px per heatmap px.
+        batch_size: patches that it sees at once.
+        pad: fill up the last batch, so that all have one shape: a compiled network is
+            compiled once, and a GPU chooses its kernels once.
 
     Returns:
         On the member's device, float32 [n, P / downsample, P / downsample]: the mean
@@ -92,11 +102,11 @@ def predict_patches(
     variance = torch.empty_like(mean) if len(tta) > 1 else None
     for start in range(0, n, batch_size):
         batch = patches[start : start + batch_size].to(member.device)
-        padded = torch.cat(
-            [batch, batch[-1:].expand(batch_size - len(batch), -1, -1, -1)]
-        )
-        posteriors = _augmented(member, padded, tta, downsample)[:, : len(batch)]
         stop = start + len(batch)
+        if pad:
+            more = batch[-1:].expand(batch_size - len(batch), -1, -1, -1)
+            batch = torch.cat([batch, more])
+        posteriors = _augmented(member, batch, tta, downsample)[:, : stop - start]
         mean[start:stop] = posteriors.mean(0)
         if variance is not None:
             # Two passes: E[p^2] - E[p]^2 in float32 can come out below zero.
@@ -132,6 +142,7 @@ def predict_blocks(
     tta: Sequence[Transform],
     downsample: int,
     batch_size: int,
+    pad: bool = False,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
     """As :func:`predict_patches`, for the blocks of a chunk, in numpy.
 
@@ -150,6 +161,7 @@ def predict_blocks(
             tta=tta,
             downsample=downsample,
             batch_size=batch_size,
+            pad=pad,
         )
         posteriors.append(
             mean[None] if variance is None else torch.stack([mean, variance])
@@ -192,6 +204,13 @@ class EnsemblePredictor:
         if threads is not None:
             torch.set_num_threads(threads)
         self.config = config
+        # Of one shape where kernels are chosen or compiled for it; else small.
+        self.pad = (
+            torch.device(device).type == "cuda" or config.compute.compile_networks
+        )
+        self.batch_size = (
+            config.compute.batch_size if self.pad else config.cpu_batch_size
+        )
         self.members = {
             spec.name: load_member(
                 spec,
@@ -235,7 +254,8 @@ class EnsemblePredictor:
                 patch_px=config.grid.patch_px,
                 tta=config.ensemble.tta,
                 downsample=config.grid.downsample,
-                batch_size=config.compute.batch_size,
+                batch_size=self.batch_size,
+                pad=self.pad,
             ),
             index,
             first,

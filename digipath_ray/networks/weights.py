@@ -51,9 +51,7 @@ def load_member(
     path = weights_file(spec.weights)
     if path is not None:
         _load_weights(network, spec, path)
-    network = network.to(place, dtype)
-    if place.type == "cuda":
-        network = network.to(memory_format=torch.channels_last)
+    network = network.to(place, dtype).to(memory_format=torch.channels_last)
     if compile_networks:
         check_compiler()
         network = cast(nn.Module, torch.compile(network.eval(), dynamic=False))

@@ -66,9 +66,8 @@ class MemberFit:
         self.spec, self.recipe, self.device = spec, recipe, device
         self.pretrained, self.origin = start.pretrained, start.origin
         self.freezes = freezes(spec, recipe, pretrained=start.pretrained)
-        self.network = _synchronized(start.network).to(device)
-        if device.type == "cuda":
-            self.network = self.network.to(memory_format=torch.channels_last)
+        network = _synchronized(start.network).to(device)
+        self.network = network.to(memory_format=torch.channels_last)
         mean, std = normalization_of(spec)
         self.mean = torch.tensor(mean, device=device).reshape(3, 1, 1)
         self.std = torch.tensor(std, device=device).reshape(3, 1, 1)
@@ -162,8 +161,7 @@ class MemberFit:
     def _logits(self, module: nn.Module, batch: Columns) -> Tensor:
         pixels = _to(batch["pixels"], self.device).permute(0, 3, 1, 2)
         inputs = normalize(pixels, self.mean, self.std)
-        if self.device.type == "cuda":
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
         mixed = self.dtype != torch.float32
         with torch.autocast(self.device.type, self.dtype, enabled=mixed):
             logits: Tensor = module(inputs)

@@ -1,0 +1,114 @@
+"""Patches per CPU-second of members on a CPU, before and after what made them faster.
+
+    python -m tests.benchmarks.cpu_networks [--members demo|paper] [--rounds 3]
+
+Before: freed memory goes back to the system, maps are stored channel by channel, and a
+batch has 4 patches (of the demo 8). Then freed memory is kept, channels lie together
+(channels-last), and a batch has as many patches as a run takes on a CPU. Each round is
+a fresh process per kind, in turn, of one thread; the demo's members on 256 px, the
+paper's with random weights on 1024. The ratio is the median of the rounds'.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import digipath_ray.demo
+from digipath_ray.config.run import CPU_BATCH_PX, MemberSpec
+from digipath_ray.machine import keep_freed_memory
+from digipath_ray.networks.build import PAPER_MEMBERS, Member, normalize
+from digipath_ray.networks.card import read_card
+from digipath_ray.networks.weights import card_spec, load_member
+
+WEIGHTS = Path(digipath_ray.demo.__file__).parent / "weights"
+KINDS = ("before", "memory kept", "channels-last", "small batches: as a run")
+
+
+def specs(members: str) -> tuple[list[MemberSpec], int, int, int]:
+    """Members, side of a patch, former batch, and patches to predict."""
+    if members == "paper":
+        random = [replace(spec, weights="random") for spec in PAPER_MEMBERS]
+        return random, 1024, 4, 4
+    paths = sorted(WEIGHTS.glob("*.safetensors"))
+    return [card_spec(read_card(path), path) for path in paths], 256, 8, 32
+
+
+def contiguous(member: Member) -> Callable[[Tensor], Tensor]:
+    """The member as it was, its maps channel by channel."""
+    member.network.to(memory_format=torch.contiguous_format)
+
+    def forward(pixels: Tensor) -> Tensor:
+        inputs = normalize(pixels, member.mean, member.std).contiguous()
+        logits = member.network(inputs)
+        return (logits / member.temperature).softmax(dim=1)[:, 1]
+
+    return forward
+
+
+@torch.inference_mode()
+def predict(members: str, kind: str) -> list[float]:
+    """Seconds of a patch in all members, and the mean of what they say."""
+    number = KINDS.index(kind)
+    if number > 0:
+        keep_freed_memory()
+    torch.set_num_threads(1)
+    chosen, side, batch, patches = specs(members)
+    loaded = [load_member(spec) for spec in chosen]
+    networks = loaded if number > 1 else [contiguous(member) for member in loaded]
+    if number > 2:
+        batch = max(1, CPU_BATCH_PX // side**2)
+    generator = torch.Generator().manual_seed(0)
+    shape = (patches, 3, side, side)
+    pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+    for network in networks:
+        network(pixels[:batch])  # memory, and kernels chosen
+    started, total = time.perf_counter(), 0.0
+    for start in range(0, patches, batch):
+        for network in networks:
+            total += float(network(pixels[start : start + batch]).double().sum())
+    seconds = (time.perf_counter() - started) / patches
+    return [seconds, total / patches / side**2 / len(networks)]
+
+
+def measure(members: str, kind: str) -> tuple[float, float]:
+    """The same in a process of its own: malloc's options hold for its life."""
+    command = [sys.executable, "-m", __spec__.name, "--members", members]
+    command += ["--only", kind]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    seconds, mean = json.loads(done.stdout)
+    return seconds, mean
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--members", choices=("demo", "paper"), default="demo")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", choices=KINDS, help="in this process")
+    options = parser.parse_args()
+    if options.only:
+        print(json.dumps(predict(options.members, options.only)))
+        return
+    rounds = [
+        {kind: measure(options.members, kind) for kind in KINDS}
+        for _ in range(options.rounds)
+    ]
+    print("| kind | patches/s of one core | x before | mean probability |")
+    print("|---|---|---|---|")
+    for kind in KINDS:
+        seconds = statistics.median(r[kind][0] for r in rounds)
+        times = statistics.median(r[KINDS[0]][0] / r[kind][0] for r in rounds)
+        mean = rounds[0][kind][1]
+        print(f"| {kind} | {1 / seconds:.3g} | {times:.2f} | {mean:.6f} |")
+
+
+if __name__ == "__main__":
+    main()
