@@ -281,7 +281,7 @@ def test_info_says_what_the_file_is_and_what_a_run_would_do(
         "  level 0    400 x 300 px, 1:1, 0.5 um/px",
         "  level 1    200 x 150 px, 1:2, 1 um/px",
         "  level 2    100 x 75 px, 1:4, 2 um/px",
-        "  read       level 1 as it is: 1 um/px for 1 asked",
+        "  read       level 1 as it is: 1 um/px for 1 asked, by OpenSlide",
         "  patches    64 px every 32 px",
         "  tissue     0.03 mm2 (otsu)",
         "  flags      little tissue",

@@ -259,7 +259,7 @@ def test_a_damaged_tile_is_refused_and_the_others_are_read(
     with open_slide(path) as slide:
         whole = slide.read_level(0, 0, 0, 64, 64)
         np.testing.assert_array_equal(whole, by_openslide(path, 0, (0, 0, 64, 64)))
-        with pytest.raises(SlideError, match="damaged"):
+        with pytest.raises(SlideError, match="cannot be read at"):
             slide.read_level(0, 100, 50, 80, 80)
 
 

@@ -20,6 +20,7 @@ from digipath_ray.networks.build import (
     normalization_of,
 )
 from digipath_ray.networks.card import ModelCard, read_card
+from digipath_ray.networks.folding import fold_batch_norm
 from digipath_ray.networks.weight_files import weights_file
 from digipath_ray.storage.files import file_digest
 
@@ -51,10 +52,11 @@ def load_member(
     path = weights_file(spec.weights)
     if path is not None:
         _load_weights(network, spec, path)
+    network = fold_batch_norm(network.eval())
     network = network.to(place, dtype).to(memory_format=torch.channels_last)
     if compile_networks:
         check_compiler()
-        network = cast(nn.Module, torch.compile(network.eval(), dynamic=False))
+        network = cast(nn.Module, torch.compile(network, dynamic=False))
     return Member(
         network,
         normalization=normalization_of(spec),

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 
 from digipath_ray.geometry import lattice
 from digipath_ray.slide.check import GENERIC, UNREADABLE
-from digipath_ray.slide.info import Pixels, ReadLevel, SlideError, SlideInfo
+from digipath_ray.slide.info import Pixels, ReadLevel, SlideInfo
 from digipath_ray.slide.jpeg import END, START
+from digipath_ray.slide.unreadable import explain
 
 PLAIN_FORMATS = (GENERIC, "aperio")
 """OpenSlide's names of the formats whose levels are images of one TIFF."""
@@ -205,10 +206,7 @@ class JpegTiles:
         except ValueError as e:
             x, y, width, height = found.box(number)
             self._openslide(level, x, y, width, height)  # it may know more
-            raise SlideError(
-                f"{self._path.name}: level {level} is damaged at ({x}, {y}): {e}",
-                "the file is damaged or truncated: copy it again",
-            ) from e
+            raise explain(self._path, f"read at ({x}, {y}) of level {level}", e) from e
         if keep:
             with self._lock:
                 self._keep(key, tile)

@@ -4,9 +4,10 @@
 
 Before: freed memory goes back to the system, maps are stored channel by channel, and a
 batch has 4 patches (of the demo 8). Then freed memory is kept, channels lie together
-(channels-last), and a batch has as many patches as a run takes on a CPU. Each round is
-a fresh process per kind, in turn, of one thread; the demo's members on 256 px, the
-paper's with random weights on 1024. The ratio is the median of the rounds'.
+(channels-last), a batch has as many patches as a run takes on a CPU, and batch
+normalization is folded. Each round is a fresh process per kind, in turn, of one thread;
+the demo's members on 256 px, the paper's with random weights on 1024. The ratio is the
+median of the rounds'.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -25,12 +27,13 @@ from torch import Tensor
 import digipath_ray.demo
 from digipath_ray.config.run import CPU_BATCH_PX, MemberSpec
 from digipath_ray.machine import keep_freed_memory
+from digipath_ray.networks import weights
 from digipath_ray.networks.build import PAPER_MEMBERS, Member, normalize
 from digipath_ray.networks.card import read_card
 from digipath_ray.networks.weights import card_spec, load_member
 
 WEIGHTS = Path(digipath_ray.demo.__file__).parent / "weights"
-KINDS = ("before", "memory kept", "channels-last", "small batches: as a run")
+KINDS = ("before", "memory kept", "channels-last", "small batches", "folded: as a run")
 
 
 def specs(members: str) -> tuple[list[MemberSpec], int, int, int]:
@@ -62,7 +65,9 @@ def predict(members: str, kind: str) -> list[float]:
         keep_freed_memory()
     torch.set_num_threads(1)
     chosen, side, batch, patches = specs(members)
-    loaded = [load_member(spec) for spec in chosen]
+    fold = weights.fold_batch_norm if number > 3 else lambda network: network
+    with mock.patch.object(weights, "fold_batch_norm", fold):
+        loaded = [load_member(spec) for spec in chosen]
     networks = loaded if number > 1 else [contiguous(member) for member in loaded]
     if number > 2:
         batch = max(1, CPU_BATCH_PX // side**2)
