@@ -47,6 +47,9 @@ def measure(
     begun = tally.first_patch or now
     steady = max(now - begun, 1e-9)
     read_busy, predict_busy, _ = busy(tally, now=now)
+    # A CPU does not fill up its last batch.
+    padded = share.actor_gpus > 0 or config.compute.compile_networks
+    slots = tally.batch_slots if padded else tally.patches
     return {
         "patches": tally.patches,
         "predicted_share": tally.predicted / max(tally.patches, 1),
@@ -54,7 +57,7 @@ def measure(
         "start_s": begun - tally.started,
         "segment_s": now - tally.started,
         "patches_per_s": tally.patches / steady,
-        "batch_fill": tally.patches / max(tally.batch_slots, 1),
+        "batch_fill": tally.patches / max(slots, 1),
         "open_slides_max": tally.open_slides_max,
         "first_slide_s": _since(tally.started, tally.first_slide),
         "patches_at_first_slide": tally.patches_at_first_slide,
