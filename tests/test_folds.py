@@ -105,7 +105,7 @@ def test_slides_that_name_no_patient_are_noted_before_anything_is_sampled():
     assert note.startswith("no slide names its patient, so folds are by slide")
     assert "column patient_id" in note
     (note,) = check_patients([row("x", "p"), row("y"), row("z")], k=2)
-    assert note.startswith("2 of 3 slides name no patient")
+    assert note.startswith("2 of 3 slides without a patient")
     with pytest.raises(ValueError, match="1 patient cannot be split into 2 folds: add"):
         check_patients([row("x", "p"), row("y", "p"), row("z", "q", "test")], k=2)
     with pytest.raises(ValueError, match=r"or use at most 3 folds \(fit.folds\)"):

@@ -111,8 +111,8 @@ def check_patients(rows: Sequence[SlideRow], *, k: int) -> tuple[str, ...]:
     if unnamed == len(rows):
         return (f"no slide names its patient, so folds are by slide: {risk}",)
     return (
-        f"{unnamed} of {count(len(rows), 'slide')} name no patient and count as one of "
-        f"their own each: {risk}",
+        f"{unnamed} of {count(len(rows), 'slide')} without a patient, each counted as "
+        f"one of its own: {risk}",
     )
 
 
