@@ -303,6 +303,32 @@ def test_threads_share_a_slide_whose_cache_is_small(write: Write) -> None:
         np.testing.assert_array_equal(pixels, whole[y : y + h, x : x + w])
 
 
+@pytest.mark.parametrize("padding", [b"\0", bytes(7), b"\xff\xff\xff"])
+def test_padding_before_the_end_of_a_tile_is_no_damage(
+    write: Write, padding: bytes
+) -> None:
+    path = write(texture(300, 200), downsamples=(1,))
+    offset, size = tile_bytes(path, 7)
+    whole = path.read_bytes()
+    tile = whole[offset : offset + size]
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        for name, value in (
+            ("TileOffsets", len(whole)),
+            ("TileByteCounts", size + len(padding)),
+        ):
+            tag = tiff.pages[0].tags[name]
+            values = list(tag.value)
+            values[7] = value
+            tag.overwrite(values)
+    with path.open("r+b") as file:
+        file.seek(0, 2)
+        file.write(tile[:-2] + padding + tile[-2:])
+    with open_slide(path) as slide:
+        assert slide.reader(0) == "JPEG tiles"
+        read = slide.read_level(0, 120, 60, 90, 90)
+    np.testing.assert_array_equal(read, by_openslide(path, 0, (120, 60, 90, 90)))
+
+
 @pytest.fixture
 def damaged_image(tmp_path: Path) -> Path:
     """A JPEG image whose second half is zeros."""

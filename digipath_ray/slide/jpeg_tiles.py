@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import simplejpeg
 import tifffile
 from numpy.typing import NDArray
 
 from digipath_ray.geometry import lattice
 from digipath_ray.slide.check import GENERIC, UNREADABLE
 from digipath_ray.slide.info import Pixels, ReadLevel, SlideInfo
-from digipath_ray.slide.jpeg import END, START
+from digipath_ray.slide.jpeg import END, START, decode_jpeg
 from digipath_ray.slide.unreadable import explain
 
 PLAIN_FORMATS = (GENERIC, "aperio")
@@ -236,10 +235,7 @@ class JpegTiles:
             raise NotPlain
         if level.rgb and data.startswith(START + JFIF):  # which says YCbCr
             raise NotPlain
-        # Strict: libjpeg only warns of most damage, and returns half a picture.
-        tile: Pixels = simplejpeg.decode_jpeg(
-            level.header + data[len(START) :], "RGB", strict=True
-        )
+        tile = decode_jpeg(level.header + data[len(START) :])
         if tile.shape != (level.tile_height, level.tile_width, 3):
             raise NotPlain
         return tile
