@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 from hypothesis import settings
 from xdist.remote import Producer
@@ -167,6 +168,24 @@ def head(
     more = {**bucket_server.environment, "DIGIPATH_CACHE": str(folder / "cache")}
     with token_head(folder, **more) as environment:
         yield environment
+
+
+@pytest.fixture
+def job_cohort(tmp_path: Path) -> Path:
+    """Slides for a job, one of them broken, and config.toml beside their folder."""
+    from tests.heads import CONFIG
+    from tests.slides import paint, write_pyramid
+
+    folder = tmp_path / "slides"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        pixels = np.full((256, 256, 3), 245, np.uint8)
+        pixels[60:180, 40:200] = paint(rng.random((120, 160)))
+        write_pyramid(folder / f"{name}.tif", pixels, mpp=1.0)
+    (folder / "broken.tif").write_bytes(b"II*\0 and nothing more")
+    (tmp_path / "config.toml").write_text(CONFIG)
+    return folder
 
 
 @pytest.fixture

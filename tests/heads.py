@@ -102,3 +102,32 @@ def submit(
         return done
     time.sleep(3)
     return submit(environment, *entrypoint, tries=tries - 1)
+
+
+CONFIG = """
+[tissue]
+mask_mpp = 4.0
+close_um = 20.0
+open_um = 10.0
+margin_um = 10.0
+min_tissue_mm2 = 0.001
+
+[grid]
+mpp = 1.0
+patch_px = 64
+stride_px = 32
+downsample = 4
+
+[[members]]
+name = "a"
+architecture = "tests.tiny:Tiny"
+options = { seconds = 0.05 }
+weights = "random"
+
+[[members]]
+name = "b"
+architecture = "tests.tiny:Tiny"
+options = { seconds = 0.05 }
+weights = "random"
+seed = 1
+"""

@@ -1,4 +1,4 @@
-"""Members with weights and cards on a disk, of the network that builds in no time."""
+"""Members with weights and cards on a disk, of networks that build in no time."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -32,4 +32,41 @@ def write_tiny(folder: Path, *, seed: int = 0) -> Path:
         digest=file_digest(path),
     )
     write_card(path, card)
+    return path
+
+
+LIGHT = MemberSpec(
+    name="light",
+    architecture="Unet",
+    encoder="tu-tf_efficientnet_lite0",
+    weights="random",
+)
+
+
+def card_of(spec, **changes):
+    """A card for the weights of a spec; digest to be filled in."""
+    card = ModelCard(
+        name=spec.name,
+        architecture=spec.architecture,
+        encoder=spec.encoder,
+        options=spec.options,
+        mpp=0.5,
+        patch_px=256,
+        mean=(0.7, 0.6, 0.7),
+        std=(0.2, 0.2, 0.2),
+        training_slides=("tumor_001",),
+        training_patients=("patient_001",),
+        license="Apache-2.0",
+        digest="0" * 64,
+    )
+    return replace(card, **changes)
+
+
+def write_member(folder, spec, *, change=lambda tensors: None, **card):
+    """Weights of a spec, drawn from its seed, with their card; returns the file."""
+    path = folder / f"{spec.name}.safetensors"
+    tensors = build_network(spec).state_dict()
+    change(tensors)
+    save_weights(tensors, path)
+    write_card(path, card_of(spec, **{"digest": file_digest(path), **card}))
     return path

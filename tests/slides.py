@@ -181,3 +181,42 @@ def _scn_xml(
         + image(sizes, 1, view(sizes[0], offset))
         + "</collection></scn>"
     )
+
+
+def write_jpeg(
+    path: Path,
+    pixels: Pixels,
+    *,
+    downsamples: tuple[int, ...] = (1, 2),
+    tile: tuple[int, int] = (64, 64),
+    photometric: str = "ycbcr",
+    subsampling: tuple[int, int] | None = (2, 2),
+    description: str | None = None,
+    bigtiff: bool = False,
+) -> Path:
+    with tifffile.TiffWriter(path, bigtiff=bigtiff) as tiff:
+        for d in downsamples:
+            tiff.write(
+                block_mean(pixels, d),
+                tile=tile,
+                photometric=photometric,
+                compression="jpeg",
+                compressionargs={"level": 80},
+                subsampling=subsampling if photometric == "ycbcr" else None,
+                description=description,
+                resolution=(20_000, 20_000),
+                resolutionunit="CENTIMETER",
+                subfiletype=int(d > 1),
+                metadata=None,
+                software=False,
+            )
+    return path
+
+
+def texture(width: int, height: int, seed: int = 0) -> Pixels:
+    """Smooth colors with sharp grains: chroma that upsampling would blur."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(60, 250, (height // 8 + 1, width // 8 + 1, 3))
+    smooth = np.kron(coarse, np.ones((8, 8, 1)))[:height, :width]
+    grains = rng.integers(-40, 40, (height, width, 3))
+    return np.clip(smooth + grains, 0, 255).astype(np.uint8)

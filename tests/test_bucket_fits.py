@@ -34,8 +34,8 @@ from digipath_ray.training.directory import FitDirectory
 from digipath_ray.training.start import start_network
 from tests.annotated import FIT, write_annotated_cohort
 from tests.buckets import Bucket, Fault, send
+from tests.members import LIGHT, write_member
 from tests.runs import RAY_WARNINGS
-from tests.test_networks import LIGHT, write_member
 
 Test = Callable[..., None]
 

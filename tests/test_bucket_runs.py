@@ -23,6 +23,7 @@ from digipath_ray.storage import bucket
 from digipath_ray.storage.bucket import ChangedError
 from digipath_ray.storage.files import place, read_bytes, read_table, read_text
 from tests.buckets import Bucket, send
+from tests.members import LIGHT, write_member
 from tests.records import record_of
 from tests.runs import (
     RAY_WARNINGS,
@@ -33,7 +34,6 @@ from tests.runs import (
     write_cohort,
     write_slide,
 )
-from tests.test_networks import LIGHT, write_member
 
 
 @pytest.fixture

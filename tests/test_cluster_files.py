@@ -29,10 +29,7 @@ from ray.autoscaler._private.kuberay.autoscaling_config import (
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from digipath_ray.cli import app, run_app
-from tests.heads import free_port
-from tests.test_jobs import CONFIG, cohort
-
-__all__ = ["cohort"]
+from tests.heads import CONFIG, free_port
 
 ROOT = Path(__file__).parents[1]
 CLUSTER = ROOT / "cluster"
@@ -509,14 +506,14 @@ def slurm(tmp_path: Path) -> dict[str, str]:
 @pytest.mark.ray
 @pytest.mark.slow
 def test_slurm_script_is_interrupted_queued_again_and_goes_on(
-    slurm: dict[str, str], cohort: Path, tmp_path: Path
+    slurm: dict[str, str], job_cohort: Path, tmp_path: Path
 ) -> None:
     here = tmp_path / "submitted-from"
     here.mkdir()
     (here / "jobs").symlink_to(ROOT / "jobs")
     config, run = tmp_path / "config.toml", tmp_path / "run"
     config.write_text(CONFIG)
-    arguments = [str(cohort), "--out", str(run), "--config", str(config)]
+    arguments = [str(job_cohort), "--out", str(run), "--config", str(config)]
     command = ["bash", str(SLURM), *arguments]
     token = here / f"digipath-{slurm['SLURM_JOB_ID']}" / "token"
     log = tmp_path / "log"

@@ -28,6 +28,7 @@ from digipath_ray.pipeline.prepare import grid_of
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.listeners import Tally
 from digipath_ray.slide.open import open_slide
+from tests.pixels import NUMPY_TURNS
 from tests.runs import (
     RAY_WARNINGS,
     hears,
@@ -37,7 +38,6 @@ from tests.runs import (
     write_cohort,
     write_slide,
 )
-from tests.test_predict import NUMPY_TURNS
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings(RAY_WARNINGS)]
 

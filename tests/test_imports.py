@@ -1,6 +1,7 @@
 """Imports point one way, and heavy libraries stay in their place."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -104,3 +105,9 @@ def test_every_public_name_is_there() -> None:
 
     assert all(getattr(digipath_ray, name) for name in digipath_ray.__all__)
     assert not hasattr(digipath_ray, "nothing_of_the_kind")
+
+
+def test_what_tests_share_lies_in_no_test_module() -> None:
+    importing = re.compile(r"^\s*(from|import) tests\.test_", re.MULTILINE)
+    tests = Path(__file__).parent.glob("*.py")
+    assert [p.name for p in tests if importing.search(p.read_text("utf-8"))] == []

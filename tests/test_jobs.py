@@ -4,65 +4,21 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from digipath_ray.heatmap.file import read_heatmap
 from tests.heads import ROOT, submit
-from tests.slides import paint, write_pyramid
-
-CONFIG = """
-[tissue]
-mask_mpp = 4.0
-close_um = 20.0
-open_um = 10.0
-margin_um = 10.0
-min_tissue_mm2 = 0.001
-
-[grid]
-mpp = 1.0
-patch_px = 64
-stride_px = 32
-downsample = 4
-
-[[members]]
-name = "a"
-architecture = "tests.tiny:Tiny"
-options = { seconds = 0.05 }
-weights = "random"
-
-[[members]]
-name = "b"
-architecture = "tests.tiny:Tiny"
-options = { seconds = 0.05 }
-weights = "random"
-seed = 1
-"""
-
-
-@pytest.fixture
-def cohort(tmp_path: Path) -> Path:
-    folder = tmp_path / "slides"
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    for name in ("a", "b"):
-        pixels = np.full((256, 256, 3), 245, np.uint8)
-        pixels[60:180, 40:200] = paint(rng.random((120, 160)))
-        write_pyramid(folder / f"{name}.tif", pixels, mpp=1.0)
-    (folder / "broken.tif").write_bytes(b"II*\0 and nothing more")
-    (tmp_path / "config.toml").write_text(CONFIG)
-    return folder
 
 
 @pytest.mark.ray
 @pytest.mark.slow
 def test_jobs_through_ray_job_submit_with_a_token(
-    head: dict[str, str], cohort: Path, tmp_path: Path
+    head: dict[str, str], job_cohort: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     options = ["--out", str(run), "--config", str(tmp_path / "config.toml")]
-    prepared = submit(head, sys.executable, "prepare.py", str(cohort), *options)
+    prepared = submit(head, sys.executable, "prepare.py", str(job_cohort), *options)
     said = prepared.stdout + prepared.stderr
     assert "failed broken at prepare" in prepared.stdout, said
     assert prepared.returncode == 1, "a failing entrypoint fails the submission"
@@ -95,18 +51,18 @@ def test_jobs_through_ray_job_submit_with_a_token(
 @pytest.mark.ray
 @pytest.mark.slow
 def test_overnight_runs_directly_and_a_second_time_has_nothing_to_do(
-    cohort: Path, tmp_path: Path
+    job_cohort: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     command = [
-        *(sys.executable, str(ROOT / "jobs" / "overnight.py"), str(cohort)),
+        *(sys.executable, str(ROOT / "jobs" / "overnight.py"), str(job_cohort)),
         *("--out", str(run), "--config", str(tmp_path / "config.toml")),
     ]
     first = subprocess.run(command, capture_output=True, text=True, check=False)
     assert first.returncode == 1, first.stdout + first.stderr
     assert "2 of 3 slides finished, 1 failed" in first.stdout
     assert pq.read_table(run / "failures.parquet")["slide_id"].to_pylist() == ["broken"]
-    (cohort / "broken.tif").unlink()
+    (job_cohort / "broken.tif").unlink()
     second = subprocess.run(command, capture_output=True, text=True, check=False)
     assert second.returncode == 0, second.stdout + second.stderr
     assert "2 of 2 slides finished (2 were already), 0 failed" in second.stdout

@@ -19,52 +19,18 @@ from digipath_ray.networks.build import (
     build_network,
     default_normalization,
 )
-from digipath_ray.networks.card import ModelCard, read_card, write_card
+from digipath_ray.networks.card import read_card
 from digipath_ray.networks.import_weights import import_checkpoint
 from digipath_ray.networks.resolve import check_member, resolve
-from digipath_ray.networks.weights import dtype_on, load_member, save_weights
+from digipath_ray.networks.weights import dtype_on, load_member
 from digipath_ray.storage.files import file_digest
+from tests.members import LIGHT, card_of, write_member
 from tests.tiny import Tiny
 
-LIGHT = MemberSpec(
-    name="light",
-    architecture="Unet",
-    encoder="tu-tf_efficientnet_lite0",
-    weights="random",
-)
 PAPER = {m.name: m for m in PAPER_MEMBERS}
 NOISE = torch.from_numpy(
     np.random.default_rng(0).integers(0, 256, (2, 3, 64, 64), np.uint8)
 )
-
-
-def card_of(spec, **changes):
-    """A card for the weights of a spec; digest to be filled in."""
-    card = ModelCard(
-        name=spec.name,
-        architecture=spec.architecture,
-        encoder=spec.encoder,
-        options=spec.options,
-        mpp=0.5,
-        patch_px=256,
-        mean=(0.7, 0.6, 0.7),
-        std=(0.2, 0.2, 0.2),
-        training_slides=("tumor_001",),
-        training_patients=("patient_001",),
-        license="Apache-2.0",
-        digest="0" * 64,
-    )
-    return replace(card, **changes)
-
-
-def write_member(folder, spec, *, change=lambda tensors: None, **card):
-    """Weights of a spec, drawn from its seed, with their card; returns the file."""
-    path = folder / f"{spec.name}.safetensors"
-    tensors = build_network(spec).state_dict()
-    change(tensors)
-    save_weights(tensors, path)
-    write_card(path, card_of(spec, **{"digest": file_digest(path), **card}))
-    return path
 
 
 def row(spec, **more):

@@ -11,9 +11,8 @@ import pytest
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.storage import bucket
 from digipath_ray.storage.files import place, read_bytes, read_table
-from tests.heads import ROOT, submit
+from tests.heads import CONFIG, ROOT, submit
 from tests.runs import write_slide
-from tests.test_jobs import CONFIG
 
 SLIDES = 12
 

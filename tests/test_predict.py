@@ -26,6 +26,7 @@ from digipath_ray.networks.predict import (
     predict_blocks,
     predict_patches,
 )
+from tests.pixels import NUMPY_TURNS
 
 PLAIN = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
@@ -56,14 +57,6 @@ def random_patches(n, side, seed=0):
 
 
 # Written in numpy, apart from the code under test.
-NUMPY_TURNS = {
-    "identity": (lambda a: a, lambda a: a),
-    "rot90": (lambda a: np.rot90(a, 1, (-2, -1)), lambda a: np.rot90(a, 3, (-2, -1))),
-    "rot180": (lambda a: a[..., ::-1, ::-1], lambda a: a[..., ::-1, ::-1]),
-    "rot270": (lambda a: np.rot90(a, 3, (-2, -1)), lambda a: np.rot90(a, 1, (-2, -1))),
-    "hflip": (lambda a: a[..., ::-1], lambda a: a[..., ::-1]),
-    "vflip": (lambda a: a[..., ::-1, :], lambda a: a[..., ::-1, :]),
-}
 
 
 def oracle(member, patches, tta):

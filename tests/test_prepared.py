@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import tifffile
 from PIL import Image
 
 from digipath_ray.cohort.inputs import SlideRow
@@ -20,7 +21,7 @@ from digipath_ray.run.record import SlideRecord
 from digipath_ray.schema import PATCHES, SLIDES
 from digipath_ray.slide.open import SlideError
 from digipath_ray.tissue.mask import read_mask, read_mask_image
-from tests.slides import paint, write_pyramid
+from tests.slides import paint, write_jpeg, write_pyramid
 
 TREE = {
     "grid": {"mpp": 1.0, "patch_px": 128, "stride_px": 64, "downsample": 4},
@@ -48,6 +49,21 @@ def config_of(**sections: dict[str, object]) -> RunConfig:
     return from_tree(
         {k: {**TREE.get(k, {}), **sections.get(k, {})} for k in {*TREE, *sections}}
     )
+
+
+def test_the_table_says_what_read_each_slide(run: RunDirectory, row: SlideRow) -> None:
+    config = config_of()
+    image = Path(row.path).with_name("s.png")
+    Image.fromarray(tifffile.imread(row.path, key=0)).save(image)
+    jpeg = Path(row.path).with_name("j.tif")
+    write_jpeg(jpeg, tifffile.imread(row.path, key=0), photometric="rgb")
+    rows = [row, replace(row, slide_id="i", path=str(image), mpp=1.0)]
+    rows.append(replace(row, slide_id="j", path=str(jpeg), mpp=1.0))
+    records = [prepare_slide(r, config, run) for r in rows]
+    run.write_table(run.slides, [record.to_row() for record in records], SLIDES)
+    readers = pq.read_table(run.slides)["reader"].to_pylist()
+    assert readers == ["OpenSlide", "Pillow", "JPEG tiles"]
+    assert read_prepared(run, rows[2], config) == records[2]
 
 
 def test_a_person_can_check_what_was_found(run: RunDirectory, row: SlideRow) -> None:

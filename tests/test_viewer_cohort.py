@@ -13,9 +13,7 @@ from digipath_ray.run.directory import RunDirectory
 from digipath_ray.viewer.collection.entries import blank_entry
 from tests.browser import Tab
 from tests.finished_runs import Made
-from tests.test_viewer_collection import begin_run, land
-from tests.test_viewer_page import UNNAMED
-from tests.viewing import viewing, write_gradient
+from tests.viewing import UNNAMED, begin_run, land, viewing, write_gradient
 
 pytestmark = pytest.mark.browser
 

@@ -1,18 +1,16 @@
 """What is opened: runs while they go on and after, folders, two runs; what is said."""
 
 import json
-import os
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from digipath_ray.cohort.manifest import SlideRow, write_manifest
 from digipath_ray.outcome.staging import Metastasis, stage_patient
 from digipath_ray.run.directory import RunDirectory
-from digipath_ray.run.status import Status, timestamp
+from digipath_ray.run.status import timestamp
 from digipath_ray.schema import SLIDES
 from digipath_ray.storage.bucket import put
 from digipath_ray.viewer.collection.collection import Collection, open_collection
@@ -21,63 +19,18 @@ from digipath_ray.viewer.collection.snapshot import Snapshot
 from digipath_ray.viewer.server.live import Seen, follow
 from tests.finished_runs import (
     Made,
-    done_record,
-    draw_heatmap,
     failure_of,
     slide_row,
-    write_maps,
     write_run,
 )
 from tests.slides import noise, write_levels
-from tests.viewing import viewed_run
+from tests.viewing import begin_run, data_of, land, payload, tell, viewed_run
 
 
 @pytest.fixture
 def anyio_backend() -> str:
     """What the server runs on."""
     return "asyncio"
-
-
-def status_of(**said: Any) -> Status:
-    """That of a run whose driver lives: this process."""
-    now = timestamp(time.time())
-    return Status(
-        **{
-            "phase": "segment",
-            "host": os.uname().nodename,
-            "pid": os.getpid(),
-            "started": now,
-            "updated": now,
-            "slides": 3,
-            **said,
-        }
-    )
-
-
-def tell(run: RunDirectory, **said: Any) -> None:
-    run.write_json(run.status, asdict(status_of(**said)))
-
-
-def payload(snapshot: Snapshot, slide_id: str) -> dict[str, Any]:
-    return snapshot.slides[key_of(slide_id)]
-
-
-def begin_run(folder: Path) -> RunDirectory:
-    """A run of which three slides are prepared and none is finished yet."""
-    run = write_run(folder / "run")
-    run.outcomes.unlink()
-    run.failures.unlink()
-    rows = [slide_row(Made(slide_id=f"s{i}")) for i in range(3)]
-    run.write_table(run.slides, rows, SLIDES)
-    tell(run)
-    return run
-
-
-def land(run: RunDirectory, made: Made) -> None:
-    """A slide is finished, as the run writes it: its record last."""
-    heatmap = draw_heatmap(made)
-    write_maps(run, made.slide_id, heatmap)
-    run.write_json(run.done(made.slide_id), done_record(made, heatmap))
 
 
 def look(collection: Collection) -> Snapshot:
@@ -287,10 +240,6 @@ def test_events_tell_only_what_is_news(tmp_path: Path) -> None:
     news = list(seen.events(look(collection)))
     assert [e.partition("\n")[0] for e in news] == ["event: slides"]
     assert [slide["slide_id"] for slide in data_of(news[0])] == ["s1"]
-
-
-def data_of(event: str) -> Any:
-    return json.loads(event.partition("data: ")[2])
 
 
 def test_a_name_with_line_breaks_is_one_event() -> None:

@@ -29,8 +29,7 @@ from digipath_ray.viewer.server.limits import Limits
 from digipath_ray.viewer.server.live import Seen
 from digipath_ray.viewer.server.service import Service
 from tests.finished_runs import Made, failure_of, slide_row, write_run
-from tests.test_viewer_collection import begin_run, data_of, land, payload, tell
-from tests.viewing import client, viewed_run
+from tests.viewing import begin_run, client, data_of, land, payload, tell, viewed_run
 
 if TYPE_CHECKING:
     from tests.buckets import Bucket

@@ -15,13 +15,18 @@ from digipath_ray.run.directory import RunDirectory
 from digipath_ray.viewer.collection.entries import key_of
 from tests.browser import Tab
 from tests.finished_runs import HEIGHT, WIDTH, Made, failure_of
-from tests.test_viewer_collection import begin_run, land
-from tests.viewing import viewed_run, viewing
+from tests.viewing import (
+    INSIDE,
+    OUTSIDE,
+    UNNAMED,
+    begin_run,
+    land,
+    read_number,
+    viewed_run,
+    viewing,
+)
 
 pytestmark = pytest.mark.browser
-
-INSIDE, OUTSIDE = (1500, 1500), (3000, 2500)
-"""In the lesion of 0.95 that the slide "with" has, and far from it; level-0 px."""
 
 
 def rows(page: Page) -> list[str]:
@@ -160,15 +165,6 @@ def test_a_distance_and_an_area_are_measured(tab: Tab, address: str) -> None:
     )
 
 
-def read_number(text: str, unit: str) -> float:
-    """A measurement of about 1 mm may be said in um as well."""
-    number, said = text.split()
-    if said != unit:
-        assert said == unit.replace("mm", "\N{MICRO SIGN}m")
-        return float(number.replace(",", "")) / 1000
-    return float(number)
-
-
 def test_a_swipe_shows_each_layer_on_its_side(tab: Tab, address: str) -> None:
     tab.open_slide(address, "with")
     tab.page.locator("[data-role=outlines]").uncheck()
@@ -262,9 +258,3 @@ def test_pages_fit_the_screen_and_use_both_themes(
     assert tab.page.evaluate("document.documentElement.dataset.theme") == theme
     assert tab.complaints == []
     context.close()
-
-
-UNNAMED = """[...document.querySelectorAll('button, a, input, select, [role=slider]')]
-  .filter(e => !(e.getAttribute('aria-label') || e.textContent.trim() || e.title
-    || (e.labels && [...e.labels].some(l => l.textContent.trim()))))
-  .map(e => e.outerHTML)"""

@@ -22,8 +22,7 @@ from digipath_ray.run.directory import RunDirectory
 from digipath_ray.viewer.serve import FIRST_PORT, address_of, bind, open_browser
 from digipath_ray.viewer.server.auth import Trust
 from tests.finished_runs import Made
-from tests.test_viewer_collection import begin_run, land
-from tests.viewing import DIGIPATH, viewed_run, viewing
+from tests.viewing import DIGIPATH, begin_run, land, viewed_run, viewing
 
 
 def test_the_command_serves_a_run(tmp_path: Path) -> None:

@@ -16,9 +16,7 @@ from digipath_ray.run.directory import RunDirectory
 from digipath_ray.viewer.collection.entries import key_of
 from tests.browser import Tab, color_of, pixels_of
 from tests.finished_runs import HEIGHT, WIDTH, Made
-from tests.test_viewer_collection import begin_run, land
-from tests.test_viewer_page import INSIDE, OUTSIDE, read_number
-from tests.viewing import viewing
+from tests.viewing import INSIDE, OUTSIDE, begin_run, land, read_number, viewing
 
 pytestmark = pytest.mark.browser
 

@@ -2,13 +2,16 @@
 
 import contextlib
 import io
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +21,22 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from digipath_ray.run.directory import RunDirectory
+from digipath_ray.run.status import Status, timestamp
+from digipath_ray.schema import SLIDES
 from digipath_ray.viewer.app import make_app
 from digipath_ray.viewer.collection.collection import Collection, open_collection
 from digipath_ray.viewer.collection.entries import key_of
-from tests.finished_runs import HEIGHT, WIDTH, Made, write_run
+from digipath_ray.viewer.collection.snapshot import Snapshot
+from tests.finished_runs import (
+    HEIGHT,
+    WIDTH,
+    Made,
+    done_record,
+    draw_heatmap,
+    slide_row,
+    write_maps,
+    write_run,
+)
 from tests.slides import write_pyramid
 
 DIGIPATH = [sys.executable, "-c", "from digipath_ray.cli import main; main()"]
@@ -113,3 +128,68 @@ def address_in(lines: Iterable[str], state: Path) -> str:
                 return file.read_text().strip()
             return found[0]
     raise AssertionError(said)
+
+
+def status_of(**said: Any) -> Status:
+    """That of a run whose driver lives: this process."""
+    now = timestamp(time.time())
+    return Status(
+        **{
+            "phase": "segment",
+            "host": os.uname().nodename,
+            "pid": os.getpid(),
+            "started": now,
+            "updated": now,
+            "slides": 3,
+            **said,
+        }
+    )
+
+
+def tell(run: RunDirectory, **said: Any) -> None:
+    run.write_json(run.status, asdict(status_of(**said)))
+
+
+def payload(snapshot: Snapshot, slide_id: str) -> dict[str, Any]:
+    return snapshot.slides[key_of(slide_id)]
+
+
+def begin_run(folder: Path) -> RunDirectory:
+    """A run of which three slides are prepared and none is finished yet."""
+    run = write_run(folder / "run")
+    run.outcomes.unlink()
+    run.failures.unlink()
+    rows = [slide_row(Made(slide_id=f"s{i}")) for i in range(3)]
+    run.write_table(run.slides, rows, SLIDES)
+    tell(run)
+    return run
+
+
+def land(run: RunDirectory, made: Made) -> None:
+    """A slide is finished, as the run writes it: its record last."""
+    heatmap = draw_heatmap(made)
+    write_maps(run, made.slide_id, heatmap)
+    run.write_json(run.done(made.slide_id), done_record(made, heatmap))
+
+
+INSIDE, OUTSIDE = (1500, 1500), (3000, 2500)
+"""In the lesion of 0.95 that the slide "with" has, and far from it; level-0 px."""
+
+
+def read_number(text: str, unit: str) -> float:
+    """A measurement of about 1 mm may be said in um as well."""
+    number, said = text.split()
+    if said != unit:
+        assert said == unit.replace("mm", "\N{MICRO SIGN}m")
+        return float(number.replace(",", "")) / 1000
+    return float(number)
+
+
+UNNAMED = """[...document.querySelectorAll('button, a, input, select, [role=slider]')]
+  .filter(e => !(e.getAttribute('aria-label') || e.textContent.trim() || e.title
+    || (e.labels && [...e.labels].some(l => l.textContent.trim()))))
+  .map(e => e.outerHTML)"""
+
+
+def data_of(event: str) -> Any:
+    return json.loads(event.partition("data: ")[2])
