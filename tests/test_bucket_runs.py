@@ -117,7 +117,7 @@ def test_weights_in_a_bucket_are_fetched_once_and_again_when_changed(
     assert member.weights == f"{bucket_url}/fit/light.safetensors", "each node's own"
     picture = torch.rand((1, 3, 64, 64))
     loaded, written = load_member(member).network, build_network(LIGHT).eval()
-    torch.testing.assert_close(loaded(picture), written(picture), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(loaded(picture), written(picture), atol=1e-3, rtol=0)
     size = (tmp_path / "fit" / "light.safetensors").stat().st_size
     ranges = -(-size // bucket.RANGE_BYTES)
     assert bucket_server.asked("GET", "light.safetensors") == ranges, "fetched once"
