@@ -267,7 +267,7 @@ def find_worker(name: str, *, root: int, seconds: float = 90) -> psutil.Process:
 
 
 def wait_for_epoch(
-    out: Path, member: str, epochs: int, *, seconds: float = 300
+    out: Path, member: str, epochs: int, *, seconds: float = 600
 ) -> None:
     directory, end = FitDirectory(out), time.monotonic() + seconds
     while time.monotonic() < end:
@@ -278,6 +278,7 @@ def wait_for_epoch(
     raise AssertionError(f"{member} never came to epoch {epochs}")
 
 
+@pytest.mark.timeout(2400)  # three starts, each of nine processes
 def test_a_killed_worker_and_a_killed_driver_cost_an_epoch_at_most(
     cohort: Path, tmp_path: Path, capfd
 ) -> None:
