@@ -89,7 +89,7 @@ def test_a_log_holds_no_token_but_names_its_file(tmp_path: Path, number: int) ->
         assert len(token) >= 43
         httpx2.get(site)
         process.send_signal(number)
-        process.wait(20)
+        process.wait(90)
         assert token not in process.stdout.read()
         assert not file.exists()
     finally:
@@ -108,7 +108,7 @@ def test_a_terminal_is_told_the_token(tmp_path: Path) -> None:
         assert not (tmp_path / "digipath_ray").exists()
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(90)
         os.close(screen)
         os.close(end)
 

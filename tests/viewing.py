@@ -110,7 +110,7 @@ def viewing(*arguments: object) -> Iterator[tuple[str, subprocess.Popen[str]]]:
         finally:
             process.send_signal(signal.SIGINT)
             try:
-                process.wait(20)
+                process.wait(90)
             finally:
                 process.kill()
                 process.stdout.close()
