@@ -82,13 +82,8 @@ class Skipped(nn.Module):
         return maps + self.normalization(maps)
 
 
-class OfOneSize(nn.Module):
+class OfOneSize(Skipped):
     """It takes pictures of 96 px alone."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.convolution = nn.Conv2d(3, 2, 3, padding=1)
-        self.normalization = nn.BatchNorm2d(2)
 
     def forward(self, pixels: Tensor) -> Tensor:
         if pixels.shape[-1] != 96:
@@ -96,7 +91,14 @@ class OfOneSize(nn.Module):
         return self.normalization(self.convolution(pixels))
 
 
-@pytest.mark.parametrize("build", [Shared, Skipped, OfOneSize])
+class OfOneKind(Skipped):
+    """It cannot be copied."""
+
+    def __deepcopy__(self, memo: object) -> None:
+        raise TypeError("one of a kind")
+
+
+@pytest.mark.parametrize("build", [Shared, Skipped, OfOneSize, OfOneKind])
 def test_what_would_change_is_left_as_it_was(build: type[nn.Module]) -> None:
     network = fitted(build())
     folded = fold_batch_norm(network)

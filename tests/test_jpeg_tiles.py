@@ -302,9 +302,28 @@ def damaged_image(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_damaged_jpeg_is_no_slide(damaged_image: Path) -> None:
-    with open_slide(damaged_image) as slide:
-        with pytest.raises(SlideError, match=r"a\.jpg: cannot decode") as refused:
+@pytest.fixture
+def damaged_strip(tmp_path: Path) -> Path:
+    """A TIFF of JPEG strips, the second of which ends in zeros."""
+    path = tmp_path / "strips.tif"
+    pixels = texture(200, 150)
+    tifffile.imwrite(
+        path, pixels, photometric="rgb", compression="jpeg", rowsperstrip=48
+    )
+    with open_slide(path, mpp=1.0) as slide:  # whole, it is a slide
+        assert slide.read_level(0, 0, 0, 200, 150).shape == pixels.shape
+    offset, size = tile_bytes(path, 1)
+    with path.open("r+b") as file:
+        file.seek(offset + size // 2)
+        file.write(bytes(size - size // 2))
+    Image.open(path).load()  # Pillow shows it
+    return path
+
+
+@pytest.mark.parametrize("image", ["damaged_image", "damaged_strip"])
+def test_a_damaged_jpeg_is_no_slide(image: str, request: pytest.FixtureRequest) -> None:
+    with open_slide(request.getfixturevalue(image), mpp=1.0) as slide:
+        with pytest.raises(SlideError, match=": cannot decode the image") as refused:
             slide.read_level(0, 0, 0, 10, 10)
         assert "copy it again" in refused.value.hint
 

@@ -308,7 +308,7 @@ def test_a_cpu_is_given_one_transform_of_several(
     assert measure_ensemble(small_config(), on_gpu=False) == 6.0
     assert measure_ensemble(small_config(), on_gpu=True) == 12.0
     assert seen == [
-        (("identity",), 1, "cpu"),
+        (("identity",), 4, "cpu"),
         (("identity", "hflip"), 4, "cuda"),
     ]
 

@@ -16,14 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from digipath_ray.slide.info import SlideError
-from digipath_ray.slide.jpeg import check_jpeg
+from digipath_ray.slide.jpeg import JPEG, check_jpeg
 
 Bools = NDArray[np.bool_]
 Indices = NDArray[np.int64]
 
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-JPEG = 7
-"""TIFF's number of the compression."""
 MAX_PIECE_PX = 3 << 30
 """Maximum pixels decoded at once: a strip, a tile or an image without either."""
 MAX_KEPT_PX = 1 << 33

@@ -344,6 +344,13 @@ class RunConfig:
         fit = CPU_BATCH_PX // self.grid.patch_px**2
         return max(1, min(self.compute.batch_size, fit))
 
+    def fills_batches(self, *, on_gpu: bool) -> bool:
+        """Whether the last batch is filled up, so that all have one shape.
+
+        A compiled network is compiled once then, and a GPU chooses its kernels once.
+        """
+        return on_gpu or self.compute.compile_networks
+
     @property
     def pools(self) -> int:
         """How many pools of actors hold the members: one, or one for each."""

@@ -47,8 +47,7 @@ def measure(
     begun = tally.first_patch or now
     steady = max(now - begun, 1e-9)
     read_busy, predict_busy, _ = busy(tally, now=now)
-    # A CPU does not fill up its last batch.
-    padded = share.actor_gpus > 0 or config.compute.compile_networks
+    padded = config.fills_batches(on_gpu=share.actor_gpus > 0)
     slots = tally.batch_slots if padded else tally.patches
     return {
         "patches": tally.patches,

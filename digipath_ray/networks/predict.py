@@ -83,8 +83,7 @@ def predict_patches(
         tta: transforms to average over.
         downsample: model px per heatmap px.
         batch_size: patches that it sees at once.
-        pad: fill up the last batch, so that all have one shape: a compiled network is
-            compiled once, and a GPU chooses its kernels once.
+        pad: fill up the last batch, so that all have one shape.
 
     Returns:
         On the member's device, float32 [n, P / downsample, P / downsample]: the mean
@@ -204,10 +203,8 @@ class EnsemblePredictor:
         if threads is not None:
             torch.set_num_threads(threads)
         self.config = config
-        # Of one shape where kernels are chosen or compiled for it; else small.
-        self.pad = (
-            torch.device(device).type == "cuda" or config.compute.compile_networks
-        )
+        on_gpu = torch.device(device).type == "cuda"
+        self.pad = config.fills_batches(on_gpu=on_gpu)
         self.batch_size = (
             config.compute.batch_size if self.pad else config.cpu_batch_size
         )

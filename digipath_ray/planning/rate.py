@@ -12,8 +12,9 @@ MEASURE_S = 20.0
 
 
 def for_cpu(config: RunConfig) -> RunConfig:
-    """Config with small batches: a CPU gains nothing from large ones."""
-    compute = replace(config.compute, batch_size=1, chunk_cells=1)
+    """Config with a single batch a chunk: of large networks it takes seconds."""
+    batch = config.cpu_batch_size
+    compute = replace(config.compute, batch_size=batch, chunk_cells=batch)
     return replace(config, compute=compute)
 
 

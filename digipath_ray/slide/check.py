@@ -110,8 +110,7 @@ def _look(path: Path, vendor: str | None, size: int, modified: int) -> Look:
     """Look at a file of that size, last written then: readers open it many times."""
     try:
         with tifffile.TiffFile(path) as tiff:
-            count = min(len(tiff.pages), MAX_PAGES)
-            pages = [tiff.pages[i].aspage() for i in range(count)]
+            pages = first_pages(tiff)
             first = pages[0]
             main = first
             if vendor not in (None, GENERIC):  # a macro image may come first
@@ -133,6 +132,12 @@ def _look(path: Path, vendor: str | None, size: int, modified: int) -> Look:
     if end > size:
         raise cut_short(path, end, size)
     return Look(mpp_x=look[0], mpp_y=look[1], source=look[2], notes=notes)
+
+
+def first_pages(tiff: tifffile.TiffFile) -> list[Any]:
+    """The images of a TIFF that are looked at."""
+    count = min(len(tiff.pages), MAX_PAGES)
+    return [tiff.pages[i].aspage() for i in range(count)]
 
 
 def _end_of_tiles(page: Any) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tifffile
 from PIL import Image, ImageOps
 
 from digipath_ray.slide.info import Pixels, SlideError, on_white, positive_number
@@ -131,7 +132,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 
 
 def check_whole(image: Image.Image) -> None:
-    """Refuse a damaged JPEG, of which Pillow shows what is left.
+    """Refuse a damaged JPEG, alone or in a TIFF; Pillow shows what is left of it.
 
     Args:
         image: any image, not yet decoded.
@@ -139,12 +140,17 @@ def check_whole(image: Image.Image) -> None:
     Raises:
         OSError: its data is damaged.
     """
+    file: Any = image.fp  # type: ignore[attr-defined]
+    start = file.tell()
+    file.seek(0)
     if image.format in ("JPEG", "MPO"):
-        file: Any = image.fp  # type: ignore[attr-defined]
-        start = file.tell()
-        file.seek(0)
         check_jpeg(file.read())
-        file.seek(start)
+    elif image.format == "TIFF" and image.info.get("compression") == "jpeg":
+        page = tifffile.TiffFile(file).pages.first
+        for offset, size in zip(page.dataoffsets, page.databytecounts, strict=True):
+            file.seek(offset)
+            check_jpeg(file.read(size), page.jpegtables)
+    file.seek(start)
 
 
 def _orientation(image: Image.Image) -> int:

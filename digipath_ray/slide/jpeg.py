@@ -8,6 +8,8 @@ import simplejpeg
 
 from digipath_ray.slide.info import Pixels
 
+JPEG = 7
+"""TIFF's number of the compression."""
 START, END = b"\xff\xd8", b"\xff\xd9"
 """Markers of the start and end of an image."""
 PADDING = b"\0\xff"

@@ -196,6 +196,7 @@ def measure_member(
             tta=config.ensemble.tta,
             downsample=config.grid.downsample,
             batch_size=config.compute.batch_size,
+            pad=has_gpu() or compiled,
         )
         return posterior
 

@@ -103,11 +103,10 @@ def main() -> None:
         mpp = slide.info.need_mpp()[0]
     over = {"grid": {"mpp": mpp}, "compute": {"actors": 1}}
     config = resolve(load_config(preset="camelyon16", overrides=over), weights="random")
-    print(
-        "| slept, patches/s | patches | reached | share | actor busy | readers busy |"
-    )
-    print("read, s / 1,000 | finish, s / 1,000 | start, s |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    columns = "slept, patches/s; patches; reached; share; actor busy; readers busy; "
+    columns += "read, s / 1,000; finish, s / 1,000; start, s"
+    print("| " + columns.replace("; ", " | ") + " |")
+    print("|---" * 9 + "|")
     for rate in arguments.rates:
         measure(arguments.slide, config, rate, arguments.copies)
 
