@@ -172,17 +172,22 @@ def test_equals_a_loop_over_patches(request, cohort, made, changes):
 
 
 @pytest.mark.slow
-def test_adaptive_overlap_is_that_of_one_process(ray_here, cohort, tmp_path):
+def test_overlap_and_cascade_are_those_of_one_process(ray_here, cohort, tmp_path):
     """Members in pools of their own decide as they do side by side."""
     grid = {"grid": {"overlap": "adaptive", "doubt": 0.68}}
+    cascade = {"ensemble": {"cascade": True, "keep_members": False}}
     changes = merge(merge(PER_MEMBER, grid), {"compute": {"chunk_cells": 16}})
+    changes = merge(changes, cascade)
     summary = run_small(cohort, tmp_path / "run", changes)
     assert 0.3 < summary.metrics["predicted_share"] < 1
     rows = read_cohort([cohort])
     alone = heatmaps(make_run(tmp_path / "alone", rows, small_config(changes)))
+    gaps = []
     for slide_id, heatmap in heatmaps(summary.run).items():
         np.testing.assert_array_equal(heatmap.weight, alone[slide_id].weight)
         np.testing.assert_allclose(heatmap.data, alone[slide_id].data, atol=1e-5)
+        gaps.append(np.isnan(heatmap.epistemic[heatmap.covered]))
+    assert 0 < np.concatenate(gaps).mean() < 1
 
 
 @pytest.mark.slow

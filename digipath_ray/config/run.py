@@ -23,6 +23,9 @@ CPU_BATCH_PX = 1 << 19
 """Model px that a network sees at once on a CPU: half a patch of 1024 px, so one; eight
 of 256. Larger batches are not faster there, and take more memory."""
 TRANSFORMS: tuple[str, ...] = get_args(Transform)
+ESTIMATED = "estimated"
+"""Where epistemic uncertainty was estimated: 1 of a patch that two members saw, else 0;
+added up beside the channels of a cascade."""
 
 
 def option(default: Any, help: str) -> Any:
@@ -103,10 +106,12 @@ class GridSpec:
         "doubt that there is nothing",
     )
     doubt: float = option(
-        0.05, "adaptive overlap: probability, averaged over doubt_um, that leaves doubt"
+        0.05,
+        "adaptive overlap, cascade: probability, averaged over doubt_um, that leaves "
+        "doubt",
     )
     doubt_um: float = option(
-        40.0, "adaptive overlap: width of the smallest lesion to look for, um"
+        40.0, "adaptive overlap, cascade: width of the smallest lesion to look for, um"
     )
 
     def __post_init__(self) -> None:
@@ -212,6 +217,11 @@ class EnsembleSpec:
     )
     blend: Blend = option("mean", "weight of a patch's pixels where patches overlap")
     keep_members: bool = option(False, "also write each member's map")
+    cascade: bool = option(
+        False,
+        "run the members from the cheapest on, each only where those before it leave "
+        "doubt that there is nothing",
+    )
     out_of_fold: bool = option(
         False, "predict a slide only by members fitted on neither it nor its patient"
     )
@@ -223,6 +233,9 @@ class EnsembleSpec:
             check_choice("ensemble.tta", transform, Transform)
         ok = len(set(self.tta)) == len(self.tta)
         check(ok, "ensemble.tta", self.tta, "name each transform once")
+        ok = not (self.cascade and self.keep_members)
+        want = "a cascade leaves the members' maps incomplete: choose one of the two"
+        check(ok, "ensemble.keep_members", self.keep_members, want)
         check_choice("ensemble.blend", self.blend, Blend)
 
 
@@ -367,3 +380,9 @@ class RunConfig:
         if self.ensemble.keep_members:
             names += [f"member:{m.name}" for m in self.members]
         return tuple(names)
+
+    @property
+    def summed(self) -> tuple[str, ...]:
+        """Names of what is added up over patches, from which the channels are made."""
+        cascade = self.ensemble.cascade and "epistemic" in self.channels
+        return (*self.channels, *([ESTIMATED] if cascade else []))

@@ -386,7 +386,10 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     b = flat(new, old)
     a = {key: defaults[key] for key in b if key in defaults} | flat(old, new)
     ignored = {*FREE_TO_CHANGE}
-    if a.get("grid.overlap") == b.get("grid.overlap") == "full":
+    if not any(
+        tree.get("grid.overlap") == "adaptive" or tree.get("ensemble.cascade")
+        for tree in (a, b)
+    ):
         ignored |= {"grid.doubt", "grid.doubt_um"}
     return [
         f"{key}: {a.get(key, 'not set')} -> {b.get(key, 'not set')}"

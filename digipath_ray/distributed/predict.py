@@ -84,12 +84,12 @@ class PredictStage:
     def _predict(self, batch: Batch) -> Batch:
         started = time.perf_counter()
         try:
-            maps = self.ensemble.predict(batch["pixels"][0], batch["index"][0])
+            maps = self.ensemble.predict(
+                batch["pixels"][0], batch["index"][0], _maps_of(batch)
+            )
         except RuntimeError as e:
             self.ensemble.end_process_if_device_is_lost(e)
             raise
-        before = _maps_of(batch)
-        maps = maps if before is None else before.followed_by(maps)
         row = self._sum(batch, maps) if self.last else {**batch, **_columns(maps)}
         seconds = time.perf_counter() - started
         row["predict_seconds"] = batch["predict_seconds"] + seconds
@@ -117,10 +117,11 @@ class PredictStage:
                 means=empty,
                 variances=empty if augmented else None,
                 predicted=np.empty((1, 0), np.bool_),
+                seen=np.empty((1, 0), np.bool_),
             )
             return {**batch, **_columns(maps)}
         side = grid.hm_stride
-        sums = np.empty((len(self.config.channels), 0, side, side), np.float32)
+        sums = np.empty((len(self.config.summed), 0, side, side), np.float32)
         weight = np.empty((0, side, side), np.float32)
         return self._final_row(batch, sums, weight, patches=0, predicted=0.0)
 
@@ -147,7 +148,11 @@ class PredictStage:
 
 def _columns(maps: MemberMaps) -> Batch:
     """Maps of the members so far as columns of a row."""
-    row = {"means": maps.means[None], "predicted": maps.predicted[None]}
+    row = {
+        "means": maps.means[None],
+        "predicted": maps.predicted[None],
+        "seen": maps.seen[None],
+    }
     return row if maps.variances is None else {**row, "variances": maps.variances[None]}
 
 
@@ -157,5 +162,8 @@ def _maps_of(row: Batch) -> MemberMaps | None:
         return None
     variances = row["variances"][0] if "variances" in row else None
     return MemberMaps(
-        means=row["means"][0], variances=variances, predicted=row["predicted"][0]
+        means=row["means"][0],
+        variances=variances,
+        predicted=row["predicted"][0],
+        seen=row["seen"][0],
     )

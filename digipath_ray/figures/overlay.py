@@ -85,6 +85,8 @@ def draw_overlay(
         (2, heatmap.aleatoric, "one transform only"),
         (3, heatmap.epistemic, "one member only"),
     ):
+        if plane is not None and np.isnan(plane[heatmap.covered]).all():
+            plane, why_not = None, "seen by one member only"
         if plane is None:
             _write_missing(panels[i], f"not estimated:\n{why_not}")
         else:
@@ -124,7 +126,7 @@ def _draw_variance(
     figure: Figure, layout: Layout, i: int, axes: Axes, plane: Map, heatmap: Heatmap
 ) -> None:
     # An all-zero map still needs an increasing scale.
-    norm = Normalize(0, max(float(plane.max()), 1e-6))
+    norm = Normalize(0, max(float(np.nanmax(plane)), 1e-6))
     cmap = variance_colors()
     show_map(axes, plane, heatmap, cmap=cmap, norm=norm)
     add_strip(figure, layout, i, cmap=cmap, norm=norm, label="variance")

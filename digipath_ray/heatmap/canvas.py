@@ -13,7 +13,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from digipath_ray.config.run import Blend, GridSpec
+from digipath_ray.config.run import ESTIMATED, Blend, GridSpec
 from digipath_ray.heatmap.heatmap import Heatmap, Map
 
 
@@ -155,6 +155,9 @@ class Canvas:
     def heatmap(self, *, mpp_x: float, mpp_y: float) -> Heatmap:
         """The weighted mean at each pixel, 0 where there is no patch.
 
+        In a cascade epistemic uncertainty is the mean over the patches that two members
+        have seen, and NaN where there is none.
+
         Args:
             mpp_x: um per HEATMAP px, i.e. the effective mpp times downsample.
             mpp_y: the same, from top to bottom.
@@ -162,8 +165,15 @@ class Canvas:
         # Where no patch lies the weight is 0: the result stays 0, without a warning.
         data = np.zeros_like(self.sums)
         np.divide(self.sums, self.weight, out=data, where=self.weight > 0)
+        channels = self.channels
+        if channels[-1] == ESTIMATED:
+            channels, data, share = channels[:-1], data[:-1], data[-1]
+            values = data[channels.index("epistemic")]
+            # The mean over all patches, 0 of the others, by the weight of these.
+            np.divide(values, share, out=values, where=share > 0)
+            values[(share == 0) & (self.weight > 0)] = np.nan
         return Heatmap(
-            channels=self.channels,
+            channels=channels,
             data=data,
             weight=self.weight,
             mpp_x=mpp_x,

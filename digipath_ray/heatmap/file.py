@@ -30,6 +30,7 @@ CLASSIC_TIFF_BYTES = (1 << 32) - (1 << 25)
 def halve(plane: Map) -> Map:
     """Means of 2 x 2 pixels; of an odd side's last row or column, what there is.
 
+    Pixels that were not estimated (NaN) are left out, and so is a mean of four of them.
     skimage's downscale_local_mean would average an odd last row or column with zeros.
     """
     height, width = plane.shape
@@ -37,8 +38,16 @@ def halve(plane: Map) -> Map:
     if height % 2 or width % 2:
         even = np.pad(plane, ((0, height % 2), (0, width % 2)), mode="edge")
     top, bottom = even[::2], even[1::2]
-    total = top[:, ::2] + top[:, 1::2] + bottom[:, ::2] + bottom[:, 1::2]
-    return np.asarray(total * np.float32(0.25), np.float32)
+    four = top[:, ::2], top[:, 1::2], bottom[:, ::2], bottom[:, 1::2]
+    mean = (four[0] + four[1] + four[2] + four[3]) * np.float32(0.25)
+    gaps = np.isnan(mean)
+    if gaps.any():
+        parts = np.stack([part[gaps] for part in four])
+        known = ~np.isnan(parts)
+        total = np.where(known, parts, 0).sum(axis=0)
+        count = known.sum(axis=0)
+        mean[gaps] = np.divide(total, count, out=total * np.nan, where=count > 0)
+    return np.asarray(mean, np.float32)
 
 
 def pyramid_levels(width: int, height: int) -> int:

@@ -16,7 +16,8 @@ class Heatmap:
     """What was found on one slide.
 
     A channel that was not estimated is absent, never 0; a pixel that no patch covers
-    is 0 in every channel and has weight 0.
+    is 0 in every channel and has weight 0. In a cascade epistemic uncertainty is NaN
+    where one member alone has seen the pixel.
 
     Attributes:
         channels: names in the order of ``data``; "probability" is always there.
@@ -72,7 +73,7 @@ class Heatmap:
 
     @property
     def epistemic(self) -> Map | None:
-        """Variance over members (eq. 5)."""
+        """Variance over members (eq. 5); NaN where one member only saw the pixel."""
         return self.channel("epistemic")
 
     @property

@@ -49,7 +49,10 @@ def uncertainty_map(heatmap: Heatmap, which: Uncertainty) -> Map:
         ValueError: a channel of the map was not estimated.
     """
     names = needed_channels(heatmap.channels, which)
-    return cast(Map, sum(heatmap.data[heatmap.channels.index(n)] for n in names))
+    # NaN where one member of a cascade alone, sure of nothing, has seen the pixel.
+    return cast(
+        Map, sum(np.nan_to_num(heatmap.data[heatmap.channels.index(n)]) for n in names)
+    )
 
 
 def needed_channels(channels: Sequence[str], which: Uncertainty) -> tuple[str, ...]:

@@ -1,10 +1,13 @@
-"""Adaptive overlap: patches that would only repeat a sure "nothing here" are skipped.
+"""Adaptive overlap and cascade: a sure "nothing here" is not predicted once more.
 
-The patches of a chunk are predicted in two passes. The first covers every pixel of the
-chunk, where possible once. Of the others, those are predicted over which the first
-pass is in doubt: they then overlap as in the paper. Over the rest a member's first pass
-stands for what it would have said. Each member decides for itself, so that it does not
-matter whether the members share a process.
+With adaptive overlap the patches of a chunk are predicted in two passes. The first
+covers every pixel of the chunk, where possible once. Of the others, those are predicted
+over which the first pass is in doubt: they then overlap as in the paper. Over the rest
+a member's first pass stands for what it would have said. Each member decides for
+itself, so that it does not matter whether the members share a process.
+
+In a cascade the members take turns, the cheapest first, and a patch of which none of
+those before was in doubt is not seen by the later ones.
 """
 
 from collections.abc import Callable
@@ -16,6 +19,7 @@ from scipy.ndimage import uniform_filter
 from digipath_ray.config.run import RunConfig
 from digipath_ray.heatmap.canvas import blend_window, sum_patches
 from digipath_ray.heatmap.heatmap import Map
+from digipath_ray.networks.ensemble import MemberMaps
 
 Bools = NDArray[np.bool_]
 Index = NDArray[np.int64]
@@ -45,14 +49,36 @@ def predict_where_in_doubt(
     mean = _spread(mean, index, first, config)
     if variance is not None:
         variance = _spread(variance, index, first, config)
-    hm_mpp = config.grid.mpp * config.grid.downsample
-    width_px = config.grid.doubt_um / hm_mpp
-    doubt = in_doubt(mean, variance, width_px=width_px, bound=config.grid.doubt)
-    again = doubt & ~first
+    again = _in_doubt(mean, variance, config) & ~first
     mean[again], more = predict(index[again])
     if variance is not None and more is not None:
         variance[again] = more
     return mean, variance, first | again
+
+
+def wanted(before: MemberMaps | None, patches: int, config: RunConfig) -> Bools:
+    """The patches [n] that the next member is to see.
+
+    Args:
+        before: maps of the members before it; None of the first.
+        patches: how many there are.
+        config: ``grid`` and ``ensemble.cascade``.
+    """
+    if before is None or not config.ensemble.cascade:
+        return np.ones(patches, np.bool_)
+    doubt = np.zeros(patches, np.bool_)
+    for i, mean in enumerate(before.means):
+        variance = None if before.variances is None else before.variances[i]
+        # A map is 0 over patches that its member has not seen: no doubt of its own.
+        doubt |= _in_doubt(mean, variance, config)
+    return doubt
+
+
+def _in_doubt(mean: Map, variance: Map | None, config: RunConfig) -> Bools:
+    """Patches [n] somewhere in which there may be something, by the run's settings."""
+    grid = config.grid
+    width_px = grid.doubt_um / (grid.mpp * grid.downsample)
+    return in_doubt(mean, variance, width_px=width_px, bound=grid.doubt)
 
 
 def _spread(values: Map, index: Index, first: Bools, config: RunConfig) -> Map:

@@ -1,7 +1,8 @@
 """Members' predictions combined into a heatmap's channels: mean and uncertainties.
 
 Both uncertainties are population variances of tumor posteriors. What was not estimated
-is absent, never 0.
+is absent, never 0. In a cascade not every member has seen every patch: a patch's means
+and variances are those of the members that have.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from digipath_ray.config.run import RunConfig
+from digipath_ray.config.run import ESTIMATED, RunConfig
 
+Bools = NDArray[np.bool_]
 Maps = NDArray[np.float32]
 """One number per heatmap px of n patches: [n, h, w], of m members [m, n, h, w]."""
 
@@ -26,6 +28,7 @@ def combine(
     *,
     members: Sequence[str],
     keep_members: bool,
+    seen: Bools | None = None,
 ) -> dict[str, Maps]:
     """The channels [n, h, w] of a chunk's patches.
 
@@ -34,32 +37,42 @@ def combine(
         aleatorics: each member's variance over them (eq. 4), None without them.
         members: names of all members that must be there.
         keep_members: also return each member's mean as ``member:<name>``.
+        seen: [m, n], the patches that each member has seen, the first all; None: all.
 
     Returns:
         ``probability``, the mean of the members' means; ``aleatoric``, the mean of
         theirs, unless None; ``epistemic``, the population variance of their means
-        (eq. 5), unless there is one member only.
+        (eq. 5), unless there is one member only. With ``seen``, of a patch that one
+        member has seen ``epistemic`` is 0 and ``estimated`` 0, else 1.
 
     Raises:
         MemberError: a map is missing, of another shape than the others', NaN,
             infinite or outside 0..1; the message names the member.
     """
-    stack = _checked(means, members, "probability")
-    channels = {"probability": stack.mean(axis=0)}
+    stack = _checked(means, members, "probability", seen)
+    where = True if seen is None else seen[:, :, None, None]
+    channels = {"probability": stack.mean(axis=0, where=where)}
     if aleatorics is not None:
-        channels["aleatoric"] = _checked(aleatorics, members, "variance").mean(axis=0)
+        variances = _checked(aleatorics, members, "variance", seen)
+        channels["aleatoric"] = variances.mean(axis=0, where=where)
     if len(members) > 1:
         # Two passes: E[p^2] - E[p]^2 in float32 can come out below zero.
-        channels["epistemic"] = np.square(stack - channels["probability"]).mean(axis=0)
+        squares = np.square(stack - channels["probability"])
+        channels["epistemic"] = squares.mean(axis=0, where=where)
+        if seen is not None:
+            two = (seen.sum(axis=0) >= 2)[:, None, None]
+            channels[ESTIMATED] = np.broadcast_to(two, stack.shape[1:]).astype("f4")
     if keep_members:
         for name, posterior in zip(members, stack, strict=True):
             channels[f"member:{name}"] = posterior
     return channels
 
 
-def _checked(maps: Mapping[str, Maps], members: Sequence[str], what: str) -> Maps:
+def _checked(
+    maps: Mapping[str, Maps], members: Sequence[str], what: str, seen: Bools | None
+) -> Maps:
     """Maps [m, n, h, w] in the order of the members, checked to be probabilities."""
-    for name in members:
+    for i, name in enumerate(members):
         if name not in maps:
             raise MemberError(f"member {name} gave no {what}")
         found, first = maps[name], maps[members[0]]
@@ -68,6 +81,7 @@ def _checked(maps: Mapping[str, Maps], members: Sequence[str], what: str) -> Map
                 f"member {name} gave a {what} of shape {found.shape}, "
                 f"member {members[0]} of {first.shape}"
             )
+        found = found if seen is None else found[seen[i]]
         if not np.isfinite(found).all():
             bad = np.count_nonzero(~np.isfinite(found))
             raise MemberError(
@@ -91,11 +105,14 @@ class MemberMaps:
         variances: [m, n, h, w], its variance over them; None without augmentation.
         predicted: [m, n], whether it predicted the patch, or its map is what it said of
             the patches around (adaptive overlap).
+        seen: [m, n], whether it has seen the patch's pixels, in this patch or in those
+            around; its map is 0 elsewhere (cascade).
     """
 
     means: Maps
     variances: Maps | None
-    predicted: NDArray[np.bool_]
+    predicted: Bools
+    seen: Bools
 
     def followed_by(self, other: "MemberMaps") -> "MemberMaps":
         """These members' maps and then the others'."""
@@ -106,6 +123,7 @@ class MemberMaps:
             means=np.concatenate([self.means, other.means]),
             variances=variances,
             predicted=np.concatenate([self.predicted, other.predicted]),
+            seen=np.concatenate([self.seen, other.seen]),
         )
 
 
@@ -124,6 +142,7 @@ def combine_members(maps: MemberMaps, config: RunConfig) -> dict[str, Maps]:
         None if variances is None else dict(zip(names, variances, strict=False)),
         members=names,
         keep_members=config.ensemble.keep_members,
+        seen=maps.seen if config.ensemble.cascade else None,
     )
     skipped = ~maps.predicted.any(axis=0)
     for values in channels.values():

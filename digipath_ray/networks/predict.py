@@ -16,7 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from digipath_ray.config.run import MemberSpec, RunConfig, Transform
-from digipath_ray.networks.adaptive import Bools, cover, predict_where_in_doubt
+from digipath_ray.networks.adaptive import (
+    Bools,
+    cover,
+    predict_where_in_doubt,
+    wanted,
+)
 from digipath_ray.networks.build import Member
 from digipath_ray.networks.ensemble import MemberMaps, combine_members
 from digipath_ray.networks.weights import load_member
@@ -219,31 +224,62 @@ class EnsemblePredictor:
         }
 
     def predict(
-        self, blocks: NDArray[np.uint8], index: NDArray[np.int64]
+        self,
+        blocks: NDArray[np.uint8],
+        index: NDArray[np.int64],
+        before: MemberMaps | None = None,
     ) -> MemberMaps:
         """The members' maps of a chunk's pixels, not yet combined.
 
         Args:
             blocks: [nb, S, S, 3], the pixels of a chunk.
             index: [n, k, k], the blocks of each patch.
+            before: maps of the members before these, if any.
+
+        Returns:
+            The maps of the members before and of these.
         """
         pixels: Tensor | None = None
-        maps: MemberMaps | None = None
-        adaptive = self.config.grid.overlap == "adaptive"
-        first = cover(index, len(blocks)) if adaptive else np.ones(len(index), np.bool_)
+        maps = before
         for member in self.members.values():
-            pixels = to_device(blocks, member.device) if pixels is None else pixels
-            found = self._predict_member(member, pixels, index, first)
+            seen = wanted(maps, len(index), self.config)
+            if pixels is None and seen.any():
+                pixels = to_device(blocks, member.device)
+            found = self._predict_member(member, pixels, index, seen)
             maps = found if maps is None else maps.followed_by(found)
         assert maps is not None
         return maps
 
     def _predict_member(
-        self, member: Member, pixels: Tensor, index: NDArray[np.int64], first: Bools
+        self,
+        member: Member,
+        pixels: Tensor | None,
+        index: NDArray[np.int64],
+        seen: Bools,
     ) -> MemberMaps:
-        """A member's map of all patches, of which it predicts those that it must."""
+        """A member's map of the patches to be ``seen``, 0 of the others."""
+        side = self.config.grid.hm_patch
+        means = np.zeros((1, len(index), side, side), np.float32)
+        variances = np.zeros_like(means) if len(self.config.ensemble.tta) > 1 else None
+        predicted = np.zeros((1, len(index)), np.bool_)
+        if pixels is not None and seen.any():
+            mean, variance, by_itself = self._predict_seen(member, pixels, index[seen])
+            means[0, seen], predicted[0, seen] = mean, by_itself
+            if variances is not None:
+                variances[0, seen] = variance
+        return MemberMaps(
+            means=means, variances=variances, predicted=predicted, seen=seen[None]
+        )
+
+    def _predict_seen(
+        self, member: Member, pixels: Tensor, index: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None, Bools]:
+        """A member's map of patches, of which it predicts those that it must."""
         config = self.config
-        mean, variance, predicted = predict_where_in_doubt(
+        adaptive = config.grid.overlap == "adaptive"
+        every = np.ones(len(index), np.bool_)
+        first = cover(index, len(pixels)) if adaptive else every
+        return predict_where_in_doubt(
             partial(
                 predict_blocks,
                 member,
@@ -257,11 +293,6 @@ class EnsemblePredictor:
             index,
             first,
             config,
-        )
-        return MemberMaps(
-            means=mean[None],
-            variances=None if variance is None else variance[None],
-            predicted=predicted[None],
         )
 
     def predict_combined(

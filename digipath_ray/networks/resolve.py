@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from digipath_ray.config.recipe import Recipe
 from digipath_ray.config.run import MemberSpec, RunConfig
@@ -69,7 +70,8 @@ def resolve(
         allow_partial: accept the folder of a fit of which a member is not finished.
 
     Returns:
-        A config whose members have mean, std, and for files path and digest. An mpp,
+        A config whose members have mean, std, and for files path and digest; those of
+        a cascade are in the order of their cost, the cheapest first. An mpp,
         patch_px or threshold that the tree does not set comes from the cards; the
         default stride is half the patch (the paper's 50 % overlap).
 
@@ -93,9 +95,17 @@ def resolve(
             "members": [row for row, _ in carded],
         }
     )
-    for spec in config.members:
-        check_member(spec, patch_px=config.grid.patch_px)
+    work = [check_member(m, patch_px=config.grid.patch_px) for m in config.members]
     members = tuple(_normalized(m) for m in config.members)
+    if config.ensemble.cascade:
+        if len(members) < 2:
+            raise ValueError(
+                "ensemble.cascade: with one member there is none to leave out: leave "
+                "out --cascade, or name several members"
+            )
+        members = tuple(
+            m for _, m in sorted(zip(work, members, strict=True), key=_cost)
+        )
     return with_paths(replace(config, members=members))
 
 
@@ -359,13 +369,22 @@ def _common_patch(cards: list[ModelCard]) -> int:
     return sizes[0]
 
 
+def _cost(member: tuple[int, MemberSpec]) -> tuple[int, str]:
+    """What to sort the members of a cascade by; by their names where it is equal."""
+    work, spec = member
+    return work, spec.name
+
+
 def _normalized(spec: MemberSpec) -> MemberSpec:
     mean, std = normalization_of(spec)
     return replace(spec, mean=mean, std=std)
 
 
-def check_member(spec: MemberSpec, *, patch_px: int) -> None:
+def check_member(spec: MemberSpec, *, patch_px: int) -> int:
     """Build the member and check its weights before anything is predicted.
+
+    Returns:
+        Floating-point operations of its convolutions and matrix products for a patch.
 
     Raises:
         ValueError: as :func:`load_member`; a weight is NaN or infinite; or the network
@@ -379,7 +398,8 @@ def check_member(spec: MemberSpec, *, patch_px: int) -> None:
     patch = torch.empty((1, 3, patch_px, patch_px), device="meta")
     try:
         # On the device "meta" shapes are propagated and nothing is computed.
-        shape = network.to("meta").eval()(patch).shape
+        with FlopCounterMode(display=False) as work:
+            shape = network.to("meta").eval()(patch).shape
     except (AssertionError, RuntimeError) as e:
         raise ValueError(
             f"member {spec.name}: {spec.architecture} with {spec.encoder} cannot take "
@@ -391,3 +411,4 @@ def check_member(spec: MemberSpec, *, patch_px: int) -> None:
             f"patches of {patch_px} px in shape {tuple(shape)}"
         )
     check_maps(network, spec, patch_px=patch_px)
+    return int(work.get_total_flops())

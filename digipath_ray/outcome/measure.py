@@ -133,9 +133,10 @@ def measure_maps(slide: FinishedSlide) -> dict[str, float | None]:
     }
     for name in ("aleatoric", "epistemic"):
         values = getattr(heatmap, name)
-        known = values is not None and bool(over.any())
-        found[f"{name}_mean"] = float(values[over].mean()) if known else None
-        found[f"{name}_max"] = float(values[over].max()) if known else None
+        # NaN: seen by one member of a cascade.
+        known = [] if values is None else values[over & ~np.isnan(values)]
+        found[f"{name}_mean"] = float(np.mean(known)) if len(known) else None
+        found[f"{name}_max"] = float(np.max(known)) if len(known) else None
     return found
 
 
@@ -149,7 +150,10 @@ def mean_unsure(heatmap: Heatmap, over: Bools) -> float | None:
         return None
     low, high = UNSURE
     either = over & (heatmap.probability >= low) & (heatmap.probability <= high)
-    return float(values[either].mean()) if either.any() else 0.0
+    if not either.any():
+        return 0.0
+    known = values[either & ~np.isnan(values)]
+    return float(known.mean()) if known.size else None
 
 
 def burden_row(burden: Burden) -> dict[str, Any]:

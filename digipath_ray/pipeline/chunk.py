@@ -46,7 +46,7 @@ def sum_chunk(
     window = blend_window(config.grid, config.ensemble.blend)
     predicted = ~np.isnan(values[config.channels[0]][:, 0, 0])
     sums, weight = sum_patches(
-        {name: values[name][predicted] for name in config.channels},
+        {name: values[name][predicted] for name in config.summed},
         index[predicted],
         len(blocks),
         window=window,

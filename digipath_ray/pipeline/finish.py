@@ -30,7 +30,7 @@ from digipath_ray.tissue.mask import read_mask
 
 def stitch(grid: Grid, chunks: Iterable[ChunkSums], config: RunConfig) -> Heatmap:
     """The heatmap of a slide; the same bits in whatever order its chunks came."""
-    canvas = Canvas.empty(config.channels, width=grid.hm_width, height=grid.hm_height)
+    canvas = Canvas.empty(config.summed, width=grid.hm_width, height=grid.hm_height)
     for part in sorted(chunks, key=lambda c: c.chunk):
         canvas.add(part.blocks, part.sums, part.weight)
     mpp_x, mpp_y = grid.hm_mpp

@@ -93,6 +93,12 @@ def _segmenting(config: RunConfig) -> Iterator[str]:
             f"{grid.doubt_um:g} {UM}, or its disagreement between "
             f"orientations reached {grid.doubt:g}."
         )
+    if ensemble.cascade and not one:
+        yield (
+            "The networks took turns in the order named, each on patches in which the "
+            f"probability of one before it, averaged over {grid.doubt_um:g} {UM}, or "
+            f"its disagreement between orientations reached {grid.doubt:g}."
+        )
     if len(ensemble.tta) > 1:
         views = ", ".join(ensemble.tta)
         yield f"Each patch was seen in {len(ensemble.tta)} orientations ({views})."
@@ -106,7 +112,11 @@ def _segmenting(config: RunConfig) -> Iterator[str]:
     if len(ensemble.tta) > 1:
         yield "Aleatoric uncertainty is the variance over these views [1, eq. 4]."
     if not one:
-        yield "Epistemic uncertainty is the variance over the networks [1, eq. 5]."
+        where = ", where at least two saw a patch" if ensemble.cascade else ""
+        yield (
+            "Epistemic uncertainty is the variance over the networks"
+            f"{where} [1, eq. 5]."
+        )
 
 
 def _format_member(member: MemberSpec) -> str:

@@ -125,7 +125,7 @@ def _run_facts(metrics: Row) -> Iterator[tuple[str, str]]:
         yield "patches", f"{metrics['patches']:,}{at}"
         share = metrics.get("predicted_share", 1.0)
         if share < 1:
-            yield "of these predicted", f"{share:.0%} (adaptive overlap)"
+            yield "of these predicted, mean of the networks", f"{share:.0%}"
     for key, name in (
         ("prepare_s", "finding tissue"),
         ("start_s", "starting up"),

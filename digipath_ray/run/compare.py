@@ -181,13 +181,15 @@ def compare_heatmaps(
         left, right = a.channel(name), b.channel(name)
         if left is None or right is None:
             continue
-        measures = _measure(left[where], right[where])
+        # NaN: not estimated there (epistemic uncertainty of a cascade).
+        there = where & ~np.isnan(left) & ~np.isnan(right)
+        measures = _measure(left[there], right[there])
         if name == "probability" or name.startswith("member:"):
-            above = left[where] >= threshold, right[where] >= threshold
+            above = left[there] >= threshold, right[there] >= threshold
             measures["dice"] = mask_dice(*above)
         yield {
             "channel": name,
-            "pixels": int(where.sum()),
+            "pixels": int(there.sum()),
             "mpp_x": a.mpp_x,
             "mpp_y": a.mpp_y,
             "note": note,

@@ -109,10 +109,14 @@ def highest(entry: Entry, name: str) -> float:
 
 
 def to_gray(values: Map, weight: Map, *, low: float, high: float) -> Gray:
-    """Map values to gray: 0 where weight is 0, else 1..255 from ``low`` to ``high``."""
-    share = (np.nan_to_num(values) - low) / (high - low)
+    """Map values to gray: 1..255 from ``low`` to ``high``.
+
+    0 where the weight is 0 or, in a cascade, the value was not estimated (NaN).
+    """
+    there = (weight > 0) & ~np.isnan(values)
+    share = (np.where(there, values, low) - low) / (high - low)
     gray = 1 + np.rint(254 * np.clip(share, 0, 1))
-    return np.where(weight > 0, gray, 0).astype(np.uint8)
+    return np.where(there, gray, 0).astype(np.uint8)
 
 
 def read_mask_levels(path: Path, *, version: str = "") -> MaskLevels:

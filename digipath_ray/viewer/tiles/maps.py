@@ -1,12 +1,13 @@
 """Maps of a slide as value tiles, and their exact values.
 
-A tile is a gray PNG colored by the browser: 0 where nothing was predicted, else 1 to
+A tile is a gray PNG colored by the browser: 0 where nothing was estimated, else 1 to
 255 for the layer's ``low`` to ``high``. So threshold, opacity and colors change without
 the server.
 """
 
 import contextlib
 import io
+import math
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -114,7 +115,7 @@ class Maps:
         return out.getvalue()
 
     def values(self, entry: Entry, x: float, y: float) -> dict[str, float | None]:
-        """Exact map values at a point, level-0 px; None where not predicted.
+        """Exact map values at a point, level-0 px; None where not estimated.
 
         Raises:
             ValueError: a file is damaged.
@@ -184,7 +185,8 @@ class Maps:
         for name in heatmap.channels:
             if name in LABELS:
                 plane = self._read(heatmap, entry, run, name, at) if covered else None
-                yield f"{run}/{name}", None if plane is None else float(plane[px])
+                value = float("nan") if plane is None else float(plane[px])
+                yield f"{run}/{name}", None if math.isnan(value) else value
 
     def _read(
         self, heatmap: ValueTiles, entry: Entry, run: str, channel: str, at: At
