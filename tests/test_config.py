@@ -14,6 +14,7 @@ from digipath_ray.config.toml import (
     load_config,
     option_fields,
     read_preset,
+    recipe_from_tree,
     to_tree,
 )
 
@@ -35,6 +36,10 @@ def test_presets_of_flat_images_reflect_their_edges_and_keep_every_pixel() -> No
         config = from_tree(read_preset(name))
         assert (config.slide.edge, config.grid.downsample) == ("reflect", 1)
         assert config.slide.slide_mpp == config.grid.mpp
+
+
+def test_masks_of_glas_number_their_glands() -> None:
+    assert recipe_from_tree(read_preset("glas")).annotations.mask_above == 0
 
 
 def test_file_over_preset_and_option_over_file(tmp_path: Path) -> None:

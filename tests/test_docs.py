@@ -29,6 +29,7 @@ RUN_HERE_ON_RAY = {
     "digipath burden run --threshold 0.4 --refine-hull",
 }
 TESTED = {
+    "digipath bench": "test_plan_prices.py",
     "digipath burden": "test_old_runs.py",
     "digipath calibrate": "test_plan_prices.py",
     "digipath cohort": "test_datasets.py",

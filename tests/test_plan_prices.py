@@ -6,16 +6,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import ray
 import tomli_w
 
 from digipath_ray.cli import run_app
+from digipath_ray.cli.bench import advise, describe
+from digipath_ray.cohort.inputs import read_cohort
+from digipath_ray.distributed import bench
 from digipath_ray.distributed.calibrate import (
     kinds_of,
     measure_ensemble,
     measure_reading,
 )
+from digipath_ray.networks.resolve import resolve
+from digipath_ray.patches import keep_cells
+from digipath_ray.pipeline.prepare import grid_of
 from digipath_ray.planning.prices import (
     NodeType,
     Offer,
@@ -31,6 +38,8 @@ from digipath_ray.planning.speed import (
     describe_ensemble,
     read_calibration,
 )
+from digipath_ray.slide.open import open_slide
+from digipath_ray.tissue.mask import Mask
 from tests.runs import RAY_WARNINGS, SMALL, small_config, write_slide
 
 ROOT = Path(__file__).parents[1]
@@ -333,6 +342,7 @@ def test_a_night_is_calibrated_and_priced(
     config_file: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     out = tmp_path / "node.json"
     options = ["--config", str(config_file)]
@@ -357,6 +367,69 @@ def test_a_night_is_calibrated_and_priced(
     assert re.search(r"hours +\d+ s on 1 CPU\n", said)
     assert run_app([*command, "--calibration", str(out), "--rate", "1"]) == 2
     assert "omit --rate" in capsys.readouterr().err
+
+    monkeypatch.setattr(bench, "BARE_S", 0.5)
+    monkeypatch.setattr(bench, "RUN_S", 1.0)
+    assert run_app(["bench", "--out", str(tmp_path / "b"), *options]) == 0
+    said = capsys.readouterr().out
+    for name in ("networks", "run", "reading", "disk", "store", "next"):
+        assert re.search(rf"^{name} +\S", said, re.MULTILINE)
+    assert "H100" not in said, "other networks than the paper's"
+    # What was drawn and run to measure is gone.
+    assert [path.name for path in (tmp_path / "b").iterdir()] == ["bench.json"]
+    (found,) = json.loads((tmp_path / "b" / "bench.json").read_text())["machines"]
+    figures = found["bench"]
+    assert found["patches_per_s"] == pytest.approx(
+        figures["run"] / figures["devices"], rel=1e-3
+    )
+    assert figures["patches"] >= 4
+    planned = [*command, "--calibration", str(tmp_path / "b" / "bench.json")]
+    assert run_app(planned) == 0
+    assert re.search(r"hours +\d+ s on 1 CPU\n", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("patches", [1, 60, 5000])
+def test_slides_to_measure_with_have_the_patches_asked_for(
+    patches: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "SLIDE_PX", 1024)
+    config = small_config({"tissue": {"tissue": "all"}})
+    folder = bench.draw_slides(tmp_path / "s", config, patches=patches)
+    rows = read_cohort([folder])
+    found = 0
+    for row in rows:
+        with open_slide(row.path) as slide:
+            grid = grid_of(slide, config)
+            mask = Mask(array=np.ones((64, 64), bool), mpp_x=32.0, mpp_y=32.0)
+            found += len(keep_cells(grid, mask))
+    assert max(4, patches) <= found <= max(30, 1.6 * patches)
+    assert len(rows) == (1 if patches < 1000 else 6)
+
+
+def test_what_a_bench_advises() -> None:
+    fast = {
+        "devices": 1.0,
+        "bare": 100.0,
+        "run": 96.0,
+        "patches": 3000,
+        "start_s": 9.0,
+        "bottleneck": "read: the networks waited for pixels",
+        "read_mpx": 200.0,
+        "needed_mpx": 26.0,
+        "disk_write_mb": 500.0,
+        "disk_read_mb": 900.0,
+        "store_mb": 800.0,
+    }
+    node = machine(gpu="H100", gpus=1, cpus=8)
+    assert "more GPUs" in advise(bench.Bench(**fast), node)
+    slow = bench.Bench(**{**fast, "run": 50.0})
+    assert (slow.of_bare, slow.reading_cpus) == (0.5, 0.13)
+    assert advise(slow, node) == "read: the networks waited for pixels"
+    starved = bench.Bench(**{**fast, "needed_mpx": 2000.0})
+    assert "more CPUs for each GPU" in advise(starved, node)
+    lines = [text for name, text in describe(slow, node, resolve({}, weights="random"))]
+    assert "50.0/s, 50% of the networks alone, over 3,000 patches" in lines[2]
+    assert any("H100" in text and "71.0/s" in text for text in lines)
 
 
 def test_prices_ask_for_a_calibration_and_gaps_are_refused_at_once(

@@ -155,10 +155,10 @@ def test_a_damaged_map_says_so(tmp_path: Path) -> None:
 # Gray
 
 
-def test_gray_0_is_where_nothing_was_predicted() -> None:
+def test_gray_0_is_where_nothing_was_estimated() -> None:
     values = np.array([[0, 0.5, 1, 0, 2, np.nan]], np.float32)
     weight = np.array([[1, 1, 1, 0, 1, 1]], np.float32)
-    assert to_gray(values, weight, low=0, high=1).tolist() == [[1, 128, 255, 0, 255, 1]]
+    assert to_gray(values, weight, low=0, high=1).tolist() == [[1, 128, 255, 0, 255, 0]]
 
 
 # A slide's layers

@@ -335,6 +335,33 @@ def calibrate(
 
 
 @app.command()
+@with_config
+def bench(
+    *,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", "-o", help="where runs would be written; gets bench.json"
+        ),
+    ] = Path(),
+    slide: Annotated[
+        str | None,
+        typer.Option(
+            help="read one of your slides, not a drawn one: formats differ",
+            show_default=False,
+        ),
+    ] = None,
+    weights: WeightsOption = None,
+    force: ForceOption = False,
+    tree: Tree,
+) -> int:
+    """Measure networks, a run, reading, disk and store of this machine; what to add."""
+    from digipath_ray.cli.bench import bench as measure
+
+    return measure(console(), out, tree, weights=weights, force=force, slide=slide)
+
+
+@app.command()
 def doctor(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="where runs would be written")

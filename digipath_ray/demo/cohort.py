@@ -124,9 +124,9 @@ def write_manifest(path: Path, slides: Sequence[DemoSlide]) -> Path:
     return path
 
 
-def write_pyramid(path: Path, rgb: Pixels) -> None:
+def write_pyramid(path: Path, rgb: Pixels, *, mpp: float = DEMO_MPP) -> None:
     """Write a tiled JPEG pyramid (levels 1, 4, 16) with its mpp in the tags."""
-    per_cm = 10_000 / DEMO_MPP
+    per_cm = 10_000 / mpp
     with tifffile.TiffWriter(path) as tiff:
         for step in LEVEL_STEPS:
             tiff.write(

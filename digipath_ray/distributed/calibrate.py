@@ -4,11 +4,11 @@ import contextlib
 import platform
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -21,13 +21,9 @@ from digipath_ray.patches import cut_chunks, keep_cells, lay_grid
 from digipath_ray.pipeline.chunk import read_chunk
 from digipath_ray.pipeline.prepare import find_slide_tissue, grid_of, open_cohort_slide
 from digipath_ray.planning.rate import MEASURE_S, for_cpu, measure_rate
-from digipath_ray.planning.speed import (
-    Machine,
-)
+from digipath_ray.planning.speed import Machine
 
 READ_S = 10.0
-
-
 TASK_CPUS = 0.5
 """A GPU node may offer Ray a single CPU."""
 
@@ -59,55 +55,76 @@ def measure_nodes(
     kinds: Sequence[Mapping[str, Any]], config: RunConfig, slide: str | None
 ) -> list[Machine]:
     """The kinds of nodes as measured, all at once."""
-    any_gpu = any(kind["Resources"].get("GPU", 0) >= 1 for kind in kinds)
+    any_gpu = any(gpus_of(kind) >= 1 for kind in kinds)
     refs = []
     for kind in kinds:
-        have = kind["Resources"]
-        gpus = int(have.get("GPU", 0))
-        here = NodeAffinitySchedulingStrategy(kind["NodeID"], soft=False)
-        task = ray.remote(
-            num_cpus=TASK_CPUS, num_gpus=min(gpus, 1), scheduling_strategy=here
-        )(measure_machine)
-        node = {
-            "gpus": gpus,
-            "cpus": int(have["CPU"]),
-            "memory_gb": have.get("memory", 0.0) / 2**30,
-            "predict": gpus > 0 or not any_gpu,
-        }
-        refs.append(task.remote(config, slide, node))
+        predict = gpus_of(kind) > 0 or not any_gpu
+        refs.append(
+            _on_node(measure_machine, kind).remote(config, slide, predict, kind)
+        )
     return list(ray.get(refs))
 
 
+def _on_node(work: Callable[..., Machine], node: Mapping[str, Any]) -> Any:
+    """A task of Ray that runs on this node, with one of its GPUs if it has any."""
+    return ray.remote(
+        num_cpus=TASK_CPUS,
+        num_gpus=min(gpus_of(node), 1),
+        scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
+    )(work)
+
+
+def gpus_of(node: Mapping[str, Any]) -> int:
+    """How many GPUs Ray knows of on a node."""
+    return int(node["Resources"].get("GPU", 0))
+
+
+def describe_machine(node: Mapping[str, Any]) -> Machine:
+    """A node and its versions, nothing measured."""
+    return cast(Machine, ray.get(_on_node(_describe, node).remote(node)))
+
+
+def _describe(node: Mapping[str, Any]) -> Machine:
+    """This node as Ray and torch see it."""
+    import torch
+
+    have, gpus = node["Resources"], gpus_of(node)
+    return Machine(
+        node=platform.node(),
+        gpu=torch.cuda.get_device_name() if gpus else None,
+        gpus=gpus,
+        cpus=int(have["CPU"]),
+        memory_gb=round(have.get("memory", 0.0) / 2**30, 1),
+        patches_per_s=None,
+        read_mpx_per_s=0.0,
+        versions={
+            "digipath_ray": __version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("ray", "torch")},
+        },
+    )
+
+
 def measure_machine(
-    config: RunConfig, slide: str | None, node: dict[str, Any]
+    config: RunConfig, slide: str | None, predict: bool, node: Mapping[str, Any]
 ) -> Machine:
     """This node as measured: one process on one CPU, and on one GPU if it has any.
 
     Args:
         config: networks, transforms and patches.
         slide: what to read.
-        node: what Ray knows of the node, and whether it is to predict.
+        predict: whether to run the networks.
+        node: what Ray knows of the node.
     """
     import torch
 
     torch.set_num_threads(1)
-    gpu = torch.cuda.get_device_name() if node["gpus"] else None
+    machine = _describe(node)
     rate = None
-    if node["predict"]:
-        rate = measure_ensemble(config, on_gpu=gpu is not None)
-    return Machine(
-        node=platform.node(),
-        gpu=gpu,
-        gpus=node["gpus"],
-        cpus=node["cpus"],
-        memory_gb=round(node["memory_gb"], 1),
-        patches_per_s=rate,
-        read_mpx_per_s=measure_reading(slide, config),
-        versions={
-            "digipath_ray": __version__,
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("ray", "torch")},
-        },
+    if predict:
+        rate = measure_ensemble(config, on_gpu=machine.gpu is not None)
+    return replace(
+        machine, patches_per_s=rate, read_mpx_per_s=measure_reading(slide, config)
     )
 
 

@@ -1,4 +1,4 @@
-"""Measurements of ``digipath calibrate``, as the JSON file that ``plan`` reads."""
+"""Measurements of ``digipath calibrate`` and ``bench``, as the file ``plan`` reads."""
 
 import json
 from collections.abc import Mapping
@@ -25,6 +25,8 @@ class Machine:
             transforms; None for a node without GPU if others have one.
         read_mpx_per_s: network px that one CPU reads per CPU second, 1e6.
         versions: software versions.
+        bench: all that ``digipath bench`` measured, whose rate is that of a run; None
+            of ``digipath calibrate``, whose rate is that of the networks alone.
     """
 
     node: str
@@ -35,11 +37,12 @@ class Machine:
     patches_per_s: float | None
     read_mpx_per_s: float
     versions: dict[str, str]
+    bench: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """Output of ``digipath calibrate``.
+    """Output of ``digipath calibrate`` or ``digipath bench``.
 
     Attributes:
         made: when, UTC.

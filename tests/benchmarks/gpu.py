@@ -250,7 +250,8 @@ def measure_runs(size: Size, work: Path, mode: str = "") -> Rows:
     slides.mkdir()
     write_pyramid(slides / "s0.tif", draw_field(size.side))
     for number in range(1, size.slides):
-        (slides / f"s{number}.tif").symlink_to("s0.tif")
+        # A link, not a symbolic one: those are one slide to a run.
+        os.link(slides / "s0.tif", slides / f"s{number}.tif")
     return [
         row
         for pools in ("shared", "per-member")
@@ -260,21 +261,21 @@ def measure_runs(size: Size, work: Path, mode: str = "") -> Rows:
 
 def measure_pools(size: Size, work: Path, mode: str) -> Rows:
     """One run, and the bare rate before and after it."""
+    from digipath_ray.distributed.bench import bare_rate
     from digipath_ray.distributed.connect import connected
     from digipath_ray.distributed.resources import divide
     from digipath_ray.distributed.run import run_cohort
     from digipath_ray.run.directory import RunDirectory
-    from tests.benchmarks.end_to_end import bare
 
     config = config_of(size, pools=mode)
     with connected():
         # Bare, all members share a process, whichever pools the run has.
         together = config_of(size, pools="shared")
-        before = bare(together, divide(together), seconds=size.seconds)
+        before = bare_rate(together, divide(together), seconds=size.seconds)
         with watching_gpu() as watch:
             run = RunDirectory(work / f"run-{mode}")
             metrics = run_cohort(run, read_cohort([work / "slides"]), config).metrics
-        after = bare(together, divide(together), seconds=size.seconds)
+        after = bare_rate(together, divide(together), seconds=size.seconds)
         actors = divide(config).actors
     rate = metrics["patches_per_s"]
     return [

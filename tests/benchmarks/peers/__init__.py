@@ -1,0 +1,1 @@
+"""What ``tests.benchmarks.peer`` runs elsewhere; nothing here imports this package."""
