@@ -20,6 +20,7 @@ from digipath_ray.networks.build import (
     normalization_of,
 )
 from digipath_ray.networks.card import ModelCard, read_card
+from digipath_ray.networks.compiled import Compiled
 from digipath_ray.networks.folding import fold_batch_norm
 from digipath_ray.networks.weight_files import weights_file
 from digipath_ray.storage.files import file_digest
@@ -56,7 +57,7 @@ def load_member(
     network = network.to(place, dtype).to(memory_format=torch.channels_last)
     if compile_networks:
         check_compiler()
-        network = cast(nn.Module, torch.compile(network, dynamic=False))
+        network = Compiled(network)
     return Member(
         network,
         normalization=normalization_of(spec),
