@@ -5,6 +5,7 @@ import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ def pixels_of(text: str) -> np.ndarray:
     return np.array([[c == "#" for c in line] for line in text.split()])
 
 
-def on_slide(pixels: np.ndarray, **changes: float):
+def on_slide(pixels: np.ndarray, **changes: Any):
     where = {
         "x": 0.0,
         "y": 0.0,
@@ -181,6 +182,22 @@ def test_a_measurement_that_is_no_number_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_features(tmp_path / "s.geojson", [written])
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("side", [7, 23])
+def test_any_pixels_are_the_sum_of_their_squares(side: int) -> None:
+    pixels = np.random.default_rng(side).random((side, side + 2)) > 0.4
+    squares = [shapely.box(x, y, x + 1, y + 1) for y, x in np.argwhere(pixels)]
+    shape = trace(pixels)
+    assert shape.is_valid
+    assert shapely.symmetric_difference(shape, shapely.union_all(squares)).area == 0
+
+
+@pytest.mark.parametrize("limit", [1e6, 40.0])
+def test_an_outline_at_hand_is_taken_where_nothing_is_cut_off(limit: float) -> None:
+    pixels = pixels_of("### #.# ###")
+    where = {"x": 3.0, "max_x": limit, "max_y": limit}
+    assert on_slide(pixels, traced=trace(pixels), **where) == on_slide(pixels, **where)
 
 
 def test_a_million_pixels_take_no_time(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """``digipath demo``: a synthetic cohort, run and held against its truth."""
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,10 +13,11 @@ from digipath_ray.cli.run import exit_status, print_summary
 from digipath_ray.cli.train import member_table, narrate
 from digipath_ray.cohort.inputs import read_cohort
 from digipath_ray.config.toml import load_config
-from digipath_ray.demo.cohort import MANIFEST, build_cohort, demo_slides
+from digipath_ray.demo.cohort import MANIFEST, building, demo_slides
 from digipath_ray.demo.drawing import DemoSlide
 from digipath_ray.demo.fit_cohort import brief_recipe, brief_slides
 from digipath_ray.demo.score import SlideScore, dice_of, score_run
+from digipath_ray.distributed.connect import connected
 from digipath_ray.distributed.fit import fit_cohort
 from digipath_ray.distributed.run import Summary, run_cohort
 from digipath_ray.networks.resolve import resolve, resolve_recipe
@@ -28,15 +30,23 @@ def run_demo(console: Console, out: Path) -> int:
 
     One slide is damaged on purpose, to show what a failure looks like.
     """
-    manifest = draw_cohort(console, out / "cohort", demo_slides())
-    config = resolve(load_config(preset="demo"))
-    with RunProgress(console) as progress:
-        summary = run_cohort(
-            RunDirectory(out / "run"),
-            read_cohort([manifest]),
-            config,
-            listener=progress,
-        )
+    folder = out / "cohort"
+    with contextlib.ExitStack() as stack:
+        draw = None
+        if not (folder / MANIFEST).exists():
+            say_drawing(console, folder, demo_slides())
+            draw = stack.enter_context(building(folder, demo_slides()))
+        config = resolve(load_config(preset="demo"))
+        if draw is not None:  # Ray starts meanwhile
+            stack.enter_context(connected(config.compute.cpus))
+        manifest = draw() if draw is not None else folder / MANIFEST
+        with RunProgress(console) as progress:
+            summary = run_cohort(
+                RunDirectory(out / "run"),
+                read_cohort([manifest]),
+                config,
+                listener=progress,
+            )
     console.rule("the run")
     print_summary(console, summary, predicted=True)
     console.rule("against the truth that was drawn")
@@ -82,10 +92,16 @@ def draw_cohort(console: Console, folder: Path, slides: Sequence[DemoSlide]) -> 
     """Draw slides unless they are there; their manifest."""
     manifest = folder / MANIFEST
     if not manifest.exists():
-        where = escape(str(folder))
-        console.print(f"drawing {len(slides)} synthetic slides into {where} ...")
-        build_cohort(folder, slides)
+        say_drawing(console, folder, slides)
+        with building(folder, slides) as draw:
+            draw()
     return manifest
+
+
+def say_drawing(console: Console, folder: Path, slides: Sequence[DemoSlide]) -> None:
+    """Say what takes the next seconds."""
+    where = escape(str(folder))
+    console.print(f"drawing {len(slides)} synthetic slides into {where} ...")
 
 
 def truth_table(scores: Sequence[SlideScore], summary: Summary) -> Table:

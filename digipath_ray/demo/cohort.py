@@ -6,7 +6,13 @@ purpose.
 """
 
 import csv
-from collections.abc import Sequence
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +21,14 @@ from PIL import Image
 
 from digipath_ray.demo.drawing import LEVEL_STEPS, DemoSlide, draw_slide
 from digipath_ray.demo.painting import Pixels
+from digipath_ray.machine import allowance, available_memory, keep_freed_memory
 
 DEMO_MPP = 1.0
 MANIFEST = "cohort.csv"
 COLUMNS = ("slide_id", "path", "patient_id", "node", "label", "annotation")
 TILE_PX = 256
+DRAWING_BYTES = 2 << 30
+"""Free memory for each process that draws: more than twice what it takes."""
 DAMAGED_SHARE = 0.4
 """Fraction of pixels lost in the damaged file."""
 
@@ -90,18 +99,65 @@ def build_cohort(folder: Path, slides: Sequence[DemoSlide]) -> Path:
     = tumor, 4 um/px), and ``cohort.csv``, whose paths are relative to it. Equal seeds
     give equal bytes.
     """
+    for slide in slides:
+        write_slide(slide, folder)
+    return write_manifest(folder / MANIFEST, slides)
+
+
+@contextmanager
+def building(folder: Path, slides: Sequence[DemoSlide]) -> Iterator[Callable[[], Path]]:
+    """:func:`build_cohort` in processes beside this one.
+
+    Yields what waits for them and gives the manifest.
+    """
+    allowed = allowance(None)
+    memory = min(available_memory(), allowed.memory)
+    fit = min(int(allowed.cores), int(memory / DRAWING_BYTES), len(slides))
+    pool = ProcessPoolExecutor(
+        max(1, fit),
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_begin_drawing,
+    )
+    drawn = [pool.submit(write_slide, slide, folder) for slide in slides]
+
+    def wait() -> Path:
+        for one in drawn:
+            one.result()
+        return write_manifest(folder / MANIFEST, slides)
+
+    try:
+        yield wait
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _begin_drawing() -> None:
+    # An interrupt of the terminal ends the process that waits, and so this one.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    keep_freed_memory()
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is gone, however it ended."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def write_slide(slide: DemoSlide, folder: Path) -> None:
+    """Draw a slide and its truth into ``folder``."""
     for name in ("slides", "truth"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    for slide in slides:
-        rgb, truth = draw_slide(slide)
-        path = folder / _slide_path(slide)
-        write_pyramid(path, rgb)
-        if slide.damaged:
-            damage(path)
-        if slide.label != "negative":
-            mask = Image.fromarray(truth.astype(np.uint8) * 255)
-            mask.save(folder / _truth_path(slide), optimize=True)
-    return write_manifest(folder / MANIFEST, slides)
+    rgb, truth = draw_slide(slide)
+    path = folder / _slide_path(slide)
+    write_pyramid(path, rgb)
+    if slide.damaged:
+        damage(path)
+    if slide.label != "negative":
+        mask = Image.fromarray(truth.astype(np.uint8) * 255)
+        mask.save(folder / _truth_path(slide), optimize=True)
 
 
 def _slide_path(slide: DemoSlide) -> str:

@@ -34,6 +34,8 @@ INK_OD: dict[InkColor, tuple[float, float, float]] = {
     "blue": (1.9, 1.15, 0.35),
     "green": (1.7, 0.5, 1.1),
 }
+NOISE_PX = 256
+"""Side of the periodic tile of a sensor's noise."""
 BANK_PX = 1024
 """Side of the periodic texture tiles."""
 
@@ -79,8 +81,12 @@ def sample_up(field: Field, window: Window) -> Field:
 
 def tile_up(tile: Field, shape: tuple[int, ...]) -> Field:
     """Repeat a periodic tile over [height, width]."""
-    times = (-(-shape[0] // tile.shape[0]), -(-shape[1] // tile.shape[1]))
-    return np.tile(tile, times)[: shape[0], : shape[1]]
+    out = np.empty(shape, tile.dtype)
+    for top in range(0, shape[0], tile.shape[0]):
+        for left in range(0, shape[1], tile.shape[1]):
+            part = out[top : top + tile.shape[0], left : left + tile.shape[1]]
+            part[...] = tile[: part.shape[0], : part.shape[1]]
+    return out
 
 
 def noise_over(
@@ -224,16 +230,23 @@ def digitize(
     rng: np.random.Generator,
 ) -> Pixels:
     """Slide pixels [height, width, 3], ``light`` at ``origin`` on empty glass."""
-    noise = rng.normal(0, 1.3, (256, 256)).astype(np.float32)
+    noise = rng.normal(0, 1.3, (NOISE_PX, NOISE_PX)).astype(np.float32)
+    noise = tile_up(noise, (NOISE_PX, size[1]))
     out = np.empty((*size, 3), np.uint8)
     down = np.linspace(-1, 1, size[0], dtype=np.float32)[:, None] * stain.fall_off[0]
     right = np.linspace(-1, 1, size[1], dtype=np.float32)[None, :] * stain.fall_off[1]
-    lamp = 1 + down + right
     row, col = origin
-    inside = (slice(row, row + light.shape[0]), slice(col, col + light.shape[1]))
-    for band in range(3):
-        level = lamp * stain.lamp[band]
-        level[inside] *= light[..., band]
-        level += tile_up(noise, size)
-        out[..., band] = np.clip(level, 0, 255)
+    cols = slice(col, col + light.shape[1])
+    # In strips, as whole planes take as long to be allocated as to be computed.
+    for top in range(0, size[0], NOISE_PX):
+        lamp = 1 + down[top : top + NOISE_PX] + right
+        first = max(row, top)
+        stop = max(first, min(row + light.shape[0], top + NOISE_PX))
+        for band in range(3):
+            level = lamp * stain.lamp[band]
+            level[first - top : stop - top, cols] *= light[
+                first - row : stop - row, :, band
+            ]
+            level += noise[: len(level)]
+            out[top : top + NOISE_PX, :, band] = np.clip(level, 0, 255, out=level)
     return out

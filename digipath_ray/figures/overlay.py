@@ -85,7 +85,7 @@ def draw_overlay(
         (2, heatmap.aleatoric, "one transform only"),
         (3, heatmap.epistemic, "one member only"),
     ):
-        if plane is not None and np.isnan(plane[heatmap.covered]).all():
+        if plane is not None and not (heatmap.covered & ~np.isnan(plane)).any():
             plane, why_not = None, "seen by one member only"
         if plane is None:
             _write_missing(panels[i], f"not estimated:\n{why_not}")

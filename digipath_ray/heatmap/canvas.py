@@ -2,8 +2,9 @@
 
 ``sum_patches`` turns the patches of a chunk into partial sums of stride-sized blocks,
 a :class:`Canvas` adds blocks up in any order, and ``Canvas.heatmap`` divides by the
-weight. Everything here is in heatmap px (hm), one px = downsample model px; nothing is
-smoothed, clipped or colored, so a value in a file is the value that was predicted.
+weight, in place. Everything here is in heatmap px (hm), one px = downsample model px;
+nothing is smoothed, clipped or colored, so a value in a file is the value that was
+predicted.
 """
 
 from collections.abc import Mapping, Sequence
@@ -156,15 +157,16 @@ class Canvas:
         """The weighted mean at each pixel, 0 where there is no patch.
 
         In a cascade epistemic uncertainty is the mean over the patches that two members
-        have seen, and NaN where there is none.
+        have seen, and NaN where there is none. The canvas is used up: its sums become
+        the means, so that a slide's maps are in memory once.
 
         Args:
             mpp_x: um per HEATMAP px, i.e. the effective mpp times downsample.
             mpp_y: the same, from top to bottom.
         """
-        # Where no patch lies the weight is 0: the result stays 0, without a warning.
-        data = np.zeros_like(self.sums)
-        np.divide(self.sums, self.weight, out=data, where=self.weight > 0)
+        # Where no patch lies weight and sums are 0: the 0 stays, without a warning.
+        data = self.sums
+        np.divide(data, self.weight, out=data, where=self.weight > 0)
         channels = self.channels
         if channels[-1] == ESTIMATED:
             channels, data, share = channels[:-1], data[:-1], data[-1]

@@ -40,7 +40,13 @@ def lesion_features(
         top, left, _, _ = lesion.box
         inside = found.pixels(lesion.number)
         yield feature(
-            on_slide(slide, inside, row=top, col=left),
+            on_slide(
+                slide,
+                inside,
+                row=top,
+                col=left,
+                traced=found.outlines[lesion.number - 1],
+            ),
             class_name="Tumor",
             color=TUMOR_COLOR,
             name=f"lesion {lesion.number}",
@@ -57,7 +63,14 @@ def lesion_features(
         )
 
 
-def on_slide(slide: FinishedSlide, pixels: Bools, *, row: int, col: int) -> Shape:
+def on_slide(
+    slide: FinishedSlide,
+    pixels: Bools,
+    *,
+    row: int,
+    col: int,
+    traced: Shape | None = None,
+) -> Shape:
     """Outline of heatmap px in level-0 px, clipped to the slide."""
     return outline(
         pixels,
@@ -67,6 +80,7 @@ def on_slide(slide: FinishedSlide, pixels: Bools, *, row: int, col: int) -> Shap
         l0_per_px_y=slide.l0_per_hm_y,
         max_x=slide.width,
         max_y=slide.height,
+        traced=traced,
     )
 
 

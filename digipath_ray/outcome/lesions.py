@@ -17,6 +17,7 @@ from scipy import ndimage
 from shapely.affinity import translate
 from skimage.measure import perimeter
 
+from digipath_ray.annotations.outlines import Shape
 from digipath_ray.heatmap.heatmap import Heatmap, Map
 from digipath_ray.outcome.hull import (
     convex_hull,
@@ -24,6 +25,7 @@ from digipath_ray.outcome.hull import (
     diameter_um,
     hull_of_hulls,
 )
+from digipath_ray.outcome.qupath import trace
 
 Bools = NDArray[np.bool_]
 Labels = NDArray[np.int32]
@@ -101,6 +103,15 @@ class Lesions:
         """Pixels of one lesion, bool over its box."""
         top, left, bottom, right = self.lesions[number - 1].box
         return np.asarray(self.labels[top:bottom, left:right] == number)
+
+    def without_pixels(self) -> "Lesions":
+        """The same lesions, without the map of their pixels."""
+        return replace(self, labels=np.empty((0, 0), np.int32))
+
+    @functools.cached_property
+    def outlines(self) -> tuple[Shape, ...]:
+        """Outline of each lesion, heatmap px from the corner of its box."""
+        return tuple(trace(self.pixels(lesion.number)) for lesion in self.lesions)
 
     def feret_um(self, numbers: Sequence[int]) -> float:
         """Feret diameter of several lesions together, including the gaps.

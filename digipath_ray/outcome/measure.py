@@ -88,8 +88,11 @@ def measure_slide(slide: FinishedSlide, config: RunConfig) -> SlideOutcome:
     spec, threshold = config.outcome, config.outcome.threshold
     record, heatmap = slide.record, slide.heatmap
     asked = {threshold, *((HIGH, LOW) if spec.outcome == "stage" else ())}
-    at = {p: find_lesions(heatmap, p) for p in asked}
-    lesions = at[threshold]
+    lesions = find_lesions(heatmap, threshold)
+    # Of the others only the list is needed: their pixels would fill memory.
+    others = asked - {threshold}
+    at = {p: find_lesions(heatmap, p).without_pixels() for p in sorted(others)}
+    at[threshold] = lesions
     groups = merge_lesions(lesions, spec.merge_um)
     sized = size_rule(spec).apply(groups)
     noisy = any(found.left_out for found in at.values())

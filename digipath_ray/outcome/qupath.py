@@ -1,5 +1,6 @@
 """Traces pixels as outlines, and writes outlines as GeoJSON annotations for QuPath."""
 
+import functools
 import json
 import math
 import uuid
@@ -15,10 +16,13 @@ from digipath_ray.annotations.outlines import Shape
 from digipath_ray.storage.files import publish
 
 Bools = NDArray[np.bool_]
+Indices = NDArray[np.int64]
 Feature = dict[str, Any]
 """A GeoJSON feature."""
 SLIVER_PX = 1e-6
 """Minimum part of a pixel, clipped by the slide's edge, to be kept."""
+SMALL_PX = 64
+"""Outlines of maps up to this size recur so often that they are cached."""
 DECIMALS = 2
 """Of a coordinate in a file: 0.01 level-0 px is far below what was measured."""
 
@@ -29,9 +33,29 @@ def trace(pixels: Bools) -> Shape:
     The outline follows pixel borders, so it covers exactly these pixels; holes are
     preserved, and pixels that touch only in a corner are separate polygons.
     """
-    inside = np.pad(pixels, 1).astype(np.int8)
-    y, left, right = _sides(np.diff(inside, axis=0)[:, 1:-1])
-    x, top, bottom = _sides(np.diff(inside, axis=1)[1:-1].T)
+    if pixels.size <= SMALL_PX:
+        return _trace_small(pixels.shape, pixels.tobytes())
+    return _trace(pixels)
+
+
+@functools.lru_cache(maxsize=1 << 12)
+def _trace_small(shape: tuple[int, int], values: bytes) -> Shape:
+    # Thousands of specks on a slide have a few hundred shapes.
+    return _trace(np.frombuffer(values, np.bool_).reshape(shape))
+
+
+def _trace(pixels: Bools) -> Shape:
+    height, width = pixels.shape
+    inside = np.zeros((height + 2, width + 2), np.bool_)
+    inside[1:-1, 1:-1] = pixels
+    above, below = inside[:-1, 1:-1], inside[1:, 1:-1]
+    row, col = np.nonzero(above != below)
+    y, left, right = _sides(row, col, below[row, col])
+    before, after = inside[1:-1, :-1], inside[1:-1, 1:]
+    row, col = np.nonzero(before != after)
+    down = np.argsort(col, kind="stable")
+    row, col = row[down], col[down]
+    x, top, bottom = _sides(col, row, after[row, col])
     across = np.stack([left, y, right, y], axis=1)
     down = np.stack([x, top, x, bottom], axis=1)
     lines = np.concatenate([across, down]).astype(float).reshape(-1, 2, 2)
@@ -40,16 +64,21 @@ def trace(pixels: Bools) -> Shape:
     return shapely.normalize(shapely.MultiPolygon(list(faces[pixels[row, col]])))
 
 
-def _sides(border: NDArray[np.int8]) -> tuple[NDArray[np.int64], ...]:
-    """Runs of equal borders along rows [lines, n]: line, start and end.
+def _sides(line: Indices, at: Indices, inside: Bools) -> tuple[Indices, ...]:
+    """Runs of pixel borders along lines: line, start and end of each.
 
-    The sign encodes the side of the pixels. It flips where four borders meet, so lines
+    A run ends where the pixels change sides. That is where four borders meet, so runs
     end exactly at the corners of the outline.
+
+    Args:
+        line: of each border, in ascending order.
+        at: place of each border on its line, ascending along it.
+        inside: whether the pixel that follows a border across the line is a true one.
     """
-    ends = np.diff(np.pad(border, ((0, 0), (1, 1))), axis=1) != 0
-    line, start = np.nonzero(ends[:, :-1] & (border != 0))
-    _, last = np.nonzero(ends[:, 1:] & (border != 0))
-    return line, start, last + 1
+    next_to = (np.diff(line) == 0) & (np.diff(at) == 1) & (inside[1:] == inside[:-1])
+    first = np.concatenate([[True], ~next_to])[: len(at)]
+    last = np.concatenate([~next_to, [True]])[: len(at)]
+    return line[first], at[first], at[last] + 1
 
 
 def _first_pixels(faces: NDArray[np.object_]) -> NDArray[np.int64]:
@@ -70,6 +99,7 @@ def outline(
     l0_per_px_y: float,
     max_x: float,
     max_y: float,
+    traced: Shape | None = None,
 ) -> Shape:
     """Outline of pixels on a slide, a valid MultiPolygon in level-0 px.
 
@@ -81,14 +111,17 @@ def outline(
         l0_per_px_y: likewise.
         max_x: width of the slide, to clip to.
         max_y: height of the slide, to clip to.
+        traced: :func:`trace` of the pixels, if it is at hand.
     """
     cols = math.ceil((max_x - x) / l0_per_px_x - SLIVER_PX)
     rows = math.ceil((max_y - y) / l0_per_px_y - SLIVER_PX)
     if rows <= 0 or cols <= 0:
         return shapely.MultiPolygon()
+    if traced is None or pixels.shape[0] > rows or pixels.shape[1] > cols:
+        traced = trace(pixels[:rows, :cols])
     corner, scale, limit = (x, y), (l0_per_px_x, l0_per_px_y), (max_x, max_y)
     return shapely.transform(
-        trace(pixels[:rows, :cols]),
+        traced,
         lambda points: np.minimum(points * scale + corner, limit),
     )
 

@@ -46,8 +46,8 @@ THUMBNAIL_PX = 1400
 MPP_FLAG = 0.03
 """Relative deviation of the effective mpp from which a slide is flagged."""
 STITCH_COPIES = 3
-"""Times that a heatmap's bytes are in memory while it is stitched and written: 2.1 as
-measured for canvas, means and file, and about one more for the sums that come in."""
+"""Times that a heatmap's bytes are in memory while it is finished: 2.7 as measured at
+100,000 px (tests/benchmarks/finishing.py), with the sums that come in."""
 STITCH_MEMORY_SHARE = 0.5
 """Share of a machine's memory that all slides being stitched may take."""
 

@@ -15,7 +15,6 @@ from scipy.sparse.csgraph import connected_components
 
 from digipath_ray.annotations.outlines import Shape
 from digipath_ray.outcome.lesions import Lesion, Lesions
-from digipath_ray.outcome.qupath import trace
 from digipath_ray.outcome.staging import Metastasis
 
 MAX_ITC_UM = 200.0
@@ -130,9 +129,15 @@ def _groups(lesions: Lesions, merge_um: float) -> list[int]:
     if n < 2 or merge_um <= TAIL_UM:
         return list(range(n))
     shapes = np.array([_outline_um(lesions, lesion) for lesion in lesions.lesions])
-    one, other = shapely.STRtree(shapes).query(
-        shapes, predicate="dwithin", distance=merge_um - TAIL_UM
-    )
+    bounds = shapely.bounds(shapes)
+    near_by = shapely.box(*(bounds[:, :2] - merge_um).T, *(bounds[:, 2:] + merge_um).T)
+    one, other = shapely.STRtree(shapes).query(near_by)
+    # The first of a pair is the larger: prepared once, it answers fast.
+    once = one < other
+    one, other = one[once], other[once]
+    shapely.prepare(shapes)
+    close = shapely.dwithin(shapes[one], shapes[other], merge_um - TAIL_UM)
+    one, other = one[close], other[close]
     near = coo_array((np.ones(len(one), np.bool_), (one, other)), shape=(n, n))
     _, group = connected_components(near, directed=False)
     return [int(number) for number in group]
@@ -143,6 +148,6 @@ def _outline_um(lesions: Lesions, lesion: Lesion) -> Shape:
     top, left, _, _ = lesion.box
     corner, mpp = np.array([left, top]), np.array([lesions.mpp_x, lesions.mpp_y])
     return shapely.transform(
-        trace(lesions.pixels(lesion.number)),
+        lesions.outlines[lesion.number - 1],
         lambda points: (points + corner) * mpp,
     )
