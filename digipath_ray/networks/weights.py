@@ -9,7 +9,7 @@ from typing import cast
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from digipath_ray.config.run import MemberSpec, Precision
@@ -189,7 +189,5 @@ def save_weights(tensors: Mapping[str, Tensor], path: Path) -> None:
     """
     # Cloned: safetensors refuses tensors that share their storage.
     whole = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-    try:
-        save_file(whole, path, metadata={"format": "pt"})
-    except SafetensorError as e:  # its writer's errors are no OSError
-        raise OSError(f"{path}: {e}") from e
+    # In memory first: the errors of safetensors' own writer have no errno.
+    path.write_bytes(save(whole, metadata={"format": "pt"}))
