@@ -30,6 +30,8 @@ job_dir=$PWD/digipath-$SLURM_JOB_ID
 install -d -m 700 "$job_dir"
 (umask 077 && od -An -N32 -tx1 /dev/urandom | tr -d ' \n' > "$job_dir/token")
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$job_dir/token RAY_USAGE_STATS_ENABLED=0
+# Readers that wait for the networks stay: else Ray ends them, and starts others.
+export RAY_idle_worker_killing_time_threshold_ms=600000
 
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1) # where this runs
 head_ip=${DIGIPATH_HEAD_IP:-$(hostname -I | cut -d ' ' -f 1)}
@@ -54,7 +56,7 @@ trap end EXIT
 cpus=$((SLURM_CPUS_PER_TASK > 4 ? SLURM_CPUS_PER_TASK - 2 : SLURM_CPUS_PER_TASK))
 srun --nodes=1 --ntasks=1 --nodelist="$head" \
     ray start --head --block --node-ip-address="$head_ip" --port="${RAY_ADDRESS##*:}" \
-    --num-cpus="$cpus" --temp-dir="$ray_dir" > "$job_dir.head.log" 2>&1 &
+    --num-cpus="$cpus" --include-dashboard=false --temp-dir="$ray_dir" > "$job_dir.head.log" 2>&1 &
 steps+=($!)
 if ((SLURM_NNODES > 1)); then
     srun --nodes=$((SLURM_NNODES - 1)) --ntasks=$((SLURM_NNODES - 1)) --exclude="$head" \

@@ -33,6 +33,10 @@ os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # As digipath_ray.distributed.resources does: idle workers stay.
 os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
+# As digipath_ray.distributed.connect does where it starts Ray.
+os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+# Ray Train asks its workers every 2 s else, and small fits wait for that.
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
 
 
 CLUSTERS = {"test_nodes", "test_training", "test_jobs", "test_overnight"}

@@ -63,10 +63,9 @@ def cohort_url(tmp_path: Path, bucket_url: str) -> str:
 
 MEMBER = {  # a checkpoint of 14 MB: more than one part of an upload
     "name": "a",
-    "architecture": "Unet",
-    "encoder": "mobilenet_v2",
+    "architecture": "tests.tiny:Tiny",
     "weights": "random",
-    "options": {"encoder_depth": 3, "decoder_channels": [32, 16, 8]},
+    "options": {"width": 16, "spare": 1_150_000},
 }
 
 

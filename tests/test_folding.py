@@ -41,7 +41,7 @@ def assert_the_same(network: nn.Module, folded: nn.Module, side: int = 96) -> No
         (MemberSpec(name="a", architecture="Unet", encoder="resnet18"), 0),
         # timm's normalization has its activation inside.
         (MemberSpec(name="a", architecture="Unet", encoder="tu-resnetv2_50"), None),
-        (MemberSpec(name="a", architecture="Linknet", encoder="mobilenet_v2"), None),
+        (MemberSpec(name="a", architecture="Linknet", encoder="mobilenet_v2"), 0),
         # Its blocks normalize what they concatenated, not what a convolution says.
         (PAPER_MEMBERS[0], None),
         (PAPER_MEMBERS[2], 0),

@@ -74,6 +74,8 @@ def connect(cpus: int | None = None) -> bool:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     cluster = find_cluster(os.environ)
     if cluster is None:
+        # Nobody takes this machine away: a process less for each member of a fit.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         waits_for = f"Ray to start here (its logs: {ray_folder(os.environ)}/session_*)"
         settings = local_settings(allowance(cpus))
         # Under "uv run" Ray would send the folder, slides and all, to its own machine.

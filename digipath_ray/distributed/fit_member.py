@@ -247,19 +247,28 @@ def _fit_one_epoch(
     if feed.rank != 0:
         ray.train.report(metrics)
         return
-    try:
-        if best:
-            keep_best(directory, fit)
-        checkpoint = leave_checkpoint(directory, fit)
-    except OSError as e:
-        reason = str(e)[:REASON_LENGTH]
-        raise OSError(f"{UNSAVED}: {reason}; {explain_os_error(e)}") from e
+    checkpoint = save_epoch(directory, fit, best=best)
     ray.train.report(
         metrics,
         checkpoint=checkpoint,
         checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
     )
     write_progress(directory, fit)
+
+
+def save_epoch(directory: FitDirectory, fit: MemberFit, *, best: bool) -> Checkpoint:
+    """Write a checkpoint, and the weights if they are the best so far.
+
+    Raises:
+        OSError: says that a checkpoint cannot be written, and why.
+    """
+    try:
+        if best:
+            keep_best(directory, fit)
+        return leave_checkpoint(directory, fit)
+    except OSError as e:
+        reason = str(e)[:REASON_LENGTH]
+        raise OSError(f"{UNSAVED}: {reason}; {explain_os_error(e)}") from e
 
 
 def leave_checkpoint(directory: FitDirectory, fit: MemberFit) -> Checkpoint:

@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 
 SIDE_PX = 128
 """Side of the random picture that shows which modules follow each other."""
+Convolution = nn.Conv2d | nn.ConvTranspose2d
 TOLERANCE = 1e-3
 """Relative difference of logits beyond which the network is left as it was."""
 
@@ -44,7 +45,7 @@ def fold_batch_norm(network: nn.Module) -> nn.Module:
     return folded if same else network
 
 
-def find_pairs(network: nn.Module, picture: Tensor) -> list[tuple[nn.Conv2d, str]]:
+def find_pairs(network: nn.Module, picture: Tensor) -> list[tuple[Convolution, str]]:
     """Convolutions, each with the name of the normalization that takes its output.
 
     Either is called once. A convolution whose output goes elsewhere too is among them:
@@ -52,11 +53,11 @@ def find_pairs(network: nn.Module, picture: Tensor) -> list[tuple[nn.Conv2d, str
     """
     names = {module: name for name, module in network.named_modules()}
     calls: Counter[nn.Module] = Counter()
-    outputs: list[tuple[nn.Conv2d, Tensor]] = []
-    pairs: list[tuple[nn.Conv2d, nn.Module]] = []
+    outputs: list[tuple[Convolution, Tensor]] = []
+    pairs: list[tuple[Convolution, nn.Module]] = []
 
     def after_convolution(module: nn.Module, _: object, output: Tensor) -> None:
-        assert isinstance(module, nn.Conv2d)
+        assert isinstance(module, nn.Conv2d | nn.ConvTranspose2d)
         calls[module] += 1
         outputs.append((module, output))
 
@@ -66,7 +67,7 @@ def find_pairs(network: nn.Module, picture: Tensor) -> list[tuple[nn.Conv2d, str
 
     hooks = []
     for module in network.modules():
-        if type(module) is nn.Conv2d:
+        if _is_convolution(module):
             hooks.append(module.register_forward_hook(after_convolution))
         elif _is_constant(module):
             hooks.append(module.register_forward_pre_hook(before_normalization))
@@ -76,13 +77,20 @@ def find_pairs(network: nn.Module, picture: Tensor) -> list[tuple[nn.Conv2d, str
     return [(c, names[n]) for c, n in pairs if calls[c] == calls[n] == 1]
 
 
+def _is_convolution(module: nn.Module) -> bool:
+    """One whose weight has a channel of the output for each of the normalization."""
+    if type(module) is nn.ConvTranspose2d:
+        return module.groups == 1
+    return type(module) is nn.Conv2d
+
+
 def _is_constant(module: nn.Module) -> bool:
     """A fitted batch normalization of torch, or timm's with its activation."""
     known = type(module) is nn.BatchNorm2d or type(module).__name__ == "BatchNormAct2d"
     return known and getattr(module, "running_mean", None) is not None
 
 
-def _fold(network: nn.Module, convolution: nn.Conv2d, name: str) -> None:
+def _fold(network: nn.Module, convolution: Convolution, name: str) -> None:
     normalization = network.get_submodule(name)
     assert isinstance(normalization, nn.BatchNorm2d)
     assert normalization.running_mean is not None
@@ -95,6 +103,7 @@ def _fold(network: nn.Module, convolution: nn.Conv2d, name: str) -> None:
         normalization.eps,
         normalization.weight,
         normalization.bias,
+        transpose=isinstance(convolution, nn.ConvTranspose2d),
     )
     parent, _, child = name.rpartition(".")
     # timm's normalization goes on with dropout, none in evaluation, and an activation.

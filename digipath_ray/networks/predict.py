@@ -279,20 +279,23 @@ class EnsemblePredictor:
         adaptive = config.grid.overlap == "adaptive"
         every = np.ones(len(index), np.bool_)
         first = cover(index, len(pixels)) if adaptive else every
-        return predict_where_in_doubt(
-            partial(
-                predict_blocks,
-                member,
-                pixels,
-                patch_px=config.grid.patch_px,
-                tta=config.ensemble.tta,
-                downsample=config.grid.downsample,
-                batch_size=self.batch_size,
-                pad=self.pad,
-            ),
+        predict = partial(self._predict_patches, member, pixels)
+        return predict_where_in_doubt(predict, index, first, config)
+
+    def _predict_patches(
+        self, member: Member, pixels: Tensor, index: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """A member's map of patches."""
+        config = self.config
+        return predict_blocks(
+            member,
+            pixels,
             index,
-            first,
-            config,
+            patch_px=config.grid.patch_px,
+            tta=config.ensemble.tta,
+            downsample=config.grid.downsample,
+            batch_size=self.batch_size,
+            pad=self.pad,
         )
 
     def predict_combined(

@@ -9,7 +9,7 @@ from typing import cast
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from digipath_ray.config.run import MemberSpec, Precision
@@ -20,6 +20,7 @@ from digipath_ray.networks.build import (
     normalization_of,
 )
 from digipath_ray.networks.card import ModelCard, read_card
+from digipath_ray.networks.compiled import Compiled
 from digipath_ray.networks.folding import fold_batch_norm
 from digipath_ray.networks.weight_files import weights_file
 from digipath_ray.storage.files import file_digest
@@ -56,7 +57,7 @@ def load_member(
     network = network.to(place, dtype).to(memory_format=torch.channels_last)
     if compile_networks:
         check_compiler()
-        network = cast(nn.Module, torch.compile(network, dynamic=False))
+        network = Compiled(network)
     return Member(
         network,
         normalization=normalization_of(spec),
@@ -188,7 +189,5 @@ def save_weights(tensors: Mapping[str, Tensor], path: Path) -> None:
     """
     # Cloned: safetensors refuses tensors that share their storage.
     whole = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-    try:
-        save_file(whole, path, metadata={"format": "pt"})
-    except SafetensorError as e:  # its writer's errors are no OSError
-        raise OSError(f"{path}: {e}") from e
+    # In memory first: the errors of safetensors' own writer have no errno.
+    path.write_bytes(save(whole, metadata={"format": "pt"}))

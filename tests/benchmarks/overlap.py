@@ -1,31 +1,36 @@
-"""Adaptive overlap beside full overlap, on the demo's slides of several seeds.
+"""Adaptive overlap and cascade beside the whole ensemble at full overlap.
 
     python -m tests.benchmarks.overlap [--seeds 7 8 9] [--doubt 0.02 0.05 0.1]
+    python -m tests.benchmarks.overlap --slides A.tif B.tif --weights FIT --mpp 0.5
 
 For every bound: patches that the networks predicted against full overlap, the largest
 and mean difference over tissue, IoU of what is above the threshold, the largest
-difference of a slide's longest lesion, and how many slide types differ. Networks and
-slides are the demo's; no figure of real tissue.
+difference of a slide's longest lesion, how many slide types differ, and the share of
+tissue with epistemic uncertainty. Networks and slides are the demo's, of several seeds;
+or slides and a fit of yours, run at the mpp given whatever its cards say.
 """
 
 import argparse
 import tempfile
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
-from digipath_ray.cohort.inputs import read_cohort
+from digipath_ray.cohort.inputs import SlideRow, read_cohort
 from digipath_ray.config.run import RunConfig
-from digipath_ray.config.toml import load_config
+from digipath_ray.config.toml import load_config, merge, to_tree
 from digipath_ray.demo.cohort import build_cohort, demo_slides
 from digipath_ray.heatmap.file import read_heatmap
+from digipath_ray.heatmap.heatmap import Map
 from digipath_ray.machine import keep_freed_memory
 from digipath_ray.networks.adaptive import Bools
+from digipath_ray.networks.build import Member
 from digipath_ray.networks.ensemble import combine_members
 from digipath_ray.networks.predict import EnsemblePredictor
 from digipath_ray.networks.resolve import resolve
@@ -35,21 +40,48 @@ from digipath_ray.run.directory import RunDirectory
 from digipath_ray.slide.info import Pixels
 from digipath_ray.tissue.mask import read_mask
 
+Answers = dict[tuple[str, bytes], tuple[Map, Map | None]]
+"""Member and a patch's pixels, as a digest -> its posterior and variance [p, p]."""
 
-class Counting:
-    """An ensemble that counts what its members predict."""
 
-    def __init__(self, config: RunConfig) -> None:
-        self.config = config
+class Counting(EnsemblePredictor):
+    """An ensemble that counts what its members predict, and predicts nothing twice.
+
+    What a member says of a patch is the same in every variant, so that each costs as
+    much time as its patches that no variant before it has predicted.
+    """
+
+    def __init__(self, config: RunConfig, answers: Answers) -> None:
         keep_freed_memory()
-        self.ensemble = EnsemblePredictor(config.members, config, threads=1)
+        super().__init__(config.members, config, threads=1)
+        self.answers = answers
         self.done = self.all = 0
 
     def __call__(self, pixels: Pixels, index: NDArray[np.int64]) -> Arrays:
-        maps = self.ensemble.predict(pixels, index)
+        self.places = {i.tobytes(): blake2b(pixels[i]).digest() for i in index}
+        maps = self.predict(pixels, index)
         self.done += int(maps.predicted.sum())
         self.all += maps.predicted.size
         return combine_members(maps, self.config)
+
+    def _predict_patches(
+        self, member: Member, pixels: Tensor, index: NDArray[np.int64]
+    ) -> tuple[Map, Map | None]:
+        name = next(n for n, m in self.members.items() if m is member)
+        keys = [(name, self.places[i.tobytes()]) for i in index]
+        new = [i for i, key in enumerate(keys) if key not in self.answers]
+        if new:
+            means, variances = super()._predict_patches(member, pixels, index[new])
+            for n, i in enumerate(new):
+                variance = None if variances is None else variances[n]
+                self.answers[keys[i]] = means[n], variance
+        side = self.config.grid.hm_patch
+        found = [self.answers[key] for key in keys]
+        mean = np.reshape([m for m, _ in found], (-1, side, side))
+        if len(self.config.ensemble.tta) == 1:
+            return np.asarray(mean, np.float32), None
+        variance = np.reshape([v for _, v in found], (-1, side, side))
+        return np.asarray(mean, np.float32), np.asarray(variance, np.float32)
 
 
 @dataclass(frozen=True)
@@ -57,24 +89,23 @@ class Result:
     run: RunDirectory
     outcomes: dict[str, dict[str, Any]]
     share: float
-    seconds: float
 
 
-def measure(folder: Path, manifest: Path, config: RunConfig) -> Result:
-    """One run in this process."""
-    rows = [r for r in read_cohort([manifest]) if "node_3" not in r.slide_id]
-    run, predict = RunDirectory(folder), Counting(config)
-    started = time.perf_counter()
+def measure(
+    folder: Path, rows: Sequence[SlideRow], config: RunConfig, answers: Answers
+) -> Result:
+    """One run in this process, on one CPU."""
+    run, predict = RunDirectory(folder), Counting(config, answers)
     outcomes = run_eagerly(run, rows, config, predict)
-    seconds = time.perf_counter() - started
     by_slide = {row["slide_id"]: row for row in outcomes}
-    return Result(run, by_slide, predict.done / predict.all, seconds)
+    return Result(run, by_slide, predict.done / predict.all)
 
 
 def compare(full: Result, other: Result, threshold: float) -> dict[str, float]:
     """How the slides of two runs differ."""
     both = either = 0
     largest, means, feret, types = 0.0, [], 0.0, 0
+    estimated = []
     for slide_id, row in full.outcomes.items():
         a, b = (read_heatmap(r.run.heatmap(slide_id)) for r in (full, other))
         tissue = on_tissue(full.run, slide_id, a.probability.shape)
@@ -86,6 +117,8 @@ def compare(full: Result, other: Result, threshold: float) -> dict[str, float]:
         either += int((above_a | above_b).sum())
         found = other.outcomes[slide_id]
         types += row["metastasis"] != found["metastasis"]
+        if b.epistemic is not None:
+            estimated.append(float((~np.isnan(b.epistemic[tissue])).mean()))
         longest = [r["largest_um"] or 0.0 for r in (row, found)]
         feret = max(feret, abs(longest[0] - longest[1]))
     return {
@@ -94,6 +127,7 @@ def compare(full: Result, other: Result, threshold: float) -> dict[str, float]:
         "iou": both / either if either else 1.0,
         "feret_um": feret,
         "types": types,
+        "estimated": float(np.mean(estimated)) if estimated else 0.0,
     }
 
 
@@ -104,40 +138,88 @@ def on_tissue(run: RunDirectory, slide_id: str, shape: Sequence[int]) -> Bools:
     return mask[np.ix_(rows, cols)]
 
 
+def variants(
+    config: RunConfig, bounds: Sequence[float]
+) -> Iterator[tuple[str, RunConfig]]:
+    """Adaptive overlap, cascade, and both, at each bound."""
+    for bound in bounds:
+        for name, overlap, cascade in (
+            ("adaptive", "adaptive", False),
+            ("cascade", "full", True),
+            ("both", "adaptive", True),
+        ):
+            if cascade and len(config.members) < 2:
+                continue
+            changes = {
+                "grid": {"overlap": overlap, "doubt": bound},
+                "ensemble": {"cascade": cascade},
+            }
+            yield (
+                f"{name} {bound:g}",
+                resolve(merge(to_tree(config), changes), force=True),
+            )
+
+
+def demo_cohorts(
+    folder: Path, seeds: Sequence[int]
+) -> Iterator[tuple[str, list[SlideRow]]]:
+    """The demo's cohort drawn from each seed, without its damaged slide."""
+    for seed in seeds:
+        manifest = build_cohort(folder / str(seed), demo_slides(seed))
+        rows = [r for r in read_cohort([manifest]) if "node_3" not in r.slide_id]
+        yield f"seed {seed}", rows
+
+
+def settings(arguments: argparse.Namespace) -> RunConfig:
+    """The demo's, or those of a fit, with two transforms."""
+    compute = {"chunk_cells": arguments.chunk_cells}
+    if arguments.weights is None:
+        return resolve(load_config(preset="demo", overrides={"compute": compute}))
+    grid = {"mpp": arguments.mpp, "downsample": 16}
+    overrides = {
+        "grid": {k: v for k, v in grid.items() if v is not None},
+        "compute": compute,
+        "ensemble": {"tta": ["identity", "hflip"]},
+        "outcome": {"outcome": "stage"},
+    }
+    tree = load_config(overrides=overrides)
+    return resolve(tree, weights=arguments.weights, force=True, allow_partial=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[7, 8, 9])
     parser.add_argument("--doubt", type=float, nargs="+", default=[0.02, 0.05, 0.1])
     parser.add_argument("--chunk-cells", type=int, default=64)
+    parser.add_argument("--slides", nargs="+")
+    parser.add_argument("--weights", type=Path)
+    parser.add_argument("--mpp", type=float)
     arguments = parser.parse_args()
-    config = resolve(load_config(preset="demo"))
-    compute = replace(config.compute, chunk_cells=arguments.chunk_cells)
-    config = replace(config, compute=compute)
+    config = settings(arguments)
     columns = (
-        *("seed", "bound", "predicted", "seconds", "largest", "mean", "IoU"),
-        *("longest lesion, um", "types"),
+        *("slides", "what", "predicted", "largest", "mean", "IoU"),
+        *("longest lesion, um", "types", "epistemic over"),
     )
     print("|", " | ".join(columns), "|")
     print("|" + "---|" * len(columns))
-    for seed in arguments.seeds:
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            manifest = build_cohort(folder / "cohort", demo_slides(seed))
-            full = measure(folder / "full", manifest, config)
-            print(
-                f"| {seed} | full | 100 % | {full.seconds:.0f} | | | | | |", flush=True
-            )
-            for doubt in arguments.doubt:
-                grid = replace(config.grid, overlap="adaptive", doubt=doubt)
-                other = measure(
-                    folder / f"{doubt}", manifest, replace(config, grid=grid)
-                )
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        cohorts = demo_cohorts(folder / "cohorts", arguments.seeds)
+        if arguments.slides:
+            cohorts = iter([(Path(s).stem, read_cohort([s])) for s in arguments.slides])
+        for cohort, rows in cohorts:
+            runs = folder / cohort
+            answers: Answers = {}
+            full = measure(runs / "full", rows, config, answers)
+            print(f"| {cohort} | full | 100 % |" + " |" * 6)
+            for what, changed in variants(config, arguments.doubt):
+                other = measure(runs / what, rows, changed, answers)
                 found = compare(full, other, config.outcome.threshold)
                 print(
-                    f"| {seed} | {doubt} | {other.share:.0%} | {other.seconds:.0f} "
+                    f"| {cohort} | {what} | {other.share:.0%} "
                     f"| {found['largest']:.3f} | {found['mean']:.5f} "
                     f"| {found['iou']:.4f} | {found['feret_um']:.0f} "
-                    f"| {found['types']} |",
+                    f"| {found['types']:.0f} | {found['estimated']:.0%} |",
                     flush=True,
                 )
 
