@@ -56,7 +56,7 @@ trap end EXIT
 cpus=$((SLURM_CPUS_PER_TASK > 4 ? SLURM_CPUS_PER_TASK - 2 : SLURM_CPUS_PER_TASK))
 srun --nodes=1 --ntasks=1 --nodelist="$head" \
     ray start --head --block --node-ip-address="$head_ip" --port="${RAY_ADDRESS##*:}" \
-    --num-cpus="$cpus" --include-dashboard=false --temp-dir="$ray_dir" > "$job_dir.head.log" 2>&1 &
+    --num-cpus="$cpus" --temp-dir="$ray_dir" > "$job_dir.head.log" 2>&1 &
 steps+=($!)
 if ((SLURM_NNODES > 1)); then
     srun --nodes=$((SLURM_NNODES - 1)) --ntasks=$((SLURM_NNODES - 1)) --exclude="$head" \

@@ -44,6 +44,7 @@ def token_head(folder: Path, **more: str) -> Iterator[dict[str, str]]:
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_worker_niceness": "0",
+        "RAY_idle_worker_killing_time_threshold_ms": "600000",
         **more,
     }
     start = [
