@@ -58,6 +58,7 @@ TWO_WORKERS: Tree = {
     "fit": {"learning_rates": [2e-4], "workers": 2, "readers": 1},
     "sampling": {"epoch_patches": 48},
 }
+ONE_WORKER: Tree = {"members": TWO_WORKERS["members"]}
 
 
 @pytest.fixture(scope="module")
@@ -239,20 +240,6 @@ def test_another_recipe_or_cohort_is_refused(
     assert "slide p3_tumor" in told
 
 
-@pytest.fixture(scope="module")
-def by_two(
-    cohort: Path, tmp_path_factory: pytest.TempPathFactory, ray_here
-) -> tuple[FitDirectory, int, str]:
-    """A fit of two workers on a cohort with two bad slides, its code and words."""
-    base, words = tmp_path_factory.mktemp("by-two"), io.StringIO()
-    shutil.copytree(cohort.parent, base / "cohort")
-    damage(base / "cohort" / "p0_negative.tif")
-    (base / "cohort" / "p1_negative.tif").unlink()
-    with contextlib.redirect_stdout(words):
-        code = train(base / "cohort" / "cohort.csv", base / "fit", TWO_WORKERS)
-    return FitDirectory(base / "fit"), code, words.getvalue()
-
-
 def fit_in_this_process(directory: FitDirectory) -> tuple[MemberFit, Weights]:
     """The directory's member fitted without Ray, and its best weights."""
     recipe = recipe_from_tree(read_toml(directory.settings))
@@ -291,8 +278,9 @@ def fit_in_this_process(directory: FitDirectory) -> tuple[MemberFit, Weights]:
     return fit, best
 
 
-def test_two_workers_fit_as_one_process(by_two: tuple[FitDirectory, int, str]) -> None:
-    directory = by_two[0]
+def test_two_workers_fit_as_one_process(cohort: Path, tmp_path: Path, ray_here) -> None:
+    directory = FitDirectory(tmp_path / "fit")
+    assert train(cohort, directory.root, TWO_WORKERS) == 0
     one, wanted = fit_in_this_process(directory)
     found = load_file(directory.weights("plain"))
     assert found.keys() == wanted.keys()
@@ -304,15 +292,19 @@ def test_two_workers_fit_as_one_process(by_two: tuple[FitDirectory, int, str]) -
     two = directory.read_history("plain")
     for name in ("train_loss", "validation_loss"):
         wanted_losses = pytest.approx([row[name] for row in one.history], rel=1e-3)
-        assert [row[name] for row in two] == wanted_losses
+        assert [row[name] for row in two] == wanted_losses, name
     assert [row["patches"] for row in two] == [48, 48]
 
 
 def test_a_slide_that_cannot_be_read_is_a_row_and_the_others_are_fitted(
-    by_two: tuple[FitDirectory, int, str],
+    cohort: Path, tmp_path: Path, ray_here, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    directory, code, words = by_two
-    assert code == 1
+    folder, directory = tmp_path / "cohort", FitDirectory(tmp_path / "fit")
+    shutil.copytree(cohort.parent, folder)
+    damage(folder / "p0_negative.tif")
+    (folder / "p1_negative.tif").unlink()
+    assert train(folder / "cohort.csv", directory.root, ONE_WORKER) == 1
+    words = capsys.readouterr().out
     rows = pq.read_table(directory.failures).to_pylist()
     assert {r["slide_id"] for r in rows} == {"p0_negative", "p1_negative"}
     assert (directory.root / "plain.json").exists()
