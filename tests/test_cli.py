@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import tomllib
 import warnings
 from collections.abc import Callable
@@ -132,10 +133,17 @@ def test_interrupt_is_one_line_and_130(
     os.mkfifo(pipe)
     main = threading.main_thread().ident
     assert main is not None
-    timer = threading.Timer(0.3, signal.pthread_kill, (main, signal.SIGINT))
+
+    def interrupt() -> None:
+        with pipe.open("wb"):  # opened once the command reads it
+            time.sleep(0.1)
+            signal.pthread_kill(main, signal.SIGINT)
+            time.sleep(0.1)
+
+    writer = threading.Thread(target=interrupt, daemon=True)
     # A background job's shell has it ignored.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    timer.start()
+    writer.start()
     try:
         assert run_app(["run", "a.svs", "--config", str(pipe), "--out", "x"]) == 130
     finally:
