@@ -33,7 +33,8 @@ KNOWN = (
     ("one H100 80 GB, float16, compiled and frozen", 113.0),
 )
 """Patches/s of the paper's three networks alone, patches of 1024 px and one transform,
-batch 8, torch 2.11 (docs/measured.md)."""
+batch 8. Measured once in November 2026 with plain torch 2.11, not with this package,
+whose own figures of a GPU are still to come (docs/gpu.md)."""
 PAPER = ["DeepLabV3Plus/tu-xception65", "Unet/densenet121", "Unet/inceptionresnetv2"]
 
 
