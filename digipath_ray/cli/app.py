@@ -13,7 +13,7 @@ import typer
 from rich.markup import escape
 
 from digipath_ray import __version__
-from digipath_ray.cli import commands_fit, commands_outcome
+from digipath_ray.cli import commands_fit, commands_outcome, commands_plan
 from digipath_ray.cli.console import console, error_console, leave_quietly
 from digipath_ray.cli.logs import LogFormat, set_up_logs
 from digipath_ray.cli.options import (
@@ -30,7 +30,6 @@ from digipath_ray.cli.options import (
 from digipath_ray.cli.view import view
 from digipath_ray.config.recipe import AnnotationSpec
 from digipath_ray.config.toml import Tree
-from digipath_ray.planning.prices import DEADLINE_H
 from digipath_ray.run.failure import RunStopped, explain_os_error
 
 log = logging.getLogger(__name__)
@@ -250,115 +249,9 @@ def info(
     )
 
 
-@app.command()
-@with_config
-def plan(
-    *,
-    slides: SlidesArgument,
-    out: OutOption = Path(),
-    weights: WeightsOption = None,
-    force: ForceOption = False,
-    rate: Annotated[
-        float | None,
-        typer.Option(
-            help="patches/s of one GPU with the whole ensemble and all TTA", min=1e-6
-        ),
-    ] = None,
-    gpus: Annotated[int, typer.Option(help="GPUs of the run", min=1)] = 1,
-    measure: Annotated[
-        bool, typer.Option("--measure", help="measure this machine's rate first")
-    ] = False,
-    calibration: Annotated[
-        Path | None,
-        typer.Option(
-            help="what 'digipath calibrate' has measured, in place of --rate",
-            show_default=False,
-        ),
-    ] = None,
-    prices: Annotated[
-        Path | None,
-        typer.Option(
-            help="a table of node types with your prices (cluster/prices.toml)",
-            show_default=False,
-        ),
-    ] = None,
-    by: Annotated[
-        float, typer.Option(help="hours in which a priced run is to end", min=0.01)
-    ] = DEADLINE_H,
-    tree: Tree,
-) -> int:
-    """Patches, GPU hours, disk, memory and price of a run of the cohort.
-
-    Nothing is written: --out only says on which disk the run would lie.
-    """
-    from digipath_ray.cli.plan import plan_cohort
-    from digipath_ray.planning.cost import Pace
-
-    pace = Pace(
-        rate=rate,
-        gpus=gpus,
-        measure=measure,
-        calibration=calibration,
-        prices=prices,
-        by_hours=by,
-    )
-    return plan_cohort(
-        console(), slides, out, tree, weights=weights, force=force, pace=pace
-    )
-
-
-@app.command()
-@with_config
-def calibrate(
-    *,
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out", "-o", help="the JSON file to write, for plan", show_default=False
-        ),
-    ],
-    slide: Annotated[
-        str | None,
-        typer.Option(
-            help="read one of your slides, not a drawn one: formats differ",
-            show_default=False,
-        ),
-    ] = None,
-    weights: WeightsOption = None,
-    force: ForceOption = False,
-    tree: Tree,
-) -> int:
-    """Measure this machine, or each kind of node of the cluster, in two minutes."""
-    from digipath_ray.cli.calibrate import calibrate as measure
-
-    return measure(console(), out, tree, weights=weights, force=force, slide=slide)
-
-
-@app.command()
-@with_config
-def bench(
-    *,
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out", "-o", help="where runs would be written; gets bench.json"
-        ),
-    ] = Path(),
-    slide: Annotated[
-        str | None,
-        typer.Option(
-            help="read one of your slides, not a drawn one: formats differ",
-            show_default=False,
-        ),
-    ] = None,
-    weights: WeightsOption = None,
-    force: ForceOption = False,
-    tree: Tree,
-) -> int:
-    """Measure networks, a run, reading, disk and store of this machine; what to add."""
-    from digipath_ray.cli.bench import bench as measure
-
-    return measure(console(), out, tree, weights=weights, force=force, slide=slide)
+app.command()(commands_plan.plan)
+app.command()(commands_plan.calibrate)
+app.command()(commands_plan.bench)
 
 
 @app.command()

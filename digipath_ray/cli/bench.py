@@ -1,9 +1,6 @@
 """``digipath bench``: how well this machine does, and what it waits for."""
 
-import json
 from collections.abc import Iterator
-from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
@@ -16,12 +13,12 @@ from digipath_ray.distributed.calibrate import cluster_nodes, kinds_of
 from digipath_ray.distributed.connect import connected
 from digipath_ray.networks.resolve import resolve
 from digipath_ray.planning.speed import (
-    Calibration,
     Machine,
     describe_ensemble,
     format_ensemble,
+    write_calibration,
 )
-from digipath_ray.storage.files import publish
+from digipath_ray.storage.files import is_url, place
 from digipath_ray.words import count, format_duration, format_rate
 
 BENCH = "bench.json"
@@ -61,6 +58,8 @@ def bench(
         ValueError: the nodes of the cluster are not alike.
     """
     config = resolve(tree, weights=weights or "random", force=force)
+    if slide is not None and is_url(slide):
+        slide = str(place(slide))
     out.mkdir(parents=True, exist_ok=True)
     with connected(config.compute.cpus):
         kinds = kinds_of(cluster_nodes())
@@ -76,14 +75,7 @@ def bench(
     for name, text in describe(found, machine, config):
         console.print(f"{name:<12}{escape(text)}")
     path = out / BENCH
-    calibration = Calibration(
-        made=datetime.now(UTC).isoformat(timespec="seconds"),
-        work=describe_ensemble(config),
-        read_from=slide or "a drawn slide, JPEG in tiles of 256 px",
-        machines=[machine],
-    )
-    with publish(path.absolute()) as file:
-        file.write_text(json.dumps(asdict(calibration), indent=1), encoding="utf-8")
+    write_calibration(path, config, [machine], slide=slide)
     console.print(
         f"written to {escape(str(path))}: digipath plan --calibration reads it"
     )
@@ -122,7 +114,9 @@ def describe(
 
 def advise(found: Bench, machine: Machine) -> str:
     """What would make a run faster, in words."""
-    if found.reading_cpus > machine.cpus:
+    # Of all nodes, which are alike, this one's share.
+    devices = machine.gpus or machine.cpus
+    if found.reading_cpus * devices / found.devices > machine.cpus:
         return (
             "reading: use nodes with more CPUs for each GPU, or add nodes without GPU "
             "to the cluster"

@@ -1,9 +1,6 @@
 """``digipath calibrate``: how fast this machine, or each kind of node, would work."""
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +12,12 @@ from digipath_ray.distributed.calibrate import cluster_nodes, kinds_of, measure_
 from digipath_ray.distributed.connect import connected
 from digipath_ray.networks.resolve import resolve
 from digipath_ray.planning.speed import (
-    Calibration,
     describe_ensemble,
     format_ensemble,
     format_machine,
+    write_calibration,
 )
-from digipath_ray.storage.files import is_url, place, publish
+from digipath_ray.storage.files import is_url, place
 
 
 def calibrate(
@@ -52,14 +49,7 @@ def calibrate(
             f"{', '.join(escape(format_node(kind)) for kind in kinds)} ..."
         )
         machines = measure_nodes(kinds, config, slide)
-    found = Calibration(
-        made=datetime.now(UTC).isoformat(timespec="seconds"),
-        work=describe_ensemble(config),
-        read_from=slide or "a drawn slide, JPEG in tiles of 256 px",
-        machines=machines,
-    )
-    with publish(out.absolute()) as path:
-        path.write_text(json.dumps(asdict(found), indent=1), encoding="utf-8")
+    write_calibration(out, config, machines, slide=slide)
     for machine in machines:
         console.print(escape(format_machine(machine)))
     console.print(f"written to {escape(str(out))}")

@@ -95,7 +95,8 @@ def resolve(
             "members": [row for row, _ in carded],
         }
     )
-    work = [check_member(m, patch_px=config.grid.patch_px) for m in config.members]
+    for spec in config.members:
+        check_member(spec, patch_px=config.grid.patch_px)
     members = tuple(_normalized(m) for m in config.members)
     if config.ensemble.cascade:
         if len(members) < 2:
@@ -103,9 +104,9 @@ def resolve(
                 "ensemble.cascade: with one member there is none to leave out: leave "
                 "out --cascade, or name several members"
             )
-        members = tuple(
-            m for _, m in sorted(zip(work, members, strict=True), key=_cost)
-        )
+        patch_px = config.grid.patch_px
+        cost = {m.name: count_operations(m, patch_px=patch_px) for m in members}
+        members = tuple(sorted(members, key=lambda m: (cost[m.name], m.name)))
     return with_paths(replace(config, members=members))
 
 
@@ -369,22 +370,21 @@ def _common_patch(cards: list[ModelCard]) -> int:
     return sizes[0]
 
 
-def _cost(member: tuple[int, MemberSpec]) -> tuple[int, str]:
-    """What to sort the members of a cascade by; by their names where it is equal."""
-    work, spec = member
-    return work, spec.name
-
-
 def _normalized(spec: MemberSpec) -> MemberSpec:
     mean, std = normalization_of(spec)
     return replace(spec, mean=mean, std=std)
 
 
-def check_member(spec: MemberSpec, *, patch_px: int) -> int:
-    """Build the member and check its weights before anything is predicted.
+def count_operations(spec: MemberSpec, *, patch_px: int) -> int:
+    """Floating-point operations of a member's convolutions and products for a patch."""
+    network = build_network(spec).to("meta").eval()
+    with FlopCounterMode(display=False) as counted:
+        network(torch.empty((1, 3, patch_px, patch_px), device="meta"))
+    return int(counted.get_total_flops())
 
-    Returns:
-        Floating-point operations of its convolutions and matrix products for a patch.
+
+def check_member(spec: MemberSpec, *, patch_px: int) -> None:
+    """Build the member and check its weights before anything is predicted.
 
     Raises:
         ValueError: as :func:`load_member`; a weight is NaN or infinite; or the network
@@ -398,8 +398,7 @@ def check_member(spec: MemberSpec, *, patch_px: int) -> int:
     patch = torch.empty((1, 3, patch_px, patch_px), device="meta")
     try:
         # On the device "meta" shapes are propagated and nothing is computed.
-        with FlopCounterMode(display=False) as work:
-            shape = network.to("meta").eval()(patch).shape
+        shape = network.to("meta").eval()(patch).shape
     except (AssertionError, RuntimeError) as e:
         raise ValueError(
             f"member {spec.name}: {spec.architecture} with {spec.encoder} cannot take "
@@ -411,4 +410,3 @@ def check_member(spec: MemberSpec, *, patch_px: int) -> int:
             f"patches of {patch_px} px in shape {tuple(shape)}"
         )
     check_maps(network, spec, patch_px=patch_px)
-    return int(work.get_total_flops())

@@ -1,13 +1,14 @@
 """Measurements of ``digipath calibrate`` and ``bench``, as the file ``plan`` reads."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from digipath_ray.config.run import RunConfig
-from digipath_ray.storage.files import read_text
+from digipath_ray.storage.files import publish, read_text
 from digipath_ray.words import format_rate
 
 
@@ -98,6 +99,20 @@ def format_machine(machine: Machine) -> str:
     rate = machine.patches_per_s
     predicts = "" if rate is None else f"{format_rate(rate)} on {device}, "
     return f"{machine.node}: {predicts}reads {machine.read_mpx_per_s:.1f} Mpx/s per CPU"
+
+
+def write_calibration(
+    path: Path, config: RunConfig, machines: Sequence[Machine], *, slide: str | None
+) -> None:
+    """Write what was measured with a config; ``slide`` was read, or a drawn one."""
+    found = Calibration(
+        made=datetime.now(UTC).isoformat(timespec="seconds"),
+        work=describe_ensemble(config),
+        read_from=slide or "a drawn slide, JPEG in tiles of 256 px",
+        machines=list(machines),
+    )
+    with publish(path.absolute()) as file:
+        file.write_text(json.dumps(asdict(found), indent=1), encoding="utf-8")
 
 
 def read_calibration(path: Path, config: RunConfig) -> Calibration:
