@@ -184,6 +184,19 @@ def _read(path: Path) -> str:
         return ""
 
 
+def processor_name() -> str:
+    """What the CPU calls itself, as ``Intel(R) Xeon(R) Platinum 8480+``."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:  # no Linux
+        lines = []
+    for line in lines:
+        name, _, value = line.partition(":")
+        if name.strip() == "model name":
+            return value.strip()
+    return platform.processor() or platform.machine()
+
+
 def memory_bytes() -> float:
     """Memory that this process may use, in bytes."""
     return allowance().memory

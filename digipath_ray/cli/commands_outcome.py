@@ -1,4 +1,4 @@
-"""Declares ``stage``, ``burden``, ``report``, ``evaluate`` and ``export``.
+"""Declares ``stage``, ``burden``, ``report``, ``evaluate``, ``export``, ``verify``.
 
 ``stage`` and ``burden`` measure again in ``remeasure``, ``stage fit`` is in
 ``stage_fit``, the others in the module of their name; ``app`` registers them.
@@ -278,3 +278,34 @@ def export(
     from digipath_ray.cli.export import export_run
 
     return export_run(console(), run_directory, out, kind)
+
+
+def verify(
+    *,
+    run_directory: RunArgument,
+    deep: Annotated[
+        int,
+        typer.Option(
+            help="predict so many random chunks of patches again, and compare",
+            min=0,
+        ),
+    ] = 0,
+    seed: Annotated[int, typer.Option(help="of that draw")] = 0,
+    discard: Annotated[
+        bool,
+        typer.Option(
+            "--discard",
+            help="take damaged results out, so that the next 'digipath run' makes them "
+            "again",
+        ),
+    ] = False,
+) -> int:
+    """Check that a run is whole: every slide, every file's digest, every table.
+
+    Exit status 0: all is right; 1: something is damaged or missing; 2: no run.
+    """
+    from digipath_ray.cli.verify import verify_and_print
+
+    return verify_and_print(
+        console(), run_directory, deep=deep, seed=seed, discard=discard
+    )

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from digipath_ray.report import write_report
+from digipath_ray.run.checksums import reseal
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.words import size
 
@@ -17,6 +18,8 @@ def report_run(console: Console, run_folder: Path) -> int:
         RunError: the folder is no run's.
         ValueError: one of its files is damaged.
     """
-    path = write_report(RunDirectory(run_folder))
+    run = RunDirectory(run_folder)
+    path = write_report(run)
+    reseal(run, path)
     console.print(f"report    {escape(str(path))} ({size(path.stat().st_size)})")
     return 0

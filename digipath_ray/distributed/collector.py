@@ -18,6 +18,7 @@ from digipath_ray.config.run import RunConfig
 from digipath_ray.distributed.attempts import TooManyAttempts, explain
 from digipath_ray.distributed.fault import Patience
 from digipath_ray.distributed.ledger import Ledger, Standing
+from digipath_ray.distributed.predict import BETWEEN
 from digipath_ray.distributed.read import Batch
 from digipath_ray.distributed.resources import Share
 from digipath_ray.pipeline.chunk import ChunkSums
@@ -38,12 +39,13 @@ def try_finish(
     chunks: Sequence[ChunkSums],
     config: RunConfig,
     seconds: float,
+    devices: Sequence[str],
 ) -> tuple[float, Failure | None]:
     """Seconds taken to finish a slide, and why it could not be."""
     started = time.perf_counter()
     run = RunDirectory(root)
     try:
-        finish_slide(run, slide, chunks, config, seconds=seconds)
+        finish_slide(run, slide, chunks, config, seconds=seconds, devices=devices)
     except Exception as e:
         return time.perf_counter() - started, explain(e, slide, "finish")
     return time.perf_counter() - started, None
@@ -56,6 +58,7 @@ class Finish:
     slide: SlideRecord
     chunks: ray.ObjectRef
     seconds: float
+    devices: list[str]
 
 
 class Collector:
@@ -92,6 +95,7 @@ class Collector:
         self.waiting = {s.slide_id: s for s in slides}
         self.open: dict[str, dict[int, ChunkSums]] = {}
         self.seconds: dict[str, float] = {}
+        self.devices: dict[str, set[str]] = {}
         self.finishing: dict[ray.ObjectRef, Finish] = {}
         self.tally = tally
         tally.readers, tally.predictors = share.readers, share.actors * config.pools
@@ -150,6 +154,8 @@ class Collector:
         self._count(row)
         seconds = float(row["read_seconds"] + row["predict_seconds"])
         self.seconds[slide_id] = self.seconds.get(slide_id, 0.0) + seconds
+        devices = str(row["device"]).split(BETWEEN)
+        self.devices.setdefault(slide_id, set()).update(devices)
         # Copied: a view would pin the row's block in the object store.
         chunks[number] = ChunkSums(
             chunk=number,
@@ -207,7 +213,7 @@ class Collector:
         return replace(failure, cause=SLIDE)
 
     def _forget(self, slide: SlideRecord) -> None:
-        for held in (self.waiting, self.open, self.seconds):
+        for held in (self.waiting, self.open, self.seconds, self.devices):
             held.pop(slide.slide_id, None)
 
     def _start_finish(self, slide: SlideRecord) -> None:
@@ -220,13 +226,14 @@ class Collector:
         chunks = list(self.open.pop(slide_id).values())
         self.waiting.pop(slide_id)
         seconds = self.seconds.pop(slide_id)
-        work = Finish(slide, ray.put(chunks), seconds)
+        devices = sorted(self.devices.pop(slide_id))
+        work = Finish(slide, ray.put(chunks), seconds, devices)
         self.finishing[self._submit(work)] = work
 
     def _submit(self, work: "Finish") -> ray.ObjectRef:
         root = str(self.run.root)
         return self._finish.remote(
-            root, work.slide, work.chunks, self._settings, work.seconds
+            root, work.slide, work.chunks, self._settings, work.seconds, work.devices
         )
 
     def _settle(self, *, timeout: float | None) -> None:

@@ -21,6 +21,9 @@ from digipath_ray.pipeline.chunk import sum_chunk
 if TYPE_CHECKING:
     from digipath_ray.networks.predict import EnsemblePredictor
 
+BETWEEN = "\n"
+"""Between the names of devices in a row."""
+
 
 class PredictStage:
     """An actor that holds members and maps chunks of pixels to their posteriors.
@@ -93,9 +96,15 @@ class PredictStage:
         row = self._sum(batch, maps) if self.last else {**batch, **_columns(maps)}
         seconds = time.perf_counter() - started
         row["predict_seconds"] = batch["predict_seconds"] + seconds
+        row["device"] = np.array([self._devices(str(batch["device"][0]))])
         patches = len(batch["index"][0]) if self.last else 0
         count_predicted(patches=patches, seconds=seconds)
         return row
+
+    def _devices(self, before: str) -> str:
+        """The names of the pools' devices up to this one, sorted."""
+        names = {*before.split(BETWEEN), self.ensemble.device_name} - {""}
+        return BETWEEN.join(sorted(names))
 
     def _sum(self, row: Batch, maps: MemberMaps) -> Batch:
         """The chunk's weighted sums per block, in place of its pixels and patches."""
@@ -143,6 +152,7 @@ class PredictStage:
             "predicted": np.array([predicted]),
             "read_px": np.array([row["pixels"].size // 3]),
             "predict_seconds": row["predict_seconds"],
+            "device": row["device"],
         }
 
 

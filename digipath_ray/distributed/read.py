@@ -179,6 +179,7 @@ def pixel_row(
         "index": index[None],
         "read_seconds": np.array([seconds]),
         "predict_seconds": np.array([0.0]),
+        "device": np.array([""]),
     }
 
 

@@ -31,6 +31,7 @@ from digipath_ray.outcome.tables import stage_model_of, write_tables
 from digipath_ray.pipeline.prepare import mark_seen
 from digipath_ray.report import write_report
 from digipath_ray.run.amended import amend_records, drop_others, with_earlier
+from digipath_ray.run.checksums import seal, unseal
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import Failure, RunError, RunStopped
 from digipath_ray.run.identity import hold_against_files
@@ -99,6 +100,7 @@ def run_cohort(
     ids = [row.slide_id for row in rows]
     with run.lock() as held:
         run.create()
+        unseal(run)
         run.agree(to_tree(config), ids, overwrite=overwrite)
         rows = with_earlier(run, rows)
         notes = drop_others(run, rows, drop=drop)
@@ -122,6 +124,7 @@ def run_cohort(
             stop_if_lost(run, held)
             if predict:
                 write_report(run)
+        seal(run)
     return Summary(
         run=run,
         slides=len(rows),
@@ -206,6 +209,7 @@ def remeasure_run(
             changes += amended
             known = [row for row in rows if row.slide_id in done]
             write_cohort(run, known, drop=drop)
+        unseal(run)
         run.agree(to_tree(config), list(done), overwrite=False)
         failures = FailureLog()
         with Heartbeat(run, slides=len(done), skipped=len(done)) as beat:
@@ -215,6 +219,7 @@ def remeasure_run(
             run.write_failures(list(done), failures.failures)
             tables = write_tables(run, config)
             write_report(run)
+        seal(run)
     return Summary(
         run=run,
         slides=len(done),

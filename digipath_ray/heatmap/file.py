@@ -4,7 +4,7 @@ import contextlib
 import struct
 import uuid
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -21,6 +21,8 @@ DAMAGED = (RuntimeError, zlib.error, struct.error, LookupError, TypeError, Value
 """What imagecodecs and tifffile raise of a damaged file, beside TiffFileError."""
 TILE_PX = 256
 MICROMETER = "µm"
+NOTES = "digipath_ray/provenance"
+"""Namespace of what a heatmap was made with, in its OME-XML."""
 WEIGHT = "weight"
 """Name of the last channel of a file: summed blending weight, 0 = not predicted."""
 CLASSIC_TIFF_BYTES = (1 << 32) - (1 << 25)
@@ -62,13 +64,19 @@ def pyramid_levels(width: int, height: int) -> int:
     return levels
 
 
-def write_heatmap(path: Path, heatmap: Heatmap, *, name: str) -> None:
+def write_heatmap(
+    path: Path,
+    heatmap: Heatmap,
+    *,
+    name: str,
+    notes: Mapping[str, str] | None = None,
+) -> None:
     """Write a pyramidal OME-TIFF of float32, named ``name`` inside.
 
     Tiles of 256 px, levels in SubIFDs, deflate, the channels' names and um per px in
-    the OME-XML, the weight as the last channel. Equal heatmaps give equal bytes. The
-    levels are made one from the other, so about a third more memory than the heatmap
-    is needed.
+    the OME-XML, the weight as the last channel, and ``notes`` as an OME MapAnnotation.
+    Equal heatmaps and notes give equal bytes. The levels are made one from the other,
+    so about a third more memory than the heatmap is needed.
     """
     planes = [*heatmap.data, heatmap.weight]
     # Deflate WITHOUT a predictor: TIFF's floating-point predictor (3) would save a
@@ -93,7 +101,7 @@ def write_heatmap(path: Path, heatmap: Heatmap, *, name: str) -> None:
                 software="digipath_ray",
                 subfiletype=1 if level else 0,
                 subifds=None if level else levels,
-                metadata=None if level else _ome_metadata(heatmap, name),
+                metadata=None if level else _ome_metadata(heatmap, name, notes),
                 resolution=(
                     1e4 / (heatmap.mpp_x * 2**level),
                     1e4 / (heatmap.mpp_y * 2**level),
@@ -117,8 +125,12 @@ def _tiles(planes: Sequence[Map]) -> Iterator[Map]:
                 yield plane[row : row + TILE_PX, col : col + TILE_PX]
 
 
-def _ome_metadata(heatmap: Heatmap, name: str) -> dict[str, object]:
+def _ome_metadata(
+    heatmap: Heatmap, name: str, notes: Mapping[str, str] | None
+) -> dict[str, object]:
+    annotation = {"Namespace": NOTES, "Value": dict(notes)} if notes else None
     return {
+        "MapAnnotation": annotation,
         "axes": "CYX",
         "Name": name,
         "Channel": {"Name": [*heatmap.channels, WEIGHT]},

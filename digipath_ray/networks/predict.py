@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from digipath_ray.config.run import MemberSpec, RunConfig, Transform
+from digipath_ray.machine import processor_name
 from digipath_ray.networks.adaptive import (
     Bools,
     cover,
@@ -222,6 +223,9 @@ class EnsemblePredictor:
             )
             for spec in members
         }
+        self.device_name = (
+            torch.cuda.get_device_name(device) if on_gpu else processor_name()
+        )
 
     def predict(
         self,

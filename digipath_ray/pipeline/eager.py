@@ -12,6 +12,7 @@ from typing import Any
 from digipath_ray.cohort.manifest import SlideRow, write_manifest
 from digipath_ray.config.run import RunConfig
 from digipath_ray.config.toml import to_tree
+from digipath_ray.machine import processor_name
 from digipath_ray.networks.seen_slides import read_exposure
 from digipath_ray.outcome.tables import write_tables
 from digipath_ray.pipeline.finish import finish_slide
@@ -22,6 +23,7 @@ from digipath_ray.pipeline.prepare import (
     prepare_slide,
 )
 from digipath_ray.pipeline.segment import PredictChunk, predict_chunks
+from digipath_ray.run.checksums import seal
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.patch_table import read_chunks
 from digipath_ray.schema import SLIDES
@@ -68,6 +70,10 @@ def run_eagerly(
             cells = read_chunks(run, slide.slide_id, config)
             chunks = predict_chunks(opened, grid, cells, config, predict)
         seconds = time.perf_counter() - started
-        finish_slide(run, slide, chunks, config, seconds=seconds)
+        finish_slide(
+            run, slide, chunks, config, seconds=seconds, devices=[processor_name()]
+        )
     run.write_failures([row.slide_id for row in rows], [])
-    return write_tables(run, config).outcomes
+    outcomes = write_tables(run, config).outcomes
+    seal(run)
+    return outcomes

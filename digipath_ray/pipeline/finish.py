@@ -4,7 +4,7 @@
 recomputes what follows from the heatmap.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,9 +23,15 @@ from digipath_ray.patches import Grid
 from digipath_ray.pipeline.chunk import ChunkSums
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.finished import FinishedSlide, read_finished
+from digipath_ray.run.provenance import flat, provenance
 from digipath_ray.run.record import DoneRecord, SlideRecord
 from digipath_ray.storage.files import file_digest, open_file, publish
 from digipath_ray.tissue.mask import read_mask
+
+PREPARED = ("thumbnail", "mask", "mask_overlay", "patches")
+DRAWN = ("overlay",)
+MEASURED = ("lesions", "viable", "whole")
+"""Kinds of a slide's files, by the step that makes them; the heatmap is apart."""
 
 
 def stitch(grid: Grid, chunks: Iterable[ChunkSums], config: RunConfig) -> Heatmap:
@@ -44,16 +50,26 @@ def finish_slide(
     config: RunConfig,
     *,
     seconds: float,
+    devices: Sequence[str],
 ) -> dict[str, Any]:
     """Stitch a slide, write its maps, and last of all its ``done`` record.
+
+    Args:
+        run: where to.
+        record: the slide.
+        chunks: all of its chunks.
+        config: of the run.
+        seconds: that reading and predicting it took.
+        devices: names of those that the networks ran on.
 
     Returns:
         The slide's row of the OUTCOMES table, without what the cohort decides.
     """
     slide_id = record.slide_id
     heatmap = stitch(record.grid(config.grid), chunks, config)
+    made_with = provenance(config, devices)
     with publish(run.heatmap(slide_id)) as path:
-        write_heatmap(path, heatmap, name=slide_id)
+        write_heatmap(path, heatmap, name=slide_id, notes=flat(made_with))
         digest = file_digest(path)
     members = {m.name: m.digest or m.weights or "random" for m in config.members}
     tissue = read_mask(run.mask(slide_id))
@@ -66,10 +82,36 @@ def finish_slide(
         slide=record,
         precision=config.compute.precision,
         members=members,
-        files={"heatmap": digest},
+        files={**digest_files(run, slide_id), "heatmap": digest},
+        made_with=made_with,
     )
     run.write_record(done)
     return done.outcome
+
+
+def digest_files(
+    run: RunDirectory,
+    slide_id: str,
+    kinds: Collection[str] = (*PREPARED, *DRAWN, *MEASURED),
+) -> dict[str, str]:
+    """Kind -> SHA-256 of those files of a slide that were made."""
+    paths = run.slide_files(slide_id)
+    return {kind: file_digest(paths[kind]) for kind in kinds if paths[kind].exists()}
+
+
+def check_intact(run: RunDirectory, record: DoneRecord, kinds: Collection[str]) -> None:
+    """Refuse files of a finished slide that are not as they were written.
+
+    Raises:
+        FileNotFoundError: one is gone.
+        ValueError: one has other content.
+    """
+    paths = run.slide_files(record.slide.slide_id)
+    for kind in kinds:
+        if kind in record.files and file_digest(paths[kind]) != record.files[kind]:
+            raise ValueError(
+                f"{paths[kind]}: changed after it was written: have its slide run again"
+            )
 
 
 def measure(
@@ -103,13 +145,21 @@ def remeasure_slide(run: RunDirectory, record: DoneRecord, config: RunConfig) ->
         FileNotFoundError: its heatmap or mask is gone.
         ValueError: one of them is damaged.
     """
+    slide_id = record.slide.slide_id
+    check_intact(run, record, ("heatmap", "mask"))
     slide = read_finished(run, record)
-    if (record.measured or {}).get("threshold") != config.outcome.threshold:
+    redrawn = (record.measured or {}).get("threshold") != config.outcome.threshold
+    if redrawn:
         draw_slide(run, slide, config)
+    for path in (run.viable(slide_id), run.whole(slide_id)):
+        path.unlink(missing_ok=True)  # of an earlier burden
     measured = measure(run, slide, config)
-    kept = {name: record.outcome.get(name) for name in ("seconds", "members")}
-    measured["outcome"] |= kept
-    run.write_record(replace(record, **measured))
+    of_before = ("seconds", "members")
+    measured["outcome"] |= {name: record.outcome.get(name) for name in of_before}
+    kept = {kind: v for kind, v in record.files.items() if kind not in MEASURED}
+    made = (*MEASURED, *DRAWN) if redrawn else MEASURED
+    files = {**kept, **digest_files(run, slide_id, made)}
+    run.write_record(replace(record, **measured, files=files))
 
 
 def draw_slide(run: RunDirectory, slide: FinishedSlide, config: RunConfig) -> None:

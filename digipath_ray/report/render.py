@@ -28,12 +28,15 @@ from digipath_ray.report.preview import (
 )
 from digipath_ray.report.slides import SLIDE_COLUMNS, SlideView
 from digipath_ray.report.words import NONE, format_lesion_length
+from digipath_ray.run.checksums import state_digest
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.storage.files import publish
 from digipath_ray.words import count
 
 log = logging.getLogger(__name__)
 
+STATE = "digipath-state"
+"""Name of the page's digest of the records and failures that it was written of."""
 MARKED = 8
 """Maximum lesions numbered on a preview."""
 LEADER = 0.03
@@ -66,6 +69,8 @@ def render(page: Page, run: RunDirectory) -> str:
         style=style,
         style_hash=f"sha256-{base64.b64encode(digest).decode()}",
         version=__version__,
+        state_name=STATE,
+        state=state_digest(page.findings.records, page.findings.failures),
         reference=REFERENCE,
         scale=scale_colors(),
         patient_anchors={p.patient_id: p.anchor for p in page.patients},

@@ -235,12 +235,25 @@ class RunDirectory:
                 f"again, e.g. {min(others)}: name them too, or choose another --out"
             )
 
+    def slide_files(self, slide_id: str) -> dict[str, Path]:
+        """What is made of a slide before its ``done`` record: kind -> file."""
+        return {
+            "thumbnail": self.thumbnail(slide_id),
+            "mask": self.mask(slide_id),
+            "mask_overlay": self.mask_overlay(slide_id),
+            "patches": self.patches(slide_id),
+            "heatmap": self.heatmap(slide_id),
+            "overlay": self.overlay(slide_id),
+            "lesions": self.lesions(slide_id),
+            "viable": self.viable(slide_id),
+            "whole": self.whole(slide_id),
+        }
+
     def forget(self, slide_id: str) -> None:
         """Remove what was made of a slide, its ``done`` record first."""
-        made = (self.done, self.patches, self.heatmap, self.overlay, self.mask)
-        shown = (self.lesions, self.viable, self.whole, self.mask_overlay)
-        for path_of in (*made, *shown, self.thumbnail, self.dropped):
-            path_of(slide_id).unlink(missing_ok=True)
+        made = self.slide_files(slide_id).values()
+        for path in (self.done(slide_id), *made, self.dropped(slide_id)):
+            path.unlink(missing_ok=True)
 
     def dropped(self, slide_id: str) -> Path:
         """Record of a slide that was finished and taken out of the run."""
@@ -285,11 +298,12 @@ class RunDirectory:
             FileNotFoundError: it is not finished.
             ValueError: its record is damaged.
         """
-        return DoneRecord.from_json(json.loads(read_text(self.done(slide_id))))
+        return DoneRecord.from_text(read_text(self.done(slide_id)))
 
     def write_record(self, record: DoneRecord) -> None:
         """Publish the ``done`` record of a slide: from now on it is finished."""
-        self.write_json(self.done(record.slide.slide_id), record.to_json())
+        with publish(self.done(record.slide.slide_id)) as path:
+            path.write_text(record.to_text(), encoding="utf-8")
 
     def read_done(self) -> dict[str, DoneRecord]:
         """The finished slides: slide_id -> record; a damaged record is left out."""

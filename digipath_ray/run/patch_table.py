@@ -1,6 +1,5 @@
 """Writes a slide's patch table and record; reuses them if nothing has changed."""
 
-import hashlib
 import json
 import logging
 from dataclasses import replace
@@ -17,7 +16,7 @@ from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.identity import digest_mask, look_at
 from digipath_ray.run.record import SlideRecord
 from digipath_ray.storage.digest import describe_change
-from digipath_ray.storage.files import open_file, read_table
+from digipath_ray.storage.files import json_digest, open_file, read_table
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +33,7 @@ def prepare_digest(config: RunConfig) -> str:
     """Digest of all that decides where a slide's patches lie."""
     tree = to_tree(config)
     kept = {k: tree.get(k) for k in ("slide", "tissue", "grid")}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+    return json_digest(kept)
 
 
 def write_patches(

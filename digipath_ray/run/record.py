@@ -1,5 +1,6 @@
 """What a run knows of a slide: one record, from the patch table to the done file."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, astuple, dataclass, field, fields
 from typing import Any, Self
@@ -10,6 +11,10 @@ from digipath_ray.geometry import model_frame
 from digipath_ray.patches import Grid
 from digipath_ray.schema import SLIDES
 from digipath_ray.slide.info import Canvas, SlideInfo
+from digipath_ray.storage.files import text_digest
+
+DIGEST, END = ',\n "sha256": ', "\n}"
+"""What stands before a record's own digest in its file, and the end of the file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +147,10 @@ class DoneRecord:
         measured: the settings that the outcome was measured with; None if unknown.
         precision: of the networks.
         members: name -> digest of its weights (or ``random``, ``imagenet``).
-        files: file -> SHA-256.
+        files: kind of file (:meth:`RunDirectory.slide_files`) -> SHA-256; of older
+            versions the heatmap's alone.
+        made_with: what predicted it (:mod:`digipath_ray.run.provenance`); None if it
+            was an older version.
     """
 
     slide: SlideRecord
@@ -154,6 +162,7 @@ class DoneRecord:
     precision: str
     members: dict[str, str]
     files: dict[str, str] = field(default_factory=dict)
+    made_with: dict[str, Any] | None = None
 
     @property
     def was_seen(self) -> bool:
@@ -170,6 +179,29 @@ class DoneRecord:
             "mask_digest": self.slide.mask_digest,
             "version": self.slide.version,
         }
+
+    def to_text(self) -> str:
+        """The record as its file holds it; the last field is a digest of the others."""
+        body = json.dumps(self.to_json(), indent=1)
+        return f'{body.removesuffix(END)}{DIGEST}"{text_digest(body)}"{END}'
+
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        """The record of a file's text.
+
+        Raises:
+            ValueError: the file is damaged, or no record.
+        """
+        values = json.loads(text)
+        record = cls.from_json(values)
+        head, found, tail = text.rpartition(DIGEST)
+        intact = found and tail == f'"{text_digest(head + END)}"{END}'
+        # Older versions wrote neither a digest nor what a slide was made with.
+        if not intact and (found or record.made_with is not None):
+            raise ValueError(
+                "the record of a finished slide was changed after it was written"
+            )
+        return record
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:

@@ -6,13 +6,14 @@ A path is a ``pathlib.Path``, or a ``UPath`` with the same interface for objects
 import contextlib
 import hashlib
 import io
+import json
 import os
 import tempfile
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -121,6 +122,16 @@ def publish(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def text_digest(text: str) -> str:
+    """SHA-256 of a text in UTF-8, 64 hexadecimal digits."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def json_digest(value: Any) -> str:
+    """SHA-256 of a value that JSON can hold, whatever the order of its keys."""
+    return text_digest(json.dumps(value, sort_keys=True))
 
 
 def file_digest(path: str | Path) -> str:

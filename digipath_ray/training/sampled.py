@@ -4,8 +4,6 @@
 restarted.
 """
 
-import hashlib
-import json
 import zlib
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -26,7 +24,7 @@ from digipath_ray.pipeline.prepare import THUMBNAIL_PX, find_slide_tissue
 from digipath_ray.schema import SAMPLES
 from digipath_ray.slide.open import Pixels, SlideError
 from digipath_ray.storage.digest import content_digest
-from digipath_ray.storage.files import publish, read_table
+from digipath_ray.storage.files import json_digest, publish, read_table
 from digipath_ray.tissue.find import Tissue, draw_tissue
 from digipath_ray.tissue.mask import Mask
 from digipath_ray.training.added import check_corrected, draw_added
@@ -215,7 +213,7 @@ def sample_digest(row: SlideRow, recipe: Recipe) -> str:
         "hard": None if hard is None else content_digest(hard),
         "correction": None if correction is None else content_digest(correction),
     }
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+    return json_digest(kept)
 
 
 def read_samples(

@@ -99,8 +99,10 @@ class SleepingStage:
             "sums": np.zeros((1, *shape), np.float32),
             "weight": np.zeros((1, *shape[1:]), np.float32),
             "patches": np.array([SIDE * SIDE]),
+            "predicted": np.array([float(SIDE * SIDE)]),
             "read_px": np.array([batch["pixels"].size // 3]),
             "predict_seconds": batch["predict_seconds"] + seconds,
+            "device": np.array(["none"]),
         }
 
 

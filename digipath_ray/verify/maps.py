@@ -1,0 +1,123 @@
+"""A heatmap against the patch table that it was made from."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from digipath_ray.config.run import RunConfig
+from digipath_ray.heatmap.canvas import Canvas, blend_window, sum_patches
+from digipath_ray.heatmap.file import read_heatmap
+from digipath_ray.heatmap.heatmap import Heatmap, Map
+from digipath_ray.networks.adaptive import cover
+from digipath_ray.patches import Cells, Grid, share_blocks
+from digipath_ray.run.directory import RunDirectory
+from digipath_ray.run.patch_table import read_chunks
+from digipath_ray.run.record import DoneRecord
+
+ROUNDING = 1e-4
+"""Relative difference of two float32 sums of the same weights in another order."""
+OVER_ONE = 1e-5
+"""How far a mean of float32 probabilities may lie beyond 0 or 1."""
+
+
+def chunks_of(run: RunDirectory, record: DoneRecord, config: RunConfig) -> list[Cells]:
+    """The chunks [n, 2] that a finished slide was predicted in."""
+    made_with = record.made_with or {}
+    cells = made_with.get("chunk_cells", config.compute.chunk_cells)
+    compute = replace(config.compute, chunk_cells=cells)
+    return read_chunks(run, record.slide.slide_id, replace(config, compute=compute))
+
+
+def coverage(
+    grid: Grid, chunks: Sequence[Cells], config: RunConfig, *, first: bool = False
+) -> Map:
+    """Summed blending weight [H, W] of patches at heatmap scale.
+
+    Args:
+        grid: of the slide.
+        chunks: cells [n, 2] each.
+        config: its grid and blending.
+        first: only of the patches that adaptive overlap predicts in any case.
+    """
+    canvas = Canvas.empty((), width=grid.hm_width, height=grid.hm_height)
+    window = blend_window(config.grid, config.ensemble.blend)
+    for cells in chunks:
+        blocks, index = share_blocks(cells, config.grid.blocks_per_side)
+        if first:
+            index = index[cover(index, len(blocks))]
+        sums, weight = sum_patches(
+            {}, index, len(blocks), window=window, hm_stride=config.grid.hm_stride
+        )
+        canvas.add(blocks, sums, weight)
+    return canvas.weight
+
+
+def check_heatmap(
+    run: RunDirectory, record: DoneRecord, config: RunConfig
+) -> Iterator[str]:
+    """Yield what is wrong with a finished slide's heatmap.
+
+    Its weight must be that of the patch table's patches, each counted once; every
+    channel must be a number where there is weight and 0 elsewhere.
+
+    Raises:
+        OSError, ValueError: a file cannot be read.
+    """
+    heatmap = read_heatmap(run.heatmap(record.slide.slide_id))
+    grid = record.slide.grid(config.grid)
+    if heatmap.weight.shape != (grid.hm_height, grid.hm_width):
+        yield (
+            f"{heatmap.width} x {heatmap.height} px, where the slide's grid has "
+            f"{grid.hm_width} x {grid.hm_height}"
+        )
+        return
+    chunks = chunks_of(run, record, config)
+    patches = sum(map(len, chunks))
+    if patches != record.slide.patches:
+        yield f"{record.slide.patches} patches recorded, {patches} in the patch table"
+        return
+    most = coverage(grid, chunks, config)
+    least = most
+    if config.grid.overlap == "adaptive":
+        least = coverage(grid, chunks, config, first=True)
+    yield from check_weight(heatmap.weight, least=least, most=most)
+    yield from check_values(heatmap, cascade=config.ensemble.cascade)
+
+
+def check_weight(weight: Map, *, least: Map, most: Map) -> Iterator[str]:
+    """Yield where a heatmap's weight is not that of its patches.
+
+    Args:
+        weight: [H, W], of the heatmap.
+        least: [H, W], of the patches that must have been predicted.
+        most: [H, W], of all patches.
+    """
+    for what, wrong in (
+        ("patches are missing", weight < least * (1 - ROUNDING)),
+        ("patches are counted more than once", weight > most * (1 + ROUNDING)),
+        ("the weight is no number", ~np.isfinite(weight)),
+    ):
+        if wrong.any():
+            yield f"{what}, at {_some_pixel(wrong)}"
+
+
+def check_values(heatmap: Heatmap, *, cascade: bool) -> Iterator[str]:
+    """Yield channels that hold what no prediction can be."""
+    covered = heatmap.covered
+    for name, values in zip(heatmap.channels, heatmap.data, strict=True):
+        wrong = ~np.isfinite(values)
+        if cascade and name == "epistemic":
+            wrong &= ~np.isnan(values)  # one member alone has seen the pixel
+        upper = 1.0 if name == "probability" else np.inf
+        wrong |= (values < -OVER_ONE) | (values > upper + OVER_ONE)
+        wrong |= ~covered & (values != 0)
+        if wrong.any():
+            yield f"{name} holds {values[wrong][0]} at {_some_pixel(wrong)}"
+
+
+def _some_pixel(wrong: NDArray[np.bool_]) -> str:
+    """How many pixels, and where the first of them is."""
+    row, col = np.argwhere(wrong)[0]
+    return f"{np.count_nonzero(wrong)} px, the first in row {row}, column {col}"
