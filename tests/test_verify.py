@@ -291,6 +291,16 @@ def test_another_ending_is_no_fault(copied: Callable[[str], RunDirectory]) -> No
     }  # which the checksums of before still know
 
 
+@pytest.mark.ray
+def test_a_run_measured_again_is_whole(
+    copied: Callable[[str], RunDirectory], ray_here: None
+) -> None:
+    run = copied("burden")
+    assert run_app(["stage", str(run.root), "--threshold", "0.4"]) == 0
+    found = verify_run(run)
+    assert (found.faults, found.notes) == ([], [])
+
+
 def test_a_damaged_heatmap_is_not_measured_again(
     copied: Callable[[str], RunDirectory],
 ) -> None:

@@ -19,11 +19,14 @@ from digipath_ray.cli.logs import LogFormat, set_up_logs
 from digipath_ray.cli.options import (
     DropOption,
     ForceOption,
+    OptionalSlides,
     OutOption,
     OverwriteOption,
     PartialOption,
+    RepeatOption,
     SlidesArgument,
     WeightsOption,
+    refuse_beside,
     with_config,
     with_specs,
 )
@@ -93,13 +96,14 @@ def digipath(
 @with_config
 def run(
     *,
-    slides: SlidesArgument,
+    slides: OptionalSlides = None,
     out: OutOption,
     weights: WeightsOption = None,
     overwrite: OverwriteOption = False,
     force: ForceOption = False,
     allow_partial: PartialOption = False,
     drop: DropOption = False,
+    repeat: RepeatOption = None,
     tree: Tree,
 ) -> int:
     """Run a cohort: slides to heatmaps, lesions, stages or burdens, and a report.
@@ -107,6 +111,22 @@ def run(
     Run the same command again after a crash or with more slides: it does only what is
     missing.
     """
+    if repeat is not None:
+        from digipath_ray.cli.repeat import repeat_run
+
+        refuse_beside(
+            "--repeat",
+            {
+                "--weights": weights,
+                "--overwrite": overwrite,
+                "--force": force,
+                "--allow-partial": allow_partial,
+                "--drop": drop,
+            },
+        )
+        return repeat_run(console(), repeat, out, tree, slides or ())
+    if not slides:
+        raise ValueError("no slides: name files, folders or a manifest")
     from digipath_ray.cli.run import run_slides
 
     return run_slides(

@@ -37,6 +37,24 @@ SlidesArgument = Annotated[
         show_default=False,
     ),
 ]
+OptionalSlides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="SLIDES",
+        help="slide files, folders, globs, or a manifest (CSV, TSV, Parquet)",
+        show_default=False,
+    ),
+]
+RepeatOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--repeat",
+        metavar="RUN",
+        help="in place of SLIDES: this run once more, with its slides and settings, "
+        "and hold the two together",
+        show_default=False,
+    ),
+]
 OutOption = Annotated[
     Path, typer.Option("--out", "-o", help="the run directory", show_default=False)
 ]
@@ -254,6 +272,17 @@ def with_outcome(*names: str) -> Callable[[Command], Command]:
         return _taking(wrapped, [*own, *added])
 
     return decorate
+
+
+def refuse_beside(option: str, others: Mapping[str, object]) -> None:
+    """Refuse options that cannot be given with another one.
+
+    Raises:
+        ValueError: one of ``others`` (option -> value) is given.
+    """
+    for name, value in others.items():
+        if value:
+            raise ValueError(f"{option} and {name} cannot be given together")
 
 
 def _taking(command: Command, parameters: Sequence[inspect.Parameter]) -> Command:

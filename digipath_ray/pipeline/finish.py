@@ -68,10 +68,11 @@ def finish_slide(
     slide_id = record.slide_id
     heatmap = stitch(record.grid(config.grid), chunks, config)
     made_with = provenance(config, devices)
-    with publish(run.heatmap(slide_id)) as path:
-        write_heatmap(path, heatmap, name=slide_id, notes=flat(made_with))
-        digest = file_digest(path)
     members = {m.name: m.digest or m.weights or "random" for m in config.members}
+    with publish(run.heatmap(slide_id)) as path:
+        notes = flat({**made_with, "weights": members})
+        write_heatmap(path, heatmap, name=slide_id, notes=notes)
+        digest = file_digest(path)
     tissue = read_mask(run.mask(slide_id))
     slide = FinishedSlide.of(record, heatmap, tissue, members=members)
     draw_slide(run, slide, config)

@@ -54,9 +54,10 @@ def provenance(config: RunConfig, devices: Iterable[str]) -> dict[str, Any]:
 
 
 def settings_digest(config: RunConfig) -> str:
-    """SHA-256 of all settings that results may depend on: all but [compute]."""
+    """SHA-256 of the settings that a heatmap depends on, its members among them."""
     tree = to_tree(config)
-    return json_digest({name: tree[name] for name in tree if name != "compute"})
+    kept = {name: tree[name] for name in tree if name not in ("compute", "outcome")}
+    return json_digest(kept)
 
 
 @functools.cache
