@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -275,7 +276,7 @@ def test_one_cpu_is_enough_and_every_line_is_ours(cohort, tmp_path):
 
 
 INTERRUPTED = """
-import functools, os, signal, ray
+import functools, os, signal, sys, ray
 from digipath_ray.distributed.connect import connected
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -284,19 +285,20 @@ try:
     with connected():
         print("running", ray.is_initialized(), flush=True)
         try:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), int(sys.argv[1]))
         finally:
             print("what Ray says of the actors it ends")
             os.write(2, b"and its C++ part")
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), int(sys.argv[1]))
 except KeyboardInterrupt:
     print("running", ray.is_initialized())
 """
 
 
 @pytest.mark.slow
-def test_an_interrupt_leaves_ray_without_a_word():
-    script = [sys.executable, "-c", INTERRUPTED]
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_leaves_ray_without_a_word(number: signal.Signals) -> None:
+    script = [sys.executable, "-c", INTERRUPTED, str(int(number))]
     root = Path(__file__).parents[1]
     done = subprocess.run(
         script, capture_output=True, text=True, timeout=100, cwd=root, check=False

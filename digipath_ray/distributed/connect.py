@@ -17,7 +17,7 @@ import ray.data
 from ray._private import ray_constants
 
 from digipath_ray.distributed.nodes import has_several_nodes
-from digipath_ray.distributed.start import announce_wait, ends_on_signal
+from digipath_ray.distributed.start import ENDING, announce_wait, ends_on_signal
 from digipath_ray.distributed.surroundings import (
     SHARED_MEMORY,
     STORE_MOST,
@@ -139,6 +139,9 @@ def describe_place(cpus: int | None = None) -> str:
 def connected(cpus: int | None = None) -> Iterator[None]:
     """In a cluster as :func:`connect` says; an interrupt leaves it if this joined it.
 
+    SIGTERM, which a scheduler sends, is an interrupt too: Ray's own handler would print
+    a trace of its C++ and abort.
+
     From an interrupt on nothing is printed until the cluster is left: Ray tells, in
     color and on standard output, of every actor that it ends itself.
     """
@@ -157,11 +160,12 @@ def _leave() -> None:
     if threading.current_thread() is not threading.main_thread():
         ray.shutdown()
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in ENDING}
     try:
         ray.shutdown()
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
@@ -182,11 +186,12 @@ def _on_interrupt(silence: contextlib.ExitStack) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    signal.signal(signal.SIGINT, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in ENDING}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _mute_ray_data() -> None:

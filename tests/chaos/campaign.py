@@ -1,0 +1,249 @@
+"""One seed: a run is started, struck, started again, and looked at when it ends."""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from tests.chaos.checks import check_processes, check_run
+from tests.chaos.cohort import Cohort, fresh_copy
+from tests.chaos.faults import FAULTS, Planned, Scene, small_disk
+from tests.chaos.network import ORDERS
+
+ROOT = Path(__file__).parents[2]
+MAIN = "from digipath_ray.cli import main; main()"
+DISK_MB = 64
+STARTS = 25
+"""Starts after which a seed has failed."""
+SILENT_S = 240.0
+"""How long a run may neither end nor finish a slide once nothing strikes it."""
+
+
+@dataclass
+class Struck:
+    """A fault that struck.
+
+    Attributes:
+        name: of the fault.
+        met: what it met, in words; None if there was nothing to strike.
+        at: seconds since the seed's beginning.
+        next_slide_s: seconds until a slide was finished after it.
+    """
+
+    name: str
+    met: str | None
+    at: float
+    next_slide_s: float | None = None
+
+
+@dataclass
+class Outcome:
+    """What became of a seed."""
+
+    seed: int
+    struck: list[Struck] = field(default_factory=list)
+    starts: int = 0
+    codes: list[int] = field(default_factory=list)
+    seconds: float = 0.0
+    wrong: list[str] = field(default_factory=list)
+
+    @property
+    def injections(self) -> int:
+        """Faults that met something."""
+        return sum(one.met is not None for one in self.struck)
+
+
+class Watch:
+    """Notes when slides are finished."""
+
+    def __init__(self, out: Path) -> None:
+        self._out = out
+        self._ended = threading.Event()
+        self.finished: list[float] = []
+        self._seen: set[tuple[str, int]] = set()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread.start()
+
+    def _look(self) -> None:
+        while not self._ended.wait(0.2):
+            for path in (self._out / "done").glob("*.json"):
+                with contextlib.suppress(OSError):
+                    mark = path.name, path.stat().st_mtime_ns
+                    if mark not in self._seen:
+                        self._seen.add(mark)
+                        self.finished.append(time.monotonic())
+
+    def end(self) -> None:
+        """Stop looking."""
+        self._ended.set()
+        self._thread.join()
+
+    def after(self, moment: float) -> float | None:
+        """Seconds from a moment until the next slide was finished."""
+        later = [at for at in self.finished if at > moment]
+        return later[0] - moment if later else None
+
+
+class Seed:
+    """A run under the faults of one seed."""
+
+    def __init__(self, seed: int, cohort: Cohort, folder: Path, disk: Path | None):
+        self.outcome = Outcome(seed)
+        self._began = time.monotonic()
+        orders = folder / "orders"
+        orders.mkdir()
+        out = (disk or folder) / "run"
+        log = folder / "log.txt"
+        settings = ("--config", str(cohort.config), "--out", str(out), "--cpus", "2")
+        command = [sys.executable, "-c", MAIN, "run", str(cohort.manifest), *settings]
+        environment = {
+            **{k: v for k, v in os.environ.items() if not k.startswith("RAY_")},
+            "PYTHONPATH": str(ROOT),
+            ORDERS: str(orders),
+            # A head that is gone is waited for; here no one brings it back.
+            "RAY_gcs_rpc_server_reconnect_timeout_s": "5",
+        }
+        self._families: list[psutil.Process] = []
+        self._log = log
+        self.scene = Scene(
+            cohort=cohort,
+            out=out,
+            driver=self._start(command, environment),
+            rng=np.random.default_rng([seed, 1]),
+            command=command,
+            environment=environment,
+            log=log,
+            disk=disk,
+        )
+        self._watch = Watch(out)
+
+    def _start(
+        self, command: list[str], environment: dict[str, str]
+    ) -> subprocess.Popen[bytes]:
+        self.outcome.starts += 1
+        with self._log.open("ab") as log:
+            return subprocess.Popen(
+                command,
+                env=environment,
+                cwd=ROOT,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def run(self, schedule: list[Planned]) -> Outcome:
+        """Strike, start again, look."""
+        try:
+            for planned in schedule:
+                if planned.busy:
+                    self._wait_for_work()
+                self._pass(planned.after_s)
+                self._strike(planned)
+            self.scene.heal()
+            self._finish()
+        finally:
+            self.scene.heal()
+            self._watch.end()
+            self._end_driver()
+        self.outcome.seconds = time.monotonic() - self._began
+        for one in self.outcome.struck:
+            one.next_slide_s = self._watch.after(self._began + one.at)
+        self.outcome.wrong += check_processes(self._families)
+        self.outcome.wrong += check_run(self.scene.cohort, self.scene.out)
+        return self.outcome
+
+    def _pass(self, seconds: float) -> None:
+        """Let time pass, in which the run goes on or is started again."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self._note_family()
+            if self.scene.driver.poll() is not None:
+                self._start_again()
+            time.sleep(0.1)
+
+    def _wait_for_work(self) -> None:
+        """Go on until networks are at work, or for a minute."""
+        end = time.monotonic() + 60
+        while time.monotonic() < end and self.scene.find("member", seconds=0.3) is None:
+            self._pass(0.1)
+
+    def _note_family(self) -> None:
+        known = {process.pid for process in self._families}
+        self._families += [p for p in self.scene.family() if p.pid not in known]
+
+    def _strike(self, planned: Planned) -> None:
+        at = time.monotonic() - self._began
+        met = FAULTS[planned.name][1](self.scene)
+        self.outcome.struck.append(Struck(planned.name, met, at))
+
+    def _start_again(self) -> None:
+        code = self.scene.driver.returncode
+        self.outcome.codes.append(code)
+        if self.outcome.starts >= STARTS:
+            raise AssertionError(f"not ended after {STARTS} starts")
+        self.scene.driver = self._start(self.scene.command, self.scene.environment)
+
+    def _finish(self) -> None:
+        """Give the command again until it has nothing left to do."""
+        while True:
+            began = time.monotonic()
+            while self.scene.driver.poll() is None:
+                self._note_family()
+                since = self._watch.after(began)
+                if time.monotonic() - began > SILENT_S and since is None:
+                    raise AssertionError(f"nothing was finished for {SILENT_S:.0f} s")
+                time.sleep(0.1)
+            code = self.scene.driver.returncode
+            done = {p.stem for p in (self.scene.out / "done").glob("*.json")}
+            # Sick slides fail in each start: 1 is as good as it can end.
+            if code == 1 and self.scene.cohort.healthy.keys() <= done:
+                self.outcome.codes.append(code)
+                return
+            self._start_again()
+
+    def _end_driver(self) -> None:
+        if self.scene.driver.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.scene.driver.pid, 9)
+            self.scene.driver.wait()
+
+
+def run_seed(seed: int, cohort: Cohort, schedule: list[Planned]) -> Outcome:
+    """Run a cohort of its own through a schedule of faults."""
+    with _folder() as folder, small_disk(folder / "disk", DISK_MB) as disk:
+        own = fresh_copy(cohort, folder / "cohort")
+        night = Seed(seed, own, folder, disk)
+        try:
+            outcome = night.run(schedule)
+        except (AssertionError, subprocess.TimeoutExpired) as e:
+            outcome = night.outcome
+            outcome.wrong.append(str(e))
+        if outcome.wrong:
+            kept = Path(tempfile.mkdtemp(prefix=f"chaos-{seed}-"))
+            shutil.copytree(folder, kept, dirs_exist_ok=True)
+            outcome.wrong.append(f"all of it is kept in {kept}")
+        return outcome
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="chaos-") as name:
+        yield Path(name)
+
+
+def undisturbed_seconds(cohort: Cohort) -> float:
+    """How long the command takes when nothing strikes it."""
+    outcome = run_seed(-1 & 0xFFFF, cohort, [])
+    if outcome.wrong or outcome.codes != [1]:
+        raise AssertionError(f"undisturbed: {outcome.codes}, {outcome.wrong}")
+    return outcome.seconds

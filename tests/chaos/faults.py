@@ -1,0 +1,346 @@
+"""The faults of a campaign: what strikes a run, and how it is mended."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from tests.chaos.cohort import Cohort
+from tests.chaos.network import ORDERS
+
+WORKERS = {
+    "reader": "ray::MapBatches(read_shard",
+    "member": "ray::MapWorker(MapBatches(PredictStage)",
+    "finish": "ray::try_finish",
+    "prepare": "ray::try_prepare",
+    "ledger": "ray::Ledger",
+    "raylet": "raylet",
+    "gcs": "gcs_server",
+}
+"""Process -> how its command line begins, or what its program is called."""
+BUSY = 0.7
+"""Share of the faults that wait until networks are at work."""
+WAIT_S = 4.0
+"""How long a fault waits for the process that it is meant for."""
+
+
+@dataclass
+class Scene:
+    """A run that faults strike.
+
+    Attributes:
+        cohort: its slides.
+        out: the run directory; ``disk`` is where it is mounted, if it is.
+        driver: the process of ``digipath run``.
+        rng: of the seed.
+        command: of the run.
+        environment: of its processes.
+        log: to which commands write.
+    """
+
+    cohort: Cohort
+    out: Path
+    driver: subprocess.Popen[bytes]
+    rng: np.random.Generator
+    command: list[str]
+    environment: dict[str, str]
+    log: Path
+    disk: Path | None = None
+    undo: list[Callable[[], None]] = field(default_factory=list)
+
+    def family(self) -> list[psutil.Process]:
+        """The driver and all processes that it started."""
+        try:
+            root = psutil.Process(self.driver.pid)
+            return [root, *root.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
+    def find(self, what: str, *, seconds: float = WAIT_S) -> psutil.Process | None:
+        """A process of the run, waited for; None if there is none."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and self.driver.poll() is None:
+            for process in self.family()[1:]:
+                with contextlib.suppress(psutil.Error):
+                    line = " ".join(process.cmdline())
+                    wanted = WORKERS[what]
+                    if line.startswith(wanted) or process.name() == wanted:
+                        return process
+            time.sleep(0.02)
+        return None
+
+    def heal(self) -> None:
+        """Mend all faults that last."""
+        while self.undo:
+            self.undo.pop()()
+
+
+Fault = Callable[[Scene], str | None]
+"""Strikes; returns what it met in words, or None if there was nothing to strike."""
+
+
+def kill(what: str) -> Fault:
+    def strike(scene: Scene) -> str | None:
+        process = scene.find(what)
+        if process is None:
+            return None
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+        return f"process {process.pid}"
+
+    return strike
+
+
+def freeze(what: str) -> Fault:
+    """Stop a process for some seconds: it is not dead."""
+
+    def strike(scene: Scene) -> str | None:
+        process = (
+            psutil.Process(scene.driver.pid) if what == "driver" else scene.find(what)
+        )
+        if process is None:
+            return None
+        seconds = float(scene.rng.uniform(1, 6))
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.suspend()
+            time.sleep(seconds)
+            process.resume()
+        return f"{seconds:.1f} s"
+
+    return strike
+
+
+def signal_driver(number: signal.Signals) -> Fault:
+    def strike(scene: Scene) -> str | None:
+        if scene.driver.poll() is not None:
+            return None
+        scene.driver.send_signal(number)
+        started = time.monotonic()
+        if number == signal.SIGKILL:
+            scene.driver.wait(10)
+            return "at once"
+        scene.driver.wait(60)
+        return f"ended after {time.monotonic() - started:.1f} s"
+
+    return strike
+
+
+def order(name: str) -> Fault:
+    """Have a network misbehave once."""
+
+    def strike(scene: Scene) -> str | None:
+        path = Path(scene.environment[ORDERS], name)
+        path.touch()
+        scene.undo.append(lambda: path.unlink(missing_ok=True))
+        end = time.monotonic() + WAIT_S
+        while path.exists() and time.monotonic() < end:
+            time.sleep(0.05)
+        return "obeyed" if not path.exists() else None
+
+    return strike
+
+
+def _some_slide(scene: Scene) -> Path:
+    """A slide that is not finished, else any."""
+    left = [
+        path
+        for name, path in scene.cohort.healthy.items()
+        if not (scene.out / "done" / f"{name}.json").exists()
+    ]
+    paths = left or list(scene.cohort.healthy.values())
+    return paths[int(scene.rng.integers(len(paths)))]
+
+
+def _for_a_while(scene: Scene, path: Path, content: bytes | None) -> str:
+    """Put other bytes, or none, in a slide's place, and the right ones back."""
+    right = path.read_bytes()
+    stat = path.stat()
+
+    def put(data: bytes) -> None:
+        other = path.with_suffix(".new")
+        other.write_bytes(data)
+        os.utime(other, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        other.replace(path)
+
+    def back() -> None:
+        put(right)
+
+    if content is None:
+        path.unlink()
+    else:
+        put(content)
+    seconds = float(scene.rng.uniform(0.5, 3))
+    scene.undo.append(back)
+    time.sleep(seconds)
+    scene.undo.remove(back)
+    back()
+    return f"{path.name} for {seconds:.1f} s"
+
+
+def delete_slide(scene: Scene) -> str:
+    return _for_a_while(scene, _some_slide(scene), None)
+
+
+def cut_slide(scene: Scene) -> str:
+    path = _some_slide(scene)
+    data = path.read_bytes()
+    return _for_a_while(scene, path, data[: int(scene.rng.integers(1, len(data)))])
+
+
+def replace_slide(scene: Scene) -> str:
+    """Another slide under the same name, for good: then that one's heatmap is right."""
+    path = _some_slide(scene)
+    spare = scene.cohort.spare[int(scene.rng.integers(len(scene.cohort.spare)))]
+    other = path.with_suffix(".new")
+    other.write_bytes(spare.read_bytes())
+    other.replace(path)
+    return path.name
+
+
+def fill_disk(scene: Scene) -> str | None:
+    """No space is left where the run is written, for a while."""
+    if scene.disk is None:
+        return None
+    filler = scene.disk / "filler"
+
+    def free() -> None:
+        filler.unlink(missing_ok=True)
+
+    scene.undo.append(free)
+    seconds = float(scene.rng.uniform(1, 4))
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(1 << 16))
+    time.sleep(seconds)
+    free()
+    return f"{seconds:.1f} s"
+
+
+def forbid_writes(scene: Scene) -> str | None:
+    """The file system becomes read-only for a while, if nothing is being written."""
+    if scene.disk is None:
+        return None
+    remount = ["mount", "-o"]
+
+    def allow() -> None:
+        subprocess.run([*remount, "remount,rw", str(scene.disk)], check=True)
+
+    seconds = float(scene.rng.uniform(1, 4))
+    for _ in range(200):  # the kernel refuses it while a file is open for writing
+        done = subprocess.run(
+            [*remount, "remount,ro", str(scene.disk)], check=False, capture_output=True
+        )
+        if done.returncode == 0:
+            scene.undo.append(allow)
+            time.sleep(seconds)
+            scene.undo.remove(allow)
+            allow()
+            return f"{seconds:.1f} s"
+        time.sleep(0.01)
+    return None
+
+
+def start_second(scene: Scene) -> str | None:
+    """The same command beside the first, which must be refused."""
+    if scene.driver.poll() is not None or not (scene.out / "run.toml").exists():
+        return None
+    with scene.log.open("ab") as log:
+        second = subprocess.run(
+            scene.command,
+            env=scene.environment,
+            stdout=log,
+            stderr=subprocess.PIPE,
+            timeout=120,
+            check=False,
+        )
+    if scene.driver.poll() is not None:
+        return None  # the first had ended: the second took its place, rightly
+    if second.returncode != 2 or b"in use" not in second.stderr:
+        raise AssertionError(f"a second run was not refused: {second.stderr.decode()}")
+    return "refused"
+
+
+FAULTS: dict[str, tuple[float, Fault]] = {
+    "kill-reader": (2, kill("reader")),
+    "kill-member": (2, kill("member")),
+    "kill-finish": (2, kill("finish")),
+    "kill-prepare": (1, kill("prepare")),
+    "kill-ledger": (1, kill("ledger")),
+    "kill-raylet": (0.7, kill("raylet")),
+    "kill-gcs": (0.7, kill("gcs")),
+    "freeze-reader": (1, freeze("reader")),
+    "freeze-member": (1, freeze("member")),
+    "freeze-finish": (1, freeze("finish")),
+    "freeze-ledger": (0.5, freeze("ledger")),
+    "freeze-raylet": (0.5, freeze("raylet")),
+    "freeze-driver": (1, freeze("driver")),
+    "driver-killed": (1, signal_driver(signal.SIGKILL)),
+    "driver-terminated": (0.7, signal_driver(signal.SIGTERM)),
+    "driver-interrupted": (0.7, signal_driver(signal.SIGINT)),
+    "gpu-memory": (1, order("gpu-memory")),
+    "gpu-lost": (1, order("gpu-lost")),
+    "network-nan": (1, order("nan")),
+    "network-inf": (0.5, order("inf")),
+    "network-slow": (0.5, order("slow-network")),
+    "slide-deleted": (1, delete_slide),
+    "slide-cut": (1, cut_slide),
+    "slide-replaced": (0.7, replace_slide),
+    "disk-full": (1, fill_disk),
+    "disk-read-only": (0.7, forbid_writes),
+    "second-driver": (0.5, start_second),
+}
+"""Name -> how often it is drawn, and what it does."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A fault, and when it strikes.
+
+    Attributes:
+        name: of the fault.
+        after_s: seconds after the one before it.
+        busy: only then wait until networks are at work; else at any phase.
+    """
+
+    name: str
+    after_s: float
+    busy: bool
+
+
+def draw_schedule(seed: int, count: int, only: list[str] | None) -> list[Planned]:
+    """The faults of a seed, in order."""
+    rng = np.random.default_rng(seed)
+    names = only or list(FAULTS)
+    weights = np.array([FAULTS[name][0] for name in names])
+    drawn = rng.choice(len(names), size=count, p=weights / weights.sum())
+    gaps = rng.uniform(0.2, 4.0, size=count)
+    busy = rng.random(count) < BUSY
+    return [
+        Planned(names[int(i)], round(float(gap), 2), bool(at_work))
+        for i, gap, at_work in zip(drawn, gaps, busy, strict=True)
+    ]
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, megabytes: int) -> Iterator[Path | None]:
+    """A small file system of its own; None where none may be mounted."""
+    folder.mkdir(parents=True, exist_ok=True)
+    command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
+    try:
+        done = subprocess.run(command, check=False, capture_output=True)
+    except FileNotFoundError:
+        done = None
+    if done is None or done.returncode != 0:
+        yield None
+        return
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
