@@ -46,6 +46,7 @@ TESTED = {
     "digipath segment": "test_jobs.py",
     "digipath stage": "test_stage_cli.py",
     "digipath train": "test_demo.py",
+    "digipath verify": "test_verify.py",
     "digipath view": "test_viewer_serve.py",
     "pip install": "../.ci/run",
     "ray job": "test_jobs.py",

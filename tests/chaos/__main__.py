@@ -19,7 +19,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="the first")
     parser.add_argument("--seeds", type=int, default=1, help="how many")
     parser.add_argument("--faults", type=int, default=12, help="of each seed")
-    parser.add_argument("--slides", type=int, default=14, help="healthy ones")
+    parser.add_argument("--slides", type=int, default=16, help="healthy ones")
     parser.add_argument("--only", nargs="+", choices=list(FAULTS))
     parser.add_argument("--report", type=Path, help="append the table to this file")
     arguments = parser.parse_args()

@@ -145,6 +145,8 @@ class Seed:
         """Strike, start again, look."""
         try:
             for planned in schedule:
+                if self._is_over():
+                    break  # nothing is left to strike
                 if planned.busy:
                     self._wait_for_work()
                 self._pass(planned.after_s)
@@ -165,7 +167,7 @@ class Seed:
     def _pass(self, seconds: float) -> None:
         """Let time pass, in which the run goes on or is started again."""
         end = time.monotonic() + seconds
-        while time.monotonic() < end:
+        while time.monotonic() < end and not self._is_over():
             self._note_family()
             if self.scene.driver.poll() is not None:
                 self._start_again()
@@ -174,7 +176,9 @@ class Seed:
     def _wait_for_work(self) -> None:
         """Go on until networks are at work, or for a minute."""
         end = time.monotonic() + 60
-        while time.monotonic() < end and self.scene.find("member", seconds=0.3) is None:
+        while time.monotonic() < end and not self._is_over():
+            if self.scene.find("member", seconds=0.3) is not None:
+                return
             self._pass(0.1)
 
     def _note_family(self) -> None:
@@ -203,13 +207,17 @@ class Seed:
                 if time.monotonic() - began > SILENT_S and since is None:
                     raise AssertionError(f"nothing was finished for {SILENT_S:.0f} s")
                 time.sleep(0.1)
-            code = self.scene.driver.returncode
-            done = {p.stem for p in (self.scene.out / "done").glob("*.json")}
-            # Sick slides fail in each start: 1 is as good as it can end.
-            if code == 1 and self.scene.cohort.healthy.keys() <= done:
-                self.outcome.codes.append(code)
+            if self._is_over():
+                self.outcome.codes.append(self.scene.driver.returncode)
                 return
             self._start_again()
+
+    def _is_over(self) -> bool:
+        """Whether the run has ended by itself with nothing left to do."""
+        done = {p.stem for p in (self.scene.out / "done").glob("*.json")}
+        # Sick slides fail in each start: 1 is as good as it can end.
+        ended = self.scene.driver.poll() == 1
+        return ended and self.scene.cohort.healthy.keys() <= done
 
     def _end_driver(self) -> None:
         if self.scene.driver.poll() is None:

@@ -41,9 +41,11 @@ def check_run(cohort: Cohort, out: Path) -> Iterator[str]:
     yield from (str(path) for path in out.rglob(f"{TEMPORARY}*"))
 
 
-def check_processes(family: list[psutil.Process]) -> Iterator[str]:
+def check_processes(
+    family: list[psutil.Process], *, seconds: float = ENDED_S
+) -> Iterator[str]:
     """Yield processes of a run that has ended and that are still there."""
-    _, alive = psutil.wait_procs(family, timeout=ENDED_S)
+    _, alive = psutil.wait_procs(family, timeout=seconds)
     for process in alive:
         try:
             if process.status() != psutil.STATUS_ZOMBIE:

@@ -30,7 +30,7 @@ MEMBERS: Tree = {
             "architecture": NETWORK,
             "seed": seed,
             "weights": "random",
-            "options": {"seconds": 0.03},
+            "options": {"seconds": 0.06},
         }
         for seed, name in enumerate("ab")
     ],
