@@ -32,6 +32,7 @@ from digipath_ray.slide.open import open_slide
 from tests.pixels import NUMPY_TURNS
 from tests.runs import (
     RAY_WARNINGS,
+    SMALL,
     hears,
     heatmaps,
     make_run,
@@ -237,7 +238,20 @@ def test_slides_are_finished_while_others_are_predicted(
     assert max(finishing for _, finishing in seen) <= config.compute.finishers
     (collector,) = collectors
     assert collector.open == collector.seconds == collector.waiting == {}
+    assert collector.devices == {}
     assert metrics["batch_fill"] > 0.8
+
+
+@pytest.mark.slow
+def test_short_memory_of_a_device_is_said(ray_here, tmp_path, caplog):
+    members = [{**m, "options": {"most": 2}} for m in SMALL["members"]]
+    rows = write_cohort(tmp_path / "cohort", 1, width=150, height=130)
+    run = RunDirectory(tmp_path / "run")
+    summary = run_cohort(run, rows, small_config({"members": members}))
+    assert summary.failures == []
+    assert summary.metrics["batch_reduced_to"] == 2
+    (line,) = [r.getMessage() for r in caplog.records if "--batch-size" in r.message]
+    assert "batches of 2 in place of 4 patches" in line
 
 
 ONE_CPU = """

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from torch import nn
 
 from digipath_ray.config.run import (
@@ -16,6 +17,7 @@ from digipath_ray.config.run import (
     MemberSpec,
     RunConfig,
 )
+from digipath_ray.distributed.fault import cause_of_error
 from digipath_ray.networks.build import Member
 from digipath_ray.networks.ensemble import MemberError, combine_members
 from digipath_ray.networks.predict import (
@@ -26,7 +28,10 @@ from digipath_ray.networks.predict import (
     predict_blocks,
     predict_patches,
 )
+from digipath_ray.patches import share_blocks
+from digipath_ray.run.failure import SUSPECT
 from tests.pixels import NUMPY_TURNS
+from tests.runs import SMALL, small_config
 
 PLAIN = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
@@ -382,3 +387,44 @@ def test_a_gpu_that_is_not_there_is_said(monkeypatch):
             ValueError, match=r"device = 'cuda.*no GPU here: give 'cpu'"
         ):
             load_ensemble(small_run(), device=device)
+
+
+def memory_for(most: int) -> RunConfig:
+    """The members of a small run, with memory for so many patches at once."""
+    members = [{**m, "options": {"most": most}} for m in SMALL["members"]]
+    return small_config({"members": members})
+
+
+def chunk_of(
+    config: RunConfig, patches: int
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Random pixels of patches in a row, and their index."""
+    blocks, index = share_blocks(
+        np.array([[0, col] for col in range(patches)]), config.grid.blocks_per_side
+    )
+    side = config.grid.stride_px
+    rng = np.random.default_rng(3)
+    pixels = rng.integers(0, 256, (len(blocks), side, side, 3), np.uint8)
+    return pixels, index
+
+
+def test_short_memory_makes_batches_smaller_and_changes_no_map() -> None:
+    enough, short = (EnsemblePredictor(c.members, c) for c in map(memory_for, (0, 2)))
+    assert enough.batch_size == 4
+    pixels, index = chunk_of(enough.config, 7)
+    wanted, found = (p.predict(pixels, index) for p in (enough, short))
+    np.testing.assert_allclose(found.means, wanted.means, atol=1e-6)
+    assert wanted.variances is not None
+    assert found.variances is not None
+    np.testing.assert_allclose(found.variances, wanted.variances, atol=1e-6)
+    assert (enough.reduced_to, short.reduced_to, short.batch_size) == (None, 2, 2)
+
+
+def test_no_memory_for_one_patch_is_no_endless_try() -> None:
+    config = memory_for(1)
+    predictor = EnsemblePredictor(config.members, config)
+    for member in predictor.members.values():
+        member.network.most = -1  # not even one
+    with pytest.raises(MemoryError, match=r"one patch .*CUDA out of memory"):
+        predictor.predict(*chunk_of(config, 3))
+    assert cause_of_error(MemoryError()) == SUSPECT

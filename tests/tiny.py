@@ -14,12 +14,19 @@ class Tiny(nn.Module):
         norm: normalize batches.
         seconds: that an answer takes at least, for tests that end a run in the middle.
         spare: so many more weights that change nothing, for large checkpoints.
+        most: patches that there is memory for at once; 0: for any number.
     """
 
     def __init__(
-        self, width: int = 8, norm: bool = True, seconds: float = 0.0, spare: int = 0
+        self,
+        width: int = 8,
+        norm: bool = True,
+        seconds: float = 0.0,
+        spare: int = 0,
+        most: int = 0,
     ) -> None:
         super().__init__()
+        self.most = most
         self.seconds = seconds
         self.spare = nn.Parameter(torch.zeros(spare)) if spare else None
         self.encoder = nn.Sequential(
@@ -41,5 +48,7 @@ class Tiny(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         if self.seconds and not pixels.is_meta:
             time.sleep(self.seconds)
+        if self.most and len(pixels) > self.most and not pixels.is_meta:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
         answer: Tensor = self.segmentation_head(self.decoder(self.encoder(pixels)))
         return answer if self.spare is None else answer + 0 * self.spare.sum()

@@ -173,6 +173,7 @@ class Collector:
         if tally.first_patch is None:
             tally.first_patch = time.time() - float(row["predict_seconds"])
         tally.patches += patches
+        self._note_batch(int(row["reduced_to"]))
         tally.predicted += float(row["predicted"])
         if tally.ninety is None and tally.patches >= 0.9 * tally.planned:
             tally.ninety = time.time()
@@ -181,6 +182,19 @@ class Collector:
         tally.read_px += int(row["read_px"])
         tally.predict_seconds += float(row["predict_seconds"])
         tally.open_slides_max = max(tally.open_slides_max, len(self.open))
+
+    def _note_batch(self, reduced_to: int) -> None:
+        """Say once of each size that memory was too short for larger batches."""
+        before = self.tally.reduced_to
+        if reduced_to and (before is None or reduced_to < before):
+            self.tally.reduced_to = reduced_to
+            log.warning(
+                "memory of a device was short: batches of %d in place of %d patches; "
+                "--batch-size %d saves the tries",
+                reduced_to,
+                self.config.compute.batch_size,
+                reduced_to,
+            )
 
     def _fail(self, slide: SlideRecord, failure: Failure) -> None:
         failure = replace(failure, path=slide.path, patient_id=slide.patient_id)

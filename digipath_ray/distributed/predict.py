@@ -97,6 +97,8 @@ class PredictStage:
         seconds = time.perf_counter() - started
         row["predict_seconds"] = batch["predict_seconds"] + seconds
         row["device"] = np.array([self._devices(str(batch["device"][0]))])
+        reduced = (int(batch["reduced_to"][0]), self.ensemble.reduced_to or 0)
+        row["reduced_to"] = np.array([min(filter(None, reduced), default=0)])
         patches = len(batch["index"][0]) if self.last else 0
         count_predicted(patches=patches, seconds=seconds)
         return row
@@ -153,6 +155,7 @@ class PredictStage:
             "read_px": np.array([row["pixels"].size // 3]),
             "predict_seconds": row["predict_seconds"],
             "device": row["device"],
+            "reduced_to": row["reduced_to"],
         }
 
 

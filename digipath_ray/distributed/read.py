@@ -180,6 +180,7 @@ def pixel_row(
         "read_seconds": np.array([seconds]),
         "predict_seconds": np.array([0.0]),
         "device": np.array([""]),
+        "reduced_to": np.array([0]),
     }
 
 

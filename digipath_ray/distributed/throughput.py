@@ -57,6 +57,7 @@ def measure(
         "segment_s": now - tally.started,
         "patches_per_s": tally.patches / steady,
         "batch_fill": tally.patches / max(slots, 1),
+        "batch_reduced_to": tally.reduced_to,
         "open_slides_max": tally.open_slides_max,
         "first_slide_s": _since(tally.started, tally.first_slide),
         "patches_at_first_slide": tally.patches_at_first_slide,

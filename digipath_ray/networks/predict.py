@@ -223,6 +223,8 @@ class EnsemblePredictor:
             )
             for spec in members
         }
+        self.reduced_to: int | None = None
+        """Patches of a batch, if memory was too short for what was asked."""
         self.device_name = (
             torch.cuda.get_device_name(device) if on_gpu else processor_name()
         )
@@ -289,18 +291,39 @@ class EnsemblePredictor:
     def _predict_patches(
         self, member: Member, pixels: Tensor, index: NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-        """A member's map of patches."""
+        """A member's map of patches, in smaller batches if memory is short."""
         config = self.config
-        return predict_blocks(
-            member,
-            pixels,
-            index,
-            patch_px=config.grid.patch_px,
-            tta=config.ensemble.tta,
-            downsample=config.grid.downsample,
-            batch_size=self.batch_size,
-            pad=self.pad,
-        )
+        while True:
+            try:
+                return predict_blocks(
+                    member,
+                    pixels,
+                    index,
+                    patch_px=config.grid.patch_px,
+                    tta=config.ensemble.tta,
+                    downsample=config.grid.downsample,
+                    batch_size=self.batch_size,
+                    pad=self.pad,
+                )
+            except torch.OutOfMemoryError as e:
+                said = str(e).splitlines()[0]
+            # Out of the handler: the error holds on to what was allocated.
+            self._take_smaller_batches(said)
+
+    def _take_smaller_batches(self, said: str) -> None:
+        """Halve the batch from now on, as the device has no memory for it.
+
+        Raises:
+            MemoryError: it is one patch already.
+        """
+        if self.batch_size == 1:
+            raise MemoryError(
+                f"the device has no memory for one patch ({said}): free some, or "
+                "take --precision float16 or fewer members at once (--pools per-member)"
+            )
+        self.batch_size = self.reduced_to = self.batch_size // 2
+        torch.cuda.empty_cache()
+        log.warning("batches of %d patches from now on: %s", self.batch_size, said)
 
     def predict_combined(
         self, blocks: NDArray[np.uint8], index: NDArray[np.int64]

@@ -16,6 +16,7 @@ class Tally:
             than patches if overlap is adaptive.
         predictors: actors at work at once, at most.
         ninety: when 90 % of the patches were predicted.
+        reduced_to: patches of a batch, where memory was too short for larger ones.
         progress: slides begun and not yet finished, with the share predicted.
     """
 
@@ -38,6 +39,7 @@ class Tally:
     predictors: int = 0
     first_patch: float | None = None
     ninety: float | None = None
+    reduced_to: int | None = None
     progress: dict[str, float] = field(default_factory=dict)
     first_slide: float | None = None
     patches_at_first_slide: int | None = None

@@ -103,6 +103,7 @@ class SleepingStage:
             "read_px": np.array([batch["pixels"].size // 3]),
             "predict_seconds": batch["predict_seconds"] + seconds,
             "device": np.array(["none"]),
+            "reduced_to": np.array([0]),
         }
 
 
