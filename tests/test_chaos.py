@@ -19,25 +19,31 @@ from tests.chaos.campaign import run_seed
 from tests.chaos.checks import check_processes, check_run
 from tests.chaos.cohort import SICK, Cohort, build_cohort, fresh_copy
 from tests.chaos.faults import FAULTS, Planned, draw_schedule
+from tests.chaos.work import Runs
 
 SLIDES = 4
 
 
 @pytest.fixture(scope="module")
-def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
-    return build_cohort(tmp_path_factory.mktemp("chaos"), SLIDES)
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("chaos")
+
+
+@pytest.fixture(scope="module")
+def cohort(folder: Path) -> Cohort:
+    return build_cohort(folder / "cohort", SLIDES)
 
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_short_campaign_loses_nothing(cohort: Cohort) -> None:
+def test_a_short_campaign_loses_nothing(folder: Path) -> None:
     schedule = [
         Planned("kill-member", 0.5, busy=True),
         Planned("slide-cut", 0.5, busy=False),
         Planned("driver-killed", 0.5, busy=True),
         Planned("driver-terminated", 1.0, busy=True),
     ]
-    outcome = run_seed(0, cohort, schedule)
+    outcome = run_seed(0, Runs(folder / "runs", SLIDES), schedule)
     assert outcome.wrong == []
     assert [one.name for one in outcome.struck] == [p.name for p in schedule]
     assert outcome.injections >= 3

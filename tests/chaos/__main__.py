@@ -9,8 +9,8 @@ from collections import defaultdict
 from pathlib import Path
 
 from tests.chaos.campaign import Outcome, Struck, run_seed, undisturbed_seconds
-from tests.chaos.cohort import build_cohort
-from tests.chaos.faults import FAULTS, draw_schedule
+from tests.chaos.faults import FAULTS, FIT_FAULTS, draw_schedule
+from tests.chaos.work import Fits, Runs
 
 
 def main() -> int:
@@ -20,21 +20,24 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=1, help="how many")
     parser.add_argument("--faults", type=int, default=12, help="of each seed")
     parser.add_argument("--slides", type=int, default=16, help="healthy ones")
-    parser.add_argument("--only", nargs="+", choices=list(FAULTS))
+    parser.add_argument("--fits", action="store_true", help="strike digipath train")
+    parser.add_argument("--only", nargs="+", choices=list(FAULTS | FIT_FAULTS))
     parser.add_argument("--report", type=Path, help="append the table to this file")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="chaos-cohort-") as name:
-        cohort = build_cohort(Path(name), arguments.slides)
-        base = undisturbed_seconds(cohort)
+        folder = Path(name)
+        faults = FIT_FAULTS if arguments.fits else FAULTS
+        maker = Fits(folder) if arguments.fits else Runs(folder, arguments.slides)
+        base = undisturbed_seconds(maker)
         print(f"undisturbed: {base:.0f} s", flush=True)
         outcomes = []
         for seed in range(arguments.seed, arguments.seed + arguments.seeds):
-            schedule = draw_schedule(seed, arguments.faults, arguments.only)
+            schedule = draw_schedule(seed, arguments.faults, arguments.only, faults)
             words = ", ".join(
                 f"{'at work ' if p.busy else ''}+{p.after_s} {p.name}" for p in schedule
             )
             print(f"seed {seed}: {words}", flush=True)
-            outcome = run_seed(seed, cohort, schedule)
+            outcome = run_seed(seed, maker, schedule)
             outcomes.append(outcome)
             print_outcome(outcome)
     table = table_of(outcomes, base)
@@ -50,7 +53,7 @@ def print_outcome(outcome: Outcome) -> None:
     for one in outcome.struck:
         met = one.met or "nothing there"
         after = "-" if one.next_slide_s is None else f"{one.next_slide_s:.1f} s"
-        print(f"  {one.at:6.1f} s  {one.name}: {met}; next slide after {after}")
+        print(f"  {one.at:6.1f} s  {one.name}: {met}; next after {after}")
     print(
         f"  {outcome.injections} struck, {outcome.starts} starts, exit codes "
         f"{outcome.codes}, {outcome.seconds:.0f} s"
@@ -67,9 +70,14 @@ def table_of(outcomes: list[Outcome], base: float) -> str:
         for one in outcome.struck:
             if one.met is not None:
                 by_name[one.name].append(one)
-    lines = ["| fault | injections | next slide after, median s |", "|---|---|---|"]
-    for name in FAULTS:
+    lines = [
+        "| fault | injections | next slide or epoch after, median s |",
+        "|---|---|---|",
+    ]
+    for name in FAULTS | FIT_FAULTS:
         found = by_name.get(name, [])
+        if not found:
+            continue
         after = [o.next_slide_s for o in found if o.next_slide_s is not None]
         median = f"{statistics.median(after):.1f}" if after else "-"
         lines.append(f"| {name} | {len(found)} | {median} |")

@@ -1,4 +1,4 @@
-"""One seed: a run is started, struck, started again, and looked at when it ends."""
+"""One seed: a command is started, struck, started again, and looked at when it ends."""
 
 import contextlib
 import os
@@ -8,17 +8,17 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import psutil
 
-from tests.chaos.checks import check_processes, check_run
-from tests.chaos.cohort import Cohort, fresh_copy
-from tests.chaos.faults import FAULTS, Planned, Scene, small_disk
+from tests.chaos.checks import check_processes
+from tests.chaos.faults import FAULTS, FIT_FAULTS, Planned, Scene, small_disk
 from tests.chaos.network import ORDERS
+from tests.chaos.work import Work
 
 ROOT = Path(__file__).parents[2]
 MAIN = "from digipath_ray.cli import main; main()"
@@ -26,7 +26,7 @@ DISK_MB = 64
 STARTS = 25
 """Starts after which a seed has failed."""
 SILENT_S = 240.0
-"""How long a run may neither end nor finish a slide once nothing strikes it."""
+"""How long a run may neither end nor finish a step once nothing strikes it."""
 
 
 @dataclass
@@ -64,24 +64,21 @@ class Outcome:
 
 
 class Watch:
-    """Notes when slides are finished."""
+    """Notes when slides, or epochs, are finished."""
 
-    def __init__(self, out: Path) -> None:
-        self._out = out
+    def __init__(self, work: Work) -> None:
+        self._work = work
         self._ended = threading.Event()
         self.finished: list[float] = []
-        self._seen: set[tuple[str, int]] = set()
+        self._seen: set[object] = set()
         self._thread = threading.Thread(target=self._look, daemon=True)
         self._thread.start()
 
     def _look(self) -> None:
         while not self._ended.wait(0.2):
-            for path in (self._out / "done").glob("*.json"):
-                with contextlib.suppress(OSError):
-                    mark = path.name, path.stat().st_mtime_ns
-                    if mark not in self._seen:
-                        self._seen.add(mark)
-                        self.finished.append(time.monotonic())
+            new = self._work.steps() - self._seen
+            self._seen |= new
+            self.finished += [time.monotonic()] * len(new)
 
     def end(self) -> None:
         """Stop looking."""
@@ -95,17 +92,15 @@ class Watch:
 
 
 class Seed:
-    """A run under the faults of one seed."""
+    """A run or a fit under the faults of one seed."""
 
-    def __init__(self, seed: int, cohort: Cohort, folder: Path, disk: Path | None):
+    def __init__(self, seed: int, work: Work, folder: Path, disk: Path | None):
         self.outcome = Outcome(seed)
         self._began = time.monotonic()
         orders = folder / "orders"
         orders.mkdir()
-        out = (disk or folder) / "run"
         log = folder / "log.txt"
-        settings = ("--config", str(cohort.config), "--out", str(out), "--cpus", "2")
-        command = [sys.executable, "-c", MAIN, "run", str(cohort.manifest), *settings]
+        command = [sys.executable, "-c", MAIN, *work.arguments]
         environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith("RAY_")},
             "PYTHONPATH": str(ROOT),
@@ -116,8 +111,7 @@ class Seed:
         self._families: list[psutil.Process] = []
         self._log = log
         self.scene = Scene(
-            cohort=cohort,
-            out=out,
+            work=work,
             driver=self._start(command, environment),
             rng=np.random.default_rng([seed, 1]),
             command=command,
@@ -125,7 +119,7 @@ class Seed:
             log=log,
             disk=disk,
         )
-        self._watch = Watch(out)
+        self._watch = Watch(work)
 
     def _start(
         self, command: list[str], environment: dict[str, str]
@@ -161,7 +155,7 @@ class Seed:
         for one in self.outcome.struck:
             one.next_slide_s = self._watch.after(self._began + one.at)
         self.outcome.wrong += check_processes(self._families)
-        self.outcome.wrong += check_run(self.scene.cohort, self.scene.out)
+        self.outcome.wrong += self.scene.work.check()
         return self.outcome
 
     def _pass(self, seconds: float) -> None:
@@ -177,7 +171,7 @@ class Seed:
         """Go on until networks are at work, or for a minute."""
         end = time.monotonic() + 60
         while time.monotonic() < end and not self._is_over():
-            if self.scene.find("member", seconds=0.3) is not None:
+            if self.scene.find(self.scene.work.busy, seconds=0.3) is not None:
                 return
             self._pass(0.1)
 
@@ -187,7 +181,7 @@ class Seed:
 
     def _strike(self, planned: Planned) -> None:
         at = time.monotonic() - self._began
-        met = FAULTS[planned.name][1](self.scene)
+        met = (FAULTS | FIT_FAULTS)[planned.name][1](self.scene)
         self.outcome.struck.append(Struck(planned.name, met, at))
 
     def _start_again(self) -> None:
@@ -213,11 +207,8 @@ class Seed:
             self._start_again()
 
     def _is_over(self) -> bool:
-        """Whether the run has ended by itself with nothing left to do."""
-        done = {p.stem for p in (self.scene.out / "done").glob("*.json")}
-        # Sick slides fail in each start: 1 is as good as it can end.
-        ended = self.scene.driver.poll() == 1
-        return ended and self.scene.cohort.healthy.keys() <= done
+        """Whether it has ended by itself with nothing left to do."""
+        return self.scene.work.is_over(self.scene.driver.poll())
 
     def _end_driver(self) -> None:
         if self.scene.driver.poll() is None:
@@ -226,13 +217,38 @@ class Seed:
             self.scene.driver.wait()
 
 
-def run_seed(seed: int, cohort: Cohort, schedule: list[Planned]) -> Outcome:
-    """Run a cohort of its own through a schedule of faults."""
-    with _folder() as folder, small_disk(folder / "disk", DISK_MB) as disk:
-        own = fresh_copy(cohort, folder / "cohort")
-        night = Seed(seed, own, folder, disk)
+class Maker(Protocol):
+    """Makes work of a kind (:class:`tests.chaos.work.Runs`, ``Fits``)."""
+
+    def make(self, folder: Path, out: Path) -> Work:
+        """Make work with files of its own in ``folder``."""
+
+    def learn(self, work: Work) -> None:
+        """Take what was made undisturbed for the truth."""
+
+
+def run_seed(
+    seed: int, maker: Maker, schedule: list[Planned], *, learn: bool = False
+) -> Outcome:
+    """Run work of its own through a schedule of faults.
+
+    Args:
+        seed: of what faults draw.
+        maker: of the work.
+        schedule: the faults.
+        learn: nothing strikes, and what comes out is true.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="chaos-") as name,
+        small_disk(Path(name, "disk"), DISK_MB) as disk,
+    ):
+        folder = Path(name)
+        work = maker.make(folder / "cohort", (disk or folder) / "out")
+        night = Seed(seed, work, folder, disk)
         try:
             outcome = night.run(schedule)
+            if learn:
+                maker.learn(work)
         except (AssertionError, subprocess.TimeoutExpired) as e:
             outcome = night.outcome
             outcome.wrong.append(str(e))
@@ -243,15 +259,9 @@ def run_seed(seed: int, cohort: Cohort, schedule: list[Planned]) -> Outcome:
         return outcome
 
 
-@contextlib.contextmanager
-def _folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="chaos-") as name:
-        yield Path(name)
-
-
-def undisturbed_seconds(cohort: Cohort) -> float:
-    """How long the command takes when nothing strikes it."""
-    outcome = run_seed(-1 & 0xFFFF, cohort, [])
-    if outcome.wrong or outcome.codes != [1]:
+def undisturbed_seconds(maker: Maker) -> float:
+    """How long the command takes when nothing strikes it; the maker learns from it."""
+    outcome = run_seed(0, maker, [], learn=True)
+    if outcome.wrong or outcome.starts != 1:
         raise AssertionError(f"undisturbed: {outcome.codes}, {outcome.wrong}")
     return outcome.seconds

@@ -5,15 +5,15 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import psutil
 
-from tests.chaos.cohort import Cohort
 from tests.chaos.network import ORDERS
+from tests.chaos.work import Work
 
 WORKERS = {
     "reader": "ray::MapBatches(read_shard",
@@ -21,6 +21,10 @@ WORKERS = {
     "finish": "ray::try_finish",
     "prepare": "ray::try_prepare",
     "ledger": "ray::Ledger",
+    "fit-worker": "ray::_RayTrainWorker",
+    "fit-controller": "ray::TrainController",
+    "fit-task": "ray::fit_member",
+    "fit-reader": "ray::MapBatches(read_batch",
     "raylet": "raylet",
     "gcs": "gcs_server",
 }
@@ -36,17 +40,17 @@ class Scene:
     """A run that faults strike.
 
     Attributes:
-        cohort: its slides.
-        out: the run directory; ``disk`` is where it is mounted, if it is.
-        driver: the process of ``digipath run``.
+        work: what it is.
+        driver: the process of the command.
         rng: of the seed.
         command: of the run.
         environment: of its processes.
         log: to which commands write.
+        disk: the small file system that its directory is on, if it is on one.
+        undo: what mends faults that last.
     """
 
-    cohort: Cohort
-    out: Path
+    work: Work
     driver: subprocess.Popen[bytes]
     rng: np.random.Generator
     command: list[str]
@@ -151,10 +155,10 @@ def _some_slide(scene: Scene) -> Path:
     """A slide that is not finished, else any."""
     left = [
         path
-        for name, path in scene.cohort.healthy.items()
-        if not (scene.out / "done" / f"{name}.json").exists()
+        for name, path in scene.work.cohort.healthy.items()
+        if not (scene.work.out / "done" / f"{name}.json").exists()
     ]
-    paths = left or list(scene.cohort.healthy.values())
+    paths = left or list(scene.work.cohort.healthy.values())
     return paths[int(scene.rng.integers(len(paths)))]
 
 
@@ -197,7 +201,9 @@ def cut_slide(scene: Scene) -> str:
 def replace_slide(scene: Scene) -> str:
     """Another slide under the same name, for good: then that one's heatmap is right."""
     path = _some_slide(scene)
-    spare = scene.cohort.spare[int(scene.rng.integers(len(scene.cohort.spare)))]
+    spare = scene.work.cohort.spare[
+        int(scene.rng.integers(len(scene.work.cohort.spare)))
+    ]
     other = path.with_suffix(".new")
     other.write_bytes(spare.read_bytes())
     other.replace(path)
@@ -249,7 +255,7 @@ def forbid_writes(scene: Scene) -> str | None:
 
 def start_second(scene: Scene) -> str | None:
     """The same command beside the first, which must be refused."""
-    if scene.driver.poll() is not None or not (scene.out / "run.toml").exists():
+    if scene.driver.poll() is not None or not scene.work.out.exists():
         return None
     with scene.log.open("ab") as log:
         second = subprocess.run(
@@ -296,7 +302,24 @@ FAULTS: dict[str, tuple[float, Fault]] = {
     "disk-read-only": (0.7, forbid_writes),
     "second-driver": (0.5, start_second),
 }
-"""Name -> how often it is drawn, and what it does."""
+"""Name -> how often it is drawn, and what it does to a run."""
+FIT_FAULTS: dict[str, tuple[float, Fault]] = {
+    "kill-fit-worker": (2, kill("fit-worker")),
+    "kill-fit-controller": (1, kill("fit-controller")),
+    "kill-fit-task": (1, kill("fit-task")),
+    "kill-fit-reader": (1, kill("fit-reader")),
+    "freeze-fit-worker": (1, freeze("fit-worker")),
+    "freeze-fit-controller": (1, freeze("fit-controller")),
+    **{
+        name: FAULTS[name]
+        for name in (
+            *("kill-raylet", "kill-gcs", "freeze-raylet", "freeze-driver"),
+            *("driver-killed", "driver-terminated", "driver-interrupted"),
+            *("disk-full", "disk-read-only", "second-driver"),
+        )
+    },
+}
+"""The same for a fit."""
 
 
 @dataclass(frozen=True)
@@ -314,11 +337,16 @@ class Planned:
     busy: bool
 
 
-def draw_schedule(seed: int, count: int, only: list[str] | None) -> list[Planned]:
+def draw_schedule(
+    seed: int,
+    count: int,
+    only: list[str] | None,
+    faults: Mapping[str, tuple[float, Fault]] = FAULTS,
+) -> list[Planned]:
     """The faults of a seed, in order."""
     rng = np.random.default_rng(seed)
-    names = only or list(FAULTS)
-    weights = np.array([FAULTS[name][0] for name in names])
+    names = only or list(faults)
+    weights = np.array([faults[name][0] for name in names])
     drawn = rng.choice(len(names), size=count, p=weights / weights.sum())
     gaps = rng.uniform(0.2, 4.0, size=count)
     busy = rng.random(count) < BUSY
