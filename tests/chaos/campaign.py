@@ -21,6 +21,7 @@ from tests.chaos.network import ORDERS
 from tests.chaos.work import Work
 
 ROOT = Path(__file__).parents[2]
+SITE = Path(__file__).parent / "site"
 MAIN = "from digipath_ray.cli import main; main()"
 DISK_MB = 64
 STARTS = 25
@@ -103,7 +104,8 @@ class Seed:
         command = [sys.executable, "-c", MAIN, *work.arguments]
         environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith("RAY_")},
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": os.pathsep.join((str(ROOT), str(SITE))),
+            "CHAOS_READ_S": "0.1",
             ORDERS: str(orders),
             # A head that is gone is waited for; here no one brings it back.
             "RAY_gcs_rpc_server_reconnect_timeout_s": "5",

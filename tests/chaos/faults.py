@@ -151,6 +151,17 @@ def order(name: str) -> Fault:
     return strike
 
 
+def slow_disk(scene: Scene) -> str:
+    """Every read of slides takes a second, for a while."""
+    path = Path(scene.environment[ORDERS], "slow-disk")
+    path.write_text("1.0", "utf-8")
+    scene.undo.append(lambda: path.unlink(missing_ok=True))
+    seconds = float(scene.rng.uniform(2, 6))
+    time.sleep(seconds)
+    path.unlink()
+    return f"{seconds:.1f} s"
+
+
 def _some_slide(scene: Scene) -> Path:
     """A slide that is not finished, else any."""
     left = [
@@ -295,6 +306,7 @@ FAULTS: dict[str, tuple[float, Fault]] = {
     "network-nan": (1, order("nan")),
     "network-inf": (0.5, order("inf")),
     "network-slow": (0.5, order("slow-network")),
+    "disk-slow": (0.7, slow_disk),
     "slide-deleted": (1, delete_slide),
     "slide-cut": (1, cut_slide),
     "slide-replaced": (0.7, replace_slide),

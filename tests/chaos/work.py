@@ -126,7 +126,7 @@ class FitWork:
         epochs = [row["epoch"] for row in rows]
         if epochs != [*range(EPOCHS)]:
             yield f"epochs {epochs}"
-        losses = [row["loss"] for row in rows]
+        losses = [row["train_loss"] for row in rows]
         for epoch, (loss, wanted) in enumerate(zip(losses, self._losses, strict=False)):
             if abs(loss - wanted) > LOSS * wanted:
                 yield f"epoch {epoch}: the loss is {loss}, undisturbed {wanted}"
@@ -173,4 +173,4 @@ class Fits:
     def learn(self, work: Work) -> None:
         """Keep the losses of a fit that nothing has struck."""
         rows = FitDirectory(work.out).read_history("a")
-        self._losses = [row["loss"] for row in rows]
+        self._losses = [row["train_loss"] for row in rows]
