@@ -1,7 +1,7 @@
 """Runs in each process of a campaign when Python starts: slides come from a slow disk.
 
-Each read waits CHAOS_READ_S; while the folder CHAOS_ORDERS holds the file ``slow-disk``,
-as long as that says.
+Each read waits CHAOS_READ_S, or as long as the file ``slow-disk`` in the folder
+CHAOS_ORDERS says while it is there.
 """
 
 import importlib.machinery
