@@ -20,6 +20,7 @@ from tests.chaos.cohort import Cohort, build_cohort, fresh_copy
 EPOCHS = 8
 FIT_CHANGES: Tree = {
     "fit": {"epochs": EPOCHS, "restarts": 3, "workers": 1},
+    "sampling": {"tumor_per_slide": 8, "normal_per_slide": 8},
     "members": [
         {
             "name": "a",
