@@ -21,7 +21,7 @@ WORKERS = {
     "finish": "ray::try_finish",
     "prepare": "ray::try_prepare",
     "ledger": "ray::Ledger",
-    "fit-worker": "ray::_RayTrainWorker",
+    "fit-worker": "ray::RayTrainWorker",
     "fit-controller": "ray::TrainController",
     "fit-task": "ray::fit_member",
     "fit-reader": "ray::MapBatches(read_batch",
