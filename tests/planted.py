@@ -183,9 +183,7 @@ def readings(name: str, data: bytes) -> Iterator[tuple[str, bytes]]:
                 yield f"{name}/{member}", archive.read(member)
 
 
-def find_planted(
-    name: str, data: bytes, planted: Iterable[str] = PLANTED
-) -> list[str]:
+def find_planted(name: str, data: bytes, planted: Iterable[str] = PLANTED) -> list[str]:
     """Which planted texts a file or an answer holds, in UTF-8 or UTF-16, and where."""
     found = []
     for where, reading in readings(name, data):

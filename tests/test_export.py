@@ -231,9 +231,7 @@ def test_a_slide_that_is_no_dicom_gets_lasting_identifiers() -> None:
 def test_a_segmentation_names_its_slide_and_if_asked_its_patient() -> None:
     slide = slide_row(ONE)
 
-    made = make_segmentation(
-        draw_heatmap(ONE), slide, digest=DIGEST, with_patient=True
-    )
+    made = make_segmentation(draw_heatmap(ONE), slide, digest=DIGEST, with_patient=True)
     unnamed = make_segmentation(draw_heatmap(ONE), slide, digest=DIGEST)
 
     source = make_source(slide, with_patient=True)
@@ -250,9 +248,7 @@ def test_a_segmentation_names_its_slide_and_if_asked_its_patient() -> None:
 
 def test_long_and_foreign_names_are_kept_as_dicom_allows(tmp_path: Path) -> None:
     slide = {**slide_row(ONE), "patient_id": "Zoë\\" + "x" * 100, "slide_id": "é" * 90}
-    made = make_segmentation(
-        draw_heatmap(ONE), slide, digest=DIGEST, with_patient=True
-    )
+    made = make_segmentation(draw_heatmap(ONE), slide, digest=DIGEST, with_patient=True)
     made.save_as(tmp_path / "seg.dcm")
 
     read = pydicom.dcmread(tmp_path / "seg.dcm")

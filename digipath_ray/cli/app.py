@@ -22,6 +22,7 @@ from digipath_ray.cli.options import (
     OutOption,
     OverwriteOption,
     PartialOption,
+    SlideIdsOption,
     SlidesArgument,
     WeightsOption,
     with_config,
@@ -100,6 +101,7 @@ def run(
     force: ForceOption = False,
     allow_partial: PartialOption = False,
     drop: DropOption = False,
+    slide_ids: SlideIdsOption = "name",
     tree: Tree,
 ) -> int:
     """Run a cohort: slides to heatmaps, lesions, stages or burdens, and a report.
@@ -119,6 +121,7 @@ def run(
         force=force,
         allow_partial=allow_partial,
         drop=drop,
+        slide_ids=slide_ids,
     )
 
 
@@ -132,6 +135,7 @@ def prepare(
     overwrite: OverwriteOption = False,
     force: ForceOption = False,
     allow_partial: PartialOption = False,
+    slide_ids: SlideIdsOption = "name",
     tree: Tree,
 ) -> int:
     """Only find tissue and place patches, to check the masks before predicting."""
@@ -147,6 +151,7 @@ def prepare(
         force=force,
         allow_partial=allow_partial,
         predict=False,
+        slide_ids=slide_ids,
     )
 
 

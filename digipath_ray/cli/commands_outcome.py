@@ -285,6 +285,4 @@ def export(
     """Write a run's results for other programs: CSV, QuPath GeoJSON, DICOM SEG."""
     from digipath_ray.cli.export import export_run
 
-    return export_run(
-        console(), run_directory, out, kind, with_patient=with_patient
-    )
+    return export_run(console(), run_directory, out, kind, with_patient=with_patient)

@@ -1,9 +1,9 @@
 """Slide and patient ids that do not say who: keyed digests of the names.
 
-Hospitals name files after accession numbers, and those are few enough to try them all: a
-plain digest would be turned back by guessing. An id is the HMAC-SHA256 (RFC 2104) of the
-name with a secret that never leaves its owner. Of the name, not of the content: so it
-is the same when the cohort moves, when a slide is scanned again and when a file is
+Hospitals name files after accession numbers, and those are few enough to try them all:
+a plain digest would be turned back by guessing. An id is the HMAC-SHA256 (RFC 2104) of
+the name with a secret that never leaves its owner. Of the name, not of the content: so
+it is the same when the cohort moves, when a slide is scanned again and when a file is
 missing, and costs no reading.
 """
 
@@ -33,6 +33,8 @@ DIGITS = 20
 """Hexadecimal digits of an id: two of a million names agree by chance once in 1e12."""
 HASHED = re.compile(f"[sp]-[0-9a-f]{{{DIGITS}}}")
 HIDDEN = "(path hidden)"
+MIN_NAME = 4
+"""Characters of a file's name from which it is looked for in texts."""
 COLUMNS = ("id", "kind", "name", "path")
 
 
@@ -150,11 +152,9 @@ def read_pseudonyms(path: Path) -> dict[str, Pseudonym]:
 # Texts
 
 
-def hide_path(text: str, slide: SlideRow) -> str:
-    """A text about a slide without its file's path and name, if its id is hashed."""
-    if not is_hashed(slide.slide_id):
-        return text
-    return replace_names(text, names_of(slide.path, slide.slide_id))
+def hide_files(text: str, row: SlideRow) -> str:
+    """A text about a slide without its files' paths and names, if its id is hashed."""
+    return replace_names(text, names_of(row)) if is_hashed(row.slide_id) else text
 
 
 def shown_path(path: object, slide_id: str) -> str:
@@ -162,16 +162,23 @@ def shown_path(path: object, slide_id: str) -> str:
     return HIDDEN if is_hashed(slide_id) else str(path)
 
 
-def names_of(path: str, slide_id: str) -> dict[str, str]:
-    """Every text that names a slide's file, longest first -> its id."""
-    file = Path(path)
-    return {path: slide_id, str(file.parent): HIDDEN, file.name: slide_id,
-            file.stem: slide_id}  # fmt: skip
+def names_of(row: SlideRow) -> dict[str, str]:
+    """Every text that names a slide's files, and what to write for it."""
+    names = {}
+    for path in filter(None, (row.annotation, row.mask, row.path)):
+        file = Path(path)
+        names[str(file.parent)] = HIDDEN
+        names |= dict.fromkeys((path, file.name, file.stem), row.slide_id)
+    return names
 
 
 def replace_names(text: str, names: Mapping[str, str]) -> str:
-    """A text with names replaced, longer ones first; names of one letter stay."""
+    """A text with whole names replaced, longer ones first.
+
+    Names of less than MIN_NAME characters stay: they would be found in any text.
+    """
     for name in sorted(names, key=len, reverse=True):
-        if len(name) > 1:
-            text = text.replace(name, names[name])
+        if len(name) >= MIN_NAME and name in text:
+            whole = rf"(?<![^\W_]){re.escape(name)}(?![^\W_])"
+            text = re.sub(whole, names[name].replace("\\", ""), text)
     return text

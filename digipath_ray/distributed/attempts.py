@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from ray.exceptions import RayError
 
 from digipath_ray.cohort.manifest import SlideRow
+from digipath_ray.cohort.pseudonyms import hide_files
 from digipath_ray.distributed.fault import (
     PATIENCE_S,
     cause_of_error,
@@ -148,7 +149,7 @@ def explain(error: BaseException, slide: SlideRow, step: str) -> Failure:
         patient_id=slide.patient_id,
         step=step,
         attempt=attempt,
-        error=message,
+        error=hide_files(message, slide),
         hint=hint,
         cause=cause,
     )

@@ -14,7 +14,7 @@ from digipath_ray.storage.files import publish, read_table
 SEPARATOR = ";"
 """Separator of list items in a cell."""
 PRIVATE = ("path",)
-"""Columns that are not exported: paths name people; manifest.csv of the run has them."""
+"""Columns that are not exported: paths name people; the run's manifest.csv has them."""
 DICTIONARY = "columns.csv"
 """Description and unit of every column."""
 

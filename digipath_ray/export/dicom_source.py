@@ -3,10 +3,10 @@
 A slide in another format gets the attributes of a DICOM whole-slide image. Its UIDs are
 deterministic. As its position on the glass is unknown, it is put in the middle of it.
 
-Unless the patient is asked for, a segmentation names none: of the slide's own image only
-what places and references it is taken (:data:`PLACING`), everything else is made anew.
-That keeps the UIDs, as the Retain UIDs Option of DICOM PS3.15, table E.1-1, does: without
-them no viewer could lay the segmentation over its slide.
+Unless the patient is asked for, a segmentation names none: of the slide's own image
+only what places and references it is taken (:data:`PLACING`), everything else is made
+anew. That keeps the UIDs, as the Retain UIDs Option of DICOM PS3.15, table E.1-1, does:
+without them no viewer could lay the segmentation over its slide.
 """
 
 import contextlib

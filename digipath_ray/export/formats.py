@@ -70,9 +70,7 @@ def _geojson(run: RunDirectory, out: Path) -> Exported:
     return Exported(files=tuple(files), left_out=left_out)
 
 
-def _dicom_seg(
-    run: RunDirectory, out: Path, *, with_patient: bool = False
-) -> Exported:
+def _dicom_seg(run: RunDirectory, out: Path, *, with_patient: bool = False) -> Exported:
     if find_spec("highdicom") is None:
         raise ValueError(
             "DICOM needs highdicom, which is not installed: "
