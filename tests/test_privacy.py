@@ -377,9 +377,7 @@ def test_ids_csv_says_who_is_who_to_its_owner_alone(hashed: Hashed) -> None:
 
 @pytest.mark.ray
 def test_a_hashed_run_goes_on_from_what_is_finished(hashed: Hashed) -> None:
-    before = {
-        i: hashed.run.done(i).stat().st_mtime_ns for i in hashed.run.finished_ids()
-    }
+    before = stamps(hashed.run)
     rows = [row for row, _ in read_manifest(hashed.run.manifest)]
     ran = hashed.again("--slide-ids", "hash")
     assert "(3 were already)" in ran.stdout
