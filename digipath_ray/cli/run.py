@@ -109,10 +109,11 @@ def print_summary(console: Console, summary: Summary, *, predicted: bool) -> Non
 
 
 def print_failure(console: Console, failure: Failure) -> None:
-    """A failure with its fix."""
+    """A failure with its fix; further lines of its error are indented."""
+    error = failure.error.replace("\n", "\n      ")
     console.print(
         f"[red]failed[/] {escape(failure.slide_id)} at {failure.step}: "
-        f"{escape(failure.error)}\n   fix: {escape(failure.hint)}"
+        f"{escape(error)}\n   fix: {escape(failure.hint)}"
     )
 
 
