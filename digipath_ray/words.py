@@ -32,6 +32,20 @@ def printable(text: str) -> str:
     return CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
+IN_URL = re.compile(r"(://)[^/\s@]+@")
+SIGNED = re.compile(
+    r"([?&](?:x-(?:amz|goog)-[\w-]+|\w*signature|sig|\w*token|\w*secret|\w*key(?:id)?)=)"
+    r"[^&\s'\"]+",
+    re.IGNORECASE,
+)
+"""Credentials in URLs: ``user:password@``, and what a signed URL is signed with."""
+
+
+def redacted(text: str) -> str:
+    """A text with ``***`` in place of the credentials of URLs."""
+    return SIGNED.sub(r"\1***", IN_URL.sub(r"\1***@", text))
+
+
 def format_length(length_um: float) -> str:
     """A length with its unit: '500 um' below a millimeter, else '2 mm'."""
     if length_um >= 1000:

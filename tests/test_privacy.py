@@ -327,6 +327,14 @@ def test_hashed_ids_hide_names_from_terminal_logs_and_ray(hashed: Hashed) -> Non
 
 
 @pytest.mark.ray
+def test_secrets_of_the_environment_are_written_nowhere(hashed: Hashed) -> None:
+    secrets = SECRETS.values()
+    assert find_planted("terminal", hashed.said.encode(), secrets) == []
+    assert search_folder(hashed.run.root, secrets) == []
+    assert search_folder(hashed.ray_files, secrets) == []
+
+
+@pytest.mark.ray
 def test_what_is_shared_of_a_hashed_run_names_nobody(
     hashed: Hashed, tmp_path: Path
 ) -> None:

@@ -32,6 +32,7 @@ from digipath_ray.cli.view import view
 from digipath_ray.config.recipe import AnnotationSpec
 from digipath_ray.config.toml import Tree
 from digipath_ray.run.failure import RunStopped, explain_os_error
+from digipath_ray.words import redacted
 
 log = logging.getLogger(__name__)
 
@@ -324,7 +325,7 @@ def _print_error(error: ValueError | OSError) -> None:
     elif isinstance(error, OSError):
         hint = explain_os_error(error)
     error_console().print(
-        f"[bold red]Error:[/] {escape(str(error))}"
+        f"[bold red]Error:[/] {escape(redacted(str(error)))}"
         + (f"\n[bold]Fix:[/] {escape(hint)}" if hint else "")
     )
 

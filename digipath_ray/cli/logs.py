@@ -6,7 +6,7 @@ import sys
 from datetime import UTC, datetime
 from typing import IO, Literal
 
-from digipath_ray.words import printable
+from digipath_ray.words import printable, redacted
 
 LogFormat = Literal["text", "json"]
 ABOUT = ("slide_id", "step")
@@ -35,12 +35,12 @@ class JsonLines(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
             "level": record.levelname,
             "logger": record.name,
-            "message": printable(record.getMessage()),
+            "message": printable(redacted(record.getMessage())),
         }
         about = {name: getattr(record, name) for name in ABOUT if hasattr(record, name)}
         trace = {}
         if record.exc_info:
-            trace["traceback"] = self.formatException(record.exc_info)
+            trace["traceback"] = redacted(self.formatException(record.exc_info))
         return json.dumps({**entry, **about, **trace}, ensure_ascii=False)
 
 
@@ -49,7 +49,8 @@ class TextLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The line; further lines of it are indented."""
-        return printable(super().format(record)).replace("\n", "\n    ")
+        text = redacted(super().format(record))
+        return printable(text).replace("\n", "\n    ")
 
 
 def set_up_logs(*, verbose: bool, log_format: LogFormat) -> None:

@@ -29,6 +29,7 @@ from digipath_ray.run.failure import (
     explain_os_error,
 )
 from digipath_ray.slide.open import SlideError
+from digipath_ray.words import redacted
 
 
 class TooManyAttempts(RuntimeError):  # noqa: N818 - says what is wrong, not "Error"
@@ -149,7 +150,7 @@ def explain(error: BaseException, slide: SlideRow, step: str) -> Failure:
         patient_id=slide.patient_id,
         step=step,
         attempt=attempt,
-        error=hide_files(message, slide),
+        error=redacted(hide_files(message, slide)),
         hint=hint,
         cause=cause,
     )

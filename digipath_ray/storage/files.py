@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from upath import UPath
 
 from digipath_ray.storage import bucket
+from digipath_ray.words import redacted
 
 TEMPORARY = ".writing-"
 
@@ -32,9 +33,15 @@ def place(text: str | Path) -> Path:
     """Parse a user's path or URL; paths on disk become absolute.
 
     Raises:
-        ValueError: an unsupported URL scheme.
+        ValueError: an unsupported URL scheme, or credentials in a bucket's URL, which
+            would end up in tables and logs.
     """
     found = bucket.parse(text)
+    if found is not None and "@" in found[0]:
+        raise ValueError(
+            f"{redacted(found[0])}: credentials in a URL: leave them out, set them in "
+            "the environment (AWS_ACCESS_KEY_ID, ...)"
+        )
     if found is not None:
         return cast(Path, UPath("/".join(part for part in found if part)))
     scheme, colon, rest = str(text).partition("://")
@@ -47,7 +54,9 @@ def place(text: str | Path) -> Path:
     if scheme == "file":
         return Path(rest).absolute()
     known = ", ".join(f"{name}://" for name in (*bucket.SCHEMES, "file"))
-    raise ValueError(f"{text}: unsupported URL scheme; use {known} or a path")
+    raise ValueError(
+        f"{redacted(str(text))}: unsupported URL scheme; use {known} or a path"
+    )
 
 
 def read_bytes(path: Path) -> bytes:
