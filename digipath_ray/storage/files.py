@@ -78,16 +78,47 @@ def open_file(path: str | Path) -> BinaryIO:
     return io.BytesIO(bucket.get(path)) if is_url(path) else Path(path).open("rb")
 
 
+class UnsafeTypeError(pa.ArrowInvalid):
+    """A table has a column that a library would make objects of."""
+
+
+def _plain(table: pa.Table, path: Path) -> pa.Table:
+    """The table, if no column has an extension type.
+
+    Ray Data registers one whose values are pickles, which reading the value runs: a
+    manifest could hold any code.
+    """
+    for field in table.schema:
+        if _has_extension(field.type):
+            raise UnsafeTypeError(
+                f"{path}: column {field.name} is of the extension type {field.type}, "
+                "which may hold code: write it again with plain types"
+            )
+    return table
+
+
+def _has_extension(kind: pa.DataType) -> bool:
+    if isinstance(kind, pa.BaseExtensionType):
+        return True
+    if pa.types.is_dictionary(kind):
+        return _has_extension(kind.value_type)
+    parts = (kind.field(i).type for i in range(kind.num_fields))
+    return any(map(_has_extension, parts))
+
+
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """Read a Parquet table.
+    """Read a Parquet table of plain types.
 
     Raises:
-        pyarrow.ArrowInvalid: the file is damaged; a ValueError.
+        pyarrow.ArrowInvalid: the file is damaged, or a column has an extension type; a
+            ValueError.
         OSError: the file or bucket cannot be read.
     """
     try:
         with open_file(path) as file:
-            return pq.read_table(file, columns=columns)
+            return _plain(pq.read_table(file, columns=columns), path)
+    except UnsafeTypeError:
+        raise
     except pa.ArrowException as e:
         raise pa.ArrowInvalid(
             f"{path}: not a Parquet file, or damaged ({e}): delete it to have it "
