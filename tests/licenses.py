@@ -150,9 +150,9 @@ packages' own metadata. `tests/test_licenses.py` checks what is installed.
 
 **No package is GPL or AGPL.** LGPL libraries are loaded as shared libraries, unchanged,
 and can be replaced by their user, which is what the LGPL asks for. NVIDIA's packages
-come with PyTorch for CUDA on Linux, under NVIDIA's own license; PyTorch's CPU build does
-without them. The viewer's page holds OpenSeadragon (BSD-3-Clause), whose license is
-beside it in `THIRD_PARTY_LICENSES`.
+come with PyTorch for CUDA on Linux, under NVIDIA's own license; PyTorch's CPU build
+does without them. The viewer's page holds OpenSeadragon (BSD-3-Clause), whose license
+is beside it in `THIRD_PARTY_LICENSES`.
 """
 
 if __name__ == "__main__":

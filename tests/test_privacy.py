@@ -5,6 +5,7 @@ answer of the viewer. ``tests/planted.py`` says what is planted and how it is se
 """
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -50,6 +51,7 @@ from tests.planted import (
 from tests.runs import RAY_WARNINGS, SMALL, make_run, small_config, stamps
 from tests.viewing import DIGIPATH, client, decode
 
+ROOT = Path(__file__).parents[1]
 NAMES = ("S26-08", "SMITH", "MRN-1234", "MRN-1235")
 """In names of files and folders and in the manifest of the second cohort."""
 SECRETS = {
@@ -492,3 +494,10 @@ def test_texts_about_a_hashed_slide_do_not_say_its_files() -> None:
     )
     named = SlideRow(slide_id="S26-08", path=row.path)
     assert hide_files(text, named) == text
+
+
+def test_the_guide_says_what_not_to_share() -> None:
+    guide = (ROOT / "docs" / "privacy.md").read_text("utf-8")
+    (listed,) = re.findall(r"--exclude=\{(.*?)\}", guide)
+    assert set(listed.split(",")) == set(PRIVATE)
+    assert all(f"`{name}" in guide for name in PRIVATE)
