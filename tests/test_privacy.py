@@ -31,12 +31,15 @@ from digipath_ray.cohort.pseudonyms import (
     hash_id,
     hash_ids,
     hide_files,
+    is_hashed,
     read_pseudonyms,
     read_secret,
 )
 from digipath_ray.config.toml import Tree, merge
+from digipath_ray.networks.card import read_card
 from digipath_ray.run.directory import PRIVATE, RunDirectory
 from digipath_ray.viewer.collection.entries import key_of
+from tests.annotated import FIT, write_annotated_cohort
 from tests.planted import (
     PLANTED,
     find_planted,
@@ -433,6 +436,29 @@ def test_a_run_with_names_does_not_take_hashed_ids(
     assert run_app(["run", slides, *given]) == 2
     assert "was made with --slide-ids name" in capsys.readouterr().err
     assert not dicom_run.pseudonyms.exists()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.filterwarnings(RAY_WARNINGS)
+@pytest.mark.usefixtures("ray_here")
+def test_members_fitted_with_hashed_ids_name_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DIGIPATH_ID_SECRET", SECRETS["DIGIPATH_ID_SECRET"])
+    write_annotated_cohort(tmp_path / "SMITH", patients=2)
+    cohort, out = tmp_path / "SMITH" / "cohort.csv", tmp_path / "fit"
+    config = tmp_path / "fit.toml"
+    config.write_text(tomli_w.dumps(FIT))
+    given = ["--config", str(config), "--slide-ids", "hash", "--out", str(out)]
+    assert run_app(["train", str(cohort), *given]) == 0
+    fitted = ("SMITH", "p0_tumor", "p1_negative")
+    with_paths = {"ids.csv", "cohort.json", "annotations.parquet"}
+    found = {text.split(" in ")[1].split()[0] for text in search_folder(out, fitted)}
+    assert found == with_paths
+    card = read_card(out / "a.safetensors")
+    assert all(is_hashed(i) for i in (*card.training_slides, *card.training_patients))
+    assert len(card.training_patients) == 1  # the other is held out
 
 
 # Ids and their secret
