@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from digipath_ray.storage.files import UnsafeTypeError, open_file, read_table
+from digipath_ray.storage.files import open_file, read_table
 
 MISSING = frozenset(
     ("", "-", "--", "na", "n/a", "#n/a", "nan", "nat", "none", "null", "nil", "<na>")
@@ -106,7 +106,7 @@ def _header(path: Path, lines: Sequence[str]) -> tuple[int, str]:
 def _read_parquet(path: Path) -> tuple[list[str], Rows]:
     try:
         table = read_table(path)
-    except (FileNotFoundError, UnsafeTypeError):
+    except FileNotFoundError:
         raise
     except (pa.ArrowException, OSError) as e:
         raise ValueError(f"{path}: not a Parquet file ({e}): write it again") from e

@@ -78,10 +78,6 @@ def open_file(path: str | Path) -> BinaryIO:
     return io.BytesIO(bucket.get(path)) if is_url(path) else Path(path).open("rb")
 
 
-class UnsafeTypeError(pa.ArrowInvalid):
-    """A table has a column that a library would make objects of."""
-
-
 def _plain(table: pa.Table, path: Path) -> pa.Table:
     """The table, if no column has an extension type.
 
@@ -90,7 +86,7 @@ def _plain(table: pa.Table, path: Path) -> pa.Table:
     """
     for field in table.schema:
         if _has_extension(field.type):
-            raise UnsafeTypeError(
+            raise ValueError(
                 f"{path}: column {field.name} is of the extension type {field.type}, "
                 "which may hold code: write it again with plain types"
             )
@@ -110,15 +106,13 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     """Read a Parquet table of plain types.
 
     Raises:
-        pyarrow.ArrowInvalid: the file is damaged, or a column has an extension type; a
-            ValueError.
+        ValueError: the file is damaged (pyarrow.ArrowInvalid), or a column has an
+            extension type.
         OSError: the file or bucket cannot be read.
     """
     try:
         with open_file(path) as file:
             return _plain(pq.read_table(file, columns=columns), path)
-    except UnsafeTypeError:
-        raise
     except pa.ArrowException as e:
         raise pa.ArrowInvalid(
             f"{path}: not a Parquet file, or damaged ({e}): delete it to have it "
