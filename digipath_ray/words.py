@@ -16,6 +16,36 @@ def shorten(text: str, length: int) -> str:
     return text[: keep - keep // 2] + "\N{HORIZONTAL ELLIPSIS}" + text[-(keep // 2) :]
 
 
+CONTROLS = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # of terminals, without line feed and tab
+    "\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"  # of lines and text direction
+    "\ud800-\udfff]"  # halves of characters: of file names that are no UTF-8
+)
+"""Characters that act on a terminal or page instead of being shown."""
+
+
+def printable(text: str) -> str:
+    r"""A text of unknown origin as it can be shown: ``\x1b`` for an escape character.
+
+    Line feeds and tabs stay.
+    """
+    return CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+IN_URL = re.compile(r"(://)[^/\s@]+@")
+SIGNED = re.compile(
+    r"([?&](?:x-(?:amz|goog)-[\w-]+|\w*signature|sig|\w*token|\w*secret|\w*key(?:id)?)=)"
+    r"[^&\s'\"]+",
+    re.IGNORECASE,
+)
+"""Credentials in URLs: ``user:password@``, and what a signed URL is signed with."""
+
+
+def redacted(text: str) -> str:
+    """A text with ``***`` in place of the credentials of URLs."""
+    return SIGNED.sub(r"\1***", IN_URL.sub(r"\1***@", text))
+
+
 def format_length(length_um: float) -> str:
     """A length with its unit: '500 um' below a millimeter, else '2 mm'."""
     if length_um >= 1000:

@@ -217,21 +217,27 @@ def test_the_map_lies_on_the_slide_whatever_the_shape_of_its_pixels() -> None:
 def test_a_slide_that_is_no_dicom_gets_lasting_identifiers() -> None:
     slide, other = slide_row(ONE), slide_row(TWO)
     first, again, second = make_source(slide), make_source(slide), make_source(other)
+    named = [make_source(s, with_patient=True).StudyInstanceUID for s in (slide, other)]
 
     assert first == again
     assert first.SOPInstanceUID != second.SOPInstanceUID
-    assert first.StudyInstanceUID == second.StudyInstanceUID  # the same patient
+    assert first.StudyInstanceUID != second.StudyInstanceUID
+    assert named[0] == named[1]  # the same patient
     assert first.FrameOfReferenceUID != second.FrameOfReferenceUID
     assert (first.TotalPixelMatrixColumns, first.TotalPixelMatrixRows) == (4000, 3000)
     assert derive_uid("a").is_valid
 
 
-def test_a_segmentation_names_its_slide_and_patient() -> None:
+def test_a_segmentation_names_its_slide_and_if_asked_its_patient() -> None:
     slide = slide_row(ONE)
 
-    made = make_segmentation(draw_heatmap(ONE), slide, digest=DIGEST)
+    made = make_segmentation(draw_heatmap(ONE), slide, digest=DIGEST, with_patient=True)
+    unnamed = make_segmentation(draw_heatmap(ONE), slide, digest=DIGEST)
 
-    source = make_source(slide)
+    source = make_source(slide, with_patient=True)
+    assert unnamed.PatientID.startswith("ANON-")
+    assert (unnamed.PatientName, unnamed.PatientIdentityRemoved) == ("", "YES")
+    assert "PatientIdentityRemoved" not in made
     assert made.FrameOfReferenceUID == source.FrameOfReferenceUID
     assert made.StudyInstanceUID == source.StudyInstanceUID
     assert (made.PatientID, made.ContainerIdentifier) == ("p1", "p1_node_1")
@@ -242,7 +248,7 @@ def test_a_segmentation_names_its_slide_and_patient() -> None:
 
 def test_long_and_foreign_names_are_kept_as_dicom_allows(tmp_path: Path) -> None:
     slide = {**slide_row(ONE), "patient_id": "Zoë\\" + "x" * 100, "slide_id": "é" * 90}
-    made = make_segmentation(draw_heatmap(ONE), slide, digest=DIGEST)
+    made = make_segmentation(draw_heatmap(ONE), slide, digest=DIGEST, with_patient=True)
     made.save_as(tmp_path / "seg.dcm")
 
     read = pydicom.dcmread(tmp_path / "seg.dcm")
@@ -288,7 +294,8 @@ def test_a_file_that_only_looks_like_dicom_is_made_up(tmp_path: Path) -> None:
     path.write_bytes(b"no DICOM")
     slide = {**slide_row(ONE), "path": str(path)}
 
-    assert find_source(slide) == make_source(slide)
+    named = find_source(slide, with_patient=True)
+    assert named == make_source(slide, with_patient=True)
 
 
 # What cannot be done

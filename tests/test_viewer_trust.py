@@ -1,7 +1,9 @@
 """Whom the viewer answers: tokens, hosts, posts, limits; each line of the issue."""
 
 import asyncio
+import contextlib
 import logging
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +18,15 @@ from digipath_ray.viewer.queue.queue import Starts
 from digipath_ray.viewer.server import auth as trust_module
 from digipath_ray.viewer.server.auth import Trust, is_loopback, make_trust, read_token
 from digipath_ray.viewer.server.limits import Busy, Gate, Limits, Rate
-from tests.viewing import ADDRESS, POST, client, url_of, viewed_run, write_gradient
+from tests.viewing import (
+    ADDRESS,
+    POST,
+    client,
+    url_of,
+    viewed_run,
+    viewing,
+    write_gradient,
+)
 
 TOKEN = "a-token-of-more-than-16-characters"
 
@@ -199,7 +209,9 @@ def test_who_can_start_runs_needs_a_token_on_loopback_too() -> None:
 
 
 @pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "", "127.1",
-                                  "127.0.0.1.nip.io:8000", "10.0.0.5"])  # fmt: skip
+                                  "127.0.0.1.nip.io:8000", "10.0.0.5",
+                                  "127.0.0.1:8000@evil.example", "[::1]evil.example",
+                                  "127.0.0.1/@evil.example"])  # fmt: skip
 def test_a_name_that_is_not_ours_is_refused(tmp_path: Path, host: str) -> None:
     with client(viewed_run(tmp_path)) as browser:
         answer = browser.get("/api/cohort", headers={"host": host})
@@ -232,6 +244,81 @@ def test_what_another_site_shows_is_not_ours(
     with client(viewed_run(tmp_path)) as browser:
         headers = {"sec-fetch-site": site}
         assert browser.get("/api/cohort", headers=headers).status_code == code
+
+
+def request_of(line: str, *headers: str) -> bytes:
+    return "\r\n".join([line, *headers, "Connection: close", "", ""]).encode()
+
+
+GET = "GET /api/cohort HTTP/1.1"
+RAW = {
+    "no host": ((GET,), (400, 421)),
+    "an old one without a host": (("GET /api/cohort HTTP/1.0",), (421,)),
+    "two hosts": ((GET, "Host: {here}", "Host: evil.example"), (400,)),
+    "two hosts, ours last": ((GET, "Host: evil.example", "Host: {here}"), (400,)),
+    "a login before the host": ((GET, "Host: {here}@evil.example"), (421,)),
+    "another's address": (
+        ("GET http://{here}/api/cohort HTTP/1.1", "Host: evil.example"),
+        (421,),
+    ),
+    "a proxy's word": (
+        (GET, "Host: evil.example", "X-Forwarded-Host: {here}", "Forwarded: host={here}"),  # noqa: E501 - one request
+        (421,),
+    ),
+    "a way out": (("GET /../../../etc/passwd HTTP/1.1", "Host: {here}"), (404,)),
+    "Windows's way out": (("GET /assets/..\\..\\x HTTP/1.1", "Host: {here}"), (404,)),
+    "a header in a path": (
+        ("GET /%0d%0aSet-Cookie:x=1 HTTP/1.1", "Host: {here}"),
+        (404,),
+    ),
+    "a tunnel": (("CONNECT evil.example:443 HTTP/1.1", "Host: {here}"), (404, 405)),
+    "two lengths": (
+        ("POST /api/login HTTP/1.1", "Host: {here}", "Content-Length: 5",
+         "Transfer-Encoding: chunked"),
+        (400, 403),
+    ),
+    "another site's socket": (
+        ("GET /api/events HTTP/1.1", "Host: {here}", "Upgrade: websocket",
+         "Origin: http://evil.example", "Sec-Fetch-Site: cross-site"),
+        (403,),
+    ),
+    "no HTTP": (("\x16\x03\x01",), (400,)),
+    "an endless header": ((GET, "Host: {here}", "X: " + "a" * 300_000), (400, 431)),
+}  # fmt: skip
+"""Requests that no client library sends, and the answers that will do."""
+
+
+@pytest.mark.slow
+def test_requests_as_an_attacker_sends_them(tmp_path: Path) -> None:
+    with viewing(viewed_run(tmp_path).root) as (url, process):
+        port = int(url.split(":")[2].split("/")[0])
+        here = f"127.0.0.1:{port}"
+        right = send(port, request_of(GET, f"Host: {here}"))
+        assert right.startswith(b"HTTP/1.1 200")
+        assert b"without" in right
+        for what, (lines, codes) in RAW.items():
+            asked = [line.replace("{here}", here) for line in lines]
+            answer = send(port, request_of(*asked))
+            assert b"without" not in answer, what
+            assert b"root:" not in answer, what
+            assert b"set-cookie" not in answer.lower(), what
+            if answer:  # else the connection was cut
+                assert int(answer.split()[1]) in codes, (what, answer[:80])
+        assert send(port, request_of(GET, f"Host: {here}")) != b""
+        assert process.poll() is None
+
+
+def send(port: int, request: bytes) -> bytes:
+    """The whole answer to some bytes; what came of it if the connection is cut."""
+    answer = b""
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=10) as connection,
+        contextlib.suppress(ConnectionError),
+    ):
+        connection.sendall(request)
+        while part := connection.recv(1 << 16):
+            answer += part
+    return answer
 
 
 # Posts

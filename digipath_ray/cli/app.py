@@ -24,6 +24,7 @@ from digipath_ray.cli.options import (
     OverwriteOption,
     PartialOption,
     RepeatOption,
+    SlideIdsOption,
     SlidesArgument,
     WeightsOption,
     refuse_beside,
@@ -34,6 +35,7 @@ from digipath_ray.cli.view import view
 from digipath_ray.config.recipe import AnnotationSpec
 from digipath_ray.config.toml import Tree
 from digipath_ray.run.failure import RunStopped, explain_os_error
+from digipath_ray.words import redacted
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +106,7 @@ def run(
     allow_partial: PartialOption = False,
     drop: DropOption = False,
     repeat: RepeatOption = None,
+    slide_ids: SlideIdsOption = "name",
     tree: Tree,
 ) -> int:
     """Run a cohort: slides to heatmaps, lesions, stages or burdens, and a report.
@@ -122,6 +125,7 @@ def run(
                 "--force": force,
                 "--allow-partial": allow_partial,
                 "--drop": drop,
+                "--slide-ids": slide_ids != "name",
             },
         )
         return repeat_run(console(), repeat, out, tree, slides or ())
@@ -139,6 +143,7 @@ def run(
         force=force,
         allow_partial=allow_partial,
         drop=drop,
+        slide_ids=slide_ids,
     )
 
 
@@ -152,6 +157,7 @@ def prepare(
     overwrite: OverwriteOption = False,
     force: ForceOption = False,
     allow_partial: PartialOption = False,
+    slide_ids: SlideIdsOption = "name",
     tree: Tree,
 ) -> int:
     """Only find tissue and place patches, to check the masks before predicting."""
@@ -167,6 +173,7 @@ def prepare(
         force=force,
         allow_partial=allow_partial,
         predict=False,
+        slide_ids=slide_ids,
     )
 
 
@@ -340,7 +347,7 @@ def _print_error(error: ValueError | OSError) -> None:
     elif isinstance(error, OSError):
         hint = explain_os_error(error)
     error_console().print(
-        f"[bold red]Error:[/] {escape(str(error))}"
+        f"[bold red]Error:[/] {escape(redacted(str(error)))}"
         + (f"\n[bold]Fix:[/] {escape(hint)}" if hint else "")
     )
 

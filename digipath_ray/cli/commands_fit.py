@@ -11,6 +11,7 @@ import typer
 from digipath_ray.cli.console import console
 from digipath_ray.cli.options import (
     OverwriteOption,
+    SlideIdsOption,
     with_recipe,
     with_specs,
 )
@@ -167,6 +168,7 @@ def train(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="start over in this directory")
     ] = False,
+    slide_ids: SlideIdsOption = "name",
     tree: Tree,
 ) -> int:
     """Fit an ensemble on annotated slides: weights with model cards.
@@ -175,7 +177,15 @@ def train(
     """
     from digipath_ray.cli.train import train_cohort
 
-    return train_cohort(console(), slides, out, tree, init=init, overwrite=overwrite)
+    return train_cohort(
+        console(),
+        slides,
+        out,
+        tree,
+        init=init,
+        overwrite=overwrite,
+        slide_ids=slide_ids,
+    )
 
 
 @with_specs

@@ -273,11 +273,19 @@ def export(
             "for a PACS (pip install 'digipath_ray[dicom]')",
         ),
     ] = "csv",
+    with_patient: Annotated[
+        bool,
+        typer.Option(
+            "--with-patient",
+            help="dicom-seg: name the patient and the case as the slide's DICOM header "
+            "does, or the manifest's patient; without it they are de-identified",
+        ),
+    ] = False,
 ) -> int:
     """Write a run's results for other programs: CSV, QuPath GeoJSON, DICOM SEG."""
     from digipath_ray.cli.export import export_run
 
-    return export_run(console(), run_directory, out, kind)
+    return export_run(console(), run_directory, out, kind, with_patient=with_patient)
 
 
 def verify(

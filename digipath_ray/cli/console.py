@@ -4,9 +4,13 @@ import contextlib
 import io
 import os
 import sys
+from collections.abc import Iterable
 from typing import IO, TextIO, cast
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+
+from digipath_ray.words import printable
 
 FILE_WIDTH = 200
 """Columns of what is printed to a file or a pipe, where nothing says how many."""
@@ -61,17 +65,37 @@ class Output(io.TextIOBase):
             self.stream.flush()
 
 
+class PlainConsole(Console):
+    """A console on which texts of slides and manifests control nothing.
+
+    Rich escapes its own markup alone, and prints an ESC that stands in a text.
+    """
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """The segments, their texts printable."""
+        for segment in super().render(renderable, options):
+            yield (
+                segment
+                if segment.control
+                else Segment(printable(segment.text), segment.style)
+            )
+
+
 def console() -> Console:
     """The terminal, or the file or pipe in its place."""
     out = Output("stdout")
     wide = None if out.isatty() else FILE_WIDTH
-    return Console(file=cast(IO[str], out), soft_wrap=True, width=wide, highlight=False)
+    return PlainConsole(
+        file=cast(IO[str], out), soft_wrap=True, width=wide, highlight=False
+    )
 
 
 def error_console() -> Console:
     """Where errors go."""
     out = cast(IO[str], Output("stderr"))
-    return Console(file=out, soft_wrap=True, highlight=False)
+    return PlainConsole(file=out, soft_wrap=True, highlight=False)
 
 
 def leave_quietly() -> None:

@@ -33,7 +33,7 @@ from digipath_ray.run.failure import explain_os_error
 from digipath_ray.storage import bucket
 from digipath_ray.storage.cache import default_cache
 from digipath_ray.storage.files import is_url, place
-from digipath_ray.words import count, size
+from digipath_ray.words import count, redacted, size
 
 GB = 2**30
 COLORS = {"ok": "green", "warn": "yellow", "fail": "red"}
@@ -58,7 +58,7 @@ def examine(console: Console, out: Path) -> int:
     worst = 0
     for verdict, what, found in findings(out):
         color = COLORS[verdict]
-        console.print(f"[{color}]{verdict:>4}[/]  {what:<14}{escape(found)}")
+        console.print(f"[{color}]{verdict:>4}[/]  {what:<14}{escape(redacted(found))}")
         worst = max(worst, int(verdict == "fail"))
     return worst
 

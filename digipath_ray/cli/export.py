@@ -10,14 +10,24 @@ from digipath_ray.run.directory import RunDirectory
 from digipath_ray.words import count
 
 
-def export_run(console: Console, run_folder: Path, out: Path, format: str) -> int:
+def export_run(
+    console: Console,
+    run_folder: Path,
+    out: Path,
+    format: str,
+    *,
+    with_patient: bool = False,
+) -> int:
     """Write a run to a folder in another format; 1 if a slide had to be left out.
 
     Raises:
         RunError: the folder is no run's, or holds nothing of the kind.
-        ValueError: no such format, or it needs an extra that is not installed.
+        ValueError: no such format, or it needs an extra that is not installed; or the
+            patient is asked for in a format that holds none.
     """
-    exported = write_export(RunDirectory(run_folder), out, format=format)
+    exported = write_export(
+        RunDirectory(run_folder), out, format=format, with_patient=with_patient
+    )
     for reason in exported.left_out:
         console.print(f"[yellow]left out[/]  {escape(reason)}")
     many = count(len(exported.files), "file")

@@ -6,6 +6,8 @@ import sys
 from datetime import UTC, datetime
 from typing import IO, Literal
 
+from digipath_ray.words import printable, redacted
+
 LogFormat = Literal["text", "json"]
 ABOUT = ("slide_id", "step")
 """What a record may be about, given to the logger as ``extra``."""
@@ -33,13 +35,22 @@ class JsonLines(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
             "level": record.levelname,
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": printable(redacted(record.getMessage())),
         }
         about = {name: getattr(record, name) for name in ABOUT if hasattr(record, name)}
         trace = {}
         if record.exc_info:
-            trace["traceback"] = self.formatException(record.exc_info)
+            trace["traceback"] = redacted(self.formatException(record.exc_info))
         return json.dumps({**entry, **about, **trace}, ensure_ascii=False)
+
+
+class TextLines(logging.Formatter):
+    """A record for people: what a file says controls no terminal and forges no line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line; further lines of it are indented."""
+        text = redacted(super().format(record))
+        return printable(text).replace("\n", "\n    ")
 
 
 def set_up_logs(*, verbose: bool, log_format: LogFormat) -> None:
@@ -48,7 +59,7 @@ def set_up_logs(*, verbose: bool, log_format: LogFormat) -> None:
     handler.setFormatter(
         JsonLines()
         if log_format == "json"
-        else logging.Formatter("%(levelname)s %(name)s: %(message)s")
+        else TextLines("%(levelname)s %(name)s: %(message)s")
     )
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING, handlers=[handler]

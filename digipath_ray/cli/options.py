@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import typer
 from rich.markup import escape
 
+from digipath_ray.cohort.pseudonyms import SlideIds
 from digipath_ray.config.run import TRANSFORMS, OutcomeSpec, RunConfig
 from digipath_ray.config.toml import (
     DILATE_UM,
@@ -82,6 +83,14 @@ DropOption = Annotated[
         "--drop",
         help="take slides that the cohort no longer names out of tables, stages and "
         "report; their heatmaps stay",
+    ),
+]
+SlideIdsOption = Annotated[
+    SlideIds,
+    typer.Option(
+        "--slide-ids",
+        help="hash: slides and patients are called by keyed digests of their names, "
+        "which ids.csv in the output directory resolves (docs/privacy.md)",
     ),
 ]
 PartialOption = Annotated[

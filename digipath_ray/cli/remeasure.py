@@ -5,9 +5,10 @@ from typing import Any
 
 from rich.console import Console
 
+from digipath_ray.cli.ids import read_rows
 from digipath_ray.cli.progress import RunProgress
 from digipath_ray.cli.run import exit_status, print_summary
-from digipath_ray.cohort.inputs import read_cohort
+from digipath_ray.cohort.pseudonyms import SlideIds
 from digipath_ray.config.run import Ending, RunConfig
 from digipath_ray.config.toml import from_tree, merge, read_toml, with_paths
 from digipath_ray.distributed.run import remeasure_run
@@ -40,8 +41,9 @@ def conclude(
     """
     if drop and manifest is None:
         raise ValueError("--drop: give --manifest with the slides that stay")
-    rows = None if manifest is None else read_cohort([manifest])
     run = RunDirectory(folder)
+    hashed: SlideIds = "hash" if run.pseudonyms.exists() else "name"
+    rows = None if manifest is None else read_rows(run, [manifest], hashed)
     config = config_of(run, {**overrides, "outcome": ending})
     with RunProgress(console) as progress:
         summary = remeasure_run(run, config, rows=rows, drop=drop, listener=progress)

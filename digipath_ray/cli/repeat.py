@@ -9,12 +9,14 @@ from rich.markup import escape
 from digipath_ray.cli.progress import RunProgress
 from digipath_ray.cli.run import exit_status, print_summary
 from digipath_ray.cohort.manifest import read_manifest
+from digipath_ray.cohort.pseudonyms import read_pseudonyms, write_pseudonyms
 from digipath_ray.config.toml import Tree, merge, read_toml
 from digipath_ray.distributed.run import run_cohort
 from digipath_ray.networks.resolve import resolve
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import RunError
 from digipath_ray.run.finished import read_run
+from digipath_ray.storage.files import publish
 from digipath_ray.verify.reproduce import compare_repeated, find_changes
 from digipath_ray.words import count
 
@@ -64,6 +66,9 @@ def repeat_run(
             "hold the two together with digipath compare"
         )
     rows = [row for row, _ in read_manifest(first.manifest)]
+    if first.pseudonyms.exists():  # its ids are hashed: whom they stand for, too
+        with publish(second.pseudonyms) as path:
+            write_pseudonyms(read_pseudonyms(first.pseudonyms).values(), path)
     with RunProgress(console) as progress:
         summary = run_cohort(second, rows, config, listener=progress)
     print_summary(console, summary, predicted=True)

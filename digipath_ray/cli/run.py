@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from digipath_ray.cli.ids import read_rows
 from digipath_ray.cli.progress import RunProgress
-from digipath_ray.cohort.inputs import read_cohort
+from digipath_ray.cohort.pseudonyms import SlideIds
 from digipath_ray.config.toml import Tree
 from digipath_ray.distributed.run import Summary, run_cohort
 from digipath_ray.networks.resolve import resolve
@@ -40,9 +41,10 @@ def run_slides(
     allow_partial: bool = False,
     drop: bool = False,
     predict: bool = True,
+    slide_ids: SlideIds = "name",
 ) -> int:
     """Run a cohort and print how it went; 1 if a slide failed."""
-    rows = read_cohort(slides)
+    rows = read_rows(RunDirectory(out), slides, slide_ids)
     config = resolve(tree, weights=weights, force=force, allow_partial=allow_partial)
     with RunProgress(console) as progress:
         summary = run_cohort(
@@ -107,10 +109,11 @@ def print_summary(console: Console, summary: Summary, *, predicted: bool) -> Non
 
 
 def print_failure(console: Console, failure: Failure) -> None:
-    """A failure with its fix."""
+    """A failure with its fix; further lines of its error are indented."""
+    error = failure.error.replace("\n", "\n      ")
     console.print(
         f"[red]failed[/] {escape(failure.slide_id)} at {failure.step}: "
-        f"{escape(failure.error)}\n   fix: {escape(failure.hint)}"
+        f"{escape(error)}\n   fix: {escape(failure.hint)}"
     )
 
 

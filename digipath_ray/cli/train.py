@@ -10,9 +10,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from digipath_ray.annotations import Account
+from digipath_ray.cli.ids import read_rows
 from digipath_ray.cli.run import print_failure
 from digipath_ray.cohort.drawn import MOST_LINES, describe_accounts
-from digipath_ray.cohort.inputs import read_cohort
+from digipath_ray.cohort.pseudonyms import SlideIds
 from digipath_ray.config.toml import Tree
 from digipath_ray.distributed.fit import FitListener, FitSummary, fit_cohort
 from digipath_ray.networks.card import ModelCard
@@ -32,11 +33,12 @@ def train_cohort(
     *,
     init: str | None,
     overwrite: bool,
+    slide_ids: SlideIds = "name",
 ) -> int:
     """Fit an ensemble and print how it went; 1 if a slide could not be read."""
-    rows = read_cohort(slides)
-    recipe = resolve_recipe(tree, init=init)
     directory = FitDirectory(out)
+    rows = read_rows(directory, slides, slide_ids)
+    recipe = resolve_recipe(tree, init=init)
     summary = fit_cohort(
         directory, rows, recipe, overwrite=overwrite, listener=narrate(console)
     )

@@ -282,6 +282,9 @@ def _row_of_manifest(row: Mapping[str, Any], where: str, base: Path) -> SlideRow
     slide_id = cells.get("slide_id")
     if slide_id is None:
         slide_id = Path(path).stem
+    for name in ("patient_id", "node", "label", "split"):
+        if len((cells.get(name) or "").splitlines()) > 1:
+            raise ValueError(f"{where}, column {name}: holds a line break: remove it")
     fix = "change it in column slide_id"
     check_slide_id(slide_id, where=where, fix=fix)
     return SlideRow(

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from ray.exceptions import RayError
 
 from digipath_ray.cohort.manifest import SlideRow
+from digipath_ray.cohort.pseudonyms import hide_files
 from digipath_ray.distributed.fault import (
     PATIENCE_S,
     cause_of_error,
@@ -28,6 +29,7 @@ from digipath_ray.run.failure import (
     explain_os_error,
 )
 from digipath_ray.slide.open import SlideError
+from digipath_ray.words import redacted
 
 
 class TooManyAttempts(RuntimeError):  # noqa: N818 - says what is wrong, not "Error"
@@ -148,7 +150,7 @@ def explain(error: BaseException, slide: SlideRow, step: str) -> Failure:
         patient_id=slide.patient_id,
         step=step,
         attempt=attempt,
-        error=message,
+        error=redacted(hide_files(message, slide)),
         hint=hint,
         cause=cause,
     )

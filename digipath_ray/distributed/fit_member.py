@@ -28,6 +28,7 @@ from ray.train import (
 from ray.train.torch import TorchTrainer, get_device
 
 from digipath_ray.cohort.manifest import SlideRow
+from digipath_ray.cohort.pseudonyms import hide_files
 from digipath_ray.config.recipe import Recipe
 from digipath_ray.distributed.cause import cause_of
 from digipath_ray.distributed.fit_feed import Feed
@@ -304,7 +305,7 @@ def mark_unread(
             patient_id=row.patient_id,
             step="read",
             attempt=1,
-            error=error,
+            error=hide_files(error, row),
             hint=hint,
         )
         with contextlib.suppress(OSError):  # a full disk is reported elsewhere

@@ -13,6 +13,8 @@ from digipath_ray.storage.files import publish, read_table
 
 SEPARATOR = ";"
 """Separator of list items in a cell."""
+PRIVATE = ("path",)
+"""Columns that are not exported: paths name people; the run's manifest.csv has them."""
 DICTIONARY = "columns.csv"
 """Description and unit of every column."""
 
@@ -21,7 +23,7 @@ def write_tables(run: RunDirectory, out: Path) -> list[Path]:
     """Write each table of the run as CSV, and the description of their columns.
 
     A missing value is an empty cell, booleans are true and false, list items are
-    separated by semicolons, numbers have full precision.
+    separated by semicolons, numbers have full precision. Paths of slides are left out.
 
     Raises:
         RunError: the run has no tables.
@@ -36,6 +38,7 @@ def write_tables(run: RunDirectory, out: Path) -> list[Path]:
     files, columns = [], []
     for path in found:
         table = read_table(path)
+        table = table.drop_columns([c for c in PRIVATE if c in table.column_names])
         files.append(
             _write_csv(out / f"{path.stem}.csv", table.column_names, _cells(table))
         )

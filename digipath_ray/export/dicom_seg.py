@@ -18,7 +18,12 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import RLELossless
 
 from digipath_ray import __version__
-from digipath_ray.export.dicom_source import SECTION_MM, derive_uid, find_source
+from digipath_ray.export.dicom_source import (
+    REMOVED,
+    SECTION_MM,
+    derive_uid,
+    find_source,
+)
 from digipath_ray.heatmap.file import read_heatmap
 from digipath_ray.heatmap.heatmap import Heatmap
 from digipath_ray.run.directory import RunDirectory
@@ -34,9 +39,14 @@ RESEARCH = "Tumor probability; for research use only"
 
 
 def write_segmentations(
-    run: RunDirectory, out: Path
+    run: RunDirectory, out: Path, *, with_patient: bool = False
 ) -> tuple[list[Path], dict[str, str]]:
     """Write ``<slide_id>.dcm`` per finished slide; also returns why some have none.
+
+    Args:
+        run: a run with finished slides.
+        out: folder to write to.
+        with_patient: name the patient, as :func:`make_segmentation` does.
 
     Raises:
         RunError: no slide is finished.
@@ -56,7 +66,10 @@ def write_segmentations(
             left_out[slide_id] = str(e)
             continue
         made = make_segmentation(
-            heatmap, record.slide.to_row(), digest=record.files["heatmap"]
+            heatmap,
+            record.slide.to_row(),
+            digest=record.files["heatmap"],
+            with_patient=with_patient,
         )
         path = out / f"{slide_id}.dcm"
         with publish(path) as temporary:
@@ -66,7 +79,11 @@ def write_segmentations(
 
 
 def make_segmentation(
-    heatmap: Heatmap, slide: Mapping[str, Any], *, digest: str
+    heatmap: Heatmap,
+    slide: Mapping[str, Any],
+    *,
+    digest: str,
+    with_patient: bool = False,
 ) -> hd.seg.Segmentation:
     """Build a DICOM segmentation of a heatmap's probability in the slide's frame.
 
@@ -74,8 +91,12 @@ def make_segmentation(
         heatmap: heatmap of the slide, with the same top-left corner.
         slide: row of the slide in SLIDES.
         digest: digest of the heatmap, from which the UIDs are derived.
+        with_patient: take patient, study and specimen from the slide's own header, or
+            the patient from the manifest. Else the segmentation names nobody: these
+            attributes are empty or derived, which DICOM allows, and the slide's UIDs
+            alone tie it to its slide.
     """
-    source = find_source(slide)
+    source = find_source(slide, with_patient=with_patient)
     made = hd.seg.Segmentation(
         source_images=[source],
         pixel_array=quantize(heatmap)[np.newaxis, :, :, np.newaxis],
@@ -104,6 +125,10 @@ def make_segmentation(
         plane_positions=[place_matrix(heatmap, source)],
     )
     made.PatientOrientation = None  # required attribute, empty if unknown
+    if not with_patient:
+        made.PatientIdentityRemoved = "YES"
+        made.DeidentificationMethod = REMOVED
+        made.LongitudinalTemporalInformationModified = "REMOVED"
     return made
 
 

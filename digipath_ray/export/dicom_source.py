@@ -2,9 +2,15 @@
 
 A slide in another format gets the attributes of a DICOM whole-slide image. Its UIDs are
 deterministic. As its position on the glass is unknown, it is put in the middle of it.
+
+Unless the patient is asked for, a segmentation names none: of the slide's own image
+only what places and references it is taken (:data:`PLACING`), everything else is made
+anew. That keeps the UIDs, as the Retain UIDs Option of DICOM PS3.15, table E.1-1, does:
+without them no viewer could lay the segmentation over its slide.
 """
 
 import contextlib
+import hashlib
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,6 +37,30 @@ TILE_PX = 512
 SECTION_MM = 0.004
 """Usual section thickness; slides do not state it, but DICOM requires it."""
 UNKNOWN_ID = "unknown"
+PLACING = (
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "FrameOfReferenceUID",
+    "Rows",
+    "Columns",
+    "NumberOfFrames",
+    "TotalPixelMatrixColumns",
+    "TotalPixelMatrixRows",
+    "TotalPixelMatrixFocalPlanes",
+    "NumberOfOpticalPaths",
+    "DimensionOrganizationType",
+    "ImageOrientationSlide",
+)
+"""Attributes of a slide's own image that say where it lies and what it is called."""
+OFFSETS = (
+    "XOffsetInSlideCoordinateSystem",
+    "YOffsetInSlideCoordinateSystem",
+    "ZOffsetInSlideCoordinateSystem",
+)
+REMOVED = "Patient, study and specimen removed, UIDs retained: digipath_ray"
+"""How the patient's identity was removed."""
 
 
 def derive_uid(*parts: object) -> UID:
@@ -44,18 +74,51 @@ def shorten(text: str) -> str:
     return text.replace("\\", "/").encode()[:64].decode(errors="ignore")
 
 
-def find_source(slide: Mapping[str, Any]) -> Dataset:
+def find_source(slide: Mapping[str, Any], *, with_patient: bool = False) -> Dataset:
     """The slide's own DICOM image at level 0, or a synthesized one.
 
     Args:
         slide: row of the slide in SLIDES.
+        with_patient: keep patient, study and specimen of the slide's header, or name
+            the manifest's patient where it has none; else they are de-identified.
     """
     own = None
     if Path(slide["path"]).suffix.lower() in (".dcm", ""):
         with contextlib.suppress(FileNotFoundError), local_copy(slide["path"]) as copy:
             size = {"width": slide["width"], "height": slide["height"]}
             own = read_source(copy.path, **size) if copy.path.is_file() else None
-    return make_source(slide) if own is None else own
+    if own is not None and with_patient:
+        return own
+    made = make_source(slide, with_patient=with_patient)
+    if own is not None:
+        place_like(made, own)
+    if not with_patient:
+        # One ID a study: DICOM has a study belong to one patient.
+        made.PatientID = f"ANON-{uid_digest(made.StudyInstanceUID)}"
+    return made
+
+
+def place_like(made: Dataset, own: Dataset) -> None:
+    """Give a made image the place, scale and UIDs of a slide's own, nothing else."""
+    for name in PLACING:
+        if name in own:
+            setattr(made, name, getattr(own, name))
+    origin, measures = Dataset(), Dataset()
+    for name in OFFSETS:
+        if (value := own.TotalPixelMatrixOriginSequence[0].get(name)) is not None:
+            setattr(origin, name, value)
+    theirs = own.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    measures.PixelSpacing = theirs.PixelSpacing
+    measures.SliceThickness = theirs.get("SliceThickness") or SECTION_MM
+    shared = Dataset()
+    shared.PixelMeasuresSequence = DicomSequence([measures])
+    made.TotalPixelMatrixOriginSequence = DicomSequence([origin])
+    made.SharedFunctionalGroupsSequence = DicomSequence([shared])
+
+
+def uid_digest(uid: str) -> str:
+    """16 hex digits of a UID's SHA-256."""
+    return hashlib.sha256(uid.encode()).hexdigest()[:16]
 
 
 def read_source(path: Path, *, width: int, height: int) -> Dataset | None:
@@ -83,10 +146,16 @@ def _read_header(path: Path) -> Dataset | None:
         return None
 
 
-def make_source(slide: Mapping[str, Any]) -> Dataset:
-    """Synthesize the attributes of a DICOM whole-slide image for the slide."""
-    named = (slide["path"], slide["slide_id"], slide["width"], slide["height"])
-    patient = slide.get("patient_id")
+def make_source(slide: Mapping[str, Any], *, with_patient: bool = False) -> Dataset:
+    """Synthesize the attributes of a DICOM whole-slide image for the slide.
+
+    Args:
+        slide: row of the slide in SLIDES.
+        with_patient: name the manifest's patient, whose slides are then one study.
+    """
+    # No path and no patient: who guesses a name could confirm it by the UID.
+    named = (slide["slide_id"], slide.get("digest"), slide["width"], slide["height"])
+    patient = slide.get("patient_id") if with_patient else None
     image = Dataset()
     image.SpecificCharacterSet = "ISO_IR 192"  # UTF-8
     image.SOPClassUID = VLWholeSlideMicroscopyImageStorage

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import cast
-from xml.etree import ElementTree
+from xml.etree.ElementTree import ParseError
 
 import numpy as np
 import tifffile
+from defusedxml import DefusedXmlException, ElementTree
 
 from digipath_ray.heatmap.heatmap import Heatmap, Map
 from digipath_ray.storage.files import open_file
@@ -210,7 +211,7 @@ def read_header(path: Path, text: str | None) -> Header:
         raise ValueError(f"{path}: not an OME-TIFF: write it with digipath run")
     try:
         pixels = ElementTree.fromstring(text).find(".//{*}Pixels")
-    except ElementTree.ParseError as e:
+    except (ParseError, DefusedXmlException) as e:
         raise ValueError(f"{path}: damaged: {e}: have its slide run again") from e
     if pixels is None:
         raise ValueError(f"{path}: not a heatmap: no image in its OME-XML")

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 
 from digipath_ray import __version__
 from digipath_ray.figures.figure import round_length
@@ -31,7 +33,7 @@ from digipath_ray.report.words import NONE, format_lesion_length
 from digipath_ray.run.checksums import state_digest
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.storage.files import publish
-from digipath_ray.words import count
+from digipath_ray.words import count, printable
 
 log = logging.getLogger(__name__)
 
@@ -90,11 +92,18 @@ def render(page: Page, run: RunDirectory) -> str:
 def _environment() -> Environment:
     return Environment(
         autoescape=True,
+        finalize=_printable,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+
+
+def _printable(value: Any) -> Any:
+    """A text that no control character can turn around; HTML of ours stays."""
+    is_text = isinstance(value, str) and not isinstance(value, Markup)
+    return printable(value) if is_text else value
 
 
 def _preview_of(slide: SlideView, *, run: RunDirectory, page: Page) -> Preview | None:

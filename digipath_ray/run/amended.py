@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from digipath_ray.cohort.manifest import SlideRow, read_manifest
+from digipath_ray.cohort.pseudonyms import shown_path
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.record import DoneRecord, SlideRecord
 from digipath_ray.schema import FAILURES, SLIDES
@@ -69,7 +70,7 @@ def amend_records(
         outcome = {**record.outcome, "patient_id": slide.patient_id}
         records[slide_id] = replace(record, slide=slide, outcome=outcome)
         run.write_record(records[slide_id])
-        before = [f"{n} {getattr(record.slide, n)} -> {now[n]}" for n in changed]
+        before = [_describe(n, record.slide, now[n]) for n in changed]
         lines.append(f"{slide_id} ({', '.join(before)})")
     for slide_id in described.keys() & records.keys():
         slide = records[slide_id].slide  # which lies where it was found now
@@ -79,6 +80,14 @@ def amend_records(
     if not lines:
         return records, []
     return records, [f"described anew by the manifest: {name_some(lines)}"]
+
+
+def _describe(name: str, slide: SlideRecord, now: object) -> str:
+    """What a column said and says."""
+    values = [str(getattr(slide, name)), str(now)]
+    if name == "annotation":
+        values = [shown_path(value, slide.slide_id) for value in values]
+    return f"{name} {' -> '.join(values)}"
 
 
 def _amend_table(

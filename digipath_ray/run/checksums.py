@@ -68,6 +68,7 @@ def tables_of(run: RunDirectory) -> list[str]:
     paths = (
         *(run.settings, run.manifest, run.slides, run.outcomes, run.features),
         *(run.patients, run.failures, run.metrics, run.status, run.report),
+        run.pseudonyms,
     )
     return [path.name for path in paths if path.exists()]
 

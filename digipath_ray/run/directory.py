@@ -1,6 +1,6 @@
 """A run's directory, on a disk or in a bucket: its files by name, and who may write.
 
-    run.toml  manifest.csv  slides.parquet  thumbnails/<id>.jpg  masks/<id>.png
+    run.toml  manifest.csv  ids.csv  slides.parquet  thumbnails/<id>.jpg  masks/<id>.png
     patches/<id>.parquet  heatmaps/<id>.ome.tiff  overlays/<id>.png
     lesions/<id>.geojson  burden/<id>_viable.png  burden/<id>_whole.png  done/<id>.json
     outcomes.parquet  features.parquet  patients.parquet  failures.parquet
@@ -41,6 +41,13 @@ READERS = 16
 """Records read at once: a bucket takes its time with each."""
 
 
+PRIVATE = (
+    "ids.csv", "manifest.csv", "slides.parquet", "failures.parquet", "lease.json",
+    "patches", "done", "dropped",
+)  # fmt: skip
+"""What holds paths of slides, or whom ids stand for: not to be shared."""
+
+
 class RunDirectory:
     """The directory of one run."""
 
@@ -63,6 +70,11 @@ class RunDirectory:
     def manifest(self) -> Path:
         """The slides as they were asked for; ``digipath run`` takes it as a cohort."""
         return self.root / "manifest.csv"
+
+    @property
+    def pseudonyms(self) -> Path:
+        """Whom hashed ids stand for, if there are any; not to be shared."""
+        return self.root / "ids.csv"
 
     @property
     def slides(self) -> Path:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from digipath_ray.cohort.manifest import SlideRow
+from digipath_ray.cohort.pseudonyms import shown_path
 from digipath_ray.run.directory import READERS, RunDirectory
 from digipath_ray.run.failure import RunError
 from digipath_ray.run.record import DoneRecord, SlideRecord
@@ -205,11 +206,13 @@ def examine(row: SlideRow, before: SlideRecord) -> Finding:
     mask = digest_mask(row)
     changed = [] if before.mpp == row.mpp else [f"mpp: {before.mpp} -> {row.mpp}"]
     if mask not in (before.mask_digest, MISSING):
-        changed.append(f"mask: {before.mask} -> {row.mask}, of other content")
+        masks = (shown_path(m, row.slide_id) for m in (before.mask, row.mask))
+        changed.append(f"mask: {' -> '.join(masks)}, of other content")
     if changed:
         return Finding(verdict="refused", why=", ".join(changed))
     stays = is_same_place(row.path, before.path)
-    path = f"path: {before.path} -> {row.path}"
+    moved = " -> ".join(shown_path(p, row.slide_id) for p in (before.path, row.path))
+    path = f"path: {moved}"
     if before.digest is None:
         if not stays:
             why = f"{path}, and a version that kept no digest finished it"
@@ -227,8 +230,7 @@ def examine(row: SlideRow, before: SlideRecord) -> Finding:
     if now.digest == before.digest:
         if stays:
             return Finding(verdict="same")
-        why = f"{before.path} -> {row.path}"
-        return Finding(verdict="moved", why=why, version=now.version)
+        return Finding(verdict="moved", why=moved, version=now.version)
     why = describe_change(before.digest, now.digest)
     if not stays:
         return Finding(verdict="refused", why=f"{path}, {why}")

@@ -33,6 +33,7 @@ from obstore.fsspec import FsspecStore
 from obstore.store import ObjectStore, from_url
 
 from digipath_ray.storage.listing import list_found
+from digipath_ray.words import redacted
 
 SCHEMES = ("s3", "gs", "az")
 RANGE_BYTES = 16 << 20
@@ -176,8 +177,9 @@ def explained(url: str | Path) -> Iterator[None]:
 
 
 def _gist(error: Exception) -> str:
-    """Message of an obstore error, without its dump of the request."""
-    return str(error).split("\n\nDebug source", 1)[0].replace("\n", " ")[:500]
+    """Message of an obstore error, without credentials and its dump of the request."""
+    text = str(error).split("\n\nDebug source", 1)[0].replace("\n", " ")
+    return redacted(text)[:500]
 
 
 def head(url: str | Path) -> Version:

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from upath import UPath
 
 from digipath_ray.storage import bucket
+from digipath_ray.words import redacted
 
 TEMPORARY = ".writing-"
 
@@ -33,9 +34,15 @@ def place(text: str | Path) -> Path:
     """Parse a user's path or URL; paths on disk become absolute.
 
     Raises:
-        ValueError: an unsupported URL scheme.
+        ValueError: an unsupported URL scheme, or credentials in a bucket's URL, which
+            would end up in tables and logs.
     """
     found = bucket.parse(text)
+    if found is not None and "@" in found[0]:
+        raise ValueError(
+            f"{redacted(found[0])}: credentials in a URL: leave them out, set them in "
+            "the environment (AWS_ACCESS_KEY_ID, ...)"
+        )
     if found is not None:
         return cast(Path, UPath("/".join(part for part in found if part)))
     scheme, colon, rest = str(text).partition("://")
@@ -48,7 +55,9 @@ def place(text: str | Path) -> Path:
     if scheme == "file":
         return Path(rest).absolute()
     known = ", ".join(f"{name}://" for name in (*bucket.SCHEMES, "file"))
-    raise ValueError(f"{text}: unsupported URL scheme; use {known} or a path")
+    raise ValueError(
+        f"{redacted(str(text))}: unsupported URL scheme; use {known} or a path"
+    )
 
 
 def read_bytes(path: Path) -> bytes:
@@ -70,16 +79,41 @@ def open_file(path: str | Path) -> BinaryIO:
     return io.BytesIO(bucket.get(path)) if is_url(path) else Path(path).open("rb")
 
 
+def _plain(table: pa.Table, path: Path) -> pa.Table:
+    """The table, if no column has an extension type.
+
+    Ray Data registers one whose values are pickles, which reading the value runs: a
+    manifest could hold any code.
+    """
+    for field in table.schema:
+        if _has_extension(field.type):
+            raise ValueError(
+                f"{path}: column {field.name} is of the extension type {field.type}, "
+                "which may hold code: write it again with plain types"
+            )
+    return table
+
+
+def _has_extension(kind: pa.DataType) -> bool:
+    if isinstance(kind, pa.BaseExtensionType):
+        return True
+    if pa.types.is_dictionary(kind):
+        return _has_extension(kind.value_type)
+    parts = (kind.field(i).type for i in range(kind.num_fields))
+    return any(map(_has_extension, parts))
+
+
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """Read a Parquet table.
+    """Read a Parquet table of plain types.
 
     Raises:
-        pyarrow.ArrowInvalid: the file is damaged; a ValueError.
+        ValueError: the file is damaged (pyarrow.ArrowInvalid), or a column has an
+            extension type.
         OSError: the file or bucket cannot be read.
     """
     try:
         with open_file(path) as file:
-            return pq.read_table(file, columns=columns)
+            return _plain(pq.read_table(file, columns=columns), path)
     except pa.ArrowException as e:
         raise pa.ArrowInvalid(
             f"{path}: not a Parquet file, or damaged ({e}): delete it to have it "

@@ -7,6 +7,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from digipath_ray.cohort.pseudonyms import hide_files
 from digipath_ray.config.run import MemberSpec, Precision, RunConfig
 from digipath_ray.heatmap.file import read_heatmap
 from digipath_ray.networks.predict import load_ensemble
@@ -90,7 +91,8 @@ def repeat_chunks(
             yield repeat_chunk(run, record, number, own, predict, pixels=pixels)
             compared += 1
         except (SlideError, OSError) as e:
-            yield f"{record.slide.slide_id}, chunk {number}: {e}"
+            why = hide_files(str(e), record.slide)
+            yield f"{record.slide.slide_id}, chunk {number}: {why}"
 
 
 def draw_chunks(

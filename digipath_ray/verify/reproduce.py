@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from digipath_ray.cohort.pseudonyms import shown_path
 from digipath_ray.config.run import RunConfig
 from digipath_ray.heatmap.file import read_heatmap
 from digipath_ray.run.directory import RunDirectory
@@ -74,7 +75,7 @@ def _other_slides(done: Mapping[str, DoneRecord]) -> Iterator[str]:
         slide = record.slide
         now = look_at(slide.path, slide).digest
         if now is None:
-            yield f"{slide_id}: {slide.path} cannot be read"
+            yield f"{slide_id}: {shown_path(slide.path, slide_id)} cannot be read"
         elif slide.digest is None:
             yield f"{slide_id}: finished by a version that kept no digest of slides"
         elif now != slide.digest:
@@ -82,7 +83,8 @@ def _other_slides(done: Mapping[str, DoneRecord]) -> Iterator[str]:
         mask = digest_mask(slide)
         if mask != slide.mask_digest:
             what = "cannot be read" if mask == MISSING else "is another one"
-            yield f"{slide_id}: its tissue mask {slide.mask} {what}"
+            shown = shown_path(slide.mask, slide_id)
+            yield f"{slide_id}: its tissue mask {shown} {what}"
 
 
 @dataclass(frozen=True, kw_only=True)

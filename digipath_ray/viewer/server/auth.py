@@ -6,6 +6,7 @@ of other sites are blocked because their Host header is not allowed (DNS rebindi
 
 import hmac
 import ipaddress
+import re
 import secrets
 import socket
 from collections.abc import Iterable
@@ -73,12 +74,17 @@ def same(given: str, right: str) -> bool:
     return hmac.compare_digest(left, right.encode())
 
 
+HOST = re.compile(r"(?:\[([^\]\s]+)\]|([^:@/\[\]\s]+))(?::[0-9]*)?")
+"""A host, or an address of IPv6 in brackets, and a port (RFC 9110, section 7.2)."""
+
+
 def host_name(header: str) -> str:
-    """Host name of a Host header, lower case, without port and brackets."""
-    text = header.strip().lower()
-    if text.startswith("["):
-        return text[1:].partition("]")[0]
-    return text.partition(":")[0].rstrip(".")
+    """Host name of a Host header, lower case, without port and brackets.
+
+    Empty for what is no host and port, such as ``127.0.0.1:80@evil.example``.
+    """
+    found = HOST.fullmatch(header.strip().lower())
+    return "" if found is None else (found[1] or found[2]).rstrip(".")
 
 
 def _is_address(name: str) -> bool:

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from digipath_ray.cohort.pseudonyms import hide_files
 from digipath_ray.config.recipe import AnnotationSpec
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.record import canvas_columns
@@ -79,7 +80,10 @@ class SlideRoutes:
                 entry.lesions.get(FIRST, ()), entry.record, _scale_of(layers)
             ),
             "facts": [*map(list, entry.facts), *file_payload(info)],
-            "notes": [*entry.notes, *troubles, *broken],
+            "notes": [
+                hide_files(note, entry.row)
+                for note in (*entry.notes, *troubles, *broken)
+            ],
             "outlines": outlined,
             "done": [name for name, held in entry.runs.items() if held.stamp],
             "truth_outlines": entry.row.annotation is not None
@@ -99,7 +103,7 @@ class SlideRoutes:
                 raise
             return None, None  # the run's record suffices
         except (SlideError, OSError) as e:
-            return None, {"error": str(e), "hint": hint_of(e)}
+            return None, {"error": hide_files(str(e), entry.row), "hint": hint_of(e)}
 
     def _version(self, entry: Entry) -> str:
         try:
@@ -177,15 +181,15 @@ class SlideRoutes:
         except NoTile as e:
             raise HTTPException(404, "tile not found") from e
         except (SlideError, OSError) as e:
-            self._warn(entry.slide_id, e)
+            self._warn(entry, e)
             image = draw_error(hint_of(e))
             return Response(image, 500, media_type="image/jpeg")
 
-    def _warn(self, slide_id: str, error: Exception) -> None:
+    def _warn(self, entry: Entry, error: Exception) -> None:
         """Log an error of a slide once, not for each tile."""
-        if slide_id not in self._warned:
-            self._warned.add(slide_id)
-            log.warning("%s: %s", slide_id, error)
+        if entry.slide_id not in self._warned:
+            self._warned.add(entry.slide_id)
+            log.warning("%s: %s", entry.slide_id, hide_files(str(error), entry.row))
 
     async def map_tile(self, request: Request) -> Response:
         """Serve a tile of a map."""

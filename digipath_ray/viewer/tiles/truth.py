@@ -15,10 +15,11 @@ import shapely
 
 from digipath_ray.annotations import Annotation, PolygonAnnotation, Window
 from digipath_ray.cohort.drawn import read_row
+from digipath_ray.cohort.pseudonyms import hide_files
 from digipath_ray.config.recipe import AnnotationSpec
 from digipath_ray.heatmap.file import TILE_PX, pyramid_levels
 from digipath_ray.outcome.qupath import feature, outline
-from digipath_ray.slide.info import Canvas
+from digipath_ray.slide.info import Canvas, SlideError
 from digipath_ray.storage.files import is_url
 from digipath_ray.viewer.collection.snapshot import Entry
 from digipath_ray.viewer.tiles.layers import LABELS, At, Gray, Layer, NoMap
@@ -143,7 +144,10 @@ class Truths:
         size = _size(entry)
 
         def read() -> Annotation:
-            return read_row(entry.row, size, self._spec)
+            try:
+                return read_row(entry.row, size, self._spec)
+            except SlideError as e:
+                raise SlideError(hide_files(str(e), entry.row), e.hint) from e
 
         with self._reading:
             return self._kept.make((self.version(entry), size), read)

@@ -3,6 +3,16 @@
 type Value = string | number | boolean | null | undefined | ((event: never) => void);
 export type Child = Node | string | number | null | undefined | false;
 
+/** Characters that act on a page instead of being shown: controls, text direction. */
+const CONTROLS =
+  /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/g;
+const SHOWN = new Set(["title", "aria-label"]);
+
+/** A text of a file as it can be shown: \u202e for a character that turns it around. */
+export function printable(text: string): string {
+  return text.replace(CONTROLS, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`);
+}
+
 /** Create an element; false or missing attributes are skipped, functions become listeners. */
 export function make<K extends keyof HTMLElementTagNameMap>(
   tag: K,
@@ -14,7 +24,8 @@ export function make<K extends keyof HTMLElementTagNameMap>(
     if (typeof value === "function") {
       element.addEventListener(name, value as EventListener);
     } else if (value !== false && value !== null && value !== undefined) {
-      element.setAttribute(name, value === true ? "" : String(value));
+      const text = value === true ? "" : String(value);
+      element.setAttribute(name, SHOWN.has(name) ? printable(text) : text);
     }
   }
   fill(element, ...children);
@@ -27,7 +38,7 @@ export function fill(element: Element, ...children: Child[]): void {
     (child): child is Node | string | number =>
       child !== null && child !== undefined && child !== false,
   );
-  element.replaceChildren(...visible.map((c) => (typeof c === "number" ? String(c) : c)));
+  element.replaceChildren(...visible.map((c) => (c instanceof Node ? c : printable(String(c)))));
 }
 
 /**
@@ -75,7 +86,7 @@ export function find(id: string): HTMLElement {
 
 /** Announce a text to screen readers. */
 export function announce(text: string): void {
-  find("announcer").textContent = text;
+  find("announcer").textContent = printable(text);
 }
 
 /** Whether a key press goes to a text field. */
