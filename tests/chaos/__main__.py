@@ -1,6 +1,7 @@
 """The campaign's command line and table; see :mod:`tests.chaos`."""
 
 import argparse
+import contextlib
 import statistics
 import sys
 import tempfile
@@ -30,16 +31,13 @@ def main() -> int:
         maker = Fits(folder) if arguments.fits else Runs(folder, arguments.slides)
         base = undisturbed_seconds(maker)
         print(f"undisturbed: {base:.0f} s", flush=True)
-        outcomes = []
-        for seed in range(arguments.seed, arguments.seed + arguments.seeds):
-            schedule = draw_schedule(seed, arguments.faults, arguments.only, faults)
-            words = ", ".join(
-                f"{'at work ' if p.busy else ''}+{p.after_s} {p.name}" for p in schedule
-            )
-            print(f"seed {seed}: {words}", flush=True)
-            outcome = run_seed(seed, maker, schedule)
-            outcomes.append(outcome)
-            print_outcome(outcome)
+        outcomes: list[Outcome] = []
+        with contextlib.suppress(KeyboardInterrupt):  # then the table of those so far
+            for seed in range(arguments.seed, arguments.seed + arguments.seeds):
+                schedule = draw_schedule(seed, arguments.faults, arguments.only, faults)
+                print(f"seed {seed}: {', '.join(map(str, schedule))}", flush=True)
+                outcomes.append(run_seed(seed, maker, schedule))
+                print_outcome(outcomes[-1])
     table = table_of(outcomes, base)
     print(table)
     if arguments.report:

@@ -348,6 +348,10 @@ class Planned:
     after_s: float
     busy: bool
 
+    def __str__(self) -> str:
+        """As ``at work +1.5 kill-member``."""
+        return f"{'at work ' if self.busy else ''}+{self.after_s} {self.name}"
+
 
 def draw_schedule(
     seed: int,

@@ -17,7 +17,7 @@ from tests.annotated import FIT, write_annotated_cohort
 from tests.chaos.checks import check_run
 from tests.chaos.cohort import Cohort, build_cohort, fresh_copy
 
-EPOCHS = 8
+EPOCHS = 14
 FIT_CHANGES: Tree = {
     "fit": {"epochs": EPOCHS, "restarts": 3, "workers": 1},
     "sampling": {"tumor_per_slide": 8, "normal_per_slide": 8},
