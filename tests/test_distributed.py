@@ -320,6 +320,44 @@ def test_an_interrupt_leaves_ray_without_a_word(number: signal.Signals) -> None:
     assert (done.stdout, done.stderr) == ("running True\nrunning False\n", "")
 
 
+DROPPED = """
+import functools, os, signal, sys, time, ray
+from digipath_ray.distributed import connect
+
+class Finalized:
+    def __del__(self):
+        os.kill(os.getpid(), int(sys.argv[1]))
+        time.sleep(0.2)  # Python drops what is raised here
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.unraisablehook = lambda dropped: print("dropped", dropped.exc_type.__name__)
+connect.INSIST_S = 0.5
+ray.init = functools.partial(ray.init, num_cpus=1, object_store_memory=200 << 20)
+connect.muted = __import__("contextlib").nullcontext
+try:
+    with connect.connected():
+        thing = Finalized()
+        del thing
+        time.sleep(60)
+except KeyboardInterrupt:
+    print("running", ray.is_initialized())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_that_python_drops_comes_again(number: signal.Signals) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", DROPPED, str(int(number))],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        cwd=Path(__file__).parents[1],
+        check=False,
+    )
+    assert done.stdout == "dropped KeyboardInterrupt\nrunning False\n", done.stderr
+
+
 @pytest.fixture
 def fake_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, float]]:
     """What Ray says the cluster has."""

@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 RAY_ALONE = ("ray.data.exceptions", "ray.data._internal.progress")
 
 
+INSIST_S = 5.0
+"""Seconds after which an interrupt that was dropped is repeated."""
 BOTH_ASKED = "Specifying both num_cpus and num_gpus"
 """How Ray Data begins to say that it finds this experimental."""
 
@@ -146,10 +148,11 @@ def connected(cpus: int | None = None) -> Iterator[None]:
     color and on standard output, of every actor that it ends itself.
     """
     joined = connect(cpus)
-    with contextlib.ExitStack() as silence, _on_interrupt(silence):
+    with contextlib.ExitStack() as silence, _on_interrupt(silence) as arrived:
         try:
             yield
         except KeyboardInterrupt:
+            arrived.set()
             if joined:
                 _leave()
             raise
@@ -169,29 +172,46 @@ def _leave() -> None:
 
 
 @contextlib.contextmanager
-def _on_interrupt(silence: contextlib.ExitStack) -> Iterator[None]:
-    """Mute this process when it is interrupted, until ``silence`` is left."""
-    loud = True
+def _on_interrupt(silence: contextlib.ExitStack) -> Iterator[threading.Event]:
+    """Mute this process when it is interrupted, until ``silence`` is left.
+
+    An interrupt that comes while a finalizer or a callback of C++ runs is dropped with
+    the exception that it raises there: it is repeated until the yielded event is set,
+    or the context is left.
+    """
+    loud, over = True, threading.Event()
+    main, insisting = threading.get_ident(), threading.Thread()
+
+    def insist(number: int) -> None:
+        while not over.wait(INSIST_S):
+            signal.pthread_kill(main, number)
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        nonlocal loud
+        nonlocal loud, insisting
         if loud:
             loud = False
             silence.enter_context(muted())
+            insisting = threading.Thread(target=insist, args=(number,), daemon=True)
+            insisting.start()
         raise KeyboardInterrupt
 
     if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield  # another program's, or ignored as in the background of a shell
+        yield over  # another program's, or ignored as in the background of a shell
         return
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield over
         return
     before = {number: signal.signal(number, interrupt) for number in ENDING}
     try:
-        yield
+        yield over
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        try:
+            over.set()
+            if insisting.ident is not None:
+                insisting.join()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def _mute_ray_data() -> None:
