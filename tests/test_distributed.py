@@ -322,7 +322,8 @@ def test_an_interrupt_leaves_ray_without_a_word(number: signal.Signals) -> None:
 
 DROPPED = """
 import functools, os, signal, sys, time, ray
-from digipath_ray.distributed import connect
+from digipath_ray.distributed import interrupt
+from digipath_ray.distributed.connect import connected
 
 class Finalized:
     def __del__(self):
@@ -331,11 +332,11 @@ class Finalized:
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.unraisablehook = lambda dropped: print("dropped", dropped.exc_type.__name__)
-connect.INSIST_S = 0.5
+interrupt.INSIST_S = 0.5
 ray.init = functools.partial(ray.init, num_cpus=1, object_store_memory=200 << 20)
-connect.muted = __import__("contextlib").nullcontext
+interrupt.muted = __import__("contextlib").nullcontext
 try:
-    with connect.connected():
+    with connected():
         thing = Finalized()
         del thing
         time.sleep(60)

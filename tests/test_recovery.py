@@ -1,5 +1,6 @@
 """Runs that are killed, in part or as a whole, lose no finished slide and end whole."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -12,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import tomli_w
 
 from digipath_ray.cohort.inputs import SlideRow, read_cohort
+from digipath_ray.config.toml import to_tree
 from digipath_ray.distributed import run as night
 from digipath_ray.distributed.collector import try_finish
 from digipath_ray.distributed.predict import PredictStage
@@ -119,6 +122,33 @@ def test_a_killed_run_goes_on_where_it_was(rows, undisturbed, tmp_path):
     after = stamps(run)
     assert {slide_id: after[slide_id] for slide_id in kept} == kept
     assert_same_heatmaps(run, undisturbed)
+
+
+def test_a_lost_head_ends_a_run_with_its_own_status(rows, tmp_path, monkeypatch):
+    """Ray would end it with 1, which says that all is done but some slides."""
+    monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "10")
+    run = RunDirectory(tmp_path / "run")
+    config = tmp_path / "run.toml"
+    config.write_text(tomli_w.dumps(to_tree(slow_config())), "utf-8")
+    main = "from digipath_ray.cli import main; main()"
+    command = [sys.executable, "-c", main, "run", str(Path(rows[0].path).parent)]
+    driver = subprocess.Popen(
+        [*command, "--config", str(config), "--out", str(run.root), "--cpus", "2"],
+        cwd=Path(__file__).parents[1],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_until(lambda: len(run.read_done()) >= 1, seconds=120)
+    family = psutil.Process(driver.pid).children(recursive=True)
+    (head,) = [p for p in family if p.name() == "gcs_server"]
+    head.kill()
+    _, words = driver.communicate(timeout=60)
+    assert driver.returncode == 3, words
+    assert "has not answered for 7 s" in words
+    assert "give the same command" in words
+    for process in family:  # Ray's take a minute to notice
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def test_a_finished_run_starts_nothing(rows, undisturbed, monkeypatch):

@@ -8,7 +8,6 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from types import FrameType
 from typing import Any
 
 import psutil
@@ -16,6 +15,7 @@ import ray
 import ray.data
 from ray._private import ray_constants
 
+from digipath_ray.distributed.interrupt import muted, on_interrupt
 from digipath_ray.distributed.nodes import has_several_nodes
 from digipath_ray.distributed.start import ENDING, announce_wait, ends_on_signal
 from digipath_ray.distributed.surroundings import (
@@ -36,8 +36,6 @@ log = logging.getLogger(__name__)
 RAY_ALONE = ("ray.data.exceptions", "ray.data._internal.progress")
 
 
-INSIST_S = 5.0
-"""Seconds after which an interrupt that was dropped is repeated."""
 BOTH_ASKED = "Specifying both num_cpus and num_gpus"
 """How Ray Data begins to say that it finds this experimental."""
 
@@ -148,11 +146,11 @@ def connected(cpus: int | None = None) -> Iterator[None]:
     color and on standard output, of every actor that it ends itself.
     """
     joined = connect(cpus)
-    with contextlib.ExitStack() as silence, _on_interrupt(silence) as arrived:
+    with contextlib.ExitStack() as silence, on_interrupt(silence) as interrupts:
         try:
             yield
         except KeyboardInterrupt:
-            arrived.set()
+            interrupts.over.set()
             if joined:
                 _leave()
             raise
@@ -171,49 +169,6 @@ def _leave() -> None:
             signal.signal(number, handler)
 
 
-@contextlib.contextmanager
-def _on_interrupt(silence: contextlib.ExitStack) -> Iterator[threading.Event]:
-    """Mute this process when it is interrupted, until ``silence`` is left.
-
-    An interrupt that comes while a finalizer or a callback of C++ runs is dropped with
-    the exception that it raises there: it is repeated until the yielded event is set,
-    or the context is left.
-    """
-    loud, over = True, threading.Event()
-    main, insisting = threading.get_ident(), threading.Thread()
-
-    def insist(number: int) -> None:
-        while not over.wait(INSIST_S):
-            signal.pthread_kill(main, number)
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        nonlocal loud, insisting
-        if loud:
-            loud = False
-            silence.enter_context(muted())
-            insisting = threading.Thread(target=insist, args=(number,), daemon=True)
-            insisting.start()
-        raise KeyboardInterrupt
-
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield over  # another program's, or ignored as in the background of a shell
-        return
-    if threading.current_thread() is not threading.main_thread():
-        yield over
-        return
-    before = {number: signal.signal(number, interrupt) for number in ENDING}
-    try:
-        yield over
-    finally:
-        try:
-            over.set()
-            if insisting.ident is not None:
-                insisting.join()
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
 def _mute_ray_data() -> None:
     """Keep off the terminal what is news to Ray's developers; its log file has it."""
     for handler in logging.getLogger("ray.data").handlers:
@@ -226,23 +181,3 @@ def _is_for_users(record: logging.LogRecord) -> bool:
     """Not so: that Ray's bars are off, errors be reported to Ray, and GPUs are new."""
     message = record.getMessage()
     return not (record.name.startswith(RAY_ALONE) or message.startswith(BOTH_ASKED))
-
-
-@contextlib.contextmanager
-def muted() -> Iterator[None]:
-    """Drop what Python and C++ write to standard output and error; exceptions come.
-
-    Nothing is flushed on entry, which may lie in the middle of a write.
-    """
-    kept = {fd: os.dup(fd) for fd in (1, 2)}
-    try:
-        with open(os.devnull, "w") as nowhere:
-            for fd in kept:
-                os.dup2(nowhere.fileno(), fd)
-        yield
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        for fd, copy in kept.items():
-            os.dup2(copy, fd)
-            os.close(copy)

@@ -13,7 +13,7 @@ from digipath_ray.verify.verify import verify_run
 from tests.chaos.cohort import SICK, Cohort
 
 ROUNDING = 1e-5
-ENDED_S = 30.0
+ENDED_S = 90.0
 """How long processes of an ended run may take to go."""
 
 
