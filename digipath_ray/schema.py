@@ -1,6 +1,10 @@
 """The pyarrow schema of every table a run writes, with the unit in each field."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import pyarrow as pa
+import pyarrow.compute as pc
 
 VERSION = 1
 
@@ -206,3 +210,80 @@ FAILURES = table(
         null=True,
     ),
 )
+
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "metastasis": ("negative", "itc", "micro", "macro"),
+    "votes": ("negative", "itc", "micro", "macro"),
+    "pn_stage": ("pN0", "pN0(i+)", "pN1mi", "pN1", "pN2", "pN3a"),
+}
+"""Columns whose texts are one of these."""
+
+
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """A table's columns that a schema has, as it has them.
+
+    Raises:
+        ValueError: a column that must be known is missing or has gaps, or one is of
+            another type or holds a text that is none of its CHOICES.
+    """
+    columns = []
+    for field in schema:
+        if table.column_names.count(field.name) > 1:
+            raise ValueError(f"column {field.name} is there twice")
+        if field.name not in table.column_names:
+            if not field.nullable:
+                raise ValueError(f"column {field.name} is missing")
+            columns.append(pa.nulls(table.num_rows, field.type))
+            continue
+        columns.append(_as_field(table[field.name], field))
+    return pa.table(columns, schema=schema)
+
+
+def check_row(row: Mapping[str, Any], schema: pa.Schema) -> None:
+    """Refuse a row that is not of a schema; columns may be missing.
+
+    Raises:
+        ValueError: names the column and its value.
+    """
+    for field in schema:
+        if field.name not in row:
+            continue
+        value = row[field.name]
+        try:
+            array = pa.array([list(value) if isinstance(value, tuple) else value])
+            _as_field(pa.chunked_array([array]), field)
+        except (ValueError, TypeError, OverflowError, pa.ArrowException) as e:
+            raise ValueError(f"{field.name} = {value!r:.100}: {e}") from e
+
+
+def _sort_of(kind: pa.DataType) -> str:
+    """Numbers, texts, booleans, or lists of them: between sorts nothing is cast."""
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        inner = _sort_of(kind.value_type)
+        return "list" if inner == "nothing" else f"list of {inner}"
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        return "numbers"
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return "texts"
+    return "nothing" if pa.types.is_null(kind) else str(kind)
+
+
+def _as_field(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
+    """A column as a field has it.
+
+    Raises:
+        ValueError: it has gaps that the field does not allow, or other values.
+    """
+    if column.null_count and not field.nullable:
+        raise ValueError(f"column {field.name} has gaps")
+    sort = _sort_of(field.type)
+    if _sort_of(column.type) not in (sort, sort.partition(" ")[0], "nothing"):
+        raise ValueError(f"column {field.name} is {column.type}, not {field.type}")
+    found = column.cast(field.type)
+    if field.name in CHOICES:
+        listed = pa.types.is_list(field.type)
+        texts = pc.list_flatten(found) if listed else found
+        odd = {*texts.unique().to_pylist()} - {None, *CHOICES[field.name]}
+        if odd:
+            raise ValueError(f"column {field.name} holds {min(odd)!r:.40}")
+    return found

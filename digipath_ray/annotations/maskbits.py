@@ -6,7 +6,6 @@ nor Pillow reads a mask this large in bounded memory.
 """
 
 import itertools
-import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from digipath_ray.slide.image import DAMAGED
 from digipath_ray.slide.info import SlideError
 from digipath_ray.slide.jpeg import JPEG, check_jpeg
 
@@ -26,8 +26,8 @@ MAX_PIECE_PX = 3 << 30
 """Maximum pixels decoded at once: a strip, a tile or an image without either."""
 MAX_KEPT_PX = 1 << 33
 """Maximum pixels of a mask without tiles: 1 GB of bits."""
-DAMAGE = (OSError, ValueError, RuntimeError, struct.error, SyntaxError, EOFError)
-"""Exceptions of the tifffile and Pillow decoders on damaged files."""
+DAMAGE = (*DAMAGED, RuntimeError)
+"""Exceptions of the tifffile, imagecodecs and Pillow decoders on damaged files."""
 
 
 class Bits(Protocol):

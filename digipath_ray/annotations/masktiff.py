@@ -30,6 +30,7 @@ from digipath_ray.annotations.maskcount import (
 )
 from digipath_ray.annotations.maskvalues import Kind, Seen, Test
 from digipath_ray.slide.info import SlideError
+from digipath_ray.slide.sizes import check_pieces
 
 JPEG_COMPRESSION = (6, 7)
 GRAY_SHIFT = 8
@@ -97,6 +98,7 @@ def open_tiff(path: Path) -> TiffMask:
             page = _finest_page(tiff, path)
             width, height = int(page.imagewidth), int(page.imagelength)
             page.decode  # noqa: B018 - tifffile builds it lazily, while the file is open
+            check_pieces(page)
             if page.is_tiled:
                 side = (int(page.tilewidth), int(page.tilelength))
                 check_size(path, *side, limit=MAX_PIECE_PX, what="in one tile")
@@ -107,7 +109,7 @@ def open_tiff(path: Path) -> TiffMask:
             return _layout(path, page)
     except SlideError:
         raise
-    except (tifffile.TiffFileError, *DAMAGE) as e:
+    except DAMAGE as e:
         raise damaged(path, e) from e
 
 

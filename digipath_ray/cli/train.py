@@ -1,6 +1,5 @@
 """``digipath train``: an annotated cohort in, an ensemble with model cards out."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from digipath_ray.distributed.fit import FitListener, FitSummary, fit_cohort
 from digipath_ray.networks.card import ModelCard
 from digipath_ray.networks.resolve import resolve_recipe
 from digipath_ray.run.failure import Failure
-from digipath_ray.storage.files import read_table, read_text
+from digipath_ray.storage.files import read_json, read_table
 from digipath_ray.training.directory import FitDirectory
 from digipath_ray.training.folds import Folds
 from digipath_ray.words import count
@@ -107,7 +106,7 @@ def print_fit(console: Console, summary: FitSummary) -> None:
     console.rule("on the validation slides of each member")
     console.print(member_table(summary.cards))
     directory = summary.directory
-    scores = json.loads(read_text(directory.scores))
+    scores = read_json(directory.scores)
     if "test" in scores:
         print_test(console, scores["test"])
     for failure in summary.failures:

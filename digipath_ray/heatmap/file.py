@@ -17,8 +17,20 @@ import tifffile
 from digipath_ray.heatmap.heatmap import Heatmap, Map
 from digipath_ray.storage.files import open_file
 
-DAMAGED = (RuntimeError, zlib.error, struct.error, LookupError, TypeError, ValueError)
-"""What imagecodecs and tifffile raise of a damaged file, beside TiffFileError."""
+DAMAGED = (
+    tifffile.TiffFileError,
+    RuntimeError,
+    zlib.error,
+    struct.error,
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    ArithmeticError,
+)
+"""What imagecodecs and tifffile raise of a damaged file."""
+MOST_EXPANDED = 1100
+"""Bytes that a byte of deflate stands for, at most; its own limit is 1032."""
 TILE_PX = 256
 MICROMETER = "µm"
 WEIGHT = "weight"
@@ -148,8 +160,11 @@ def read_heatmap(path: Path) -> Heatmap:
         ValueError: not a heatmap's OME-TIFF.
     """
     with explained(path), open_file(path) as file, tifffile.TiffFile(file) as tiff:
-        text = tiff.ome_metadata
-        planes = tiff.series[0].levels[0].asarray() if text is not None else None
+        text, planes = tiff.ome_metadata, None
+        if text is not None:
+            level = tiff.series[0].levels[0]
+            check_stored(level, tiff.filehandle.size)
+            planes = level.asarray()
     header = read_header(path, text)
     if planes is None or planes.dtype != np.float32:
         raise ValueError(f"{path}: not a heatmap: no float32")
@@ -164,6 +179,24 @@ def read_heatmap(path: Path) -> Heatmap:
         mpp_x=header.mpp_x,
         mpp_y=header.mpp_y,
     )
+
+
+def check_stored(level: tifffile.TiffPageSeries, size: int) -> None:
+    """Refuse a level that lists too few tiles, or cannot be in a file of ``size`` bytes.
+
+    Raises:
+        ValueError: names the numbers.
+    """
+    if level.nbytes > MOST_EXPANDED * size:
+        raise ValueError(f"{level.nbytes:,} bytes of values in a file of {size:,}")
+    for page in level.pages:
+        if page is None:
+            raise ValueError("a channel is missing")
+        key = page.keyframe
+        across, down = -(-key.imagewidth // TILE_PX), -(-key.imagelength // TILE_PX)
+        listed = min(len(page.dataoffsets), len(page.databytecounts))
+        if listed < across * down:
+            raise ValueError(f"{across * down} tiles, of which the file lists {listed}")
 
 
 @contextlib.contextmanager

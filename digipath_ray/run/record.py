@@ -8,7 +8,7 @@ from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.config.run import GridSpec
 from digipath_ray.geometry import model_frame
 from digipath_ray.patches import Grid
-from digipath_ray.schema import SLIDES
+from digipath_ray.schema import OUTCOMES, SLIDES, check_row
 from digipath_ray.slide.info import Canvas, SlideInfo
 
 
@@ -180,6 +180,8 @@ class DoneRecord:
         """
         try:
             known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
+            check_row(values["slide"], SLIDES)
+            check_row(values["outcome"], OUTCOMES)
             known["slide"] = SlideRecord.from_row(
                 values["slide"],
                 mpp=values.get("slide_mpp"),

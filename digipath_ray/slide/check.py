@@ -20,6 +20,7 @@ import tifffile
 from defusedxml import ElementTree
 
 from digipath_ray.slide.info import Note, SlideError, positive_number
+from digipath_ray.slide.sizes import check_pages
 
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 MAX_PAGES = 64
@@ -41,6 +42,9 @@ UNREADABLE = (
     ValueError,
     LookupError,
     TypeError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
     struct.error,
 )
 """What tifffile raises on damaged headers."""
@@ -111,6 +115,7 @@ def _look(path: Path, vendor: str | None, size: int, modified: int) -> Look:
     try:
         with tifffile.TiffFile(path) as tiff:
             pages = first_pages(tiff)
+            check_pages(path, pages)
             first = pages[0]
             main = first
             if vendor not in (None, GENERIC):  # a macro image may come first
@@ -120,6 +125,8 @@ def _look(path: Path, vendor: str | None, size: int, modified: int) -> Look:
             look = _mpp(first) if vendor in (None, GENERIC) else (None, None, "")
             notes = tuple(_notes(main, pages, vendor))
             end = _end_of_tiles(main)
+    except SlideError:
+        raise
     except UNREADABLE as e:
         if vendor != GENERIC:  # the format's own reader, or Pillow, says what is wrong
             return Look()

@@ -31,6 +31,7 @@ from digipath_ray.slide.info import (
 )
 from digipath_ray.slide.jpeg_tiles import JpegTiles, find_jpeg_levels
 from digipath_ray.slide.levels import find_alien_levels, note_of
+from digipath_ray.slide.sizes import check_side
 from digipath_ray.slide.unreadable import explain, unknown_file
 
 SLIDE_SUFFIXES = (
@@ -146,6 +147,8 @@ def _openslide_info(
     )
     power = positive_number(p.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER))
     canvas, (width, height) = _bounds(handle, vendor)
+    for sides in ((width, height), *handle.level_dimensions):
+        check_side(path.name, *sides)
     kept = [i for i in range(handle.level_count) if i not in alien]
     downsamples = tuple(float(handle.level_downsamples[i]) for i in kept)
     dimensions = tuple((int(w), int(h)) for w, h in handle.level_dimensions)

@@ -1,6 +1,7 @@
 """``python -m tests.fuzz``: read thousands of damaged files, and say how it ended."""
 
 import argparse
+import math
 import sys
 import time
 from pathlib import Path
@@ -22,9 +23,10 @@ def main() -> int:
     asked = parser.parse_args()
     results: list[Result] = []
     begun = time.monotonic()
-    each = -(-asked.mutants // len(asked.kind))
+    shares = sum(KINDS[name].share for name in asked.kind)
     for name in asked.kind:
-        numbers = range(each) if asked.only is None else [asked.only]
+        many = math.ceil(asked.mutants * KINDS[name].share / shares)
+        numbers = range(many) if asked.only is None else [asked.only]
         since, before = time.monotonic(), len(results)
         results += run_kind(KINDS[name], numbers, seed=asked.seed)
         here = results[before:]

@@ -82,7 +82,11 @@ def _one_child(
         finally:
             os.close(source)
             _end(pid)
-            outside = {p.name for p in root.iterdir()} - {"secret.txt", "child", "stderr"}
+            outside = {p.name for p in root.iterdir()} - {
+                "secret.txt",
+                "child",
+                "stderr",
+            }
             for left in outside:  # the audit hook has told whose it was
                 shutil.rmtree(root / left, ignore_errors=True)
 
@@ -114,7 +118,9 @@ def _follow(
     open_number: int | None = None
     rest, until = b"", time.monotonic() + limits[0]
     while True:
-        ready, _, _ = select.select([source], [], [], max(0.0, until - time.monotonic()))
+        ready, _, _ = select.select(
+            [source], [], [], max(0.0, until - time.monotonic())
+        )
         data = os.read(source, 1 << 16) if ready else b""
         if not data:
             break
@@ -127,7 +133,9 @@ def _follow(
                 open_number = number
                 continue
             open_number = None
-            yield Result(kind=kind.name, number=number, ending=Ending(**told), what=what)
+            yield Result(
+                kind=kind.name, number=number, ending=Ending(**told), what=what
+            )
     if open_number is None:
         return
     if not ready:

@@ -50,6 +50,7 @@ class Kind:
         mutators: ways to damage them.
         target: what reads them, made for a folder.
         says: words of which a refusal has one, instead of the file's name.
+        share: of the mutants of a campaign, as much less as each takes longer.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Kind:
     mutators: tuple[Mutator, ...]
     target: Callable[[Path], Target]
     says: tuple[str, ...] = ()
+    share: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -271,8 +271,23 @@ def parquet_values(seed: Seed, others: Sequence[Seed], rng: random.Random) -> Mu
         table, what = pa.concat_tables([table, table]), "rows twice"
     else:
         odd: Any = rng.choice(
-            (None, "", float("nan"), float("inf"), -1, 0, 2**62, -(2**62), 1e308, b"\xff",
-             rng.choice(TEXTS), [None], [1.0], {"a": 1}, True)  # fmt: skip
+            (
+                None,
+                "",
+                float("nan"),
+                float("inf"),
+                -1,
+                0,
+                2**62,
+                -(2**62),
+                1e308,
+                b"\xff",
+                rng.choice(TEXTS),
+                [None],
+                [1.0],
+                {"a": 1},
+                True,
+            )  # fmt: skip
         )
         table = table.set_column(at, name, pa.array([odd] * rows))
         what = f"{name} = {odd!r:.60}"
@@ -310,7 +325,9 @@ def safetensors_header(
     length = struct.unpack_from("<Q", seed.data)[0]
     header, rest = json.loads(seed.data[8 : 8 + length]), seed.data[8 + length :]
     if rng.random() < 0.3:
-        value = rng.choice((0, 1, length - 1, length + 8, 2**31, 2**40, 2**63, 2**64 - 1))
+        value = rng.choice(
+            (0, 1, length - 1, length + 8, 2**31, 2**40, 2**63, 2**64 - 1)
+        )
         return Mutant(
             data=struct.pack("<Q", value) + seed.data[8:], what=f"header length {value}"
         )

@@ -72,12 +72,13 @@ def _seeds_in_run(folder: Path, *, file: str) -> list[Seed]:
 
 
 RUN = tuple(
-    _kind(
-        f"run: {name}",
-        partial(_seeds_in_run, file=file),
-        BY_SUFFIX[Path(file).suffix],
-        targets.RunTarget,
-        ("run.toml", "with", "without", *(SECTIONS if name == "settings" else ())),
+    Kind(
+        name=f"run: {name}",
+        seeds=partial(_seeds_in_run, file=file),
+        mutators=BY_SUFFIX[Path(file).suffix],
+        target=targets.RunTarget,
+        says=("run.toml", "with", *(SECTIONS if name == "settings" else ())),
+        share=0.3,
     )
     for name, file in RUN_FILES.items()
 )

@@ -125,7 +125,9 @@ def control_characters(
     data = seed.data
     for _ in range(rng.randint(1, 5)):
         at = rng.randrange(len(data) + 1)
-        odd = rng.choice((b"\0", b"\x1b[2J", b"\x7f", b"\xff", b"\xc3", b"\xef\xbb\xbf"))
+        odd = rng.choice(
+            (b"\0", b"\x1b[2J", b"\x7f", b"\xff", b"\xc3", b"\xef\xbb\xbf")
+        )
         data = data[:at] + odd + data[at:]
     return Mutant(data=data, what="control characters or invalid UTF-8")
 

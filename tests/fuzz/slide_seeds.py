@@ -11,7 +11,14 @@ from PIL import Image
 from tests.dicoms import write_wsi
 from tests.fuzz.headers import chunks
 from tests.fuzz.mutations import Seed, Spans
-from tests.slides import Pixels, block_mean, texture, write_jpeg, write_pyramid, write_scn
+from tests.slides import (
+    Pixels,
+    block_mean,
+    texture,
+    write_jpeg,
+    write_pyramid,
+    write_scn,
+)
 
 APERIO = "Aperio Image Library v12.0.15\n{w}x{h} [0,0 {w}x{h}] (64x64) JPEG/RGB Q=70"
 OME = (

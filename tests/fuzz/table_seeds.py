@@ -231,9 +231,7 @@ def stage_model() -> StageModel:
         versions={"numpy": "2"},
         notes=("of a test",),
     )
-    forests = Forests(
-        forests=dict.fromkeys(names, forest), seeds=seeds, counts=counts
-    )
+    forests = Forests(forests=dict.fromkeys(names, forest), seeds=seeds, counts=counts)
     return StageModel(forests=forests, card=card)
 
 
@@ -333,5 +331,3 @@ RUN_FILES = {
 def run_seed(run: RunDirectory, file: str) -> list[Seed]:
     found = seed_of(run.root / file)
     return [Seed(name=file, data=found.data, checked=found.checked)]
-
-

@@ -38,7 +38,6 @@ from digipath_ray.outcome.metastasis.model import load_stage_model
 from digipath_ray.pipeline.finish import remeasure_slide
 from digipath_ray.run.amended import amend_records, with_earlier
 from digipath_ray.run.compare import compare_runs
-from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.finished import read_run
 from digipath_ray.run.identity import hold_against_files
 from digipath_ray.run.patch_table import read_chunks, read_prepared
@@ -253,7 +252,9 @@ class RunTarget(Target):
         yield "geojson", lambda: export_run(run, out, format="geojson") and None
         yield "resumed", self._resume
         yield "compare", lambda: compare_runs(self.root, self.root) and None
-        yield "remeasure", self._remeasure
+        yield "remeasure", lambda: self._remeasure(merge_um=80.0)
+        if path.parent.name in ("thumbnails", "heatmaps"):  # drawing takes a while
+            yield "redraw", lambda: self._remeasure(threshold=0.4)
 
     def _read_finished(self) -> bytes:
         found = read_run(self.run)
@@ -273,10 +274,15 @@ class RunTarget(Target):
             *(
                 url_of("with", rest)
                 for rest in (
-                    "", "/thumbnail.jpg", "/maps/a/probability/0/0_0.png",
-                    "/maps/a/epistemic/0/0_0.png", "/maps/a/tissue/0/0_0.png",
-                    "/values?x=1500&y=1500", "/outlines/a.geojson",
-                    "/export/geojson", "/tiles/9/0_0.jpg",
+                    "",
+                    "/thumbnail.jpg",
+                    "/maps/a/probability/0/0_0.png",
+                    "/maps/a/epistemic/0/0_0.png",
+                    "/maps/a/tissue/0/0_0.png",
+                    "/values?x=1500&y=1500",
+                    "/outlines/a.geojson",
+                    "/export/geojson",
+                    "/tiles/9/0_0.jpg",
                 )  # fmt: skip
             ),
         ):
@@ -296,9 +302,9 @@ class RunTarget(Target):
                 read_chunks(run, row.slide_id, config)
         run.write_failures([], [])
 
-    def _remeasure(self) -> None:
+    def _remeasure(self, **outcome: float) -> None:
         """``digipath stage`` over the finished slides."""
-        config = config_of(self.run, {"threshold": 0.4})
+        config = config_of(self.run, outcome)
         for record in self.run.read_done().values():
             remeasure_slide(self.run, record, config)
 
@@ -315,4 +321,3 @@ class RunTarget(Target):
 def silent() -> Console:
     """A console that keeps what it is told."""
     return Console(file=io.StringIO(), width=100)
-

@@ -4,6 +4,7 @@ Stored as one ``.skops`` file of arrays and text, without code or pickles.
 """
 
 import json
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -236,6 +237,10 @@ def load_stage_model(path: str | Path) -> StageModel:
         NotImplementedError,
         EOFError,
         OSError,
+        # Damaged header of an array, which numpy parses as Python.
+        SyntaxError,
+        tokenize.TokenError,
+        RecursionError,
         # Intact archive with other content.
         UntrustedTypesFoundException,
         AttributeError,

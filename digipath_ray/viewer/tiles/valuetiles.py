@@ -12,7 +12,13 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 import tifffile
 
-from digipath_ray.heatmap.file import TILE_PX, WEIGHT, explained, read_header
+from digipath_ray.heatmap.file import (
+    TILE_PX,
+    WEIGHT,
+    check_stored,
+    explained,
+    read_header,
+)
 from digipath_ray.heatmap.heatmap import Map
 from digipath_ray.storage import bucket
 from digipath_ray.storage.files import is_url
@@ -119,6 +125,8 @@ def open_value_tiles(path: Path) -> ValueTiles:
     with explained(path), _open(path) as file, tifffile.TiffFile(file) as tiff:
         text = tiff.ome_metadata
         series = [] if text is None else tiff.series[0].levels
+        for level in series:
+            check_stored(level, tiff.filehandle.size)
         levels = tuple(tuple(_plane(page) for page in level.pages) for level in series)
     header = read_header(path, text)
     keys = [plane.page for level in levels for plane in level]
