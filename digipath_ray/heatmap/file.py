@@ -182,7 +182,7 @@ def read_heatmap(path: Path) -> Heatmap:
 
 
 def check_stored(level: tifffile.TiffPageSeries, size: int) -> None:
-    """Refuse a level that lists too few tiles, or cannot be in a file of ``size`` bytes.
+    """Refuse a level that lists too few tiles, or is too large for ``size`` bytes.
 
     Raises:
         ValueError: names the numbers.
@@ -193,10 +193,15 @@ def check_stored(level: tifffile.TiffPageSeries, size: int) -> None:
         if page is None:
             raise ValueError("a channel is missing")
         key = page.keyframe
+        if (key.tilewidth, key.tilelength) != (TILE_PX, TILE_PX):
+            raise ValueError(f"tiles of {key.tilewidth} x {key.tilelength} px")
         across, down = -(-key.imagewidth // TILE_PX), -(-key.imagelength // TILE_PX)
         listed = min(len(page.dataoffsets), len(page.databytecounts))
         if listed < across * down:
             raise ValueError(f"{across * down} tiles, of which the file lists {listed}")
+        ends = np.add(page.dataoffsets, page.databytecounts, dtype=np.int64)
+        if int(ends.max(initial=0)) > size:
+            raise ValueError("cut short: its tiles go on beyond its end")
 
 
 @contextlib.contextmanager

@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from digipath_ray.config.run import RunConfig
 from digipath_ray.config.toml import from_tree, read_toml
@@ -28,9 +28,14 @@ from digipath_ray.storage.files import (
 Row = Mapping[str, Any]
 
 
+FINITE = ConfigDict(allow_inf_nan=False)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ReadingPart:
     """What metrics.json says of reading, as far as a report shows it."""
+
+    __pydantic_config__: ClassVar = FINITE
 
     workers: int
     busy: float
@@ -46,6 +51,8 @@ class NetworksPart(ReadingPart):
 @dataclass(frozen=True, kw_only=True)
 class Metrics:
     """What metrics.json says, as far as a report shows it; more may be there."""
+
+    __pydantic_config__: ClassVar = FINITE
 
     patches: int | None = None
     patches_per_s: float | None = None
@@ -157,12 +164,12 @@ def _read_metrics(path: Path) -> dict[str, Any]:
     metrics = read_json(path)
     try:
         # From JSON: strict validation of Python's own takes no dict for a dataclass.
-        METRICS.validate_json(json.dumps(metrics), strict=True)
+        found = METRICS.validate_json(json.dumps(metrics), strict=True)
     except ValidationError as e:
         raise ValueError(
             f"{path}: no metrics of a run: {first_error(e)}: delete it"
         ) from e
-    return {key: value for key, value in metrics.items() if value is not None}
+    return {key: value for key, value in asdict(found).items() if value is not None}
 
 
 def _digest(path: str | None) -> str | None:

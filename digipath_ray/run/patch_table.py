@@ -17,9 +17,9 @@ from digipath_ray.patches import Cells, cut_chunks
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.identity import digest_mask, look_at
 from digipath_ray.run.record import SlideRecord
-from digipath_ray.schema import SLIDES, check_row
+from digipath_ray.schema import PATCHES, SLIDES, check_row
 from digipath_ray.storage.digest import describe_change
-from digipath_ray.storage.files import read_note, read_table
+from digipath_ray.storage.files import read_conformed, read_note
 
 log = logging.getLogger(__name__)
 
@@ -110,6 +110,6 @@ def _read_note(path: Path) -> dict[str, Any]:
 
 def read_chunks(run: RunDirectory, slide_id: str, config: RunConfig) -> list[Cells]:
     """A prepared slide's chunks, cells [n, 2] each."""
-    table = read_table(run.patches(slide_id), columns=["row", "col"])
+    table = read_conformed(run.patches(slide_id), PATCHES, ["row", "col"])
     cells = np.stack([table["row"].to_numpy(), table["col"].to_numpy()], axis=1)
     return cut_chunks(cells, chunk_cells=config.compute.chunk_cells)

@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, astuple, dataclass, field, fields
-from typing import Any, Self
+from typing import Any, Self, get_type_hints
+
+from pydantic import TypeAdapter
 
 from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.config.run import GridSpec
@@ -180,6 +182,9 @@ class DoneRecord:
         """
         try:
             known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
+            for name, fits in _FIELDS.items():
+                if name in known:
+                    fits.validate_python(known[name], strict=True)
             check_row(values["slide"], SLIDES)
             check_row(values["outcome"], OUTCOMES)
             known["slide"] = SlideRecord.from_row(
@@ -189,5 +194,13 @@ class DoneRecord:
                 version=values.get("version"),
             )
             return cls(**known)
-        except (KeyError, TypeError, AttributeError) as e:
+        except (KeyError, TypeError, AttributeError, ValueError) as e:
             raise ValueError(f"no record of a finished slide: {e!r}") from e
+
+
+_FIELDS: dict[str, TypeAdapter[Any]] = {
+    name: TypeAdapter(hint)
+    for name, hint in get_type_hints(DoneRecord).items()
+    if name != "slide"
+}
+"""What the fields of a record are in JSON."""

@@ -174,7 +174,10 @@ def check_whole(image: Image.Image) -> None:
     elif image.format == "TIFF" and image.info.get("compression") == "jpeg":
         page = tifffile.TiffFile(file).pages.first
         pieces = zip(page.dataoffsets, page.databytecounts, strict=False)
+        whole = file.seek(0, io.SEEK_END)
         for offset, size in pieces:
+            if offset + size > whole:
+                raise OSError("cut short: its pixels go on beyond its end")
             file.seek(offset)
             check_jpeg(file.read(size), page.jpegtables)
     file.seek(start)

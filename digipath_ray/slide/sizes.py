@@ -15,6 +15,7 @@ MAX_TILE_PX = 1 << 24
 """Of a stored tile, 4096 x 4096; scanners write 240 to 2048 px a side."""
 BYTES_PER_BYTE = {
     "raw": 4,
+    "none": 4,
     "packbits": 128,
     "jpeg": 1024,
     "zip": 1100,
@@ -25,6 +26,8 @@ BYTES_PER_BYTE = {
 """At most so many decoded bytes of a stored one, by compression: deflate reaches 1032,
 a code of 12 bits in LZW stands for up to 4096, a JPEG needs a bit for 64 values; raw
 samples may have 2 bits, or share their color."""
+TILE_TAGS = frozenset((322, 323))
+"""Width and length of tiles, in a TIFF's directory."""
 DAMAGED = "the file is damaged: copy it again"
 
 
@@ -42,7 +45,8 @@ def check_pages(path: Path, pages: list[Any]) -> None:
         width, height = int(page.imagewidth), int(page.imagelength)
         what = f"{path.name}: image {number} of its TIFF"
         check_side(what, width, height)
-        if page.is_tiled:
+        # Of no width they are strips to tifffile, but not to libtiff.
+        if page.is_tiled or not TILE_TAGS.isdisjoint(page.tags.keys()):
             _check_tiles(what, page)
 
 
@@ -72,9 +76,10 @@ def check_decoded(compression: str, decoded: int, size: int) -> None:
     """Refuse an image that cannot be in a file of its length.
 
     Args:
-        compression: of its pixels, as Pillow calls them; of others nothing is known.
+        compression: of its pixels, as Pillow calls them, or tifffile in lower case;
+            of others nothing is known.
         decoded: bytes of its pixels.
-        size: bytes of the file.
+        size: bytes that are stored.
 
     Raises:
         OSError: more than what is stored can hold.
@@ -82,9 +87,23 @@ def check_decoded(compression: str, decoded: int, size: int) -> None:
     most = BYTES_PER_BYTE.get(compression.removeprefix("tiff_"))
     if most is not None and decoded > most * (size + 1024):
         raise OSError(
-            f"its header names {decoded:,} bytes of pixels, which a file of {size:,} "
+            f"its header names {decoded:,} bytes of pixels, which {size:,} stored "
             "bytes cannot hold"
         )
+
+
+def check_piece(page: Any, index: int, stored: int) -> None:
+    """Refuse a strip or tile of a TIFF that decodes to more than it can hold.
+
+    Raises:
+        OSError: names both.
+    """
+    height, width = page.chunks[:2]
+    if not page.is_tiled:  # the last strip is shorter
+        height = min(height, int(page.imagelength) - index * int(page.rowsperstrip))
+    bits = height * width * int(page.samplesperpixel) * int(page.bitspersample)
+    name = str(getattr(page.compression, "name", "")).lower()
+    check_decoded(name, bits // 8, stored)
 
 
 def check_pieces(page: Any) -> None:

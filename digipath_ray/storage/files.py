@@ -128,17 +128,24 @@ def read_rows(
         pyarrow.ArrowInvalid: the file is damaged, or is not of the schema.
         OSError: the file or bucket cannot be read.
     """
+    rows: list[dict[str, Any]] = read_conformed(path, schema, columns).to_pylist()
+    return rows
+
+
+def read_conformed(
+    path: Path, schema: pa.Schema, columns: Sequence[str] | None = None
+) -> pa.Table:
+    """The same as a table."""
     if columns is not None:
         schema = pa.schema([schema.field(name) for name in columns])
     table = read_table(path)
     try:
-        rows: list[dict[str, Any]] = conform(table, schema).to_pylist()
+        return conform(table, schema)
     except (ValueError, OverflowError, pa.ArrowException) as e:
         raise pa.ArrowInvalid(
             f"{path}: not a table of a run, or damaged ({e}): delete it to have it "
             "recreated"
         ) from e
-    return rows
 
 
 def read_note(path: Path, key: bytes) -> Any:

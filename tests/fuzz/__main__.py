@@ -10,6 +10,7 @@ from tests.fuzz.campaign import Result, run_kind
 from tests.fuzz.child import READ, REFUSED
 from tests.fuzz.kinds import KINDS
 from tests.fuzz.table import as_table, findings_of
+from tests.fuzz.table_seeds import run_seeds
 
 
 def main() -> int:
@@ -23,6 +24,7 @@ def main() -> int:
     asked = parser.parse_args()
     results: list[Result] = []
     begun = time.monotonic()
+    run_seeds()  # here, so that no child has to make them
     shares = sum(KINDS[name].share for name in asked.kind)
     for name in asked.kind:
         many = math.ceil(asked.mutants * KINDS[name].share / shares)
@@ -41,4 +43,5 @@ def main() -> int:
     return int(any(r.ending.outcome not in (READ, REFUSED) for r in results))
 
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

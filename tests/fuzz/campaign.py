@@ -1,4 +1,4 @@
-"""Children, watched: each mutant of a kind has an ending, also where its process died."""
+"""Children, watched: each mutant has an ending, also where its process died."""
 
 import json
 import os
@@ -53,14 +53,14 @@ def run_kind(
     """The endings of a kind's mutants, in order."""
     left = list(numbers)
     while left:
-        here, left_after = left[:PER_CHILD], left[PER_CHILD:]
+        here, after = left[:PER_CHILD], left[PER_CHILD:]
         done = 0
         for result in _one_child(kind, here, seed=seed, limits=(start_s, time_s)):
             done += 1
             yield result
         if done == 0:
             raise RuntimeError(f"{kind.name}: a child ended before its first mutant")
-        left = here[done:] + left_after
+        left = here[done:] + after
 
 
 def _one_child(

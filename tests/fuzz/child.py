@@ -95,7 +95,7 @@ class Watch:
 
     def _hear(self, event: str, args: tuple[object, ...]) -> None:
         if event == "open":
-            path, mode, flags = args
+            path, _, flags = args
             writes = isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR)
             if isinstance(path, (str, bytes)):
                 self._hold(event, path, bool(writes))

@@ -164,7 +164,8 @@ def _half(tags: Tags, value: int) -> bytes:
 
 
 TIFF: tuple[Mutator, ...] = (
-    *(tiff_fields,) * 3, *(tiff_sizes,) * 2, tiff_links, tiff_text, flip_checked, *BYTES,
+    *(tiff_fields,) * 3, *(tiff_sizes,) * 2, tiff_links, tiff_text, flip_checked,
+    *BYTES,
 )  # fmt: skip
 
 
@@ -287,7 +288,7 @@ def parquet_values(seed: Seed, others: Sequence[Seed], rng: random.Random) -> Mu
                 [1.0],
                 {"a": 1},
                 True,
-            )  # fmt: skip
+            )
         )
         table = table.set_column(at, name, pa.array([odd] * rows))
         what = f"{name} = {odd!r:.60}"

@@ -1,5 +1,6 @@
 """Every kind of file: what writes it, what damages it, and what reads it."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -12,10 +13,14 @@ SECTIONS = ("config", "members", "weights", "[", "= ")
 """What a refusal of a setting names: its section, or the field with its value."""
 
 
-def _kind(name: str, seeds, mutators, target, says=()) -> Kind:
-    return Kind(
-        name=name, seeds=seeds, mutators=mutators, target=target, says=tuple(says)
-    )
+def _kind(
+    name: str,
+    seeds: Callable[[Path], list[Seed]],
+    mutators: tuple[Mutator, ...],
+    target: Callable[[Path], targets.Target],
+    says: tuple[str, ...] = (),
+) -> Kind:
+    return Kind(name=name, seeds=seeds, mutators=mutators, target=target, says=says)
 
 
 s, t, h = slide_seeds, table_seeds, headers
@@ -33,7 +38,8 @@ SLIDES = tuple(
         ("PNG", s.png_seeds, h.PNG),
         ("BMP", s.bmp_seeds, h.BMP),
     )
-) + (_kind("MRXS", s.mirax_seeds, mutations.BYTES, targets.MiraxTarget),)
+)
+MIRAX = _kind("MRXS", s.mirax_seeds, mutations.BYTES, targets.MiraxTarget)
 ANNOTATIONS = tuple(
     _kind(name, seeds, mutators, targets.AnnotationTarget)
     for name, seeds, mutators in (
@@ -68,7 +74,7 @@ BY_SUFFIX: dict[str, tuple[Mutator, ...]] = {
 
 
 def _seeds_in_run(folder: Path, *, file: str) -> list[Seed]:
-    return t.run_seed(t.write_whole_run(folder / "run"), file)
+    return [t.run_seeds()[file]]
 
 
 RUN = tuple(
@@ -77,9 +83,9 @@ RUN = tuple(
         seeds=partial(_seeds_in_run, file=file),
         mutators=BY_SUFFIX[Path(file).suffix],
         target=targets.RunTarget,
-        says=("run.toml", "with", *(SECTIONS if name == "settings" else ())),
-        share=0.3,
+        says=("run.toml", "with", "/run", *(SECTIONS if name == "settings" else ())),
+        share=0.2,
     )
     for name, file in RUN_FILES.items()
 )
-KINDS = {kind.name: kind for kind in (*SLIDES, *ANNOTATIONS, *INPUTS, *RUN)}
+KINDS = {kind.name: kind for kind in (*SLIDES, MIRAX, *ANNOTATIONS, *INPUTS, *RUN)}

@@ -1,6 +1,9 @@
 """Small valid annotations, manifests, settings, weights, and the files of a run."""
 
+import contextlib
+import functools
 import json
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,9 +63,10 @@ IMAGESCOPE = """<?xml version="1.0"?>
 <Vertex X="80" Y="80" Z="0" /><Vertex X="120" Y="110" Z="0" /></Vertices></Region>
 </Regions><Plots /></Annotation></Annotations>
 """
-HALO = """<Annotations><Annotation Name="Tumor" Visible="True" LineColor="65280"><Regions>
-<Region Type="Polygon" HasEndcaps="0" NegativeROA="0"><Vertices><V X="40" Y="40" />
-<V X="200" Y="40" /><V X="200" Y="150" /></Vertices><Comments /></Region>
+HALO = """<Annotations><Annotation Name="Tumor" Visible="True" LineColor="65280">
+<Regions><Region Type="Polygon" HasEndcaps="0" NegativeROA="0"><Vertices>
+<V X="40" Y="40" /><V X="200" Y="40" /><V X="200" Y="150" />
+</Vertices><Comments /></Region>
 <Region Type="Ellipse" HasEndcaps="0" NegativeROA="0"><Vertices><V X="30" Y="30" />
 <V X="90" Y="90" /></Vertices><Comments /></Region>
 <Region Type="Rectangle" HasEndcaps="0" NegativeROA="1"><Vertices><V X="50" Y="50" />
@@ -328,6 +332,15 @@ RUN_FILES = {
 """Files of a run that are damaged, one at a time."""
 
 
-def run_seed(run: RunDirectory, file: str) -> list[Seed]:
-    found = seed_of(run.root / file)
-    return [Seed(name=file, data=found.data, checked=found.checked)]
+@functools.cache
+def run_seeds() -> dict[str, Seed]:
+    """All files of the run, by their paths in it; made once in a process."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        root = write_whole_run(Path(folder) / "run").root
+        paths = [path for path in sorted(root.rglob("*")) if path.is_file()]
+        names = [path.relative_to(root).as_posix() for path in paths]
+        found = [seed_of(path) for path in paths]
+    return {
+        name: Seed(name=name, data=seed.data, checked=seed.checked)
+        for name, seed in zip(names, found, strict=True)
+    }

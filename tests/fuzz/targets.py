@@ -4,7 +4,6 @@ A step returns something of the pixels that it read, or None. What one step refu
 next may still read: an ``info`` that finds no tissue says nothing of the tiles.
 """
 
-import contextlib
 import io
 import os
 import shutil
@@ -38,6 +37,7 @@ from digipath_ray.outcome.metastasis.model import load_stage_model
 from digipath_ray.pipeline.finish import remeasure_slide
 from digipath_ray.run.amended import amend_records, with_earlier
 from digipath_ray.run.compare import compare_runs
+from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.finished import read_run
 from digipath_ray.run.identity import hold_against_files
 from digipath_ray.run.patch_table import read_chunks, read_prepared
@@ -46,7 +46,7 @@ from digipath_ray.tissue.mask import read_mask_image
 from digipath_ray.viewer.tiles.pool import SlidePool
 from digipath_ray.viewer.tiles.slidetiles import Tiles
 from tests.fuzz.slide_seeds import HEIGHT, WIDTH, mirax_files, section
-from tests.fuzz.table_seeds import write_whole_run
+from tests.fuzz.table_seeds import run_seeds
 from tests.members import TINY, write_tiny
 from tests.runs import SMALL
 from tests.slides import write_pyramid
@@ -229,11 +229,11 @@ class RunTarget(Target):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.root = folder / "run"
-        with contextlib.chdir(folder):
-            self.run = write_whole_run(self.root)
-        self.whole = {
-            path: path.read_bytes() for path in self.root.rglob("*") if path.is_file()
-        }
+        self.whole = {self.root / name: s.data for name, s in run_seeds().items()}
+        for path, data in self.whole.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        self.run = RunDirectory(self.root)
         self.config = from_tree(read_toml(self.run.settings))
         os.chdir(self.root)  # where its slide is
 
@@ -283,7 +283,7 @@ class RunTarget(Target):
                     "/outlines/a.geojson",
                     "/export/geojson",
                     "/tiles/9/0_0.jpg",
-                )  # fmt: skip
+                )
             ),
         ):
             said = pages.get(url)

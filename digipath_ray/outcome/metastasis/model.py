@@ -234,7 +234,8 @@ def load_stage_model(path: str | Path) -> StageModel:
         # Damaged archive: not a zip, unknown compression or corrupt data.
         zipfile.BadZipFile,
         zlib.error,
-        NotImplementedError,
+        # NotImplementedError, or one that is said to be encrypted.
+        RuntimeError,
         EOFError,
         OSError,
         # Damaged header of an array, which numpy parses as Python.
