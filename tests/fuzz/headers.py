@@ -26,6 +26,7 @@ from tests.fuzz.mutations import (
     Seed,
     change_json,
     flip_checked,
+    text_values,
 )
 
 EXTREMES = (0, 1, 2, 3, 15, 65_535, 2**31 - 1, 2**31, 2**32 - 1)
@@ -241,6 +242,50 @@ def bmp_fields(seed: Seed, others: Sequence[Seed], rng: random.Random) -> Mutant
 
 
 BMP: tuple[Mutator, ...] = (*(bmp_fields,) * 3, *BYTES)
+
+
+def dicom_numbers(data: bytes) -> list[tuple[int, int]]:
+    """(byte, length) of the whole numbers among the elements of a valid DICOM file."""
+    found, at = [], 132
+    while at + 8 <= len(data):
+        kind = data[at + 4 : at + 6]
+        if kind in (b"OB", b"OW", b"SQ", b"UN", b"UT"):
+            length, start = struct.unpack_from("<I", data, at + 8)[0], at + 12
+        else:
+            length, start = struct.unpack_from("<H", data, at + 6)[0], at + 8
+        if kind in (b"US", b"UL"):
+            found.append((start, length))
+        at = start + length
+    return found
+
+
+def dicom_fields(seed: Seed, others: Sequence[Seed], rng: random.Random) -> Mutant:
+    """Other rows, columns, frames, samples or bits."""
+    data, done = bytearray(seed.data), []
+    for _ in range(rng.randint(1, 2)):
+        at, length = rng.choice(dicom_numbers(seed.data))
+        value = rng.choice((0, 1, 2, 255, 32_767, 65_535, 2**31 - 1, 2**32 - 1))
+        value &= (1 << 8 * length) - 1
+        struct.pack_into("<H" if length == 2 else "<I", data, at, value)
+        done.append(f"{value} at {at}")
+    return Mutant(data=bytes(data), what="; ".join(done))
+
+
+DICOM: tuple[Mutator, ...] = (*(dicom_fields,) * 3, *BYTES)
+
+
+def mirax_fields(seed: Seed, others: Sequence[Seed], rng: random.Random) -> Mutant:
+    """Values of Slidedat.ini; numbers of the index."""
+    if seed.name.endswith(".ini"):
+        return text_values(r"(?m) = (.*)$")(seed, others, rng)
+    data = bytearray(seed.data)
+    at = len(data) - 4 * rng.randint(1, min(30, len(data) // 4))
+    value = rng.choice((*EXTREMES, len(data)))
+    struct.pack_into("<I", data, at, value)
+    return Mutant(data=bytes(data), what=f"{value} at {at}")
+
+
+MIRAX: tuple[Mutator, ...] = (*(mirax_fields,) * 3, *BYTES)
 
 
 def parquet_footer(seed: Seed, others: Sequence[Seed], rng: random.Random) -> Mutant:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from tests.fuzz import headers, mutations, slide_seeds, table_seeds, targets
+from tests.fuzz import headers, slide_seeds, table_seeds, targets
 from tests.fuzz.child import Kind
 from tests.fuzz.mutations import CSV, JSON, TOML, XML, Mutator, Seed
 from tests.fuzz.table_seeds import RUN_FILES
@@ -32,14 +32,14 @@ SLIDES = tuple(
         ("SVS", s.svs_seeds, h.TIFF),
         ("SCN", s.scn_seeds, h.TIFF),
         ("OME-TIFF", s.ome_seeds, h.TIFF),
-        ("NDPI", s.ndpi_seeds, mutations.BYTES),
-        ("DICOM", s.dicom_seeds, mutations.BYTES),
+        ("NDPI", s.ndpi_seeds, h.TIFF),
+        ("DICOM", s.dicom_seeds, h.DICOM),
         ("JPEG", s.jpeg_seeds, h.JPEG),
         ("PNG", s.png_seeds, h.PNG),
         ("BMP", s.bmp_seeds, h.BMP),
     )
 )
-MIRAX = _kind("MRXS", s.mirax_seeds, mutations.BYTES, targets.MiraxTarget)
+MIRAX = _kind("MRXS", s.mirax_seeds, h.MIRAX, targets.MiraxTarget)
 ANNOTATIONS = tuple(
     _kind(name, seeds, mutators, targets.AnnotationTarget)
     for name, seeds, mutators in (
