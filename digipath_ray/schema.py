@@ -170,6 +170,20 @@ ANNOTATIONS = table(
     column("concerns", pa.list_(pa.string()), "what is not used as it was drawn"),
 )
 
+LESIONS = table(
+    column("number", pa.int64(), "from 1, largest area first"),
+    column("area_mm2", pa.float64(), "area of its pixels, mm2"),
+    column("feret_um", pa.float64(), "largest distance of two points of it, um"),
+    column("major_axis_um", pa.float64(), "of the ellipse of its moments, um"),
+    column("mean_p", pa.float64(), "mean probability"),
+    column("max_p", pa.float64(), "highest probability"),
+    column("x_um", pa.float64(), "centroid, um from the slide's left edge"),
+    column("y_um", pa.float64(), "centroid, um from the slide's top edge"),
+    column("box", pa.list_(pa.int64()), "top, left, bottom, right, heatmap px"),
+    column("counted", pa.bool_(), "by the size rule"),
+)
+"""What report and viewer show of the lesions in a ``done`` record."""
+
 _SAMPLE = (
     column("slide_id", pa.string(), "the slide"),
     column("x", pa.int64(), "top-left corner, px at level 0"),
@@ -217,6 +231,18 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "pn_stage": ("pN0", "pN0(i+)", "pN1mi", "pN1", "pN2", "pN3a"),
 }
 """Columns whose texts are one of these."""
+
+
+MOST: Mapping[str, float] = {
+    "width": 1 << 31,
+    "height": 1 << 31,
+    "mpp_x": 1e4,
+    "mpp_y": 1e4,
+    "effective_mpp_x": 1e4,
+    "effective_mpp_y": 1e4,
+    "level_downsamples": 1e6,
+}
+"""Columns whose numbers are above 0 and at most this, far beyond any slide's."""
 
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -280,10 +306,13 @@ def _as_field(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
     if _sort_of(column.type) not in (sort, sort.partition(" ")[0], "nothing"):
         raise ValueError(f"column {field.name} is {column.type}, not {field.type}")
     found = column.cast(field.type)
+    values = pc.list_flatten(found) if pa.types.is_list(field.type) else found
     if field.name in CHOICES:
-        listed = pa.types.is_list(field.type)
-        texts = pc.list_flatten(found) if listed else found
-        odd = {*texts.unique().to_pylist()} - {None, *CHOICES[field.name]}
+        odd = {*values.unique().to_pylist()} - {None, *CHOICES[field.name]}
         if odd:
             raise ValueError(f"column {field.name} holds {min(odd)!r:.40}")
+    if field.name in MOST:
+        numbers = values.to_numpy()
+        if not ((numbers > 0) & (numbers <= MOST[field.name])).all():
+            raise ValueError(f"column {field.name} is not between 0 and its most")
     return found

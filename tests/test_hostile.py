@@ -64,6 +64,21 @@ def set_tags(path: Path, values: dict[int, int]) -> Path:
 # Sizes of slides.
 
 
+def test_a_tile_of_a_smaller_level_that_goes_on_beyond_the_file(
+    tmp_path: Path,
+) -> None:
+    path = write_jpeg(tmp_path / "a.tif", section())
+    data = bytearray(path.read_bytes())
+    tags = find_tags(bytes(data))
+    counts = [e for e in tags.entries if struct.unpack_from("<H", data, e)[0] == 325]
+    at = struct.unpack_from("<I", data, counts[-1] + 8)[0]
+    kind = struct.unpack_from("<H", data, counts[-1] + 2)[0]
+    struct.pack_into("<H" if kind == 3 else "<I", data, at, 65_535)
+    path.write_bytes(data)
+    with pytest.raises(SlideError, match="cut short"):
+        open_slide(path)
+
+
 @pytest.mark.parametrize("bigtiff", [False, True])
 @pytest.mark.parametrize(
     ("values", "said"),
@@ -322,6 +337,12 @@ def run(tmp_path: Path) -> RunDirectory:
         lambda record: record["outcome"].update(metastasis="huge"),
         lambda record: record.update(outcome=3),
         lambda record: record.update(slide=[]),
+        lambda record: record["slide"].update(mpp_y=-1.0),
+        lambda record: record["slide"].update(level_downsamples=[1.0, float("nan")]),
+        lambda record: record["lesions"][0].pop("max_p"),
+        lambda record: record["lesions"][0].update(area_mm2="large"),
+        lambda record: record.update(measured=[]),
+        lambda record: record.update(members={"a": 1}),
     ],
 )
 def test_a_record_of_another_form_is_left_out(

@@ -147,7 +147,7 @@ def stored_piece(path: Path, file: Any, page: Any, index: int) -> bytes:
     """Encoded bytes of a strip or tile; empty for a sparse one, which reads as 0."""
     start, count = page.dataoffsets[index], page.databytecounts[index]
     # Before it is read: a count of 4 GB would take as much memory.
-    if start + count > file.seek(0, os.SEEK_END):
+    if min(start, count) < 0 or start + count > file.seek(0, os.SEEK_END):
         raise damaged(path, EOFError("the file is truncated"))
     file.seek(start)
     stored: bytes = file.read(count)

@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, astuple, dataclass, field, fields
 from typing import Any, Self, get_type_hints
 
+import pyarrow as pa
 from pydantic import TypeAdapter
 
 from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.config.run import GridSpec
 from digipath_ray.geometry import model_frame
 from digipath_ray.patches import Grid
-from digipath_ray.schema import OUTCOMES, SLIDES, check_row
+from digipath_ray.schema import LESIONS, OUTCOMES, SLIDES, check_row, conform
 from digipath_ray.slide.info import Canvas, SlideInfo
 
 
@@ -187,6 +188,8 @@ class DoneRecord:
                     fits.validate_python(known[name], strict=True)
             check_row(values["slide"], SLIDES)
             check_row(values["outcome"], OUTCOMES)
+            if known.get("lesions"):
+                conform(pa.Table.from_pylist(known["lesions"]), LESIONS)
             known["slide"] = SlideRecord.from_row(
                 values["slide"],
                 mpp=values.get("slide_mpp"),
@@ -194,7 +197,13 @@ class DoneRecord:
                 version=values.get("version"),
             )
             return cls(**known)
-        except (KeyError, TypeError, AttributeError, ValueError) as e:
+        except (
+            KeyError,
+            TypeError,
+            AttributeError,
+            ValueError,
+            pa.ArrowException,
+        ) as e:
             raise ValueError(f"no record of a finished slide: {e!r}") from e
 
 

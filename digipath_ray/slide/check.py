@@ -124,7 +124,7 @@ def _look(path: Path, vendor: str | None, size: int, modified: int) -> Look:
             # A scanner's macro image has a scale of its own: its format's reader knows.
             look = _mpp(first) if vendor in (None, GENERIC) else (None, None, "")
             notes = tuple(_notes(main, pages, vendor))
-            end = _end_of_tiles(main)
+            end = max(_end_of_tiles(page) for page in pages)
     except SlideError:
         raise
     except UNREADABLE as e:

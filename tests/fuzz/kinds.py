@@ -84,7 +84,7 @@ RUN = tuple(
         mutators=BY_SUFFIX[Path(file).suffix],
         target=targets.RunTarget,
         says=("run.toml", "with", "/run", *(SECTIONS if name == "settings" else ())),
-        share=0.2,
+        share=0.12,
     )
     for name, file in RUN_FILES.items()
 )

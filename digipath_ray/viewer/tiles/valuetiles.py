@@ -129,6 +129,9 @@ def open_value_tiles(path: Path) -> ValueTiles:
             check_stored(level, tiff.filehandle.size)
         levels = tuple(tuple(_plane(page) for page in level.pages) for level in series)
     header = read_header(path, text)
+    planes = len(header.channels) + 1
+    if {len(level) for level in levels} != {planes}:
+        raise ValueError(f"{path}: damaged: not {planes} channels in every level")
     keys = [plane.page for level in levels for plane in level]
     tiled = all((k.tilewidth, k.tilelength) == (TILE_PX, TILE_PX) for k in keys)
     if not (tiled and all(key.dtype == np.float32 for key in keys)):
