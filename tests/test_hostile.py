@@ -9,7 +9,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,16 @@ from tests.fuzz.slide_seeds import section
 from tests.fuzz.table_seeds import stage_model, write_whole_run
 from tests.slides import write_jpeg, write_pyramid
 from tests.viewing import client, status_of, tell, url_of
+
+
+@dataclass(frozen=True)
+class SlideSize64:
+    """A slide of 64 x 64 px."""
+
+    width: int = 64
+    height: int = 64
+    canvas: None = None
+
 
 WIDTH, LENGTH, TILE_WIDTH, TILE_LENGTH = 256, 257, 322, 323
 DEEP = 100_000
@@ -86,6 +96,7 @@ def test_a_tile_of_a_smaller_level_that_goes_on_beyond_the_file(
         ({WIDTH: 0}, "no size of a slide"),
         ({WIDTH: 2**31 - 1}, "no size of a slide"),
         ({LENGTH: 2**32 - 1}, "no size of a slide"),
+        ({324: 2**32 - 1}, "cut short|headers cannot be read|of which the file lists"),
         ({WIDTH: 1 << 20}, "tiles or strips, of which the file lists 12"),
         ({TILE_WIDTH: 0}, "tiles of 0 x 64 px"),
         ({TILE_WIDTH: 1 << 15, TILE_LENGTH: 1 << 16}, "tiles of 32768 x 65536 px"),
@@ -113,6 +124,36 @@ def test_a_file_whose_tiles_are_all_there_is_read(tmp_path: Path) -> None:
     path = write_pyramid(tmp_path / "a.tif", section(), mpp=0.5)
     with open_slide(path) as slide:
         np.testing.assert_array_equal(slide.read_level(0, 0, 0, 256, 192), section())
+
+
+@pytest.mark.parametrize("level", [0, 1])
+def test_pixels_that_the_checksum_of_a_tile_contradicts(
+    tmp_path: Path, level: int
+) -> None:
+    path = write_pyramid(tmp_path / "a.tif", section(), mpp=0.5)
+    with tifffile.TiffFile(path) as tiff:
+        page = tiff.pages[level]
+        end = page.dataoffsets[0] + page.databytecounts[0]
+    data = bytearray(path.read_bytes())
+    data[end - 1] ^= 1  # of the Adler-32 itself: what is decoded is as before
+    path.write_bytes(data)
+    with open_slide(path) as slide:
+        assert slide.read_level(level, 64, 0, 32, 32).shape == (32, 32, 3)
+        with pytest.raises(SlideError, match=r"a\.tif: .*incorrect data check"):
+            slide.read_level(level, 0, 0, 96, 32)
+
+
+def test_the_same_of_strips(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    Image.fromarray(section()).save(path, compression="tiff_deflate")
+    with tifffile.TiffFile(path) as tiff:
+        page = tiff.pages.first
+        end = page.dataoffsets[0] + page.databytecounts[0]
+    data = bytearray(path.read_bytes())
+    data[end - 1] ^= 1
+    path.write_bytes(data)
+    with open_slide(path) as slide, pytest.raises(SlideError, match="data check"):
+        slide.read_level(0, 0, 0, 9, 9)
 
 
 # Images.
@@ -192,6 +233,14 @@ def test_blank_images_are_as_small_as_compression_makes_them(tmp_path: Path) -> 
             assert slide.read_level(0, 4000, 4000, 9, 9).min() > 240
 
 
+def test_a_mask_of_samples_of_gigabits_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    Image.new("L", (64, 64)).save(path)
+    set_tags(path, {258: 2**31 - 1})
+    with pytest.raises(SlideError, match=r"a\.tif"):
+        read_annotation(path, slide=SlideSize64())
+
+
 # Text.
 
 
@@ -214,6 +263,10 @@ def test_what_is_nested_beyond_reason_is_refused_by_name(tmp_path: Path) -> None
         ("members = [1]", r"write \[\[members\]\] tables"),
         ("outcome = 1\n[ensemble]\nthreshold = 0.5", r"write a table \[outcome\]"),
         ("[grid]\npatch_px = 99999999999", "32 to 16384"),
+        (
+            "[[members]]\nname = 'a'\narchitecture = 'Unet'\nseed = 9999999999999999999",
+            "members.seed",
+        ),
     ],
 )
 def test_settings_of_another_form_are_refused(
@@ -473,6 +526,21 @@ def test_damaged_settings_of_a_run_say_which_file(run: RunDirectory, text: str) 
     run.settings.write_text(text, "latin-1")
     with pytest.raises(RunError, match=r"run\.toml: damaged"):
         run.agree({}, [], overwrite=False)
+
+
+def test_outcomes_that_a_report_cannot_use_are_named(run: RunDirectory) -> None:
+    table = pq.read_table(run.outcomes)
+    pq.write_table(table.drop_columns(["lesions"]), run.outcomes)
+    with pytest.raises(ValueError, match=r"a: its row of outcomes\.parquet"):
+        write_report(run)
+
+
+def test_a_table_of_texts_that_are_no_utf8_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    texts = pa.array([b"\xff\xfe"]).cast(pa.string(), safe=False)
+    pq.write_table(pa.table({"slide_id": texts}), path)
+    with pytest.raises(pa.ArrowInvalid, match=r"a\.parquet: not a Parquet file"):
+        read_table(path)
 
 
 # Stage models.

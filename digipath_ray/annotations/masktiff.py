@@ -37,6 +37,10 @@ GRAY_SHIFT = 8
 """A TIFF palette has 16 bits a color."""
 
 
+MAX_BITS = 64
+"""Of a sample."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TiffMask:
     """A TIFF of tiles or strips."""
@@ -99,6 +103,8 @@ def open_tiff(path: Path) -> TiffMask:
             width, height = int(page.imagewidth), int(page.imagelength)
             page.decode  # noqa: B018 - tifffile builds it lazily, while the file is open
             check_pieces(page)
+            if not 1 <= int(page.bitspersample) <= MAX_BITS:
+                raise OSError(f"samples of {page.bitspersample} bits")
             if page.is_tiled:
                 side = (int(page.tilewidth), int(page.tilelength))
                 check_size(path, *side, limit=MAX_PIECE_PX, what="in one tile")

@@ -184,6 +184,7 @@ class MemberSpec:
             check_color_scale(name, value)
         ok = self.std is None or all(s > 0 for s in self.std)
         check(ok, "members.std", self.std, "must be positive")
+        check(abs(self.seed) < 1 << 63, "members.seed", self.seed, "of 64 bits")
         name, value = "members.temperature", self.temperature
         check(0 < value < float("inf"), name, value, "must be positive")
 

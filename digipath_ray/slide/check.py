@@ -15,7 +15,6 @@ from typing import Any
 from xml.etree.ElementTree import ParseError
 
 import defusedxml
-import numpy as np
 import tifffile
 from defusedxml import ElementTree
 
@@ -44,6 +43,7 @@ UNREADABLE = (
     TypeError,
     AttributeError,
     ArithmeticError,
+    AssertionError,
     RecursionError,
     struct.error,
 )
@@ -151,8 +151,9 @@ def _end_of_tiles(page: Any) -> int:
     """Byte at which the last tile of an image ends; 0 if it has none."""
     if not page.is_tiled:
         return 0  # Pillow says what of an untiled image is missing
-    ends = np.add(page.dataoffsets, page.databytecounts, dtype=np.int64)
-    return int(ends.max(initial=0))
+    pieces = zip(page.dataoffsets, page.databytecounts, strict=False)
+    # Python's own numbers: those of a damaged file are larger than 64 bits together.
+    return max((int(start) + int(count) for start, count in pieces), default=0)
 
 
 def _fault(page: Any, pages: list[Any], vendor: str | None) -> tuple[str, str] | None:

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from digipath_ray.geometry import lattice
 from digipath_ray.slide.check import GENERIC, Look, is_tiff, look_at_tiff
+from digipath_ray.slide.deflate import DeflateTiles, find_deflate_levels
 from digipath_ray.slide.image import decode, read_header
 from digipath_ray.slide.info import (
     Canvas,
@@ -99,6 +100,7 @@ def _open_openslide(
         # Zero-copy through Arrow; np.asarray(image) would copy twice.
         return on_white(np.asarray(pa.array(image).values).reshape(height, width, 4))
 
+    deflate = DeflateTiles(path, find_deflate_levels(path, info))
     plain = find_jpeg_levels(path, info) if info.canvas is None else {}
     tiles = JpegTiles(path, plain, region, cache_bytes)
 
@@ -108,6 +110,7 @@ def _open_openslide(
     def read_level(level: int, x: int, y: int, width: int, height: int) -> Pixels:
         if direct(level):
             return tiles.read(level, x, y, width, height)
+        deflate.check(level, x, y, width, height)
         if info.level_downsamples[level].is_integer():
             return region(level, x, y, width, height)
         # OpenSlide takes integer level-0 px and interpolates between level px. Reads

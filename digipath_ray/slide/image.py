@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 from digipath_ray.slide.info import Pixels, SlideError, on_white, positive_number
 from digipath_ray.slide.jpeg import check_jpeg
-from digipath_ray.slide.png import check_png
+from digipath_ray.slide.png import check_deflate, check_png
 from digipath_ray.slide.sizes import check_decoded
 from digipath_ray.storage.files import read_bytes
 
@@ -53,6 +53,7 @@ DAMAGED = (
     TypeError,
     AttributeError,
     ArithmeticError,
+    AssertionError,
     EOFError,
     struct.error,
     Image.DecompressionBombError,
@@ -155,7 +156,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 
 
 def check_whole(image: Image.Image) -> None:
-    """Refuse a damaged JPEG, alone or in a TIFF, or PNG; Pillow shows what is left.
+    """Refuse damaged JPEG, PNG and deflate, alone or in a TIFF; Pillow shows them.
 
     Args:
         image: any image, not yet decoded.
@@ -171,15 +172,19 @@ def check_whole(image: Image.Image) -> None:
         check_jpeg(file.read())
     elif image.format == "PNG":
         check_png(file)
-    elif image.format == "TIFF" and image.info.get("compression") == "jpeg":
+    elif image.format == "TIFF":
         page = tifffile.TiffFile(file).pages.first
+        compression = str(image.info.get("compression")).removeprefix("tiff_")
         pieces = zip(page.dataoffsets, page.databytecounts, strict=False)
         whole = file.seek(0, io.SEEK_END)
         for offset, size in pieces:
             if offset + size > whole:
                 raise OSError("cut short: its pixels go on beyond its end")
             file.seek(offset)
-            check_jpeg(file.read(size), page.jpegtables)
+            if compression == "jpeg":
+                check_jpeg(file.read(size), page.jpegtables)
+            elif size and compression in ("adobe_deflate", "deflate"):
+                check_deflate(file.read(size))
     file.seek(start)
 
 

@@ -1,4 +1,7 @@
-"""PNG data that is whole, or refused: Pillow does not check the CRC of pixels."""
+"""PNG and deflate data that is whole, or refused.
+
+Pillow does not check the CRC of a PNG's pixels, nor libtiff the checksum of deflate.
+"""
 
 import struct
 import zlib
@@ -34,3 +37,20 @@ def check_png(file: BinaryIO) -> None:
             raise OSError(f"the chunk {name!r} is damaged, by its checksum")
         if name == b"IEND":
             return
+
+
+def check_deflate(data: bytes) -> None:
+    """Refuse a stream that is cut short, or wrong by its checksum.
+
+    Raises:
+        OSError: it is damaged; in zlib's words.
+    """
+    stream = zlib.decompressobj()
+    try:
+        while data and not stream.eof:
+            stream.decompress(data, BLOCK_BYTES)
+            data = stream.unconsumed_tail
+    except zlib.error as e:
+        raise OSError(str(e)) from e
+    if not stream.eof:
+        raise OSError("deflate data is cut short")

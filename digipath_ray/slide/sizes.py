@@ -42,8 +42,11 @@ def check_pages(path: Path, pages: list[Any]) -> None:
         SlideError: names the sizes.
     """
     for number, page in enumerate(pages):
-        width, height = int(page.imagewidth), int(page.imagelength)
         what = f"{path.name}: image {number} of its TIFF"
+        try:
+            width, height = int(page.imagewidth), int(page.imagelength)
+        except (TypeError, ValueError) as e:
+            raise SlideError(f"{what}: a size that is no number", DAMAGED) from e
         check_side(what, width, height)
         # Of no width they are strips to tifffile, but not to libtiff.
         if page.is_tiled or not TILE_TAGS.isdisjoint(page.tags.keys()):
@@ -63,7 +66,10 @@ def check_side(what: str, width: int, height: int) -> None:
 
 
 def _check_tiles(what: str, page: Any) -> None:
-    tile_width, tile_height = int(page.tilewidth), int(page.tilelength)
+    try:
+        tile_width, tile_height = int(page.tilewidth), int(page.tilelength)
+    except (TypeError, ValueError) as e:
+        raise SlideError(f"{what}: a size of tiles that is no number", DAMAGED) from e
     if min(tile_width, tile_height) < 1 or tile_width * tile_height > MAX_TILE_PX:
         raise SlideError(f"{what}: tiles of {tile_width} x {tile_height} px", DAMAGED)
     try:

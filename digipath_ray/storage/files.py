@@ -108,7 +108,11 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
         OSError: the file or bucket cannot be read.
     """
     with open_file(path) as file, _explained(path):
-        return pq.read_table(file, columns=columns)
+        table = pq.read_table(file, columns=columns)
+        # Texts that are no UTF-8 and names of columns, which are read late else.
+        table.validate(full=True)
+        _ = table.column_names
+        return table
 
 
 def read_rows(

@@ -9,7 +9,7 @@ from tests.fuzz.child import Kind
 from tests.fuzz.mutations import CSV, JSON, TOML, XML, Mutator, Seed
 from tests.fuzz.table_seeds import RUN_FILES
 
-SECTIONS = ("config", "members", "weights", "[", "= ")
+SECTIONS = ("config", "members", "member ", "weights", "[", "= ")
 """What a refusal of a setting names: its section, or the field with its value."""
 
 
