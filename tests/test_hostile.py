@@ -89,6 +89,21 @@ def test_a_tile_of_a_smaller_level_that_goes_on_beyond_the_file(
         open_slide(path)
 
 
+def test_a_scanners_header_that_cannot_be_read_is_not_left_to_openslide(
+    tmp_path: Path,
+) -> None:
+    text = "Aperio Image Library v12\n256x192|AppMag = 20|MPP = 0.5"
+    path = write_jpeg(tmp_path / "a.svs", section(), description=text)
+    set_tags(path, {TILE_WIDTH: 2**31 - 1})
+    data = bytearray(path.read_bytes())
+    for entry in find_tags(bytes(data)).entries:
+        if struct.unpack_from("<H", data, entry)[0] == LENGTH:
+            struct.pack_into("<H", data, entry + 2, 2)  # a text
+    path.write_bytes(data)
+    with pytest.raises(SlideError, match=r"a\.svs"):
+        open_slide(path)
+
+
 @pytest.mark.parametrize("bigtiff", [False, True])
 @pytest.mark.parametrize(
     ("values", "said"),
@@ -264,7 +279,7 @@ def test_what_is_nested_beyond_reason_is_refused_by_name(tmp_path: Path) -> None
         ("outcome = 1\n[ensemble]\nthreshold = 0.5", r"write a table \[outcome\]"),
         ("[grid]\npatch_px = 99999999999", "32 to 16384"),
         (
-            "[[members]]\nname = 'a'\narchitecture = 'Unet'\nseed = 9999999999999999999",
+            "[[members]]\nname = 'a'\narchitecture = 'A'\nseed = 9999999999999999999",
             "members.seed",
         ),
     ],

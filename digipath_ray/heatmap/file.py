@@ -164,11 +164,12 @@ def read_heatmap(path: Path) -> Heatmap:
         text, planes = tiff.ome_metadata, None
         if text is not None:
             level = tiff.series[0].levels[0]
-            check_stored(level, tiff.filehandle.size)
-            planes = level.asarray()
+            if level.keyframe.is_tiled:
+                check_stored(level, tiff.filehandle.size)
+                planes = level.asarray()
     header = read_header(path, text)
     if planes is None or planes.dtype != np.float32:
-        raise ValueError(f"{path}: not a heatmap: no float32")
+        raise ValueError(f"{path}: not a heatmap: no float32 in tiles")
     # tifffile drops axes of length 1: a heatmap of one pixel comes back as [channels].
     shape = (len(header.channels) + 1, header.height, header.width)
     with explained(path):

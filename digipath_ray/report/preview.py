@@ -217,6 +217,8 @@ def read_overview(path: Path, *, um_per_px: float) -> tuple[Overview, Overview]:
             level = fine[-1] if fine else series.levels[0]
             check_stored(level, tiff.filehandle.size)
             planes = (level.pages[0].asarray(), level.pages[-1].asarray())
+            if any(p.dtype != np.float32 or p.ndim != 2 for p in planes):
+                raise ValueError("its channels are no maps of float32")
     except DAMAGED as e:
         raise ValueError(f"{path}: not a heatmap of digipath run: {e}") from e
     # By the level's number, not its size: an odd side is rounded up at every level.

@@ -128,8 +128,10 @@ def _look(path: Path, vendor: str | None, size: int, modified: int) -> Look:
     except SlideError:
         raise
     except UNREADABLE as e:
-        if vendor != GENERIC:  # the format's own reader, or Pillow, says what is wrong
+        if vendor is None:  # Pillow says what is wrong
             return Look()
+        # Also of a scanner's format: a tile whose size is not known here may be one
+        # that OpenSlide ends the process for.
         raise SlideError(
             f"{path.name}: its TIFF headers cannot be read: {e}",
             "the file is damaged or truncated: copy it again",

@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.fuzz.campaign import Result, run_kind
 from tests.fuzz.child import READ, REFUSED
 from tests.fuzz.kinds import KINDS
-from tests.fuzz.table import as_table, findings_of
+from tests.fuzz.table import as_table, commit_of_now, findings_of
 from tests.fuzz.table_seeds import run_seeds
 
 
@@ -23,7 +23,7 @@ def main() -> int:
     parser.add_argument("--report", type=Path, help="write the table there")
     asked = parser.parse_args()
     results: list[Result] = []
-    begun = time.monotonic()
+    begun, commit = time.monotonic(), commit_of_now()
     run_seeds()  # here, so that no child has to make them
     shares = sum(KINDS[name].share for name in asked.kind)
     for name in asked.kind:
@@ -36,7 +36,9 @@ def main() -> int:
         bad = sum(r.ending.outcome not in (READ, REFUSED) for r in here)
         print(f"{name}: {len(here)} in {took:.0f} s, {bad} bad", file=sys.stderr)
     took = time.monotonic() - begun
-    text = as_table(results, seed=asked.seed, seconds=took) + findings_of(results)
+    text = as_table(
+        results, seed=asked.seed, seconds=took, commit=commit
+    ) + findings_of(results)
     print(text)
     if asked.report is not None:
         asked.report.write_text(text, "utf-8")

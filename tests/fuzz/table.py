@@ -10,7 +10,9 @@ from tests.fuzz.campaign import Result
 from tests.fuzz.child import OUTCOMES, READ, REFUSED
 
 
-def as_table(results: Sequence[Result], *, seed: int, seconds: float) -> str:
+def as_table(
+    results: Sequence[Result], *, seed: int, seconds: float, commit: str
+) -> str:
     """The outcomes of each kind, with date, seed and commit."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for result in results:
@@ -18,7 +20,7 @@ def as_table(results: Sequence[Result], *, seed: int, seconds: float) -> str:
     total = sum(counts.values(), Counter())
     lines = [
         f"{len(results):,} mutants, seed {seed}, {datetime.now(UTC):%Y-%m-%d}, commit "
-        f"{_commit()}, {seconds:.0f} s.",
+        f"{commit}, {seconds:.0f} s.",
         "",
         f"| kind | mutants | {' | '.join(OUTCOMES)} |",
         f"|---|{'---|' * (1 + len(OUTCOMES))}",
@@ -46,7 +48,8 @@ def findings_of(results: Sequence[Result]) -> str:
     return "\n" + "\n".join(lines) + "\n" if lines else ""
 
 
-def _commit() -> str:
+def commit_of_now() -> str:
+    """The checkout's commit, marked if files differ from it."""
     said = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=7"],
         cwd=Path(__file__).parent,
