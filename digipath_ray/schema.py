@@ -1,6 +1,10 @@
 """The pyarrow schema of every table a run writes, with the unit in each field."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import pyarrow as pa
+import pyarrow.compute as pc
 
 VERSION = 1
 
@@ -166,6 +170,20 @@ ANNOTATIONS = table(
     column("concerns", pa.list_(pa.string()), "what is not used as it was drawn"),
 )
 
+LESIONS = table(
+    column("number", pa.int64(), "from 1, largest area first"),
+    column("area_mm2", pa.float64(), "area of its pixels, mm2"),
+    column("feret_um", pa.float64(), "largest distance of two points of it, um"),
+    column("major_axis_um", pa.float64(), "of the ellipse of its moments, um"),
+    column("mean_p", pa.float64(), "mean probability"),
+    column("max_p", pa.float64(), "highest probability"),
+    column("x_um", pa.float64(), "centroid, um from the slide's left edge"),
+    column("y_um", pa.float64(), "centroid, um from the slide's top edge"),
+    column("box", pa.list_(pa.int64()), "top, left, bottom, right, heatmap px"),
+    column("counted", pa.bool_(), "by the size rule"),
+)
+"""What report and viewer show of the lesions in a ``done`` record."""
+
 _SAMPLE = (
     column("slide_id", pa.string(), "the slide"),
     column("x", pa.int64(), "top-left corner, px at level 0"),
@@ -206,3 +224,95 @@ FAILURES = table(
         null=True,
     ),
 )
+
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "metastasis": ("negative", "itc", "micro", "macro"),
+    "votes": ("negative", "itc", "micro", "macro"),
+    "pn_stage": ("pN0", "pN0(i+)", "pN1mi", "pN1", "pN2", "pN3a"),
+}
+"""Columns whose texts are one of these."""
+
+
+MOST: Mapping[str, float] = {
+    "width": 1 << 31,
+    "height": 1 << 31,
+    "mpp_x": 1e4,
+    "mpp_y": 1e4,
+    "effective_mpp_x": 1e4,
+    "effective_mpp_y": 1e4,
+    "level_downsamples": 1e6,
+}
+"""Columns whose numbers are above 0 and at most this, far beyond any slide's."""
+
+
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """A table's columns that a schema has, as it has them.
+
+    Raises:
+        ValueError: a column that must be known is missing or has gaps, or one is of
+            another type or holds a text that is none of its CHOICES.
+    """
+    columns = []
+    for field in schema:
+        if table.column_names.count(field.name) > 1:
+            raise ValueError(f"column {field.name} is there twice")
+        if field.name not in table.column_names:
+            if not field.nullable:
+                raise ValueError(f"column {field.name} is missing")
+            columns.append(pa.nulls(table.num_rows, field.type))
+            continue
+        columns.append(_as_field(table[field.name], field))
+    return pa.table(columns, schema=schema)
+
+
+def check_row(row: Mapping[str, Any], schema: pa.Schema) -> None:
+    """Refuse a row that is not of a schema; columns may be missing.
+
+    Raises:
+        ValueError: names the column and its value.
+    """
+    for field in schema:
+        if field.name not in row:
+            continue
+        value = row[field.name]
+        try:
+            array = pa.array([list(value) if isinstance(value, tuple) else value])
+            _as_field(pa.chunked_array([array]), field)
+        except (ValueError, TypeError, OverflowError, pa.ArrowException) as e:
+            raise ValueError(f"{field.name} = {value!r:.100}: {e}") from e
+
+
+def _sort_of(kind: pa.DataType) -> str:
+    """Numbers, texts, booleans, or lists of them: between sorts nothing is cast."""
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        inner = _sort_of(kind.value_type)
+        return "list" if inner == "nothing" else f"list of {inner}"
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        return "numbers"
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return "texts"
+    return "nothing" if pa.types.is_null(kind) else str(kind)
+
+
+def _as_field(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
+    """A column as a field has it.
+
+    Raises:
+        ValueError: it has gaps that the field does not allow, or other values.
+    """
+    if column.null_count and not field.nullable:
+        raise ValueError(f"column {field.name} has gaps")
+    sort = _sort_of(field.type)
+    if _sort_of(column.type) not in (sort, sort.partition(" ")[0], "nothing"):
+        raise ValueError(f"column {field.name} is {column.type}, not {field.type}")
+    found = column.cast(field.type)
+    values = pc.list_flatten(found) if pa.types.is_list(field.type) else found
+    if field.name in CHOICES:
+        odd = {*values.unique().to_pylist()} - {None, *CHOICES[field.name]}
+        if odd:
+            raise ValueError(f"column {field.name} holds {min(odd)!r:.40}")
+    if field.name in MOST:
+        numbers = values.to_numpy()
+        if not ((numbers > 0) & (numbers <= MOST[field.name])).all():
+            raise ValueError(f"column {field.name} is not between 0 and its most")
+    return found

@@ -35,12 +35,13 @@ def write_wsi(
     kind: Sequence[str] = ("ORIGINAL", "PRIMARY", "VOLUME", "NONE"),
     implicit: bool = False,
     optical_paths: int = 1,
+    instance: str | None = None,
 ) -> Path:
     """A whole slide image of one uncompressed tile, which OpenSlide opens."""
     height, width = pixels.shape[:2]
     made = Dataset()
     made.SOPClassUID = VLWholeSlideMicroscopyImageStorage
-    made.SOPInstanceUID = generate_uid()
+    made.SOPInstanceUID = instance or generate_uid()
     made.StudyInstanceUID, made.SeriesInstanceUID = "1.1", series
     made.FrameOfReferenceUID = "1.1.1"
     made.ImageType, made.Modality = list(kind), "SM"

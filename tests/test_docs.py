@@ -53,6 +53,7 @@ TESTED = {
 }
 """Commands that need large data or a server, run with small values elsewhere."""
 NOT_RUN = {
+    "python -m": "tests/test_fuzz.py runs it with fewer mutants",
     "python3 -m": ".ci/run makes its environment by the same line",
     "bash findings/NAME.sh": "downloads packages, so it is outside CI",
     "export RAY_AUTH_MODE=token": "an environment variable; tests/heads.py sets it",

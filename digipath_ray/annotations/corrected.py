@@ -228,7 +228,9 @@ def is_untouched(path: Path) -> bool:
     """Whether a file's features are unchanged since export."""
     try:
         tree = json.loads(path.read_bytes())
-    except ValueError:  # gzipped or damaged: reported when it is read
+    except (ValueError, RecursionError):  # gzipped or damaged: reported when it is read
         return False
     note = tree.get(UNTOUCHED) if isinstance(tree, dict) else None
-    return note is not None and untouched_note(tree["features"])[UNTOUCHED] == note
+    return (
+        note is not None and untouched_note(tree.get("features", []))[UNTOUCHED] == note
+    )

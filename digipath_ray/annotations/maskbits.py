@@ -6,7 +6,7 @@ nor Pillow reads a mask this large in bounded memory.
 """
 
 import itertools
-import struct
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +15,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from digipath_ray.slide.image import DAMAGED
 from digipath_ray.slide.info import SlideError
 from digipath_ray.slide.jpeg import JPEG, check_jpeg
+from digipath_ray.slide.sizes import check_piece
 
 Bools = NDArray[np.bool_]
 Indices = NDArray[np.int64]
@@ -26,8 +28,8 @@ MAX_PIECE_PX = 3 << 30
 """Maximum pixels decoded at once: a strip, a tile or an image without either."""
 MAX_KEPT_PX = 1 << 33
 """Maximum pixels of a mask without tiles: 1 GB of bits."""
-DAMAGE = (OSError, ValueError, RuntimeError, struct.error, SyntaxError, EOFError)
-"""Exceptions of the tifffile and Pillow decoders on damaged files."""
+DAMAGE = (*DAMAGED, RuntimeError)
+"""Exceptions of the tifffile, imagecodecs and Pillow decoders on damaged files."""
 
 
 class Bits(Protocol):
@@ -143,16 +145,19 @@ def damaged(path: Path, error: Exception) -> SlideError:
 
 def stored_piece(path: Path, file: Any, page: Any, index: int) -> bytes:
     """Encoded bytes of a strip or tile; empty for a sparse one, which reads as 0."""
-    file.seek(page.dataoffsets[index])
-    stored: bytes = file.read(page.databytecounts[index])
-    if len(stored) < page.databytecounts[index]:
+    start, count = page.dataoffsets[index], page.databytecounts[index]
+    # Before it is read: a count of 4 GB would take as much memory.
+    if min(start, count) < 0 or start + count > file.seek(0, os.SEEK_END):
         raise damaged(path, EOFError("the file is truncated"))
+    file.seek(start)
+    stored: bytes = file.read(count)
     return stored
 
 
 def decode_piece(path: Path, page: Any, stored: bytes, index: int) -> NDArray[Any]:
     """Decode a strip or tile, [rows, cols, samples]."""
     try:
+        check_piece(page, index, len(stored))
         if page.compression == JPEG:
             check_jpeg(stored, page.jpegtables)
         pixels, _, _ = page.decode(stored, index, jpegtables=page.jpegtables)

@@ -30,10 +30,15 @@ from digipath_ray.annotations.maskcount import (
 )
 from digipath_ray.annotations.maskvalues import Kind, Seen, Test
 from digipath_ray.slide.info import SlideError
+from digipath_ray.slide.sizes import check_pieces
 
 JPEG_COMPRESSION = (6, 7)
 GRAY_SHIFT = 8
 """A TIFF palette has 16 bits a color."""
+
+
+MAX_BITS = 64
+"""Of a sample."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -97,6 +102,9 @@ def open_tiff(path: Path) -> TiffMask:
             page = _finest_page(tiff, path)
             width, height = int(page.imagewidth), int(page.imagelength)
             page.decode  # noqa: B018 - tifffile builds it lazily, while the file is open
+            check_pieces(page)
+            if not 1 <= int(page.bitspersample) <= MAX_BITS:
+                raise OSError(f"samples of {page.bitspersample} bits")
             if page.is_tiled:
                 side = (int(page.tilewidth), int(page.tilelength))
                 check_size(path, *side, limit=MAX_PIECE_PX, what="in one tile")
@@ -107,7 +115,7 @@ def open_tiff(path: Path) -> TiffMask:
             return _layout(path, page)
     except SlideError:
         raise
-    except (tifffile.TiffFileError, *DAMAGE) as e:
+    except DAMAGE as e:
         raise damaged(path, e) from e
 
 

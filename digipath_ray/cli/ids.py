@@ -27,7 +27,7 @@ from digipath_ray.run.failure import RunError
 from digipath_ray.storage.files import publish
 
 
-def read_rows(
+def read_given(
     run: RunDirectory, inputs: Sequence[str | Path], slide_ids: SlideIds
 ) -> list[SlideRow]:
     """The cohort that the inputs name; its ids are those of the directory.

@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.console import Console
 
-from digipath_ray.cli.ids import read_rows
+from digipath_ray.cli.ids import read_given
 from digipath_ray.cli.progress import RunProgress
 from digipath_ray.cli.run import exit_status, print_summary
 from digipath_ray.cohort.pseudonyms import SlideIds
@@ -43,7 +43,7 @@ def conclude(
         raise ValueError("--drop: give --manifest with the slides that stay")
     run = RunDirectory(folder)
     hashed: SlideIds = "hash" if run.pseudonyms.exists() else "name"
-    rows = None if manifest is None else read_rows(run, [manifest], hashed)
+    rows = None if manifest is None else read_given(run, [manifest], hashed)
     config = config_of(run, {**overrides, "outcome": ending})
     with RunProgress(console) as progress:
         summary = remeasure_run(run, config, rows=rows, drop=drop, listener=progress)

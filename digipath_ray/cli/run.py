@@ -1,6 +1,5 @@
 """``digipath run``, ``prepare`` and ``segment``."""
 
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,17 +9,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from digipath_ray.cli.ids import read_rows
+from digipath_ray.cli.ids import read_given
 from digipath_ray.cli.progress import RunProgress
 from digipath_ray.cohort.pseudonyms import SlideIds
-from digipath_ray.config.toml import Tree
+from digipath_ray.config.toml import Tree, read_toml
 from digipath_ray.distributed.run import Summary, run_cohort
 from digipath_ray.networks.resolve import resolve
 from digipath_ray.outcome.staging import PatientStage
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import OUTSIDE, Failure, RunError
 from digipath_ray.run.record import SlideRecord
-from digipath_ray.storage.files import read_table, read_text
+from digipath_ray.schema import SLIDES
+from digipath_ray.storage.files import read_rows, read_table
 from digipath_ray.words import count, format_rate
 
 STOPPED = 3
@@ -44,7 +44,7 @@ def run_slides(
     slide_ids: SlideIds = "name",
 ) -> int:
     """Run a cohort and print how it went; 1 if a slide failed."""
-    rows = read_rows(RunDirectory(out), slides, slide_ids)
+    rows = read_given(RunDirectory(out), slides, slide_ids)
     config = resolve(tree, weights=weights, force=force, allow_partial=allow_partial)
     with RunProgress(console) as progress:
         summary = run_cohort(
@@ -76,8 +76,8 @@ def segment_prepared(console: Console, out: Path) -> int:
             f"{run.root}"
         )
     # Forced: what contradicts the cards was accepted when the run was prepared.
-    config = resolve(tomllib.loads(read_text(run.settings)), force=True)
-    rows = [SlideRecord.from_row(row) for row in read_table(run.slides).to_pylist()]
+    config = resolve(read_toml(run.settings), force=True)
+    rows = [SlideRecord.from_row(row) for row in read_rows(run.slides, SLIDES)]
     with RunProgress(console) as progress:
         summary = run_cohort(run, rows, config, listener=progress)
     # Slides that could not be prepared are no rows here, yet never drop out unseen.
@@ -101,7 +101,7 @@ def print_summary(console: Console, summary: Summary, *, predicted: bool) -> Non
     for note in [*summary.changes, *(summary.notes if predicted else [])]:
         console.print(f"[yellow]note[/]      {escape(note)}")
     if not predicted:
-        print_flags(console, read_table(summary.run.slides).to_pylist())
+        print_flags(console, read_rows(summary.run.slides, SLIDES))
     if summary.metrics:
         console.print(escape(format_metrics(summary.metrics)))
     for name, where in places(summary.run, predicted=predicted):

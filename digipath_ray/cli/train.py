@@ -1,6 +1,5 @@
 """``digipath train``: an annotated cohort in, an ensemble with model cards out."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from digipath_ray.annotations import Account
-from digipath_ray.cli.ids import read_rows
+from digipath_ray.cli.ids import read_given
 from digipath_ray.cli.run import print_failure
 from digipath_ray.cohort.drawn import MOST_LINES, describe_accounts
 from digipath_ray.cohort.pseudonyms import SlideIds
@@ -19,7 +18,7 @@ from digipath_ray.distributed.fit import FitListener, FitSummary, fit_cohort
 from digipath_ray.networks.card import ModelCard
 from digipath_ray.networks.resolve import resolve_recipe
 from digipath_ray.run.failure import Failure
-from digipath_ray.storage.files import read_table, read_text
+from digipath_ray.storage.files import read_json, read_table
 from digipath_ray.training.directory import FitDirectory
 from digipath_ray.training.folds import Folds
 from digipath_ray.words import count
@@ -37,7 +36,7 @@ def train_cohort(
 ) -> int:
     """Fit an ensemble and print how it went; 1 if a slide could not be read."""
     directory = FitDirectory(out)
-    rows = read_rows(directory, slides, slide_ids)
+    rows = read_given(directory, slides, slide_ids)
     recipe = resolve_recipe(tree, init=init)
     summary = fit_cohort(
         directory, rows, recipe, overwrite=overwrite, listener=narrate(console)
@@ -109,7 +108,7 @@ def print_fit(console: Console, summary: FitSummary) -> None:
     console.rule("on the validation slides of each member")
     console.print(member_table(summary.cards))
     directory = summary.directory
-    scores = json.loads(read_text(directory.scores))
+    scores = read_json(directory.scores)
     if "test" in scores:
         print_test(console, scores["test"])
     for failure in summary.failures:

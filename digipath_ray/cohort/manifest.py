@@ -269,6 +269,11 @@ def _refuse_misspelled(
 
 def _row_of_manifest(row: Mapping[str, Any], where: str, base: Path) -> SlideRow:
     cells = {name: cell_text(value) or None for name, value in row.items()}
+    for name, text in cells.items():
+        if text is not None and "\0" in text:
+            raise ValueError(
+                f"{where}, column {name}: holds a NUL: the file is damaged"
+            )
 
     def file(name: str) -> str | None:
         text = cells.get(name)

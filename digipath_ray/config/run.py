@@ -22,6 +22,8 @@ Ending = Literal["stage", "burden", "none"]
 CPU_BATCH_PX = 1 << 19
 """Model px that a network sees at once on a CPU: half a patch of 1024 px, so one; eight
 of 256. Larger batches are not faster there, and take more memory."""
+MAX_PATCH_PX = 1 << 14
+"""Side of the largest patch: 268 Mpx, 3 GB as the floats that a network reads."""
 TRANSFORMS: tuple[str, ...] = get_args(Transform)
 ESTIMATED = "estimated"
 """Where epistemic uncertainty was estimated: 1 of a patch that two members saw, else 0;
@@ -117,7 +119,8 @@ class GridSpec:
     def __post_init__(self) -> None:
         """Check the fields."""
         check(0.05 <= self.mpp <= 100, "grid.mpp", self.mpp, "um/px from 0.05 to 100")
-        check(self.patch_px >= 32, "grid.patch_px", self.patch_px, "at least 32")
+        ok = 32 <= self.patch_px <= MAX_PATCH_PX
+        check(ok, "grid.patch_px", self.patch_px, f"32 to {MAX_PATCH_PX}")
         ok = 1 <= self.stride_px <= self.patch_px
         check(ok, "grid.stride_px", self.stride_px, f"1 to patch_px ({self.patch_px})")
         ok = 1 <= self.downsample <= 32
@@ -181,6 +184,7 @@ class MemberSpec:
             check_color_scale(name, value)
         ok = self.std is None or all(s > 0 for s in self.std)
         check(ok, "members.std", self.std, "must be positive")
+        check(abs(self.seed) < 1 << 63, "members.seed", self.seed, "of 64 bits")
         name, value = "members.temperature", self.temperature
         check(0 < value < float("inf"), name, value, "must be positive")
 

@@ -99,8 +99,6 @@ def read_toml(path: Path) -> Tree:
         tree = parse_toml(read_text(path))
     except FileNotFoundError as e:
         raise ValueError(f"config {path}: file not found") from e
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-        raise ValueError(f"config {path}: not valid TOML: {e}") from e
     except ValueError as e:
         raise ValueError(f"config {path}: {e}") from e
     preset = tree.pop("preset", None)
@@ -124,18 +122,32 @@ def parse_toml(text: str) -> Tree:
     Raises:
         ValueError: not TOML, or a setting is there in both forms.
     """
-    tree = tomllib.loads(text)
+    tree = load_toml(text)
     _move_dilation(tree)
     ensemble = tree.get("ensemble")
     if not isinstance(ensemble, dict) or "threshold" not in ensemble:
         return tree
     outcome = tree.setdefault("outcome", {})
+    if not isinstance(outcome, dict):
+        return tree  # which is refused for that
     if "threshold" in outcome:
         raise ValueError(
             "threshold is in [ensemble] and in [outcome]: keep the one in [outcome]"
         )
     outcome["threshold"] = ensemble.pop("threshold")
     return tree
+
+
+def load_toml(text: str) -> Tree:
+    """The tree of a TOML text.
+
+    Raises:
+        ValueError: not TOML, or nested beyond reason.
+    """
+    try:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as e:
+        raise ValueError(f"not valid TOML: {e}") from e
 
 
 def _move_dilation(tree: Tree) -> None:
@@ -186,9 +198,14 @@ def check_tree(tree: Mapping[str, Any]) -> None:
     for section, body in tree.items():
         if section == "members":
             known = {f.name for f in fields(MemberSpec)}
-            rows = body if isinstance(body, list) else [body]
-            keys = {key for row in rows for key in row}
+            if not (isinstance(body, list) and all(isinstance(r, dict) for r in body)):
+                raise ValueError(f"members = {body!r:.100}: write [[members]] tables")
+            keys = {key for row in body for key in row}
         elif section in SECTIONS:
+            if not isinstance(body, dict):
+                raise ValueError(
+                    f"{section} = {body!r:.100}: write a table [{section}]"
+                )
             known = {f.name for f in fields(SECTIONS[section])}
             keys = set(body)
         else:

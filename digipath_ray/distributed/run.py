@@ -37,7 +37,8 @@ from digipath_ray.run.failure import Failure, RunError, RunStopped
 from digipath_ray.run.identity import hold_against_files
 from digipath_ray.run.listeners import FailureLog, Listeners, RunListener, Tally
 from digipath_ray.run.record import DoneRecord, SlideRecord
-from digipath_ray.storage.files import publish, read_table
+from digipath_ray.schema import SLIDES
+from digipath_ray.storage.files import publish, read_rows
 from digipath_ray.storage.lease import Held
 
 log = logging.getLogger(__name__)
@@ -352,6 +353,6 @@ def merge_slides(
 ) -> list[dict[str, Any]]:
     """Rows of the SLIDES table: those of earlier starts that this one is not about."""
     ids = {row.slide_id for row in tried}
-    before = read_table(run.slides).to_pylist() if run.slides.exists() else []
+    before = read_rows(run.slides, SLIDES) if run.slides.exists() else []
     kept = [row for row in before if row["slide_id"] not in ids]
     return kept + [slide.to_row() for slide in slides]

@@ -18,8 +18,21 @@ from defusedxml import DefusedXmlException, ElementTree
 from digipath_ray.heatmap.heatmap import Heatmap, Map
 from digipath_ray.storage.files import open_file
 
-DAMAGED = (RuntimeError, zlib.error, struct.error, LookupError, TypeError, ValueError)
-"""What imagecodecs and tifffile raise of a damaged file, beside TiffFileError."""
+DAMAGED = (
+    tifffile.TiffFileError,
+    RuntimeError,
+    zlib.error,
+    struct.error,
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+)
+"""What imagecodecs and tifffile raise of a damaged file."""
+MOST_EXPANDED = 1100
+"""Bytes that a byte of deflate stands for, at most; its own limit is 1032."""
 TILE_PX = 256
 MICROMETER = "µm"
 NOTES = "digipath_ray/provenance"
@@ -161,11 +174,15 @@ def read_heatmap(path: Path) -> Heatmap:
         ValueError: not a heatmap's OME-TIFF.
     """
     with explained(path), open_file(path) as file, tifffile.TiffFile(file) as tiff:
-        text = tiff.ome_metadata
-        planes = tiff.series[0].levels[0].asarray() if text is not None else None
+        text, planes = tiff.ome_metadata, None
+        if text is not None:
+            level = tiff.series[0].levels[0]
+            if level.keyframe.is_tiled:
+                check_stored(level, tiff.filehandle.size)
+                planes = level.asarray()
     header = read_header(path, text)
     if planes is None or planes.dtype != np.float32:
-        raise ValueError(f"{path}: not a heatmap: no float32")
+        raise ValueError(f"{path}: not a heatmap: no float32 in tiles")
     # tifffile drops axes of length 1: a heatmap of one pixel comes back as [channels].
     shape = (len(header.channels) + 1, header.height, header.width)
     with explained(path):
@@ -177,6 +194,29 @@ def read_heatmap(path: Path) -> Heatmap:
         mpp_x=header.mpp_x,
         mpp_y=header.mpp_y,
     )
+
+
+def check_stored(level: tifffile.TiffPageSeries, size: int) -> None:
+    """Refuse a level that lists too few tiles, or is too large for ``size`` bytes.
+
+    Raises:
+        ValueError: names the numbers.
+    """
+    if level.nbytes > MOST_EXPANDED * size:
+        raise ValueError(f"{level.nbytes:,} bytes of values in a file of {size:,}")
+    for page in level.pages:
+        if page is None:
+            raise ValueError("a channel is missing")
+        key = page.keyframe
+        if (key.tilewidth, key.tilelength) != (TILE_PX, TILE_PX):
+            raise ValueError(f"tiles of {key.tilewidth} x {key.tilelength} px")
+        across, down = -(-key.imagewidth // TILE_PX), -(-key.imagelength // TILE_PX)
+        listed = min(len(page.dataoffsets), len(page.databytecounts))
+        if listed < across * down:
+            raise ValueError(f"{across * down} tiles, of which the file lists {listed}")
+        pieces = zip(page.dataoffsets, page.databytecounts, strict=False)
+        if any(int(start) + int(count) > size for start, count in pieces):
+            raise ValueError("cut short: its tiles go on beyond its end")
 
 
 @contextlib.contextmanager

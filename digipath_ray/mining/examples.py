@@ -38,7 +38,7 @@ def read_hard(path: Path) -> tuple[pa.Table, Mapping[str, float]]:
     note = (table.schema.metadata or {}).get(NOTE, b"{}")
     try:
         return table.select(SAMPLES.names).cast(SAMPLES), json.loads(note)
-    except (KeyError, ValueError) as e:
+    except (KeyError, ValueError, pa.ArrowException, RecursionError) as e:
         raise ValueError(
             f"hard examples {path}: not a file of digipath mine --out: {e}"
         ) from e

@@ -13,7 +13,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from digipath_ray.storage.files import is_url, place, publish, read_text
+from digipath_ray.storage.files import is_url, place, publish, read_json
 
 CLASSES = ("other", "tumor")
 """The two channels of a network's output, in this order."""
@@ -75,7 +75,10 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    try:
+        return type(value) in (int, float) and math.isfinite(value)
+    except OverflowError:  # an int of hundreds of digits
+        return False
 
 
 def _are_three(value: Any) -> bool:
@@ -137,13 +140,13 @@ def read_card(weights_path: str | Path) -> ModelCard:
     """
     path = card_path(weights_path)
     try:
-        values = json.loads(read_text(path))
+        values = read_json(path)
     except FileNotFoundError as e:
         raise ValueError(
             f"weights {weights_path} have no model card: {path} is missing"
         ) from e
-    except (json.JSONDecodeError, UnicodeDecodeError) as e:
-        raise ValueError(f"model card {path}: not valid JSON: {e}") from e
+    except ValueError as e:
+        raise ValueError(f"model card {e}") from e
     try:
         return _parse(values)
     except ValueError as e:

@@ -20,8 +20,8 @@ from digipath_ray.outcome.staging import Metastasis, PatientStage, stage_patient
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import Failure
 from digipath_ray.run.record import DoneRecord
-from digipath_ray.schema import OUTCOMES, PATIENTS
-from digipath_ray.storage.files import read_table
+from digipath_ray.schema import OUTCOMES, PATIENTS, SLIDES
+from digipath_ray.storage.files import read_rows
 
 Record = Mapping[str, Any]
 
@@ -144,7 +144,7 @@ def read_waiting(run: RunDirectory, over: Set[str]) -> list[Record]:
     """
     if not run.slides.exists():
         return []
-    rows = read_table(run.slides, ["slide_id", "patient_id"]).to_pylist()
+    rows = read_rows(run.slides, SLIDES, ["slide_id", "patient_id"])
     return [row for row in rows if row["slide_id"] not in over]
 
 

@@ -8,9 +8,6 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from digipath_ray.config.run import RunConfig
 from digipath_ray.figures.overlay import write_overlay
 from digipath_ray.heatmap.canvas import Canvas
@@ -25,7 +22,8 @@ from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.finished import FinishedSlide, read_finished
 from digipath_ray.run.provenance import flat, provenance
 from digipath_ray.run.record import DoneRecord, SlideRecord
-from digipath_ray.storage.files import file_digest, open_file, publish
+from digipath_ray.slide.image import read_picture
+from digipath_ray.storage.files import file_digest, publish
 from digipath_ray.tissue.mask import read_mask
 
 PREPARED = ("thumbnail", "mask", "mask_overlay", "patches")
@@ -166,9 +164,7 @@ def remeasure_slide(run: RunDirectory, record: DoneRecord, config: RunConfig) ->
 def draw_slide(run: RunDirectory, slide: FinishedSlide, config: RunConfig) -> None:
     """Publish the slide's overlay."""
     record = slide.record
-    path = run.thumbnail(record.slide_id)
-    with open_file(path) as file, Image.open(file) as image:
-        thumbnail = np.asarray(image.convert("RGB"))
+    thumbnail = read_picture(run.thumbnail(record.slide_id))
     height, width = thumbnail.shape[:2]
     mpp = record.width * record.mpp_x / width, record.height * record.mpp_y / height
     with publish(run.overlay(record.slide_id)) as path:

@@ -4,12 +4,12 @@ Prices are given by the user; none are built in.
 """
 
 import math
-import tomllib
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from digipath_ray.config.toml import load_toml
 from digipath_ray.planning.speed import Calibration
 from digipath_ray.storage.files import read_text
 from digipath_ray.words import count, format_duration
@@ -123,9 +123,9 @@ def read_prices(path: Path) -> list[NodeType]:
         ValueError: the file is missing, or has an unknown, missing or unfilled column.
     """
     try:
-        tree = tomllib.loads(read_text(path))
-    except tomllib.TOMLDecodeError as e:
-        raise ValueError(f"{path}: invalid TOML: {e}") from e
+        tree = load_toml(read_text(path))
+    except ValueError as e:
+        raise ValueError(f"{path}: {e}") from e
     rows = tree.get("nodes")
     if not isinstance(rows, list) or not rows or tree.keys() != {"nodes"}:
         raise ValueError(f"{path}: must contain only [[nodes]], one per node type")

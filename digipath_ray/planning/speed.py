@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from digipath_ray.config.run import RunConfig
-from digipath_ray.storage.files import publish, read_text
+from digipath_ray.storage.files import publish, read_json
 from digipath_ray.words import format_rate
 
 
@@ -122,7 +122,7 @@ def read_calibration(path: Path, config: RunConfig) -> Calibration:
         ValueError: not a calibration, or one of other networks, transforms or patches.
     """
     try:
-        values = json.loads(read_text(path))
+        values = read_json(path)
         names = {f.name for f in fields(Calibration)}
         if (
             not isinstance(values, dict)

@@ -82,8 +82,10 @@ def find_reasons(outcome: Row, slide: Row, *, ending: str) -> list[Reason]:
     return reasons
 
 
-def border_reason(largest_um: float) -> Reason | None:
-    """Reason of a largest lesion near a size limit of a type."""
+def border_reason(largest_um: float | None) -> Reason | None:
+    """Reason of a largest lesion near a size limit of a type; None if unknown."""
+    if largest_um is None:
+        return None
     for border_um, below, above in BORDERS_UM:
         # Rounded, so that 160 um is exactly 20 % below 200.
         off = round(largest_um / border_um - 1, 9)

@@ -2,19 +2,72 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+
+import pyarrow as pa
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from digipath_ray.config.run import RunConfig
 from digipath_ray.config.toml import from_tree, read_toml
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import Failure, RunError
 from digipath_ray.run.record import DoneRecord
-from digipath_ray.storage.files import file_digest, modified, read_table, read_text
+from digipath_ray.schema import OUTCOMES, PATIENTS, SLIDES
+from digipath_ray.storage.files import (
+    file_digest,
+    first_error,
+    modified,
+    read_json,
+    read_rows,
+    read_text,
+)
 
 Row = Mapping[str, Any]
+
+
+FINITE = ConfigDict(allow_inf_nan=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadingPart:
+    """What metrics.json says of reading, as far as a report shows it."""
+
+    __pydantic_config__: ClassVar = FINITE
+
+    workers: int
+    busy: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworksPart(ReadingPart):
+    """The same of the networks."""
+
+    on: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metrics:
+    """What metrics.json says, as far as a report shows it; more may be there."""
+
+    __pydantic_config__: ClassVar = FINITE
+
+    patches: int | None = None
+    patches_per_s: float | None = None
+    predicted_share: float = 1.0
+    prepare_s: float | None = None
+    start_s: float | None = None
+    segment_s: float | None = None
+    read: ReadingPart | None = None
+    predict: NetworksPart | None = None
+    batch_fill: float | None = None
+    bottleneck: str | None = None
+    machine: dict[str, Any] | None = None
+
+
+METRICS: TypeAdapter[Metrics] = TypeAdapter(Metrics)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,14 +139,14 @@ def read_findings(run: RunDirectory) -> Findings:
         name="/".join(run.root.parts[-2:]).lstrip("/"),
         config=config,
         settings=read_text(run.settings),
-        slides={row["slide_id"]: row for row in _rows(run.slides)},
+        slides={row["slide_id"]: row for row in _rows(run.slides, SLIDES)},
         outcomes={
             row["slide_id"]: row
-            for row in _rows(run.outcomes)
+            for row in _rows(run.outcomes, OUTCOMES)
             if row["slide_id"] not in failed
         },
         failures=failures,
-        patients=tuple(_rows(run.patients)),
+        patients=tuple(_rows(run.patients, PATIENTS)),
         records=run.read_done(),
         metrics=_read_metrics(run.metrics),
         stage_model=_digest(config.outcome.stage_model),
@@ -101,21 +154,22 @@ def read_findings(run: RunDirectory) -> Findings:
     )
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    rows: list[dict[str, Any]] = read_table(path).to_pylist()
-    return rows
+def _rows(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
+    return read_rows(path, schema) if path.is_file() else []
 
 
 def _read_metrics(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
+    metrics = read_json(path)
     try:
-        metrics: dict[str, Any] = json.loads(read_text(path))
-    except ValueError as e:
-        raise ValueError(f"{path}: not valid JSON: {e}") from e
-    return metrics
+        # From JSON: strict validation of Python's own takes no dict for a dataclass.
+        found = METRICS.validate_json(json.dumps(metrics), strict=True)
+    except ValidationError as e:
+        raise ValueError(
+            f"{path}: no metrics of a run: {first_error(e)}: delete it"
+        ) from e
+    return {key: value for key, value in asdict(found).items() if value is not None}
 
 
 def _digest(path: str | None) -> str | None:

@@ -18,8 +18,9 @@ from PIL import Image
 from skimage.segmentation import find_boundaries
 
 from digipath_ray.figures.figure import probability_colors
-from digipath_ray.heatmap.file import DAMAGED
+from digipath_ray.heatmap.file import DAMAGED, check_stored
 from digipath_ray.run.directory import RunDirectory
+from digipath_ray.slide.image import read_picture
 from digipath_ray.storage.files import open_file
 from digipath_ray.tissue.mask import Mask, read_mask
 
@@ -109,8 +110,8 @@ def draw_preview(
         return None
     size_um = slide["width"] * slide["mpp_x"], slide["height"] * slide["mpp_y"]
     window = find_window(run.mask(slide_id), size_um)
-    with open_file(run.thumbnail(slide_id)) as file, Image.open(file) as image:
-        thumbnail = cut_thumbnail(image.convert("RGB"), window, size_um)
+    whole_slide = Image.fromarray(read_picture(run.thumbnail(slide_id)))
+    thumbnail = cut_thumbnail(whole_slide, window, size_um)
     # Base64 encodes three bytes in four characters.
     stained, size = compress(thumbnail, int(budget * STAINED_SHARE * 3 / 4))
     tumor = None
@@ -214,13 +215,11 @@ def read_overview(path: Path, *, um_per_px: float) -> tuple[Overview, Overview]:
                 if max(mpp) * finest[0] / level.shape[-2] <= um_per_px
             ]
             level = fine[-1] if fine else series.levels[0]
+            check_stored(level, tiff.filehandle.size)
             planes = (level.pages[0].asarray(), level.pages[-1].asarray())
-    except (
-        tifffile.TiffFileError,
-        KeyError,
-        IndexError,
-        *DAMAGED,
-    ) as e:
+            if any(p.dtype != np.float32 or p.ndim != 2 for p in planes):
+                raise ValueError("its channels are no maps of float32")
+    except DAMAGED as e:
         raise ValueError(f"{path}: not a heatmap of digipath run: {e}") from e
     # By the level's number, not its size: an odd side is rounded up at every level.
     factor = 2 ** series.levels.index(level)

@@ -92,12 +92,27 @@ SLIDE_COLUMNS = (
 )
 
 
+def _finished_or_refused(row: Row, findings: Findings) -> SlideView:
+    """View a finished slide.
+
+    Raises:
+        ValueError: its row, or its record, lacks what a finished slide has.
+    """
+    try:
+        return _finished(row, findings)
+    except (LookupError, TypeError, AttributeError, ArithmeticError, ValueError) as e:
+        raise ValueError(
+            f"{row['slide_id']}: its row of outcomes.parquet, or its record in done/, "
+            f"is damaged ({e!r:.200}): delete both and run again"
+        ) from e
+
+
 def view_slides(findings: Findings) -> list[SlideView]:
     """View all slides: those with reasons for review first, then by disagreement."""
     views = [
         *(_missing(f.slide_id, findings, failure_reason(f)) for f in findings.failures),
         *(_missing(i, findings, unfinished_reason()) for i in findings.unfinished),
-        *(_finished(row, findings) for row in findings.outcomes.values()),
+        *(_finished_or_refused(row, findings) for row in findings.outcomes.values()),
     ]
     views.sort(key=_urgency)
     quiet = [view.slide_id for view in views if not view.reasons]

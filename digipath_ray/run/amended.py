@@ -14,7 +14,7 @@ from digipath_ray.cohort.pseudonyms import shown_path
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.record import DoneRecord, SlideRecord
 from digipath_ray.schema import FAILURES, SLIDES
-from digipath_ray.storage.files import read_table
+from digipath_ray.storage.files import read_rows
 from digipath_ray.words import count, name_some
 
 DESCRIBED = ("patient_id", "node", "label", "split", "annotation", "exhaustive")
@@ -96,7 +96,7 @@ def _amend_table(
     """Write a table of slides anew where its columns are described otherwise."""
     if not path.exists():
         return
-    before = read_table(path).to_pylist()
+    before = read_rows(path, schema)
     after = [
         {
             **row,
@@ -138,7 +138,7 @@ def drop_others(
         run.drop(slide_id)
     for path, schema in ((run.slides, SLIDES), (run.failures, FAILURES)):
         if path.exists():
-            kept = [r for r in read_table(path).to_pylist() if r["slide_id"] in ids]
+            kept = [r for r in read_rows(path, schema) if r["slide_id"] in ids]
             run.write_table(path, kept, schema)
     return (f"{what}: taken out, their heatmaps stay ({named})",)
 

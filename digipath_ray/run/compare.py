@@ -19,8 +19,8 @@ from scipy.sparse import csr_array
 from digipath_ray.heatmap.file import read_heatmap
 from digipath_ray.heatmap.heatmap import Heatmap, Map
 from digipath_ray.overlap import dice
-from digipath_ray.schema import VERSION
-from digipath_ray.storage.files import read_table
+from digipath_ray.schema import FAILURES, OUTCOMES, SLIDES, VERSION
+from digipath_ray.storage.files import read_rows
 
 NAMES = ("A", "B")
 
@@ -90,7 +90,7 @@ def read_run(path: Path) -> Run:
             f"{path}: not a finished run, it has no outcomes.parquet: "
             "name the directory given to digipath run --out"
         )
-    done = read_table(outcomes, columns=["slide_id", "tumor_mm2"]).to_pylist()
+    done = read_rows(outcomes, OUTCOMES, ["slide_id", "tumor_mm2"])
     if not done:
         raise ValueError(
             f"{path}: holds no finished slide: digipath segment {path} predicts what "
@@ -99,7 +99,7 @@ def read_run(path: Path) -> Run:
     failures = path / "failures.parquet"
     failed: list[dict[str, Any]] = []
     if failures.is_file():
-        failed = read_table(failures, columns=["slide_id", "step"]).to_pylist()
+        failed = read_rows(failures, FAILURES, ["slide_id", "step"])
     return Run(
         path=path,
         tumor_mm2={row["slide_id"]: row["tumor_mm2"] for row in done},
@@ -109,7 +109,7 @@ def read_run(path: Path) -> Run:
 
 
 def _read_digests(slides: Path) -> dict[str, str]:
-    rows = read_table(slides).to_pylist() if slides.is_file() else []
+    rows = read_rows(slides, SLIDES, ["slide_id", "digest"]) if slides.is_file() else []
     return {row["slide_id"]: d for row in rows if (d := row.get("digest")) is not None}
 
 

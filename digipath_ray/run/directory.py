@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 import tomli_w
 
 from digipath_ray import schema
-from digipath_ray.config.toml import Tree, difference, parse_toml
+from digipath_ray.config.toml import Tree, check_tree, difference, parse_toml
 from digipath_ray.run.failure import Failure, RunError, explain_os_error
 from digipath_ray.run.record import DoneRecord
 from digipath_ray.storage.files import (
@@ -32,7 +32,7 @@ from digipath_ray.storage.files import (
     place,
     publish,
     read_bytes,
-    read_table,
+    read_rows,
     read_text,
 )
 from digipath_ray.storage.lease import Held, HeldByOther, hold
@@ -220,7 +220,14 @@ class RunDirectory:
                 slides are to be made again; the difference is in the message.
         """
         if self.settings.exists():
-            old = parse_toml(read_text(self.settings))
+            try:
+                old = parse_toml(read_text(self.settings))
+                check_tree(old)
+            except ValueError as e:
+                raise RunError(
+                    f"{self.settings}: damaged: {e}: choose another --out, or put it "
+                    "back as it was"
+                ) from e
             self._check_change(difference(old, tree), slide_ids, overwrite=overwrite)
         if overwrite:
             for slide_id in slide_ids:
@@ -310,7 +317,11 @@ class RunDirectory:
             FileNotFoundError: it is not finished.
             ValueError: its record is damaged.
         """
-        return DoneRecord.from_text(read_text(self.done(slide_id)))
+        path = self.done(slide_id)
+        record = DoneRecord.from_text(read_text(path))
+        if record.slide.slide_id != slide_id:
+            raise ValueError(f"{path}: the record of {record.slide.slide_id!r:.100}")
+        return record
 
     def write_record(self, record: DoneRecord) -> None:
         """Publish the ``done`` record of a slide: from now on it is finished."""
@@ -356,4 +367,5 @@ class RunDirectory:
         """The rows of failures.parquet."""
         if not self.failures.exists():
             return []
-        return [Failure(**row) for row in read_table(self.failures).to_pylist()]
+        rows = read_rows(self.failures, schema.FAILURES)
+        return [Failure(**row) for row in rows]

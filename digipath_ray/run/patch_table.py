@@ -3,10 +3,11 @@
 import json
 import logging
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from digipath_ray.cohort.inputs import SlideRow
 from digipath_ray.config.run import RunConfig
@@ -15,8 +16,9 @@ from digipath_ray.patches import Cells, cut_chunks
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.identity import digest_mask, look_at
 from digipath_ray.run.record import SlideRecord
+from digipath_ray.schema import PATCHES, SLIDES, check_row
 from digipath_ray.storage.digest import describe_change
-from digipath_ray.storage.files import json_digest, open_file, read_table
+from digipath_ray.storage.files import json_digest, read_conformed, read_note
 
 log = logging.getLogger(__name__)
 
@@ -59,8 +61,11 @@ def read_prepared(
     path = run.patches(slide_id)
     if not all(p.exists() for p in (path, run.mask(slide_id), run.thumbnail(slide_id))):
         return None
-    with open_file(path) as file:
-        note = json.loads(pq.read_schema(file).metadata[NOTE])
+    try:
+        note = _read_note(path)
+    except ValueError as e:
+        log.warning("%s: prepared anew: %s", slide_id, e)
+        return None
     if (note["slide_mpp"], note["config"]) != (row.mpp, prepare_digest(config)):
         return None
     # Of a version that kept no canvas, or no digest.
@@ -85,8 +90,25 @@ def read_prepared(
     return replace(record, **row.columns(), version=now.version, chunks=chunks)
 
 
+def _read_note(path: Path) -> dict[str, Any]:
+    """What :func:`write_patches` wrote of the slide.
+
+    Raises:
+        ValueError: the table is damaged, or its note is of another form.
+    """
+    note = read_note(path, NOTE)
+    try:
+        check_row(note["row"], SLIDES)
+        SlideRecord.from_row(note["row"], mpp=note["slide_mpp"])
+        _ = note["mask_digest"], note["config"]
+    except (KeyError, TypeError, AttributeError, ValueError) as e:
+        raise ValueError(f"{path}: its note of the slide is damaged: {e!r}") from e
+    found: dict[str, Any] = note
+    return found
+
+
 def read_chunks(run: RunDirectory, slide_id: str, config: RunConfig) -> list[Cells]:
     """A prepared slide's chunks, cells [n, 2] each."""
-    table = read_table(run.patches(slide_id), columns=["row", "col"])
+    table = read_conformed(run.patches(slide_id), PATCHES, ["row", "col"])
     cells = np.stack([table["row"].to_numpy(), table["col"].to_numpy()], axis=1)
     return cut_chunks(cells, chunk_cells=config.compute.chunk_cells)

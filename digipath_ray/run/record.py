@@ -3,13 +3,16 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, astuple, dataclass, field, fields
-from typing import Any, Self
+from typing import Any, Self, get_type_hints
+
+import pyarrow as pa
+from pydantic import TypeAdapter
 
 from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.config.run import GridSpec
 from digipath_ray.geometry import model_frame
 from digipath_ray.patches import Grid
-from digipath_ray.schema import SLIDES
+from digipath_ray.schema import LESIONS, OUTCOMES, SLIDES, check_row, conform
 from digipath_ray.slide.info import Canvas, SlideInfo
 from digipath_ray.storage.files import text_digest
 
@@ -192,7 +195,10 @@ class DoneRecord:
         Raises:
             ValueError: the file is damaged, or no record.
         """
-        values = json.loads(text)
+        try:
+            values = json.loads(text)
+        except RecursionError as e:
+            raise ValueError("nested beyond reason") from e
         record = cls.from_json(values)
         head, found, tail = text.rpartition(DIGEST)
         intact = found and tail == f'"{text_digest(head + END)}"{END}'
@@ -212,6 +218,13 @@ class DoneRecord:
         """
         try:
             known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
+            for name, fits in _FIELDS.items():
+                if name in known:
+                    fits.validate_python(known[name], strict=True)
+            check_row(values["slide"], SLIDES)
+            check_row(values["outcome"], OUTCOMES)
+            if known.get("lesions"):
+                conform(pa.Table.from_pylist(known["lesions"]), LESIONS)
             known["slide"] = SlideRecord.from_row(
                 values["slide"],
                 mpp=values.get("slide_mpp"),
@@ -219,5 +232,19 @@ class DoneRecord:
                 version=values.get("version"),
             )
             return cls(**known)
-        except (KeyError, TypeError, AttributeError) as e:
+        except (
+            KeyError,
+            TypeError,
+            AttributeError,
+            ValueError,
+            pa.ArrowException,
+        ) as e:
             raise ValueError(f"no record of a finished slide: {e!r}") from e
+
+
+_FIELDS: dict[str, TypeAdapter[Any]] = {
+    name: TypeAdapter(hint)
+    for name, hint in get_type_hints(DoneRecord).items()
+    if name != "slide"
+}
+"""What the fields of a record are in JSON."""

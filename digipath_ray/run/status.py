@@ -4,16 +4,17 @@
 driver is gone.
 """
 
-import json
+import math
 import platform
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 import psutil
+from pydantic import TypeAdapter, ValidationError
 
 from digipath_ray.run.directory import RunDirectory
-from digipath_ray.storage.files import read_text
+from digipath_ray.storage.files import first_error, read_text
 
 Phase = Literal["prepare", "measure", "segment", "done", "stopped"]
 State = Literal["running", "done", "stopped", "dead"]
@@ -76,6 +77,11 @@ class Status:
     failures: list[dict[str, Any]] = field(default_factory=list)
 
 
+STATUS: TypeAdapter[Status] = TypeAdapter(Status)
+SAID = ("slide_id", "step", "error", "hint")
+"""What is said of a failure, as text."""
+
+
 def read_status(run: RunDirectory) -> Status | None:
     """What a run says of itself; None if it says nothing.
 
@@ -86,14 +92,35 @@ def read_status(run: RunDirectory) -> Status | None:
         OSError: it cannot be read.
     """
     try:
-        values = json.loads(read_text(run.status))
+        text = read_text(run.status)
     except FileNotFoundError:
         return None
-    known = {f.name for f in fields(Status)}
     try:
-        return Status(**{name: values[name] for name in known & values.keys()})
-    except (TypeError, AttributeError) as e:
+        status = STATUS.validate_json(text, strict=True)
+        _check(status)
+    except ValidationError as e:
+        raise ValueError(f"{run.status}: no status of a run: {first_error(e)}") from e
+    except ValueError as e:
         raise ValueError(f"{run.status}: no status of a run: {e}") from e
+    return status
+
+
+def _check(status: Status) -> None:
+    """Refuse what no run writes.
+
+    Raises:
+        ValueError: a time that is none, numbers that are not finite, or a failure
+            that does not say of what.
+    """
+    for moment in (status.started, status.updated):
+        if datetime.fromisoformat(moment).tzinfo is None:
+            raise ValueError(f"{moment!r:.100}: a time without its zone")
+    rates = [status.patches_per_s, status.eta_s, *status.progress.values()]
+    if not all(math.isfinite(rate) for rate in rates if rate is not None):
+        raise ValueError("a number that is not finite")
+    for failure in status.failures:
+        if not all(isinstance(failure.get(name), str) for name in SAID):
+            raise ValueError(f"{failure!r:.100}: no failure of a slide")
 
 
 def liveness(status: Status, *, now: datetime) -> State:

@@ -15,11 +15,11 @@ from typing import Any
 from xml.etree.ElementTree import ParseError
 
 import defusedxml
-import numpy as np
 import tifffile
 from defusedxml import ElementTree
 
 from digipath_ray.slide.info import Note, SlideError, positive_number
+from digipath_ray.slide.sizes import check_pages
 
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 MAX_PAGES = 64
@@ -41,6 +41,10 @@ UNREADABLE = (
     ValueError,
     LookupError,
     TypeError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    RecursionError,
     struct.error,
 )
 """What tifffile raises on damaged headers."""
@@ -111,6 +115,7 @@ def _look(path: Path, vendor: str | None, size: int, modified: int) -> Look:
     try:
         with tifffile.TiffFile(path) as tiff:
             pages = first_pages(tiff)
+            check_pages(path, pages)
             first = pages[0]
             main = first
             if vendor not in (None, GENERIC):  # a macro image may come first
@@ -119,10 +124,14 @@ def _look(path: Path, vendor: str | None, size: int, modified: int) -> Look:
             # A scanner's macro image has a scale of its own: its format's reader knows.
             look = _mpp(first) if vendor in (None, GENERIC) else (None, None, "")
             notes = tuple(_notes(main, pages, vendor))
-            end = _end_of_tiles(main)
+            end = max(_end_of_tiles(page) for page in pages)
+    except SlideError:
+        raise
     except UNREADABLE as e:
-        if vendor != GENERIC:  # the format's own reader, or Pillow, says what is wrong
+        if vendor is None:  # Pillow says what is wrong
             return Look()
+        # Also of a scanner's format: a tile whose size is not known here may be one
+        # that OpenSlide ends the process for.
         raise SlideError(
             f"{path.name}: its TIFF headers cannot be read: {e}",
             "the file is damaged or truncated: copy it again",
@@ -144,8 +153,9 @@ def _end_of_tiles(page: Any) -> int:
     """Byte at which the last tile of an image ends; 0 if it has none."""
     if not page.is_tiled:
         return 0  # Pillow says what of an untiled image is missing
-    ends = np.add(page.dataoffsets, page.databytecounts, dtype=np.int64)
-    return int(ends.max(initial=0))
+    pieces = zip(page.dataoffsets, page.databytecounts, strict=False)
+    # Python's own numbers: those of a damaged file are larger than 64 bits together.
+    return max((int(start) + int(count) for start, count in pieces), default=0)
 
 
 def _fault(page: Any, pages: list[Any], vendor: str | None) -> tuple[str, str] | None:

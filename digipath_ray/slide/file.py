@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from digipath_ray.geometry import lattice
 from digipath_ray.slide.check import GENERIC, Look, is_tiff, look_at_tiff
+from digipath_ray.slide.deflate import DeflateTiles, find_deflate_levels
 from digipath_ray.slide.image import decode, read_header
 from digipath_ray.slide.info import (
     Canvas,
@@ -31,6 +32,7 @@ from digipath_ray.slide.info import (
 )
 from digipath_ray.slide.jpeg_tiles import JpegTiles, find_jpeg_levels
 from digipath_ray.slide.levels import find_alien_levels, note_of
+from digipath_ray.slide.sizes import check_side
 from digipath_ray.slide.unreadable import explain, unknown_file
 
 SLIDE_SUFFIXES = (
@@ -98,6 +100,7 @@ def _open_openslide(
         # Zero-copy through Arrow; np.asarray(image) would copy twice.
         return on_white(np.asarray(pa.array(image).values).reshape(height, width, 4))
 
+    deflate = DeflateTiles(path, find_deflate_levels(path, info))
     plain = find_jpeg_levels(path, info) if info.canvas is None else {}
     tiles = JpegTiles(path, plain, region, cache_bytes)
 
@@ -107,6 +110,7 @@ def _open_openslide(
     def read_level(level: int, x: int, y: int, width: int, height: int) -> Pixels:
         if direct(level):
             return tiles.read(level, x, y, width, height)
+        deflate.check(level, x, y, width, height)
         if info.level_downsamples[level].is_integer():
             return region(level, x, y, width, height)
         # OpenSlide takes integer level-0 px and interpolates between level px. Reads
@@ -146,6 +150,8 @@ def _openslide_info(
     )
     power = positive_number(p.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER))
     canvas, (width, height) = _bounds(handle, vendor)
+    for sides in ((width, height), *handle.level_dimensions):
+        check_side(path.name, *sides)
     kept = [i for i in range(handle.level_count) if i not in alien]
     downsamples = tuple(float(handle.level_downsamples[i]) for i in kept)
     dimensions = tuple((int(w), int(h)) for w, h in handle.level_dimensions)

@@ -1,5 +1,6 @@
 """Plain images (JPEG, PNG, TIFF, BMP) as single-level slides, held in memory."""
 
+import io
 import struct
 import threading
 from collections.abc import Iterator
@@ -14,10 +15,16 @@ from PIL import Image, ImageOps
 
 from digipath_ray.slide.info import Pixels, SlideError, on_white, positive_number
 from digipath_ray.slide.jpeg import check_jpeg
+from digipath_ray.slide.png import check_deflate, check_png
+from digipath_ray.slide.sizes import check_decoded
+from digipath_ray.storage.files import read_bytes
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 MAX_IMAGE_PX = 1 << 30
 """At most 3 GB of pixels, plus 4 GB more while decoding."""
+
+MAX_PICTURE_PX = 1 << 26
+"""Of a run's thumbnails, whose longer side has some 2000 px."""
 
 READABLE_MODES = (
     "1",
@@ -36,6 +43,23 @@ EXIF_ORIENTATION = 274
 TIFF_X_RESOLUTION, TIFF_Y_RESOLUTION, TIFF_RESOLUTION_UNIT = 282, 283, 296
 UM_PER_TIFF_UNIT = {2: 25_400.0, 3: 10_000.0}
 STRIP_ROWS = 1024
+
+
+DAMAGED = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    EOFError,
+    struct.error,
+    Image.DecompressionBombError,
+    tifffile.TiffFileError,
+)
+"""What Pillow's decoders raise on damaged files, by format, and tifffile."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +87,7 @@ def read_header(path: Path) -> ImageHeader:
                 "convert it to a tiled pyramid, e.g. vips tiffsave --tile --pyramid",
             )
         _check_pixels(path, image)
+        check_claims(image)
         mpp_x, mpp_y = _tiff_mpp(image)
         return ImageHeader(
             format=str(image.format),
@@ -123,8 +148,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
             yield image
     except SlideError:
         raise
-    # Exceptions of Pillow's decoders on damaged files, by format.
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as e:
+    except DAMAGED as e:
         raise SlideError(
             f"{path.name}: cannot decode the image: {e}",
             "the file is damaged, truncated or not an image: copy it again",
@@ -132,7 +156,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 
 
 def check_whole(image: Image.Image) -> None:
-    """Refuse a damaged JPEG, alone or in a TIFF; Pillow shows what is left of it.
+    """Refuse damaged JPEG, PNG and deflate, alone or in a TIFF; Pillow shows them.
 
     Args:
         image: any image, not yet decoded.
@@ -140,17 +164,50 @@ def check_whole(image: Image.Image) -> None:
     Raises:
         OSError: its data is damaged.
     """
+    check_claims(image)
     file: Any = image.fp  # type: ignore[attr-defined]
     start = file.tell()
     file.seek(0)
     if image.format in ("JPEG", "MPO"):
         check_jpeg(file.read())
-    elif image.format == "TIFF" and image.info.get("compression") == "jpeg":
+    elif image.format == "PNG":
+        check_png(file)
+    elif image.format == "TIFF":
         page = tifffile.TiffFile(file).pages.first
-        for offset, size in zip(page.dataoffsets, page.databytecounts, strict=True):
+        compression = str(image.info.get("compression")).removeprefix("tiff_")
+        pieces = zip(page.dataoffsets, page.databytecounts, strict=False)
+        whole = file.seek(0, io.SEEK_END)
+        for offset, size in pieces:
+            if offset + size > whole:
+                raise OSError("cut short: its pixels go on beyond its end")
             file.seek(offset)
-            check_jpeg(file.read(size), page.jpegtables)
+            if compression == "jpeg":
+                check_jpeg(file.read(size), page.jpegtables)
+            elif size and compression in ("adobe_deflate", "deflate"):
+                check_deflate(file.read(size))
     file.seek(start)
+
+
+def check_claims(image: Image.Image) -> None:
+    """Refuse an image whose size cannot be in a file of its length.
+
+    Raises:
+        OSError: names both.
+    """
+    file: Any = image.fp  # type: ignore[attr-defined]
+    start = file.tell()
+    size = file.seek(0, io.SEEK_END)
+    file.seek(start)
+    stored = image.info.get("compression", "")
+    compression = {
+        "JPEG": "jpeg",
+        "MPO": "jpeg",
+        "PNG": "zip",
+        "TIFF": str(stored),
+        "BMP": "raw" if stored == 0 else "",
+    }.get(str(image.format), "")
+    values = image.width * image.height * len(image.getbands())
+    check_decoded(compression, values // 8 if image.mode == "1" else values, size)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -203,3 +260,33 @@ def _tiff_mpp(image: Image.Image) -> tuple[float | None, float | None]:
     ]
     mpp_x, mpp_y = (um / n if um and n else None for n in per_unit)
     return mpp_x, mpp_y
+
+
+def read_picture(path: Path) -> Pixels:
+    """A small picture, RGB [height, width, 3], e.g. the thumbnail of a run.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ValueError: it is damaged, or no picture of at most MAX_PICTURE_PX.
+    """
+    data = read_bytes(path)
+    try:
+        return decode_picture(data)
+    except OSError as e:
+        raise ValueError(f"{path}: cannot read the picture: {e}") from e
+
+
+def decode_picture(data: bytes) -> Pixels:
+    """The same from its bytes.
+
+    Raises:
+        OSError: it is damaged, or no picture of at most MAX_PICTURE_PX.
+    """
+    try:
+        with no_pixel_limit(), Image.open(io.BytesIO(data)) as image:
+            if image.width * image.height > MAX_PICTURE_PX:
+                raise OSError(f"{image.width} x {image.height} px is no thumbnail")
+            check_whole(image)
+            return np.asarray(image.convert("RGB"))
+    except DAMAGED as e:
+        raise OSError(str(e)) from e

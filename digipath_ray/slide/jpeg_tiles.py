@@ -8,6 +8,7 @@ OpenSlide shows what is left without a word.
 """
 
 import functools
+import os
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -228,9 +229,12 @@ class JpegTiles:
         assert self._file is not None
         size = int(level.sizes[number])
         with self._lock:
+            # Before it is read: a size of 4 GB would take as much memory.
+            if level.offsets[number] + size > self._file.seek(0, os.SEEK_END):
+                raise NotPlain
             self._file.seek(int(level.offsets[number]))
             data = self._file.read(size)
-        if len(data) < size or not data.startswith(START):
+        if not data.startswith(START):
             raise NotPlain
         if level.rgb and data.startswith(START + JFIF):  # which says YCbCr
             raise NotPlain

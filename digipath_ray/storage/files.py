@@ -10,15 +10,17 @@ import json
 import os
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import ValidationError
 from upath import UPath
 
+from digipath_ray.schema import conform
 from digipath_ray.storage import bucket
 from digipath_ray.words import redacted
 
@@ -70,8 +72,30 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_text(path: Path) -> str:
-    """Read a UTF-8 text, without the byte order mark that editors may set before it."""
-    return read_bytes(path).decode("utf-8-sig")
+    """Read a UTF-8 text, without the byte order mark that editors may set before it.
+
+    Raises:
+        ValueError: it is no UTF-8.
+        OSError: as :func:`read_bytes`.
+    """
+    try:
+        return read_bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError as e:
+        raise ValueError(f"{path}: not a text in UTF-8: {e}") from e
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        ValueError: it is no JSON in UTF-8, or nested beyond reason.
+        OSError: as :func:`read_bytes`.
+    """
+    data = read_bytes(path)
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as e:
+        raise ValueError(f"{path}: not valid JSON: {e}") from e
 
 
 def open_file(path: str | Path) -> BinaryIO:
@@ -79,8 +103,8 @@ def open_file(path: str | Path) -> BinaryIO:
     return io.BytesIO(bucket.get(path)) if is_url(path) else Path(path).open("rb")
 
 
-def _plain(table: pa.Table, path: Path) -> pa.Table:
-    """The table, if no column has an extension type.
+def _plain(table: pa.Table, path: Path) -> None:
+    """Refuse a table of which a column has an extension type.
 
     Ray Data registers one whose values are pickles, which reading the value runs: a
     manifest could hold any code.
@@ -91,7 +115,6 @@ def _plain(table: pa.Table, path: Path) -> pa.Table:
                 f"{path}: column {field.name} is of the extension type {field.type}, "
                 "which may hold code: write it again with plain types"
             )
-    return table
 
 
 def _has_extension(kind: pa.DataType) -> bool:
@@ -103,18 +126,87 @@ def _has_extension(kind: pa.DataType) -> bool:
     return any(map(_has_extension, parts))
 
 
+def first_error(error: ValidationError) -> str:
+    """Where in a file the first wrong value is, and what is wrong with it."""
+    wrong = error.errors(include_url=False, include_input=False)[0]
+    return ": ".join(filter(None, [".".join(map(str, wrong["loc"])), wrong["msg"]]))
+
+
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     """Read a Parquet table of plain types.
 
     Raises:
-        ValueError: the file is damaged (pyarrow.ArrowInvalid), or a column has an
-            extension type.
+        pyarrow.ArrowInvalid: the file is damaged, or lacks a column; a ValueError.
+        ValueError: a column has an extension type.
         OSError: the file or bucket cannot be read.
     """
+    with open_file(path) as file:
+        with _explained(path):
+            table = pq.read_table(file, columns=columns)
+            _ = table.column_names  # which are read late else
+        _plain(table, path)
+        with _explained(path):
+            table.validate(full=True)  # texts that are no UTF-8
+        return table
+
+
+def read_rows(
+    path: Path, schema: pa.Schema, columns: Sequence[str] | None = None
+) -> list[dict[str, Any]]:
+    """Rows of a Parquet table that was written with a schema.
+
+    Columns of another version are left out; one that may be unknown and is not there
+    is None.
+
+    Args:
+        path: the table.
+        schema: that it was written with.
+        columns: those that are read; default: all.
+
+    Raises:
+        pyarrow.ArrowInvalid: the file is damaged, or is not of the schema.
+        OSError: the file or bucket cannot be read.
+    """
+    rows: list[dict[str, Any]] = read_conformed(path, schema, columns).to_pylist()
+    return rows
+
+
+def read_conformed(
+    path: Path, schema: pa.Schema, columns: Sequence[str] | None = None
+) -> pa.Table:
+    """The same as a table."""
+    if columns is not None:
+        schema = pa.schema([schema.field(name) for name in columns])
+    table = read_table(path)
     try:
-        with open_file(path) as file:
-            return _plain(pq.read_table(file, columns=columns), path)
-    except pa.ArrowException as e:
+        return conform(table, schema)
+    except (ValueError, OverflowError, pa.ArrowException) as e:
+        raise pa.ArrowInvalid(
+            f"{path}: not a table of a run, or damaged ({e}): delete it to have it "
+            "recreated"
+        ) from e
+
+
+def read_note(path: Path, key: bytes) -> Any:
+    """The JSON in a Parquet table's metadata; None if it has none.
+
+    Raises:
+        pyarrow.ArrowInvalid: the file is damaged; a ValueError.
+        OSError: the file or bucket cannot be read.
+    """
+    with open_file(path) as file, _explained(path):
+        text = (pq.read_schema(file).metadata or {}).get(key)
+        return None if text is None else json.loads(text)
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """What Arrow raises of a damaged file as ArrowInvalid; it also raises OSError."""
+    try:
+        yield
+    except (pa.ArrowException, ValueError, RecursionError, OSError) as e:
+        if isinstance(e, OSError) and e.errno is not None:  # the disk's, not Arrow's
+            raise
         raise pa.ArrowInvalid(
             f"{path}: not a Parquet file, or damaged ({e}): delete it to have it "
             "recreated"

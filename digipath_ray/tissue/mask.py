@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from digipath_ray.annotations.maskvalues import JPEG_ABOVE
-from digipath_ray.slide.image import check_whole, no_pixel_limit
+from digipath_ray.slide.image import DAMAGED, check_whole, no_pixel_limit
 from digipath_ray.storage.files import open_file
 
 Bools = NDArray[np.bool_]
@@ -149,11 +149,15 @@ def read_mask_image(path: str | Path) -> Bools:
     return _decode(path)[0]
 
 
+class TooLargeError(ValueError):
+    """An image has more pixels than any mask."""
+
+
 def _decode(path: str | Path) -> tuple[Bools, tuple[float, float] | None]:
     try:
         with no_pixel_limit(), open_file(path) as file, Image.open(file) as image:
             if image.width * image.height > MAX_MASK_PX:
-                raise ValueError(f"{path}: too large for a mask: save it at 8 um/px")
+                raise TooLargeError(f"{path}: too large for a mask: save it at 8 um/px")
             check_whole(image)
             # Alpha is visibility, not tissue.
             opaque = {"RGBA": "RGB", "LA": "L", "PA": "P"}.get(image.mode, image.mode)
@@ -161,7 +165,9 @@ def _decode(path: str | Path) -> tuple[Bools, tuple[float, float] | None]:
             above = JPEG_ABOVE if image.format in ("JPEG", "MPO") else 0
             inverted = _is_inverted(image)
             values = np.asarray(image.convert(opaque))
-    except (OSError, SyntaxError) as e:
+    except TooLargeError:
+        raise
+    except DAMAGED as e:
         raise ValueError(f"{path}: cannot read the image: {e}") from e
     channels = (values > above).reshape(*values.shape[:2], -1)
     return np.asarray(channels.any(axis=-1) ^ inverted), dpi

@@ -10,9 +10,7 @@ curves/<member>.csv  curves/<member>.png  curves/<member>_reliability.png
 checkpoints/<member>/  scores.json  failures.parquet
 """
 
-import json
 import shutil
-import tomllib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,7 +21,7 @@ import tomli_w
 
 from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.config.recipe import Recipe
-from digipath_ray.config.toml import Tree, difference, to_tree
+from digipath_ray.config.toml import Tree, difference, load_toml, to_tree
 from digipath_ray.run.directory import READERS, RunDirectory
 from digipath_ray.run.failure import Failure, RunError
 from digipath_ray.storage import bucket
@@ -32,6 +30,7 @@ from digipath_ray.storage.files import (
     is_url,
     place,
     publish,
+    read_json,
     read_table,
     read_text,
 )
@@ -117,7 +116,7 @@ class FitDirectory(RunDirectory):
 
     def read_history(self, member: str) -> list[dict[str, Any]]:
         """Read the measures of a member's epochs."""
-        rows = json.loads(read_text(self.history(member)))
+        rows = read_json(self.history(member))
         return cast(list[dict[str, Any]], rows)
 
     def read_tables(
@@ -157,7 +156,7 @@ class FitDirectory(RunDirectory):
 
     def read_unread(self) -> list[Failure]:
         """Read the marks of slides with unreadable patches."""
-        return [Failure(**json.loads(read_text(mark))) for mark in self._marks()]
+        return [Failure(**read_json(mark)) for mark in self._marks()]
 
     def accept(
         self, recipe: Recipe, rows: Sequence[SlideRow], *, overwrite: bool
@@ -199,14 +198,14 @@ class FitDirectory(RunDirectory):
         self, tree: Tree, cohort: Sequence[dict[str, Any]], now: Digests
     ) -> tuple[list[str], list[str], Digests]:
         """What differs from the fit as it was started, notes, and digests of then."""
-        old = with_moved(tomllib.loads(read_text(self.settings)), tree)
+        old = with_moved(load_toml(read_text(self.settings)), tree)
         changed = difference(old, tree)
         before = self.read_digests()
         if self.added_files.exists():
             changed += changed_added(before, now)
         if not self.cohort.exists():
             return changed, [], before
-        rows = json.loads(read_text(self.cohort))
+        rows = read_json(self.cohort)
         mended = may_be_mended(self.read_failures())
         others, moved = changed_slides(rows, cohort, before, now, mended)
         notes = []
@@ -224,7 +223,7 @@ class FitDirectory(RunDirectory):
         """Read the digests of the files that the fit is made from."""
         if not self.added_files.exists():
             return {}
-        return cast(Digests, json.loads(read_text(self.added_files)))
+        return cast(Digests, read_json(self.added_files))
 
     def digest(self) -> str:
         """Digest of recipe, cohort and files, and of where they lie."""
@@ -233,7 +232,7 @@ class FitDirectory(RunDirectory):
 
     def read_cohort(self) -> list[SlideRow]:
         """Read the rows of the cohort."""
-        rows = json.loads(read_text(self.cohort))
+        rows = read_json(self.cohort)
         return [SlideRow(**row) for row in rows]
 
     def clear(self) -> None:

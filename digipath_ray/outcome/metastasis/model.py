@@ -4,6 +4,7 @@ Stored as one ``.skops`` file of arrays and text, without code or pickles.
 """
 
 import json
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -233,9 +234,14 @@ def load_stage_model(path: str | Path) -> StageModel:
         # Damaged archive: not a zip, unknown compression or corrupt data.
         zipfile.BadZipFile,
         zlib.error,
-        NotImplementedError,
+        # NotImplementedError, or one that is said to be encrypted.
+        RuntimeError,
         EOFError,
         OSError,
+        # Damaged header of an array, which numpy parses as Python.
+        SyntaxError,
+        tokenize.TokenError,
+        RecursionError,
         # Intact archive with other content.
         UntrustedTypesFoundException,
         AttributeError,

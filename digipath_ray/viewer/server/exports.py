@@ -91,7 +91,7 @@ def read_outlines(entry: Entry, run: str) -> bytes:
         raise NoMap("no outlines of this slide") from e
     try:
         json.loads(data)
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise ValueError(f"{path}: damaged: {e}: recompute the slide") from e
     return data
 

@@ -145,7 +145,7 @@ class SlideRoutes:
             tag = f'"{version}-thumbnail"'
             if request.headers.get("if-none-match") == tag:
                 return Blob(version=version, tag=tag, data=None)
-            data = self._tiles.kept.make(tag, lambda: shrink(read_bytes(path)))
+            data = self._tiles.kept.make(tag, lambda: _shrunk(path))
             return Blob(version=version, tag=tag, data=data)
 
         try:
@@ -265,6 +265,20 @@ class SlideRoutes:
             Route(f"{SLIDE}/outlines/{{run}}.geojson", self.outlines),
             Route(f"{SLIDE}/truth.geojson", self.truth),
         ]
+
+
+def _shrunk(path: Path) -> bytes:
+    """A run's thumbnail, smaller.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ValueError: it is damaged.
+    """
+    data = read_bytes(path)
+    try:
+        return shrink(data)
+    except OSError as e:
+        raise ValueError(f"{path}: cannot read the picture: {e}") from e
 
 
 def _stored_thumbnail(entry: Entry) -> tuple[Path, str]:

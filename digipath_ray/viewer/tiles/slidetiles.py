@@ -1,11 +1,10 @@
 """Tiles and thumbnails of slides as JPEG, cached."""
 
-import io
-
 import numpy as np
 from PIL import Image
 
 from digipath_ray.cohort.manifest import SlideRow
+from digipath_ray.slide.image import decode_picture
 from digipath_ray.slide.open import Pixels, Slide
 from digipath_ray.viewer.tiles.lru import LruCache
 from digipath_ray.viewer.tiles.pool import SlidePool
@@ -62,6 +61,6 @@ def shrink(thumbnail: bytes) -> bytes:
     Raises:
         OSError: not an image.
     """
-    with Image.open(io.BytesIO(thumbnail)) as image:
-        image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
-        return encode_jpeg(np.asarray(image.convert("RGB")))
+    image = Image.fromarray(decode_picture(thumbnail))
+    image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+    return encode_jpeg(np.asarray(image))

@@ -12,7 +12,13 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 import tifffile
 
-from digipath_ray.heatmap.file import TILE_PX, WEIGHT, explained, read_header
+from digipath_ray.heatmap.file import (
+    TILE_PX,
+    WEIGHT,
+    check_stored,
+    explained,
+    read_header,
+)
 from digipath_ray.heatmap.heatmap import Map
 from digipath_ray.storage import bucket
 from digipath_ray.storage.files import is_url
@@ -119,8 +125,13 @@ def open_value_tiles(path: Path) -> ValueTiles:
     with explained(path), _open(path) as file, tifffile.TiffFile(file) as tiff:
         text = tiff.ome_metadata
         series = [] if text is None else tiff.series[0].levels
+        for level in series:
+            check_stored(level, tiff.filehandle.size)
         levels = tuple(tuple(_plane(page) for page in level.pages) for level in series)
     header = read_header(path, text)
+    planes = len(header.channels) + 1
+    if {len(level) for level in levels} != {planes}:
+        raise ValueError(f"{path}: damaged: not {planes} channels in every level")
     keys = [plane.page for level in levels for plane in level]
     tiled = all((k.tilewidth, k.tilelength) == (TILE_PX, TILE_PX) for k in keys)
     if not (tiled and all(key.dtype == np.float32 for key in keys)):
