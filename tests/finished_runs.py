@@ -18,6 +18,7 @@ from digipath_ray.outcome.staging import PatientStage
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import Failure
 from digipath_ray.schema import FAILURES, OUTCOMES, PATIENTS, SLIDES
+from digipath_ray.storage.files import file_digest
 from digipath_ray.tissue.mask import Mask, write_mask
 
 WIDTH, HEIGHT = 4000, 3000
@@ -71,6 +72,7 @@ def write_run(
         heatmap = draw_heatmap(made)
         write_maps(run, made.slide_id, heatmap)
         record = done_record(made, heatmap)
+        record["files"] = {"heatmap": file_digest(run.heatmap(made.slide_id))}
         run.write_json(run.done(made.slide_id), record)
         outcomes.append(record["outcome"])
     run.write_table(run.slides, [slide_row(made) for made in slides], SLIDES)
