@@ -60,8 +60,8 @@ def test_a_campaign_that_finds_something_fails(tmp_path: Path) -> None:
     said = python("-c", script)
     assert said.returncode == 1, said.stderr
     report = (tmp_path / "x.md").read_text()
-    assert "| x | 3 | 0 | 0 | 3 |" in report
-    assert "x, wrong, 3 x only: KeyError" in report
+    assert "| lack a key | 3 | 0 | 0 | 3 |" in report
+    assert "lack a key, wrong, 3 x only: KeyError" in report
 
 
 @pytest.mark.parametrize("name", ["TIFF", "GeoJSON", "CSV", "safetensors"])

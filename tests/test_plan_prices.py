@@ -191,7 +191,7 @@ def test_what_is_no_table(tmp_path: Path, text: str) -> None:
     path = tmp_path / "p.toml"
     path.write_text(text)
     with pytest.raises(
-        ValueError, match=r"p\.toml: (invalid TOML|must contain only \[\[nodes\]\])"
+        ValueError, match=r"p\.toml: (not valid TOML|must contain only \[\[nodes\]\])"
     ):
         read_prices(path)
 
