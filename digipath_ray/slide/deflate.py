@@ -13,9 +13,8 @@ import tifffile
 
 from digipath_ray.geometry import lattice
 from digipath_ray.slide.check import GENERIC, UNREADABLE, first_pages
-from digipath_ray.slide.info import SlideInfo
+from digipath_ray.slide.info import SlideError, SlideInfo
 from digipath_ray.slide.png import check_deflate
-from digipath_ray.slide.unreadable import explain
 
 DEFLATE = (8, 32946)
 """TIFF's numbers of the compression."""
@@ -61,8 +60,11 @@ class DeflateTiles:
                     try:
                         check_deflate(file.read(tiles.sizes[number]))
                     except OSError as e:
-                        where = f"read at ({left}, {top}) of level {level}"
-                        raise explain(self._path, where, e) from e
+                        where = f"({left}, {top}) of level {level}"
+                        raise SlideError(
+                            f"{self._path.name}: cannot be read at {where}: {e}",
+                            "the file is damaged or truncated: copy it again",
+                        ) from e
                     with self._lock:
                         self._whole.add((level, number))
 
