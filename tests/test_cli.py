@@ -106,7 +106,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "message"),
     [
         ("runn", "No such command 'runn'"),
-        ("run", "Missing argument 'SLIDES'"),
+        ("prepare", "Missing argument 'SLIDES'"),
+        ("run --out x", "Invalid value for 'SLIDES': name files"),
         ("run a.svs", "Missing option '--out'"),
         ("run a.svs --out x --mmp 1", "No such option: --mmp"),
         ("run a.svs --out x --mpp half", "Invalid value for '--mpp'"),

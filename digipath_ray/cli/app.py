@@ -98,6 +98,7 @@ def digipath(
 @with_config
 def run(
     *,
+    context: typer.Context,
     slides: OptionalSlides = None,
     out: OutOption,
     weights: WeightsOption = None,
@@ -130,7 +131,11 @@ def run(
         )
         return repeat_run(console(), repeat, out, tree, slides or ())
     if not slides:
-        raise ValueError("no slides: name files, folders or a manifest")
+        raise typer.BadParameter(
+            "name files, folders or a manifest; or --repeat RUN",
+            ctx=context,
+            param_hint="'SLIDES'",
+        )
     from digipath_ray.cli.run import run_slides
 
     return run_slides(

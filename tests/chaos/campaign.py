@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,8 @@ ROOT = Path(__file__).parents[2]
 SITE = Path(__file__).parent / "site"
 MAIN = "from digipath_ray.cli import main; main()"
 DISK_MB = 64
+CRASHES = (-signal.SIGABRT, -signal.SIGSEGV, -signal.SIGBUS)
+"""Exit statuses of what nobody struck so."""
 STARTS = 25
 """Starts after which a seed has failed."""
 SILENT_S = 240.0
@@ -189,6 +192,8 @@ class Seed:
     def _start_again(self) -> None:
         code = self.scene.driver.returncode
         self.outcome.codes.append(code)
+        if code in CRASHES:
+            self.outcome.wrong.append(f"a start crashed with signal {-code}")
         if self.outcome.starts >= STARTS:
             raise AssertionError(f"not ended after {STARTS} starts")
         self.scene.driver = self._start(self.scene.command, self.scene.environment)
