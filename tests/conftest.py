@@ -2,6 +2,7 @@
 
 import functools
 import io
+import logging
 import os
 import signal
 import uuid
@@ -86,6 +87,15 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # How long an example takes is no property of the code: other tests run beside it.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+
+@pytest.fixture(autouse=True)
+def log_filters_as_before() -> Iterator[None]:
+    """A command that hides names in its logs hides none in those of later tests."""
+    before = {handler: [*handler.filters] for handler in logging.getLogger().handlers}
+    yield
+    for handler in logging.getLogger().handlers:
+        handler.filters = before.get(handler, [])
 
 
 @pytest.fixture(scope="session")
