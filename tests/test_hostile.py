@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pydicom
 import pytest
 import tifffile
 from PIL import Image
@@ -34,9 +35,11 @@ from digipath_ray.run.patch_table import NOTE, read_prepared
 from digipath_ray.run.status import read_status
 from digipath_ray.schema import FAILURES, OUTCOMES, check_row, conform
 from digipath_ray.slide.open import SlideError, open_slide
+from digipath_ray.storage.dicom import read_frame_size
 from digipath_ray.storage.files import read_json, read_rows, read_table
 from digipath_ray.tissue.mask import read_mask_image
 from digipath_ray.viewer.tiles.valuetiles import open_value_tiles
+from tests.dicoms import write_wsi
 from tests.finished_runs import Made, draw_heatmap, write_maps, write_run
 from tests.fuzz.headers import chunks, find_tags
 from tests.fuzz.slide_seeds import section
@@ -169,6 +172,27 @@ def test_the_same_of_strips(tmp_path: Path) -> None:
     path.write_bytes(data)
     with open_slide(path) as slide, pytest.raises(SlideError, match="data check"):
         slide.read_level(0, 0, 0, 9, 9)
+
+
+@pytest.mark.parametrize("implicit", [False, True])
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_frame_of_gigabytes_in_dicom(
+    tmp_path: Path, implicit: bool, beside: bool
+) -> None:
+    """Also in another file of the series, which OpenSlide reads with the first."""
+    pixels = np.ascontiguousarray(section()[:64, :64])
+    path = write_wsi(tmp_path / "a.dcm", pixels, series="1.2", mpp=0.5)
+    assert read_frame_size(path) == (64, 64)
+    open_slide(path).close()
+    huge = tmp_path / ("b.dcm" if beside else "a.dcm")
+    write_wsi(huge, pixels, series="1.2", mpp=1.0, implicit=implicit)
+    made = pydicom.dcmread(huge)
+    made.Rows = made.Columns = 65_535
+    made.save_as(huge)
+    assert read_frame_size(huge) == (65_535, 65_535)
+    if not implicit:  # which OpenSlide does not know at all
+        with pytest.raises(SlideError, match="frames of 65535 x 65535 px"):
+            open_slide(path)
 
 
 # Images.

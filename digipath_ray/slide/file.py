@@ -32,7 +32,7 @@ from digipath_ray.slide.info import (
 )
 from digipath_ray.slide.jpeg_tiles import JpegTiles, find_jpeg_levels
 from digipath_ray.slide.levels import find_alien_levels, note_of
-from digipath_ray.slide.sizes import check_side
+from digipath_ray.slide.sizes import check_frames, check_side
 from digipath_ray.slide.unreadable import explain, unknown_file
 
 SLIDE_SUFFIXES = (
@@ -71,6 +71,8 @@ def open_file(path: Path, mpp: float | None, cache_bytes: int) -> OpenFile:
         reason = unknown_file(path)
         if reason is not None:
             raise reason
+    if vendor == "dicom":
+        check_frames(path)
     look = look_at_tiff(path, vendor) if is_tiff(path) else Look()
     if vendor is not None:
         return _open_openslide(path, mpp, cache_bytes, look)

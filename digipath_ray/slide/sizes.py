@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from digipath_ray.slide.info import SlideError
+from digipath_ray.storage.dicom import read_frame_size
+from digipath_ray.storage.series import files_of_series
 
 MAX_SIDE_PX = 1 << 20
 """Of a level: 26 cm at 0.25 um/px; the largest glass slides are 15 cm."""
@@ -51,6 +53,18 @@ def check_pages(path: Path, pages: list[Any]) -> None:
         # Of no width they are strips to tifffile, but not to libtiff.
         if page.is_tiled or not TILE_TAGS.isdisjoint(page.tags.keys()):
             _check_tiles(what, page)
+
+
+def check_frames(path: Path) -> None:
+    """Refuse a DICOM slide whose frames are of absurd size, in any file of its series.
+
+    Raises:
+        SlideError: names the size.
+    """
+    for file in dict.fromkeys([path, *files_of_series(path)]):
+        rows, columns = read_frame_size(file) or (1, 1)
+        if min(rows, columns) < 1 or rows * columns > MAX_TILE_PX:
+            raise SlideError(f"{file.name}: frames of {columns} x {rows} px", DAMAGED)
 
 
 def check_side(what: str, width: int, height: int) -> None:

@@ -39,6 +39,7 @@ NOT_VOLUME = ("LABEL", "OVERVIEW", "THUMBNAIL")
 META_CLASS, META_SYNTAX = (0x0002, 0x0002), (0x0002, 0x0010)
 IMAGE_TYPE, SOP_CLASS = (0x0008, 0x0008), (0x0008, 0x0016)
 SERIES = (0x0020, 0x000E)
+ROWS, COLUMNS = (0x0028, 0x0010), (0x0028, 0x0011)
 LONG_LENGTH = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN",
                b"UR", b"UT", b"UV")  # fmt: skip
 """Value representations with a length of 4 bytes (PS3.5 7.1.2)."""
@@ -105,6 +106,30 @@ def read_header(path: Path) -> DicomHeader | None:
         return header
 
 
+def read_frame_size(path: Path) -> tuple[int, int] | None:
+    """Rows and columns of the frames of a file; None if it does not say, or is damaged.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        data = file.read(HEADER_BYTES)
+        while True:
+            try:
+                found, order = _read_wanted(data, (ROWS, COLUMNS))
+                rows, columns = (
+                    struct.unpack(f"{order}H", found[tag])[0] for tag in (ROWS, COLUMNS)
+                )
+                return rows, columns
+            except KeyError:
+                return None
+            except struct.error:  # the bytes end within an element
+                more = file.read(len(data)) if len(data) < MAX_BYTES else b""
+                if not (more and is_dicom(data)):
+                    return None
+                data += more
+
+
 def parse_header(data: bytes, *, whole: bool = False) -> DicomHeader | None:
     """Header from the first bytes of a file; None if it is not in them.
 
@@ -115,14 +140,12 @@ def parse_header(data: bytes, *, whole: bool = False) -> DicomHeader | None:
     if not is_dicom(data):
         return None
     try:
-        meta, start = _read_meta(data)
-        syntax = meta.get(META_SYNTAX, "")
-        found = {}
-        if syntax != DEFLATED:
-            explicit, order = syntax != IMPLICIT, ">" if syntax == BIG_ENDIAN else "<"
-            found = _read_tags(data, start, explicit=explicit, order=order, whole=whole)
+        wanted = (IMAGE_TYPE, SOP_CLASS, SERIES)
+        values, _ = _read_wanted(data, wanted, whole=whole)
+        meta, _ = _read_meta(data)
     except struct.error:  # the bytes end within an element
         return None
+    found = {tag: _as_text(value) for tag, value in values.items()}
     sop_class = found.get(SOP_CLASS) or meta.get(META_CLASS, "")
     if not sop_class:
         return None
@@ -139,27 +162,36 @@ def _read_meta(data: bytes) -> tuple[dict[Tag, str], int]:
     found, at = {}, MAGIC_BYTES
     while struct.unpack_from("<H", data, at)[0] == 2:
         tag, length, at = _read_tag(data, at, explicit=True, order="<")
-        found[tag] = _text(data, at, length)
+        found[tag] = _as_text(_value(data, at, length))
         at += length
     return found, at
 
 
-def _read_tags(
-    data: bytes, at: int, *, explicit: bool, order: str, whole: bool
-) -> dict[Tag, str]:
-    """Values of the tags looked for, up to SeriesInstanceUID."""
-    found: dict[Tag, str] = {}
-    while not (whole and at == len(data)):  # the end of a file without a series
+def _read_wanted(
+    data: bytes, wanted: tuple[Tag, ...], *, whole: bool = False
+) -> tuple[dict[Tag, bytes], str]:
+    """Values of some tags, none if the file is deflated, and struct's byte order.
+
+    Raises:
+        struct.error: the bytes end before the last of them.
+    """
+    meta, at = _read_meta(data)
+    syntax = meta.get(META_SYNTAX, "")
+    explicit, order = syntax != IMPLICIT, ">" if syntax == BIG_ENDIAN else "<"
+    found: dict[Tag, bytes] = {}
+    if syntax == DEFLATED:
+        return found, order
+    while not (whole and at == len(data)):  # the end of a file without them
         tag, length, at = _read_tag(data, at, explicit=explicit, order=order)
-        if tag > SERIES:
-            return found
+        if tag > max(wanted):
+            break
         if length == UNDEFINED:
             at = _skip_items(data, at, explicit=explicit, order=order)
             continue
-        if tag in (IMAGE_TYPE, SOP_CLASS, SERIES):
-            found[tag] = _text(data, at, length)
+        if tag in wanted:
+            found[tag] = _value(data, at, length)
         at += length
-    return found
+    return found, order
 
 
 def _read_tag(
@@ -196,8 +228,12 @@ def _skip_items(data: bytes, at: int, *, explicit: bool, order: str) -> int:
                 at += length
 
 
-def _text(data: bytes, at: int, length: int) -> str:
+def _value(data: bytes, at: int, length: int) -> bytes:
     value = data[at : at + length]
     if len(value) < length:
         raise struct.error("cut short")
+    return value
+
+
+def _as_text(value: bytes) -> str:
     return value.decode("ascii", "replace").rstrip("\0 ")

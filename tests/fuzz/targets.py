@@ -30,6 +30,7 @@ from digipath_ray.config.toml import (
     to_tree,
 )
 from digipath_ray.export import export_run
+from digipath_ray.networks.card import read_card, write_card
 from digipath_ray.networks.resolve import resolve
 from digipath_ray.networks.weights import load_member
 from digipath_ray.outcome.features import FEATURES
@@ -42,6 +43,7 @@ from digipath_ray.run.finished import read_run
 from digipath_ray.run.identity import hold_against_files
 from digipath_ray.run.patch_table import read_chunks, read_prepared
 from digipath_ray.slide.open import open_slide
+from digipath_ray.storage.files import file_digest
 from digipath_ray.tissue.mask import read_mask_image
 from digipath_ray.viewer.tiles.pool import SlidePool
 from digipath_ray.viewer.tiles.slidetiles import Tiles
@@ -96,7 +98,8 @@ class SlideTarget(Target):
         yield "info", lambda: list(describe(row, self.config, mpp_given=True)) and None
         yield "thumbnail", lambda: thumbnail(path)
         yield "viewer", lambda: view_slide(row)
-        yield "mask", lambda: read_mask_image(path).any() and None
+        if path.suffix != ".dcm":  # which is never a mask
+            yield "mask", lambda: read_mask_image(path).any() and None
 
 
 def read_levels(path: Path) -> bytes:
@@ -187,7 +190,7 @@ class TomlTarget(Target):
 
 
 class WeightsTarget(Target):
-    """Weights and card of a member; the other one of the two is whole."""
+    """Weights and card of a member; of damaged weights the card has the digest."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -199,6 +202,10 @@ class WeightsTarget(Target):
         for path in (self.whole, self.whole.with_suffix(".json")):
             shutil.copy(path, here / path.name)
         (here / name).write_bytes(data)
+        if name == self.whole.name:  # else the digest alone refuses it
+            card = read_card(self.whole)
+            digest = file_digest(here / name)
+            write_card(here / name, replace(card, digest=digest))
         return here / self.whole.name
 
     def steps(self, path: Path) -> Iterator[Step]:
