@@ -24,10 +24,12 @@ from PIL import Image
 from digipath_ray.annotations import read_annotation
 from digipath_ray.cohort.inputs import read_cohort
 from digipath_ray.config.toml import from_tree, load_config
+from digipath_ray.export import export_run
 from digipath_ray.heatmap.file import read_heatmap
 from digipath_ray.networks.card import read_card
 from digipath_ray.outcome.metastasis.model import load_stage_model, save_stage_model
 from digipath_ray.report.findings import read_findings
+from digipath_ray.report.preview import find_window
 from digipath_ray.report.render import write_report
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import RunError
@@ -37,7 +39,7 @@ from digipath_ray.schema import FAILURES, OUTCOMES, check_row, conform
 from digipath_ray.slide.open import SlideError, open_slide
 from digipath_ray.storage.dicom import read_frame_size
 from digipath_ray.storage.files import read_json, read_rows, read_table
-from digipath_ray.tissue.mask import read_mask_image
+from digipath_ray.tissue.mask import Mask, read_mask_image, write_mask
 from digipath_ray.viewer.tiles.valuetiles import open_value_tiles
 from tests.dicoms import write_wsi
 from tests.finished_runs import Made, draw_heatmap, write_maps, write_run
@@ -277,6 +279,20 @@ def test_a_mask_of_samples_of_gigabits_is_refused(tmp_path: Path) -> None:
     Image.new("L", (64, 64)).save(path)
     set_tags(path, {258: 2**31 - 1})
     with pytest.raises(SlideError, match=r"a\.tif"):
+        read_annotation(path, slide=SlideSize64())
+
+
+def test_a_mask_of_transparency_alone_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.zeros((64, 64), np.uint8), extrasamples=())
+    data = bytearray(path.read_bytes())
+    tags = find_tags(bytes(data))
+    # The tag of the software becomes that of an extra sample.
+    for entry in tags.entries:
+        if struct.unpack_from("<H", data, entry)[0] == 305:  # software
+            struct.pack_into("<HHII", data, entry, 338, 3, 1, 2)
+    path.write_bytes(data)
+    with pytest.raises(SlideError, match="no channel beside transparency"):
         read_annotation(path, slide=SlideSize64())
 
 
@@ -580,6 +596,36 @@ def test_a_table_of_texts_that_are_no_utf8_is_damaged(tmp_path: Path) -> None:
     pq.write_table(pa.table({"slide_id": texts}), path)
     with pytest.raises(pa.ArrowInvalid, match=r"a\.parquet: not a Parquet file"):
         read_table(path)
+
+
+@pytest.mark.parametrize("value", ["nan", "0", "-8", "1e300"])
+def test_a_heatmap_of_another_scale_is_refused(run: RunDirectory, value: str) -> None:
+    path = run.heatmap("a")
+    text = tifffile.tiffcomment(path)
+    scaled = text.replace('PhysicalSizeY="16.0"', f'PhysicalSizeY="{value}"')
+    assert scaled != text
+    tifffile.tiffcomment(path, scaled.encode())
+    with pytest.raises(ValueError, match=r"a\.ome\.tiff: damaged: sides of"):
+        read_heatmap(path)
+
+
+def test_tissue_beyond_the_slide_makes_no_preview(run: RunDirectory) -> None:
+    mask = np.zeros((4, 16_384), np.bool_)
+    mask[:, -9:] = True
+    write_mask(run.mask("a"), Mask(array=mask, mpp_x=8.0, mpp_y=8.0))
+    with pytest.raises(ValueError, match=r"a\.png: its tissue lies beyond"):
+        find_window(run.mask("a"), (4000.0, 3000.0))
+    write_report(run)
+
+
+def test_what_a_column_means_is_shown_whatever_it_holds(
+    run: RunDirectory, tmp_path: Path
+) -> None:
+    table = pq.read_table(run.failures)
+    field = table.schema.field("hint").with_metadata({b"doc": b"\xef"})
+    at = table.schema.get_field_index("hint")
+    pq.write_table(table.cast(table.schema.set(at, field)), run.failures)
+    export_run(run, tmp_path / "out", format="csv")
 
 
 # Stage models.

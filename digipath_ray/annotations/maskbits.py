@@ -146,6 +146,8 @@ def damaged(path: Path, error: Exception) -> SlideError:
 def stored_piece(path: Path, file: Any, page: Any, index: int) -> bytes:
     """Encoded bytes of a strip or tile; empty for a sparse one, which reads as 0."""
     start, count = page.dataoffsets[index], page.databytecounts[index]
+    if not (isinstance(start, int) and isinstance(count, int)):
+        raise damaged(path, TypeError(f"{count} bytes at {start}"))
     # Before it is read: a count of 4 GB would take as much memory.
     if min(start, count) < 0 or start + count > file.seek(0, os.SEEK_END):
         raise damaged(path, EOFError("the file is truncated"))

@@ -37,6 +37,7 @@ GRAY_SHIFT = 8
 """A TIFF palette has 16 bits a color."""
 
 
+TO_GRAY = "save the mask as one channel of 0 and 255"
 MAX_BITS = 64
 """Of a sample."""
 
@@ -148,6 +149,8 @@ def _layout(path: Path, page: Any) -> TiffMask:
     """How the samples of a TIFF page are values."""
     # Extra samples are alpha, which is visibility and not tumor.
     samples = int(page.samplesperpixel) - len(page.extrasamples)
+    if samples < 1:
+        raise SlideError(f"{path.name}: no channel beside transparency", TO_GRAY)
     is_palette = page.photometric == tifffile.PHOTOMETRIC.PALETTE
     is_bool = int(page.bitspersample) == 1
     white_is_zero = page.photometric == tifffile.PHOTOMETRIC.MINISWHITE

@@ -67,7 +67,7 @@ def format_cell(value: Any) -> str:
 
 
 def _doc(field: pa.Field) -> str:
-    return (field.metadata or {}).get(b"doc", b"").decode()
+    return (field.metadata or {}).get(b"doc", b"").decode("utf-8", "replace")
 
 
 def _write_csv(

@@ -33,6 +33,8 @@ DAMAGED = (
 """What imagecodecs and tifffile raise of a damaged file."""
 MOST_EXPANDED = 1100
 """Bytes that a byte of deflate stands for, at most; its own limit is 1032."""
+MOST_SIDE = 1 << 31
+"""Px, or um per px, far beyond any heatmap's."""
 TILE_PX = 256
 MICROMETER = "µm"
 NOTES = "digipath_ray/provenance"
@@ -259,10 +261,14 @@ def read_header(path: Path, text: str | None) -> Header:
     if names[-1:] != [WEIGHT]:
         raise ValueError(f"{path}: not a heatmap: its channels are {names}")
     with explained(path):
-        return Header(
+        header = Header(
             channels=tuple(names[:-1]),
             width=int(pixels.attrib["SizeX"]),
             height=int(pixels.attrib["SizeY"]),
             mpp_x=float(pixels.attrib["PhysicalSizeX"]),
             mpp_y=float(pixels.attrib["PhysicalSizeY"]),
         )
+        sides = (header.width, header.height, header.mpp_x, header.mpp_y)
+        if not all(0 < side < MOST_SIDE for side in sides):
+            raise ValueError(f"sides of {sides}, px and um per px")
+    return header

@@ -131,7 +131,10 @@ def find_window(mask: Path, size_um: tuple[float, float]) -> Window:
     width_um, height_um = size_um
     if not mask.is_file():
         return Window(x=0, y=0, width=width_um, height=height_um)
-    return Window.around(read_mask(mask), width_um=width_um, height_um=height_um)
+    window = Window.around(read_mask(mask), width_um=width_um, height_um=height_um)
+    if window.width <= 0 or window.height <= 0:
+        raise ValueError(f"{mask}: its tissue lies beyond the slide: damaged")
+    return window
 
 
 def cut_thumbnail(
