@@ -199,6 +199,7 @@ def read_mutants(
 ) -> None:
     """Read the mutants of these numbers; a line of JSON to ``out`` before and after."""
     warnings.simplefilter("ignore")
+    sys.dont_write_bytecode = True  # of what is imported late, beside its source
     secret = folder.parent / "secret.txt"
     seeds, target = kind.seeds(make(folder / "seeds")), kind.target(make(folder / "in"))
     os.environ["TMPDIR"] = str(make(folder / "tmp"))
