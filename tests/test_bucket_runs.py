@@ -22,6 +22,8 @@ from digipath_ray.slide.open import SlideError, open_slide
 from digipath_ray.storage import bucket
 from digipath_ray.storage.bucket import ChangedError
 from digipath_ray.storage.files import place, read_bytes, read_table, read_text
+from digipath_ray.verify.discard import discard_damaged
+from digipath_ray.verify.verify import verify_run
 from tests.buckets import Bucket, send
 from tests.members import LIGHT, write_member
 from tests.records import record_of
@@ -246,3 +248,23 @@ def test_a_run_that_was_overtaken_stops_and_writes_no_table(
         run_cohort(run, read_cohort([cohort_url]), small_config(), listener=listener)
     assert not run.outcomes.exists()
     assert b"other" in read_bytes(run.root / "lease.json"), "not ours to remove"
+
+
+def test_a_run_in_a_bucket_is_verified_and_mended_there(
+    cohort_url: str, bucket_url: str
+) -> None:
+    root = f"{bucket_url}/whole"
+    run = make_run(root, read_cohort([cohort_url]), small_config())
+    assert verify_run(run).faults == []
+    assert verify_run(run).notes == []
+    for path in (run.heatmap("s01"), run.lesions("s02")):
+        path.write_bytes(read_bytes(path)[:-1])
+    found = verify_run(run)
+    assert {fault.where for fault in found.faults} == {
+        "heatmaps/s01.ome.tiff",
+        "lesions/s02.geojson",
+    }
+    discarded, kept = discard_damaged(run, found.faults)
+    assert (sorted(discarded), kept) == (["s01", "s02"], [])
+    assert run.finished_ids() == ["s00", "s02"]
+    assert run.read_record("s02").measured is None

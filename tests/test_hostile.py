@@ -626,6 +626,8 @@ def test_what_a_column_means_is_shown_whatever_it_holds(
     at = table.schema.get_field_index("hint")
     pq.write_table(table.cast(table.schema.set(at, field)), run.failures)
     export_run(run, tmp_path / "out", format="csv")
+    meanings = (tmp_path / "out" / "columns.csv").read_text("utf-8")
+    assert "failures,hint,string,\ufffd" in meanings
 
 
 # Stage models.

@@ -14,9 +14,7 @@ from rich.markup import escape
 
 from digipath_ray import __version__
 from digipath_ray.cli import commands_fit, commands_outcome, commands_plan
-from digipath_ray.cli.console import console, error_console, leave_quietly
-from digipath_ray.cli.logs import LogFormat, set_up_logs
-from digipath_ray.cli.options import (
+from digipath_ray.cli.arguments import (
     DropOption,
     ForceOption,
     OptionalSlides,
@@ -28,18 +26,19 @@ from digipath_ray.cli.options import (
     SlidesArgument,
     WeightsOption,
     refuse_beside,
-    with_config,
-    with_specs,
 )
+from digipath_ray.cli.console import console, error_console, leave_quietly
+from digipath_ray.cli.logs import LogFormat, set_up_logs
+from digipath_ray.cli.options import with_config, with_specs
 from digipath_ray.cli.view import view
 from digipath_ray.config.recipe import AnnotationSpec
 from digipath_ray.config.toml import Tree
-from digipath_ray.run.failure import RunStopped, explain_os_error
+from digipath_ray.run.failure import STOPPED, RunStopped, explain_os_error
 from digipath_ray.words import redacted
 
 log = logging.getLogger(__name__)
 
-STOPPED, INTERRUPTED = 3, 130
+INTERRUPTED = 130
 RESUMABLE = ("run", "prepare", "segment", "stage", "burden", "train")
 SETTINGS: dict[str, Any] = {
     "help_option_names": ["-h", "--help"],

@@ -8,13 +8,9 @@ from typing import Annotated, Literal
 
 import typer
 
+from digipath_ray.cli.arguments import OverwriteOption, SlideIdsOption
 from digipath_ray.cli.console import console
-from digipath_ray.cli.options import (
-    OverwriteOption,
-    SlideIdsOption,
-    with_recipe,
-    with_specs,
-)
+from digipath_ray.cli.options import with_recipe, with_specs
 from digipath_ray.config.recipe import AnnotationSpec
 from digipath_ray.config.toml import Tree
 from digipath_ray.mining.spec import MiningSpec, RegionSpec

@@ -10,13 +10,9 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
+from digipath_ray.cli.arguments import DropOption, OverwriteOption
 from digipath_ray.cli.console import console
-from digipath_ray.cli.options import (
-    DropOption,
-    OverwriteOption,
-    with_outcome,
-    with_specs,
-)
+from digipath_ray.cli.options import with_outcome, with_specs
 from digipath_ray.config.recipe import AnnotationSpec
 
 Challenge = Literal["camelyon16", "camelyon17", "digestpath2019", "paip2019", "masks"]

@@ -8,14 +8,14 @@ from typing import Annotated
 
 import typer
 
-from digipath_ray.cli.console import console
-from digipath_ray.cli.options import (
+from digipath_ray.cli.arguments import (
     ForceOption,
     OutOption,
     SlidesArgument,
     WeightsOption,
-    with_config,
 )
+from digipath_ray.cli.console import console
+from digipath_ray.cli.options import with_config
 from digipath_ray.config.toml import Tree
 from digipath_ray.planning.prices import DEADLINE_H
 

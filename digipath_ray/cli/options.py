@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import typer
 from rich.markup import escape
 
-from digipath_ray.cohort.pseudonyms import SlideIds
 from digipath_ray.config.run import TRANSFORMS, OutcomeSpec, RunConfig
 from digipath_ray.config.toml import (
     DILATE_UM,
@@ -29,74 +28,6 @@ Command = Callable[..., int]
 Sections = Mapping[str, type[Any]]
 NO = "no-"
 """What turns a flag off that a preset or config file turned on."""
-
-SlidesArgument = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="SLIDES",
-        help="slide files, folders, globs, or a manifest (CSV, TSV, Parquet)",
-        show_default=False,
-    ),
-]
-OptionalSlides = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="SLIDES",
-        help="slide files, folders, globs, or a manifest (CSV, TSV, Parquet)",
-        show_default=False,
-    ),
-]
-RepeatOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--repeat",
-        metavar="RUN",
-        help="in place of SLIDES: this run once more, with its slides and settings, "
-        "and hold the two together",
-        show_default=False,
-    ),
-]
-OutOption = Annotated[
-    Path, typer.Option("--out", "-o", help="the run directory", show_default=False)
-]
-OverwriteOption = Annotated[
-    bool, typer.Option("--overwrite", help="process again what is already finished")
-]
-WeightsOption = Annotated[
-    str | None,
-    typer.Option(
-        "--weights",
-        help="a .safetensors file, a folder of them with their cards, 'imagenet' or "
-        "'random' (untrained, to test an installation)",
-        show_default=False,
-    ),
-]
-ForceOption = Annotated[
-    bool,
-    typer.Option(
-        "--force", help="accept an mpp, mean or std that contradicts the weights' cards"
-    ),
-]
-DropOption = Annotated[
-    bool,
-    typer.Option(
-        "--drop",
-        help="take slides that the cohort no longer names out of tables, stages and "
-        "report; their heatmaps stay",
-    ),
-]
-SlideIdsOption = Annotated[
-    SlideIds,
-    typer.Option(
-        "--slide-ids",
-        help="hash: slides and patients are called by keyed digests of their names, "
-        "which ids.csv in the output directory resolves (docs/privacy.md)",
-    ),
-]
-PartialOption = Annotated[
-    bool,
-    typer.Option("--allow-partial", help="accept a fit with members not yet fitted"),
-]
 
 
 def _parameter(
@@ -281,17 +212,6 @@ def with_outcome(*names: str) -> Callable[[Command], Command]:
         return _taking(wrapped, [*own, *added])
 
     return decorate
-
-
-def refuse_beside(option: str, others: Mapping[str, object]) -> None:
-    """Refuse options that cannot be given with another one.
-
-    Raises:
-        ValueError: one of ``others`` (option -> value) is given.
-    """
-    for name, value in others.items():
-        if value:
-            raise ValueError(f"{option} and {name} cannot be given together")
 
 
 def _taking(command: Command, parameters: Sequence[inspect.Parameter]) -> Command:

@@ -17,14 +17,12 @@ from digipath_ray.distributed.run import Summary, run_cohort
 from digipath_ray.networks.resolve import resolve
 from digipath_ray.outcome.staging import PatientStage
 from digipath_ray.run.directory import RunDirectory
-from digipath_ray.run.failure import OUTSIDE, Failure, RunError
+from digipath_ray.run.failure import OUTSIDE, STOPPED, Failure, RunError
 from digipath_ray.run.record import SlideRecord
 from digipath_ray.schema import SLIDES
 from digipath_ray.storage.files import read_rows, read_table
 from digipath_ray.words import count, format_rate
 
-STOPPED = 3
-"""Exit status of what ended early through no slide's fault."""
 FLAGGED_SHOWN = 5
 """Slides named behind a flag."""
 

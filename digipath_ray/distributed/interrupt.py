@@ -17,7 +17,7 @@ from types import FrameType
 import ray
 
 from digipath_ray.distributed.start import ENDING
-from digipath_ray.run.failure import RunStopped
+from digipath_ray.run.failure import STOPPED, RunStopped
 
 INSIST_S = 5.0
 """Seconds after which an interrupt that was dropped is repeated."""
@@ -26,8 +26,6 @@ RECONNECT_S = 60.0
 """How long Ray waits for a head that is gone, before it ends the process itself."""
 SHARE = 0.7
 """Share of that time after which a run ends by itself."""
-STOPPED = 3
-"""Exit status of what ended early through no slide's fault."""
 
 
 class Interrupts:
@@ -87,7 +85,8 @@ def on_interrupt(silence: contextlib.ExitStack) -> Iterator[Interrupts]:
         yield interrupts
         return
     before = {number: signal.signal(number, interrupts.handle) for number in ENDING}
-    threading.Thread(target=watch_head, args=(interrupts,), daemon=True).start()
+    head = ray.get_runtime_context().gcs_address
+    threading.Thread(target=watch_head, args=(interrupts, head), daemon=True).start()
     try:
         yield interrupts
     finally:
@@ -96,24 +95,29 @@ def on_interrupt(silence: contextlib.ExitStack) -> Iterator[Interrupts]:
             signal.signal(number, handler)
 
 
-def watch_head(interrupts: Interrupts) -> None:
+def watch_head(interrupts: Interrupts, head: str) -> None:
     """Stop the run when Ray's head is gone.
 
     Ray itself would end this process after RECONNECT_S without a word, with exit status
     1, which says that all is done but some slides.
+
+    Args:
+        interrupts: of the run.
+        head: host and port.
     """
-    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    host, _, port = head.rpartition(":")
+    place = host.strip("[]"), int(port)  # of an IPv6 address, too
     patience = float(os.environ.get(RECONNECT, RECONNECT_S))
     seen = time.monotonic()
     while not interrupts.over.wait(min(2.0, patience / 10)):
-        with contextlib.suppress(OSError), socket.create_connection((host, port), 2.0):
+        with contextlib.suppress(OSError), socket.create_connection(place, 2.0):
             seen = time.monotonic()
         if time.monotonic() - seen > SHARE * patience:
             break
     else:
         return
     reason = (
-        f"Ray's head at {host}:{port} has not answered for {SHARE * patience:.0f} s: "
+        f"Ray's head at {head} has not answered for {SHARE * patience:.0f} s: "
         "start it again if it is not of this run's own, then give the same command"
     )
     interrupts.stop(reason)

@@ -1,7 +1,6 @@
 """A heatmap's file: a pyramidal OME-TIFF of float32 that QuPath reads, and we again."""
 
 import contextlib
-import struct
 import uuid
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,20 +15,10 @@ import tifffile
 from defusedxml import DefusedXmlException, ElementTree
 
 from digipath_ray.heatmap.heatmap import Heatmap, Map
+from digipath_ray.slide.check import BROKEN
 from digipath_ray.storage.files import open_file
 
-DAMAGED = (
-    tifffile.TiffFileError,
-    RuntimeError,
-    zlib.error,
-    struct.error,
-    LookupError,
-    TypeError,
-    ValueError,
-    AttributeError,
-    ArithmeticError,
-    AssertionError,
-)
+DAMAGED = (*BROKEN, RuntimeError, zlib.error)
 """What imagecodecs and tifffile raise of a damaged file."""
 MOST_EXPANDED = 1100
 """Bytes that a byte of deflate stands for, at most; its own limit is 1032."""

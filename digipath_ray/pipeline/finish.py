@@ -4,6 +4,7 @@
 recomputes what follows from the heatmap.
 """
 
+import contextlib
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -94,8 +95,11 @@ def digest_files(
     kinds: Collection[str] = (*PREPARED, *DRAWN, *MEASURED),
 ) -> dict[str, str]:
     """Kind -> SHA-256 of those files of a slide that were made."""
-    paths = run.slide_files(slide_id)
-    return {kind: file_digest(paths[kind]) for kind in kinds if paths[kind].exists()}
+    paths, found = run.slide_files(slide_id), {}
+    for kind in kinds:
+        with contextlib.suppress(FileNotFoundError):
+            found[kind] = file_digest(paths[kind])
+    return found
 
 
 def check_intact(run: RunDirectory, record: DoneRecord, kinds: Collection[str]) -> None:

@@ -26,6 +26,8 @@ OUTSIDE = {
     ),
 }
 """Else: cause -> what it is, and what to do. No slide's fault: the rest may go on."""
+STOPPED = 3
+"""Exit status of what ended early through no slide's fault."""
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 

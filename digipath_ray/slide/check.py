@@ -8,7 +8,7 @@ here, with what the file is and how to convert it. No pixel is read.
 import functools
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,9 +35,8 @@ ALPHA = (1, 2)
 """TIFF extra samples that are transparency."""
 COLORS = {0: "gray", 1: "gray", 5: "CMYK", 8: "CIE L*a*b*", 9: "CIE L*a*b*"}
 FORMATS = {2: "signed ", 3: "float ", 5: "complex ", 6: "complex "}
-UNREADABLE = (
+BROKEN = (
     tifffile.TiffFileError,
-    OSError,
     ValueError,
     LookupError,
     TypeError,
@@ -47,7 +46,9 @@ UNREADABLE = (
     RecursionError,
     struct.error,
 )
-"""What tifffile raises on damaged headers."""
+"""What readers of pictures written in Python raise on damaged bytes."""
+UNREADABLE = (OSError, *BROKEN)
+"""The same, and OSError, which some of them raise as if the disk had failed."""
 
 VIPS = "vips tiffsave IN OUT.tif --tile --pyramid --compression jpeg"
 TO_RGB = "convert it to 8-bit RGB"
@@ -141,6 +142,17 @@ def _look(path: Path, vendor: str | None, size: int, modified: int) -> Look:
     if end > size:
         raise cut_short(path, end, size)
     return Look(mpp_x=look[0], mpp_y=look[1], source=look[2], notes=notes)
+
+
+def pages_of_levels(
+    tiff: tifffile.TiffFile, sizes: Sequence[tuple[int, int]]
+) -> dict[int, Any]:
+    """Number of a level -> its page, by its size, px.
+
+    Of images of one size (focal planes) OpenSlide shows the first.
+    """
+    first = {(p.imagewidth, p.imagelength): p for p in reversed(first_pages(tiff))}
+    return {i: first[size] for i, size in enumerate(sizes) if size in first}
 
 
 def first_pages(tiff: tifffile.TiffFile) -> list[Any]:

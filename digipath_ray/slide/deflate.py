@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import tifffile
 
 from digipath_ray.geometry import lattice
-from digipath_ray.slide.check import GENERIC, UNREADABLE, first_pages
+from digipath_ray.slide.check import GENERIC, UNREADABLE, pages_of_levels
 from digipath_ray.slide.info import SlideError, SlideInfo
 from digipath_ray.slide.png import check_deflate
 
@@ -84,13 +84,8 @@ def _find(
     """Find them in a file of this ``state``: readers open it many times."""
     try:
         with tifffile.TiffFile(path) as tiff:
-            pages = reversed(first_pages(tiff))
-            first = {(p.imagewidth, p.imagelength): p for p in pages}
-            return {
-                number: _tiles(first[size])
-                for number, size in enumerate(sizes)
-                if size in first and _is_deflate(first[size])
-            }
+            pages = pages_of_levels(tiff, sizes)
+            return {n: _tiles(page) for n, page in pages.items() if _is_deflate(page)}
     except UNREADABLE:
         return {}
 

@@ -1,7 +1,6 @@
 """Plain images (JPEG, PNG, TIFF, BMP) as single-level slides, held in memory."""
 
 import io
-import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ import numpy as np
 import tifffile
 from PIL import Image, ImageOps
 
+from digipath_ray.slide.check import UNREADABLE
 from digipath_ray.slide.info import Pixels, SlideError, on_white, positive_number
 from digipath_ray.slide.jpeg import check_jpeg
 from digipath_ray.slide.png import check_deflate, check_png
@@ -45,20 +45,7 @@ UM_PER_TIFF_UNIT = {2: 25_400.0, 3: 10_000.0}
 STRIP_ROWS = 1024
 
 
-DAMAGED = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    ArithmeticError,
-    AssertionError,
-    EOFError,
-    struct.error,
-    Image.DecompressionBombError,
-    tifffile.TiffFileError,
-)
+DAMAGED = (*UNREADABLE, SyntaxError, EOFError, Image.DecompressionBombError)
 """What Pillow's decoders raise on damaged files, by format, and tifffile."""
 
 

@@ -20,7 +20,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from digipath_ray.geometry import lattice
-from digipath_ray.slide.check import GENERIC, UNREADABLE, first_pages
+from digipath_ray.slide.check import GENERIC, UNREADABLE, pages_of_levels
 from digipath_ray.slide.info import Pixels, ReadLevel, SlideInfo
 from digipath_ray.slide.jpeg import END, JPEG, START, decode_jpeg
 from digipath_ray.slide.unreadable import explain
@@ -259,14 +259,8 @@ def _find(
     """Find them in a file of this ``state``: readers open it many times."""
     try:
         with tifffile.TiffFile(path) as tiff:
-            # Of images of one size (focal planes) OpenSlide shows the first.
-            pages = reversed(first_pages(tiff))
-            first = {(p.imagewidth, p.imagelength): p for p in pages}
-            found = {
-                number: JpegLevel.of_page(first[size])
-                for number, size in enumerate(sizes)
-                if size in first
-            }
+            pages = pages_of_levels(tiff, sizes)
+            found = {number: JpegLevel.of_page(p) for number, p in pages.items()}
     except UNREADABLE:
         return {}
     return {number: level for number, level in found.items() if level is not None}

@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from digipath_ray.cohort.pseudonyms import hide_files
 from digipath_ray.config.run import MemberSpec, Precision, RunConfig
 from digipath_ray.heatmap.file import read_heatmap
+from digipath_ray.heatmap.heatmap import Heatmap
 from digipath_ray.networks.predict import load_ensemble
+from digipath_ray.patches import Cells, Grid
 from digipath_ray.pipeline.finish import stitch
 from digipath_ray.pipeline.prepare import grid_of, open_cohort_slide
 from digipath_ray.pipeline.segment import PredictChunk, predict_chunks
@@ -45,8 +47,27 @@ class Repeated:
 
     def is_same(self, precision: str) -> bool:
         """Whether the difference is within what rounding makes."""
-        times = 1.0 if precision == "float32" else IN_HALF
-        return self.largest <= LARGEST * times and self.mean <= MEAN * times
+        return is_rounding(self.largest, self.mean, precision)
+
+
+def is_rounding(largest: float, mean: float, precision: str) -> bool:
+    """Whether two heatmaps of a precision may be of the same networks; not for NaN."""
+    times = 1.0 if precision == "float32" else IN_HALF
+    return largest <= LARGEST * times and mean <= MEAN * times
+
+
+def difference(
+    a: Heatmap, b: Heatmap, pixels: NDArray[np.bool_]
+) -> tuple[float, float]:
+    """Largest difference of any channel and mean of the probability, at some pixels.
+
+    NaN in both is no difference: one member alone has seen the pixel, then as now. In
+    one of them it makes the largest NaN.
+    """
+    first, second = a.data[:, pixels], b.data[:, pixels]
+    gap = np.abs(first - second)
+    gap[np.isnan(first) & np.isnan(second)] = 0
+    return float(gap.max()), float(gap[a.channels.index("probability")].mean())
 
 
 def repeat_chunks(
@@ -80,7 +101,8 @@ def repeat_chunks(
         if compared == wanted:
             return
         own = config_for(record, config)
-        pixels = own_pixels(run, record, number, own)
+        chunks = chunks_of(run, record, own)
+        pixels = own_pixels(record.slide.grid(own.grid), chunks, number, own)
         if not pixels.any():
             continue
         names = tuple(record.members)
@@ -88,7 +110,9 @@ def repeat_chunks(
             predictors[names] = load_ensemble(own, device=device)
         try:
             predict = predictors[names]
-            yield repeat_chunk(run, record, number, own, predict, pixels=pixels)
+            yield repeat_chunk(
+                run, record, number, own, predict, cells=chunks[number], pixels=pixels
+            )
             compared += 1
         except (SlideError, OSError) as e:
             why = hide_files(str(e), record.slide)
@@ -104,10 +128,9 @@ def draw_chunks(
 
 
 def own_pixels(
-    run: RunDirectory, record: DoneRecord, number: int, config: RunConfig
+    grid: Grid, chunks: Sequence[Cells], number: int, config: RunConfig
 ) -> NDArray[np.bool_]:
     """Bool [H, W]: heatmap px in which no chunk but this one has a share."""
-    grid, chunks = record.slide.grid(config.grid), chunks_of(run, record, config)
     others = [cells for i, cells in enumerate(chunks) if i != number]
     covered = coverage(grid, [chunks[number]], config) > 0
     return np.asarray(covered & (coverage(grid, others, config) == 0))
@@ -125,6 +148,7 @@ def repeat_chunk(
     config: RunConfig,
     predict: PredictChunk,
     *,
+    cells: Cells,
     pixels: NDArray[np.bool_],
 ) -> Repeated:
     """Predict one chunk of a finished slide again.
@@ -135,6 +159,7 @@ def repeat_chunk(
         number: of the chunk.
         config: of the run, with the slide's members and precision.
         predict: these members.
+        cells: [n, 2], the chunk's patches.
         pixels: [H, W], where to compare (:func:`own_pixels`).
 
     Raises:
@@ -145,18 +170,16 @@ def repeat_chunk(
     with open_cohort_slide(
         slide.path, slide.mpp, config, version=slide.version, digest=slide.digest
     ) as opened:
-        grid, cells = grid_of(opened, config), chunks_of(run, record, config)[number]
+        grid = grid_of(opened, config)
         found = predict_chunks(opened, grid, [cells], config, predict)
     now, then = stitch(grid, found, config), read_heatmap(run.heatmap(slide.slide_id))
-    gap = np.abs(now.data - then.data)[:, pixels]
-    # NaN in both: one member alone has seen the pixel, then as now.
-    gap[np.isnan(now.data[:, pixels]) & np.isnan(then.data[:, pixels])] = 0
+    largest, mean = difference(now, then, pixels)
     return Repeated(
         slide_id=slide.slide_id,
         chunk=number,
         pixels=int(np.count_nonzero(pixels)),
-        largest=float(gap.max()),
-        mean=float(gap[now.channels.index("probability")].mean()),
+        largest=largest,
+        mean=mean,
     )
 
 

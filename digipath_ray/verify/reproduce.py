@@ -22,7 +22,7 @@ from digipath_ray.run.provenance import provenance
 from digipath_ray.run.record import DoneRecord
 from digipath_ray.storage.digest import describe_change
 from digipath_ray.storage.files import read_table
-from digipath_ray.verify.repeat import IN_HALF, LARGEST, MEAN
+from digipath_ray.verify.repeat import difference, is_rounding
 from digipath_ray.words import count
 
 VERSIONS = ("version", "commit", "settings")
@@ -123,13 +123,9 @@ def compare_repeated(first: RunDirectory, second: RunDirectory) -> Agreement:
             wrong.append(f"{slide_id}: other patches were predicted")
             continue
         identical += np.array_equal(a.data, b.data, equal_nan=True)
-        gap = np.abs(a.data - b.data)
-        gap[np.isnan(a.data) & np.isnan(b.data)] = 0
-        worst = float(gap.max())
-        off = float(gap[a.channels.index("probability")][a.covered].mean())
+        worst, off = difference(a, b, a.covered)
         largest, mean = max(largest, worst), max(mean, off)
-        times = 1.0 if done[slide_id].precision == "float32" else IN_HALF
-        if not (worst <= LARGEST * times and off <= MEAN * times):
+        if not is_rounding(worst, off, done[slide_id].precision):
             wrong.append(f"{slide_id}: its heatmap is up to {worst:.3g} away")
     for name in ("outcomes", "features", "patients"):
         wrong += _table_differences(name, getattr(first, name), getattr(second, name))

@@ -4,6 +4,7 @@ What is looked at, file by file, is in docs/reliability.md.
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -17,6 +18,7 @@ from digipath_ray.config.run import RunConfig
 from digipath_ray.config.toml import from_tree, read_toml
 from digipath_ray.outcome.features import FEATURES_SCHEMA
 from digipath_ray.outcome.tables import make_tables, read_waiting
+from digipath_ray.pipeline.finish import DRAWN, MEASURED
 from digipath_ray.report.render import STATE
 from digipath_ray.run.checksums import SUMS, read_sums, state_digest, sums_file, sums_of
 from digipath_ray.run.directory import RunDirectory
@@ -27,13 +29,11 @@ from digipath_ray.schema import OUTCOMES, PATIENTS
 from digipath_ray.storage.files import TEMPORARY, file_digest, read_table, read_text
 from digipath_ray.verify.faults import Fault, Fix, Verification
 from digipath_ray.verify.maps import check_heatmap
-from digipath_ray.words import count
+from digipath_ray.words import count, name_some
 
 DAMAGED = (ValueError, OSError, KeyError)
 """What reading a damaged file of a run raises."""
-REMADE = {"overlay", "lesions", "viable", "whole"}
-"""Kinds of a slide's files that are made of its heatmap, without a network."""
-ALWAYS = ("thumbnail", "mask", "patches", "heatmap", "overlay", "lesions")
+ALWAYS = ("heatmap", "thumbnail", "mask", "patches", *DRAWN, "lesions")
 """Kinds of files that every finished slide has."""
 
 AT_ONCE = 4
@@ -78,6 +78,7 @@ def verify_run(run: RunDirectory, *, progress: Progress = no_progress) -> Verifi
     faults += check_sums(run, sums or {}, done)
     if config is not None:
         faults += check_slides(run, done, config, progress)
+        faults += check_settings(done, config)
         faults += check_tables(run, done, failures, config)
     faults += check_report(run, done, failures)
     faults += find_unfinished_files(run)
@@ -113,10 +114,7 @@ def read_records(run: RunDirectory) -> tuple[dict[str, DoneRecord], list[Fault]]
     done, faults = {}, []
     for slide_id in run.finished_ids():
         try:
-            record = run.read_record(slide_id)
-            if record.slide.slide_id != slide_id:
-                raise ValueError(f"it is of {record.slide.slide_id}")
-            done[slide_id] = record
+            done[slide_id] = run.read_record(slide_id)
         except DAMAGED as e:
             name = f"done/{slide_id}.json"
             faults.append(_of_slide(slide_id, name, f"cannot be read: {e}"))
@@ -133,14 +131,14 @@ def check_accounts(
     wanted: set[str], done: Records, failures: Sequence[Failure]
 ) -> Iterator[Fault]:
     """Yield slides that are there more than once, or that nobody asked for."""
-    failed = [failure.slide_id for failure in failures]
-    for slide_id in sorted({i for i in failed if failed.count(i) > 1}):
+    failed = Counter(failure.slide_id for failure in failures)
+    for slide_id in sorted(i for i, times in failed.items() if times > 1):
         yield _of_run("failures.parquet", f"{slide_id} twice")
     both = {f.slide_id for f in failures if f.step != "measure"} & done.keys()
     for slide_id in sorted(both):  # one that cannot be measured again keeps its heatmap
         what = f"{slide_id} is finished, and failed"
         yield _of_run("failures.parquet", what)
-    for slide_id in sorted((done.keys() | set(failed)) - wanted):
+    for slide_id in sorted((done.keys() | failed.keys()) - wanted):
         what = f"{slide_id} has a result, and is not in the manifest"
         yield _of_run("manifest.csv", what)
 
@@ -178,11 +176,10 @@ def check_sums(
 
 def _changed(run: RunDirectory, name: str, digest: str) -> str | None:
     """How a file differs from a digest; None if it does not."""
-    path = run.root / name
     try:
-        if not path.exists():
-            return "is gone"
-        now = file_digest(path)
+        now = file_digest(run.root / name)
+    except FileNotFoundError:
+        return "is gone"
     except OSError as e:
         return f"cannot be read: {e}"
     return None if now == digest else "is not as it was written"
@@ -218,7 +215,7 @@ def check_slide(
         )
         if what is not None:
             wrong = True
-            kinds = (kind,) if kind in REMADE else ()
+            kinds = (kind,) if kind in (*DRAWN, *MEASURED) else ()
             yield _of_slide(slide_id, name, what, *kinds)
     if wrong:
         return
@@ -228,12 +225,20 @@ def check_slide(
             yield _of_slide(slide_id, name, what)
     except DAMAGED as e:
         yield _of_slide(slide_id, name, f"cannot be read: {e}")
-    settings = (record.made_with or {}).get("settings")
-    if not config.ensemble.out_of_fold and settings not in (
-        None,
-        settings_digest(config),
-    ):
-        what = f"{slide_id} was predicted with other settings"
+
+
+def check_settings(done: Records, config: RunConfig) -> Iterator[Fault]:
+    """Yield settings that slides were not predicted with."""
+    if config.ensemble.out_of_fold:
+        return  # each slide has its own members
+    now = settings_digest(config)
+    other = [
+        slide_id
+        for slide_id, record in done.items()
+        if record.made_with is not None and record.made_with["settings"] != now
+    ]
+    if other:
+        what = f"not what slides were predicted with: {name_some(other)}"
         yield _of_run("run.toml", what)
 
 
