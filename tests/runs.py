@@ -47,9 +47,9 @@ def small_config(changes: Tree | None = None) -> RunConfig:
     return from_tree({**tree, "members": members})
 
 
-def slow_config(changes: Tree | None = None) -> RunConfig:
+def slow_config(changes: Tree | None = None, *, seconds: float = 0.02) -> RunConfig:
     """SMALL whose networks take a while, so that a test can end a run in its middle."""
-    slow = {"options": {"seconds": 0.02}}
+    slow = {"options": {"seconds": seconds}}
     members = [{**m, **slow} for m in SMALL["members"]]
     return small_config(merge({"members": members}, changes or {}))
 

@@ -84,7 +84,10 @@ def test_heavy_libraries_stay_in_their_place() -> None:
         ("distributed.run", "torch segmentation_models_pytorch timm"),
         ("distributed.fit_feed distributed.fit_samples", "torch"),
         # An actor, and a fit's worker, before they build a network.
-        ("networks.predict training.fit", "segmentation_models_pytorch timm"),
+        (
+            "networks.predict training.fit",
+            "segmentation_models_pytorch timm torch._dynamo",
+        ),
     ],
 )
 def test_a_process_loads_no_library_that_it_does_not_use(

@@ -129,7 +129,9 @@ def test_a_lost_head_ends_a_run_with_its_own_status(rows, tmp_path, monkeypatch)
     monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "10")
     run = RunDirectory(tmp_path / "run")
     config = tmp_path / "run.toml"
-    config.write_text(tomli_w.dumps(to_tree(slow_config())), "utf-8")
+    # What is left after the first slide takes longer than the head is waited for.
+    slow = slow_config(seconds=0.4)
+    config.write_text(tomli_w.dumps(to_tree(slow)), "utf-8")
     main = "from digipath_ray.cli import main; main()"
     command = [sys.executable, "-c", main, "run", str(Path(rows[0].path).parent)]
     driver = subprocess.Popen(

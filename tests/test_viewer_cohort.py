@@ -193,7 +193,8 @@ def test_events_that_were_refused_begin_with_the_cohort_anew(
 ) -> None:
     tell(tab.page, 5)
     tab.page.route("**/api/events*", lambda route: route.fulfill(status=500))
-    tab.page.goto(address)
+    with tab.page.expect_response("**/api/events*"):
+        tab.page.goto(address)
     rows = tab.page.locator("table.slides tbody tr")
     expect(rows).to_have_count(5)
     tell(tab.page, 3, state="later")

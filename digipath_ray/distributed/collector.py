@@ -22,7 +22,6 @@ from digipath_ray.distributed.predict import BETWEEN
 from digipath_ray.distributed.read import Batch
 from digipath_ray.distributed.resources import Share
 from digipath_ray.pipeline.chunk import ChunkSums
-from digipath_ray.pipeline.finish import finish_slide
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import OUTSIDE, SLIDE, SUSPECT, Failure
 from digipath_ray.run.listeners import RunListener, Tally
@@ -42,6 +41,9 @@ def try_finish(
     devices: Sequence[str],
 ) -> tuple[float, Failure | None]:
     """Seconds taken to finish a slide, and why it could not be."""
+    # Here, as the driver draws nothing.
+    from digipath_ray.pipeline.finish import finish_slide
+
     started = time.perf_counter()
     run = RunDirectory(root)
     try:

@@ -7,7 +7,6 @@ from digipath_ray.config.run import RunConfig
 from digipath_ray.distributed.attempts import explain
 from digipath_ray.distributed.tasks import for_each_slide
 from digipath_ray.outcome.measure import measured_with
-from digipath_ray.pipeline.finish import remeasure_slide
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import Failure
 from digipath_ray.run.listeners import RunListener
@@ -18,6 +17,9 @@ ATTEMPTS = 3
 
 def try_remeasure(root: str, row: SlideRow, config: RunConfig) -> Failure | None:
     """Measure a finished slide again; the failure if it cannot be."""
+    # Here, as the driver draws nothing.
+    from digipath_ray.pipeline.finish import remeasure_slide
+
     run = RunDirectory(root)
     try:
         remeasure_slide(run, run.read_record(row.slide_id), config)

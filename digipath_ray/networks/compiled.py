@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import cast
 
 import torch
-import torch._inductor.config as inductor
 from torch import Tensor, nn
 
 log = logging.getLogger(__name__)
@@ -39,6 +38,9 @@ class Compiled(nn.Module):
         return self._chosen(batch)
 
     def _choose(self, batch: Tensor, want: Tensor) -> Callable[[Tensor], Tensor]:
+        # A second of every process that holds networks, of which few compile them.
+        import torch._inductor.config as inductor
+
         for freezing in (True, False):
             # torch keeps what it compiled by the module: another try, another module.
             network = self.plain if freezing else copy.deepcopy(self.plain)

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from scipy import stats
 
 from digipath_ray.outcome.lesions import Lesion, Lesions
 from digipath_ray.schema import column, table
@@ -116,5 +115,8 @@ def _statistics(lesions: Lesions, name: str) -> tuple[float, ...]:
     # Values equal up to rounding: scipy would divide noise by noise.
     if np.ptp(values) <= SAME * largest:
         return largest, mean, 0.0, 0.0, 0.0
+    # Here, as processes that measure no features would load it too.
+    from scipy import stats
+
     skewness, kurtosis = stats.skew(values), stats.kurtosis(values)
     return largest, mean, float(values.var()), float(skewness), float(kurtosis)

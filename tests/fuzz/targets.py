@@ -12,6 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+
+# torch loads this at a network's first step, and makes a folder of its own with it.
+import torch._inductor.config  # noqa: F401
 from rich.console import Console
 
 from digipath_ray.cli.annotation import describe_annotation
