@@ -28,6 +28,7 @@ def python(*arguments: str, timeout: float = 600) -> subprocess.CompletedProcess
     )
 
 
+@pytest.mark.slow
 def test_the_harness_finds_each_fault(tmp_path: Path) -> None:
     """Faults that the product must not have; and a campaign that finds one fails."""
     report = tmp_path / "x.md"
@@ -49,6 +50,7 @@ def test_the_harness_finds_each_fault(tmp_path: Path) -> None:
     assert "lack a key, wrong, 3 x only: KeyError" in text
 
 
+@pytest.mark.slow
 def test_a_short_campaign_ends_in_words() -> None:
     """Of each kind as many as its share; slower kinds have fewer."""
     said = python("-m", "tests.fuzz", "--mutants", "420", "--seed", str(SEED))

@@ -273,6 +273,7 @@ def test_corners_stay_on_corners():
 # --- the same answers ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "height", "width"),
     [

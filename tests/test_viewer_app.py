@@ -460,6 +460,7 @@ def test_a_slide_in_a_bucket_has_no_thumbnail_before_its_run(
 # Many at once
 
 
+@pytest.mark.slow
 def test_200_requests_at_once_without_growth(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
