@@ -28,6 +28,7 @@ ManifestOption = Annotated[
         show_default=False,
     ),
 ]
+REFINING = ("refine", "refine_um", "refine_color", "refine_strength")
 BY_DEFAULT = "measure"
 """What ``digipath stage`` does with something that is none of its commands."""
 
@@ -51,7 +52,9 @@ stage = typer.Typer(
 
 
 @stage.command(name=BY_DEFAULT)
-@with_outcome("threshold", "nodes", "min_lesion_um", "min_lesion_p", "merge_um")
+@with_outcome(
+    "threshold", *REFINING, "nodes", "min_lesion_um", "min_lesion_p", "merge_um"
+)
 def stage_run(
     *,
     run_directory: RunArgument,
@@ -79,6 +82,7 @@ def stage_run(
 
 @with_outcome(
     "threshold",
+    *REFINING,
     "viable_close_um",
     "viable_open_um",
     "min_viable_mm2",

@@ -18,6 +18,7 @@ Transform = Literal["identity", "rot90", "rot180", "rot270", "hflip", "vflip"]
 Pools = Literal["shared", "per-member"]
 Precision = Literal["auto", "float32", "float16", "bfloat16"]
 Ending = Literal["stage", "burden", "none"]
+Refine = Literal["none", "crf", "random-walker", "contour"]
 
 CPU_BATCH_PX = 1 << 19
 """Model px that a network sees at once on a CPU: half a patch of 1024 px, so one; eight
@@ -255,6 +256,18 @@ class OutcomeSpec:
         "none", "what to conclude: metastasis types and pN stages, or tumor burden"
     )
     threshold: float = option(0.5, "probability from which a pixel counts as tumor")
+    refine: Refine = option(
+        "none",
+        "move the outline of tumor to the slide's own colors: a conditional random "
+        "field, random walks, or an active contour",
+    )
+    refine_um: float = option(20.0, "refine: how far a point pulls at others, um")
+    refine_color: float = option(
+        20.0, "refine: difference of R, G or B (0 to 255) that parts two tissues"
+    )
+    refine_strength: float = option(
+        1.0, "refine: weight of colors and neighbors beside the probability"
+    )
     stage_model: str | None = option(
         None, "a model of 'digipath stage fit' (.skops); default: the size rule"
     )
@@ -284,6 +297,11 @@ class OutcomeSpec:
         check_choice("outcome.outcome", self.outcome, Ending)
         ok = 0 < self.threshold < 1
         check(ok, "outcome.threshold", self.threshold, "between 0 and 1")
+        check_choice("outcome.refine", self.refine, Refine)
+        for name, most in (("um", 1000), ("color", 255), ("strength", 100)):
+            value = getattr(self, f"refine_{name}")
+            want = f"above 0, at most {most}"
+            check(0 < value <= most, f"outcome.refine_{name}", value, want)
         ok = self.nodes is None or self.nodes >= 1
         check(ok, "outcome.nodes", self.nodes, "at least 1")
         ok = 0 <= self.min_lesion_p < 1

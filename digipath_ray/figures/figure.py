@@ -212,12 +212,15 @@ def show_map(
 
 def show_outline(axes: Axes, heatmap: Heatmap, threshold: float) -> None:
     """Outline the area with a probability of at least ``threshold``."""
-    small, factor = shown(heatmap.probability)
-    if min(small.shape) < 2 or not small.min() < threshold < small.max():
+    level, values = threshold, heatmap.probability
+    if heatmap.refined is not None and heatmap.refined_at == threshold:
+        level, values = 0.5, heatmap.above(threshold).astype(np.float32)
+    small, factor = shown(values)
+    if min(small.shape) < 2 or not small.min() < level < small.max():
         return  # contour needs both sides
     x = (np.arange(small.shape[1]) + 0.5) * factor * heatmap.mpp_x
     y = (np.arange(small.shape[0]) + 0.5) * factor * heatmap.mpp_y
-    axes.contour(x, y, small, levels=[threshold], colors=INK, linewidths=0.7, zorder=2)
+    axes.contour(x, y, small, levels=[level], colors=INK, linewidths=0.7, zorder=2)
 
 
 def add_strip(

@@ -105,10 +105,10 @@ def _check_rgb(thumbnail: Pixels) -> None:
 def _format_tumor(heatmap: Heatmap, threshold: float) -> str:
     area = format_area(heatmap.area_mm2(threshold))
     px = f"{heatmap.mpp_x:.3g} {TIMES} {heatmap.mpp_y:.3g}"
-    return (
-        f"{area} with probability {AT_LEAST} {threshold:.3g}{DOT}"
-        f"heatmap of {px} \N{MICRO SIGN}m/px"
-    )
+    what = f"with probability {AT_LEAST} {threshold:.3g}"
+    if heatmap.refined is not None:
+        what = f"inside the outline refined from probability {threshold:.3g}"
+    return f"{area} {what}{DOT}heatmap of {px} \N{MICRO SIGN}m/px"
 
 
 def _draw_probability(

@@ -1,6 +1,6 @@
 """The map of a slide: its channels, where it was predicted, and its scale."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
@@ -24,6 +24,9 @@ class Heatmap:
         data: [channels, height, width].
         weight: [height, width], summed blending weight.
         mpp_x, mpp_y: um per heatmap px.
+        refined: bool [height, width], tumor by an outline refined by the slide's
+            colors, in place of a threshold; None if that was not asked for.
+        refined_at: the threshold that it stands in for.
     """
 
     channels: tuple[str, ...]
@@ -31,6 +34,8 @@ class Heatmap:
     weight: Map
     mpp_x: float
     mpp_y: float
+    refined: NDArray[np.bool_] | None = None
+    refined_at: float | None = None
 
     def __post_init__(self) -> None:
         """Check the fields."""
@@ -40,6 +45,11 @@ class Heatmap:
             raise ValueError(
                 f"data has shape {self.data.shape}, not {len(self.channels)} channels "
                 f"of the weight's {self.weight.shape}"
+            )
+        if self.refined is not None and self.refined.shape != self.weight.shape:
+            raise ValueError(
+                f"refined has shape {self.refined.shape}, not the heatmap's "
+                f"{self.weight.shape}"
             )
         for name in ("mpp_x", "mpp_y"):
             if not getattr(self, name) > 0:
@@ -77,16 +87,26 @@ class Heatmap:
         return self.channel("epistemic")
 
     @property
+    def thresholded(self) -> "Heatmap":
+        """The same map, whose outlines are those of thresholds alone."""
+        return replace(self, refined=None, refined_at=None)
+
+    @property
     def covered(self) -> NDArray[np.bool_]:
         """Bool [height, width]: pixels that a patch covers."""
         return np.asarray(self.weight > 0)
 
     def above(self, threshold: float) -> NDArray[np.bool_]:
-        """Bool [height, width]: covered pixels with probability >= threshold."""
+        """Bool [height, width]: covered pixels with probability >= threshold.
+
+        Where the outline of that threshold was refined, what lies inside it.
+        """
+        if self.refined is not None and threshold == self.refined_at:
+            return self.refined & self.covered
         return np.asarray((self.probability >= threshold) & self.covered)
 
     def area_mm2(self, threshold: float) -> float:
-        """Area of the covered pixels with probability >= threshold."""
+        """Area of :meth:`above`."""
         pixels = np.count_nonzero(self.above(threshold))
         return float(pixels * self.mpp_x * self.mpp_y / 1e6)
 

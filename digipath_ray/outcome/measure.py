@@ -32,6 +32,8 @@ NOISY = "noisy heatmap"
 """Quality flag of a slide with more lesions than are measured."""
 NOT_BY_SLIDE = ("stage_model", "nodes")
 """Fields of [outcome] that change no slide's measures."""
+REFINING = ("refine", "refine_um", "refine_color", "refine_strength")
+"""Fields that change none either where nothing is refined."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -75,7 +77,8 @@ def size_rule(spec: OutcomeSpec) -> SizeRule:
 def measured_with(config: RunConfig) -> Tree:
     """The settings that a slide's measures depend on; a change recomputes them."""
     spec = to_tree(config)["outcome"]
-    return {name: v for name, v in spec.items() if name not in NOT_BY_SLIDE}
+    idle = REFINING if config.outcome.refine == "none" else ()
+    return {n: v for n, v in spec.items() if n not in (*NOT_BY_SLIDE, *idle)}
 
 
 def measure_slide(slide: FinishedSlide, config: RunConfig) -> SlideOutcome:
@@ -87,15 +90,18 @@ def measure_slide(slide: FinishedSlide, config: RunConfig) -> SlideOutcome:
     """
     spec, threshold = config.outcome, config.outcome.threshold
     record, heatmap = slide.record, slide.heatmap
-    asked = {threshold, *((HIGH, LOW) if spec.outcome == "stage" else ())}
     lesions = find_lesions(heatmap, threshold)
-    # Of the others only the list is needed: their pixels would fill memory.
-    others = asked - {threshold}
-    at = {p: find_lesions(heatmap, p).without_pixels() for p in sorted(others)}
-    at[threshold] = lesions
+    at: dict[float, Lesions] = {}
+    if heatmap.refined is None:
+        at[threshold] = lesions
+    # Table 5 is of probabilities: a refined outline has no part in it.
+    for p in (HIGH, LOW) if spec.outcome == "stage" else ():
+        if p not in at:
+            # Only the list is needed: the pixels of all would fill memory.
+            at[p] = find_lesions(heatmap.thresholded, p).without_pixels()
     groups = merge_lesions(lesions, spec.merge_um)
     sized = size_rule(spec).apply(groups)
-    noisy = any(found.left_out for found in at.values())
+    noisy = any(found.left_out for found in (lesions, *at.values()))
     features = burden = None
     if spec.outcome == "stage":
         tissue_mm2 = record.tissue_mm2

@@ -16,20 +16,23 @@ from digipath_ray.heatmap.file import write_heatmap
 from digipath_ray.heatmap.heatmap import Heatmap
 from digipath_ray.networks.notes import overlay_notes
 from digipath_ray.outcome.lesion_files import write_outcome
-from digipath_ray.outcome.measure import measure_slide, measured_with
+from digipath_ray.outcome.measure import REFINING, measure_slide, measured_with
+from digipath_ray.outcome.refine import Box, refine_heatmap
 from digipath_ray.patches import Grid
 from digipath_ray.pipeline.chunk import ChunkSums
+from digipath_ray.pipeline.prepare import open_cohort_slide
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.finished import FinishedSlide, read_finished
 from digipath_ray.run.provenance import flat, provenance
 from digipath_ray.run.record import DoneRecord, SlideRecord
 from digipath_ray.slide.image import read_picture
+from digipath_ray.slide.info import Pixels
 from digipath_ray.storage.files import file_digest, publish
-from digipath_ray.tissue.mask import read_mask
+from digipath_ray.tissue.mask import Mask, read_mask, write_mask
 
 PREPARED = ("thumbnail", "mask", "mask_overlay", "patches")
 DRAWN = ("overlay",)
-MEASURED = ("lesions", "viable", "whole")
+MEASURED = ("refined", "lesions", "viable", "whole")
 """Kinds of a slide's files, by the step that makes them; the heatmap is apart."""
 
 
@@ -74,6 +77,7 @@ def finish_slide(
         digest = file_digest(path)
     tissue = read_mask(run.mask(slide_id))
     slide = FinishedSlide.of(record, heatmap, tissue, members=members)
+    slide = outline(slide, config)
     draw_slide(run, slide, config)
     measured = measure(run, slide, config)
     measured["outcome"] |= {"seconds": seconds, "members": list(members)}
@@ -120,12 +124,16 @@ def check_intact(run: RunDirectory, record: DoneRecord, kinds: Collection[str]) 
 def measure(
     run: RunDirectory, slide: FinishedSlide, config: RunConfig
 ) -> dict[str, Any]:
-    """Measure a slide and publish its lesions.
+    """Measure a slide and publish its lesions, and its refined outline if it has one.
 
     Returns:
         The fields of its ``done`` record that follow from the heatmap.
     """
-    outcome = measure_slide(slide, config)
+    outcome, heatmap = measure_slide(slide, config), slide.heatmap
+    if heatmap.refined is not None:
+        mask = Mask(array=heatmap.refined, mpp_x=heatmap.mpp_x, mpp_y=heatmap.mpp_y)
+        with publish(run.refined(slide.record.slide_id)) as path:
+            write_mask(path, mask)
     write_outcome(run, slide, outcome)
     return {
         "outcome": outcome.row,
@@ -150,12 +158,14 @@ def remeasure_slide(run: RunDirectory, record: DoneRecord, config: RunConfig) ->
     """
     slide_id = record.slide.slide_id
     check_intact(run, record, ("heatmap", "mask"))
-    slide = read_finished(run, record)
-    redrawn = (record.measured or {}).get("threshold") != config.outcome.threshold
+    before, now = record.measured or {}, measured_with(config)
+    slide = read_finished(run, replace(record, measured=None))
+    slide = outline(slide, config)
+    for path in (run.refined(slide_id), run.viable(slide_id), run.whole(slide_id)):
+        path.unlink(missing_ok=True)  # of an earlier outcome
+    redrawn = any(before.get(n) != now.get(n) for n in ("threshold", *REFINING))
     if redrawn:
         draw_slide(run, slide, config)
-    for path in (run.viable(slide_id), run.whole(slide_id)):
-        path.unlink(missing_ok=True)  # of an earlier burden
     measured = measure(run, slide, config)
     of_before = ("seconds", "members")
     measured["outcome"] |= {name: record.outcome.get(name) for name in of_before}
@@ -163,6 +173,29 @@ def remeasure_slide(run: RunDirectory, record: DoneRecord, config: RunConfig) ->
     made = (*MEASURED, *DRAWN) if redrawn else MEASURED
     files = {**kept, **digest_files(run, slide_id, made)}
     run.write_record(replace(record, **measured, files=files))
+
+
+def outline(slide: FinishedSlide, config: RunConfig) -> FinishedSlide:
+    """The slide with its tumor outlined as ``[outcome] refine`` says.
+
+    Raises:
+        SlideError: the slide's pixels are to be looked at, and it cannot be read.
+    """
+    spec, record, heatmap = config.outcome, slide.record, slide.heatmap
+    if spec.refine == "none":
+        return slide
+    l0_per_px = slide.l0_per_hm_x, slide.l0_per_hm_y
+    opened = open_cohort_slide(
+        record.path, record.mpp, config, version=record.version, digest=record.digest
+    )
+    with opened as source:
+
+        def read_colors(box: Box) -> Pixels:
+            return source.means(l0_per_px, box)
+
+        refined = refine_heatmap(heatmap, read_colors, spec)
+    outlined = replace(heatmap, refined=refined, refined_at=spec.threshold)
+    return replace(slide, heatmap=outlined)
 
 
 def draw_slide(run: RunDirectory, slide: FinishedSlide, config: RunConfig) -> None:

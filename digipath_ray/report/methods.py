@@ -11,6 +11,11 @@ from digipath_ray.words import count, listed
 TIMES = "\N{MULTIPLICATION SIGN}"
 MM2 = "mm\N{SUPERSCRIPT TWO}"
 UM = "\N{MICRO SIGN}m"
+REFINED = {
+    "crf": "a fully connected conditional random field",
+    "random-walker": "random walks from what is sure",
+    "contour": "a geodesic active contour",
+}
 
 TISSUE = {
     "otsu": "HSV saturation above that of the slide's own glass",
@@ -130,6 +135,11 @@ def _lesions(config: RunConfig) -> Iterator[str]:
         "Lesions are 8-connected regions with a tumor probability of at least "
         f"{config.outcome.threshold:.3g}."
     )
+    if config.outcome.refine != "none":
+        yield (
+            "Their outlines were moved to the slide's colors within about "
+            f"{config.outcome.refine_um:g} {UM} by {REFINED[config.outcome.refine]}."
+        )
 
 
 def _ending(spec: OutcomeSpec) -> Iterator[str]:

@@ -116,11 +116,17 @@ def draw_preview(
     stained, size = compress(thumbnail, int(budget * STAINED_SHARE * 3 / 4))
     tumor = None
     if run.heatmap(slide_id).is_file():
-        whole = (
-            read_mask(run.whole(slide_id)) if run.whole(slide_id).is_file() else None
+        whole, refined = (
+            read_mask(path) if path.is_file() else None
+            for path in (run.whole(slide_id), run.refined(slide_id))
         )
         shades = draw_map(
-            run.heatmap(slide_id), window, size, threshold=threshold, whole=whole
+            run.heatmap(slide_id),
+            window,
+            size,
+            threshold=threshold,
+            whole=whole,
+            refined=refined,
         )
         tumor = png_uri(shades)
     return Preview(window=window, stained=stained, tumor=tumor)
@@ -167,6 +173,7 @@ def draw_map(
     *,
     threshold: float,
     whole: Mask | None,
+    refined: Mask | None = None,
 ) -> Indices:
     """Palette entries [height, width] of a heatmap file in a window.
 
@@ -176,6 +183,7 @@ def draw_map(
         size: width and height, px.
         threshold: probability of the outline.
         whole: mask of the whole tumor region, also outlined.
+        refined: mask of the tumor, outlined in place of the threshold's.
     """
     um_per_px = max(window.width / size[0], window.height / size[1])
     probability, predicted = read_overview(path, um_per_px=um_per_px)
@@ -185,7 +193,11 @@ def draw_map(
     p = np.where(there, p, 0)
     # Rounded up: 0 alone is transparent.
     shades = np.ceil(p.clip(0, 1) * STEPS).astype(np.uint8)
-    shades[find_boundaries((p >= threshold) & there, mode="inner")] = OUTLINE
+    tumor = (p >= threshold) & there
+    if refined is not None:
+        mpp = refined.mpp_x, refined.mpp_y
+        tumor = look_up(refined.array, mpp, window, size)
+    shades[find_boundaries(tumor, mode="inner")] = OUTLINE
     if whole is not None:
         inside = look_up(whole.array, (whole.mpp_x, whole.mpp_y), window, size)
         shades[find_boundaries(inside, mode="inner")] = WHOLE

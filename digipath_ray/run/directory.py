@@ -144,6 +144,10 @@ class RunDirectory:
         """Outlines of the lesions, for QuPath."""
         return self.root / "lesions" / f"{slide_id}.geojson"
 
+    def refined(self, slide_id: str) -> Path:
+        """Mask of the tumor inside a refined outline."""
+        return self.root / "refined" / f"{slide_id}.png"
+
     def viable(self, slide_id: str) -> Path:
         """Mask of the viable tumor that the burden counts."""
         return self.root / "burden" / f"{slide_id}_viable.png"
@@ -263,6 +267,7 @@ class RunDirectory:
             "patches": self.patches(slide_id),
             "heatmap": self.heatmap(slide_id),
             "overlay": self.overlay(slide_id),
+            "refined": self.refined(slide_id),
             "lesions": self.lesions(slide_id),
             "viable": self.viable(slide_id),
             "whole": self.whole(slide_id),

@@ -1,7 +1,7 @@
 """Finished slides with their heatmaps, and the truth at their heatmaps' pixels."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Self
@@ -145,9 +145,13 @@ def read_finished(run: RunDirectory, record: DoneRecord) -> FinishedSlide:
         ValueError: one of them is damaged.
     """
     slide_id = record.slide.slide_id
+    heatmap, measured = read_heatmap(run.heatmap(slide_id)), record.measured or {}
+    if measured.get("refine", "none") != "none":
+        refined = read_mask(run.refined(slide_id)).array
+        heatmap = replace(heatmap, refined=refined, refined_at=measured["threshold"])
     return FinishedSlide.of(
         record.slide,
-        read_heatmap(run.heatmap(slide_id)),
+        heatmap,
         read_mask(run.mask(slide_id)),
         members=record.members,
     )

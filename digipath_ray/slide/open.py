@@ -38,6 +38,8 @@ TILE_CACHE_BYTES = 256 << 20
 """Cache of decoded tiles per open slide: one row of tiles of the widest slides."""
 STRIP_PX = 16 << 20
 """Level px decoded at once for a thumbnail."""
+ROUNDING_PX = 1e-6
+"""Of a position in a level."""
 RESAMPLE_PX = 128
 """Side, model px, of the squares in which a slide is resampled."""
 
@@ -180,31 +182,67 @@ class Slide:
         mpp_x, mpp_y = self.info.need_mpp()
         um_x, um_y = self.info.width * mpp_x, self.info.height * mpp_y
         width, height = max(1, round(um_x / mpp)), max(1, round(um_y / mpp))
-        finer = [
-            i
-            for i, d in enumerate(self.info.level_downsamples)
-            if d * max(mpp_x, mpp_y) <= mpp * 1.01
-        ]
-        level = max(finer, key=lambda i: self.info.level_downsamples[i], default=0)
-        return self._shrink(level, width, height), um_x / width, um_y / height
-
-    def _shrink(self, level: int, width: int, height: int) -> Pixels:
-        """Shrink a level to [height, width, 3], decoding it in strips."""
+        level = self._finer_level(mpp / max(mpp_x, mpp_y))
         lv_width, lv_height = self.info.level_dimensions[level]
-        scale = lv_height / height
-        rows = max(1, int(STRIP_PX / lv_width / scale))
-        out: Pixels = np.empty((height, width, 3), np.uint8)
-        for row in range(0, height, rows):
-            stop = min(row + rows, height)
-            top, bottom = row * scale, stop * scale
+        whole = slice(0, height), slice(0, width)
+        shrunk = self._shrink(level, lv_width / width, lv_height / height, whole)
+        return shrunk, um_x / width, um_y / height
+
+    def means(self, l0_per_px: tuple[float, float], box: tuple[slice, slice]) -> Pixels:
+        """Part of the slide at another scale, [rows, columns, 3]; white outside.
+
+        Every px is the mean of the level px under it.
+
+        Args:
+            l0_per_px: level-0 px per px, x and y.
+            box: rows and columns, in px from the slide's top-left corner.
+
+        Raises:
+            SlideError: the file is damaged there.
+        """
+        level = self._finer_level(min(l0_per_px))
+        down = self.info.level_downsamples[level]
+        return self._shrink(level, l0_per_px[0] / down, l0_per_px[1] / down, box)
+
+    def _finer_level(self, downsample: float) -> int:
+        """The coarsest level that is not coarser."""
+        known = self.info.level_downsamples
+        finer = [i for i, d in enumerate(known) if d <= downsample * 1.01]
+        return max(finer, key=lambda i: known[i], default=0)
+
+    def _shrink(
+        self, level: int, scale_x: float, scale_y: float, box: tuple[slice, slice]
+    ) -> Pixels:
+        """Rows and columns of a shrunken level, decoded in strips.
+
+        Args:
+            level: to shrink.
+            scale_x: px of it per px, from left to right.
+            scale_y: from top to bottom.
+            box: rows and columns.
+        """
+        rows, cols = box
+        width = cols.stop - cols.start
+        left, right = cols.start * scale_x, cols.stop * scale_x
+        # What is only beyond by rounding is not read.
+        x0, x1 = int(np.floor(left)), int(np.ceil(right - ROUNDING_PX))
+        x1 = max(x0 + 1, x1)
+        step = max(1, int(STRIP_PX / (x1 - x0) / scale_y))
+        out: Pixels = np.empty((rows.stop - rows.start, width, 3), np.uint8)
+        for row in range(rows.start, rows.stop, step):
+            stop = min(row + step, rows.stop)
+            top, bottom = row * scale_y, stop * scale_y
             y0 = int(np.floor(top))
-            y1 = min(lv_height, max(y0 + 1, int(np.ceil(bottom))))
-            strip = Image.fromarray(self.read_level(level, 0, y0, lv_width, y1 - y0))
-            box = (0.0, top - y0, float(lv_width), min(bottom - y0, float(y1 - y0)))
-            size = (width, stop - row)
-            out[row:stop] = np.asarray(
-                strip.resize(size, Image.Resampling.BOX, box=box)
+            y1 = max(y0 + 1, int(np.ceil(bottom - ROUNDING_PX)))
+            strip = Image.fromarray(self.read_level(level, x0, y0, x1 - x0, y1 - y0))
+            cut = (
+                left - x0,
+                top - y0,
+                min(right - x0, float(x1 - x0)),
+                min(bottom - y0, float(y1 - y0)),
             )
+            shrunk = strip.resize((width, stop - row), Image.Resampling.BOX, box=cut)
+            out[row - rows.start : stop - rows.start] = np.asarray(shrunk)
             self.on_progress()
         return out
 
