@@ -97,7 +97,11 @@ SHARDS = table(
 OUTCOMES = table(
     column("slide_id", pa.string(), "the slide"),
     column("patient_id", pa.string(), "patient the slide belongs to", null=True),
-    column("tumor_mm2", pa.float64(), "area with probability >= threshold, mm2"),
+    column(
+        "tumor_mm2",
+        pa.float64(),
+        "area with probability >= threshold, or inside its refined outline, mm2",
+    ),
     column("tissue_mm2", pa.float64(), "area of the tissue mask, mm2"),
     column("probability_max", pa.float64(), "highest probability over tissue"),
     column("lesions", pa.int64(), "lesions at the threshold", null=True),
