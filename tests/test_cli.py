@@ -202,6 +202,7 @@ OTHER: dict[str, tuple[str, Any]] = {
     "gpus_per_actor": ("0.5", 0.5),
     "min_saturation": ("0.25", 0.25),
     "threshold": ("0.25", 0.25),
+    "refine": ("crf", "crf"),
     "outcome": ("burden", "burden"),
     "stage_model": ("m.skops", "m.skops"),
     "min_lesion_p": ("0.25", 0.25),

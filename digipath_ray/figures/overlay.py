@@ -117,7 +117,8 @@ def _draw_probability(
     cmap, norm = probability_colors(), Normalize(0, 1)
     show_map(axes, heatmap.probability, heatmap, cmap=cmap, norm=norm)
     show_outline(axes, heatmap, threshold)
-    label = f"probability (outline: {AT_LEAST} {threshold:.3g})"
+    begun = AT_LEAST if heatmap.refined is None else "refined from"
+    label = f"probability (outline: {begun} {threshold:.3g})"
     strip = add_strip(figure, layout, 1, cmap=cmap, norm=norm, label=label)
     strip.axvline(threshold, color=INK, linewidth=1.2)
 
