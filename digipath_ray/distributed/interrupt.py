@@ -33,8 +33,8 @@ RAYLET_GONE = (
     "Ray's process of this node (raylet) has ended, killed perhaps for want of memory: "
     "give the same command again; it goes on from what is finished"
 )
-RAYLET_LOOK_S = 0.2
-RAYLET_PATIENCE_S = 5.0
+RAYLET_LOOK_S = 0.02
+RAYLET_PATIENCE_S = 1.0
 """How often the raylet is looked at, and how long the run may take to end itself."""
 
 
@@ -144,9 +144,10 @@ def watch_raylet(interrupts: Interrupts, pid: int | None) -> None:
         node = psutil.Process(pid)
     except psutil.NoSuchProcess:
         return
-    while node.is_running() and node.status() != psutil.STATUS_ZOMBIE:
-        if interrupts.over.wait(RAYLET_LOOK_S):
-            return
+    with contextlib.suppress(psutil.NoSuchProcess):
+        while node.is_running() and node.status() != psutil.STATUS_ZOMBIE:
+            if interrupts.over.wait(RAYLET_LOOK_S):
+                return
     _stop(interrupts, RAYLET_GONE, RAYLET_PATIENCE_S)
 
 
