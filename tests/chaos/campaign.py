@@ -178,7 +178,12 @@ class Seed:
     def _wait_for_work(self) -> None:
         """Go on until networks are at work, or for a minute."""
         end = time.monotonic() + 60
+        work = self.scene.work
+        before = work.steps()
         while time.monotonic() < end and not self._is_over():
+            if work.by_steps and work.steps() <= before:
+                self._pass(0.1)
+                continue
             if self.scene.find(self.scene.work.busy, seconds=0.3) is not None:
                 return
             self._pass(0.1)

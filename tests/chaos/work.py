@@ -18,7 +18,7 @@ from tests.buckets import Bucket
 from tests.chaos.checks import check_run, check_viewer
 from tests.chaos.cohort import Cohort, build_cohort, fresh_copy, move_to_bucket
 
-EPOCHS = 14
+EPOCHS = 30
 FIT_CHANGES: Tree = {
     "fit": {"epochs": EPOCHS, "restarts": 3, "workers": 1},
     "sampling": {"tumor_per_slide": 8, "normal_per_slide": 8},
@@ -43,6 +43,7 @@ class Work(Protocol):
         out: its directory.
         cohort: slides that faults may change.
         busy: kind of process that is there while networks are at work.
+        by_steps: only a step that is finished tells that they are.
         bucket: where some slides are, if any.
     """
 
@@ -50,6 +51,7 @@ class Work(Protocol):
     out: Path
     cohort: Cohort
     busy: str
+    by_steps: bool
     bucket: Bucket | None
 
     def steps(self) -> set[object]:
@@ -66,6 +68,7 @@ class RunWork:
     """``digipath run`` of a cohort."""
 
     busy = "member"
+    by_steps = False
 
     def __init__(self, cohort: Cohort, out: Path, bucket: Bucket | None) -> None:
         self.cohort, self.out, self.bucket = cohort, out, bucket
@@ -109,6 +112,7 @@ class FitWork:
     """``digipath train`` of one small network."""
 
     busy = "fit-worker"
+    by_steps = True
     bucket = None
 
     def __init__(self, cohort: Cohort, out: Path, losses: list[float]) -> None:
