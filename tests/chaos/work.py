@@ -18,7 +18,7 @@ from tests.buckets import Bucket
 from tests.chaos.checks import check_run, check_viewer
 from tests.chaos.cohort import Cohort, build_cohort, fresh_copy, move_to_bucket
 
-EPOCHS = 30
+EPOCHS = 10
 FIT_CHANGES: Tree = {
     "fit": {"epochs": EPOCHS, "restarts": 3, "workers": 1},
     "sampling": {"tumor_per_slide": 8, "normal_per_slide": 8},
