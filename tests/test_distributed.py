@@ -420,14 +420,19 @@ def test():
             p for p in psutil.Process().children(True) if p.name() == "raylet"
         ]
         raylet.kill()
-        ray.get(waiting) if os.environ["WORK"] == "waits" else time.sleep(60)
+        try:
+            ray.get(waiting) if os.environ["WORK"] == "waits" else time.sleep(60)
+        except BaseException:
+            if os.environ["WORK"] == "ends slowly":
+                time.sleep(60)
+            raise
 
 main()
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("work", ["waits", "sleeps"])
+@pytest.mark.parametrize("work", ["waits", "sleeps", "ends slowly"])
 def test_a_killed_raylet_ends_a_command_with_a_line_and_3(work: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", RAYLET_KILLED, "test"],

@@ -34,8 +34,8 @@ RAYLET_GONE = (
     "give the same command again; it goes on from what is finished"
 )
 RAYLET_LOOK_S = 0.02
-RAYLET_PATIENCE_S = 1.0
-"""How often the raylet is looked at, and how long the run may take to end itself."""
+RAYLET_PATIENCE_S = 2.0
+"""How often the raylet is looked at; how long to notice and, again, to end may take."""
 
 
 class Interrupts:
@@ -176,15 +176,22 @@ def watch_head(interrupts: Interrupts, head: str) -> None:
         f"Ray's head at {head} has not answered for {SHARE * patience:.0f} s: "
         "start it again if it is not of this run's own, then give the same command"
     )
-    _stop(interrupts, reason, (1 - SHARE) * patience / 2)
+    _stop(interrupts, reason, (1 - SHARE) * patience / 3)
 
 
 def _stop(interrupts: Interrupts, reason: str, seconds: float) -> None:
-    """Stop the run; where its main thread does not wake up, better so than by Ray."""
+    """Stop the run, and see that it ends as such: better so than by Ray.
+
+    The main thread has ``seconds`` to wake up, and as many again for tables and lease;
+    in a process that has left Ray meanwhile nothing more is done.
+    """
     interrupts.stop(reason)
-    if not interrupts.over.wait(seconds):
-        os.write(2, f"Error: {reason}\n".encode())
-        os._exit(STOPPED)
+    if interrupts.over.wait(seconds):
+        time.sleep(seconds)
+        if not ray.is_initialized():
+            return
+    os.write(2, f"Error: {reason}\n".encode())
+    os._exit(STOPPED)
 
 
 @contextlib.contextmanager
