@@ -98,12 +98,15 @@ def on_interrupt(silence: contextlib.ExitStack) -> Iterator[Interrupts]:
     taken = [number for number in ENDING if _is_free(signal.getsignal(number))]
     for number in taken:
         signal.signal(number, interrupts.handle)
+    node = raylet_pid()
     if signal.SIGTERM in taken:  # by which a watch wakes the main thread
-        for watch, of in ((watch_head, head_address()), (watch_raylet, raylet_pid())):
+        for watch, of in ((watch_head, head_address()), (watch_raylet, node)):
             threading.Thread(target=watch, args=(interrupts, of), daemon=True).start()
     try:
         yield interrupts
     except ray.exceptions.LocalRayletDiedError as e:
+        if node is None or is_alive(node):  # of another node, where a task was
+            raise
         raise RunStopped(RAYLET_GONE) from e
     finally:
         interrupts.over.set()
@@ -132,6 +135,14 @@ def raylet_pid() -> int | None:
     return None
 
 
+def is_alive(pid: int) -> bool:
+    """Whether a process is there, and no zombie."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def watch_raylet(interrupts: Interrupts, pid: int | None) -> None:
     """Stop the run when Ray's process of this node is gone.
 
@@ -140,14 +151,9 @@ def watch_raylet(interrupts: Interrupts, pid: int | None) -> None:
     """
     if pid is None:
         return
-    try:
-        node = psutil.Process(pid)
-    except psutil.NoSuchProcess:
-        return
-    with contextlib.suppress(psutil.NoSuchProcess):
-        while node.is_running() and node.status() != psutil.STATUS_ZOMBIE:
-            if interrupts.over.wait(RAYLET_LOOK_S):
-                return
+    while is_alive(pid):
+        if interrupts.over.wait(RAYLET_LOOK_S):
+            return
     _stop(interrupts, RAYLET_GONE, RAYLET_PATIENCE_S)
 
 
