@@ -11,9 +11,7 @@ was stopped: ask ``ray job status`` or ``digipath status``. It uploads --working
 at most 100 MiB.
 """
 
-import sys
-
-from digipath_ray.cli import run_app
+from digipath_ray.cli import main
 
 if __name__ == "__main__":
-    sys.exit(run_app(["burden", *sys.argv[1:]]))
+    main("burden")

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from digipath_ray.run.directory import RunDirectory
@@ -116,10 +117,28 @@ def test_a_number_that_another_process_has_by_now(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lease, "LEASE_S", 1e9)
-    leave(tmp_path, host=lease.platform.node(), pid=os.getpid(), started=1.0)
+    leave(tmp_path, host=lease.platform.node(), pid=os.getpid(), since_boot=0.5)
     with hold(tmp_path):
         record = json.loads((tmp_path / "lease.json").read_text())
-        assert record["started"] > 1.0, "ours, and not waited for"
+        assert record["since_boot"] != 0.5, "ours, and not waited for"
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_clock_that_is_set_ends_no_lease(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    """The system's time of boot follows the clock, and with it when a process began."""
+    with holder(tmp_path) as process:
+        found = lease.Lease(tmp_path).look()
+        boot = psutil.boot_time() + hours * 3600
+        monkeypatch.setattr("psutil._pslinux.boot_time", lambda: boot)
+        began = psutil.Process(process.pid).create_time()
+        monkeypatch.undo()
+        assert abs(began - psutil.Process(process.pid).create_time()) > 3000
+        monkeypatch.setattr("psutil._pslinux.boot_time", lambda: boot)
+        assert found is not None
+        assert not found.is_dead()
+    assert found.is_dead()
 
 
 def test_a_takeover_that_another_has_overtaken_is_none(

@@ -293,7 +293,8 @@ INTERRUPTED = """
 import functools, os, signal, sys, ray
 from digipath_ray.distributed.connect import connected
 
-signal.signal(signal.SIGINT, signal.default_int_handler)
+ignored = sys.argv[2:] == ["behind &"]
+signal.signal(signal.SIGINT, signal.SIG_IGN if ignored else signal.default_int_handler)
 ray.init = functools.partial(ray.init, num_cpus=1, object_store_memory=200 << 20)
 try:
     with connected():
@@ -310,9 +311,14 @@ except KeyboardInterrupt:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_leaves_ray_without_a_word(number: signal.Signals) -> None:
-    script = [sys.executable, "-c", INTERRUPTED, str(int(number))]
+@pytest.mark.parametrize(
+    ("number", "where"),
+    [(signal.SIGINT, ""), (signal.SIGTERM, ""), (signal.SIGTERM, "behind &")],
+)
+def test_an_interrupt_leaves_ray_without_a_word(
+    number: signal.Signals, where: str
+) -> None:
+    script = [sys.executable, "-c", INTERRUPTED, str(int(number)), where]
     root = Path(__file__).parents[1]
     done = subprocess.run(
         script, capture_output=True, text=True, timeout=100, cwd=root, check=False
@@ -357,6 +363,119 @@ def test_an_interrupt_that_python_drops_comes_again(number: signal.Signals) -> N
         check=False,
     )
     assert done.stdout == "dropped KeyboardInterrupt\nrunning False\n", done.stderr
+
+
+AT_ITS_ENDS = """
+import functools, os, signal, sys, ray
+from digipath_ray.distributed.connect import connected
+
+def start(**options):
+    begin(num_cpus=1, object_store_memory=200 << 20, **options)
+    if sys.argv[1] == "first":
+        os.kill(os.getpid(), signal.SIGTERM)
+
+begin, ray.init = ray.init, start
+try:
+    with connected():
+        print("running", flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("when", "said"), [("first", "interrupted\n"), ("last", "running\ninterrupted\n")]
+)
+def test_sigterm_before_and_after_the_work_is_an_interrupt(when: str, said: str):
+    """Of Ray's handlers one aborts and one exits with 15."""
+    done = subprocess.run(
+        [sys.executable, "-c", AT_ITS_ENDS, when],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        cwd=Path(__file__).parents[1],
+        check=False,
+    )
+    assert (done.stdout, done.stderr, done.returncode) == (said, "", 0)
+
+
+RAYLET_KILLED = """
+import functools, os, signal, sys, time, psutil, ray
+from digipath_ray.cli import app, main
+from digipath_ray.distributed.connect import connected
+
+ray.init = functools.partial(ray.init, num_cpus=1, object_store_memory=200 << 20)
+
+@ray.remote
+def wait():
+    time.sleep(60)
+
+@app.command()
+def test():
+    with connected():
+        waiting = wait.remote()
+        (raylet,) = [
+            p for p in psutil.Process().children(True) if p.name() == "raylet"
+        ]
+        raylet.kill()
+        try:
+            ray.get(waiting) if os.environ["WORK"] == "waits" else time.sleep(60)
+        except BaseException:
+            if os.environ["WORK"] == "ends slowly":
+                time.sleep(60)
+            raise
+
+main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("work", ["waits", "sleeps", "ends slowly"])
+def test_a_killed_raylet_ends_a_command_with_a_line_and_3(work: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", RAYLET_KILLED, "test"],
+        env={**os.environ, "WORK": work},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        cwd=Path(__file__).parents[1],
+        check=False,
+    )
+    assert done.returncode == 3, done.stderr
+    assert "Error: Ray's process of this node (raylet) has ended" in done.stderr
+
+
+NOISY = """
+import atexit, sys, threading
+from digipath_ray.cli.console import end_process
+
+def print_on():
+    while True:
+        print("x" * 1000, file=sys.stderr)
+
+atexit.register(lambda: open(sys.argv[1], "a").write("atexit"))
+sys.modules["ray"] = sys
+for _ in range(8):
+    threading.Thread(target=print_on, daemon=True).start()
+end_process(130)
+"""
+
+
+def test_threads_that_print_do_not_change_the_exit_status(tmp_path: Path) -> None:
+    """Python would end some of these with "could not acquire lock" and SIGABRT."""
+    for i in range(5):
+        path = tmp_path / str(i)
+        done = subprocess.run(
+            [sys.executable, "-c", NOISY, str(path)],
+            stderr=subprocess.DEVNULL,
+            timeout=60,
+            check=False,
+            cwd=Path(__file__).parents[1],
+        )
+        assert done.returncode == 130
+        assert path.read_text() == "atexit"
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The jobs, run directly and by ``ray job submit`` on a head with a token."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -66,3 +67,24 @@ def test_overnight_runs_directly_and_a_second_time_has_nothing_to_do(
     second = subprocess.run(command, capture_output=True, text=True, check=False)
     assert second.returncode == 0, second.stdout + second.stderr
     assert "2 of 2 slides finished (2 were already), 0 failed" in second.stdout
+
+
+@pytest.mark.parametrize("script", ["overnight", "prepare", "train"])
+def test_jobs_take_slide_ids_as_their_commands_do(script: str, tmp_path: Path) -> None:
+    """Both values are known; what is refused is the third, and then the slide."""
+    said = {}
+    for value in ("hash", "initials"):
+        command = [sys.executable, str(ROOT / "jobs" / f"{script}.py")]
+        command += [str(tmp_path / "none.svs"), "--out", str(tmp_path / "out")]
+        done = subprocess.run(
+            [*command, "--slide-ids", value],
+            env={**os.environ, "DIGIPATH_ID_SECRET": "a secret of this test"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 2
+        said[value] = done.stderr
+    assert "Invalid value for '--slide-ids'" in said["initials"]
+    assert "Error:" in said["hash"]
+    assert "--slide-ids" not in said["hash"]

@@ -32,7 +32,7 @@ def pipe() -> Console:
 
 
 def test_a_pipe_gets_lines_and_no_control_characters(pipe: Console) -> None:
-    ago = time.time() - 10
+    ago = time.monotonic() - 10
     with RunProgress(pipe) as shown:
         shown.prepared(1, 2)
         shown.prepared(2, 2)
@@ -66,7 +66,7 @@ def test_lines_in_between_come_every_ten_seconds(
 def test_line_says_rate_and_time_left(pipe: Console) -> None:
     with RunProgress(pipe) as shown:
         shown.planned(1, 1000)
-        shown.tallied(Done(slides=1, patches=100, first_patch=time.time() - 20))
+        shown.tallied(Done(slides=1, patches=100, first_patch=time.monotonic() - 20))
     assert lines_of(pipe)[-1] == (
         "segment: 100/1000 patches, 1/1 slides, 5.0/s, 3 min left"
     )
@@ -76,7 +76,7 @@ def test_a_slow_line_says_seconds_per_patch(pipe: Console) -> None:
     with RunProgress(pipe) as shown:
         shown.planned(1, 20)
         shown.started("3 networks on [2 CPU cores]")
-        shown.tallied(Done(slides=1, patches=8, first_patch=time.time() - 112))
+        shown.tallied(Done(slides=1, patches=8, first_patch=time.monotonic() - 112))
     assert lines_of(pipe)[1:] == [
         "3 networks on [2 CPU cores]",
         "segment: 8/20 patches, 1/1 slides, 14 s/patch, 3 min left",
@@ -89,7 +89,7 @@ def test_a_terminal_gets_live_bars(monkeypatch: pytest.MonkeyPatch) -> None:
     with RunProgress(terminal) as shown:
         shown.prepared(2, 2)
         shown.planned(2, 100)
-        shown.tallied(Done(slides=1, patches=50, first_patch=time.time() - 10))
+        shown.tallied(Done(slides=1, patches=50, first_patch=time.monotonic() - 10))
     assert isinstance(terminal.file, io.StringIO)
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", terminal.file.getvalue())
     last = [line.strip() for line in text.splitlines()[-3:]]

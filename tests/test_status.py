@@ -69,7 +69,7 @@ class Clock:
 
 def test_a_beat_says_how_far_the_run_is(tmp_path: Path) -> None:
     run, clock = RunDirectory(tmp_path), Clock()
-    beat = Heartbeat(run, slides=10, skipped=3, clock=clock)
+    beat = Heartbeat(run, slides=10, skipped=3, clock=clock, ticks=clock)
     beat.failed(FAILURE)
     beat.planned(7, 1000)
     tally = Tally(started=clock.now, readers=2, predictors=1, first_patch=clock.now)
@@ -113,7 +113,7 @@ def test_a_beat_says_how_far_the_run_is(tmp_path: Path) -> None:
 
 def test_the_rate_is_of_the_last_minute(tmp_path: Path) -> None:
     run, clock = RunDirectory(tmp_path), Clock()
-    beat = Heartbeat(run, slides=1, skipped=0, clock=clock)
+    beat = Heartbeat(run, slides=1, skipped=0, clock=clock, ticks=clock)
     beat.planned(1, 10_000)
     tally = Tally()
     beat.tallied(tally)
@@ -138,7 +138,7 @@ def test_it_is_written_at_most_every_ten_seconds_but_for_phases(
     tmp_path: Path,
 ) -> None:
     run, clock = RunDirectory(tmp_path), Clock()
-    beat = Heartbeat(run, slides=1, skipped=0, clock=clock)
+    beat = Heartbeat(run, slides=1, skipped=0, clock=clock, ticks=clock)
     beat.beat(write=False)
     first = run.status.read_bytes()
     clock.now += 9
@@ -147,6 +147,24 @@ def test_it_is_written_at_most_every_ten_seconds_but_for_phases(
     clock.now += 1
     beat.beat(write=False)
     assert run.status.read_bytes() != first
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_clock_that_is_set_stops_no_beat_and_bends_no_rate(
+    tmp_path: Path, hours: int
+) -> None:
+    run, clock, ticks = RunDirectory(tmp_path), Clock(), Clock()
+    beat = Heartbeat(run, slides=1, skipped=0, clock=clock, ticks=ticks)
+    tally = Tally(started=ticks.now, first_patch=ticks.now)
+    beat.tallied(tally)
+    beat.beat(write=False)
+    clock.now += hours * 3600
+    clock.now, ticks.now, tally.patches = clock.now + 20, ticks.now + 20, 100
+    beat.beat(write=False)
+    status = read_status(run)
+    assert status is not None
+    assert status.updated == timestamp(clock.now)
+    assert status.patches_per_s == 5.0
 
 
 def test_phases_are_written_as_they_begin_and_the_end_last(tmp_path: Path) -> None:

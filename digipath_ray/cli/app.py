@@ -27,7 +27,7 @@ from digipath_ray.cli.arguments import (
     WeightsOption,
     refuse_beside,
 )
-from digipath_ray.cli.console import console, error_console, leave_quietly
+from digipath_ray.cli.console import console, end_process, error_console, leave_quietly
 from digipath_ray.cli.logs import LogFormat, set_up_logs
 from digipath_ray.cli.options import with_config, with_specs
 from digipath_ray.cli.view import view
@@ -322,11 +322,11 @@ def compare(
     return show_comparison(console(), first, second, out, threshold=threshold)
 
 
-def main() -> None:
-    """Run ``digipath`` and exit."""
-    code = run_app(sys.argv[1:])
+def main(command: str | None = None) -> NoReturn:
+    """Run ``digipath``, or one command of it, and exit."""
+    code = run_app([*([command] if command else []), *sys.argv[1:]])
     leave_quietly()
-    sys.exit(code)
+    end_process(code)
 
 
 def run_app(arguments: list[str]) -> int:

@@ -1,11 +1,14 @@
 """Where commands print. Nothing that is printed can end a run."""
 
+import atexit
 import contextlib
 import io
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterable
-from typing import IO, TextIO, cast
+from typing import IO, NoReturn, TextIO, cast
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
@@ -14,6 +17,9 @@ from digipath_ray.words import printable
 
 FILE_WIDTH = 200
 """Columns of what is printed to a file or a pipe, where nothing says how many."""
+
+END_S = 30.0
+"""How long Ray may take to leave at the end of a command."""
 
 
 class Output(io.TextIOBase):
@@ -106,3 +112,22 @@ def leave_quietly() -> None:
         except (OSError, ValueError):
             with contextlib.suppress(OSError, ValueError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def end_process(code: int) -> NoReturn:
+    """Exit; where Ray was used, with no more than what must be done at the end.
+
+    Python would take itself apart beside Ray's threads, some of which print and some of
+    which are C++: now and then one of them aborts the process, and its status is lost.
+    What waits for the end of the process is done first, for END_S at most.
+    """
+    if "ray" not in sys.modules:
+        sys.exit(code)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    late = threading.Timer(END_S, os._exit, (code,))
+    late.daemon = True
+    late.start()
+    atexit._run_exitfuncs()
+    leave_quietly()
+    os._exit(code)

@@ -78,7 +78,7 @@ class RunProgress(RunListener):
 
     def tallied(self, tally: Tally) -> None:
         """Patches have been predicted, or a slide has been finished or has failed."""
-        rate = patches_per_second(tally, now=time.time())
+        rate = patches_per_second(tally, now=time.monotonic())
         speed = "" if rate is None else self._format_speed(tally.patches, rate)
         failed = f", {tally.failed} failed" if tally.failed else ""
         ended = tally.slides + tally.failed

@@ -173,12 +173,12 @@ class Collector:
         patches = int(row["patches"])
         self._patches[str(row["slide_id"])] += patches
         if tally.first_patch is None:
-            tally.first_patch = time.time() - float(row["predict_seconds"])
+            tally.first_patch = time.monotonic() - float(row["predict_seconds"])
         tally.patches += patches
         self._note_batch(int(row["reduced_to"]))
         tally.predicted += float(row["predicted"])
         if tally.ninety is None and tally.patches >= 0.9 * tally.planned:
-            tally.ninety = time.time()
+            tally.ninety = time.monotonic()
         tally.batch_slots += -(-patches // batch) * batch
         tally.read_seconds += float(row["read_seconds"])
         tally.read_px += int(row["read_px"])
@@ -234,10 +234,10 @@ class Collector:
 
     def _start_finish(self, slide: SlideRecord) -> None:
         """Hand a complete slide on; waits while as many as allowed are finishing."""
-        started = time.time()
+        started = time.monotonic()
         while len(self.finishing) >= self.config.compute.finishers:
             self._settle(timeout=None)
-        self.tally.finish_wait_seconds += time.time() - started
+        self.tally.finish_wait_seconds += time.monotonic() - started
         slide_id = slide.slide_id
         chunks = list(self.open.pop(slide_id).values())
         self.waiting.pop(slide_id)
@@ -273,7 +273,7 @@ class Collector:
             slide_id = slide.slide_id
             log.info("%s finished", slide_id, extra={"slide_id": slide_id})
             if self.tally.first_slide is None:
-                self.tally.first_slide = time.time()
+                self.tally.first_slide = time.monotonic()
                 self.tally.patches_at_first_slide = self.tally.patches
             self.listener.tallied(self.tally)
 

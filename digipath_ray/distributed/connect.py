@@ -91,6 +91,8 @@ def connect(cpus: int | None = None) -> bool:
                 logging_level="ERROR",
                 **settings,
             )
+    except SystemExit as e:  # Ray's own handler of SIGTERM
+        raise KeyboardInterrupt from e
     except Exception as e:  # Ray raises just that when its node is slow to start
         raise RunError(f"Ray does not start: {e}") from e
     return True

@@ -6,6 +6,7 @@ and a write that fails does not end the run.
 
 import dataclasses
 import logging
+import math
 import os
 import platform
 import threading
@@ -62,6 +63,7 @@ class Heartbeat(RunListener):
         slides: int,
         skipped: int,
         clock: Callable[[], float] = time.time,
+        ticks: Callable[[], float] = time.monotonic,
     ) -> None:
         """A heartbeat of a run.
 
@@ -69,16 +71,17 @@ class Heartbeat(RunListener):
             run: whose status is written.
             slides: of the cohort.
             skipped: finished by an earlier start.
-            clock: seconds since 1970.
+            clock: seconds since 1970, which may jump.
+            ticks: seconds since anything, which never do.
         """
         self._run = run
         self._failures: list[Failure] = []
-        self._clock = clock
+        self._clock, self._ticks = clock, ticks
         self._skipped = skipped
         self._tally: Tally | None = None
         self._pace = Pace()
         self._reported: Counter[str] = Counter()
-        self._written = -WRITE_S
+        self._written = -math.inf
         self._wake = threading.Event()
         self._ended = False
         now = timestamp(clock())
@@ -157,7 +160,7 @@ class Heartbeat(RunListener):
 
     def beat(self, *, write: bool) -> None:
         """Set the gauges, and write the status if that is due or ``write``."""
-        now = self._clock()
+        now = self._ticks()
         status = self._look(now)
         prometheus.show_driver(status)
         self._count(status)
@@ -176,7 +179,10 @@ class Heartbeat(RunListener):
             for f in failures[-FAILURES_LISTED:]
         ]
         status = dataclasses.replace(
-            self._status, updated=timestamp(now), failed=len(failures), failures=listed
+            self._status,
+            updated=timestamp(self._clock()),
+            failed=len(failures),
+            failures=listed,
         )
         tally = self._tally
         if tally is None:

@@ -281,7 +281,7 @@ def _segment(
     """Prepare and segment the pending slides; what metrics.json holds."""
     if not pending:
         return {}
-    started = time.time()
+    started = time.monotonic()
     log = FailureLog()
     listener = Listeners(log, listener)
     share = divide(config)
@@ -295,7 +295,7 @@ def _segment(
     prepared = prepare_cohort(run, pending, config, listener, patience=patience)
     slides = [mark_seen(slide, exposure) for slide in prepared]
     run.write_table(run.slides, merge_slides(run, slides, pending), schema.SLIDES)
-    prepare_seconds = time.time() - started
+    prepare_seconds = time.monotonic() - started
     if not (predict and slides):
         if predict:
             ends = count_ends(len(pending), log.failures, patience.met)

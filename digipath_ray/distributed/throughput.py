@@ -43,7 +43,7 @@ def measure(
     from the first patch predicted on. ``last_tenth_s`` is the time from 90 % of the
     patches to the end.
     """
-    now = time.time()
+    now = time.monotonic()
     begun = tally.first_patch or now
     steady = max(now - begun, 1e-9)
     read_busy, predict_busy, _ = busy(tally, now=now)

@@ -20,7 +20,7 @@ class Tally:
         progress: slides begun and not yet finished, with the share predicted.
     """
 
-    started: float = field(default_factory=time.time)
+    started: float = field(default_factory=time.monotonic)
     planned: int = 0
     slides: int = 0
     failed: int = 0

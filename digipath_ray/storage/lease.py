@@ -200,7 +200,7 @@ class Lease:
             token=str(record.get("token")),
             pid=int(record.get("pid", -1)),
             host=str(record.get("host", "another machine")),
-            started=float(record.get("started", -1)),
+            started=float(record.get("since_boot", -1)),
         )
 
     def _held_by(self, found: "Found | None") -> HeldByOther:
@@ -231,7 +231,7 @@ class Lease:
             "pid": os.getpid(),
             "host": platform.node(),
         }
-        record["started"] = psutil.Process().create_time()
+        record["since_boot"] = seconds_after_boot(os.getpid())
         record["renewed"] = datetime.now(UTC).isoformat()
         try:
             self._etag = self._put_if(json.dumps(record).encode(), etag=over)
@@ -285,13 +285,35 @@ class Found:
         if self.host != platform.node():
             return False
         try:
-            started = psutil.Process(self.pid).create_time()
+            started = seconds_after_boot(self.pid)
         except psutil.NoSuchProcess:
             return True
         except psutil.Error:
             return False
         # Another process may have its number by now.
         return self.started > 0 and abs(started - self.started) > START_S
+
+
+def seconds_after_boot(pid: int) -> float:
+    """When a process started, by a clock that nobody sets.
+
+    By the time of day a live process would seem to be another one once the clock has
+    been set; psutil tells only that on other systems than Linux.
+
+    Raises:
+        psutil.Error: there is no such process, or nobody may know.
+    """
+    process = psutil.Process(pid)
+    if not psutil.LINUX:
+        return process.create_time()
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
+    except FileNotFoundError as e:
+        raise psutil.NoSuchProcess(pid) from e
+    except OSError as e:
+        raise psutil.AccessDenied(pid) from e
+    after_name = text.rpartition(")")[2].split()  # from the third field on
+    return int(after_name[19]) / os.sysconf("SC_CLK_TCK")
 
 
 def _version(data: bytes) -> str:

@@ -2,6 +2,8 @@
 
 import argparse
 import contextlib
+import os
+import signal
 import statistics
 import sys
 import tempfile
@@ -9,6 +11,7 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
+from tests.buckets import serving
 from tests.chaos.campaign import Outcome, Struck, run_seed, undisturbed_seconds
 from tests.chaos.faults import FAULTS, FIT_FAULTS, draw_schedule
 from tests.chaos.work import Fits, Runs
@@ -25,10 +28,18 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=list(FAULTS | FIT_FAULTS))
     parser.add_argument("--report", type=Path, help="append the table to this file")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="chaos-cohort-") as name:
+    # Behind a shell's "&" it is ignored, and processes started here would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with (
+        tempfile.TemporaryDirectory(prefix="chaos-cohort-") as name,
+        serving() as bucket,
+    ):
+        os.environ |= bucket.environment
         folder = Path(name)
         faults = FIT_FAULTS if arguments.fits else FAULTS
-        maker = Fits(folder) if arguments.fits else Runs(folder, arguments.slides)
+        maker = (
+            Fits(folder) if arguments.fits else Runs(folder, arguments.slides, bucket)
+        )
         base = undisturbed_seconds(maker)
         print(f"undisturbed: {base:.0f} s", flush=True)
         outcomes: list[Outcome] = []

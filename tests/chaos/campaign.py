@@ -108,6 +108,8 @@ class Seed:
         environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith("RAY_")},
             "PYTHONPATH": os.pathsep.join((str(ROOT), str(SITE))),
+            **(work.bucket.environment if work.bucket else {}),
+            "DIGIPATH_CACHE": str(folder / "cache"),
             "CHAOS_READ_S": "0.1",
             ORDERS: str(orders),
             # A head that is gone is waited for; here no one brings it back.
@@ -123,6 +125,7 @@ class Seed:
             environment=environment,
             log=log,
             disk=disk,
+            bucket=work.bucket,
         )
         self._watch = Watch(work)
 
@@ -175,7 +178,12 @@ class Seed:
     def _wait_for_work(self) -> None:
         """Go on until networks are at work, or for a minute."""
         end = time.monotonic() + 60
+        work = self.scene.work
+        before = work.steps()
         while time.monotonic() < end and not self._is_over():
+            if work.by_steps and work.steps() <= before:
+                self._pass(0.1)
+                continue
             if self.scene.find(self.scene.work.busy, seconds=0.3) is not None:
                 return
             self._pass(0.1)

@@ -11,6 +11,7 @@ from digipath_ray.run.directory import RunDirectory
 from digipath_ray.storage.files import TEMPORARY
 from digipath_ray.verify.verify import verify_run
 from tests.chaos.cohort import SICK, Cohort
+from tests.viewing import client, url_of
 
 ROUNDING = 1e-5
 ENDED_S = 90.0
@@ -39,6 +40,20 @@ def check_run(cohort: Cohort, out: Path) -> Iterator[str]:
             yield f"{slide_id}: fails with {failures.get(slide_id)!r}, not {word!r}"
     yield from (f"{i} failed: {failures[i]}" for i in failures.keys() - SICK.keys())
     yield from (str(path) for path in out.rglob(f"{TEMPORARY}*"))
+
+
+def check_viewer(out: Path) -> Iterator[str]:
+    """Yield where the viewer shows something else than the records of the run."""
+    done = RunDirectory(out).read_done().keys()
+    with client(out) as browser:
+        shown = browser.get("/api/cohort").json()["slides"]
+        finished = {row["slide_id"] for row in shown if row["status"] == "done"}
+        if finished != done:
+            yield f"the viewer shows as finished {finished ^ done} more or less"
+        for slide_id in done:
+            answer = browser.get(url_of(slide_id))
+            if answer.status_code != 200:
+                yield f"the viewer answers {answer.status_code} for {slide_id}"
 
 
 def check_processes(

@@ -1,7 +1,7 @@
 """The slides of a campaign, sick ones among them, and what is true of them."""
 
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import tomli_w
@@ -13,6 +13,7 @@ from digipath_ray.heatmap.file import read_heatmap
 from digipath_ray.heatmap.heatmap import Heatmap
 from digipath_ray.networks.resolve import resolve
 from digipath_ray.storage.digest import slide_digest
+from tests.buckets import BUCKET, send
 from tests.runs import SMALL, make_run, write_cohort, write_slide
 
 SICK = {
@@ -49,6 +50,7 @@ class Cohort:
         healthy: slide_id -> file.
         spare: files of other healthy slides, to replace one with.
         truth: digest of a slide's file -> its heatmap.
+        remote: slides that the manifest names in a bucket; faults leave their files be.
     """
 
     folder: Path
@@ -57,6 +59,7 @@ class Cohort:
     healthy: dict[str, Path]
     spare: list[Path]
     truth: dict[str, Heatmap] = field(default_factory=dict)
+    remote: frozenset[str] = frozenset()
 
     def heatmap_of(self, path: Path) -> Heatmap:
         """What the heatmap of a slide's file must be."""
@@ -100,6 +103,18 @@ def build_cohort(folder: Path, slides: int) -> Cohort:
     )
 
 
+def move_to_bucket(cohort: Cohort) -> Cohort:
+    """The same cohort, every fourth healthy slide in a bucket."""
+    remote = frozenset(list(cohort.healthy)[::4])
+    send(cohort.folder / "slides", f"s3://{BUCKET}/slides")
+    text = cohort.manifest.read_text("utf-8")
+    for name in remote:
+        there = f"s3://{BUCKET}/slides/{name}.tif"
+        text = text.replace(f",slides/{name}.tif,", f",{there},")
+    cohort.manifest.write_text(text, "utf-8")
+    return replace(cohort, remote=remote)
+
+
 def _predict(out: Path, rows: list[SlideRow], config: RunConfig) -> dict[str, Heatmap]:
     quick = [{**m, "options": {}} for m in to_tree(config)["members"]]
     run = make_run(out, rows, from_tree({**to_tree(config), "members": quick}))
@@ -132,4 +147,5 @@ def fresh_copy(cohort: Cohort, folder: Path) -> Cohort:
         },
         spare=[folder / "spare" / path.name for path in cohort.spare],
         truth=cohort.truth,
+        remote=cohort.remote,
     )

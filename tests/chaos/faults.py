@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 
+from tests.buckets import Bucket
+from tests.buckets import Fault as BucketFault
 from tests.chaos.network import ORDERS
 from tests.chaos.work import Work
 
@@ -47,6 +49,7 @@ class Scene:
         environment: of its processes.
         log: to which commands write.
         disk: the small file system that its directory is on, if it is on one.
+        bucket: where some slides are, if they are in one.
         undo: what mends faults that last.
     """
 
@@ -57,6 +60,7 @@ class Scene:
     environment: dict[str, str]
     log: Path
     disk: Path | None = None
+    bucket: Bucket | None = None
     undo: list[Callable[[], None]] = field(default_factory=list)
 
     def family(self) -> list[psutil.Process]:
@@ -168,8 +172,13 @@ def _some_slide(scene: Scene) -> Path:
         path
         for name, path in scene.work.cohort.healthy.items()
         if not (scene.work.out / "done" / f"{name}.json").exists()
+        and name not in scene.work.cohort.remote
     ]
-    paths = left or list(scene.work.cohort.healthy.values())
+    paths = left or [
+        path
+        for name, path in scene.work.cohort.healthy.items()
+        if name not in scene.work.cohort.remote
+    ]
     return paths[int(scene.rng.integers(len(paths)))]
 
 
@@ -264,6 +273,46 @@ def forbid_writes(scene: Scene) -> str | None:
     return None
 
 
+def bucket_fails(kind: str) -> Fault:
+    """The bucket answers in this way for a while; see :class:`tests.buckets.Fault`."""
+
+    def strike(scene: Scene) -> str | None:
+        if scene.bucket is None:
+            return None
+        fault = BucketFault(method="GET", part="slides/", kind=kind, times=1 << 30)
+        faults = scene.bucket.faults
+
+        def back() -> None:
+            fault.times = 0
+
+        faults.append(fault)
+        scene.undo.append(back)
+        seconds = float(scene.rng.uniform(2, 6))
+        time.sleep(seconds)
+        back()
+        scene.undo.remove(back)
+        return f"{fault.met} answers in {seconds:.1f} s" if fault.met else None
+
+    return strike
+
+
+def jump_clock(scene: Scene) -> str | None:
+    """Files of the run are as a clock wrote them that is an hour ahead, or behind.
+
+    Time of the whole machine is not ours to set: of the product's uses of it these
+    are what another process reads. Lease, lock and status, and what is finished.
+    """
+    hours = int(scene.rng.choice([-1, 1]))
+    changed = 0
+    names = ("lease.json", ".lock", "status.json", "run.toml", "done/*.json")
+    for path in [p for name in names for p in scene.work.out.glob(name)]:
+        with contextlib.suppress(OSError):
+            then = path.stat().st_mtime + 3600 * hours
+            os.utime(path, (then, then))
+            changed += 1
+    return f"{hours:+d} h, {changed} files" if changed else None
+
+
 def start_second(scene: Scene) -> str | None:
     """The same command beside the first, which must be refused."""
     if scene.driver.poll() is not None or not scene.work.out.exists():
@@ -313,6 +362,9 @@ FAULTS: dict[str, tuple[float, Fault]] = {
     "disk-full": (1, fill_disk),
     "disk-read-only": (0.7, forbid_writes),
     "second-driver": (0.5, start_second),
+    "bucket-503": (0.7, bucket_fails("slow down")),
+    "bucket-half": (0.7, bucket_fails("cut")),
+    "clock-jump": (0.7, jump_clock),
 }
 """Name -> how often it is drawn, and what it does to a run."""
 FIT_FAULTS: dict[str, tuple[float, Fault]] = {

@@ -14,10 +14,11 @@ from digipath_ray.storage.digest import slide_digest
 from digipath_ray.storage.files import TEMPORARY, file_digest
 from digipath_ray.training.directory import FitDirectory
 from tests.annotated import FIT, write_annotated_cohort
-from tests.chaos.checks import check_run
-from tests.chaos.cohort import Cohort, build_cohort, fresh_copy
+from tests.buckets import Bucket
+from tests.chaos.checks import check_run, check_viewer
+from tests.chaos.cohort import Cohort, build_cohort, fresh_copy, move_to_bucket
 
-EPOCHS = 14
+EPOCHS = 10
 FIT_CHANGES: Tree = {
     "fit": {"epochs": EPOCHS, "restarts": 3, "workers": 1},
     "sampling": {"tumor_per_slide": 8, "normal_per_slide": 8},
@@ -42,12 +43,16 @@ class Work(Protocol):
         out: its directory.
         cohort: slides that faults may change.
         busy: kind of process that is there while networks are at work.
+        by_steps: only a step that is finished tells that they are.
+        bucket: where some slides are, if any.
     """
 
     arguments: list[str]
     out: Path
     cohort: Cohort
     busy: str
+    by_steps: bool
+    bucket: Bucket | None
 
     def steps(self) -> set[object]:
         """What is finished so far: slides, or epochs."""
@@ -63,9 +68,10 @@ class RunWork:
     """``digipath run`` of a cohort."""
 
     busy = "member"
+    by_steps = False
 
-    def __init__(self, cohort: Cohort, out: Path) -> None:
-        self.cohort, self.out = cohort, out
+    def __init__(self, cohort: Cohort, out: Path, bucket: Bucket | None) -> None:
+        self.cohort, self.out, self.bucket = cohort, out, bucket
         settings = ("--config", str(cohort.config), "--cpus", "2", "--out", str(out))
         self.arguments = ["run", str(cohort.manifest), *settings]
 
@@ -88,19 +94,26 @@ class RunWork:
             return False
         done = RunDirectory(self.out).read_done()
         return all(
-            name in done and done[name].slide.digest == slide_digest(path)
+            name in done
+            and (
+                name in self.cohort.remote
+                or done[name].slide.digest == slide_digest(path)
+            )
             for name, path in self.cohort.healthy.items()
         )
 
     def check(self) -> Iterator[str]:
-        """As :func:`check_run`."""
-        return check_run(self.cohort, self.out)
+        """As :func:`check_run`, and what the viewer shows."""
+        yield from check_run(self.cohort, self.out)
+        yield from check_viewer(self.out)
 
 
 class FitWork:
     """``digipath train`` of one small network."""
 
     busy = "fit-worker"
+    by_steps = True
+    bucket = None
 
     def __init__(self, cohort: Cohort, out: Path, losses: list[float]) -> None:
         self.cohort, self.out, self._losses = cohort, out, losses
@@ -140,12 +153,15 @@ class FitWork:
 class Runs:
     """Makes runs of one cohort, each with slides of its own."""
 
-    def __init__(self, folder: Path, slides: int) -> None:
-        self._cohort = build_cohort(folder, slides)
+    def __init__(self, folder: Path, slides: int, bucket: Bucket | None = None) -> None:
+        """With a bucket some of the slides are moved there."""
+        cohort = build_cohort(folder, slides)
+        self._cohort = cohort if bucket is None else move_to_bucket(cohort)
+        self._bucket = bucket
 
     def make(self, folder: Path, out: Path) -> Work:
         """A run with slides in ``folder``."""
-        return RunWork(fresh_copy(self._cohort, folder), out)
+        return RunWork(fresh_copy(self._cohort, folder), out, self._bucket)
 
     def learn(self, work: Work) -> None:
         """The truth of runs is known from the start."""
