@@ -13,6 +13,7 @@ import argparse
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,7 +119,7 @@ def main() -> None:
     """Print a row for the threshold and one for each method."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run")
-    parser.add_argument("--config", help="TOML whose [annotations] count")
+    parser.add_argument("--config", type=Path, help="TOML whose [annotations] count")
     asked = parser.parse_args()
     run = read_run(RunDirectory(asked.run))
     tree = read_toml(asked.config) if asked.config else {}
@@ -127,7 +128,9 @@ def main() -> None:
     well = [s for s in run.records if s not in sick]
     patients = {s: str(run.records[s].slide.patient_id) for s in sick}
     plain = replace(run.config.outcome, refine="none")
-    print(f"{len(sick)} images of {len(set(patients.values()))} patients, {len(well)} ")
+    print(
+        f"{len(sick)} images of {len(set(patients.values()))} patients, {len(well)} benign"
+    )
     print_head("outline", "Dice", "Jaccard", "95 % Hausdorff, um", "benign", "chosen")
     for method in ("none", *METHODS):
         tried = [plain] if method == "none" else specs(plain, method)
