@@ -26,7 +26,7 @@ from digipath_ray.cohort.inputs import read_cohort
 from digipath_ray.cohort.manifest import SlideRow, write_manifest
 from digipath_ray.config.toml import read_toml
 from digipath_ray.heatmap.file import read_heatmap
-from digipath_ray.run.compare import dice
+from digipath_ray.run.compare import mask_dice
 from digipath_ray.run.directory import RunDirectory
 
 PIXELS = 2_000_000
@@ -108,7 +108,7 @@ def score_map(cases: Sequence[Case], name: str, threshold: float) -> str:
     patients = [str(c.row.patient_id) for c in sick]
     found = [c.maps[name] >= threshold for c in sick]
     cells = []
-    measures: tuple[Callable[..., float], ...] = (dice, jaccard)
+    measures: tuple[Callable[..., float], ...] = (mask_dice, jaccard)
     for measure in measures:
         values = [float(measure(f, c.truth)) for f, c in zip(found, sick, strict=True)]
         low, high = interval(values, patients, rng)

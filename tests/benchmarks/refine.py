@@ -24,7 +24,7 @@ from digipath_ray.config.run import OutcomeSpec
 from digipath_ray.config.toml import read_toml, recipe_from_tree
 from digipath_ray.outcome.refine import refine_heatmap
 from digipath_ray.pipeline.prepare import open_cohort_slide
-from digipath_ray.run.compare import dice
+from digipath_ray.run.compare import mask_dice
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.finished import FinishedRun, read_run
 from digipath_ray.run.truth import read_truth
@@ -91,7 +91,7 @@ def score_slide(
             found = refine_heatmap(heatmap, lambda box: colors[box], spec)
         scores.append(
             Score(
-                dice=float(dice(found, truth.tumor)),
+                dice=float(mask_dice(found, truth.tumor)),
                 jaccard=jaccard(found, truth.tumor),
                 apart_um=hausdorff95(found, truth.tumor, heatmap.mpp_x),
                 area=float(found.mean()),
@@ -128,9 +128,8 @@ def main() -> None:
     well = [s for s in run.records if s not in sick]
     patients = {s: str(run.records[s].slide.patient_id) for s in sick}
     plain = replace(run.config.outcome, refine="none")
-    print(
-        f"{len(sick)} images of {len(set(patients.values()))} patients, {len(well)} benign"
-    )
+    people = len(set(patients.values()))
+    print(f"{len(sick)} images of {people} patients, {len(well)} benign")
     print_head("outline", "Dice", "Jaccard", "95 % Hausdorff, um", "benign", "chosen")
     for method in ("none", *METHODS):
         tried = [plain] if method == "none" else specs(plain, method)
