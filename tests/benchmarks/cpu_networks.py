@@ -27,7 +27,7 @@ from torch import Tensor
 import digipath_ray.demo
 from digipath_ray.config.run import CPU_BATCH_PX, MemberSpec
 from digipath_ray.machine import keep_freed_memory
-from digipath_ray.networks import weights
+from digipath_ray.networks import folding, weights
 from digipath_ray.networks.build import PAPER_MEMBERS, Member, normalize
 from digipath_ray.networks.card import read_card
 from digipath_ray.networks.weights import card_spec, load_member
@@ -65,7 +65,7 @@ def predict(members: str, kind: str) -> list[float]:
         keep_freed_memory()
     torch.set_num_threads(1)
     chosen, side, batch, patches = specs(members)
-    fold = weights.fold_batch_norm if number > 3 else lambda network: network
+    fold = folding.fold_batch_norm if number > 3 else lambda network: network
     with mock.patch.object(weights, "fold_batch_norm", fold):
         loaded = [load_member(spec) for spec in chosen]
     networks = loaded if number > 1 else [contiguous(member) for member in loaded]

@@ -202,7 +202,7 @@ def finish_one(side: int, outcome: str) -> tuple[dict[str, list[float]], list[st
             step = timed(name, getattr(module, name), found)
             stack.enter_context(mock.patch.object(module, name, step))
         started, clock = time.process_time(), time.perf_counter()
-        row = finish.finish_slide(run, record, chunks, config, seconds=0.0)
+        row = finish.finish_slide(run, record, chunks, config, seconds=0.0, devices=[])
         seconds, clock = time.process_time() - started, time.perf_counter() - clock
         peak = max(row[1] for row in found.values())
         found["all"] = [seconds, peak]

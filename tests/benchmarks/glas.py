@@ -139,6 +139,7 @@ def score_uncertainty(cases: Sequence[Case], threshold: float) -> list[str]:
     pixels = draw_pixels(cases)
     probability = pixels["probability"]
     wrong = (probability >= threshold) != (pixels["truth"] > 0)
+    maps: dict[str, NDArray[np.float32]]
     maps = {n: pixels[n] for n in ("epistemic", "aleatoric") if n in pixels}
     maps["0.5 - abs(p - 0.5)"] = 0.5 - np.abs(probability - 0.5)
     rows = []

@@ -137,9 +137,9 @@ def measure(folder: Path, drawn: Pixels, side: int) -> None:
     slide, out = folder / f"{side}.tif", folder / f"run{side}"
     write_slide(slide, drawn, side)
     digipath = "from digipath_ray.cli import main; main()"
-    command = [sys.executable, "-c", digipath, "run", slide, "--preset", "demo"]
+    command = [sys.executable, "-c", digipath, "run", str(slide), "--preset", "demo"]
     started = time.perf_counter()
-    command = [*map(str, command), "--out", str(out)]
+    command += ["--out", str(out)]
     with subprocess.Popen(command, stdout=sys.stderr) as process:
         highest = watch(process)
     if process.returncode != 0:

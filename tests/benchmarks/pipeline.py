@@ -59,7 +59,9 @@ class SleepingEnsemble:
         left = n / self.rate - (time.perf_counter() - started)
         time.sleep(max(0.0, left))
         predicted = np.ones(shape[:2], np.bool_)
-        return MemberMaps(means=means, variances=variances, predicted=predicted)
+        return MemberMaps(
+            means=means, variances=variances, predicted=predicted, seen=predicted
+        )
 
 
 class SleepingStage(PredictStage):

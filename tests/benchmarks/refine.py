@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from digipath_ray.config.recipe import AnnotationSpec
-from digipath_ray.config.run import OutcomeSpec
+from digipath_ray.config.run import OutcomeSpec, Refine
 from digipath_ray.config.toml import read_toml, recipe_from_tree
 from digipath_ray.outcome.refine import refine_heatmap
 from digipath_ray.pipeline.prepare import open_cohort_slide
@@ -31,7 +31,8 @@ from digipath_ray.run.truth import read_truth
 from tests.benchmarks.glas import interval, jaccard, print_head
 
 Bools = NDArray[np.bool_]
-METHODS = ("crf", "random-walker", "contour")
+METHODS: tuple[Refine, ...] = ("crf", "random-walker", "contour")
+NONE: Refine = "none"
 UM, COLOR, STRENGTH = (5.0, 10.0, 20.0), (10.0, 20.0, 40.0), (0.5, 1.0, 2.0)
 
 
@@ -57,7 +58,7 @@ def hausdorff95(found: Bools, truth: Bools, um_per_px: float) -> float:
     return float(max(ways) * um_per_px)
 
 
-def specs(plain: OutcomeSpec, method: str) -> list[OutcomeSpec]:
+def specs(plain: OutcomeSpec, method: Refine) -> list[OutcomeSpec]:
     """The method with all parameters that are tried."""
     return [
         replace(
@@ -131,8 +132,8 @@ def main() -> None:
     people = len(set(patients.values()))
     print(f"{len(sick)} images of {people} patients, {len(well)} benign")
     print_head("outline", "Dice", "Jaccard", "95 % Hausdorff, um", "benign", "chosen")
-    for method in ("none", *METHODS):
-        tried = [plain] if method == "none" else specs(plain, method)
+    for method in (NONE, *METHODS):
+        tried = [plain] if method == NONE else specs(plain, method)
         scores = {
             s: score_slide(run, s, tried, annotations.annotations)
             for s in (*sick, *well)

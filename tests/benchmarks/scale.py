@@ -245,9 +245,9 @@ def sleeping_config(rate: float, pixel_kb: int) -> RunConfig:
         READ_S: str(seconds / 4),
         PIXEL_KB: str(pixel_kb),
     }
-    inference.PredictStage = SleepingStage  # type: ignore[assignment,misc]
-    inference.read_shard = draw_shard
-    collector.try_finish = drop
+    setattr(inference, "PredictStage", SleepingStage)  # noqa: B010
+    setattr(inference, "read_shard", draw_shard)  # noqa: B010
+    setattr(collector, "try_finish", drop)  # noqa: B010
     tree = load_config(preset="camelyon17")
     member = {"architecture": "Unet", "encoder": "resnet18", "weights": "random"}
     tree["members"] = [{**member, "name": name} for name in "abc"]

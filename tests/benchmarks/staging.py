@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from digipath_ray.config.run import EnsembleSpec, OutcomeSpec
+from digipath_ray.config.run import OutcomeSpec
 from digipath_ray.heatmap.heatmap import Heatmap
 from digipath_ray.outcome.features import HIGH, LOW, measure_features
 from digipath_ray.outcome.lesions import find_lesions
@@ -150,7 +150,7 @@ def draw_heatmap(draw: Draw, kind: Metastasis, noise: float) -> Heatmap:
 
 def measure(heatmap: Heatmap) -> tuple[dict[str, float], list[LesionGroup]]:
     """A slide's features, and those of its merged lesions that can decide its size."""
-    lesions = find_lesions(heatmap, EnsembleSpec().threshold)
+    lesions = find_lesions(heatmap, OutcomeSpec().threshold)
     high, low = find_lesions(heatmap, HIGH), find_lesions(heatmap, LOW)
     tissue_mm2 = (SIDE * MPP / 1000) ** 2
     features = measure_features(high, low, tissue_mm2=tissue_mm2)
@@ -303,8 +303,8 @@ def print_differences(scores: Sequence[SeedScores]) -> None:
     )
     rows = []
     for what, first, second in pairs:
-        of = (lambda s: s.kappa) if what == "patient kappa" else (lambda s: s.itc)
-        values = [of(s)[first] - of(s)[second] for s in scores]
+        of = [s.kappa if what == "patient kappa" else s.itc for s in scores]
+        values = [found[first] - found[second] for found in of]
         above = sum(v > 0 for v in values)
         rows.append((what, f"{first} - {second}", say(values), f"{above}"))
     print_table(("of", "paired difference", "mean", f"above 0 of {len(scores)}"), rows)

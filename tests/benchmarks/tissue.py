@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
-from digipath_ray.config.run import TissueSpec
+from digipath_ray.config.run import TissueMethod, TissueSpec
 from digipath_ray.tissue.find import find_tissue
 from tests.tissue_scenes import Scene, agreement, real_scenes, scenes
 
-METHODS = ("paper", "otsu", "camelyon", "paip")
+METHODS: tuple[TissueMethod, ...] = ("paper", "otsu", "camelyon", "paip")
 
 
 def kind(scene: Scene) -> str:
@@ -31,7 +31,7 @@ def kind(scene: Scene) -> str:
     return first.partition(",")[0].partition(" ")[0]
 
 
-def row(drawn: Sequence[Scene], method: str) -> str:
+def row(drawn: Sequence[Scene], method: TissueMethod) -> str:
     """Least sensitivity, largest false glass, how many hold."""
     spec = TissueSpec(tissue=method)
     found = [
