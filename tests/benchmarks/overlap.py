@@ -51,9 +51,9 @@ class Counting(EnsemblePredictor):
     much time as its patches that no variant before it has predicted.
     """
 
-    def __init__(self, config: RunConfig, answers: Answers) -> None:
+    def __init__(self, config: RunConfig, answers: Answers, threads: int) -> None:
         keep_freed_memory()
-        super().__init__(config.members, config, threads=1)
+        super().__init__(config.members, config, threads=threads)
         self.answers = answers
         self.done = self.all = 0
 
@@ -92,10 +92,14 @@ class Result:
 
 
 def measure(
-    folder: Path, rows: Sequence[SlideRow], config: RunConfig, answers: Answers
+    folder: Path,
+    rows: Sequence[SlideRow],
+    config: RunConfig,
+    answers: Answers,
+    threads: int,
 ) -> Result:
-    """One run in this process, on one CPU."""
-    run, predict = RunDirectory(folder), Counting(config, answers)
+    """One run in this process."""
+    run, predict = RunDirectory(folder), Counting(config, answers, threads)
     outcomes = run_eagerly(run, rows, config, predict)
     by_slide = {row["slide_id"]: row for row in outcomes}
     return Result(run, by_slide, predict.done / predict.all)
@@ -191,11 +195,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[7, 8, 9])
     parser.add_argument("--doubt", type=float, nargs="+", default=[0.02, 0.05, 0.1])
     parser.add_argument("--chunk-cells", type=int, default=64)
+    parser.add_argument("--threads", type=int, default=1, help="of the networks")
     parser.add_argument("--slides", nargs="+")
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--mpp", type=float)
     arguments = parser.parse_args()
-    config = settings(arguments)
+    config, threads = settings(arguments), arguments.threads
     columns = (
         *("slides", "what", "predicted", "largest", "mean", "IoU"),
         *("longest lesion, um", "types", "epistemic over"),
@@ -210,10 +215,10 @@ def main() -> None:
         for cohort, rows in cohorts:
             runs = folder / cohort
             answers: Answers = {}
-            full = measure(runs / "full", rows, config, answers)
+            full = measure(runs / "full", rows, config, answers, threads)
             print(f"| {cohort} | full | 100 % |" + " |" * 6)
             for what, changed in variants(config, arguments.doubt):
-                other = measure(runs / what, rows, changed, answers)
+                other = measure(runs / what, rows, changed, answers, threads)
                 found = compare(full, other, config.outcome.threshold)
                 print(
                     f"| {cohort} | {what} | {other.share:.0%} "
