@@ -13,6 +13,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from typing import TypeVar
 
@@ -48,7 +49,7 @@ def one_process() -> dict[str, float]:
         return answer
 
     for name, module in STEPS:
-        step(name, lambda module=module: import_module(module))
+        step(name, partial(import_module, module))
     import numpy as np
 
     from digipath_ray.config.toml import load_config
