@@ -44,8 +44,8 @@ REACH = 6
 STEPS = 5
 """Of mean field: the outline hardly moves afterwards."""
 UNSURE = 0.05
-"""A square is left as thresholded where no probability lies between this and 1 less
-this: then neither method moves its outline."""
+"""A square is left as thresholded, and its colors are not read, where all probabilities
+are below this or all above 1 less this."""
 SURE = 1.5
 """Random walker: logits from the threshold's beyond which a pixel is a seed."""
 EVEN = 1e-3
