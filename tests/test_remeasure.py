@@ -21,7 +21,9 @@ pytestmark = [
     pytest.mark.usefixtures("ray_here"),
     pytest.mark.filterwarnings(RAY_WARNINGS),
 ]
-STAGE = OutcomeSpec(outcome="stage", min_lesion_um=5.0, min_lesion_p=0.1)
+STAGE = OutcomeSpec(
+    outcome="stage", min_lesion_um=5.0, min_lesion_p=0.1, refine="contour"
+)
 
 
 def test_a_run_is_measured_anew_as_if_it_had_been_so_at_first(tmp_path: Path) -> None:
@@ -42,6 +44,7 @@ def test_a_run_is_measured_anew_as_if_it_had_been_so_at_first(tmp_path: Path) ->
         now, then = run.read_record("s00"), first.read_record("s00")
         assert getattr(now, name) == getattr(then, name)
     assert run.lesions("s00").read_text() == first.lesions("s00").read_text()
+    assert run.refined("s00").read_bytes() == first.refined("s00").read_bytes()
     for table in ("features", "patients"):
         ours, theirs = getattr(run, table), getattr(first, table)
         assert pq.read_table(ours) == pq.read_table(theirs)
