@@ -198,8 +198,8 @@ def real_scenes(glas: Path) -> Iterator[Scene]:
 def thumbnail(path: Path) -> NDArray[np.uint8]:
     """A real image at 8 um/px."""
     with Image.open(path) as image:
-        size = tuple(round(side * GLAS_MPP / 8) for side in image.size)
-        small = image.convert("RGB").resize(size, Image.Resampling.BOX)
+        width, height = (round(side * GLAS_MPP / 8) for side in image.size)
+        small = image.convert("RGB").resize((width, height), Image.Resampling.BOX)
         return np.asarray(small)
 
 
