@@ -73,6 +73,15 @@ def test_colors_that_say_nothing_leave_the_outline(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_a_threshold_near_1_is_one(method: str) -> None:
+    disk, colors, _ = scene()
+    p = np.where(disk, 0.99995, 0.02).astype(np.float32)
+    spec = OutcomeSpec(refine=method, threshold=0.9995)
+    found = refine_heatmap(heatmap_of(p), lambda box: colors[box], spec)
+    assert iou(found, disk) > 0.9
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_only_what_was_predicted_is_tumor(method: str) -> None:
     _, colors, p = scene()
     covered = np.zeros(p.shape, np.bool_)

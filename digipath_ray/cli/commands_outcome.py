@@ -14,6 +14,7 @@ from digipath_ray.cli.arguments import DropOption, OverwriteOption
 from digipath_ray.cli.console import console
 from digipath_ray.cli.options import with_outcome, with_specs
 from digipath_ray.config.recipe import AnnotationSpec
+from digipath_ray.config.run import REFINING
 
 Challenge = Literal["camelyon16", "camelyon17", "digestpath2019", "paip2019", "masks"]
 RunArgument = Annotated[
@@ -28,7 +29,6 @@ ManifestOption = Annotated[
         show_default=False,
     ),
 ]
-REFINING = ("refine", "refine_um", "refine_color", "refine_strength")
 BY_DEFAULT = "measure"
 """What ``digipath stage`` does with something that is none of its commands."""
 

@@ -20,6 +20,8 @@ Precision = Literal["auto", "float32", "float16", "bfloat16"]
 Ending = Literal["stage", "burden", "none"]
 Refine = Literal["none", "crf", "random-walker", "contour"]
 
+REFINING = ("refine", "refine_um", "refine_color", "refine_strength")
+"""Fields of [outcome] that say how outlines are refined."""
 CPU_BATCH_PX = 1 << 19
 """Model px that a network sees at once on a CPU: half a patch of 1024 px, so one; eight
 of 256. Larger batches are not faster there, and take more memory."""

@@ -41,7 +41,7 @@ def try_finish(
     devices: Sequence[str],
 ) -> tuple[float, Failure | None]:
     """Seconds taken to finish a slide, and why it could not be."""
-    # Here, as the driver draws nothing.
+    # Here, as the driver finishes no slide itself.
     from digipath_ray.pipeline.finish import finish_slide
 
     started = time.perf_counter()

@@ -17,7 +17,7 @@ ATTEMPTS = 3
 
 def try_remeasure(root: str, row: SlideRow, config: RunConfig) -> Failure | None:
     """Measure a finished slide again; the failure if it cannot be."""
-    # Here, as the driver draws nothing.
+    # Here, as the driver finishes no slide itself.
     from digipath_ray.pipeline.finish import remeasure_slide
 
     run = RunDirectory(root)

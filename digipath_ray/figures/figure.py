@@ -213,7 +213,7 @@ def show_map(
 def show_outline(axes: Axes, heatmap: Heatmap, threshold: float) -> None:
     """Outline the area with a probability of at least ``threshold``."""
     level, values = threshold, heatmap.probability
-    if heatmap.refined is not None and heatmap.refined_at == threshold:
+    if heatmap.is_refined(threshold):
         level, values = 0.5, heatmap.above(threshold).astype(np.float32)
     small, factor = shown(values)
     if min(small.shape) < 2 or not small.min() < level < small.max():

@@ -106,7 +106,7 @@ def _format_tumor(heatmap: Heatmap, threshold: float) -> str:
     area = format_area(heatmap.area_mm2(threshold))
     px = f"{heatmap.mpp_x:.3g} {TIMES} {heatmap.mpp_y:.3g}"
     what = f"with probability {AT_LEAST} {threshold:.3g}"
-    if heatmap.refined is not None:
+    if heatmap.is_refined(threshold):
         what = f"inside the outline refined from probability {threshold:.3g}"
     return f"{area} {what}{DOT}heatmap of {px} \N{MICRO SIGN}m/px"
 
@@ -117,7 +117,7 @@ def _draw_probability(
     cmap, norm = probability_colors(), Normalize(0, 1)
     show_map(axes, heatmap.probability, heatmap, cmap=cmap, norm=norm)
     show_outline(axes, heatmap, threshold)
-    begun = AT_LEAST if heatmap.refined is None else "refined from"
+    begun = "refined from" if heatmap.is_refined(threshold) else AT_LEAST
     label = f"probability (outline: {begun} {threshold:.3g})"
     strip = add_strip(figure, layout, 1, cmap=cmap, norm=norm, label=label)
     strip.axvline(threshold, color=INK, linewidth=1.2)

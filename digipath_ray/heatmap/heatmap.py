@@ -96,12 +96,16 @@ class Heatmap:
         """Bool [height, width]: pixels that a patch covers."""
         return np.asarray(self.weight > 0)
 
+    def is_refined(self, threshold: float) -> bool:
+        """Whether the outline of a threshold was refined."""
+        return self.refined is not None and threshold == self.refined_at
+
     def above(self, threshold: float) -> NDArray[np.bool_]:
         """Bool [height, width]: covered pixels with probability >= threshold.
 
         Where the outline of that threshold was refined, what lies inside it.
         """
-        if self.refined is not None and threshold == self.refined_at:
+        if self.refined is not None and self.is_refined(threshold):
             return self.refined & self.covered
         return np.asarray((self.probability >= threshold) & self.covered)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from digipath_ray.config.run import OutcomeSpec, RunConfig
+from digipath_ray.config.run import REFINING, OutcomeSpec, RunConfig
 from digipath_ray.config.toml import Tree, to_tree
 from digipath_ray.heatmap.heatmap import Heatmap
 from digipath_ray.outcome.burden import Burden, measure_burden
@@ -32,8 +32,6 @@ NOISY = "noisy heatmap"
 """Quality flag of a slide with more lesions than are measured."""
 NOT_BY_SLIDE = ("stage_model", "nodes")
 """Fields of [outcome] that change no slide's measures."""
-REFINING = ("refine", "refine_um", "refine_color", "refine_strength")
-"""Fields that change none either where nothing is refined."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -15,6 +15,8 @@ no doubt are as the threshold says, whatever the method.
 
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import scipy.sparse
@@ -48,8 +50,12 @@ UNSURE = 0.05
 are below this or all above 1 less this."""
 SURE = 1.5
 """Random walker: logits from the threshold's beyond which a pixel is a seed."""
-EVEN = 1e-3
+EVEN = 1e-6
 """Probabilities are held off 0 and 1 by this."""
+SUREST = 7.0
+"""The largest logit: a network is not surer than 0.999, whatever it says."""
+LEAST = 1e-3
+"""Weight below which nothing is known around a pixel."""
 CELL = 0.82
 """Standard deviation, in cells, of two passes through the grid: a box on the way in and
 out (1/12 each) and the weights 1/4, 1/2, 1/4 between neighbors (1/2)."""
@@ -105,79 +111,86 @@ def _has_doubt(p: Map, threshold: float) -> bool:
     return bool(p.min() < max(1 - UNSURE, threshold))
 
 
-def refine_square(
-    p: Map, colors: Pixels, known: Bools, *, spec: OutcomeSpec, reach_px: float
-) -> Bools:
-    """Tumor pixels of a piece of a map, bool [h, w].
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Piece:
+    """A piece of a map, and how its outline is refined.
 
-    Args:
+    Attributes:
         p: probabilities [h, w].
         colors: RGB [h, w, 3].
         known: bool [h, w], pixels that were predicted; others are never tumor.
-        spec: as for :func:`refine_heatmap`.
-        reach_px: how far a pixel pulls at others, heatmap px.
+        threshold: probability that is even.
+        reach_px: how far a pixel pulls at others, or the outline may move, heatmap px.
+        color: difference of R, G or B that parts two tissues.
+        strength: weight of colors and neighbors beside the probability.
     """
-    methods: dict[Refine, Callable[..., Bools]] = {
+
+    p: Map
+    colors: Pixels
+    known: Bools
+    threshold: float
+    reach_px: float
+    color: float
+    strength: float
+
+    @cached_property
+    def evidence(self) -> Floats:
+        """Logits [h, w], 0 at the threshold, at most SUREST."""
+        held = np.clip(self.p.astype(np.float64), EVEN, 1 - EVEN)
+        logits = logit(held) - logit(self.threshold)
+        return np.asarray(np.clip(logits, -SUREST, SUREST))
+
+
+def refine_square(
+    p: Map, colors: Pixels, known: Bools, *, spec: OutcomeSpec, reach_px: float
+) -> Bools:
+    """Tumor pixels of a piece of a map, bool [h, w]; see :class:`Piece`.
+
+    Raises:
+        ValueError: the method is none.
+    """
+    methods: dict[Refine, Callable[[Piece], Bools]] = {
         "crf": random_field,
         "random-walker": walk,
         "contour": move_contour,
     }
     if spec.refine not in methods:
         raise ValueError(f"outcome.refine = {spec.refine!r}: nothing to refine by")
-    found = methods[spec.refine](
-        p,
-        colors,
-        known,
+    piece = Piece(
+        p=p,
+        colors=colors,
+        known=known,
         threshold=spec.threshold,
         reach_px=reach_px,
         color=spec.refine_color,
         strength=spec.refine_strength,
     )
-    return np.asarray(found & known)
+    return np.asarray(methods[spec.refine](piece) & known)
 
 
-def _evidence(p: Map, threshold: float) -> Floats:
-    """Logits, 0 at the threshold."""
-    held = np.clip(p.astype(np.float64), EVEN, 1 - EVEN)
-    return np.asarray(logit(held) - logit(threshold))
-
-
-def random_field(
-    p: Map,
-    colors: Pixels,
-    known: Bools,
-    *,
-    threshold: float,
-    reach_px: float,
-    color: float,
-    strength: float,
-) -> Bools:
+def random_field(piece: Piece) -> Bools:
     """Mean field of a fully connected conditional random field (Potts model).
 
     With the probability q of tumor, the logit of a pixel becomes its evidence plus, for
     each kernel, ``strength * (2 mean - 1)``, where ``mean`` is that of q under the
     kernel. The kernel of places alone is a third as wide.
 
-    Args:
-        p: probabilities [h, w].
-        colors: RGB [h, w, 3].
-        known: bool [h, w], pixels that were predicted.
-        threshold: probability that is even.
-        reach_px: standard deviation of the kernel of places and colors.
-        color: standard deviation of it in each of R, G and B.
-        strength: logits that neighbors of one mind add.
+    ``reach_px`` and ``color`` are the standard deviations of the second kernel,
+    ``strength`` is the logits that neighbors of one mind add.
     """
-    evidence = _evidence(p, threshold)
-    near = reach_px / 3
-    grids = [ColorGrid(colors, known, reach_px, color, shift) for shift in (0.0, 0.5)]
+    evidence, known, near = piece.evidence, piece.known, piece.reach_px / 3
+    grids = [
+        ColorGrid(piece.colors, known, piece.reach_px, piece.color, shift)
+        for shift in (0.0, 0.5)
+    ]
     weight = ndimage.gaussian_filter(known.astype(np.float64), near)
     q: Floats = expit(evidence)
     for _ in range(STEPS):
         blurred = ndimage.gaussian_filter(np.where(known, q, 0.0), near)
-        by_place = blurred / np.maximum(weight, EVEN)
+        by_place = blurred / np.maximum(weight, LEAST)
         by_color = sum(grid.mean(q) for grid in grids) / len(grids)
         pull = (2 * by_place - 1) + (2 * by_color - 1)
-        q = expit(evidence + strength * pull)
+        q = expit(evidence + piece.strength * pull)
     return np.asarray(q >= 0.5)
 
 
@@ -220,7 +233,7 @@ class ColorGrid:
     def mean(self, values: Floats) -> Floats:
         """Mean of [h, w] under the kernel; 0 where nothing is known."""
         sums = np.bincount(self._cell, values[self._known], minlength=len(self._count))
-        means = self._blurred(sums) / np.maximum(self._count, EVEN)
+        means = self._blurred(sums) / np.maximum(self._count, LEAST)
         out = np.zeros(self._known.shape)
         out[self._known] = means[self._cell]
         return out
@@ -247,39 +260,24 @@ def _blur_along(keys: NDArray[np.int64], step: int) -> scipy.sparse.csr_array:
     return up + up.T + 0.5 * scipy.sparse.eye_array(len(keys), format="csr")
 
 
-def walk(
-    p: Map,
-    colors: Pixels,
-    known: Bools,
-    *,
-    threshold: float,
-    reach_px: float,
-    color: float,
-    strength: float,
-) -> Bools:
+def walk(piece: Piece) -> Bools:
     """Label what is unsure by random walks from what is sure.
 
-    Args:
-        p: probabilities [h, w].
-        colors: RGB [h, w, 3].
-        known: bool [h, w], pixels that were predicted.
-        threshold: probability that is even.
-        reach_px: pixels farther than that from the thresholded outline stay as they
-            are.
-        color: difference that slows a walk down to exp(-1/2).
-        strength: logits around the threshold within which a pixel is unsure, over 1.5.
+    Pixels farther than ``reach_px`` from the thresholded outline stay as they are; a
+    difference of ``color`` slows a walk down to exp(-1/2); unsure are pixels whose
+    logit is within SURE times ``strength`` of the threshold's.
     """
-    evidence = _evidence(p, threshold)
+    evidence, known = piece.evidence, piece.known
     above = evidence >= 0
-    near = _near_outline(above, known, reach_px)
-    unsure = near & (np.abs(evidence) < SURE * strength)
+    near = _near_outline(above, known, piece.reach_px)
+    unsure = near & (np.abs(evidence) < SURE * piece.strength)
     seeds = np.where(above, 2, 1)
     # Only seeds beside an unsure pixel matter; -1 leaves a pixel out.
     beside = ndimage.binary_dilation(unsure) & known
     labels = np.where(unsure, 0, np.where(beside, seeds, -1))
     if not (unsure.any() and {1, 2} <= set(np.unique(labels))):
         return above
-    scaled = colors / color
+    scaled = piece.colors / piece.color
     if not scaled.std() > 0:
         return above  # one color: nothing to go by
     # scikit-image divides beta by 10, the data's deviation and its channels' root, so
@@ -302,39 +300,24 @@ def _near_outline(above: Bools, known: Bools, reach_px: float) -> Bools:
     return np.asarray((ndimage.distance_transform_edt(~edge) <= reach_px) & known)
 
 
-def move_contour(
-    p: Map,
-    colors: Pixels,
-    known: Bools,
-    *,
-    threshold: float,
-    reach_px: float,
-    color: float,
-    strength: float,
-) -> Bools:
+def move_contour(piece: Piece) -> Bools:
     """Move the thresholded outline to edges of color nearby.
 
-    Args:
-        p: probabilities [h, w].
-        colors: RGB [h, w, 3].
-        known: bool [h, w], pixels that were predicted.
-        threshold: probability of the outline at the start.
-        reach_px: pixels farther from that outline stay as they are.
-        color: gradient, per px, that halves the outline's speed.
-        strength: smoothing steps at each move, rounded.
+    Pixels farther than ``reach_px`` from it stay as they are; a gradient of ``color``
+    per px halves its speed; ``strength``, rounded, is the smoothing steps at each move.
     """
-    above = (_evidence(p, threshold) >= 0) & known
-    near = _near_outline(above, known, reach_px)
+    above = (piece.evidence >= 0) & piece.known
+    near = _near_outline(above, piece.known, piece.reach_px)
     if not near.any():
         return above
-    gray = colors.mean(-1)
+    gray = piece.colors.mean(-1)
     # 1 / sqrt(1 + alpha g): alpha such that it is 1/2 at g = color.
-    edges = inverse_gaussian_gradient(gray, alpha=3 / color, sigma=1.0)
+    edges = inverse_gaussian_gradient(gray, alpha=3 / piece.color, sigma=1.0)
     moved = morphological_geodesic_active_contour(
         edges,
-        num_iter=max(1, round(reach_px)),
+        num_iter=max(1, round(piece.reach_px)),
         init_level_set=above,
-        smoothing=round(strength),
+        smoothing=round(piece.strength),
         threshold="auto",
         balloon=0,
     )

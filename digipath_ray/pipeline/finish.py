@@ -9,14 +9,14 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from digipath_ray.config.run import RunConfig
+from digipath_ray.config.run import REFINING, RunConfig
 from digipath_ray.figures.overlay import write_overlay
 from digipath_ray.heatmap.canvas import Canvas
 from digipath_ray.heatmap.file import write_heatmap
 from digipath_ray.heatmap.heatmap import Heatmap
 from digipath_ray.networks.notes import overlay_notes
 from digipath_ray.outcome.lesion_files import write_outcome
-from digipath_ray.outcome.measure import REFINING, measure_slide, measured_with
+from digipath_ray.outcome.measure import measure_slide, measured_with
 from digipath_ray.outcome.refine import Box, refine_heatmap
 from digipath_ray.patches import Grid
 from digipath_ray.pipeline.chunk import ChunkSums
