@@ -6,7 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +35,10 @@ BUSY = 0.7
 """Share of the faults that wait until networks are at work."""
 WAIT_S = 4.0
 """How long a fault waits for the process that it is meant for."""
+ASKED_S = 20.0
+"""How long a bucket's fault waits until something is read from it."""
+FIRST = ("bucket-503", "bucket-half")
+"""Slides in a bucket are read when a run begins, so that later these meet nothing."""
 
 
 @dataclass
@@ -287,6 +291,9 @@ def bucket_fails(kind: str) -> Fault:
 
         faults.append(fault)
         scene.undo.append(back)
+        end = time.monotonic() + ASKED_S
+        while not fault.met and time.monotonic() < end:
+            time.sleep(0.05)
         seconds = float(scene.rng.uniform(2, 6))
         time.sleep(seconds)
         back()
@@ -418,10 +425,12 @@ def draw_schedule(
     drawn = rng.choice(len(names), size=count, p=weights / weights.sum())
     gaps = rng.uniform(0.2, 4.0, size=count)
     busy = rng.random(count) < BUSY
-    return [
+    planned = [
         Planned(names[int(i)], round(float(gap), 2), bool(at_work))
         for i, gap, at_work in zip(drawn, gaps, busy, strict=True)
     ]
+    first = [replace(p, busy=False) for p in planned if p.name in FIRST]
+    return first + [p for p in planned if p.name not in FIRST]
 
 
 @contextlib.contextmanager
