@@ -13,10 +13,8 @@ Types, lesions and tumor area are compared with the earlier build's.
 import argparse
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +27,7 @@ from digipath_ray.demo.cohort import build_cohort
 from digipath_ray.demo.drawing import DemoSlide
 from digipath_ray.heatmap.file import read_heatmap
 from digipath_ray.run.directory import RunDirectory
+from tests.benchmarks.peer import Cost, run_measured
 
 HERE = Path(__file__).parents[2]
 MAIN = "from digipath_ray.cli import main; main()"
@@ -47,20 +46,17 @@ class Variant:
     name: str
     checkout: Path
     options: tuple[str, ...] = ()
-    seconds: list[float] = field(default_factory=list)
+    costs: list[Cost] = field(default_factory=list)
 
     def run(self, manifest: Path, out: Path) -> None:
-        """Run the cohort in a process of this build, and note its seconds."""
+        """Run the cohort in a process of this build, and note what it took."""
         command = ["run", str(manifest), "--preset", "demo", "--out", str(out)]
-        started = time.perf_counter()
-        subprocess.run(
-            [sys.executable, "-c", MAIN, *command, *self.options],
-            env={**os.environ, "PYTHONPATH": str(self.checkout)},
-            cwd=out.parent,
-            check=True,
-            capture_output=True,
+        self.costs.append(
+            run_measured(
+                [sys.executable, "-c", MAIN, *command, *self.options],
+                {**os.environ, "PYTHONPATH": str(self.checkout)},
+            )
         )
-        self.seconds.append(time.perf_counter() - started)
 
 
 def draw_cohort(folder: Path, labels: Sequence[Label]) -> Path:
@@ -137,18 +133,25 @@ def show(name: str, folder: Path, variants: Sequence[Variant], rounds: int) -> N
     for number in range(rounds):
         for n, variant in enumerate(variants):
             variant.run(manifest, folder / f"run-{n}-{number}")
-            print(f"  {variant.name}: {variant.seconds[-1]:.0f} s", flush=True)
+            cost = variant.costs[-1]
+            print(
+                f"  {variant.name}: {cost.wall:.0f} s, {cost.cpu:.0f} CPU s", flush=True
+            )
     runs = [RunDirectory(folder / f"run-{n}-0") for n in range(len(variants))]
     print(f"{name}: {len(COHORTS[name])} slides")
-    print("| build | seconds | slides/hour | times the earlier | differences |")
+    print("| build | seconds | CPU seconds | slides/hour, times | differences |")
     print("|---|---|---|---|---|")
-    base = statistics.median(variants[0].seconds)
+    base = statistics.median(cost.wall for cost in variants[0].costs)
     for variant, run in zip(variants, runs, strict=True):
-        seconds = statistics.median(variant.seconds)
+        wall, cpu = (
+            ", ".join(f"{getattr(cost, name):.0f}" for cost in variant.costs)
+            for name in ("wall", "cpu")
+        )
+        seconds = statistics.median(cost.wall for cost in variant.costs)
         rate = len(COHORTS[name]) / seconds * 3600
         print(
-            f"| {variant.name} | {', '.join(f'{s:.0f}' for s in variant.seconds)} | "
-            f"{rate:.0f} | {base / seconds:.2f} | {differences(runs[0], run)} |",
+            f"| {variant.name} | {wall} | {cpu} | {rate:.0f}, "
+            f"{base / seconds:.2f} | {differences(runs[0], run)} |",
             flush=True,
         )
 
