@@ -185,14 +185,35 @@ def _runs(cols: NDArray[np.int32]) -> list[tuple[int, int]]:
 
 def read_blocks(slide: Slide, grid: Grid, blocks: Cells, *, edge: Edge) -> Pixels:
     """Read the blocks, [nb, stride, stride, 3]; each stored pixel is decoded once."""
-    stride = grid.spec.stride_px
-    pixels: Pixels = np.empty((len(blocks), stride, stride, 3), np.uint8)
-    number = {(int(r), int(c)): i for i, (r, c) in enumerate(blocks)}
-    for row, col, rows, cols in join_blocks(blocks):
-        x, y = col * stride, row * stride
-        read = slide.read(
-            grid.frame, x, y, cols * stride, rows * stride, edge=edge
-        ).reshape(rows, stride, cols, stride, 3)
+    return read_squares(slide, grid.frame, blocks, side=grid.spec.stride_px, edge=edge)
+
+
+def read_squares(
+    slide: Slide,
+    frame: Frame,
+    squares: Cells,
+    *,
+    side: int,
+    edge: Edge,
+    origin: int = 0,
+) -> Pixels:
+    """Squares of a lattice, [n, side, side, 3], joined to rectangles for reading.
+
+    Args:
+        slide: open slide.
+        frame: of the px that are read.
+        squares: [n, 2], row and column in the lattice.
+        side: of a square, px of the frame.
+        edge: what lies beyond the slide.
+        origin: where row and column 0 begin, px of the frame.
+    """
+    pixels: Pixels = np.empty((len(squares), side, side, 3), np.uint8)
+    number = {(int(r), int(c)): i for i, (r, c) in enumerate(squares)}
+    for row, col, rows, cols in join_blocks(squares):
+        x, y = origin + col * side, origin + row * side
+        read = slide.read(frame, x, y, cols * side, rows * side, edge=edge).reshape(
+            rows, side, cols, side, 3
+        )
         for r in range(rows):
             for c in range(cols):
                 pixels[number[row + r, col + c]] = read[r, :, c]
