@@ -26,9 +26,9 @@ def reference_of(member: MemberSpec, method: StainMethod) -> StainEstimate:
         return MACENKO_TARGET
     raise ValueError(
         f"slide.stain = {method!r}: the card of member {member.name} states no "
-        "reference stains: fit it with this version, give [[members]] stain_reference (means and "
-        "deviations of l, alpha, beta), or take stain = 'macenko', which has a "
-        "published reference"
+        "reference stains: fit it with this version, give [[members]] "
+        "stain_reference (means and deviations of l, alpha, beta), or take "
+        "stain = 'macenko', which has a published reference"
     )
 
 

@@ -93,6 +93,16 @@ class StainEstimate:
                     "are stains of length 1"
                 )
 
+    def describe(self) -> str:
+        """In words."""
+        groups = [self.values[i : i + 3] for i in (0, 3)]
+        one, two = (" ".join(f"{v:.2f}" for v in group) for group in groups)
+        if self.method == "reinhard":
+            return f"l, alpha, beta: mean {one}, deviation {two}"
+        other = "brown stain" if self.is_brown else "eosin or alike"
+        first, second = self.strengths
+        return f"hematoxylin {one} (x {first:.2f}), {other} {two} (x {second:.2f})"
+
     def to_text(self) -> str:
         """As JSON."""
         return json.dumps([self.method, *self.values])
