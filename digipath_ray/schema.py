@@ -99,7 +99,7 @@ SHARDS = table(
     column("slide_mpp", pa.float64(), "um/px of level 0 to assume", null=True),
     column("version", pa.string(), "of a slide in a bucket, else empty"),
     column("digest", pa.string(), "of a slide on a disk, else empty"),
-    column("stain", pa.string(), "its estimated stains as JSON, else empty"),
+    column("stains", pa.string(), "that it is normalized from, as JSON; else empty"),
     column("first_chunk", pa.int32(), "number of the first chunk to read"),
     column("chunks", pa.int32(), "how many chunks to read"),
 )
@@ -242,6 +242,7 @@ FAILURES = table(
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "metastasis": ("negative", "itc", "micro", "macro"),
     "votes": ("negative", "itc", "micro", "macro"),
+    "stain": ("macenko", "reinhard"),
     "pn_stage": ("pN0", "pN0(i+)", "pN1mi", "pN1", "pN2", "pN3a"),
 }
 """Columns whose texts are one of these."""

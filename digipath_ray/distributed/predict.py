@@ -175,7 +175,7 @@ def _columns(maps: MemberMaps) -> Batch:
 
 def _stain_of(row: Batch) -> StainEstimate | None:
     """The stains that a row's slide is normalized from; None if it is not."""
-    text = str(row["stain"][0])
+    text = str(row["stains"][0])
     return StainEstimate.from_text(text) if text else None
 
 

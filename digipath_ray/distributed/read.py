@@ -48,7 +48,7 @@ def shard_table(slides: Sequence[SlideRecord], *, readers: int) -> pa.Table:
             "slide_mpp": slide.mpp,
             "version": slide.version or "",
             "digest": slide.digest or "",
-            "stain": stain_text(slide),
+            "stains": stain_text(slide),
             "first_chunk": first,
             "chunks": chunks,
         }
@@ -99,7 +99,7 @@ class ShardReader:
         self.slide_mpp = None if mpp is None or np.isnan(mpp) else float(mpp)
         self.version = str(row["version"]) or None
         self.digest = str(row["digest"]) or None
-        self.stain = str(row["stain"])
+        self.stains = str(row["stains"])
         self.slide: Slide | None = None
         self.grid: Grid | None = None
         self.chunks: list[Cells] = []
@@ -139,7 +139,7 @@ class ShardReader:
         seconds = time.perf_counter() - started
         count_read(patches=len(cells), nbytes=pixels.nbytes, seconds=seconds)
         return pixel_row(
-            self.slide_id, number, blocks, pixels, index, seconds, stain=self.stain
+            self.slide_id, number, blocks, pixels, index, seconds, stains=self.stains
         )
 
     def close(self) -> None:
@@ -179,11 +179,11 @@ def pixel_row(
     index: NDArray[np.int64],
     seconds: float,
     *,
-    stain: str = "",
+    stains: str = "",
 ) -> Batch:
     """A chunk as a row: its blocks, their pixels, and the index of its patches.
 
-    ``stain`` is the slide's, if it is to be normalized (:func:`stain_text`).
+    ``stains`` are the slide's, if it is to be normalized (:func:`stain_text`).
     """
     return {
         "slide_id": np.array([slide_id]),
@@ -192,7 +192,7 @@ def pixel_row(
         "blocks": blocks[None],
         "pixels": pixels[None],
         "index": index[None],
-        "stain": np.array([stain]),
+        "stains": np.array([stains]),
         "read_seconds": np.array([seconds]),
         "predict_seconds": np.array([0.0]),
         "device": np.array([""]),

@@ -116,6 +116,7 @@ class SlideRecord(SlideRow):
 
         Raises:
             KeyError, TypeError: the row lacks a column.
+            ValueError: its stains are none.
         """
         values = {**row, **others}
         if "mpp" not in others:
@@ -125,7 +126,9 @@ class SlideRecord(SlideRow):
         for name in ("level_downsamples", "qc", "seen_by", "stain_values"):
             if known.get(name) is not None:
                 known[name] = tuple(known[name])
-        return cls(**known)
+        record = cls(**known)
+        _ = record.normalized_from  # refused now, not when its chunks are read
+        return record
 
 
 def canvas_columns(info: SlideInfo) -> dict[str, Any]:

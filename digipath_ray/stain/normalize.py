@@ -15,9 +15,8 @@ MOST_FACTOR = 4.0
 """A stain is made at most so many times denser or paler. Seen among GlaS: 2.8."""
 MOST_TURN = 40.0
 """Degrees that a stain may be from the reference's. Seen among GlaS: 30."""
-MOST_SHIFT = 0.09
-"""Of mean alpha and beta, log10 units. Seen among GlaS: 0.06; with DAB for eosin from
-0.10."""
+MOST_SHIFT = 0.15
+"""Of mean alpha and beta, log10 units. Seen among GlaS: 0.07."""
 
 MACENKO_TARGET = StainEstimate(
     method="macenko",
@@ -68,8 +67,8 @@ def map_stains(found: StainEstimate, reference: StainEstimate) -> StainMap:
         turn = _frame(reference) @ scale @ np.linalg.inv(_frame(found))
         zero = np.zeros(3)
         return StainMap(inner=unit, turn=turn, shift=zero, outer=unit, of_density=True)
-    mean, deviation = np.array(found.values).reshape(2, 3)
-    target_mean, target_deviation = np.array(reference.values).reshape(2, 3)
+    mean, deviation = found.moments
+    target_mean, target_deviation = reference.moments
     scale = target_deviation / deviation
     lab, lms = lms_to_lab(), rgb_to_lms()
     shift = lab.T @ (target_mean - scale * mean) * np.log(10)
@@ -88,9 +87,15 @@ def check_alike(found: StainEstimate, reference: StainEstimate) -> None:
     Raises:
         StainError: says what differs.
     """
+    if found.is_brown != reference.is_brown:
+        kinds = ("brown (DAB)", "red (eosin)")
+        one, other = kinds if found.is_brown else kinds[::-1]
+        raise StainError(f"beside hematoxylin it is {one}, the reference {other}")
     if found.method == "reinhard":
-        mean, deviation = np.array(found.values).reshape(2, 3)
-        target_mean, target_deviation = np.array(reference.values).reshape(2, 3)
+        (mean, deviation), (target_mean, target_deviation) = (
+            found.moments,
+            reference.moments,
+        )
         _check_factors(target_deviation / deviation, ("l", "alpha", "beta"))
         shift = np.abs(target_mean - mean)[1:].max()
         if shift > MOST_SHIFT:
@@ -98,10 +103,6 @@ def check_alike(found: StainEstimate, reference: StainEstimate) -> None:
                 f"mean colors {shift:.2f} from the reference's are of other stains"
             )
         return
-    if found.is_brown != reference.is_brown:
-        kinds = ("brown (DAB)", "red (eosin)")
-        one, other = kinds if found.is_brown else kinds[::-1]
-        raise StainError(f"beside hematoxylin it is {one}, the reference {other}")
     names = ("hematoxylin", "the other stain")
     for name, a, b in zip(names, found.vectors, reference.vectors, strict=True):
         turn = angle_between(a, b)
