@@ -61,6 +61,15 @@ SLIDES = table(
     ),
     column("digest", pa.string(), "of the slide's files, as BYTES-HEX", null=True),
     column("reader", pa.string(), "what decodes the level that is read", null=True),
+    column("stain", pa.string(), "how its stains were estimated", null=True),
+    column(
+        "stain_values",
+        pa.list_(pa.float64()),
+        "macenko: density of hematoxylin in R, G, B, of the other stain, 99th "
+        "percentile of each; reinhard: means and deviations of l, alpha, beta",
+        null=True,
+    ),
+    column("stain_note", pa.string(), "why they were left as they are", null=True),
 )
 
 PATCHES = table(
@@ -90,6 +99,7 @@ SHARDS = table(
     column("slide_mpp", pa.float64(), "um/px of level 0 to assume", null=True),
     column("version", pa.string(), "of a slide in a bucket, else empty"),
     column("digest", pa.string(), "of a slide on a disk, else empty"),
+    column("stains", pa.string(), "that it is normalized from, as JSON; else empty"),
     column("first_chunk", pa.int32(), "number of the first chunk to read"),
     column("chunks", pa.int32(), "how many chunks to read"),
 )
@@ -232,6 +242,7 @@ FAILURES = table(
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "metastasis": ("negative", "itc", "micro", "macro"),
     "votes": ("negative", "itc", "micro", "macro"),
+    "stain": ("macenko", "reinhard"),
     "pn_stage": ("pN0", "pN0(i+)", "pN1mi", "pN1", "pN2", "pN3a"),
 }
 """Columns whose texts are one of these."""

@@ -55,7 +55,7 @@ def test_what_is_no_json_object_is_refused(tmp_path, text):
         read_card(tmp_path / "w.safetensors")
 
 
-OPTIONAL = {"notes", "classes", "threshold", "temperature", "training"}
+OPTIONAL = {"notes", "classes", "threshold", "temperature", "training", "stain"}
 
 
 @pytest.mark.parametrize("key", sorted(asdict(CARD).keys() - OPTIONAL))

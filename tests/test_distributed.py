@@ -29,6 +29,8 @@ from digipath_ray.pipeline.prepare import grid_of
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.listeners import Tally
 from digipath_ray.slide.open import open_slide
+from digipath_ray.stain.estimate import StainEstimate
+from digipath_ray.stain.normalize import MACENKO_TARGET, map_stains, normalize_pixels
 from tests.pixels import NUMPY_TURNS
 from tests.runs import (
     RAY_WARNINGS,
@@ -40,6 +42,7 @@ from tests.runs import (
     write_cohort,
     write_slide,
 )
+from tests.stained import write_stained
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings(RAY_WARNINGS)]
 
@@ -49,7 +52,11 @@ SHARED = {
     "compute": {"chunk_cells": 4, "readers": 3, "pools": "shared"},
 }
 PER_MEMBER = {
-    "slide": {"edge": "reflect"},
+    "slide": {"edge": "reflect", "stain": "macenko"},
+    "members": [
+        {**m, "stain_reference": [*MACENKO_TARGET.values[:-2], *strengths]}
+        for m, strengths in zip(SMALL["members"], ([2.0, 1.0], [1.5, 1.2]), strict=True)
+    ],
     "ensemble": {"tta": TTA, "keep_members": True, "blend": "gaussian"},
     "compute": {"chunk_cells": 4, "readers": 3, "pools": "per-member"},
 }
@@ -57,11 +64,13 @@ PER_MEMBER = {
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A native slide, one that is resampled, and one smaller than a patch."""
+    """A native slide, one that is resampled, one smaller than a patch; and one of two
+    stains: those of the others are told apart by nothing."""
     folder = tmp_path_factory.mktemp("cohort")
     write_slide(folder / "native.tif", width=150, height=130, seed=0)
     write_slide(folder / "resampled.tif", width=190, height=150, seed=1, mpp=0.8)
     write_slide(folder / "tiny.tif", width=50, height=40, seed=2, glass=0)
+    write_stained(folder / "stained.tif", width=150, height=130, seed=3)
     return folder
 
 
@@ -87,20 +96,23 @@ def naive_posterior(member, patch, turn, downsample):
     return squares.mean((1, 3), dtype=np.float64)
 
 
-def naive_channels(patch, members, config):
+def naive_channels(patch, members, config, stains):
     """Equations 4 and 5 of one patch, written with numpy's mean and var."""
-    spec = config.ensemble
-    answers = np.array(
-        [
-            [naive_posterior(m, patch, t, config.grid.downsample) for t in spec.tta]
-            for m in members
-        ]
-    )
+    spec, answers = config.ensemble, []
+    for member, named in zip(members, config.members, strict=True):
+        seen = patch
+        if stains is not None:
+            values = named.stain_reference
+            reference = StainEstimate(method="macenko", values=values)
+            seen = normalize_pixels(patch, map_stains(stains, reference))
+        downsample = config.grid.downsample
+        answers.append([naive_posterior(member, seen, t, downsample) for t in spec.tta])
+    answers = np.array(answers)
     means = answers.mean(axis=1)
     return [means.mean(0), answers.var(axis=1).mean(0), means.var(0), *means]
 
 
-def naive_heatmap(path, cells, config):
+def naive_heatmap(path, cells, config, stains):
     """Channels [5, H, W] and weight [H, W], patch by patch."""
     members = [load_member(m) for m in config.members]
     spec = config.grid
@@ -117,7 +129,9 @@ def naive_heatmap(path, cells, config):
             patch = slide.read(grid.frame, x, y, *size, edge=config.slide.edge)
             top, left = row * spec.hm_stride, col * spec.hm_stride
             here = np.s_[..., top : top + spec.hm_patch, left : left + spec.hm_patch]
-            total[here] += np.array(naive_channels(patch, members, config)) * window
+            total[here] += (
+                np.array(naive_channels(patch, members, config, stains)) * window
+            )
             weight[here] += window
     inside = np.s_[..., : grid.hm_height, : grid.hm_width]
     total, weight = total[inside], weight[inside]
@@ -154,12 +168,14 @@ def test_equals_a_loop_over_patches(request, cohort, made, changes):
     assert summary.failures == []
     assert summary.metrics["open_slides_max"] > 1  # the shards did come mixed
     found = heatmaps(summary.run)
-    assert sorted(found) == ["native", "resampled", "tiny"]
+    assert sorted(found) == ["native", "resampled", "stained", "tiny"]
     for slide_id, heatmap in found.items():
         patches = pq.read_table(summary.run.patches(slide_id))
         cells = zip(*(patches[c].to_pylist() for c in ("row", "col")), strict=True)
         path = cohort / f"{slide_id}.tif"
-        data, weight = naive_heatmap(path, cells, small_config(changes))
+        stains = summary.run.read_record(slide_id).slide.normalized_from
+        assert (stains is not None) == (slide_id == "stained" and "slide" in changes)
+        data, weight = naive_heatmap(path, cells, small_config(changes), stains)
         assert heatmap.channels == (
             "probability",
             "aleatoric",
@@ -168,7 +184,8 @@ def test_equals_a_loop_over_patches(request, cohort, made, changes):
             "member:b",
         )
         np.testing.assert_allclose(heatmap.weight, weight, rtol=1e-5)
-        np.testing.assert_allclose(heatmap.data, data, atol=1e-5)
+        # Normalized, a pixel may be a level off (tests/test_stain.py).
+        np.testing.assert_allclose(heatmap.data, data, atol=1e-3 if stains else 1e-5)
         assert heatmap.data[:3].max(axis=(1, 2)).min() > 1e-3  # none is all zero
     assert len(pq.read_table(summary.run.patches("tiny"))) == 1
 
@@ -198,7 +215,7 @@ def test_half_precision_is_close_to_single(ray_here, cohort, tmp_path, shared_ru
     summary = run_small(cohort, tmp_path, changes)
     exact = heatmaps(shared_run.run)
     found = heatmaps(summary.run)
-    assert found.keys() == exact.keys() == {"native", "resampled", "tiny"}
+    assert found.keys() == exact.keys() == {"native", "resampled", "stained", "tiny"}
     for slide_id, heatmap in found.items():
         # A member alone is held to nothing: of these, one is off by 0.0013 on average.
         error = np.abs(heatmap.data - exact[slide_id].data)[:3]

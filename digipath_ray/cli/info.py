@@ -27,6 +27,8 @@ from digipath_ray.pipeline.prepare import (
     open_cohort_slide,
     slide_flags,
 )
+from digipath_ray.pipeline.stains import FLAG as STAIN_FLAG
+from digipath_ray.pipeline.stains import SlideStains, find_stains
 from digipath_ray.slide.open import Slide, SlideError, SlideInfo
 from digipath_ray.words import count
 
@@ -172,7 +174,12 @@ def describe_run(
     quality = tissue.quality
     source = "given mask" if mask else config.tissue.tissue
     yield "tissue", f"{quality.tissue_mm2:.2f} mm2 ({source})"
-    yield "flags", ", ".join(slide_flags(slide.info, grid, quality)) or "none"
+    stains = find_stains(slide, tissue, config)
+    flags = slide_flags(slide.info, grid, quality)
+    if stains is not None:
+        yield "stains", describe_stains(stains)
+        flags += [] if stains.note is None else [STAIN_FLAG]
+    yield "flags", ", ".join(flags) or "none"
     cells = keep_cells(grid, tissue.sampling)
     chunks = cut_chunks(cells, chunk_cells=config.compute.chunk_cells)
     places = grid.rows * grid.cols
@@ -224,6 +231,14 @@ def how_read(grid: Grid) -> str:
     off = f" ({abs(drift):.1%} {'coarser' if drift > 0 else 'finer'})"
     shown = off if mpp_deviation(grid) > MPP_FLAG else ""
     return f"level {frame.level} {how}: {effective} for {grid.spec.mpp:g} asked{shown}"
+
+
+def describe_stains(stains: SlideStains) -> str:
+    """The estimate in words, or why there is none."""
+    if stains.found is None:
+        return f"left as they are: {stains.note}"
+    said = stains.found.describe()
+    return said if stains.note is None else f"{said}; left as they are: {stains.note}"
 
 
 def describe_heatmap(grid: Grid, config: RunConfig) -> str:

@@ -18,6 +18,7 @@ Transform = Literal["identity", "rot90", "rot180", "rot270", "hflip", "vflip"]
 Pools = Literal["shared", "per-member"]
 Precision = Literal["auto", "float32", "float16", "bfloat16"]
 Ending = Literal["stage", "burden", "none"]
+Stain = Literal["none", "macenko", "reinhard"]
 Refine = Literal["none", "crf", "random-walker", "contour"]
 
 REFINING = ("refine", "refine_um", "refine_color", "refine_strength")
@@ -67,6 +68,22 @@ class SlideSpec:
         ok = self.slide_mpp is None or 0.01 <= self.slide_mpp <= 100
         check(ok, "slide.slide_mpp", self.slide_mpp, "um/px between 0.01 and 100")
         check_choice("slide.edge", self.edge, Edge)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSlideSpec(SlideSpec):
+    """How a run reads slides; a fit takes their colors as they are."""
+
+    stain: Stain = option(
+        "none",
+        "bring each slide's stains to those of the networks' training slides: one "
+        "estimate per slide, by Macenko's method or Reinhard's",
+    )
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        super().__post_init__()
+        check_choice("slide.stain", self.stain, Stain)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +178,9 @@ class MemberSpec:
     ``std`` are on the 0..1 scale of a pixel; None takes the encoder's own, or
     (x - 128) / 128 for random weights. ``options`` go to the network's constructor.
     Logits are divided by ``temperature``. A fit starts from ``weights``, and its
-    encoder from the file ``encoder_weights`` if there is one.
+    encoder from the file ``encoder_weights`` if there is one. ``stain_reference`` are
+    the stains that ``slide.stain`` brings slides to, the numbers of a
+    :class:`digipath_ray.stain.estimate.StainEstimate`; None takes the card's.
     """
 
     name: str
@@ -173,6 +192,7 @@ class MemberSpec:
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     temperature: float = 1.0
+    stain_reference: tuple[float, ...] | None = None
     seed: int = 0
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -363,7 +383,7 @@ class ComputeSpec:
 class RunConfig:
     """Everything a run does; equal configs give equal heatmaps and outcomes."""
 
-    slide: SlideSpec = field(default_factory=SlideSpec)
+    slide: RunSlideSpec = field(default_factory=RunSlideSpec)
     tissue: TissueSpec = field(default_factory=TissueSpec)
     grid: GridSpec = field(default_factory=GridSpec)
     ensemble: EnsembleSpec = field(default_factory=EnsembleSpec)

@@ -28,6 +28,7 @@ from digipath_ray.config.run import (
     MemberSpec,
     OutcomeSpec,
     RunConfig,
+    RunSlideSpec,
     SlideSpec,
     TissueSpec,
 )
@@ -41,6 +42,7 @@ SHARED_SECTIONS: dict[str, type[Any]] = {
 }
 RUN_SECTIONS = {
     **SHARED_SECTIONS,
+    "slide": RunSlideSpec,
     "ensemble": EnsembleSpec,
     "outcome": OutcomeSpec,
     "compute": ComputeSpec,
@@ -53,7 +55,7 @@ RECIPE_SECTIONS = {
     "loss": LossSpec,
     "fit": FitSpec,
 }
-SECTIONS = {**RUN_SECTIONS, **RECIPE_SECTIONS}
+SECTIONS = {**RUN_SECTIONS, **RECIPE_SECTIONS, "slide": RunSlideSpec}
 """A TOML file may hold them all: it fits an ensemble and runs it."""
 DILATE_UM = 240.0
 """Default of [tissue] dilate_um in version 0.1."""
@@ -291,7 +293,9 @@ def specs_from_tree(
     specs: dict[str, Any] = {}
     for section, spec in sections.items():
         hints = get_type_hints(spec)
-        body = tree.get(section, {})
+        # Fields of a run alone are left out of a fit's section.
+        others = {f.name for f in fields(SECTIONS.get(section, spec))} - hints.keys()
+        body = {k: v for k, v in tree.get(section, {}).items() if k not in others}
         values = {k: _typed(f"{section}.{k}", v, hints[k]) for k, v in body.items()}
         specs[section] = spec(**values)
     return specs

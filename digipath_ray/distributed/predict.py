@@ -17,6 +17,7 @@ from digipath_ray.distributed.resources import Share
 from digipath_ray.machine import keep_freed_memory
 from digipath_ray.networks.ensemble import MemberMaps, combine_members
 from digipath_ray.pipeline.chunk import sum_chunk
+from digipath_ray.stain.estimate import StainEstimate
 
 if TYPE_CHECKING:
     from digipath_ray.networks.predict import EnsemblePredictor
@@ -88,7 +89,10 @@ class PredictStage:
         started = time.perf_counter()
         try:
             maps = self.ensemble.predict(
-                batch["pixels"][0], batch["index"][0], _maps_of(batch)
+                batch["pixels"][0],
+                batch["index"][0],
+                _maps_of(batch),
+                _stain_of(batch),
             )
         except RuntimeError as e:
             self.ensemble.end_process_if_device_is_lost(e)
@@ -167,6 +171,12 @@ def _columns(maps: MemberMaps) -> Batch:
         "seen": maps.seen[None],
     }
     return row if maps.variances is None else {**row, "variances": maps.variances[None]}
+
+
+def _stain_of(row: Batch) -> StainEstimate | None:
+    """The stains that a row's slide is normalized from; None if it is not."""
+    text = str(row["stains"][0])
+    return StainEstimate.from_text(text) if text else None
 
 
 def _maps_of(row: Batch) -> MemberMaps | None:

@@ -48,12 +48,19 @@ def shard_table(slides: Sequence[SlideRecord], *, readers: int) -> pa.Table:
             "slide_mpp": slide.mpp,
             "version": slide.version or "",
             "digest": slide.digest or "",
+            "stains": stain_text(slide),
             "first_chunk": first,
             "chunks": chunks,
         }
         for slide, first, chunks in cut_shards(slides, readers=readers)
     ]
     return pa.Table.from_pylist(rows, schema=SHARDS)
+
+
+def stain_text(slide: SlideRecord) -> str:
+    """The stains that a slide is normalized from, as JSON; empty if it is not."""
+    found = slide.normalized_from
+    return "" if found is None else found.to_text()
 
 
 def cut_shards(
@@ -92,6 +99,7 @@ class ShardReader:
         self.slide_mpp = None if mpp is None or np.isnan(mpp) else float(mpp)
         self.version = str(row["version"]) or None
         self.digest = str(row["digest"]) or None
+        self.stains = str(row["stains"])
         self.slide: Slide | None = None
         self.grid: Grid | None = None
         self.chunks: list[Cells] = []
@@ -130,7 +138,9 @@ class ShardReader:
         blocks, pixels, index = read_chunk(self.slide, self.grid, cells, self.config)
         seconds = time.perf_counter() - started
         count_read(patches=len(cells), nbytes=pixels.nbytes, seconds=seconds)
-        return pixel_row(self.slide_id, number, blocks, pixels, index, seconds)
+        return pixel_row(
+            self.slide_id, number, blocks, pixels, index, seconds, stains=self.stains
+        )
 
     def close(self) -> None:
         """Close the slide."""
@@ -168,8 +178,13 @@ def pixel_row(
     pixels: NDArray[np.uint8],
     index: NDArray[np.int64],
     seconds: float,
+    *,
+    stains: str = "",
 ) -> Batch:
-    """A chunk as a row: its blocks, their pixels, and the index of its patches."""
+    """A chunk as a row: its blocks, their pixels, and the index of its patches.
+
+    ``stains`` are the slide's, if it is to be normalized (:func:`stain_text`).
+    """
     return {
         "slide_id": np.array([slide_id]),
         "chunk": np.array([chunk]),
@@ -177,6 +192,7 @@ def pixel_row(
         "blocks": blocks[None],
         "pixels": pixels[None],
         "index": index[None],
+        "stains": np.array([stains]),
         "read_seconds": np.array([seconds]),
         "predict_seconds": np.array([0.0]),
         "device": np.array([""]),

@@ -24,7 +24,7 @@ from digipath_ray.distributed.remeasure import find_stale, remeasure_slides
 from digipath_ray.distributed.resources import Share, describe_work, divide, fit_chunks
 from digipath_ray.distributed.throughput import count_ends, measure
 from digipath_ray.machine import check_compiler
-from digipath_ray.networks.notes import member_notes
+from digipath_ray.networks.notes import member_notes, stain_notes
 from digipath_ray.networks.seen_slides import read_exposure
 from digipath_ray.outcome.staging import PatientStage
 from digipath_ray.outcome.tables import stage_model_of, write_tables
@@ -137,6 +137,7 @@ def run_cohort(
         changes=[*notes, *compared, *amended],
         notes=[
             *member_notes(config),
+            *stain_notes(config),
             *overlap_notes(rows, config),
             *patient_notes(tables.outcomes, config),
         ],

@@ -13,6 +13,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from digipath_ray.stain.estimate import StainEstimate, StainMethod
 from digipath_ray.storage.files import is_url, place, publish, read_json
 
 CLASSES = ("other", "tumor")
@@ -38,6 +39,8 @@ class ModelCard:
         threshold: probability from which a pixel counts as tumor, as chosen on
             validation patients; None if none was chosen.
         temperature: what its logits are divided by to be calibrated.
+        stain: method -> the median stains of the training slides, the numbers of a
+            :class:`digipath_ray.stain.estimate.StainEstimate`; empty if not known.
         training: how it was fitted: folds, schedule, seeds, scores, versions.
         notes: anything else worth knowing.
     """
@@ -57,6 +60,7 @@ class ModelCard:
     digest: str
     threshold: float | None = None
     temperature: float = 1.0
+    stain: dict[StainMethod, tuple[float, ...]] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     notes: str = ""
 
@@ -90,6 +94,19 @@ def _are_texts(value: Any) -> bool:
     return isinstance(value, tuple) and all(_is_text(v) for v in value)
 
 
+def _are_stains(value: Any) -> bool:
+    if not isinstance(value, dict):
+        return False
+    try:
+        for method, values in value.items():
+            if not isinstance(values, tuple) or not all(map(_is_number, values)):
+                return False
+            StainEstimate(method=method, values=values)
+    except ValueError:
+        return False
+    return True
+
+
 # By hand, not by a validator: most checks are of values, and each says what is wanted.
 _WANTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "name": ("text", _is_text),
@@ -113,6 +130,7 @@ _WANTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
         lambda v: v is None or (_is_number(v) and 0 < v < 1),
     ),
     "temperature": ("a positive number", lambda v: _is_number(v) and v > 0),
+    "stain": ("stains of macenko, reinhard or both", _are_stains),
     "training": ("an object", lambda v: isinstance(v, dict)),
     "notes": ("text", _is_text),
 }
@@ -170,6 +188,10 @@ def _parse(values: Any) -> ModelCard:
     args: dict[str, Any] = {
         k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
     }
+    if isinstance(args.get("stain"), dict):
+        args["stain"] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in args["stain"].items()
+        }
     return ModelCard(**args)
 
 

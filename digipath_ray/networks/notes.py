@@ -6,6 +6,8 @@ from pathlib import Path
 
 from digipath_ray.config.run import MemberSpec, RunConfig
 from digipath_ray.networks.card import read_card
+from digipath_ray.networks.references import has_published_reference
+from digipath_ray.words import name_some
 
 
 @functools.cache
@@ -28,6 +30,19 @@ def member_notes(config: RunConfig) -> list[str]:
     if any(is_demo(m) for m in config.members):
         notes.append("demo networks, fitted on synthetic slides: not for real slides")
     return notes
+
+
+def stain_notes(config: RunConfig) -> list[str]:
+    """What to know of the stains that a resolved config brings slides to."""
+    if config.slide.stain == "none":
+        return []
+    names = [m.name for m in config.members if has_published_reference(m)]
+    if not names:
+        return []
+    return [
+        "stains are brought to Macenko's published hematoxylin and eosin, as no card "
+        f"states those of the training slides: {name_some(names)}"
+    ]
 
 
 def overlay_notes(config: RunConfig) -> list[str]:

@@ -24,8 +24,11 @@ from digipath_ray.networks.adaptive import (
     wanted,
 )
 from digipath_ray.networks.build import Member
+from digipath_ray.networks.chunk_pixels import ChunkPixels, to_device
 from digipath_ray.networks.ensemble import MemberMaps, combine_members
+from digipath_ray.networks.references import reference_of
 from digipath_ray.networks.weights import load_member
+from digipath_ray.stain.estimate import StainEstimate
 
 log = logging.getLogger(__name__)
 
@@ -175,18 +178,6 @@ def predict_blocks(
     return home[0], home[1] if len(home) > 1 else None
 
 
-def to_device(blocks: NDArray[np.uint8], device: torch.device) -> Tensor:
-    """The blocks on a device, by way of pinned memory where it is a GPU.
-
-    Always copied: arrays that Ray hands out are read-only.
-    """
-    host = torch.empty(
-        blocks.shape, dtype=torch.uint8, pin_memory=device.type == "cuda"
-    )
-    host.numpy()[...] = blocks
-    return host.to(device, non_blocking=True)
-
-
 class EnsemblePredictor:
     """Members on one device, and their prediction of a run's chunks."""
 
@@ -223,6 +214,11 @@ class EnsemblePredictor:
             )
             for spec in members
         }
+        method = config.slide.stain
+        self.references = {
+            spec.name: None if method == "none" else reference_of(spec, method)
+            for spec in members
+        }
         self.reduced_to: int | None = None
         """Patches of a batch, if memory was too short for what was asked."""
         self.device_name = (
@@ -234,6 +230,7 @@ class EnsemblePredictor:
         blocks: NDArray[np.uint8],
         index: NDArray[np.int64],
         before: MemberMaps | None = None,
+        stain: StainEstimate | None = None,
     ) -> MemberMaps:
         """The members' maps of a chunk's pixels, not yet combined.
 
@@ -241,16 +238,19 @@ class EnsemblePredictor:
             blocks: [nb, S, S, 3], the pixels of a chunk.
             index: [n, k, k], the blocks of each patch.
             before: maps of the members before these, if any.
+            stain: of the slide; its pixels are brought to each member's reference.
 
         Returns:
             The maps of the members before and of these.
         """
-        pixels: Tensor | None = None
+        chunk: ChunkPixels | None = None
         maps = before
-        for member in self.members.values():
+        for name, member in self.members.items():
             seen = wanted(maps, len(index), self.config)
-            if pixels is None and seen.any():
-                pixels = to_device(blocks, member.device)
+            pixels: Tensor | None = None
+            if seen.any():
+                chunk = chunk or ChunkPixels(blocks, member.device, stain)
+                pixels = chunk.towards(self.references[name])
             found = self._predict_member(member, pixels, index, seen)
             maps = found if maps is None else maps.followed_by(found)
         assert maps is not None
@@ -326,14 +326,17 @@ class EnsemblePredictor:
         log.warning("batches of %d patches from now on: %s", self.batch_size, said)
 
     def predict_combined(
-        self, blocks: NDArray[np.uint8], index: NDArray[np.int64]
+        self,
+        blocks: NDArray[np.uint8],
+        index: NDArray[np.int64],
+        stain: StainEstimate | None = None,
     ) -> Channels:
         """The heatmap's channels of a chunk's pixels, all members being here.
 
         Raises:
             MemberError: a member's map is no probability, or the member is not here.
         """
-        return combine_members(self.predict(blocks, index), self.config)
+        return combine_members(self.predict(blocks, index, stain=stain), self.config)
 
     @staticmethod
     def end_process_if_device_is_lost(error: Exception) -> None:
@@ -349,8 +352,10 @@ class EnsemblePredictor:
 
 def load_ensemble(
     config: RunConfig, *, device: str | torch.device = "cpu"
-) -> Callable[[NDArray[np.uint8], NDArray[np.int64]], Channels]:
+) -> Callable[..., Channels]:
     """All members of a run: blocks and index of a chunk -> its heatmap channels.
+
+    The stains of a slide that is normalized may be given as a third argument.
 
     Raises:
         ValueError: the device is a GPU that torch does not see, or weights are wrong.

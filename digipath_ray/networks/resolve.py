@@ -33,6 +33,7 @@ from digipath_ray.networks.card import (
     mean_threshold,
     read_card,
 )
+from digipath_ray.networks.references import with_references
 from digipath_ray.networks.weight_files import (
     encoder_file,
     fetch_encoder,
@@ -97,6 +98,8 @@ def resolve(
     )
     for spec in config.members:
         check_member(spec, patch_px=config.grid.patch_px)
+    by_name = {str(row["name"]): card for row, card in carded if card is not None}
+    config = with_references(config, by_name)
     members = tuple(_normalized(m) for m in config.members)
     if config.ensemble.cascade:
         if len(members) < 2:

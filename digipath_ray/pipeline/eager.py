@@ -68,7 +68,9 @@ def run_eagerly(
         with opened:
             grid = grid_of(opened, config)
             cells = read_chunks(run, slide.slide_id, config)
-            chunks = predict_chunks(opened, grid, cells, config, predict)
+            chunks = predict_chunks(
+                opened, grid, cells, config, predict, stain=slide.normalized_from
+            )
         seconds = time.perf_counter() - started
         finish_slide(
             run, slide, chunks, config, seconds=seconds, devices=[processor_name()]

@@ -14,6 +14,8 @@ from digipath_ray.geometry import NoLevelFineEnough, model_frame
 from digipath_ray.machine import memory_bytes
 from digipath_ray.networks.seen_slides import Exposure
 from digipath_ray.patches import Grid, keep_cells, lay_grid, patch_boxes, patch_table
+from digipath_ray.pipeline.stains import FLAG as STAIN_FLAG
+from digipath_ray.pipeline.stains import find_stains
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.identity import check_same, digest_mask
 from digipath_ray.run.patch_table import count_chunks, write_patches
@@ -244,6 +246,10 @@ def prepare_slide(
         record = describe_slide(
             row, slide, grid, tissue, patches=len(cells), config=config
         )
+        stains = find_stains(slide, tissue, config)
+        if stains is not None:
+            flags = () if stains.note is None else (STAIN_FLAG,)
+            record = replace(record, **stains.columns(), qc=(*record.qc, *flags))
         record = replace(record, digest=digest)
     table = patch_table(row.slide_id, grid, cells, tissue.mask)
     write_patches(run, record, config, table)

@@ -6,9 +6,6 @@
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from digipath_ray.config.run import RunConfig
 from digipath_ray.heatmap.heatmap import Heatmap
 from digipath_ray.patches import Cells, Grid, cut_chunks, keep_cells
@@ -21,10 +18,15 @@ from digipath_ray.pipeline.prepare import (
     no_tissue,
     open_cohort_slide,
 )
-from digipath_ray.slide.open import Pixels, Slide
+from digipath_ray.pipeline.stains import find_stains
+from digipath_ray.slide.open import Slide
+from digipath_ray.stain.estimate import StainEstimate
 
-PredictChunk = Callable[[Pixels, NDArray[np.int64]], Arrays]
-"""Blocks [nb, stride, stride, 3] and index [n, k, k] -> channel -> [n, p, p]."""
+PredictChunk = Callable[..., Arrays]
+"""Blocks [nb, stride, stride, 3] and index [n, k, k] -> channel -> [n, p, p].
+
+Of a slide that is normalized its stains are given as a third argument, a
+:class:`digipath_ray.stain.estimate.StainEstimate`; of others there are but two."""
 
 
 def segment_slide(
@@ -54,10 +56,17 @@ def segment_slide(
         cells = keep_cells(grid, tissue.sampling)
         if len(cells) == 0:
             raise no_tissue(config, "the slide")
+        stains = find_stains(slide, tissue, config)
         chunks = cut_chunks(cells, chunk_cells=config.compute.chunk_cells)
-        return stitch(
-            grid, predict_chunks(slide, grid, chunks, config, predict), config
+        sums = predict_chunks(
+            slide,
+            grid,
+            chunks,
+            config,
+            predict,
+            stain=None if stains is None else stains.usable,
         )
+        return stitch(grid, sums, config)
 
 
 def predict_chunks(
@@ -66,11 +75,16 @@ def predict_chunks(
     chunks: Iterable[Cells],
     config: RunConfig,
     predict: PredictChunk,
+    *,
+    stain: StainEstimate | None = None,
 ) -> list[ChunkSums]:
-    """The chunks of an open slide, read and predicted one after another."""
-    sums = []
+    """The chunks of an open slide, read and predicted one after another.
+
+    ``stain`` are the slide's, if it is to be normalized.
+    """
+    sums, more = [], () if stain is None else (stain,)
     for number, cells in enumerate(chunks):
         blocks, pixels, index = read_chunk(slide, grid, cells, config)
-        values = predict(pixels, index)
+        values = predict(pixels, index, *more)
         sums.append(sum_chunk(values, blocks, index, number, config))
     return sums

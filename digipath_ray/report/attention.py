@@ -205,6 +205,13 @@ FLAGS: dict[str, tuple[str, Callable[[Row], str]]] = {
         "Coarse scan",
         lambda _: "The scan is coarser than the networks require and was interpolated.",
     ),
+    "stains not normalized": (
+        "Stains as scanned",
+        lambda s: (
+            "Its stains were not normalized, and the networks saw them as scanned"
+            + (f": {s['stain_note']}." if s.get("stain_note") else ".")
+        ),
+    ),
     "noisy heatmap": (
         "Noisy heatmap",
         lambda _: (

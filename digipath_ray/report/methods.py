@@ -6,6 +6,8 @@ from typing import Any
 
 from digipath_ray import __version__
 from digipath_ray.config.run import MemberSpec, OutcomeSpec, RunConfig
+from digipath_ray.networks.references import has_published_reference
+from digipath_ray.stain.fields import FIELD_MPP
 from digipath_ray.words import count, listed
 
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -55,7 +57,7 @@ def write_methods(
     return [
         " ".join(part)
         for part in (
-            _reading(config),
+            [*_reading(config), *_normalizing(config)],
             _segmenting(config),
             [*_lesions(config), *_ending(config.outcome)],
             _software(metrics, precision),
@@ -77,6 +79,36 @@ def _reading(config: RunConfig) -> Iterator[str]:
         f"{ink}gaps up to {tissue.close_um:g} {UM} closed and specks up to "
         f"{tissue.open_um:g} {UM} removed; every patch that touches it{around} "
         "was predicted."
+    )
+
+
+STAINS = {
+    "macenko": (
+        "their two stains, found by the method of Macenko et al. (2009)",
+        "Each stain was replaced by, and its 99th percentile scaled to, that of",
+    ),
+    "reinhard": (
+        "mean and deviation of their colors, by the method of Reinhard et al. (2001)",
+        "Both were brought to those of",
+    ),
+}
+
+
+def _normalizing(config: RunConfig) -> Iterator[str]:
+    method = config.slide.stain
+    if method == "none":
+        return
+    found, done = STAINS[method]
+    published = [has_published_reference(m) for m in config.members]
+    whose = "each network's training slides (median)"
+    if all(published):
+        whose = "Macenko's published reference"
+    elif any(published):
+        whose += ", or of Macenko's published reference where its card states none"
+    yield (
+        f"Slides were normalized by {found}, one estimate per slide from tissue at "
+        f"{FIELD_MPP:g} {UM}/px. {done} {whose}; slides whose stains could not be told "
+        "or were of another kind are flagged and stayed as they were."
     )
 
 

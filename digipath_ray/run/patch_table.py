@@ -34,7 +34,11 @@ def count_chunks(patches: int, config: RunConfig) -> int:
 def prepare_digest(config: RunConfig) -> str:
     """Digest of all that decides where a slide's patches lie."""
     tree = to_tree(config)
-    kept = {k: tree.get(k) for k in ("slide", "tissue", "grid")}
+    kept = {k: tree[k] for k in ("slide", "tissue", "grid")}
+    # Older versions knew no stains: what they prepared is as good for a run without.
+    if kept["slide"].pop("stain") != "none":
+        kept["stain"] = config.slide.stain
+        kept["references"] = [m.stain_reference for m in config.members]
     return json_digest(kept)
 
 

@@ -57,6 +57,8 @@ def settings_digest(config: RunConfig) -> str:
     """SHA-256 of the settings that a heatmap depends on, its members among them."""
     tree = to_tree(config)
     kept = {name: tree[name] for name in tree if name not in ("compute", "outcome")}
+    if config.slide.stain == "none":  # as a version that knew no stains
+        del kept["slide"]["stain"]
     return json_digest(kept)
 
 

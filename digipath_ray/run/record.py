@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, astuple, dataclass, field, fields
-from typing import Any, Self, get_type_hints
+from typing import Any, Self, cast, get_type_hints
 
 import pyarrow as pa
 from pydantic import TypeAdapter
@@ -14,6 +14,7 @@ from digipath_ray.geometry import model_frame
 from digipath_ray.patches import Grid
 from digipath_ray.schema import LESIONS, OUTCOMES, SLIDES, check_row, conform
 from digipath_ray.slide.info import Canvas, SlideInfo
+from digipath_ray.stain.estimate import StainEstimate, StainMethod
 from digipath_ray.storage.files import text_digest
 
 DIGEST, END = ',\n "sha256": ', "\n}"
@@ -34,6 +35,8 @@ class SlideRecord(SlideRow):
             None in runs of older versions.
         offset_x, offset_y, canvas_width, canvas_height, reader: None in runs of older
             versions.
+        stain, stain_values, stain_note: None where stains are not asked for; values are
+            None where they could not be told; with a note the slide stays as it is.
     """
 
     width: int
@@ -65,6 +68,17 @@ class SlideRecord(SlideRow):
     canvas_width: int | None = None
     canvas_height: int | None = None
     reader: str | None = None
+    stain: str | None = None
+    stain_values: tuple[float, ...] | None = None
+    stain_note: str | None = None
+
+    @property
+    def normalized_from(self) -> StainEstimate | None:
+        """The stains that its pixels are normalized from; None if they are not."""
+        if self.stain is None or self.stain_note is not None:
+            return None
+        method, values = self.stain, self.stain_values or ()
+        return StainEstimate(method=cast(StainMethod, method), values=values)
 
     @property
     def canvas(self) -> Canvas | None:
@@ -102,16 +116,19 @@ class SlideRecord(SlideRow):
 
         Raises:
             KeyError, TypeError: the row lacks a column.
+            ValueError: its stains are none.
         """
         values = {**row, **others}
         if "mpp" not in others:
             given = row["mpp_source"] == "manifest"
             values["mpp"] = row["mpp_x"] if given else None
         known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
-        for name in ("level_downsamples", "qc", "seen_by"):
+        for name in ("level_downsamples", "qc", "seen_by", "stain_values"):
             if known.get(name) is not None:
                 known[name] = tuple(known[name])
-        return cls(**known)
+        record = cls(**known)
+        _ = record.normalized_from  # refused now, not when its chunks are read
+        return record
 
 
 def canvas_columns(info: SlideInfo) -> dict[str, Any]:

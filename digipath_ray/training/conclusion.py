@@ -31,6 +31,7 @@ from digipath_ray.training.curves import write_curves, write_reliability
 from digipath_ray.training.directory import FitDirectory
 from digipath_ray.training.fit import MemberFit
 from digipath_ray.training.folds import Split
+from digipath_ray.training.stains import Stains, reference_stains
 
 UNSTATED = "LicenseRef-unstated"
 
@@ -106,6 +107,7 @@ def conclude(
         digest=digest,
         threshold=best_threshold(tempered),
         temperature=temperature,
+        stain=reference_of_fit(directory, split.fit),
         training={
             **describe_fit(fit, tempered, split),
             "slides": slide_digests(directory, split.fit),
@@ -114,6 +116,12 @@ def conclude(
     write_card(weights, card)
     directory.best(name).unlink()
     return card
+
+
+def reference_of_fit(directory: FitDirectory, slide_ids: Sequence[str]) -> Stains:
+    """Median stains of the slides that a member is fitted on."""
+    tables = directory.read_tables(directory.samples, slide_ids)
+    return reference_stains(dict(zip(slide_ids, tables, strict=True)), slide_ids)
 
 
 def slide_digests(directory: FitDirectory, slide_ids: Sequence[str]) -> list[str]:

@@ -36,6 +36,7 @@ from digipath_ray.training.sampling import (
     find_candidates,
     kept_slides,
 )
+from digipath_ray.training.stains import note_stains
 
 _SECTIONS = ("slide", "tissue", "grid", "annotations", "sampling")
 NOTE = b"digipath_ray.sampled"
@@ -73,6 +74,7 @@ def sample_slide(row: SlideRow, recipe: Recipe, directory: FitDirectory) -> pa.T
         if row.is_known:
             table = draw_own(row, annotated, tissue.mask, tumor, recipe)
         added = draw_added(row, annotated, tissue.mask, recipe)
+        stains = note_stains(slide, tissue)
     with publish(directory.mask_overlay(row.slide_id)) as path:
         picture = draw_samples_on(
             thumbnail,
@@ -86,7 +88,7 @@ def sample_slide(row: SlideRow, recipe: Recipe, directory: FitDirectory) -> pa.T
         picture = picture.repeat(larger, axis=0).repeat(larger, axis=1)
         Image.fromarray(picture).save(path, quality=85)
     directory.write_arrow(directory.added(row.slide_id), added)
-    note = {NOTE: digest.encode()}
+    note = {NOTE: digest.encode(), **stains}
     if annotated.annotation is not None:
         mpp_x, mpp_y = slide.info.need_mpp()
         note[ACCOUNT] = annotated.annotation.account.to_json().encode()

@@ -171,7 +171,9 @@ def repeat_chunk(
         slide.path, slide.mpp, config, version=slide.version, digest=slide.digest
     ) as opened:
         grid = grid_of(opened, config)
-        found = predict_chunks(opened, grid, [cells], config, predict)
+        found = predict_chunks(
+            opened, grid, [cells], config, predict, stain=slide.normalized_from
+        )
     now, then = stitch(grid, found, config), read_heatmap(run.heatmap(slide.slide_id))
     largest, mean = difference(now, then, pixels)
     return Repeated(

@@ -1,0 +1,1 @@
+"""Stains of a slide: their estimate from its tissue, and the map to a reference."""
