@@ -5,6 +5,7 @@ center at ``factor * m``. For a chunk of patches they are read as blocks of thei
 which overlapping contexts share, so that each stored pixel is read once.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,6 +18,10 @@ from digipath_ray.slide.open import Pixels, Slide, SlideInfo
 
 DRIFT_PX = 0.25
 """Level px by which a level that is used as it is may drift over its whole width."""
+
+
+Contexts = Mapping[int, tuple[Pixels, NDArray[np.int64]]]
+"""Factor -> blocks [nb, s, s, 3] and index [n, k, k] of a chunk's contexts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,17 +49,24 @@ def check_context(spec: GridSpec, factor: int) -> None:
     Raises:
         ValueError: names the setting and the next value that fits.
     """
-    name = "members.context_mpp_factor"
-    check(2 <= factor <= 64, name, factor, "must be 2 to 64")
-    for key, step in (("stride_px", factor), ("patch_px", 2 * factor)):
-        value = getattr(spec, key)
-        check(
-            value % step == 0,
-            f"grid.{key}",
-            value,
-            f"with context {factor} times as wide it must be a multiple of {step}, "
-            f"for instance {-(-value // step) * step}",
-        )
+    check_multiple("grid.stride_px", spec.stride_px, factor, factor)
+    check_multiple("grid.patch_px", spec.patch_px, 2 * factor, factor)
+
+
+def check_multiple(name: str, value: int, step: int, factor: int) -> None:
+    """Refuse a length that is no multiple of what contexts ask for."""
+    check(
+        value % step == 0,
+        name,
+        value,
+        f"with context {factor} times as wide it must be a multiple of {step}, "
+        f"for instance {-(-value // step) * step}",
+    )
+
+
+def blocks_across(spec: GridSpec, factor: int) -> int:
+    """Blocks that a context spans from left to right."""
+    return -(-spec.patch_px // (spec.stride_px // factor))
 
 
 def context_frame(
@@ -99,18 +111,26 @@ def context_frame(
     )
 
 
+def frame_of_context(info: SlideInfo, frame: Frame, factor: int) -> Frame:
+    """:func:`context_frame` of a slide."""
+    return context_frame(frame, factor, info.level_dimensions, info.level_downsamples)
+
+
+def margin_px(patch_px: int, factor: int) -> int:
+    """Context px from the left (top) edge of a context to that of its patch."""
+    return patch_px * (factor - 1) // (2 * factor)
+
+
 def lay_context(info: SlideInfo, grid: Grid, factor: int) -> Context:
     """The lattice of a slide's context blocks, for patches of ``grid``."""
     check_context(grid.spec, factor)
-    spec, stride = grid.spec, grid.spec.stride_px // factor
+    spec = grid.spec
     return Context(
         factor=factor,
-        frame=context_frame(
-            grid.frame, factor, info.level_dimensions, info.level_downsamples
-        ),
-        stride_px=stride,
-        blocks_per_side=-(-spec.patch_px // stride),
-        margin_px=spec.patch_px * (factor - 1) // (2 * factor),
+        frame=frame_of_context(info, grid.frame, factor),
+        stride_px=spec.stride_px // factor,
+        blocks_per_side=blocks_across(spec, factor),
+        margin_px=margin_px(spec.patch_px, factor),
     )
 
 

@@ -56,6 +56,7 @@ def test_what_is_no_json_object_is_refused(tmp_path, text):
 
 
 OPTIONAL = {"notes", "classes", "threshold", "temperature", "training", "stain"}
+OPTIONAL |= {"context_mpp_factor"}
 
 
 @pytest.mark.parametrize("key", sorted(asdict(CARD).keys() - OPTIONAL))

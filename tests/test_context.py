@@ -1,17 +1,36 @@
 """Context of patches: where it lies, what is read, and the network that joins it."""
 
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
-from digipath_ray.config.run import GridSpec
+from digipath_ray.cohort.manifest import SlideRow
+from digipath_ray.config.recipe import AugmentSpec
+from digipath_ray.config.run import GridSpec, MemberSpec
+from digipath_ray.config.toml import merge, recipe_from_tree
 from digipath_ray.context import check_context, context_frame, lay_context, read_context
 from digipath_ray.geometry import model_frame
+from digipath_ray.networks.build import build_network
+from digipath_ray.networks.folding import fold_batch_norm
 from digipath_ray.networks.hook import HookUnet, hook
+from digipath_ray.networks.resolve import (
+    check_member,
+    count_operations,
+    resolve_recipe,
+)
 from digipath_ray.patches import lay_grid
+from digipath_ray.schema import DRAWS
 from digipath_ray.slide.open import Slide, open_slide
+from digipath_ray.training.augment import augment_patch, augment_views, blur
+from digipath_ray.training.fit import MemberFit
+from digipath_ray.training.reader import PatchReader
+from digipath_ray.training.start import load_encoder
+from tests.annotated import FIT
 from tests.slides import noise, write_pyramid
 
 
@@ -123,7 +142,7 @@ def test_a_context_between_px_is_refused(changes: dict[str, int], said: str) -> 
     with pytest.raises(ValueError, match=said):
         check_context(GridSpec(mpp=1.0, downsample=2, **changes), 4)
     with pytest.raises(ValueError, match="must be 2 to 64"):
-        check_context(GridSpec(mpp=1.0), 1)
+        MemberSpec(name="a", architecture="HookUnet", context_mpp_factor=1)
 
 
 def test_the_middle_of_the_context_is_joined() -> None:
@@ -158,3 +177,158 @@ def test_a_hooked_network_refuses_what_it_cannot_join() -> None:
     network = HookUnet("tu-mobilenetv3_small_050", context_mpp_factor=4).eval()
     with pytest.raises(ValueError, match="multiple of 64"):
         network(*torch.zeros(2, 1, 3, 96, 96))
+
+
+def hooked(**changes: Any) -> MemberSpec:
+    spec: dict[str, Any] = {
+        "name": "h",
+        "architecture": "HookUnet",
+        "encoder": "tu-mobilenetv3_small_050",
+        "weights": "random",
+        "context_mpp_factor": 4,
+        "options": {"decoder_channels": (32, 16, 16, 8, 8)},
+    }
+    return MemberSpec(**{**spec, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"context_mpp_factor": None}, "say how many times coarser"),
+        ({"architecture": "Unet"}, "sees no context: leave"),
+        ({"context_mpp_factor": 3}, "one of 2, 4, 8, 16, 32"),
+        ({"options": {"context_mpp_factor": 4}}, "unknown option"),
+    ],
+)
+def test_a_context_is_asked_of_networks_that_see_one(
+    changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        build_network(hooked(**changes))
+
+
+def test_patches_that_a_hooked_network_cannot_take_are_refused() -> None:
+    check_member(hooked(), patch_px=128)
+    assert count_operations(hooked(), patch_px=128) > count_operations(
+        hooked(architecture="Unet", context_mpp_factor=None), patch_px=128
+    )
+    with pytest.raises(ValueError, match="multiple of 64"):
+        check_member(hooked(), patch_px=96)
+
+
+def test_both_branches_start_from_the_encoders_weights() -> None:
+    network = build_network(hooked())
+    other = build_network(hooked(architecture="Unet", context_mpp_factor=None, seed=5))
+    encoder = other.get_submodule("encoder").state_dict()
+    load_encoder(network, dict(encoder), source=Path("encoder.pth"))
+    for branch in ("encoder.target", "encoder.context"):
+        for name, tensor in network.get_submodule(branch).state_dict().items():
+            assert torch.equal(tensor, encoder[name])
+
+
+def test_folding_leaves_what_a_hooked_network_says() -> None:
+    network = build_network(hooked()).eval()
+    folded = fold_batch_norm(network, views=2)
+    views = torch.randn(2, 1, 3, 128, 128)
+    assert folded is not network
+    assert torch.allclose(folded(*views), network(*views), atol=1e-4)
+
+
+def test_a_member_is_fitted_with_its_context() -> None:
+    """Its tumor is told by the context alone: which of two colors lies around."""
+    rng = np.random.default_rng(0)
+
+    def batch(n: int = 8) -> dict[str, Any]:
+        tumor = np.zeros((n, 64, 64), np.bool_)
+        tumor[::2] = True
+        context = np.where(tumor[..., None], 60, 200) + rng.normal(0, 5, (n, 64, 64, 3))
+        return {
+            "pixels": rng.integers(0, 256, (n, 64, 64, 3), np.uint8),
+            "context4": context.clip(0, 255).astype(np.uint8),
+            "tumor": tumor,
+            "weight": np.ones_like(tumor),
+            "area_mm2": np.ones(n),
+            "slide_id": np.array(["s"] * n),
+            "error": np.array([""] * n),
+        }
+
+    recipe = recipe_from_tree(merge(FIT, {"fit": {"learning_rates": [3e-3]}}))
+    fit = MemberFit(hooked(), recipe, torch.device("cpu"))
+    for _ in range(6):
+        row = fit.fit_epoch([batch() for _ in range(4)])
+        validation, _ = fit.validate([batch()])
+        fit.end_epoch({**row, **validation})
+    assert fit.history[-1]["validation_auroc"] > 0.95
+
+
+def test_a_patch_and_its_context_are_augmented_alike() -> None:
+    rng = np.random.default_rng(1)
+    patch = rng.integers(0, 256, (32, 32, 3), np.uint8)
+    spec = AugmentSpec(blur_px=0.0, hed=0.1)
+    mask = np.zeros((1, 32, 32), np.bool_)
+    views, _ = augment_views(
+        {1: patch, 4: patch}, mask, spec=spec, rng=np.random.default_rng(3)
+    )
+    assert np.array_equal(views[1], views[4])
+    assert not np.array_equal(views[1], patch)
+    # Alone it is what it was before there were contexts.
+    alone, _ = augment_patch(patch, mask, spec=spec, rng=np.random.default_rng(3))
+    assert alone.shape == patch.shape
+
+
+def test_blur_is_of_as_many_um_in_the_context() -> None:
+    point = np.zeros((65, 65, 3), np.uint8)
+    point[32, 32] = 255
+    spec = AugmentSpec(
+        blur_px=8.0, brightness=0, contrast=0, saturation=0, hue=0, flip=False,
+        rotate=False,
+    )  # fmt: skip
+    views, _ = augment_views(
+        {1: point, 4: point},
+        np.zeros((1, 65, 65), np.bool_),
+        spec=spec,
+        rng=np.random.default_rng(0),
+    )
+    sigma = np.random.default_rng(0).uniform(0, 8.0)
+    assert np.array_equal(views[1], blur(point, sigma))
+    assert np.array_equal(views[4], blur(point, sigma / 4))
+
+
+def test_a_fits_patches_are_the_middles_of_their_contexts(tmp_path: Path) -> None:
+    path = write_pyramid(tmp_path / "s.tif", ramp(900, 900), mpp=0.9)
+    row = SlideRow(slide_id="s", path=str(path), label="negative")
+    recipe = recipe_from_tree(merge(FIT, {"slide": {"edge": "reflect"}}))
+    table = pa.Table.from_pylist(
+        [
+            {"slide_id": "s", "x": x, "y": y, "tumor": 0.0, "area_mm2": 1.0}
+            | {"dx": dx, "dy": 3, "seed": -1, "batch": 0}
+            for x, y, dx in ((300, 200, 0), (411, 507, -3), (5, 880, 1))
+        ],
+        schema=DRAWS,
+    )
+    with closing(PatchReader({"s": row}, recipe)) as reader:
+        batch = reader.read(table, (2, 4))
+        plain = reader.read(table)
+    assert "context4" not in plain
+    for factor in (2, 4):
+        near, far = (
+            batch[name][:, 31:33, 31:33].mean((1, 2))
+            for name in ("pixels", f"context{factor}")
+        )
+        assert np.abs(near - far)[:, :2].max() <= 1.4
+
+
+@pytest.mark.parametrize(
+    ("factor", "said"),
+    [(32, "fit_patch_px = 96.*multiple of 64"), (4, "HookUnet needs a multiple of 64")],
+)
+def test_patches_to_fit_on_are_checked_at_the_start(factor: int, said: str) -> None:
+    spec = hooked(context_mpp_factor=factor)
+    member = {k: v for k, v in vars(spec).items() if v is not None}
+    changes = {
+        "sampling": {"fit_patch_px": 96},
+        "grid": {"patch_px": 64, "stride_px": 32},
+        "members": [{**member, "options": {}}],
+    }
+    with pytest.raises(ValueError, match=said):
+        resolve_recipe(merge(FIT, changes), init="random")

@@ -16,7 +16,8 @@ import tomli_w
 import torch
 
 from digipath_ray.cohort.inputs import read_cohort
-from digipath_ray.config.toml import merge, to_tree
+from digipath_ray.config.toml import Tree, merge, to_tree
+from digipath_ray.context import frame_of_context
 from digipath_ray.distributed import inference
 from digipath_ray.distributed import read as shard
 from digipath_ray.distributed import resources as cluster
@@ -47,7 +48,20 @@ from tests.stained import write_stained
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings(RAY_WARNINGS)]
 
 TTA = ["rot90", "hflip"]
+
+
+def surroundings(name: str, factor: int) -> Tree:
+    """A member that sees so much of the context."""
+    return {
+        "name": name,
+        "architecture": "tests.tiny:Around",
+        "context_mpp_factor": factor,
+        "options": {"factor": factor},
+    }
+
+
 SHARED = {
+    "members": [surroundings("a", 2), SMALL["members"][1]],
     "ensemble": {"tta": TTA, "keep_members": True},
     "compute": {"chunk_cells": 4, "readers": 3, "pools": "shared"},
 }
@@ -55,7 +69,11 @@ PER_MEMBER = {
     "slide": {"edge": "reflect", "stain": "macenko"},
     "members": [
         {**m, "stain_reference": [*MACENKO_TARGET.values[:-2], *strengths]}
-        for m, strengths in zip(SMALL["members"], ([2.0, 1.0], [1.5, 1.2]), strict=True)
+        for m, strengths in zip(
+            (SMALL["members"][0], surroundings("b", 4)),
+            ([2.0, 1.0], [1.5, 1.2]),
+            strict=True,
+        )
     ],
     "ensemble": {"tta": TTA, "keep_members": True, "blend": "gaussian"},
     "compute": {"chunk_cells": 4, "readers": 3, "pools": "per-member"},
@@ -86,25 +104,33 @@ def shuffle(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(inference, "shard_table", table)
 
 
-def naive_posterior(member, patch, turn, downsample):
-    """One patch [P, P, 3] through one member, turned and turned back, averaged down."""
+def naive_posterior(member, views, turn, downsample):
+    """A patch [P, P, 3], or with its context, through a member, turned and turned back,
+    averaged down."""
     apply, undo = NUMPY_TURNS[turn]
-    channels_first = np.ascontiguousarray(apply(patch.transpose(2, 0, 1)))
-    answer = undo(member(torch.from_numpy(channels_first)[None]).numpy()[0])
+    turned = (
+        torch.from_numpy(np.ascontiguousarray(apply(view.transpose(2, 0, 1))))[None]
+        for view in views
+    )
+    answer = undo(member(*turned).numpy()[0])
     side = answer.shape[0] // downsample
     squares = answer.reshape(side, downsample, side, downsample)
     return squares.mean((1, 3), dtype=np.float64)
 
 
-def naive_channels(patch, members, config, stains):
-    """Equations 4 and 5 of one patch, written with numpy's mean and var."""
+def naive_channels(views, members, config, stains):
+    """Equations 4 and 5 of one patch, written with numpy's mean and var.
+
+    ``views``: the patch (1), and its contexts by how many times coarser they are.
+    """
     spec, answers = config.ensemble, []
     for member, named in zip(members, config.members, strict=True):
-        seen = patch
+        seen = [views[f] for f in (1, named.context_mpp_factor) if f is not None]
         if stains is not None:
             values = named.stain_reference
             reference = StainEstimate(method="macenko", values=values)
-            seen = normalize_pixels(patch, map_stains(stains, reference))
+            by = map_stains(stains, reference)
+            seen = [normalize_pixels(view, by) for view in seen]
         downsample = config.grid.downsample
         answers.append([naive_posterior(member, seen, t, downsample) for t in spec.tta])
     answers = np.array(answers)
@@ -126,11 +152,21 @@ def naive_heatmap(path, cells, config, stains):
         window = blend_window(spec, config.ensemble.blend)
         for row, col in cells:
             x, y = col * spec.stride_px, row * spec.stride_px
-            patch = slide.read(grid.frame, x, y, *size, edge=config.slide.edge)
+            edge = config.slide.edge
+            views = {1: slide.read(grid.frame, x, y, *size, edge=edge)}
+            for factor in config.contexts:
+                frame = frame_of_context(slide.info, grid.frame, factor)
+                # As many px around the same center, each so many model px wide.
+                left, top = (
+                    int(n + spec.patch_px / 2) / factor - spec.patch_px / 2
+                    for n in (x, y)
+                )
+                corner = int(left), int(top)
+                views[factor] = slide.read(frame, *corner, *size, edge=edge)
             top, left = row * spec.hm_stride, col * spec.hm_stride
             here = np.s_[..., top : top + spec.hm_patch, left : left + spec.hm_patch]
             total[here] += (
-                np.array(naive_channels(patch, members, config, stains)) * window
+                np.array(naive_channels(views, members, config, stains)) * window
             )
             weight[here] += window
     inside = np.s_[..., : grid.hm_height, : grid.hm_width]
@@ -186,7 +222,7 @@ def test_equals_a_loop_over_patches(request, cohort, made, changes):
         np.testing.assert_allclose(heatmap.weight, weight, rtol=1e-5)
         # Normalized, a pixel may be a level off (tests/test_stain.py).
         np.testing.assert_allclose(heatmap.data, data, atol=1e-3 if stains else 1e-5)
-        assert heatmap.data[:3].max(axis=(1, 2)).min() > 1e-3  # none is all zero
+        assert heatmap.data[:3].max(axis=(1, 2)).min() > 1e-5  # none is all zero
     assert len(pq.read_table(summary.run.patches("tiny"))) == 1
 
 

@@ -52,3 +52,30 @@ class Tiny(nn.Module):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
         answer: Tensor = self.segmentation_head(self.decoder(self.encoder(pixels)))
         return answer if self.spare is None else answer + 0 * self.spare.sum()
+
+
+class Around(nn.Module):
+    """A network with a context, whose answer is the context's green in its middle.
+
+    The context's px that show the patch are enlarged to the patch's, so that the answer
+    lies where the context does; the patch's green has a tenth of the weight.
+
+    Args:
+        factor: how many times coarser the context is.
+    """
+
+    def __init__(self, factor: int = 4) -> None:
+        super().__init__()
+        self.factor = factor
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, pixels: Tensor, context: Tensor) -> Tensor:
+        side = pixels.shape[-1]
+        inner = side // self.factor
+        start = (side - inner) // 2
+        middle = context[:, 1:2, start : start + inner, start : start + inner]
+        around = middle.repeat_interleave(self.factor, 2).repeat_interleave(
+            self.factor, 3
+        )
+        green = (0.9 * around + 0.1 * pixels[:, 1:2]) * self.scale
+        return torch.cat([torch.zeros_like(green), green], dim=1)

@@ -5,6 +5,7 @@ raises ``ValueError`` naming the field and the value. ``settings`` builds it fro
 presets, files and the command line say.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -180,7 +181,9 @@ class MemberSpec:
     Logits are divided by ``temperature``. A fit starts from ``weights``, and its
     encoder from the file ``encoder_weights`` if there is one. ``stain_reference`` are
     the stains that ``slide.stain`` brings slides to, the numbers of a
-    :class:`digipath_ray.stain.estimate.StainEstimate`; None takes the card's.
+    :class:`digipath_ray.stain.estimate.StainEstimate`; None takes the card's. With
+    ``context_mpp_factor`` the network also sees the surroundings of each patch, as many
+    px that are so many times coarser.
     """
 
     name: str
@@ -194,6 +197,7 @@ class MemberSpec:
     temperature: float = 1.0
     stain_reference: tuple[float, ...] | None = None
     seed: int = 0
+    context_mpp_factor: int | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -210,6 +214,9 @@ class MemberSpec:
         check(abs(self.seed) < 1 << 63, "members.seed", self.seed, "of 64 bits")
         name, value = "members.temperature", self.temperature
         check(0 < value < float("inf"), name, value, "must be positive")
+        factor = self.context_mpp_factor
+        ok = factor is None or 2 <= factor <= 64
+        check(ok, "members.context_mpp_factor", factor, "must be 2 to 64")
 
 
 def check_color_scale(name: str, value: tuple[float, ...] | None) -> None:
@@ -225,6 +232,12 @@ def check_color_scale(name: str, value: tuple[float, ...] | None) -> None:
         f"members.{name} = {', '.join(f'{v:g}' for v in value)}: on the 0..255 scale; "
         f"give it on 0..1: {divided}"
     )
+
+
+def contexts_of(members: Iterable[MemberSpec]) -> tuple[int, ...]:
+    """How many times coarser the contexts are that members ask for, sorted."""
+    asked = {m.context_mpp_factor for m in members}
+    return tuple(sorted(factor for factor in asked if factor is not None))
 
 
 def check_unique(members: tuple[MemberSpec, ...]) -> None:
@@ -407,6 +420,11 @@ class RunConfig:
         A compiled network is compiled once then, and a GPU chooses its kernels once.
         """
         return on_gpu or self.compute.compile_networks
+
+    @property
+    def contexts(self) -> tuple[int, ...]:
+        """How many times coarser the contexts are that members ask for, sorted."""
+        return contexts_of(self.members)
 
     @property
     def pools(self) -> int:

@@ -24,7 +24,7 @@ from digipath_ray.distributed.calibrate import describe_machine, measure_reading
 from digipath_ray.distributed.resources import Share, divide
 from digipath_ray.distributed.run import run_cohort
 from digipath_ray.machine import keep_freed_memory
-from digipath_ray.patches import share_blocks
+from digipath_ray.planning.rate import noise_chunk
 from digipath_ray.planning.speed import Machine
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.slide.info import Pixels
@@ -153,11 +153,12 @@ def _predict(config: RunConfig, share: Share, seconds: float) -> float:
     )
     side = max(1, int(config.compute.chunk_cells**0.5))
     cells = np.argwhere(np.ones((side, side), bool)).astype(np.int32)
-    blocks, index = share_blocks(cells, config.grid.blocks_per_side)
-    stride = config.grid.stride_px
-    shape = (len(blocks), stride, stride, 3)
-    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    return rate_of(lambda: len(ensemble.predict(pixels, index).means[0]), seconds)
+    pixels, index, contexts = noise_chunk(cells, config)
+
+    def predict() -> int:
+        return len(ensemble.predict(pixels, index, contexts=contexts).means[0])
+
+    return rate_of(predict, seconds)
 
 
 def rate_of(work: Callable[[], int], seconds: float) -> float:

@@ -18,7 +18,7 @@ from digipath_ray.config.run import RunConfig
 from digipath_ray.demo.cohort import DEMO_MPP, demo_slides, write_pyramid
 from digipath_ray.demo.drawing import draw_slide
 from digipath_ray.patches import cut_chunks, keep_cells, lay_grid
-from digipath_ray.pipeline.chunk import read_chunk
+from digipath_ray.pipeline.chunk import read_chunk, read_contexts
 from digipath_ray.pipeline.prepare import find_slide_tissue, grid_of, open_cohort_slide
 from digipath_ray.planning.rate import MEASURE_S, for_cpu, measure_rate
 from digipath_ray.planning.speed import Machine
@@ -185,4 +185,6 @@ def _read_once(path: str, config: RunConfig) -> Iterator[tuple[float, float]]:
         for chunk in cut_chunks(cells, chunk_cells=config.compute.chunk_cells):
             started = time.process_time()
             _, pixels, _ = read_chunk(slide, grid, chunk, config)
-            yield pixels.size / 3, time.process_time() - started
+            contexts = read_contexts(slide, grid, chunk, config)
+            size = pixels.size + sum(around.size for around, _ in contexts.values())
+            yield size / 3, time.process_time() - started

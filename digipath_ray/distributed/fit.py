@@ -24,6 +24,7 @@ from digipath_ray.annotations import Account
 from digipath_ray.cohort.drawn import check_cohort_classes
 from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.config.recipe import Recipe
+from digipath_ray.config.run import contexts_of
 from digipath_ray.distributed.attempts import explain
 from digipath_ray.distributed.connect import connected, describe_place
 from digipath_ray.distributed.fit_member import check_gpus, divide_fit, fit_member
@@ -36,6 +37,7 @@ from digipath_ray.storage.lease import Held
 from digipath_ray.training.calibration import Histogram
 from digipath_ray.training.conclusion import is_finished, patients_of
 from digipath_ray.training.directory import FitDirectory
+from digipath_ray.training.fit import columns_of
 from digipath_ray.training.folds import Folds, Split, assign_folds, check_patients
 from digipath_ray.training.reader import PatchReader
 from digipath_ray.training.sampled import (
@@ -220,9 +222,10 @@ def score_test(
     directory = FitDirectory(root)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     members = {}
-    for name in names:
-        card, path = read_card(directory.weights(name)), directory.weights(name)
-        members[name] = load_member(card_spec(card, path), device=device)
+    specs = [card_spec(read_card(path), path) for path in map(directory.weights, names)]
+    for spec in specs:
+        members[spec.name] = load_member(spec, device=device), columns_of(spec)
+    contexts = contexts_of(specs)
     draws = draw_validation(
         own_samples(directory, slide_ids),
         limit=recipe.sampling.validation_patches,
@@ -232,7 +235,8 @@ def score_test(
     size = recipe.fit.batch_size
     with closing(PatchReader({row.slide_id: row for row in rows}, recipe)) as reader:
         batches = (
-            reader.read(draws.slice(i, size)) for i in range(0, len(draws), size)
+            reader.read(draws.slice(i, size), contexts)
+            for i in range(0, len(draws), size)
         )
         return count_predictions(members, batches)
 

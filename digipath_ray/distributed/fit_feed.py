@@ -42,9 +42,11 @@ def patch_reader(root: str, digest: str) -> PatchReader:
     return PatchReader({row.slide_id: row for row in rows}, recipe, digests=digests)
 
 
-def read_batch(draws: pa.Table, *, root: str, digest: str) -> Columns:
+def read_batch(
+    draws: pa.Table, *, root: str, digest: str, contexts: tuple[int, ...]
+) -> Columns:
     """Read a batch of draws."""
-    return patch_reader(root, digest).read(draws)
+    return patch_reader(root, digest).read(draws, contexts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +62,7 @@ class Feed:
         workers: number of workers that share the batches.
         readers: concurrent reading tasks.
         reader_cpus: CPUs that each requests from Ray.
+        contexts: how many times coarser the surroundings are that the member sees.
     """
 
     directory: FitDirectory
@@ -70,6 +73,7 @@ class Feed:
     workers: int
     readers: int
     reader_cpus: float
+    contexts: tuple[int, ...] = ()
 
     def draws(self, epoch: int) -> pa.Table:
         """Draws of all workers in an epoch."""
@@ -115,6 +119,7 @@ class Feed:
             fn_kwargs={
                 "root": str(self.directory.root),
                 "digest": self.directory.digest(),
+                "contexts": self.contexts,
             },
             compute=TaskPoolStrategy(size=self.readers),
             num_cpus=self.reader_cpus,

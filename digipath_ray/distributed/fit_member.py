@@ -30,6 +30,7 @@ from ray.train.torch import TorchTrainer, get_device
 from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.cohort.pseudonyms import hide_files
 from digipath_ray.config.recipe import Recipe
+from digipath_ray.config.run import contexts_of
 from digipath_ray.distributed.cause import cause_of
 from digipath_ray.distributed.fit_feed import Feed
 from digipath_ray.distributed.nodes import has_several_nodes
@@ -211,6 +212,7 @@ def fit_worker(work: dict[str, Any]) -> None:
         workers=share.workers,
         readers=share.readers,
         reader_cpus=share.reader_cpus,
+        contexts=contexts_of([spec]),
     )
     try:
         while not fit.finished:

@@ -12,7 +12,7 @@ from digipath_ray.config.run import MemberSpec, RunConfig
 from digipath_ray.distributed.attempts import TooManyAttempts, counted, explain
 from digipath_ray.distributed.ledger import Ledger, Place
 from digipath_ray.distributed.prometheus import count_predicted
-from digipath_ray.distributed.read import Batch, error_row
+from digipath_ray.distributed.read import Batch, contexts_in, error_row
 from digipath_ray.distributed.resources import Share
 from digipath_ray.machine import keep_freed_memory
 from digipath_ray.networks.ensemble import MemberMaps, combine_members
@@ -93,6 +93,7 @@ class PredictStage:
                 batch["index"][0],
                 _maps_of(batch),
                 _stain_of(batch),
+                contexts_in(batch, self.config),
             )
         except RuntimeError as e:
             self.ensemble.end_process_if_device_is_lost(e)

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 
 from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.config.run import RunConfig
+from digipath_ray.context import Contexts, blocks_across
 from digipath_ray.distributed.attempts import counted, explain, watched
 from digipath_ray.distributed.ledger import Ledger
 from digipath_ray.distributed.prometheus import count_opened, count_read
 from digipath_ray.patches import Cells, Grid
-from digipath_ray.pipeline.chunk import read_chunk
+from digipath_ray.pipeline.chunk import read_chunk, read_contexts
 from digipath_ray.pipeline.prepare import grid_of, open_cohort_slide
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import Failure
@@ -136,11 +137,13 @@ class ShardReader:
             self.grid = grid_of(self.slide, self.config)
         cells = self.chunks[number]
         blocks, pixels, index = read_chunk(self.slide, self.grid, cells, self.config)
+        contexts = read_contexts(self.slide, self.grid, cells, self.config)
         seconds = time.perf_counter() - started
         count_read(patches=len(cells), nbytes=pixels.nbytes, seconds=seconds)
-        return pixel_row(
+        row = pixel_row(
             self.slide_id, number, blocks, pixels, index, seconds, stains=self.stains
         )
+        return row | context_columns(contexts)
 
     def close(self) -> None:
         """Close the slide."""
@@ -200,6 +203,23 @@ def pixel_row(
     }
 
 
+def context_columns(contexts: Contexts) -> Batch:
+    """The contexts of a chunk's patches as columns of its row."""
+    columns: Batch = {}
+    for factor, (pixels, index) in contexts.items():
+        columns[f"context{factor}_pixels"] = pixels[None]
+        columns[f"context{factor}_index"] = index[None]
+    return columns
+
+
+def contexts_in(row: Batch, config: RunConfig) -> Contexts:
+    """The contexts in a chunk's row, those that the members ask for."""
+    return {
+        factor: (row[f"context{factor}_pixels"][0], row[f"context{factor}_index"][0])
+        for factor in config.contexts
+    }
+
+
 def error_row(failure: Failure, config: RunConfig) -> Batch:
     """A row of the same columns that carries a failure and nothing else."""
     stride, k = config.grid.stride_px, config.grid.blocks_per_side
@@ -212,4 +232,11 @@ def error_row(failure: Failure, config: RunConfig) -> Batch:
         0.0,
     )
     row["error"] = np.array([json.dumps(asdict(failure))])
-    return row
+    contexts = {
+        factor: (
+            np.empty((0, stride // factor, stride // factor, 3), np.uint8),
+            np.empty((0, *2 * (blocks_across(config.grid, factor),)), np.int64),
+        )
+        for factor in config.contexts
+    }
+    return row | context_columns(contexts)

@@ -24,8 +24,9 @@ from digipath_ray.networks.ensemble import MemberMaps
 Bools = NDArray[np.bool_]
 Index = NDArray[np.int64]
 """[n, k, k], the blocks of each patch of a chunk."""
-Predict = Callable[[Index], tuple[Map, Map | None]]
-"""Patches -> posterior [n, p, p], and its variance over test-time augmentations."""
+Predict = Callable[[Bools], tuple[Map, Map | None]]
+"""Which patches [n] -> their posterior [m, p, p], and its variance over test-time
+augmentations."""
 
 
 def predict_where_in_doubt(
@@ -43,14 +44,14 @@ def predict_where_in_doubt(
         Posterior [n, p, p], its variance (None without augmentation), and [n]. Of a
         patch that was not predicted the maps are what the first pass says there.
     """
-    mean, variance = predict(index[first])
+    mean, variance = predict(first)
     if first.all():
         return mean, variance, first
     mean = _spread(mean, index, first, config)
     if variance is not None:
         variance = _spread(variance, index, first, config)
     again = _in_doubt(mean, variance, config) & ~first
-    mean[again], more = predict(index[again])
+    mean[again], more = predict(again)
     if variance is not None and more is not None:
         variance[again] = more
     return mean, variance, first | again

@@ -1,8 +1,9 @@
 """The members' networks by name, and the normalization each expects.
 
 A network maps normalized pixels [B, 3, H, W] to logits [B, 2, H, W] of (other, tumor).
-Architectures are the classes of segmentation_models_pytorch (smp), the original
-authors' own networks, or any installed module's ``package.module:Class``.
+One with a context takes that as a second argument of the same shape. Architectures are
+the classes of segmentation_models_pytorch (smp), HookUnet, the original authors' own
+networks, or any installed module's ``package.module:Class``.
 """
 
 import difflib
@@ -59,7 +60,7 @@ _ENCODER_NORMALIZATION = {
 }
 
 _OURS = {"encoder_name", "encoder_weights", "in_channels", "classes", "activation"}
-_OURS |= {"aux_params", "kwargs"}
+_OURS |= {"aux_params", "kwargs", "context_mpp_factor"}
 
 
 class Member(nn.Module):
@@ -75,8 +76,10 @@ class Member(nn.Module):
         normalization: Normalization,
         temperature: float = 1.0,
         dtype: torch.dtype = torch.float32,
+        context_mpp_factor: int | None = None,
     ) -> None:
         super().__init__()
+        self.context_mpp_factor = context_mpp_factor
         self.network = network
         self.temperature = temperature
         self.dtype = dtype
@@ -91,12 +94,26 @@ class Member(nn.Module):
         return self.mean.device
 
     @torch.inference_mode()
-    def forward(self, pixels: Tensor) -> Tensor:
-        """The tumor posterior float32 [B, H, W] of uint8 pixels [B, 3, H, W]."""
-        scaled = normalize(pixels.to(self.device), self.mean, self.std)
-        inputs = scaled.to(self.dtype, memory_format=torch.channels_last)
-        logits = self.network(inputs)
+    def forward(self, *views: Tensor) -> Tensor:
+        """The tumor posterior float32 [B, H, W] of uint8 pixels [B, 3, H, W].
+
+        Args:
+            views: the patches; of a member with a context that too, of the same shape.
+        """
+        wanted = 1 if self.context_mpp_factor is None else 2
+        if len(views) != wanted:
+            raise ValueError(f"{len(views)} views of the patches, not {wanted}")
+        logits = self.network(*map(self._input, views))
         return cast(Tensor, (logits.float() / self.temperature).softmax(dim=1)[:, 1])
+
+    def _input(self, pixels: Tensor) -> Tensor:
+        scaled = normalize(pixels.to(self.device), self.mean, self.std)
+        return scaled.to(self.dtype, memory_format=torch.channels_last)
+
+
+def views_of(spec: MemberSpec) -> int:
+    """How many pictures of a patch its network takes: with a context 2."""
+    return 1 if spec.context_mpp_factor is None else 2
 
 
 def normalize(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -120,7 +137,9 @@ def _smp_architectures() -> dict[str, type[nn.Module]]:
     # Here and below: seconds of every process's start, and few processes build.
     import segmentation_models_pytorch as smp
 
-    classes = smp.MODEL_ARCHITECTURES_MAPPING.values()
+    from digipath_ray.networks.hook import HookUnet
+
+    classes = (*smp.MODEL_ARCHITECTURES_MAPPING.values(), HookUnet)
     return {c.__name__: c for c in classes}
 
 
@@ -138,6 +157,7 @@ def build_network(spec: MemberSpec) -> nn.Module:
     if ":" in spec.architecture:
         return _build_own(spec, _imported_architecture(spec))
     build = _smp_architecture(spec)
+    context = _context_argument(spec, build)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
         try:
@@ -145,6 +165,7 @@ def build_network(spec: MemberSpec) -> nn.Module:
                 encoder_name=spec.encoder,
                 encoder_weights=_encoder_weights(spec),
                 classes=2,
+                **context,
                 **spec.options,
             )
         except OSError as e:
@@ -157,6 +178,23 @@ def build_network(spec: MemberSpec) -> nn.Module:
                 f"options {spec.options} cannot be built: {e}"
             ) from e
     return cast(nn.Module, network)
+
+
+def _context_argument(spec: MemberSpec, build: Any) -> dict[str, int]:
+    """What a network with a context is told of it; others can have none."""
+    joins = "context_mpp_factor" in inspect.signature(build).parameters
+    factor = spec.context_mpp_factor
+    if joins and factor is None:
+        raise ValueError(
+            f"member {spec.name}: {spec.architecture} sees a context: say how many "
+            "times coarser, context_mpp_factor = 4"
+        )
+    if factor is not None and not joins:
+        raise ValueError(
+            f"member {spec.name}: {spec.architecture} sees no context: leave "
+            "context_mpp_factor out, or take HookUnet"
+        )
+    return {} if factor is None else {"context_mpp_factor": factor}
 
 
 def _is_dilated(build: Any) -> bool:

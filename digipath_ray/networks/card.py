@@ -39,6 +39,8 @@ class ModelCard:
         threshold: probability from which a pixel counts as tumor, as chosen on
             validation patients; None if none was chosen.
         temperature: what its logits are divided by to be calibrated.
+        context_mpp_factor: how many times coarser the surroundings are that the
+            network sees too; None if it only sees its patch.
         stain: method -> the median stains of the training slides, the numbers of a
             :class:`digipath_ray.stain.estimate.StainEstimate`; empty if not known.
         training: how it was fitted: folds, schedule, seeds, scores, versions.
@@ -60,6 +62,7 @@ class ModelCard:
     digest: str
     threshold: float | None = None
     temperature: float = 1.0
+    context_mpp_factor: int | None = None
     stain: dict[StainMethod, tuple[float, ...]] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     notes: str = ""
@@ -130,6 +133,10 @@ _WANTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
         lambda v: v is None or (_is_number(v) and 0 < v < 1),
     ),
     "temperature": ("a positive number", lambda v: _is_number(v) and v > 0),
+    "context_mpp_factor": (
+        "a whole number from 2 to 64, or null",
+        lambda v: v is None or (type(v) is int and 2 <= v <= 64),
+    ),
     "stain": ("stains of macenko, reinhard or both", _are_stains),
     "training": ("an object", lambda v: isinstance(v, dict)),
     "notes": ("text", _is_text),

@@ -27,17 +27,17 @@ class Compiled(nn.Module):
         """A network in evaluation; compiling waits for the first batch."""
         super().__init__()
         self.plain = network
-        self._chosen: Callable[[Tensor], Tensor] | None = None
+        self._chosen: Callable[..., Tensor] | None = None
 
-    def forward(self, batch: Tensor) -> Tensor:
+    def forward(self, *batch: Tensor) -> Tensor:
         """What the network says of a batch, [n, 3, h, w] -> [n, 2, h, w]."""
         if self._chosen is None:
-            want = self.plain(batch)
+            want = self.plain(*batch)
             self._chosen = self._choose(batch, want)
             return cast(Tensor, want)
-        return self._chosen(batch)
+        return self._chosen(*batch)
 
-    def _choose(self, batch: Tensor, want: Tensor) -> Callable[[Tensor], Tensor]:
+    def _choose(self, batch: tuple[Tensor, ...], want: Tensor) -> Callable[..., Tensor]:
         # A second of every process that holds networks, of which few compile them.
         import torch._inductor.config as inductor
 
@@ -47,7 +47,7 @@ class Compiled(nn.Module):
             compiled = torch.compile(network, dynamic=False)
             # torch.compile's own options do not reach freezing; it compiles here.
             with inductor.patch(freezing=freezing):
-                found = compiled(batch)
+                found = compiled(*batch)
             if agree(found, want):
                 return compiled
             log.warning(

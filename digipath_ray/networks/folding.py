@@ -22,21 +22,23 @@ TOLERANCE = 1e-3
 """Relative difference of logits beyond which the network is left as it was."""
 
 
-def fold_batch_norm(network: nn.Module) -> nn.Module:
+def fold_batch_norm(network: nn.Module, *, views: int = 1) -> nn.Module:
     """The network with folded normalizations; itself if that would change what it says.
 
     Args:
         network: in evaluation, float32, on the CPU.
+        views: how many pictures it takes: a patch, or its context too.
     """
     generator = torch.Generator().manual_seed(0)
-    picture = torch.randn((1, 3, SIDE_PX, SIDE_PX), generator=generator)
+    shape = (views, 1, 3, SIDE_PX, SIDE_PX)
+    pictures = tuple(torch.randn(shape, generator=generator))
     try:
         folded = copy.deepcopy(network)
         with torch.no_grad():
-            before = network(picture)
-            for convolution, name in find_pairs(folded, picture):
+            before = network(*pictures)
+            for convolution, name in find_pairs(folded, pictures):
                 _fold(folded, convolution, name)
-            after = folded(picture)
+            after = folded(*pictures)
         same = torch.allclose(before, after, rtol=TOLERANCE, atol=TOLERANCE)
     # A network of the user's may allow no copy, or take no picture of this size.
     except Exception as e:
@@ -45,7 +47,9 @@ def fold_batch_norm(network: nn.Module) -> nn.Module:
     return folded if same else network
 
 
-def find_pairs(network: nn.Module, picture: Tensor) -> list[tuple[Convolution, str]]:
+def find_pairs(
+    network: nn.Module, pictures: tuple[Tensor, ...]
+) -> list[tuple[Convolution, str]]:
     """Convolutions, each with the name of the normalization that takes its output.
 
     Either is called once. A convolution whose output goes elsewhere too is among them:
@@ -71,7 +75,7 @@ def find_pairs(network: nn.Module, picture: Tensor) -> list[tuple[Convolution, s
             hooks.append(module.register_forward_hook(after_convolution))
         elif _is_constant(module):
             hooks.append(module.register_forward_pre_hook(before_normalization))
-    network(picture)
+    network(*pictures)
     for hook in hooks:
         hook.remove()
     return [(c, names[n]) for c, n in pairs if calls[c] == calls[n] == 1]

@@ -140,6 +140,7 @@ def _network_of(card: ModelCard) -> nn.Module:
         architecture=card.architecture,
         encoder=card.encoder,
         options=card.options,
+        context_mpp_factor=card.context_mpp_factor,
     )
     return build_network(spec)
 

@@ -8,7 +8,7 @@ travels. Batches have one shape: the last one is padded and its padding dropped.
 import logging
 import os
 from collections.abc import Callable, Sequence
-from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from digipath_ray.config.run import MemberSpec, RunConfig, Transform
+from digipath_ray.context import Contexts
 from digipath_ray.machine import processor_name
 from digipath_ray.networks.adaptive import (
     Bools,
@@ -24,7 +25,11 @@ from digipath_ray.networks.adaptive import (
     wanted,
 )
 from digipath_ray.networks.build import Member
-from digipath_ray.networks.chunk_pixels import ChunkPixels, to_device
+from digipath_ray.networks.chunk_pixels import (
+    ChunkViews,
+    Views,
+    to_device,
+)
 from digipath_ray.networks.ensemble import MemberMaps, combine_members
 from digipath_ray.networks.references import reference_of
 from digipath_ray.networks.weights import load_member
@@ -79,6 +84,7 @@ def predict_patches(
     member: Member,
     patches: Tensor,
     *,
+    contexts: Tensor | None = None,
     tta: Sequence[Transform],
     downsample: int,
     batch_size: int,
@@ -89,6 +95,7 @@ def predict_patches(
     Args:
         member: the member.
         patches: as above.
+        contexts: the same around them, for a member that sees one.
         tta: transforms to average over.
         downsample: model px per heatmap px.
         batch_size: patches that it sees at once.
@@ -109,11 +116,14 @@ def predict_patches(
     mean = torch.empty(shape, device=member.device)
     variance = torch.empty_like(mean) if len(tta) > 1 else None
     for start in range(0, n, batch_size):
-        batch = patches[start : start + batch_size].to(member.device)
-        stop = start + len(batch)
+        batch = tuple(
+            view[start : start + batch_size].to(member.device)
+            for view in (patches, contexts)
+            if view is not None
+        )
+        stop = start + len(batch[0])
         if pad:
-            more = batch[-1:].expand(batch_size - len(batch), -1, -1, -1)
-            batch = torch.cat([batch, more])
+            batch = tuple(_filled_up(view, batch_size) for view in batch)
         posteriors = _augmented(member, batch, tta, downsample)[:, : stop - start]
         mean[start:stop] = posteriors.mean(0)
         if variance is not None:
@@ -122,14 +132,21 @@ def predict_patches(
     return mean, variance
 
 
+def _filled_up(batch: Tensor, size: int) -> Tensor:
+    """The batch, its last patch repeated until there are ``size``."""
+    more = batch[-1:].expand(size - len(batch), -1, -1, -1)
+    return torch.cat([batch, more])
+
+
 def _augmented(
-    member: Member, batch: Tensor, tta: Sequence[Transform], downsample: int
+    member: Member, batch: tuple[Tensor, ...], tta: Sequence[Transform], downsample: int
 ) -> Tensor:
     """Posteriors [t, b, h, w] at heatmap scale under each transform, undone."""
     posteriors = []
     for name in tta:
         apply, undo = TRANSFORM_PAIRS[name]
-        posteriors.append(_average_down(undo(member(apply(batch))), downsample))
+        posterior = undo(member(*map(apply, batch)))
+        posteriors.append(_average_down(posterior, downsample))
     return torch.stack(posteriors)
 
 
@@ -151,6 +168,7 @@ def predict_blocks(
     downsample: int,
     batch_size: int,
     pad: bool = False,
+    context: tuple[Tensor, NDArray[np.int64]] | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
     """As :func:`predict_patches`, for the blocks of a chunk, in numpy.
 
@@ -160,12 +178,21 @@ def predict_blocks(
     """
     if not isinstance(blocks, Tensor):
         blocks = to_device(blocks, member.device)
-    cells = torch.from_numpy(np.array(index, np.int64)).to(member.device)
+    views = [(blocks, index)] if context is None else [(blocks, index), context]
+    on_device = [
+        (pixels, torch.from_numpy(np.array(numbers, np.int64)).to(member.device))
+        for pixels, numbers in views
+    ]
     posteriors = []
-    for start in range(0, max(1, len(cells)), batch_size):  # no patch: one empty batch
+    for start in range(0, max(1, len(index)), batch_size):  # no patch: one empty batch
+        patches, *around = (
+            gather_patches(pixels, numbers[start : start + batch_size], patch_px)
+            for pixels, numbers in on_device
+        )
         mean, variance = predict_patches(
             member,
-            gather_patches(blocks, cells[start : start + batch_size], patch_px),
+            patches,
+            contexts=around[0] if around else None,
             tta=tta,
             downsample=downsample,
             batch_size=batch_size,
@@ -231,6 +258,7 @@ class EnsemblePredictor:
         index: NDArray[np.int64],
         before: MemberMaps | None = None,
         stain: StainEstimate | None = None,
+        contexts: Contexts | None = None,
     ) -> MemberMaps:
         """The members' maps of a chunk's pixels, not yet combined.
 
@@ -239,19 +267,22 @@ class EnsemblePredictor:
             index: [n, k, k], the blocks of each patch.
             before: maps of the members before these, if any.
             stain: of the slide; its pixels are brought to each member's reference.
+            contexts: of the patches, those that members ask for.
 
         Returns:
             The maps of the members before and of these.
         """
-        chunk: ChunkPixels | None = None
+        chunk: ChunkViews | None = None
         maps = before
         for name, member in self.members.items():
             seen = wanted(maps, len(index), self.config)
-            pixels: Tensor | None = None
+            views: Views | None = None
             if seen.any():
-                chunk = chunk or ChunkPixels(blocks, member.device, stain)
-                pixels = chunk.towards(self.references[name])
-            found = self._predict_member(member, pixels, index, seen)
+                chunk = chunk or ChunkViews(
+                    blocks, index, contexts or {}, device=member.device, stain=stain
+                )
+                views = chunk.of(member.context_mpp_factor, self.references[name])
+            found = self._predict_member(member, views, seen)
             maps = found if maps is None else maps.followed_by(found)
         assert maps is not None
         return maps
@@ -259,17 +290,16 @@ class EnsemblePredictor:
     def _predict_member(
         self,
         member: Member,
-        pixels: Tensor | None,
-        index: NDArray[np.int64],
+        views: Views | None,
         seen: Bools,
     ) -> MemberMaps:
         """A member's map of the patches to be ``seen``, 0 of the others."""
         side = self.config.grid.hm_patch
-        means = np.zeros((1, len(index), side, side), np.float32)
+        means = np.zeros((1, len(seen), side, side), np.float32)
         variances = np.zeros_like(means) if len(self.config.ensemble.tta) > 1 else None
-        predicted = np.zeros((1, len(index)), np.bool_)
-        if pixels is not None and seen.any():
-            mean, variance, by_itself = self._predict_seen(member, pixels, index[seen])
+        predicted = np.zeros((1, len(seen)), np.bool_)
+        if views is not None:
+            mean, variance, by_itself = self._predict_seen(member, views.take(seen))
             means[0, seen], predicted[0, seen] = mean, by_itself
             if variances is not None:
                 variances[0, seen] = variance
@@ -278,18 +308,21 @@ class EnsemblePredictor:
         )
 
     def _predict_seen(
-        self, member: Member, pixels: Tensor, index: NDArray[np.int64]
+        self, member: Member, views: Views
     ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None, Bools]:
         """A member's map of patches, of which it predicts those that it must."""
-        config = self.config
+        config, index = self.config, views.index
         adaptive = config.grid.overlap == "adaptive"
         every = np.ones(len(index), np.bool_)
-        first = cover(index, len(pixels)) if adaptive else every
-        predict = partial(self._predict_patches, member, pixels)
+        first = cover(index, len(views.blocks)) if adaptive else every
+
+        def predict(which: Bools) -> tuple[NDArray[np.float32], Any]:
+            return self._predict_patches(member, views.take(which))
+
         return predict_where_in_doubt(predict, index, first, config)
 
     def _predict_patches(
-        self, member: Member, pixels: Tensor, index: NDArray[np.int64]
+        self, member: Member, views: Views
     ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         """A member's map of patches, in smaller batches if memory is short."""
         config = self.config
@@ -297,8 +330,9 @@ class EnsemblePredictor:
             try:
                 return predict_blocks(
                     member,
-                    pixels,
-                    index,
+                    views.blocks,
+                    views.index,
+                    context=views.context,
                     patch_px=config.grid.patch_px,
                     tta=config.ensemble.tta,
                     downsample=config.grid.downsample,
@@ -330,13 +364,15 @@ class EnsemblePredictor:
         blocks: NDArray[np.uint8],
         index: NDArray[np.int64],
         stain: StainEstimate | None = None,
+        contexts: Contexts | None = None,
     ) -> Channels:
         """The heatmap's channels of a chunk's pixels, all members being here.
 
         Raises:
             MemberError: a member's map is no probability, or the member is not here.
         """
-        return combine_members(self.predict(blocks, index, stain=stain), self.config)
+        maps = self.predict(blocks, index, stain=stain, contexts=contexts)
+        return combine_members(maps, self.config)
 
     @staticmethod
     def end_process_if_device_is_lost(error: Exception) -> None:
@@ -355,7 +391,8 @@ def load_ensemble(
 ) -> Callable[..., Channels]:
     """All members of a run: blocks and index of a chunk -> its heatmap channels.
 
-    The stains of a slide that is normalized may be given as a third argument.
+    Of a slide that is normalized ``stain`` may be given, and ``contexts`` must be
+    where members see them.
 
     Raises:
         ValueError: the device is a GPU that torch does not see, or weights are wrong.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from digipath_ray.config.recipe import Recipe
@@ -21,11 +22,13 @@ from digipath_ray.config.toml import (
     recipe_from_tree,
     with_paths,
 )
+from digipath_ray.context import check_context, check_multiple
 from digipath_ray.networks.build import (
     PAPER_MEMBERS,
     build_network,
     check_maps,
     normalization_of,
+    views_of,
 )
 from digipath_ray.networks.card import (
     ModelCard,
@@ -96,6 +99,8 @@ def resolve(
             "members": [row for row, _ in carded],
         }
     )
+    for factor in config.contexts:
+        check_context(config.grid, factor)
     for spec in config.members:
         check_member(spec, patch_px=config.grid.patch_px)
     by_name = {str(row["name"]): card for row, card in carded if card is not None}
@@ -146,6 +151,7 @@ def resolve_recipe(tree: Tree, *, init: str | Path | None = None) -> Recipe:
         if spec.encoder is not None:  # before an hour of sampling, not after it
             bare = build_network(replace(spec, weights="random")).to("meta").eval()
             check_maps(bare, spec, patch_px=recipe.grid.patch_px)
+            _check_fit_patch(bare, spec, recipe)
     members = tuple(
         _with_digest(_carded_or_normalized(spec)) for spec in recipe.members
     )
@@ -161,6 +167,15 @@ def resolve_recipe(tree: Tree, *, init: str | Path | None = None) -> Recipe:
         extra_annotations=_absolute(extra),
     )
     return replace(recipe, members=members, sampling=sampling)
+
+
+def _check_fit_patch(network: nn.Module, spec: MemberSpec, recipe: Recipe) -> None:
+    """Refuse patches to fit on that a network with a context cannot take."""
+    factor, side = spec.context_mpp_factor, recipe.sampling.fit_patch_px
+    if factor is None:
+        return
+    check_multiple("sampling.fit_patch_px", side, 2 * factor, factor)
+    _shape_of_maps(network, spec, patch_px=side)
 
 
 def _absolute(path: str | None) -> str | None:
@@ -288,7 +303,7 @@ def _with_card(
             f"in its card and {str(row.get('digest', 'nothing'))[:12]} in the config: "
             "the file was changed, or its card belongs to another"
         )
-    keys = ("architecture", "encoder", "options", "mean", "std")
+    keys = ("architecture", "encoder", "context_mpp_factor", "options", "mean", "std")
     stated = {key: getattr(card, key) for key in keys}
     for key in keys:
         _check_stated(row, key, stated[key], path, force=force)
@@ -313,7 +328,7 @@ def _check_stated(
     message = (
         f"weights {path}: their card says {key} = {stated!r}, the config {configured!r}"
     )
-    if key in ("architecture", "encoder", "options"):
+    if key in ("architecture", "encoder", "context_mpp_factor", "options"):
         raise ValueError(f"{message}: these are weights of another architecture")
     if not force:
         raise ValueError(f"{message}; --force takes the config's")
@@ -382,7 +397,7 @@ def count_operations(spec: MemberSpec, *, patch_px: int) -> int:
     """Floating-point operations of a member's convolutions and products for a patch."""
     network = build_network(spec).to("meta").eval()
     with FlopCounterMode(display=False) as counted:
-        network(torch.empty((1, 3, patch_px, patch_px), device="meta"))
+        network(*torch.empty((views_of(spec), 1, 3, patch_px, patch_px), device="meta"))
     return int(counted.get_total_flops())
 
 
@@ -398,18 +413,25 @@ def check_member(spec: MemberSpec, *, patch_px: int) -> None:
     if path is not None:
         check_fit(network, path, spec)
         check_file_finite(path)
-    patch = torch.empty((1, 3, patch_px, patch_px), device="meta")
+    shape = _shape_of_maps(network.to("meta").eval(), spec, patch_px=patch_px)
+    if shape != (1, 2, patch_px, patch_px):
+        raise ValueError(
+            f"member {spec.name}: {spec.architecture} with {spec.encoder} maps "
+            f"patches of {patch_px} px in shape {shape}"
+        )
+    check_maps(network, spec, patch_px=patch_px)
+
+
+def _shape_of_maps(
+    network: nn.Module, spec: MemberSpec, *, patch_px: int
+) -> tuple[int, ...]:
+    """Shape of what a network on the device "meta" says of one patch."""
+    views = torch.empty((views_of(spec), 1, 3, patch_px, patch_px), device="meta")
     try:
         # On the device "meta" shapes are propagated and nothing is computed.
-        shape = network.to("meta").eval()(patch).shape
-    except (AssertionError, RuntimeError) as e:
+        return tuple(network(*views).shape)
+    except (AssertionError, RuntimeError, ValueError) as e:
         raise ValueError(
             f"member {spec.name}: {spec.architecture} with {spec.encoder} cannot take "
             f"patches of {patch_px} px: {e}"
         ) from e
-    if shape != (1, 2, patch_px, patch_px):
-        raise ValueError(
-            f"member {spec.name}: {spec.architecture} with {spec.encoder} maps "
-            f"patches of {patch_px} px in shape {tuple(shape)}"
-        )
-    check_maps(network, spec, patch_px=patch_px)

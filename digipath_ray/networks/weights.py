@@ -18,6 +18,7 @@ from digipath_ray.networks.build import (
     Member,
     build_network,
     normalization_of,
+    views_of,
 )
 from digipath_ray.networks.card import ModelCard, read_card
 from digipath_ray.networks.compiled import Compiled
@@ -53,7 +54,7 @@ def load_member(
     path = weights_file(spec.weights)
     if path is not None:
         _load_weights(network, spec, path)
-    network = fold_batch_norm(network.eval())
+    network = fold_batch_norm(network.eval(), views=views_of(spec))
     network = network.to(place, dtype).to(memory_format=torch.channels_last)
     if compile_networks:
         check_compiler()
@@ -63,6 +64,7 @@ def load_member(
         normalization=normalization_of(spec),
         temperature=spec.temperature,
         dtype=dtype,
+        context_mpp_factor=spec.context_mpp_factor,
     ).to(place)
 
 
@@ -78,6 +80,7 @@ def card_spec(card: ModelCard, path: Path) -> MemberSpec:
         mean=card.mean,
         std=card.std,
         temperature=card.temperature,
+        context_mpp_factor=card.context_mpp_factor,
     )
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from digipath_ray.config.run import RunConfig
+from digipath_ray.context import lay_context, read_context
 from digipath_ray.heatmap.canvas import blend_window, sum_patches
 from digipath_ray.patches import Cells, Grid, read_blocks, share_blocks
 from digipath_ray.slide.open import Pixels, Slide
@@ -33,6 +34,19 @@ def read_chunk(
     blocks, index = share_blocks(cells, grid.spec.blocks_per_side)
     pixels = read_blocks(slide, grid, blocks, edge=config.slide.edge)
     return blocks, pixels, index
+
+
+def read_contexts(
+    slide: Slide, grid: Grid, cells: Cells, config: RunConfig
+) -> dict[int, tuple[Pixels, NDArray[np.int64]]]:
+    """The contexts of a chunk's patches that members ask for: blocks and index."""
+    edge = config.slide.edge
+    return {
+        factor: read_context(
+            slide, lay_context(slide.info, grid, factor), cells, edge=edge
+        )
+        for factor in config.contexts
+    }
 
 
 def sum_chunk(

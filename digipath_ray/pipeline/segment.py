@@ -5,11 +5,18 @@
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from digipath_ray.config.run import RunConfig
 from digipath_ray.heatmap.heatmap import Heatmap
 from digipath_ray.patches import Cells, Grid, cut_chunks, keep_cells
-from digipath_ray.pipeline.chunk import Arrays, ChunkSums, read_chunk, sum_chunk
+from digipath_ray.pipeline.chunk import (
+    Arrays,
+    ChunkSums,
+    read_chunk,
+    read_contexts,
+    sum_chunk,
+)
 from digipath_ray.pipeline.finish import stitch
 from digipath_ray.pipeline.prepare import (
     check_heatmap_size,
@@ -25,8 +32,9 @@ from digipath_ray.stain.estimate import StainEstimate
 PredictChunk = Callable[..., Arrays]
 """Blocks [nb, stride, stride, 3] and index [n, k, k] -> channel -> [n, p, p].
 
-Of a slide that is normalized its stains are given as a third argument, a
-:class:`digipath_ray.stain.estimate.StainEstimate`; of others there are but two."""
+Of a slide that is normalized its stains are given as ``stain``, a
+:class:`digipath_ray.stain.estimate.StainEstimate`, and where members see a context,
+``contexts``: how many times coarser -> blocks and index of the patches' contexts."""
 
 
 def segment_slide(
@@ -82,9 +90,12 @@ def predict_chunks(
 
     ``stain`` are the slide's, if it is to be normalized.
     """
-    sums, more = [], () if stain is None else (stain,)
+    sums = []
     for number, cells in enumerate(chunks):
         blocks, pixels, index = read_chunk(slide, grid, cells, config)
-        values = predict(pixels, index, *more)
+        more: dict[str, Any] = {} if stain is None else {"stain": stain}
+        if config.contexts:
+            more["contexts"] = read_contexts(slide, grid, cells, config)
+        values = predict(pixels, index, **more)
         sums.append(sum_chunk(values, blocks, index, number, config))
     return sums

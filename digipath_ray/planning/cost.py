@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from digipath_ray.config.run import RunConfig
+from digipath_ray.context import blocks_across
 from digipath_ray.machine import memory_bytes
 from digipath_ray.patches import Grid, cell_bytes, share_blocks
 from digipath_ray.pipeline.prepare import STITCH_COPIES
@@ -136,7 +137,12 @@ def read_px(run: RunDirectory, slide: SlideRecord, config: RunConfig) -> int:
     side = config.grid.blocks_per_side
     chunks = read_chunks(run, slide.slide_id, config)
     blocks = sum(len(share_blocks(cells, side)[0]) for cells in chunks)
-    return blocks * config.grid.stride_px**2
+    px = blocks * config.grid.stride_px**2
+    for factor in config.contexts:
+        side = blocks_across(config.grid, factor)
+        blocks = sum(len(share_blocks(cells, side)[0]) for cells in chunks)
+        px += blocks * (config.grid.stride_px // factor) ** 2
+    return px
 
 
 def add_up(

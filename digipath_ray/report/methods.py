@@ -159,7 +159,10 @@ def _segmenting(config: RunConfig) -> Iterator[str]:
 def _format_member(member: MemberSpec) -> str:
     name = NETWORKS.get(member.architecture, member.architecture)
     encoder = (member.encoder or "").removeprefix("tu-")  # "from timm"
-    return f"{name} with {encoder}" if encoder else name
+    text = f"{name} with {encoder}" if encoder else name
+    if member.context_mpp_factor is None:
+        return text
+    return f"{text}, which sees surroundings {member.context_mpp_factor} times as wide"
 
 
 def _lesions(config: RunConfig) -> Iterator[str]:

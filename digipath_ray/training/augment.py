@@ -5,7 +5,7 @@ torchvision's on PIL images, as in the released code; it is implemented with Pil
 because the tasks that read patches run without torch.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,10 +27,27 @@ def augment_patch(
 ) -> tuple[Pixels, Masks]:
     """Augment a patch; equal states of ``rng`` give bit-identical results.
 
-    Returns new, contiguous arrays; the inputs are unchanged.
+    As :func:`augment_views` of the patch alone.
+    """
+    views, masks = augment_views({1: pixels}, masks, spec=spec, rng=rng)
+    return views[1], masks
+
+
+def augment_views(
+    views: Mapping[int, Pixels],
+    masks: Masks,
+    *,
+    spec: AugmentSpec,
+    rng: np.random.Generator,
+) -> tuple[dict[int, Pixels], Masks]:
+    """Augment a patch and its contexts alike.
+
+    All are turned and flipped together, blurred by the same um, and colored as one
+    picture. Returns new, contiguous arrays; the inputs are unchanged.
 
     Args:
-        pixels: RGB [height, width, 3].
+        views: how many times coarser -> RGB [height, width, 3], all of one shape; the
+            patch itself is 1.
         masks: [..., height, width], one or several tumor masks; only flipped and
             rotated, together with the image.
         spec: augmentations; with all off, the patch is returned unchanged.
@@ -39,16 +56,25 @@ def augment_patch(
     Raises:
         ValueError: shapes or dtypes do not match, or a patch to rotate is not square.
     """
-    _check_patch(pixels, masks, spec)
-    pixels, masks = _turn(pixels, masks, spec, rng)
+    for pixels in views.values():
+        _check_patch(pixels, masks, spec)
+    turned, masks = _turn(list(views.values()), masks, spec, rng)
     if spec.blur_px:
-        pixels = blur(pixels, rng.uniform(0, spec.blur_px))
+        sigma = rng.uniform(0, spec.blur_px)
+        turned = [
+            blur(pixels, sigma / factor)
+            for factor, pixels in zip(views, turned, strict=True)
+        ]
+    # Side by side: contrast is about the mean of the picture.
+    pixels = turned[0] if len(turned) == 1 else np.concatenate(turned, axis=1)
     pixels = _jitter_color(pixels, spec, rng)
     if spec.hed:
         scale = rng.uniform(1 - spec.hed, 1 + spec.hed, 3)
         pixels = shift_stains(pixels, scale, rng.uniform(-spec.hed, spec.hed, 3))
+    parts = np.split(pixels, len(turned), axis=1)
     # Copy even an unchanged patch: arrays from Ray are read-only.
-    return np.array(pixels, order="C"), np.array(masks, order="C")
+    colored = (np.array(part, order="C") for part in parts)
+    return dict(zip(views, colored, strict=True)), np.array(masks, order="C")
 
 
 def _check_patch(pixels: Pixels, masks: Masks, spec: AugmentSpec) -> None:
@@ -64,8 +90,8 @@ def _check_patch(pixels: Pixels, masks: Masks, spec: AugmentSpec) -> None:
 
 
 def _turn(
-    pixels: Pixels, masks: Masks, spec: AugmentSpec, rng: np.random.Generator
-) -> tuple[Pixels, Masks]:
+    views: list[Pixels], masks: Masks, spec: AugmentSpec, rng: np.random.Generator
+) -> tuple[list[Pixels], Masks]:
     """Flip each axis with probability 1/2, rotate by a random multiple of 90 degrees.
 
     All 8 orientations are equally likely.
@@ -74,12 +100,13 @@ def _turn(
         for axis in (0, 1):
             if rng.random() < 0.5:
                 # Masks have their rows and columns last, pixels first.
-                pixels, masks = np.flip(pixels, axis), np.flip(masks, axis - 2)
+                views = [np.flip(pixels, axis) for pixels in views]
+                masks = np.flip(masks, axis - 2)
     if spec.rotate:
         turns = int(rng.integers(4))
-        pixels = np.rot90(pixels, turns)
+        views = [np.rot90(pixels, turns) for pixels in views]
         masks = np.rot90(masks, turns, axes=(-2, -1))
-    return pixels, masks
+    return views, masks
 
 
 def blur(pixels: Pixels, sigma_px: float) -> Pixels:

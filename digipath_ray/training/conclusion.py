@@ -107,6 +107,7 @@ def conclude(
         digest=digest,
         threshold=best_threshold(tempered),
         temperature=temperature,
+        context_mpp_factor=fit.spec.context_mpp_factor,
         stain=reference_of_fit(directory, split.fit),
         training={
             **describe_fit(fit, tempered, split),

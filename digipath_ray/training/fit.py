@@ -50,6 +50,12 @@ def freezes(spec: MemberSpec, recipe: Recipe, *, pretrained: bool) -> bool:
     return pretrained and not is_deeplab and recipe.fit.frozen_epochs > 0
 
 
+def columns_of(spec: MemberSpec) -> tuple[str, ...]:
+    """The columns of a batch that a member sees."""
+    factor = spec.context_mpp_factor
+    return ("pixels",) if factor is None else ("pixels", f"context{factor}")
+
+
 class MemberFit:
     """Network, optimizer and history of a member during training.
 
@@ -159,13 +165,16 @@ class MemberFit:
         return value
 
     def _logits(self, module: nn.Module, batch: Columns) -> Tensor:
-        pixels = _to(batch["pixels"], self.device).permute(0, 3, 1, 2)
-        inputs = normalize(pixels, self.mean, self.std)
-        inputs = inputs.contiguous(memory_format=torch.channels_last)
+        views = [self._input(batch[name]) for name in columns_of(self.spec)]
         mixed = self.dtype != torch.float32
         with torch.autocast(self.device.type, self.dtype, enabled=mixed):
-            logits: Tensor = module(inputs)
+            logits: Tensor = module(*views)
         return logits.float()
+
+    def _input(self, patches: NDArray[np.uint8]) -> Tensor:
+        pixels = _to(patches, self.device).permute(0, 3, 1, 2)
+        inputs = normalize(pixels, self.mean, self.std)
+        return inputs.contiguous(memory_format=torch.channels_last)
 
     def _truth(self, batch: Columns) -> tuple[Tensor, Tensor]:
         return _to(batch["tumor"], self.device), _to(batch["weight"], self.device)

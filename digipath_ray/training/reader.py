@@ -4,8 +4,9 @@ A batch may touch as many slides as it has patches, in random order, so slides a
 annotations are kept open in an LRU cache.
 """
 
+import math
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,16 +19,18 @@ from digipath_ray.annotations.corrected import find_correction, read_corrected
 from digipath_ray.cohort.drawn import read_row
 from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.config.recipe import Recipe
+from digipath_ray.context import frame_of_context, margin_px
 from digipath_ray.geometry import Frame
 from digipath_ray.pipeline.prepare import grid_of, open_cohort_slide
 from digipath_ray.slide.open import Pixels, Slide, SlideError
-from digipath_ray.training.augment import augment_patch
+from digipath_ray.training.augment import augment_views
 from digipath_ray.training.inputs import check_inputs
 
 Columns = dict[str, NDArray[Any]]
-"""A batch: pixels uint8 [n, side, side, 3], tumor bool [n, side, side], weight bool [n,
-side, side] (False: unknown or unreadable), area_mm2 float64 [n] that a patch
-represents, slide_id and error [n] ("" if readable)."""
+"""A batch: pixels uint8 [n, side, side, 3] and such of each context (context<factor>),
+tumor bool [n, side, side], weight bool [n, side, side] (False: unknown or unreadable),
+area_mm2 float64 [n] that a patch represents, slide_id and error [n] ("" if
+readable)."""
 OPEN_SLIDES = 12
 """Maximum open slides per process."""
 CACHE_BYTES = 16 << 20
@@ -140,15 +143,25 @@ class PatchReader:
         self._open: OrderedDict[str, AnnotatedSlide] = OrderedDict()
         self._broken: dict[str, str] = {}
 
-    def read(self, draws: pa.Table) -> Columns:
-        """Read the batch of a DRAWS table; unreadable patches have weight 0."""
+    def read(self, draws: pa.Table, contexts: Sequence[int] = ()) -> Columns:
+        """Read the batch of a DRAWS table; unreadable patches have weight 0.
+
+        Args:
+            draws: as above.
+            contexts: how many times coarser surroundings to read too, each a column
+                ``context<factor>`` of the shape of ``pixels``. The patches then start
+                at multiples of these, so that their centers are the contexts'.
+        """
         rows = draws.to_pylist()
-        pixels: Pixels = np.zeros((len(rows), self.side, self.side, 3), np.uint8)
+        shape = (len(rows), self.side, self.side, 3)
+        views = {factor: np.zeros(shape, np.uint8) for factor in (1, *contexts)}
         truth = np.zeros((len(rows), 2, self.side, self.side), np.bool_)
         errors = []
         for i, row in enumerate(rows):
             try:
-                pixels[i], truth[i] = self._read_draw(row)
+                found, truth[i] = self._read_draw(row, contexts)
+                for factor, pixels in found.items():
+                    views[factor][i] = pixels
                 errors.append("")
             except SlideError as e:
                 self._broken[row["slide_id"]] = str(e)
@@ -156,7 +169,8 @@ class PatchReader:
                 truth[i, 1] = True
                 errors.append(str(e))
         return {
-            "pixels": pixels,
+            "pixels": views[1],
+            **{f"context{factor}": views[factor] for factor in contexts},
             "tumor": truth[:, 0],
             "weight": ~truth[:, 1],
             "area_mm2": draws["area_mm2"].to_numpy(),
@@ -164,8 +178,10 @@ class PatchReader:
             "error": np.array(errors),
         }
 
-    def _read_draw(self, draw: Mapping[str, Any]) -> tuple[Pixels, NDArray[np.bool_]]:
-        """Read the patch and truth of a draw, jittered and augmented."""
+    def _read_draw(
+        self, draw: Mapping[str, Any], contexts: Sequence[int]
+    ) -> tuple[dict[int, Pixels], NDArray[np.bool_]]:
+        """Read the patch, its contexts and truth of a draw, jittered and augmented."""
         slide_id = draw["slide_id"]
         if slide_id in self._broken:  # after an error OpenSlide fails all later reads
             raise SlideError(self._broken[slide_id], "mend it")
@@ -176,13 +192,25 @@ class PatchReader:
             round(draw["y"] / frame.l0_per_md_y) + draw["dy"],
             self.side,
         )
-        edge = self.recipe.slide.edge
-        pixels = source.slide.read(frame, x, y, self.side, self.side, edge=edge)
+        step = math.lcm(*contexts)
+        x, y = x // step * step, y // step * step
+        views = {1: self._read_view(source, frame, (x, y))}
+        for factor in contexts:
+            wide = frame_of_context(source.slide.info, frame, factor)
+            margin = margin_px(self.side, factor)
+            left, top = x // factor - margin, y // factor - margin
+            views[factor] = self._read_view(source, wide, (left, top))
         truth = source.truth(x, y, self.side)
         if draw["seed"] < 0:
-            return pixels, truth
+            return views, truth
         rng = np.random.default_rng(draw["seed"])
-        return augment_patch(pixels, truth, spec=self.recipe.augment, rng=rng)
+        return augment_views(views, truth, spec=self.recipe.augment, rng=rng)
+
+    def _read_view(
+        self, source: AnnotatedSlide, frame: Frame, corner: tuple[int, int]
+    ) -> Pixels:
+        side, edge = self.side, self.recipe.slide.edge
+        return source.slide.read(frame, *corner, side, side, edge=edge)
 
     def _find(self, slide_id: str) -> AnnotatedSlide:
         if slide_id in self._open:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from digipath_ray.config.run import MemberSpec
 from digipath_ray.networks.build import build_network
+from digipath_ray.networks.hook import Branches
 from digipath_ray.networks.weight_files import encoder_file, weights_file
 from digipath_ray.storage.files import file_digest
 
@@ -133,6 +134,14 @@ def load_encoder(network: nn.Module, tensors: Tensors, *, source: Path) -> None:
         ValueError: neither matches; names the first mismatch.
     """
     encoder = network.get_submodule("encoder")
+    if isinstance(encoder, Branches):
+        for branch in encoder.children():
+            _load_into(branch, tensors, source)
+    else:
+        _load_into(encoder, tensors, source)
+
+
+def _load_into(encoder: nn.Module, tensors: Tensors, source: Path) -> None:
     own = {k: v for k, v in encoder.state_dict().items() if not _counts(k)}
     given = {k: v for k, v in tensors.items() if not _counts(k)}
     taken = _by_name(own, given) or _by_order(own, given, source)

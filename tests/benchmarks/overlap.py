@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from digipath_ray.cohort.inputs import SlideRow, read_cohort
 from digipath_ray.config.run import RunConfig
@@ -31,6 +30,7 @@ from digipath_ray.heatmap.heatmap import Map
 from digipath_ray.machine import keep_freed_memory
 from digipath_ray.networks.adaptive import Bools
 from digipath_ray.networks.build import Member
+from digipath_ray.networks.chunk_pixels import Views
 from digipath_ray.networks.ensemble import combine_members
 from digipath_ray.networks.predict import EnsemblePredictor
 from digipath_ray.networks.resolve import resolve
@@ -64,14 +64,14 @@ class Counting(EnsemblePredictor):
         self.all += maps.predicted.size
         return combine_members(maps, self.config)
 
-    def _predict_patches(
-        self, member: Member, pixels: Tensor, index: NDArray[np.int64]
-    ) -> tuple[Map, Map | None]:
+    def _predict_patches(self, member: Member, views: Views) -> tuple[Map, Map | None]:
+        index = views.index
         name = next(n for n, m in self.members.items() if m is member)
         keys = [(name, self.places[i.tobytes()]) for i in index]
         new = [i for i, key in enumerate(keys) if key not in self.answers]
         if new:
-            means, variances = super()._predict_patches(member, pixels, index[new])
+            chosen = np.isin(np.arange(len(index)), new)
+            means, variances = super()._predict_patches(member, views.take(chosen))
             for n, i in enumerate(new):
                 variance = None if variances is None else variances[n]
                 self.answers[keys[i]] = means[n], variance
