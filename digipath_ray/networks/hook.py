@@ -11,14 +11,7 @@ padded, and only the target branch is fitted to a truth (their lambda is 1).
 from collections.abc import Sequence
 from typing import Any, cast
 
-import segmentation_models_pytorch as smp
 import torch
-from segmentation_models_pytorch.base import SegmentationHead
-from segmentation_models_pytorch.base.initialization import (
-    initialize_decoder,
-    initialize_head,
-)
-from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
 from torch import Tensor, nn
 
 
@@ -61,6 +54,15 @@ class HookUnet(nn.Module):
             ValueError: the factor is no power of 2, or larger than the encoder's
                 reduction.
         """
+        # A second of every process's start, and few processes build.
+        import segmentation_models_pytorch as smp
+        from segmentation_models_pytorch.base import SegmentationHead
+        from segmentation_models_pytorch.base.initialization import (
+            initialize_decoder,
+            initialize_head,
+        )
+        from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
+
         super().__init__()
         levels = context_mpp_factor.bit_length() - 1
         if context_mpp_factor != 1 << levels or not 1 <= levels <= encoder_depth:
