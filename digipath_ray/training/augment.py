@@ -44,9 +44,9 @@ def augment_patch(
     if spec.blur_px:
         pixels = blur(pixels, rng.uniform(0, spec.blur_px))
     pixels = _jitter_color(pixels, spec, rng)
-    if spec.hed:
-        scale = rng.uniform(1 - spec.hed, 1 + spec.hed, 3)
-        pixels = shift_stains(pixels, scale, rng.uniform(-spec.hed, spec.hed, 3))
+    if spec.stain:
+        scale = rng.uniform(1 - spec.stain, 1 + spec.stain, 3)
+        pixels = shift_stains(pixels, scale, rng.uniform(-spec.stain, spec.stain, 3))
     # Copy even an unchanged patch: arrays from Ray are read-only.
     return np.array(pixels, order="C"), np.array(masks, order="C")
 
