@@ -190,8 +190,11 @@ def _macenko(densities: Floats) -> StainEstimate:
     points = densities.astype(np.float64)
     _, directions = np.linalg.eigh(np.cov(points.T))
     plane = directions[:, [2, 1]]
-    if plane[:, 0].sum() < 0:
-        plane = -plane
+    # Angles from the mean's direction: none is near 180 degrees, where they would jump.
+    x, y = points.mean(axis=0) @ plane
+    if np.hypot(x, y) < 1e-6:
+        raise StainError(NO_TWO_STAINS)
+    plane = plane @ np.array([[x, -y], [y, x]]) / np.hypot(x, y)
     along, across = (points @ plane).T
     angles = np.arctan2(across, along)
     ends = np.percentile(angles, [EXTREME_PERCENT, 100 - EXTREME_PERCENT])

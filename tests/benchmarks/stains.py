@@ -2,6 +2,7 @@
 
     python -m tests.benchmarks.stains glas held.csv --fit glas.csv --weights FIT \\
         [MORE ...] [--images 20] --out FOLDER
+    python -m tests.benchmarks.stains cost --weights FIT [--device cuda]
     python -m tests.benchmarks.stains picture docs/stains.jpg
 
 ``held.csv``: images that the members never saw, with their masks (tests/benchmarks/
@@ -21,6 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -33,8 +35,11 @@ from digipath_ray.config.toml import load_config
 from digipath_ray.demo.cohort import demo_slides
 from digipath_ray.demo.drawing import draw_slide
 from digipath_ray.networks.card import ModelCard, read_card
-from digipath_ray.networks.predict import load_ensemble
+from digipath_ray.networks.chunk_pixels import to_device
+from digipath_ray.networks.predict import EnsemblePredictor, load_ensemble
 from digipath_ray.networks.resolve import resolve
+from digipath_ray.networks.stains import normalize_on_device
+from digipath_ray.patches import share_blocks
 from digipath_ray.pipeline.prepare import find_slide_tissue, open_cohort_slide
 from digipath_ray.pipeline.segment import segment_slide
 from digipath_ray.pipeline.stains import find_stains
@@ -318,6 +323,41 @@ def draw_picture(path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
+def measure_cost(asked: argparse.Namespace) -> None:
+    """Print what normalizing takes of a member's time, for one chunk."""
+    config = resolve(load_config(preset="glas"), weights=asked.weights)
+    config = replace(config, ensemble=replace(config.ensemble, tta=("identity",)))
+    cells = np.argwhere(np.ones((4, 4), bool)).astype(np.int32)
+    blocks, index = share_blocks(cells, config.grid.blocks_per_side)
+    side = config.grid.stride_px
+    drawn, _ = draw_slide(demo_slides()[0])
+    y, x = np.array(drawn.shape[:2]) // 2 - side // 2
+    pixels = np.tile(drawn[y : y + side, x : x + side], (len(blocks), 1, 1, 1))
+    member = config.members[:1]
+    predictor = EnsemblePredictor(member, config, device=asked.device)
+    stored = to_device(pixels, torch.device(asked.device))
+
+    def seconds(work: Callable[[], object]) -> float:
+        found = []
+        for _ in range(asked.times + 1):
+            if stored.is_cuda:
+                torch.cuda.synchronize()
+            started = time.perf_counter()
+            work()
+            if stored.is_cuda:
+                torch.cuda.synchronize()
+            found.append(time.perf_counter() - started)
+        return float(np.median(found[1:]))
+
+    predicting = seconds(lambda: predictor.predict(pixels, index))
+    print(f"{len(index)} patches of {config.grid.patch_px} px: {predicting:.3f} s")
+    for method in METHODS:
+        own = estimate_stains(pixels.reshape(-1, 3), method)
+        by = map_stains(own, own)
+        took = seconds(lambda by=by: normalize_on_device(stored, by))  # type: ignore[misc]
+        print(f"{method}: {took:.4f} s, {took / predicting:.2%} of it")
+
+
 def main() -> None:
     """Measure, or draw the picture of docs/stains.md."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -328,11 +368,17 @@ def main() -> None:
     glas.add_argument("--weights", type=Path, nargs="+", required=True)
     glas.add_argument("--images", type=int, default=20)
     glas.add_argument("--out", type=Path, required=True)
+    cost = commands.add_parser("cost")
+    cost.add_argument("--weights", type=Path, required=True)
+    cost.add_argument("--device", default="cpu")
+    cost.add_argument("--times", type=int, default=3)
     picture = commands.add_parser("picture")
     picture.add_argument("path", type=Path)
     asked = parser.parse_args()
     if asked.command == "glas":
         measure(asked)
+    elif asked.command == "cost":
+        measure_cost(asked)
     else:
         draw_picture(asked.path)
 
