@@ -64,7 +64,7 @@ def test_all_off_is_the_patch_itself():
     assert np.array_equal(same_mask, mask)
 
 
-@pytest.mark.parametrize("spec", [OFF, TURNS, AugmentSpec(hed=0.1)])
+@pytest.mark.parametrize("spec", [OFF, TURNS, AugmentSpec(stain=0.1)])
 def test_the_answer_is_new_contiguous_and_writable(spec):
     pixels, mask = noisy(), noisy()[..., 0] > 99
     before, mask_before = pixels.copy(), mask.copy()
@@ -101,7 +101,7 @@ def test_labels_stay_aligned_with_everything_on():
     mask[5:20, 30:60] = True
     pixels = np.where(mask, 0, 255).astype(np.uint8)[..., None].repeat(3, axis=2)
     for seed in range(20):
-        varied, turned = augment(pixels, mask, spec=AugmentSpec(hed=0.05), seed=seed)
+        varied, turned = augment(pixels, mask, spec=AugmentSpec(stain=0.05), seed=seed)
         gray = varied.mean(axis=2)
         assert np.array_equal(gray < (gray.min() + gray.max()) / 2, turned)
 
@@ -120,7 +120,7 @@ def test_all_eight_ways_to_lie_are_equally_likely():
 
 def test_equal_states_of_chance_give_equal_bits():
     pixels, mask = stained(), noisy(64)[..., 0] > 99
-    spec = AugmentSpec(hed=0.05)
+    spec = AugmentSpec(stain=0.05)
     one, two, other = (augment(pixels, mask, spec=spec, seed=s) for s in (4, 4, 5))
     assert all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
     assert not np.array_equal(one[0], other[0])
@@ -212,7 +212,7 @@ def test_gray_stays_gray_and_finite():
         assert np.ptp(varied.astype(int), axis=2).max() == 0
     for value in (0, 255):
         extreme = np.full((16, 16, 3), value, np.uint8)
-        varied, _ = augment(extreme, spec=AugmentSpec(hed=1.0))
+        varied, _ = augment(extreme, spec=AugmentSpec(stain=1.0))
         assert np.ptp(varied.reshape(-1, 3), axis=0).max() == 0
 
 
@@ -257,8 +257,8 @@ def test_stains_by_hand():
 
 def test_stain_jitter_is_moderate_and_off_by_default():
     pixels = stained()
-    assert AugmentSpec().hed == 0
-    seen = many(pixels, spec=replace(OFF, hed=0.05), times=50)
+    assert AugmentSpec().stain == 0
+    seen = many(pixels, spec=replace(OFF, stain=0.05), times=50)
     shifts = [np.abs((v - pixels).mean(axis=(0, 1))).max() for v in seen]
     assert 5 < max(shifts) < 50
 

@@ -27,9 +27,17 @@ from digipath_ray import __version__
 from digipath_ray.cli import doctor
 from digipath_ray.cli.app import run_app
 from digipath_ray.cli.info import nominal_mpp
-from digipath_ray.cli.options import config_as_known, with_config
+from digipath_ray.cli.options import config_as_known, with_config, with_recipe
 from digipath_ray.cli.plan import measure_rate
-from digipath_ray.config.toml import PRESETS, Tree, load_config, merge, option_fields
+from digipath_ray.config.toml import (
+    PRESETS,
+    Tree,
+    load_config,
+    merge,
+    option_fields,
+    read_toml,
+    recipe_from_tree,
+)
 from digipath_ray.heatmap.file import read_heatmap
 from digipath_ray.planning import cost
 from digipath_ray.planning.cost import Cost, Pace, format_time, refuse_disk
@@ -170,7 +178,7 @@ def test_verbose_shows_where_an_error_came_from(tmp_path: Path) -> None:
 # Settings.
 
 
-def tree_of(*arguments: str) -> Tree:
+def tree_of(*arguments: str, options: Any = with_config) -> Tree:
     """What the options of a command make of a command line."""
     found: list[Tree] = []
 
@@ -181,7 +189,7 @@ def tree_of(*arguments: str) -> Tree:
     app = typer.Typer(
         context_settings={"token_normalize_func": lambda t: t.replace("_", "-")}
     )
-    app.command()(with_config(show))
+    app.command()(options(show))
     with pytest.raises(SystemExit) as end:
         app(list(arguments))
     assert end.value.code == 0
@@ -191,6 +199,7 @@ def tree_of(*arguments: str) -> Tree:
 OTHER: dict[str, tuple[str, Any]] = {
     "slide_mpp": ("0.5", 0.5),
     "edge": ("reflect", "reflect"),
+    "stain": ("macenko", "macenko"),
     "overlap": ("adaptive", "adaptive"),
     "doubt": ("0.25", 0.25),
     "doubt_um": ("60", 60.0),
@@ -227,6 +236,19 @@ def test_the_name_of_before_of_a_margin_is_taken() -> None:
     assert tree_of("--dilate-um", "240")["tissue"] == {"margin_um": 0}
     with pytest.raises(ValueError, match="say the same thing"):
         tree_of("--dilate-um", "30", "--margin-um", "30")
+
+
+def test_the_name_of_before_of_stain_jitter_is_taken(tmp_path: Path) -> None:
+    assert tree_of("--hed", "0.2", options=with_recipe)["augment"] == {"stain": 0.2}
+    assert tree_of("--stain", "0.2", options=with_recipe)["augment"] == {"stain": 0.2}
+    with pytest.raises(ValueError, match="say the same thing"):
+        tree_of("--hed", "0.2", "--stain", "0.2", options=with_recipe)
+    path = tmp_path / "fit.toml"
+    path.write_text('[slide]\nstain = "macenko"\n[augment]\nhed = 0.2\n')
+    assert recipe_from_tree(read_toml(path)).augment.stain == 0.2
+    path.write_text("[augment]\nhed = 0.2\nstain = 0.1\n")
+    with pytest.raises(ValueError, match="hed is stain now"):
+        read_toml(path)
 
 
 def test_options_win_over_the_file_and_the_file_over_the_preset(tmp_path: Path) -> None:

@@ -172,6 +172,8 @@ def test_what_shows_no_two_stains_is_refused(
         ("macenko", (1.0,) * 7, "8 numbers"),
         ("reinhard", MACENKO_TARGET.values, "7 numbers"),
         ("macenko", (0.65, 0.7, 0.29, 0.07, 0.99, 0.11, 1.0, 0.0), "positive"),
+        ("macenko", (*HEMATOXYLIN, *HEMATOXYLIN, 1.0, 1.0), "one stain, twice"),
+        ("macenko", (*HEMATOXYLIN, *EOSIN, 1.0, 1e300), "8 numbers up to 100"),
         ("macenko", (1.0, 1.0, 1.0, 0.07, 0.99, 0.11, 1.0, 1.0), "length 1"),
         ("reinhard", (0.0, 0.0, 0.0, 0.1, float("nan"), 0.1, 1.0), "7 numbers"),
     ],

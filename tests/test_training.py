@@ -37,6 +37,7 @@ from digipath_ray.training.folds import Folds
 from digipath_ray.training.reader import Columns
 from digipath_ray.training.sampled import fitted_samples, own_samples
 from digipath_ray.training.sampling import draw_epoch, draw_validation, epoch_length
+from digipath_ray.training.stains import reference_stains
 from tests.annotated import FIT, RADIUS, SIDE, write_annotated_cohort
 from tests.runs import RAY_WARNINGS
 
@@ -99,6 +100,10 @@ def test_each_member_has_weights_card_and_curves(fitted: Path) -> None:
         card = read_card(fitted / f"{name}.safetensors")
         assert card.name == name
         assert (card.mpp, card.patch_px) == (1.0, 64)
+        samples = FitDirectory(fitted).samples
+        tables = {i: pq.read_table(samples(i)) for i in card.training_slides}
+        assert card.stain == reference_stains(tables, card.training_slides)
+        assert card.stain.keys() == {"macenko", "reinhard"}
         assert card.training["validation"]["dice"] > 0.95
         assert 0 < card.threshold < 1
         assert card.training["kept_epoch"] < card.training["epochs"] == 2

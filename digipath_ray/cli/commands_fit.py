@@ -78,6 +78,12 @@ def import_weights(
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="of the architecture; repeatable"),
     ] = None,
+    context_mpp_factor: Annotated[
+        int | None,
+        typer.Option(
+            min=2, max=64, help="how many times coarser the context is that it sees too"
+        ),
+    ] = None,
     patch_px: Annotated[
         int, typer.Option(help="side of the patches to predict on, px")
     ] = 1024,
@@ -111,6 +117,7 @@ def import_weights(
         mpp=mpp,
         name=name,
         encoder=encoder,
+        context_mpp_factor=context_mpp_factor,
         options=tuple(option or ()),
         patch_px=patch_px,
         mean=mean,

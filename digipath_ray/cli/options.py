@@ -80,6 +80,9 @@ def _config_parameters(sections: Sections) -> list[inspect.Parameter]:
             found.append(
                 _parameter("dilate-um", float | None, panel, text, hidden=True)
             )
+        if (section, name) == ("augment", "stain"):
+            text = "what --stain of this command was called before"
+            found.append(_parameter("hed", float | None, panel, text, hidden=True))
         if name == "stride_px":
             text = "in place of --stride-px: what neighboring patches share, model px"
             found.append(_parameter("overlap-px", int | None, panel, text))
@@ -238,7 +241,12 @@ def merged_tree(values: dict[str, Any], sections: Sections = RUN_SECTIONS) -> Tr
         values.pop("overlap_px"),
         values.pop("dilate_um"),
     )
+    hed = values.pop("hed", None)  # of a fit's options alone
     overrides = _overrides(values, sections)
+    if hed is not None:
+        augment = overrides.setdefault("augment", {})
+        _refuse_both(augment, "stain", "--stain", "--hed")
+        augment["stain"] = hed
     if dilate_um is not None:
         tissue = overrides.setdefault("tissue", {})
         _refuse_both(tissue, "margin_um", "--margin-um", "--dilate-um")

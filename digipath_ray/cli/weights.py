@@ -43,6 +43,7 @@ class ImportedMember:
         mpp: um per px it was trained at.
         name: the member's name; None takes the new file's.
         encoder: None for the original authors' networks.
+        context_mpp_factor: how many times coarser the context is that it sees.
         options: ``key=value`` of the architecture, for instance ``output_stride=8``.
         patch_px: side of the patches to predict on, px; the paper has 1024.
         mean, std: normalization on the 0..1 scale; None takes the encoder's own.
@@ -54,6 +55,7 @@ class ImportedMember:
     mpp: float
     name: str | None = None
     encoder: str | None = None
+    context_mpp_factor: int | None = None
     options: tuple[str, ...] = ()
     patch_px: int = 1024
     mean: Color | None = None
@@ -114,7 +116,8 @@ def _look_at_answers(
     for name, pixels in look_patches().items():
         whole = torch.from_numpy(pixels).permute(2, 0, 1)[None]
         with torch.inference_mode():
-            share[name] = float((member(whole) > 0.5).float().mean())
+            views = (whole, *_around(whole, card.context_mpp_factor))
+            share[name] = float((member(*views) > 0.5).float().mean())
     console.print(
         f"  tumor is channel {tumor_channel} of the file (--tumor-channel); it came "
         f"out on {share['glass']:.0%} of a patch of bare glass and "
@@ -125,6 +128,14 @@ def _look_at_answers(
             "  [bold]Glass is no tumor: look at --tumor-channel, --mean and --std "
             "before you use these weights.[/]"
         )
+
+
+def _around(patch: torch.Tensor, factor: int | None) -> list[torch.Tensor]:
+    """The context of a patch, uint8 [1, 3, P, P]: it repeats in all directions."""
+    if factor is None:
+        return []
+    small = torch.nn.functional.avg_pool2d(patch.float(), factor).round()
+    return [small.tile(1, 1, factor, factor).to(torch.uint8)]
 
 
 def look_patches() -> dict[str, Pixels]:
@@ -154,6 +165,7 @@ def _card(out: Path, member: ImportedMember, *, new_classifier: bool) -> ModelCa
         encoder=member.encoder,
         mean=member.mean,
         std=member.std,
+        context_mpp_factor=member.context_mpp_factor,
         options=parse_options(member.options),
     )
     mean, std = normalization_of(spec)
@@ -163,6 +175,7 @@ def _card(out: Path, member: ImportedMember, *, new_classifier: bool) -> ModelCa
         architecture=spec.architecture,
         encoder=spec.encoder,
         options=spec.options,
+        context_mpp_factor=spec.context_mpp_factor,
         mpp=member.mpp,
         patch_px=member.patch_px,
         mean=mean,

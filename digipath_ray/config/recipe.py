@@ -146,13 +146,15 @@ class AugmentSpec:
     contrast: float = option(0.75, "color jitter: contrast times 1 +- this")
     saturation: float = option(0.25, "color jitter: saturation times 1 +- this")
     hue: float = option(0.04, "color jitter: hue moved by +- this, of a full turn")
-    hed: float = option(
-        0.0, "stain jitter: hematoxylin and eosin times 1 +- this and plus +- this"
+    stain: float = option(
+        0.0,
+        "stain jitter: hematoxylin, eosin and what is of neither, each apart: times "
+        "1 +- this and plus +- this, in optical density",
     )
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        for name in ("brightness", "contrast", "saturation", "hed"):
+        for name in ("brightness", "contrast", "saturation", "stain"):
             value = getattr(self, name)
             check(0 <= value <= 1, f"augment.{name}", value, "0 to 1")
         check(0 <= self.hue <= 0.5, "augment.hue", self.hue, "0 to 0.5")

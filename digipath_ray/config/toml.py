@@ -126,6 +126,7 @@ def parse_toml(text: str) -> Tree:
     """
     tree = load_toml(text)
     _move_dilation(tree)
+    _move_stain_jitter(tree)
     ensemble = tree.get("ensemble")
     if not isinstance(ensemble, dict) or "threshold" not in ensemble:
         return tree
@@ -165,6 +166,16 @@ def _move_dilation(tree: Tree) -> None:
     dilate_um = tissue.pop("dilate_um")
     if dilate_um != DILATE_UM:
         tissue["margin_um"] = dilate_um
+
+
+def _move_stain_jitter(tree: Tree) -> None:
+    """Turn [augment] hed, its name before it was stain, into that."""
+    augment = tree.get("augment")
+    if not isinstance(augment, dict) or "hed" not in augment:
+        return
+    if "stain" in augment:
+        raise ValueError("hed is stain now: keep [augment] stain alone")
+    augment["stain"] = augment.pop("hed")
 
 
 def _found_beside(path: Path, weights: object) -> dict[str, str]:

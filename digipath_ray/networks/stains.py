@@ -12,8 +12,8 @@ from torch import Tensor
 from digipath_ray.stain.color import DENSITY
 from digipath_ray.stain.normalize import StainMap
 
-PIXELS_AT_ONCE = 1 << 24
-"""Their floats take 0.8 GB: a whole chunk at once would take several."""
+PIXELS_AT_ONCE = 1 << 21
+"""Their floats take 0.1 GB: those of a whole chunk would take one."""
 
 
 @torch.inference_mode()

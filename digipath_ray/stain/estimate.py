@@ -42,6 +42,10 @@ LEAST_ANGLE = 10.0
 """Directions closer than this, degrees, are of one stain. Seen: up to 7 of one, from 19
 to 35 of two in GlaS, 38 in the Aperio slide."""
 MOST_ANGLE = 75.0
+SAME_ANGLE = 1.0
+"""Two stains of a reference that are closer cannot be told apart."""
+MOST_VALUE = 100
+"""Of any number of an estimate; seen: 3.4."""
 LEAST_RED = 0.25
 """Hematoxylin's density of red, of a length of 1. Seen: 0.39 to 0.72."""
 LEAST_COMPONENT = -0.1
@@ -81,8 +85,10 @@ class StainEstimate:
             known = ", ".join(METHODS)
             raise ValueError(f"stain method {self.method!r}: choose from {known}")
         n, values = LENGTHS[self.method], np.array(self.values, np.float64)
-        if values.shape != (n,) or not np.isfinite(values).all():
-            raise ValueError(f"{self.method} = {self.values!r:.200}: {n} numbers")
+        if values.shape != (n,) or not (np.abs(values) <= MOST_VALUE).all():
+            raise ValueError(
+                f"{self.method} = {self.values!r:.200}: {n} numbers up to {MOST_VALUE}"
+            )
         last = values[-2:] if self.method == "macenko" else values[3:]
         if not (last[:3] > 0).all() or last[-1] < 0:
             raise ValueError(
@@ -96,6 +102,8 @@ class StainEstimate:
                     f"macenko = {self.values!r:.200}: the first and the second three "
                     "are stains of length 1"
                 )
+            if angle_between(*self.vectors) < SAME_ANGLE:
+                raise ValueError(f"macenko = {self.values!r:.200}: one stain, twice")
 
     def describe(self) -> str:
         """In words."""
@@ -182,8 +190,11 @@ def _macenko(densities: Floats) -> StainEstimate:
     points = densities.astype(np.float64)
     _, directions = np.linalg.eigh(np.cov(points.T))
     plane = directions[:, [2, 1]]
-    if plane[:, 0].sum() < 0:
-        plane = -plane
+    # Angles from the mean's direction: none is near 180 degrees, where they would jump.
+    x, y = points.mean(axis=0) @ plane
+    if np.hypot(x, y) < 1e-6:
+        raise StainError(NO_TWO_STAINS)
+    plane = plane @ np.array([[x, -y], [y, x]]) / np.hypot(x, y)
     along, across = (points @ plane).T
     angles = np.arctan2(across, along)
     ends = np.percentile(angles, [EXTREME_PERCENT, 100 - EXTREME_PERCENT])

@@ -21,7 +21,7 @@ import tomli_w
 
 from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.config.recipe import Recipe
-from digipath_ray.config.toml import Tree, difference, load_toml, to_tree
+from digipath_ray.config.toml import Tree, difference, parse_toml, to_tree
 from digipath_ray.run.directory import READERS, RunDirectory
 from digipath_ray.run.failure import Failure, RunError
 from digipath_ray.storage import bucket
@@ -198,7 +198,7 @@ class FitDirectory(RunDirectory):
         self, tree: Tree, cohort: Sequence[dict[str, Any]], now: Digests
     ) -> tuple[list[str], list[str], Digests]:
         """What differs from the fit as it was started, notes, and digests of then."""
-        old = with_moved(load_toml(read_text(self.settings)), tree)
+        old = with_moved(parse_toml(read_text(self.settings)), tree)
         changed = difference(old, tree)
         before = self.read_digests()
         if self.added_files.exists():

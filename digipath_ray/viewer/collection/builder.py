@@ -6,12 +6,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from digipath_ray.cohort.manifest import SlideRow, check_slide_id
+from digipath_ray.config.run import RunConfig
+from digipath_ray.networks.references import reference_of
 from digipath_ray.report.findings import Findings, Row
 from digipath_ray.report.slides import SlideView, view_slides
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import Failure
 from digipath_ray.run.record import DoneRecord, SlideRecord
 from digipath_ray.schema import OUTCOMES, SLIDES
+from digipath_ray.stain.estimate import StainEstimate
 from digipath_ray.storage.files import is_url
 from digipath_ray.viewer.collection.entries import (
     done_entry,
@@ -144,6 +147,7 @@ class EntryBuilder:
             facts=view.facts,
             notes=view.notes,
             thresholds={self.name: findings.config.outcome.threshold},
+            stains=_stains(row, findings.config, inputs.record),
         )
 
     def _row(self, view: SlideView, failure: Failure | None) -> SlideRow:
@@ -169,6 +173,17 @@ class EntryBuilder:
         if inputs.goes_on:
             return running_entry(row, inputs.progress, thumbnail=drawn)
         return left_entry(row, view, thumbnail=drawn)
+
+
+def _stains(
+    row: SlideRow, config: RunConfig, done: DoneRecord | None
+) -> tuple[StainEstimate, StainEstimate] | None:
+    """A normalized slide's stains, and the reference of the first of its members."""
+    found = row.normalized_from if isinstance(row, SlideRecord) else None
+    members = [m for m in config.members if done is None or m.name in done.members]
+    if found is None or not members:
+        return None
+    return found, reference_of(members[0], found.method)
 
 
 def _agree(row: Row, record: DoneRecord) -> bool:

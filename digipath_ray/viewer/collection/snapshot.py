@@ -11,6 +11,7 @@ from digipath_ray.report.findings import Row
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.record import canvas_of_row
 from digipath_ray.slide.info import Canvas
+from digipath_ray.stain.estimate import StainEstimate
 from digipath_ray.storage.files import is_url
 from digipath_ray.words import count
 
@@ -94,6 +95,8 @@ class Entry:
         facts: formatted facts of the first run.
         notes: further notes.
         thresholds: probability threshold of the lesions, by run.
+        stains: the slide's and those that its first network saw it in, of the first
+            run; None if it was not normalized.
     """
 
     key: str
@@ -106,6 +109,7 @@ class Entry:
     facts: Sequence[tuple[str, str]] = ()
     notes: Sequence[str] = ()
     thresholds: Mapping[str, float] = field(default_factory=dict)
+    stains: tuple[StainEstimate, StainEstimate] | None = None
 
     @property
     def slide_id(self) -> str:

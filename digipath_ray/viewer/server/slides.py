@@ -16,7 +16,7 @@ from digipath_ray.config.recipe import AnnotationSpec
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.record import canvas_columns
 from digipath_ray.slide.info import SlideError, SlideInfo
-from digipath_ray.storage.files import is_url, read_bytes
+from digipath_ray.storage.files import is_url, json_digest, read_bytes
 from digipath_ray.viewer.collection.entries import lesion_payloads
 from digipath_ray.viewer.collection.snapshot import FIRST, Entry, Json
 from digipath_ray.viewer.server import exports
@@ -131,10 +131,13 @@ class SlideRoutes:
         """Serve a tile of the slide."""
         entry = self._service.entry(request)
         at = tile_of(request)
-        what, make = "-".join(map(str, at)), self._tiles.tile
-        return await self._image_response(
-            request, entry, what, lambda: make(entry.row, *at)
-        )
+        what, stains = "-".join(map(str, at)), None
+        if "seen" in request.query_params:
+            stains, what = entry.stains, f"{what}-{seen_version(entry)}"
+            if stains is None:
+                raise HTTPException(404, "the stains of this slide are as scanned")
+        make = partial(self._tiles.tile, entry.row, *at, stains=stains)
+        return await self._image_response(request, entry, what, make)
 
     async def thumbnail(self, request: Request) -> Response:
         """Serve a thumbnail, from the run or else from the slide."""
@@ -334,7 +337,15 @@ def image_payload(entry: Entry, info: SlideInfo | None, version: str) -> Json | 
         "mpp_y": entry.mpp[1] if known else None,
         "objective": None if info is None else info.objective_power,
         "version": version,
+        "seen_version": seen_version(entry),
     }
+
+
+def seen_version(entry: Entry) -> str:
+    """Version of a slide's pixels as its network saw them; empty if as scanned."""
+    if entry.stains is None:
+        return ""
+    return json_digest([stain.to_text() for stain in entry.stains])[:16]
 
 
 def file_payload(info: SlideInfo | None) -> list[list[str]]:

@@ -6,6 +6,8 @@ from PIL import Image
 from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.slide.image import decode_picture
 from digipath_ray.slide.open import Pixels, Slide
+from digipath_ray.stain.estimate import StainEstimate
+from digipath_ray.stain.normalize import map_stains, normalize_pixels
 from digipath_ray.viewer.tiles.lru import LruCache
 from digipath_ray.viewer.tiles.pool import SlidePool
 from digipath_ray.viewer.tiles.pyramid import Levels, encode_jpeg, read_shrunk
@@ -21,8 +23,16 @@ class Tiles:
         self.pool = pool
         self.kept: LruCache[bytes] = LruCache(most_bytes, len)
 
-    def tile(self, row: SlideRow, level: int, col: int, at_row: int) -> bytes:
-        """Encode a DeepZoom tile as JPEG.
+    def tile(
+        self,
+        row: SlideRow,
+        level: int,
+        col: int,
+        at_row: int,
+        *,
+        stains: tuple[StainEstimate, StainEstimate] | None = None,
+    ) -> bytes:
+        """Encode a DeepZoom tile as JPEG; with two ``stains`` brought to the second.
 
         Raises:
             NoTile: the tile does not exist.
@@ -32,9 +42,13 @@ class Tiles:
 
         def make() -> bytes:
             with self.pool.use(row) as tiled:
-                return encode_jpeg(tiled.tile(level, col, at_row))
+                pixels = tiled.tile(level, col, at_row)
+            if stains is not None:
+                pixels = normalize_pixels(pixels, map_stains(*stains))
+            return encode_jpeg(pixels)
 
-        return self.kept.make((self.pool.version(row), level, col, at_row), make)
+        version = self.pool.version(row)
+        return self.kept.make((version, level, col, at_row, stains), make)
 
     def thumbnail(self, row: SlideRow) -> bytes:
         """Thumbnail of the whole slide as JPEG; errors as :meth:`tile`."""

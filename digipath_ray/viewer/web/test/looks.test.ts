@@ -70,3 +70,13 @@ test("a kept choice that is none any more is passed over", () => {
   assert.equal(looks.of("a/epistemic").colormap, "viridis");
   assert.deepEqual([looks.mode, looks.left], ["one", "a/probability"]);
 });
+
+test("stains are as the network saw them where a slide was normalized", () => {
+  const image = { ...slideOf(["a"]).image, seen_version: "b3" };
+  const looks = new Looks(slideOf(["a"], { image }));
+  assert.deepEqual([looks.canBeSeen, looks.asSeen], [true, false]);
+  looks.setSeen(true);
+  assert.equal(looks.asSeen, true);
+  assert.equal(new Looks(slideOf(["a"], { image })).asSeen, true, "kept for the next slide");
+  assert.equal(new Looks(slideOf(["a"])).asSeen, false, "which is as scanned");
+});

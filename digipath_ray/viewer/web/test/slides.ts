@@ -72,5 +72,6 @@ const BARE: ShownSlide = {
     mpp_x: 1,
     mpp_y: 1,
     objective: null,
+    seen_version: "",
   },
 };

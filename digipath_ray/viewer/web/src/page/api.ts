@@ -134,6 +134,8 @@ export interface SlideImage {
   mpp_x: number | null;
   mpp_y: number | null;
   objective: number | null;
+  /** Of the pixels as the network saw them; empty if as scanned. */
+  seen_version: string;
 }
 
 /** Data of the slide page; lesions are listed, not counted. */
@@ -224,6 +226,9 @@ async function read<T>(response: Response): Promise<T> {
 export const url = {
   tile: (key: string, version: string, level: number, col: number, row: number) =>
     `api/slides/${key}/tiles/${level}/${col}_${row}.jpg?v=${version}`,
+  seenTile: (key: string, image: SlideImage, level: number, col: number, row: number) =>
+    `api/slides/${key}/tiles/${level}/${col}_${row}.jpg?v=${image.version}` +
+    `&seen=${image.seen_version}`,
   thumbnail: (key: string) => `api/slides/${key}/thumbnail.jpg`,
   map: (key: string, { id, version }: Layer, level: number, col: number, row: number) =>
     `api/slides/${key}/maps/${id}/${level}/${col}_${row}.png?v=${version}`,

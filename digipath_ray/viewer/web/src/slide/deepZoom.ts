@@ -15,7 +15,10 @@ interface TileJob {
 
 /** Tile source of a slide; downloads honor the server's Retry-After. */
 class SlideTiles extends OpenSeadragon.TileSource {
-  constructor(private readonly slide: ShownSlide) {
+  constructor(
+    private readonly slide: ShownSlide,
+    private readonly seen: boolean,
+  ) {
     const { width, height, tile_size, overlap, max_level } = slide.image;
     super({
       width,
@@ -28,7 +31,9 @@ class SlideTiles extends OpenSeadragon.TileSource {
   }
 
   override getTileUrl(level: number, col: number, row: number): string {
-    return url.tile(this.slide.key, this.slide.image.version, level, col, row);
+    const { key, image } = this.slide;
+    if (this.seen) return url.seenTile(key, image, level, col, row);
+    return url.tile(key, image.version, level, col, row);
   }
 
   downloadTileStart(job: TileJob): void {
@@ -66,15 +71,25 @@ function standInForStyle(): void {
   document.head.append(element);
 }
 
+/** Show the slide as scanned, or as the network saw it, at the same place. */
+export function showPixels(viewer: OpenSeadragon.Viewer, slide: ShownSlide, seen: boolean): void {
+  viewer.addTiledImage({
+    tileSource: new SlideTiles(slide, seen) as never, // as below
+    index: 0,
+    replace: true,
+  });
+}
+
 export function openViewer(
   element: HTMLElement,
   slide: ShownSlide,
   showNavigator: boolean,
+  seen: boolean,
 ): OpenSeadragon.Viewer {
   standInForStyle();
   return new OpenSeadragon.Viewer({
     element,
-    tileSources: new SlideTiles(slide) as never, // the types exclude instances
+    tileSources: new SlideTiles(slide, seen) as never, // the types exclude instances
     drawer: "canvas", // many hospital PCs have no usable GPU
     showNavigationControl: false,
     showNavigator,

@@ -29,6 +29,7 @@ export function layerPanel(looks: Looks, titles: Record<string, string>): Contro
     ...(slide.outlines.length > 0
       ? [lines("Lesion outlines", "outlines", looks, outlinedAt(slide))]
       : []),
+    ...(looks.canBeSeen ? [pixels(looks)] : []),
     ...(slide.truth_outlines ? [lines("Ground truth outlines", "truthOutlines", looks)] : []),
   ];
   const element = make("div", { class: "layers" }, ...controls.map((control) => control.element));
@@ -153,6 +154,17 @@ function colors(layer: Layer, looks: Looks): Control {
       select.value = look.colormap;
       fill(holder, strip(layer, look, 300, 10));
     },
+  };
+}
+
+/** Pixels as scanned, or as the network saw them. */
+function pixels(looks: Looks): Control {
+  const box = make("input", { type: "checkbox", "data-role": "as-seen" });
+  box.addEventListener("change", () => looks.setSeen(box.checked));
+  const text = "Stains as the network saw them";
+  return {
+    element: make("div", { class: "layer" }, make("label", { class: "layer-name" }, box, text)),
+    update: () => void (box.checked = looks.asSeen),
   };
 }
 

@@ -47,6 +47,8 @@ export class Looks implements Comparison {
   /** All layers are hidden until something is changed. */
   isBare = false;
   readonly lines: Record<LinesName, LinesLook>;
+  /** Stains as the network saw them, wherever a slide was normalized. */
+  private wantsSeen = recall("asSeen", false);
   onChange: () => void = () => undefined;
   private readonly looks = new Map<string, Look>();
   /** Restore the last settings, of this or an earlier slide. */
@@ -115,6 +117,21 @@ export class Looks implements Comparison {
     const { mode, left, right } = this;
     this.compared = { mode, left, right };
     remember("comparison", this.compared);
+    this.change();
+  }
+
+  /** Whether this slide is shown in the stains that the network saw. */
+  get asSeen(): boolean {
+    return this.wantsSeen && this.canBeSeen;
+  }
+
+  get canBeSeen(): boolean {
+    return Boolean(this.slide.image?.seen_version);
+  }
+
+  setSeen(seen: boolean): void {
+    this.wantsSeen = seen;
+    remember("asSeen", seen);
     this.change();
   }
 

@@ -2,7 +2,7 @@
 
 import OpenSeadragon from "openseadragon";
 
-import { openViewer } from "./deepZoom";
+import { openViewer, showPixels } from "./deepZoom";
 import { make } from "../page/dom";
 import { drawLegend, legendEntries } from "./legend";
 import type { Side } from "./looks";
@@ -29,6 +29,8 @@ export class Pane {
   private readonly key = make("div", { class: "legend" });
   private frame = 0;
   private isOpen = false;
+  /** Whether the pixels shown are those that the network saw. */
+  private seen: boolean;
 
   constructor(
     private readonly scene: Scene,
@@ -39,7 +41,8 @@ export class Pane {
     const corner = make("div", { class: "corner" }, this.key, this.bar);
     this.element = make("div", { class: "pane" }, holder, corner);
     parent.append(this.element); // attached first, so that the viewer can measure it
-    this.viewer = openViewer(holder, scene.slide, side === "left");
+    this.viewer = openViewer(holder, scene.slide, side === "left", scene.looks.asSeen);
+    this.seen = scene.looks.asSeen;
     this.viewer.canvas.append(this.overlay);
     const name = `${scene.slide.slide_id}: arrows move, plus and minus zoom`;
     this.viewer.canvas.setAttribute("aria-label", name);
@@ -151,6 +154,14 @@ export class Pane {
     });
   }
 
+  /** Update the pixels shown. */
+  showPixels(): void {
+    const { slide, looks } = this.scene;
+    if (!this.isOpen || looks.asSeen === this.seen) return;
+    this.seen = looks.asSeen;
+    showPixels(this.viewer, slide, this.seen);
+  }
+
   /** Update the legend; called when layers change, not on movement. */
   drawLegend(): void {
     const sides: Side[] = this.scene.looks.mode === "swipe" ? ["left", "right"] : [this.side];
@@ -168,6 +179,7 @@ export class Pane {
     const { viewer } = this;
     viewer.addHandler("open", () => {
       this.isOpen = true;
+      this.showPixels(); // what was chosen while it opened
       this.redraw();
       this.onReady();
     });

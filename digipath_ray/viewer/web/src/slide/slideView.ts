@@ -138,7 +138,10 @@ export class SlideView {
     this.views.dataset.mode = mode;
     this.line.update();
     this.panel.update();
-    for (const pane of this.panes) pane.drawLegend();
+    for (const pane of this.panes) {
+      pane.showPixels();
+      pane.drawLegend();
+    }
     this.showTiles();
   }
 
