@@ -264,7 +264,7 @@ def test_a_member_is_fitted_with_its_context() -> None:
 def test_a_patch_and_its_context_are_augmented_alike() -> None:
     rng = np.random.default_rng(1)
     patch = rng.integers(0, 256, (32, 32, 3), np.uint8)
-    spec = AugmentSpec(blur_px=0.0, hed=0.1)
+    spec = AugmentSpec(blur_px=0.0, stain=0.1)
     mask = np.zeros((1, 32, 32), np.bool_)
     views, _ = augment_views(
         {1: patch, 4: patch}, mask, spec=spec, rng=np.random.default_rng(3)

@@ -68,16 +68,10 @@ def augment_views(
     # Side by side: contrast is about the mean of the picture.
     pixels = turned[0] if len(turned) == 1 else np.concatenate(turned, axis=1)
     pixels = _jitter_color(pixels, spec, rng)
-<<<<<<< HEAD
-    if spec.hed:
-        scale = rng.uniform(1 - spec.hed, 1 + spec.hed, 3)
-        pixels = shift_stains(pixels, scale, rng.uniform(-spec.hed, spec.hed, 3))
-    parts = np.split(pixels, len(turned), axis=1)
-=======
     if spec.stain:
         scale = rng.uniform(1 - spec.stain, 1 + spec.stain, 3)
         pixels = shift_stains(pixels, scale, rng.uniform(-spec.stain, spec.stain, 3))
->>>>>>> stain
+    parts = np.split(pixels, len(turned), axis=1)
     # Copy even an unchanged patch: arrays from Ray are read-only.
     colored = (np.array(part, order="C") for part in parts)
     return dict(zip(views, colored, strict=True)), np.array(masks, order="C")
