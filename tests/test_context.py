@@ -16,13 +16,10 @@ from digipath_ray.config.toml import merge, recipe_from_tree
 from digipath_ray.context import check_context, context_frame, lay_context, read_context
 from digipath_ray.geometry import model_frame
 from digipath_ray.networks.build import build_network
+from digipath_ray.networks.check import check_member, count_operations
 from digipath_ray.networks.folding import fold_batch_norm
 from digipath_ray.networks.hook import HookUnet, hook
-from digipath_ray.networks.resolve import (
-    check_member,
-    count_operations,
-    resolve_recipe,
-)
+from digipath_ray.networks.resolve import resolve_recipe
 from digipath_ray.patches import lay_grid
 from digipath_ray.schema import DRAWS
 from digipath_ray.slide.open import Slide, open_slide

@@ -20,8 +20,9 @@ from digipath_ray.networks.build import (
     default_normalization,
 )
 from digipath_ray.networks.card import read_card
+from digipath_ray.networks.check import check_member
 from digipath_ray.networks.import_weights import import_checkpoint
-from digipath_ray.networks.resolve import check_member, resolve
+from digipath_ray.networks.resolve import resolve
 from digipath_ray.networks.weights import dtype_on, load_member
 from digipath_ray.storage.files import file_digest
 from tests.members import LIGHT, card_of, write_member

@@ -8,7 +8,6 @@ networks, or any installed module's ``package.module:Class``.
 
 import difflib
 import inspect
-import math
 from collections.abc import Callable, Iterable
 from importlib import import_module
 from typing import Any, cast
@@ -214,39 +213,6 @@ def _no_dilation(spec: MemberSpec) -> str:
         f"{spec.architecture} needs: take one that can (resnet50, efficientnet-b3, "
         f"mobilenet_v2, mit_b2, tu-xception65, ...), or Unet with {spec.encoder}"
     )
-
-
-def check_maps(network: nn.Module, spec: MemberSpec, *, patch_px: int) -> None:
-    """Refuse an encoder whose maps are smaller than the patch over their reduction.
-
-    It does not pad. A decoder stretches its maps to the size of others, so that what
-    they show moves outward: by 20 px at the edge of a patch of 256 px.
-
-    Args:
-        network: of segmentation_models_pytorch, on the device "meta"; others pass.
-        spec: the member.
-        patch_px: side of the patches.
-
-    Raises:
-        ValueError: the encoder, the size of a map and what it should be.
-    """
-    encoder = getattr(network, "encoder", None)
-    if encoder is None or spec.encoder is None:
-        return
-    found = encoder(torch.empty((1, 3, patch_px, patch_px), device="meta"))
-    for image in found if isinstance(found, (list, tuple)) else ():
-        if not isinstance(image, Tensor) or image.ndim != 4 or 0 in image.shape:
-            continue
-        side = image.shape[-1]
-        # Reductions are powers of two; an odd side is rounded, either way.
-        whole = patch_px / 2 ** round(math.log2(patch_px / side))
-        if 1 <= abs(whole - side) < 0.1 * whole:
-            raise ValueError(
-                f"member {spec.name}: the encoder {spec.encoder} does not pad: its map "
-                f"of {whole:g} px has {side}, so {spec.architecture} would move what "
-                "it finds outward; take one that pads (of the same kind: xception, "
-                "inceptionresnetv2, inceptionv4, tu-xception65)"
-            )
 
 
 def _imported_architecture(spec: MemberSpec) -> type[nn.Module]:

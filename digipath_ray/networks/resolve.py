@@ -8,10 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
-
 from digipath_ray.config.recipe import Recipe
 from digipath_ray.config.run import MemberSpec, RunConfig
 from digipath_ray.config.toml import (
@@ -22,19 +18,23 @@ from digipath_ray.config.toml import (
     recipe_from_tree,
     with_paths,
 )
-from digipath_ray.context import check_context, check_multiple
+from digipath_ray.context import check_context
 from digipath_ray.networks.build import (
     PAPER_MEMBERS,
     build_network,
-    check_maps,
     normalization_of,
-    views_of,
 )
 from digipath_ray.networks.card import (
     ModelCard,
     card_path,
     mean_threshold,
     read_card,
+)
+from digipath_ray.networks.check import (
+    check_fit_patch,
+    check_maps,
+    check_member,
+    count_operations,
 )
 from digipath_ray.networks.references import with_references
 from digipath_ray.networks.weight_files import (
@@ -44,8 +44,6 @@ from digipath_ray.networks.weight_files import (
     weights_file,
 )
 from digipath_ray.networks.weights import (
-    check_file_finite,
-    check_fit,
     no_weights,
 )
 from digipath_ray.storage.files import file_digest, is_url, place, read_text
@@ -151,7 +149,7 @@ def resolve_recipe(tree: Tree, *, init: str | Path | None = None) -> Recipe:
         if spec.encoder is not None:  # before an hour of sampling, not after it
             bare = build_network(replace(spec, weights="random")).to("meta").eval()
             check_maps(bare, spec, patch_px=recipe.grid.patch_px)
-            _check_fit_patch(bare, spec, recipe)
+            check_fit_patch(bare, spec, recipe)
     members = tuple(
         _with_digest(_carded_or_normalized(spec)) for spec in recipe.members
     )
@@ -167,15 +165,6 @@ def resolve_recipe(tree: Tree, *, init: str | Path | None = None) -> Recipe:
         extra_annotations=_absolute(extra),
     )
     return replace(recipe, members=members, sampling=sampling)
-
-
-def _check_fit_patch(network: nn.Module, spec: MemberSpec, recipe: Recipe) -> None:
-    """Refuse patches to fit on that a network with a context cannot take."""
-    factor, side = spec.context_mpp_factor, recipe.sampling.fit_patch_px
-    if factor is None:
-        return
-    check_multiple("sampling.fit_patch_px", side, 2 * factor, factor)
-    _shape_of_maps(network, spec, patch_px=side)
 
 
 def _absolute(path: str | None) -> str | None:
@@ -391,47 +380,3 @@ def _common_patch(cards: list[ModelCard]) -> int:
 def _normalized(spec: MemberSpec) -> MemberSpec:
     mean, std = normalization_of(spec)
     return replace(spec, mean=mean, std=std)
-
-
-def count_operations(spec: MemberSpec, *, patch_px: int) -> int:
-    """Floating-point operations of a member's convolutions and products for a patch."""
-    network = build_network(spec).to("meta").eval()
-    with FlopCounterMode(display=False) as counted:
-        network(*torch.empty((views_of(spec), 1, 3, patch_px, patch_px), device="meta"))
-    return int(counted.get_total_flops())
-
-
-def check_member(spec: MemberSpec, *, patch_px: int) -> None:
-    """Build the member and check its weights before anything is predicted.
-
-    Raises:
-        ValueError: as :func:`load_member`; a weight is NaN or infinite; or the network
-            cannot take patches of ``patch_px``.
-    """
-    network = build_network(spec)
-    path = weights_file(spec.weights)
-    if path is not None:
-        check_fit(network, path, spec)
-        check_file_finite(path)
-    shape = _shape_of_maps(network.to("meta").eval(), spec, patch_px=patch_px)
-    if shape != (1, 2, patch_px, patch_px):
-        raise ValueError(
-            f"member {spec.name}: {spec.architecture} with {spec.encoder} maps "
-            f"patches of {patch_px} px in shape {shape}"
-        )
-    check_maps(network, spec, patch_px=patch_px)
-
-
-def _shape_of_maps(
-    network: nn.Module, spec: MemberSpec, *, patch_px: int
-) -> tuple[int, ...]:
-    """Shape of what a network on the device "meta" says of one patch."""
-    views = torch.empty((views_of(spec), 1, 3, patch_px, patch_px), device="meta")
-    try:
-        # On the device "meta" shapes are propagated and nothing is computed.
-        return tuple(network(*views).shape)
-    except (AssertionError, RuntimeError, ValueError) as e:
-        raise ValueError(
-            f"member {spec.name}: {spec.architecture} with {spec.encoder} cannot take "
-            f"patches of {patch_px} px: {e}"
-        ) from e
