@@ -171,7 +171,8 @@ class Column:
 def columns(weights: Sequence[Path], fit: Path) -> Iterator[Column]:
     """Each set of members with each way to normalize."""
     rows = read_cohort([fit])
-    overrides = {"grid": {"downsample": 4}, "ensemble": {"tta": ["identity"]}}
+    grid = {"downsample": 4, "stride_px": 512}
+    overrides = {"grid": grid, "ensemble": {"tta": ["identity"]}}
     for folder in weights:
         tree = load_config(preset="glas", overrides=overrides)
         plain = resolve(tree, weights=folder)
