@@ -264,10 +264,10 @@ def _overrides(values: dict[str, Any], sections: Sections) -> Tree:
             continue
         if name not in options:  # the hidden --no- of a flag
             name, value = name.removeprefix(_name_of(NO)), False
-        section, _, hint = options[name]
+        section, f, hint = options[name]
         if get_origin(hint) is tuple:
             value = _parse_list(name, value, get_args(hint)[0])
-        overrides.setdefault(section, {})[name] = value
+        overrides.setdefault(section, {})[f.name] = value
     return overrides
 
 

@@ -13,6 +13,7 @@ from typing import Any, cast, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
+from digipath_ray.config.artifacts import ArtifactSpec
 from digipath_ray.config.recipe import (
     AnnotationSpec,
     AugmentSpec,
@@ -41,6 +42,7 @@ SHARED_SECTIONS: dict[str, type[Any]] = {
 }
 RUN_SECTIONS = {
     **SHARED_SECTIONS,
+    "artifacts": ArtifactSpec,
     "ensemble": EnsembleSpec,
     "outcome": OutcomeSpec,
     "compute": ComputeSpec,
@@ -80,12 +82,12 @@ Tree = dict[str, Any]
 def option_fields(
     sections: Mapping[str, type[Any]] = RUN_SECTIONS,
 ) -> dict[str, tuple[str, Any, Any]]:
-    """Every overridable field: name -> (section, dataclass field, resolved type)."""
+    """Every overridable field: option -> (section, dataclass field, resolved type)."""
     found: dict[str, tuple[str, Any, Any]] = {}
     for section, spec in sections.items():
         hints = get_type_hints(spec)
         for f in fields(spec):
-            found[f.name] = (section, f, hints[f.name])
+            found[f.metadata.get("flag", f.name)] = (section, f, hints[f.name])
     return found
 
 

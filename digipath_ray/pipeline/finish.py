@@ -30,7 +30,7 @@ from digipath_ray.slide.info import Pixels
 from digipath_ray.storage.files import file_digest, publish
 from digipath_ray.tissue.mask import Mask, read_mask, write_mask
 
-PREPARED = ("thumbnail", "mask", "mask_overlay", "patches")
+PREPARED = ("thumbnail", "mask", "mask_overlay", "artifacts", "patches")
 DRAWN = ("overlay",)
 MEASURED = ("refined", "lesions", "viable", "whole")
 """Kinds of a slide's files, by the step that makes them; the heatmap is apart."""

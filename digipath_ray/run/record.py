@@ -12,7 +12,7 @@ from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.config.run import GridSpec
 from digipath_ray.geometry import model_frame
 from digipath_ray.patches import Grid
-from digipath_ray.schema import LESIONS, OUTCOMES, SLIDES, check_row, conform
+from digipath_ray.schema import ARTIFACTS, LESIONS, OUTCOMES, SLIDES, check_row, conform
 from digipath_ray.slide.info import Canvas, SlideInfo
 from digipath_ray.storage.files import text_digest
 
@@ -34,6 +34,8 @@ class SlideRecord(SlideRow):
             None in runs of older versions.
         offset_x, offset_y, canvas_width, canvas_height, reader: None in runs of older
             versions.
+        artifact_blur, artifact_fold, artifact_bubble, artifact_pen, artifact_blot: None
+            where artifacts were not looked for.
     """
 
     width: int
@@ -65,6 +67,16 @@ class SlideRecord(SlideRow):
     canvas_width: int | None = None
     canvas_height: int | None = None
     reader: str | None = None
+    artifact_blur: float | None = None
+    artifact_fold: float | None = None
+    artifact_bubble: float | None = None
+    artifact_pen: float | None = None
+    artifact_blot: float | None = None
+
+    @property
+    def artifacts(self) -> dict[str, float | None]:
+        """Kind -> part of the tissue; None where it was not looked for."""
+        return {kind: getattr(self, f"artifact_{kind}") for kind in ARTIFACTS}
 
     @property
     def canvas(self) -> Canvas | None:
