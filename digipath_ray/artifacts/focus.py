@@ -49,7 +49,7 @@ class Detail:
         energies: float32 [4, rows, cols], of SCALES.
         gray: float32 [rows, cols], mean gray level.
         darkest: uint8 [rows, cols, 3], lowest value of each channel among px of 2 um.
-        tissue: bool [rows, cols]; elsewhere nothing was read.
+        tissue: bool [rows, cols]; the others say nothing elsewhere.
         cell_x, cell_y: um per cell.
     """
 

@@ -23,12 +23,14 @@ class Kind:
         index: in the map.
         color: red, green, blue of maps and outlines, 0..255.
         meaning: in a line.
+        said: of tissue, in a sentence: it "is ...".
     """
 
     name: str
     index: int
     color: tuple[int, int, int]
     meaning: str
+    said: str
 
     @property
     def label(self) -> str:
@@ -42,30 +44,35 @@ KINDS = (
         index=1,
         color=(86, 180, 233),
         meaning="out of focus",
+        said="out of focus",
     ),
     Kind(
         name="fold",
         index=2,
         color=(213, 94, 0),
         meaning="tissue lying double",
+        said="folded",
     ),
     Kind(
         name="bubble",
         index=3,
         color=(0, 158, 115),
         meaning="rim of an air bubble, edge of a coverslip, a hair: a thin dark line",
+        said="below a dark line",
     ),
     Kind(
         name="pen",
         index=4,
         color=(204, 121, 167),
         meaning="ink over tissue or touching it",
+        said="below ink or touched by it",
     ),
     Kind(
         name="blot",
         index=5,
         color=(0, 0, 0),
         meaning="dark and without color: dirt, carbon, a drop of ink",
+        said="below dark blots",
     ),
 )
 """Where two kinds lie over each other, the later one is in the map."""

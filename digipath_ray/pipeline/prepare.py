@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from digipath_ray.artifacts.file import write_artifacts
 from digipath_ray.artifacts.kinds import ArtifactMap, flags
 from digipath_ray.cohort.inputs import SlideRow
 from digipath_ray.config.recipe import Recipe
@@ -16,6 +15,7 @@ from digipath_ray.config.run import RunConfig
 from digipath_ray.geometry import NoLevelFineEnough, model_frame
 from digipath_ray.machine import memory_bytes
 from digipath_ray.networks.seen_slides import Exposure
+from digipath_ray.outcome.artifact_files import write_artifact_files
 from digipath_ray.patches import Grid, lay_grid, patch_boxes, patch_table
 from digipath_ray.pipeline.place import look_for_artifacts, no_patches, place_patches
 from digipath_ray.run.directory import RunDirectory
@@ -236,8 +236,7 @@ def prepare_slide(
         boxes = patch_boxes(grid, cells, tissue.mask)
         write_masks(run, row.slide_id, slide, thumbnail, tissue, boxes)
         if found is not None:
-            with publish(run.artifacts(row.slide_id)) as path:
-                write_artifacts(path, found)
+            write_artifact_files(run, row.slide_id, found, slide.info)
         if len(cells) == 0:
             overlay = f"masks/{row.slide_id}_overlay.jpg"
             raise no_patches(config, tissue, found, overlay)

@@ -5,6 +5,7 @@ from pathlib import PurePath
 from typing import Any
 
 from digipath_ray import __version__
+from digipath_ray.artifacts.kinds import KINDS
 from digipath_ray.config.run import MemberSpec, OutcomeSpec, RunConfig
 from digipath_ray.words import count, listed
 
@@ -55,7 +56,7 @@ def write_methods(
     return [
         " ".join(part)
         for part in (
-            _reading(config),
+            [*_reading(config), *_artifacts(config)],
             _segmenting(config),
             [*_lesions(config), *_ending(config.outcome)],
             _software(metrics, precision),
@@ -78,6 +79,23 @@ def _reading(config: RunConfig) -> Iterator[str]:
         f"{tissue.open_um:g} {UM} removed; every patch that touches it{around} "
         "was predicted."
     )
+
+
+def _artifacts(config: RunConfig) -> Iterator[str]:
+    """Where tissue is not to be trusted."""
+    spec = config.artifacts
+    if not spec.find:
+        return
+    yield (
+        f"Artifacts ({listed(k.name for k in KINDS)}) were mapped: tissue out of focus "
+        f"by the energy of detail at 1 to 16 {UM} relative to coarser detail, folds by "
+        "the density of the darkest pixels relative to that around, rims and blots by "
+        "dark without color, pen by its color."
+    )
+    if spec.exclude:
+        yield (
+            f"Patches all of whose tissue lies in {listed(spec.exclude)} were left out."
+        )
 
 
 def _segmenting(config: RunConfig) -> Iterator[str]:

@@ -1,7 +1,8 @@
 """A run's directory, on a disk or in a bucket: its files by name, and who may write.
 
     run.toml  manifest.csv  ids.csv  slides.parquet  thumbnails/<id>.jpg  masks/<id>.png
-    artifacts/<id>.png  patches/<id>.parquet  heatmaps/<id>.ome.tiff  overlays/<id>.png
+    artifacts/<id>.png  artifacts/<id>.geojson
+    patches/<id>.parquet  heatmaps/<id>.ome.tiff  overlays/<id>.png
     lesions/<id>.geojson  burden/<id>_viable.png  burden/<id>_whole.png  done/<id>.json
     outcomes.parquet  features.parquet  patients.parquet  failures.parquet
     metrics.json  status.json  report.html
@@ -131,6 +132,10 @@ class RunDirectory:
     def artifacts(self, slide_id: str) -> Path:
         """Kinds of artifacts at the tissue mask's pixels, if they were looked for."""
         return self.root / "artifacts" / f"{slide_id}.png"
+
+    def artifact_outlines(self, slide_id: str) -> Path:
+        """Outlines of the artifacts, for QuPath."""
+        return self.root / "artifacts" / f"{slide_id}.geojson"
 
     def patches(self, slide_id: str) -> Path:
         """PATCHES table of one slide."""
@@ -269,6 +274,7 @@ class RunDirectory:
             "mask": self.mask(slide_id),
             "mask_overlay": self.mask_overlay(slide_id),
             "artifacts": self.artifacts(slide_id),
+            "artifact_outlines": self.artifact_outlines(slide_id),
             "patches": self.patches(slide_id),
             "heatmap": self.heatmap(slide_id),
             "overlay": self.overlay(slide_id),

@@ -63,7 +63,7 @@ def read_prepared(
     path = run.patches(slide_id)
     made = [path, run.mask(slide_id), run.thumbnail(slide_id)]
     if config.artifacts.find:
-        made.append(run.artifacts(slide_id))
+        made += [run.artifacts(slide_id), run.artifact_outlines(slide_id)]
     if not all(p.exists() for p in made):
         return None
     try:

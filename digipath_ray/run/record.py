@@ -74,9 +74,10 @@ class SlideRecord(SlideRow):
     artifact_blot: float | None = None
 
     @property
-    def artifacts(self) -> dict[str, float | None]:
-        """Kind -> part of the tissue; None where it was not looked for."""
-        return {kind: getattr(self, f"artifact_{kind}") for kind in ARTIFACTS}
+    def artifacts(self) -> dict[str, float]:
+        """Kind -> its part of the tissue; empty if artifacts were not looked for."""
+        shares = {kind: getattr(self, f"artifact_{kind}") for kind in ARTIFACTS}
+        return {kind: share for kind, share in shares.items() if share is not None}
 
     @property
     def canvas(self) -> Canvas | None:
