@@ -37,7 +37,7 @@ EDGE_UM = 28.0
 is not seen, and is put back."""
 RIM_UM = 16.0
 """The tissue's edge to glass is detail of its own, and not counted."""
-SPECK_UM = 100.0
+SPECK_UM = 160.0
 """What is blurred over less is left out."""
 
 

@@ -6,7 +6,8 @@ DATA holds glas/ and wsi/ of the shared data. A field is one GlaS image, mirrore
 4, with glass around it, so that its stain is one slide's. Into it goes one artifact of
 one strength, then a camera's noise and JPEG. Per kind: the part of its tissue that is
 found, as that kind and as any; the median of the fields and the lowest. Below: what is
-found on the same fields without an artifact, and on the real slide, per kind.
+found on the same fields without an artifact, and on the real slide, per kind. Last, why
+tears are no kind: long, narrow gaps put into the fields, and those that are there.
 """
 
 import argparse
@@ -16,14 +17,23 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from scipy import ndimage
 
 from digipath_ray.artifacts.find import find_artifacts
 from digipath_ray.artifacts.kinds import KINDS, ArtifactMap
 from digipath_ray.artifacts.read import read_detail
 from digipath_ray.config.run import TissueSpec
+from digipath_ray.demo.drawing import DemoSlide, draw_slide
+from digipath_ray.figures.figure import (
+    add_panel,
+    open_figure,
+    show_artifacts,
+    show_thumbnail,
+    write_figure,
+)
 from digipath_ray.slide.open import Slide, open_slide
 from digipath_ray.tissue.find import Tissue, find_tissue
-from digipath_ray.tissue.mask import at_centers
+from digipath_ray.tissue.mask import Mask, at_centers
 from tests.benchmarks.glas import print_head
 from tests.flaws import (
     Bools,
@@ -41,6 +51,7 @@ from tests.flaws import (
 MPP = 0.62
 SIDES, GLASS_PX = 4, 320
 GLASS = 243
+CELL_UM, GAP_UM, LUMEN = 8.0, 160.0, 215
 Flawed = tuple[str, str, Pixels, Bools]
 """Kind, strength, image, where."""
 
@@ -87,6 +98,36 @@ def flaws(rgb: Pixels, seed: int) -> Iterator[Flawed]:
             yield "blot", title, stained(rgb, spot, color=gray(density)), spot
 
 
+def gaps(rgb: Pixels) -> Bools:
+    """Cells of long, narrow gaps in the tissue of a field, as tears are."""
+    rows, cols = (side * MPP / CELL_UM for side in rgb.shape[:2])
+    small = Image.fromarray(rgb).resize((int(cols), int(rows)), Image.Resampling.BOX)
+    stained_there = Mask(
+        array=np.asarray(small).min(axis=2) < LUMEN, mpp_x=CELL_UM, mpp_y=CELL_UM
+    )
+    open_there = stained_there.closed(GAP_UM).array & ~stained_there.array
+    labels, number = ndimage.label(open_there, np.ones((3, 3)))
+    every = np.arange(1, number + 1)
+    depth = ndimage.distance_transform_edt(np.pad(open_there, 1))[1:-1, 1:-1]
+    width = 2 * ndimage.maximum(depth, labels, every) - 1
+    area = np.bincount(labels.ravel(), minlength=number + 1)[1:]
+    good = area / width * CELL_UM >= np.maximum(300, 4 * width * CELL_UM)
+    return np.asarray(np.concatenate([[False], good])[labels])
+
+
+def score_gaps(rgb: Pixels, seed: int) -> tuple[float, float, float]:
+    """Of a tear 40 um wide the part that is found; areas of tears found with it and
+    without it, percent of the field's tissue."""
+    shape = rgb.shape[:2]
+    where = band(shape, width_px=40 / MPP, length_px=700 / MPP, seed=seed)
+    torn = rgb.copy()
+    torn[where] = GLASS
+    found, clean = gaps(scanned(torn)), gaps(scanned(rgb))
+    there = at_centers(where, found.shape, mpp=(MPP, MPP), onto=(CELL_UM, CELL_UM))
+    px = (SIDES * 522) * (SIDES * 775) * (MPP / CELL_UM) ** 2
+    return float(found[there].mean()), 100 * found.sum() / px, 100 * clean.sum() / px
+
+
 def look(slide: Slide) -> tuple[Tissue, ArtifactMap, float]:
     """A slide's tissue and artifacts, and the seconds that these took."""
     thumbnail, mpp_x, mpp_y = slide.thumbnail(8.0)
@@ -109,21 +150,65 @@ def shares(tissue: Tissue, found: ArtifactMap) -> str:
     return " ".join(f"{k} {100 * v:.2f}" for k, v in found.shares(tissue.mask).items())
 
 
+def draw_picture(path: Path, scratch: Path) -> None:
+    """A slide drawn with five artifacts, and beside it the map of them."""
+    slide = DemoSlide(
+        slide_id="drawn",
+        patient_id="p",
+        node=1,
+        label="micro",
+        seed=11,
+        width=2304,
+        height=1792,
+        tissue_mm=(1.9, 1.4),
+        fold=True,
+        ink="blue",
+    )
+    rgb, _ = draw_slide(slide)
+    shape = rgb.shape[:2]
+    rgb = defocused(rgb, disk(shape, x=780, y=900, radius_px=220), radius_px=5)
+    rim = ring(shape, x=1550, y=520, radius_px=260, width_px=22)
+    rgb = stained(rgb, rim, color=gray(0.7))
+    rgb = stained(rgb, disk(shape, x=1300, y=1180, radius_px=45), color=gray(1.0))
+    file = scratch / "drawn.png"
+    Image.fromarray(rgb).save(file)
+    with open_slide(file, mpp=1.0) as opened:
+        tissue, found, _ = look(opened)
+    print(path.name, shares(tissue, found))
+    um = {"width_um": float(shape[1]), "height_um": float(shape[0])}
+    figure, layout = open_figure(
+        2, **um, title="Artifacts", subtitle="drawn, and the map of them", notes=[]
+    )
+    left, right = (
+        add_panel(figure, layout, i, title=name, **um)
+        for i, name in enumerate(("slide", "artifacts"))
+    )
+    show_thumbnail(left, rgb, (1.0, 1.0))
+    show_thumbnail(right, rgb, (1.0, 1.0), fade=0.35)
+    show_artifacts(figure, right, found.indexes, (found.mpp_x, found.mpp_y))
+    write_figure(path, figure)
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("--fields", type=int, default=12)
     parser.add_argument("--scratch", type=Path, default=Path())
+    parser.add_argument("--picture", type=Path, help="draw docs/artifacts.png only")
     arguments = parser.parse_args()
+    if arguments.picture:
+        draw_picture(arguments.picture, arguments.scratch)
+        return
     print_head()
     paths = sorted((arguments.data / "glas" / "images").glob("*.jpg"))
     step = len(paths) // arguments.fields
     rows: dict[tuple[str, str], list[tuple[float, float]]] = {}
-    clean = []
+    clean, torn = [], []
     for seed, path in enumerate(paths[::step][: arguments.fields]):
         rgb = field(path)
         tissue, found = look_at(rgb, arguments.scratch)
+        torn.append(score_gaps(rgb, seed))
         clean.append(list(found.shares(tissue.mask).values()))
         print(path.stem, "clean, % of tissue:", shares(tissue, found), flush=True)
         for kind, strength, image, where in flaws(rgb, seed):
@@ -142,6 +227,11 @@ def main() -> None:
         )
     for of_kind, values in zip(KINDS, np.array(clean).T * 100, strict=True):
         print(f"| {of_kind.name} | {values.mean():.2f} | {values.max():.2f} |")
+    of_gaps = np.array(torn).T
+    print(
+        f"tears: {100 * np.median(of_gaps[0]):.0f} % of one found; gaps like it are "
+        f"{of_gaps[2].mean():.2f} % of clean tissue, at most {of_gaps[2].max():.2f} %"
+    )
     path = arguments.data / "wsi" / "CMU-1-Small-Region.svs"
     with open_slide(path) as slide:
         tissue, found, seconds = look(slide)
