@@ -20,6 +20,7 @@ from digipath_ray.config.toml import (
     from_tree,
     load_config,
     option_fields,
+    option_name,
     specs_from_tree,
 )
 from digipath_ray.geometry import mpp_from_magnification
@@ -176,7 +177,8 @@ def with_specs(command: Command) -> Command:
 
     parameters: list[inspect.Parameter] = []
     for p in own:
-        names = [f.name for f in fields(specs[p.name])] if p.name in specs else []
+        own_fields = fields(specs[p.name]) if p.name in specs else ()
+        names = [option_name(f) for f in own_fields]
         parameters += [added[name] for name in names] or [p]
     return _taking(wrapped, parameters)
 

@@ -6,7 +6,7 @@ member's card (:func:`digipath_ray.networks.resolve.resolve`).
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, fields, replace
+from dataclasses import MISSING, Field, asdict, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, cast, get_type_hints
@@ -87,8 +87,13 @@ def option_fields(
     for section, spec in sections.items():
         hints = get_type_hints(spec)
         for f in fields(spec):
-            found[f.metadata.get("flag", f.name)] = (section, f, hints[f.name])
+            found[option_name(f)] = (section, f, hints[f.name])
     return found
+
+
+def option_name(field: Field[Any]) -> str:
+    """Name of a field's option, with underscores."""
+    return str(field.metadata.get("flag", field.name))
 
 
 def read_toml(path: Path) -> Tree:
