@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from digipath_ray.config.run import Edge, GridSpec, check
+from digipath_ray.config.fields import check
+from digipath_ray.config.run import Edge, GridSpec
 from digipath_ray.geometry import Frame
 from digipath_ray.patches import Cells, Grid, read_squares, share_blocks
 from digipath_ray.slide.open import Pixels, Slide, SlideInfo

@@ -19,6 +19,18 @@ def table(*columns: pa.Field) -> pa.Schema:
     return pa.schema(columns, metadata={"digipath_ray.schema": str(VERSION)})
 
 
+ARTIFACTS = ("blur", "fold", "bubble", "pen", "blot")
+"""Kinds of artifacts; what they are is in :mod:`digipath_ray.artifacts.kinds`."""
+_SHARES = tuple(
+    column(
+        f"artifact_{kind}",
+        pa.float64(),
+        "such part of the tissue, fraction; null: was not looked for",
+        null=True,
+    )
+    for kind in ARTIFACTS
+)
+
 SLIDES = table(
     column("slide_id", pa.string(), "unique in the cohort"),
     column("path", pa.string(), "file of the slide"),
@@ -70,6 +82,7 @@ SLIDES = table(
         null=True,
     ),
     column("stain_note", pa.string(), "why they were left as they are", null=True),
+    *_SHARES,
 )
 
 PATCHES = table(
@@ -155,6 +168,7 @@ OUTCOMES = table(
     ),
     column("patches", pa.int64(), "patches predicted"),
     column("seconds", pa.float64(), "reading, predicting and finishing, seconds"),
+    *_SHARES,
 )
 
 PATIENTS = table(
@@ -195,6 +209,7 @@ LESIONS = table(
     column("y_um", pa.float64(), "centroid, um from the slide's top edge"),
     column("box", pa.list_(pa.int64()), "top, left, bottom, right, heatmap px"),
     column("counted", pa.bool_(), "by the size rule"),
+    column("artifact", pa.string(), "kind that half of it lies in", null=True),
 )
 """What report and viewer show of the lesions in a ``done`` record."""
 
@@ -243,6 +258,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "metastasis": ("negative", "itc", "micro", "macro"),
     "votes": ("negative", "itc", "micro", "macro"),
     "stain": ("macenko", "reinhard"),
+    "artifact": ARTIFACTS,
     "pn_stage": ("pN0", "pN0(i+)", "pN1mi", "pN1", "pN2", "pN3a"),
 }
 """Columns whose texts are one of these."""

@@ -81,7 +81,7 @@ def test_help_lists_every_field_with_its_default(
     monkeypatch.setenv("COLUMNS", "400")
     assert run_app([command, "-h"]) == 0
     said = capsys.readouterr().out
-    for section in ("slide", "tissue", "grid", "ensemble", "compute"):
+    for section in ("slide", "tissue", "artifacts", "grid", "ensemble", "compute"):
         assert f" [{section}] " in said
     rows = said.splitlines()
     for name, (_, field, _) in option_fields().items():
@@ -215,6 +215,7 @@ OTHER: dict[str, tuple[str, Any]] = {
     "outcome": ("burden", "burden"),
     "stage_model": ("m.skops", "m.skops"),
     "min_lesion_p": ("0.25", 0.25),
+    "exclude_artifacts": ("blur, pen", ["blur", "pen"]),
 }
 
 
@@ -223,12 +224,13 @@ def test_every_field_is_an_option(name: str) -> None:
     section, field, _ = option_fields()[name]
     option = f"--{name.replace('_', '-')}"
     if isinstance(field.default, bool):
-        assert tree_of(option)[section] == {name: True}
-        assert tree_of(f"--no-{option[2:]}")[section] == {name: False}
+        assert tree_of(option)[section] == {field.name: True}
+        assert tree_of(f"--no-{option[2:]}")[section] == {field.name: False}
         return
     text, value = OTHER.get(name, ("32", 32))
-    assert tree_of(option, text)[section] == {name: value}
-    assert tree_of(f"--{name}", text)[section] == {name: value}  # underscores too
+    given = {field.name: value}
+    assert tree_of(option, text)[section] == given
+    assert tree_of(f"--{name}", text)[section] == given  # underscores too
 
 
 def test_the_name_of_before_of_a_margin_is_taken() -> None:

@@ -11,8 +11,9 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "digipath_ray"
 ORDER = (  # noqa: SIM905 - a line to read from left to right
     "words geometry overlap schema machine storage config slide annotations cohort "
-    "tissue stain patches context heatmap networks run figures outcome pipeline "
-    "planning evaluate report export mining training demo verify distributed viewer cli"
+    "tissue stain artifacts patches context heatmap networks run figures outcome "
+    "pipeline planning evaluate report export mining training demo verify distributed "
+    "viewer cli"
 ).split()
 ONLY_IN = {
     "imblearn": {"outcome"},

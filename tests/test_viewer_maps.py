@@ -9,10 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from digipath_ray import viewer
+from digipath_ray.artifacts.file import write_artifacts
+from digipath_ray.artifacts.kinds import KINDS, ArtifactMap
 from digipath_ray.config.recipe import AnnotationSpec
 from digipath_ray.heatmap.file import write_heatmap
 from digipath_ray.heatmap.heatmap import Heatmap
 from digipath_ray.run.directory import RunDirectory
+from digipath_ray.schema import ARTIFACTS
 from digipath_ray.storage.bucket import put
 from digipath_ray.storage.files import place
 from digipath_ray.tissue.mask import read_mask, write_mask
@@ -269,6 +273,40 @@ def test_the_tissue_is_a_layer(tmp_path: Path, maps: Maps) -> None:
     gray = decode(maps.png(entry_of(viewed_run(tmp_path)), "a", "tissue", At(0, 0, 0)))
     assert gray[49, 100] == 0
     assert gray[51, 100] == 255
+
+
+def test_every_kind_of_artifact_is_a_layer(tmp_path: Path, maps: Maps) -> None:
+    run = viewed_run(tmp_path)
+    mask = read_mask(run.mask("with"))
+    indexes = np.zeros(mask.array.shape, np.uint8)
+    indexes[10:20, 30:40], indexes[60:, 5:9] = 2, 4
+    found = ArtifactMap(indexes=indexes, mpp_x=mask.mpp_x, mpp_y=mask.mpp_y)
+    run.artifacts("with").parent.mkdir()
+    write_artifacts(run.artifacts("with"), found)
+    assert "a/artifact-fold" not in {x.id for x in maps.layers(entry_of(run))}
+    looked_for = {f"artifact_{kind}": 0.1 for kind in ARTIFACTS}
+    entry = entry_of(run)
+    entry = replace(entry, outcomes={"a": {**entry.outcomes["a"], **looked_for}})
+    layers = {x.id: x for x in maps.layers(entry)}
+    assert list(layers)[-2:] == ["a/artifact-fold", "a/artifact-pen"]
+    assert layers["a/artifact-fold"].label == "artifact: fold"
+    for kind, index in (("fold", 2), ("pen", 4)):
+        gray = decode(maps.png(entry, "a", f"artifact-{kind}", At(0, 0, 0)))
+        height, width = gray.shape
+        assert np.array_equal(gray > 0, indexes[:height, :width] == index)
+    for name in ("artifact-blur", "artifact-x"):
+        with pytest.raises(NoMap):
+            maps.png(entry, "a", name, At(0, 0, 0))
+    run.artifacts("with").write_bytes(b"no such thing")
+    (trouble,) = Maps(AnnotationSpec()).examine(entry)[1]
+    assert trouble.startswith("cannot show the artifacts")
+
+
+def test_the_page_has_the_colors_of_the_kinds() -> None:
+    source = Path(viewer.__file__).parent / "web" / "src" / "slide" / "valueLayer.ts"
+    text = source.read_text("utf-8")
+    for kind in KINDS:
+        assert f'"artifact-{kind.name}": {list(kind.color)},' in text
 
 
 # Links and names that lead out of the run

@@ -38,12 +38,13 @@ KNOWN_CLASSES: dict[str, Meaning] = {
     "Ignore*": "ignored",
     "Whole tumor": "skip",
     "Whole": "skip",
+    "Artifact": "skip",
     FRAME_CLASS: "skip",
 }
 """Classes of QuPath, HALO and ImageScope. ``Ignore*`` and ``Region*`` are QuPath's own.
 
 ``Whole tumor`` (PAIP 2019, and our own exports) is the region whose viable part is the
-tumor, so the region itself is not drawn.
+tumor, so the region itself is not drawn. ``artifact: fold`` and the like are our own.
 """
 OUTSIDE = "a hole outside every outline"
 GENERIC = re.compile(

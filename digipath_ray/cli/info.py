@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
+from digipath_ray.artifacts.kinds import flags
 from digipath_ray.cli.annotation import describe_annotation
 from digipath_ray.cli.options import config_as_known
 from digipath_ray.cohort.inputs import SlideRow, read_cohort
@@ -15,7 +16,8 @@ from digipath_ray.config.recipe import AnnotationSpec
 from digipath_ray.config.run import RunConfig
 from digipath_ray.config.toml import Tree
 from digipath_ray.geometry import MPP_TOLERANCE, NoLevelFineEnough
-from digipath_ray.patches import Grid, cut_chunks, keep_cells
+from digipath_ray.patches import Grid, cut_chunks
+from digipath_ray.pipeline.place import look_for_artifacts, no_patches, place_patches
 from digipath_ray.pipeline.prepare import (
     MPP_FLAG,
     check_heatmap_size,
@@ -23,7 +25,6 @@ from digipath_ray.pipeline.prepare import (
     find_slide_tissue,
     grid_of,
     mpp_deviation,
-    no_tissue,
     open_cohort_slide,
     slide_flags,
 )
@@ -170,17 +171,23 @@ def describe_run(
     grid = usable_grid(slide, config, mpp_given=mpp_given)
     yield "read", f"{how_read(grid)}, by {slide.reader(grid.frame.level)}"
     yield "patches", f"{grid.spec.patch_px} px every {grid.spec.stride_px} px"
-    _, tissue = find_slide_tissue(slide, config, mask)
+    thumbnail, tissue = find_slide_tissue(slide, config, mask)
     quality = tissue.quality
     source = "given mask" if mask else config.tissue.tissue
     yield "tissue", f"{quality.tissue_mm2:.2f} mm2 ({source})"
+    found = look_for_artifacts(slide, thumbnail, tissue, config)
+    raised = slide_flags(slide.info, grid, quality)
     stains = find_stains(slide, tissue, config)
-    flags = slide_flags(slide.info, grid, quality)
     if stains is not None:
         yield "stains", describe_stains(stains)
-        flags += [] if stains.note is None else [STAIN_FLAG]
-    yield "flags", ", ".join(flags) or "none"
-    cells = keep_cells(grid, tissue.sampling)
+        raised += [] if stains.note is None else [STAIN_FLAG]
+    if found is not None:
+        shares = found.shares(tissue.mask)
+        raised += flags(shares)
+        held = (f"{name} {share:.1%}" for name, share in shares.items() if share)
+        yield "artifacts", ", ".join(held) or "none"
+    yield "flags", ", ".join(raised) or "none"
+    cells = place_patches(grid, tissue, found, config)
     chunks = cut_chunks(cells, chunk_cells=config.compute.chunk_cells)
     places = grid.rows * grid.cols
     yield (
@@ -189,7 +196,8 @@ def describe_run(
         + (f", in {count(len(chunks), 'chunk')}" if chunks else ""),
     )
     if len(cells) == 0:
-        raise no_tissue(config, "its masks with digipath prepare")
+        look_at = "its masks with digipath prepare"
+        raise no_patches(config, tissue, found, look_at)
     yield "heatmap", describe_heatmap(grid, config)
     check_heatmap_size(grid, config)
 

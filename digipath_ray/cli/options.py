@@ -20,6 +20,7 @@ from digipath_ray.config.toml import (
     from_tree,
     load_config,
     option_fields,
+    option_name,
     specs_from_tree,
 )
 from digipath_ray.geometry import mpp_from_magnification
@@ -179,7 +180,8 @@ def with_specs(command: Command) -> Command:
 
     parameters: list[inspect.Parameter] = []
     for p in own:
-        names = [f.name for f in fields(specs[p.name])] if p.name in specs else []
+        own_fields = fields(specs[p.name]) if p.name in specs else ()
+        names = [option_name(f) for f in own_fields]
         parameters += [added[name] for name in names] or [p]
     return _taking(wrapped, parameters)
 
@@ -272,10 +274,10 @@ def _overrides(values: dict[str, Any], sections: Sections) -> Tree:
             continue
         if name not in options:  # the hidden --no- of a flag
             name, value = name.removeprefix(_name_of(NO)), False
-        section, _, hint = options[name]
+        section, f, hint = options[name]
         if get_origin(hint) is tuple:
             value = _parse_list(name, value, get_args(hint)[0])
-        overrides.setdefault(section, {})[name] = value
+        overrides.setdefault(section, {})[f.name] = value
     return overrides
 
 

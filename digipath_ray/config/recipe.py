@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from digipath_ray.config.fields import check, check_choice, option
 from digipath_ray.config.run import (
     GridSpec,
     MemberSpec,
@@ -17,10 +18,7 @@ from digipath_ray.config.run import (
     Precision,
     SlideSpec,
     TissueSpec,
-    check,
-    check_choice,
     check_unique,
-    option,
 )
 
 VALUE_MEANINGS = {

@@ -9,6 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from digipath_ray.config.artifacts import ARTIFACTS_MASK_MPP, ArtifactSpec
+from digipath_ray.config.fields import check, check_choice, option
+
 Edge = Literal["white", "reflect"]
 Origin = Literal["canvas", "bounds"]
 """What level-0 px count from: the scanner's whole canvas, or the scanned bounds."""
@@ -33,23 +36,6 @@ TRANSFORMS: tuple[str, ...] = get_args(Transform)
 ESTIMATED = "estimated"
 """Where epistemic uncertainty was estimated: 1 of a patch that two members saw, else 0;
 added up beside the channels of a cascade."""
-
-
-def option(default: Any, help: str) -> Any:
-    """A field with its default, and the help text of the option made from it."""
-    return field(default=default, metadata={"help": help})
-
-
-def check(ok: bool, name: str, value: object, want: str) -> None:
-    """Refuse a field's value unless it is ok, naming both and what is wanted."""
-    if not ok:
-        raise ValueError(f"{name} = {value!r}: {want}")
-
-
-def check_choice(name: str, value: object, literal: Any) -> None:
-    """Refuse a value that is not among a Literal's."""
-    choices = get_args(literal)
-    check(value in choices, name, value, "choose from " + ", ".join(choices))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -398,6 +384,7 @@ class RunConfig:
 
     slide: RunSlideSpec = field(default_factory=RunSlideSpec)
     tissue: TissueSpec = field(default_factory=TissueSpec)
+    artifacts: ArtifactSpec = field(default_factory=ArtifactSpec)
     grid: GridSpec = field(default_factory=GridSpec)
     ensemble: EnsembleSpec = field(default_factory=EnsembleSpec)
     outcome: OutcomeSpec = field(default_factory=OutcomeSpec)
@@ -407,6 +394,10 @@ class RunConfig:
     def __post_init__(self) -> None:
         """Check what only the whole can tell."""
         check_unique(self.members)
+        coarse, most = self.tissue.mask_mpp, ARTIFACTS_MASK_MPP
+        ok = not self.artifacts.find or coarse <= most
+        want = f"artifacts are found on masks of at most {most:g} um per px"
+        check(ok, "tissue.mask_mpp", coarse, want)
 
     @property
     def cpu_batch_size(self) -> int:

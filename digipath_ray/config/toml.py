@@ -6,13 +6,14 @@ member's card (:func:`digipath_ray.networks.resolve.resolve`).
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, fields, replace
+from dataclasses import MISSING, Field, asdict, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, cast, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
+from digipath_ray.config.artifacts import ArtifactSpec
 from digipath_ray.config.recipe import (
     AnnotationSpec,
     AugmentSpec,
@@ -43,6 +44,7 @@ SHARED_SECTIONS: dict[str, type[Any]] = {
 RUN_SECTIONS = {
     **SHARED_SECTIONS,
     "slide": RunSlideSpec,
+    "artifacts": ArtifactSpec,
     "ensemble": EnsembleSpec,
     "outcome": OutcomeSpec,
     "compute": ComputeSpec,
@@ -82,13 +84,18 @@ Tree = dict[str, Any]
 def option_fields(
     sections: Mapping[str, type[Any]] = RUN_SECTIONS,
 ) -> dict[str, tuple[str, Any, Any]]:
-    """Every overridable field: name -> (section, dataclass field, resolved type)."""
+    """Every overridable field: option -> (section, dataclass field, resolved type)."""
     found: dict[str, tuple[str, Any, Any]] = {}
     for section, spec in sections.items():
         hints = get_type_hints(spec)
         for f in fields(spec):
-            found[f.name] = (section, f, hints[f.name])
+            found[option_name(f)] = (section, f, hints[f.name])
     return found
+
+
+def option_name(field: Field[Any]) -> str:
+    """Name of a field's option, with underscores."""
+    return str(field.metadata.get("flag", field.name))
 
 
 def read_toml(path: Path) -> Tree:

@@ -1,4 +1,4 @@
-"""Lesion outlines as GeoJSON for QuPath, one file per slide."""
+"""Outlines of lesions and artifacts as GeoJSON for QuPath, a file each per slide."""
 
 from pathlib import Path
 
@@ -19,8 +19,12 @@ def copy_outlines(run: RunDirectory, out: Path) -> tuple[list[Path], list[str]]:
         raise RunError(f"{run.root} has no outlines: lesions/ is empty")
     files = []
     for slide_id in found:
-        path = out / run.lesions(slide_id).name
-        with publish(path) as temporary:
-            temporary.write_bytes(read_bytes(run.lesions(slide_id)))
-        files.append(path)
+        for source, name in (
+            (run.lesions(slide_id), f"{slide_id}.geojson"),
+            (run.artifact_outlines(slide_id), f"{slide_id}_artifacts.geojson"),
+        ):
+            if source.is_file():
+                with publish(out / name) as temporary:
+                    temporary.write_bytes(read_bytes(source))
+                files.append(out / name)
     return files, [slide_id for slide_id in slide_ids if slide_id not in found]

@@ -22,6 +22,7 @@ from matplotlib.transforms import Transform, blended_transform_factory, offset_c
 from numpy.typing import NDArray
 from PIL import Image
 
+from digipath_ray.artifacts.kinds import KINDS, Indexes
 from digipath_ray.heatmap.file import halve
 from digipath_ray.heatmap.heatmap import Heatmap, Map
 from digipath_ray.words import DOT, TIMES, format_length, shorten
@@ -221,6 +222,44 @@ def show_outline(axes: Axes, heatmap: Heatmap, threshold: float) -> None:
     x = (np.arange(small.shape[1]) + 0.5) * factor * heatmap.mpp_x
     y = (np.arange(small.shape[0]) + 0.5) * factor * heatmap.mpp_y
     axes.contour(x, y, small, levels=[level], colors=INK, linewidths=0.7, zorder=2)
+
+
+def show_artifacts(
+    figure: Figure, axes: Axes, indexes: Indexes, mpp: tuple[float, float]
+) -> None:
+    """Outline artifacts in their colors, with a legend below the panel's scale bar.
+
+    Args:
+        figure: the figure.
+        axes: a panel.
+        indexes: uint8 [height, width], of their kinds, from the same corner.
+        mpp: um per px, x and y.
+    """
+    shown_kinds = [kind for kind in KINDS if (indexes == kind.index).any()]
+    for kind in shown_kinds:
+        plane = (indexes == kind.index).astype(np.float32)
+        small, factor = shown(plane)
+        # One px of nothing around, so that outlines close at the edge.
+        small = np.pad(small, 1)
+        x, y = (
+            (np.arange(side) - 0.5) * factor * um
+            for side, um in zip(small.shape[::-1], mpp, strict=True)
+        )
+        color = [value / 255 for value in kind.color]
+        axes.contour(x, y, small, levels=[0.5], colors=[color], linewidths=1.0)
+    place = offset_copy(axes.transAxes, figure, x=0, y=-41, units="points")
+    x_points = 0.0
+    for kind in shown_kinds:
+        axes.text(
+            0,
+            0,
+            f"\N{BLACK SQUARE} {kind.name}",
+            transform=offset_copy(place, figure, x=x_points, y=0, units="points"),
+            size=8.5,
+            color=[value / 255 for value in kind.color],
+            va="center_baseline",
+        )
+        x_points += 14 + 5.0 * len(kind.name)
 
 
 def add_strip(

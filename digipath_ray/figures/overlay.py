@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from digipath_ray.artifacts.kinds import Indexes
 from digipath_ray.figures.figure import (
     FADED,
     INK,
@@ -22,6 +23,7 @@ from digipath_ray.figures.figure import (
     draw_scale_bar,
     open_figure,
     probability_colors,
+    show_artifacts,
     show_map,
     show_outline,
     show_thumbnail,
@@ -40,6 +42,7 @@ def draw_overlay(
     title: str,
     notes: Sequence[str],
     threshold: float,
+    artifacts: Indexes | None = None,
 ) -> Figure:
     """Draw thumbnail, probability and both uncertainties side by side.
 
@@ -52,6 +55,7 @@ def draw_overlay(
         title: name of the slide.
         notes: notes at the bottom, e.g. "research use only".
         threshold: probability of the outline and of the stated area.
+        artifacts: uint8 [height, width], their kinds at the heatmap's pixels.
 
     Raises:
         ValueError: the thumbnail is not an RGB image.
@@ -79,6 +83,8 @@ def draw_overlay(
     ]
     show_thumbnail(panels[0], thumbnail, thumbnail_mpp)
     draw_scale_bar(figure, panels[0], width_um=width_um, height_um=height_um)
+    if artifacts is not None and artifacts.any():
+        show_artifacts(figure, panels[0], artifacts, (heatmap.mpp_x, heatmap.mpp_y))
     show_thumbnail(panels[1], thumbnail, thumbnail_mpp)
     _draw_probability(figure, layout, panels[1], heatmap, threshold)
     for i, plane, why_not in (
@@ -156,6 +162,7 @@ def write_overlay(
     title: str,
     notes: Sequence[str],
     threshold: float,
+    artifacts: Indexes | None = None,
 ) -> None:
     """Write :func:`draw_overlay`'s figure as a PNG."""
     figure = draw_overlay(
@@ -165,5 +172,6 @@ def write_overlay(
         title=title,
         notes=notes,
         threshold=threshold,
+        artifacts=artifacts,
     )
     write_figure(path, figure)

@@ -6,7 +6,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from digipath_ray.tissue.mask import Mask
+from digipath_ray.tissue.mask import Mask, at_centers
 
 Map = NDArray[np.float32]
 
@@ -117,9 +117,9 @@ class Heatmap:
 
 def on_heatmap(mask: Mask, heatmap: Heatmap) -> NDArray[np.bool_]:
     """The mask [H, W] at the heatmap's pixels, nearest by position in um."""
-    height, width = heatmap.weight.shape
-    # By the centers of the heatmap's pixels, in um: both grids start at the slide's.
-    rows = ((np.arange(height) + 0.5) * heatmap.mpp_y / mask.mpp_y).astype(int)
-    cols = ((np.arange(width) + 0.5) * heatmap.mpp_x / mask.mpp_x).astype(int)
-    last_row, last_col = mask.array.shape[0] - 1, mask.array.shape[1] - 1
-    return mask.array[np.ix_(rows.clip(max=last_row), cols.clip(max=last_col))]
+    return at_centers(
+        mask.array,
+        heatmap.weight.shape,
+        mpp=(mask.mpp_x, mask.mpp_y),
+        onto=(heatmap.mpp_x, heatmap.mpp_y),
+    )

@@ -7,7 +7,7 @@ Imports nothing heavy: every command of the CLI loads this module.
 from dataclasses import dataclass
 from typing import Literal
 
-from digipath_ray.config.run import check, check_choice, option
+from digipath_ray.config.fields import check, check_choice, option
 
 Uncertainty = Literal["epistemic", "aleatoric", "both"]
 """A heatmap channel, or the sum of both, which are variances."""

@@ -49,8 +49,11 @@ def lesion_features(
             ),
             class_name="Tumor",
             color=TUMOR_COLOR,
-            name=f"lesion {lesion.number}",
-            measurements=measurements(lesion, lesion.number in outcome.counted),
+            name=f"lesion {lesion.number}{in_artifact(outcome, lesion)}",
+            measurements={
+                **measurements(lesion, lesion.number in outcome.counted),
+                **hidden_part(outcome, lesion),
+            },
         )
     burden = outcome.burden
     if burden is not None and burden.burden is not None:
@@ -61,6 +64,19 @@ def lesion_features(
             name="whole tumor region",
             measurements={"Burden": burden.burden, "Area mm^2": burden.whole_mm2},
         )
+
+
+def in_artifact(outcome: SlideOutcome, lesion: Lesion) -> str:
+    """What a lesion's name says of the artifact it lies in."""
+    kind = outcome.artifact(lesion.number)
+    return "" if kind is None else f" (artifact: {kind})"
+
+
+def hidden_part(outcome: SlideOutcome, lesion: Lesion) -> dict[str, float]:
+    """A lesion's part in artifacts, if they were looked for."""
+    if outcome.hidden is None:
+        return {}
+    return {"In artifacts": outcome.hidden[lesion.number][0]}
 
 
 def on_slide(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from digipath_ray.artifacts.kinds import KINDS, Indexes
 from digipath_ray.config.run import REFINING, OutcomeSpec, RunConfig
 from digipath_ray.config.toml import Tree, to_tree
 from digipath_ray.heatmap.heatmap import Heatmap
@@ -28,6 +29,8 @@ UNSURE = (0.3, 0.7)
 """Probabilities between which a pixel could be either."""
 LESIONS_LISTED = 50
 """Lesions of a slide that its record lists, the largest; its GeoJSON holds all."""
+IN_ARTIFACT = 0.5
+"""Part of a lesion's area from which it lies in artifacts."""
 NOISY = "noisy heatmap"
 """Quality flag of a slide with more lesions than are measured."""
 NOT_BY_SLIDE = ("stage_model", "nodes")
@@ -45,6 +48,8 @@ class SlideOutcome:
         counted: numbers of those that the size rule counts.
         features: the 32 of Table 5; None unless stages are asked for.
         burden: None unless it is asked for.
+        hidden: number of a lesion -> its part in artifacts and the kind that most of it
+            lies in, by size; None if they were not looked for.
     """
 
     row: dict[str, Any]
@@ -53,12 +58,23 @@ class SlideOutcome:
     counted: frozenset[int]
     features: dict[str, float] | None
     burden: Burden | None
+    hidden: dict[int, tuple[float, str | None]] | None = None
+
+    def artifact(self, number: int) -> str | None:
+        """The kind of artifact that a lesion lies in, by half and more."""
+        share, kind = (self.hidden or {}).get(number, (0.0, None))
+        return kind if share >= IN_ARTIFACT else None
 
     @property
     def listed(self) -> list[dict[str, Any]]:
         """The largest lesions as records."""
+        sought = self.hidden is not None
         return [
-            {**asdict(lesion), "counted": lesion.number in self.counted}
+            {
+                **asdict(lesion),
+                "counted": lesion.number in self.counted,
+                **({"artifact": self.artifact(lesion.number)} if sought else {}),
+            }
             for lesion in self.lesions.lesions[:LESIONS_LISTED]
         ]
 
@@ -118,6 +134,7 @@ def measure_slide(slide: FinishedSlide, config: RunConfig) -> SlideOutcome:
         "qc": [*record.qc, *([NOISY] if noisy else [])],
         "seen_by": None if record.seen_by is None else list(record.seen_by),
         "patches": record.patches,
+        **{f"artifact_{kind}": share for kind, share in record.artifacts.items()},
         **measure_maps(slide),
         **(burden_row(burden) if burden is not None else {}),
     }
@@ -128,7 +145,30 @@ def measure_slide(slide: FinishedSlide, config: RunConfig) -> SlideOutcome:
         counted=frozenset(n for group in sized.counted for n in group),
         features=features,
         burden=burden,
+        hidden=find_hidden(lesions, slide.artifacts),
     )
+
+
+def find_hidden(
+    lesions: Lesions, artifacts: Indexes | None
+) -> dict[int, tuple[float, str | None]] | None:
+    """Number of a lesion -> its part in artifacts, and their most frequent kind.
+
+    Args:
+        lesions: of the slide.
+        artifacts: uint8 [H, W], index of a kind at every heatmap px; None: not known.
+    """
+    if artifacts is None:
+        return None
+    found: dict[int, tuple[float, str | None]] = {}
+    for lesion in lesions.lesions:
+        top, left, bottom, right = lesion.box
+        inside = artifacts[top:bottom, left:right][lesions.pixels(lesion.number)]
+        counts = np.bincount(inside, minlength=len(KINDS) + 1)
+        share = float(1 - counts[0] / len(inside))
+        kind = KINDS[int(counts[1:].argmax())].name if share else None
+        found[lesion.number] = share, kind
+    return found
 
 
 def measure_maps(slide: FinishedSlide) -> dict[str, float | None]:

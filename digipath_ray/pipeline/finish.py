@@ -22,7 +22,7 @@ from digipath_ray.patches import Grid
 from digipath_ray.pipeline.chunk import ChunkSums
 from digipath_ray.pipeline.prepare import open_cohort_slide
 from digipath_ray.run.directory import RunDirectory
-from digipath_ray.run.finished import FinishedSlide, read_finished
+from digipath_ray.run.finished import FinishedSlide, read_finished, read_map
 from digipath_ray.run.provenance import flat, provenance
 from digipath_ray.run.record import DoneRecord, SlideRecord
 from digipath_ray.slide.image import read_picture
@@ -30,7 +30,10 @@ from digipath_ray.slide.info import Pixels
 from digipath_ray.storage.files import file_digest, publish
 from digipath_ray.tissue.mask import Mask, read_mask, write_mask
 
-PREPARED = ("thumbnail", "mask", "mask_overlay", "patches")
+PREPARED = (
+    *("thumbnail", "mask", "mask_overlay"),
+    *("artifacts", "artifact_outlines", "patches"),
+)
 DRAWN = ("overlay",)
 MEASURED = ("refined", "lesions", "viable", "whole")
 """Kinds of a slide's files, by the step that makes them; the heatmap is apart."""
@@ -75,8 +78,13 @@ def finish_slide(
         notes = flat({**made_with, "weights": members})
         write_heatmap(path, heatmap, name=slide_id, notes=notes)
         digest = file_digest(path)
-    tissue = read_mask(run.mask(slide_id))
-    slide = FinishedSlide.of(record, heatmap, tissue, members=members)
+    slide = FinishedSlide.of(
+        record,
+        heatmap,
+        read_mask(run.mask(slide_id)),
+        members=members,
+        artifacts=read_map(run, record),
+    )
     slide = outline(slide, config)
     draw_slide(run, slide, config)
     measured = measure(run, slide, config)
@@ -157,7 +165,7 @@ def remeasure_slide(run: RunDirectory, record: DoneRecord, config: RunConfig) ->
         ValueError: one of them is damaged.
     """
     slide_id = record.slide.slide_id
-    check_intact(run, record, ("heatmap", "mask"))
+    check_intact(run, record, ("heatmap", "mask", "artifacts"))
     before, now = record.measured or {}, measured_with(config)
     slide = read_finished(run, replace(record, measured=None))
     slide = outline(slide, config)
@@ -213,4 +221,5 @@ def draw_slide(run: RunDirectory, slide: FinishedSlide, config: RunConfig) -> No
             title=record.slide_id,
             notes=overlay_notes(config),
             threshold=config.outcome.threshold,
+            artifacts=slide.artifacts,
         )

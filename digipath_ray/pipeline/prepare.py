@@ -2,18 +2,22 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from digipath_ray.artifacts.kinds import ArtifactMap, flags
 from digipath_ray.cohort.inputs import SlideRow
 from digipath_ray.config.recipe import Recipe
 from digipath_ray.config.run import RunConfig
 from digipath_ray.geometry import NoLevelFineEnough, model_frame
 from digipath_ray.machine import memory_bytes
 from digipath_ray.networks.seen_slides import Exposure
-from digipath_ray.patches import Grid, keep_cells, lay_grid, patch_boxes, patch_table
+from digipath_ray.outcome.artifact_files import write_artifact_files
+from digipath_ray.patches import Grid, lay_grid, patch_boxes, patch_table
+from digipath_ray.pipeline.place import look_for_artifacts, no_patches, place_patches
 from digipath_ray.pipeline.stains import FLAG as STAIN_FLAG
 from digipath_ray.pipeline.stains import find_stains
 from digipath_ray.run.directory import RunDirectory
@@ -203,15 +207,6 @@ def check_heatmap_size(grid: Grid, config: RunConfig) -> None:
         )
 
 
-def no_tissue(config: RunConfig | Recipe, look_at: str) -> SlideError:
-    """What to say of a slide on which no patch was placed."""
-    return SlideError(
-        f"no tissue of at least {config.tissue.min_tissue_mm2:g} mm2 found",
-        f"look at {look_at}; lower --min-saturation or --min-tissue-mm2, give a mask "
-        "in the manifest, or --tissue all",
-    )
-
-
 def prepare_slide(
     row: SlideRow,
     config: RunConfig,
@@ -228,7 +223,7 @@ def prepare_slide(
         on_progress: called whenever a strip of the slide has been read.
 
     Raises:
-        SlideError: the slide cannot be used, or shows no tissue.
+        SlideError: the slide cannot be used, shows no tissue, or none that is left.
     """
     # Before it is opened: what replaces it in between is seen when it is read.
     digest = digest_slide(row.path, on_progress=on_progress)
@@ -238,11 +233,15 @@ def prepare_slide(
         grid = grid_of(slide, config)
         check_heatmap_size(grid, config)
         thumbnail, tissue = find_slide_tissue(slide, config, row.mask)
-        cells = keep_cells(grid, tissue.sampling)
+        found = look_for_artifacts(slide, thumbnail, tissue, config)
+        cells = place_patches(grid, tissue, found, config)
         boxes = patch_boxes(grid, cells, tissue.mask)
         write_masks(run, row.slide_id, slide, thumbnail, tissue, boxes)
+        if found is not None:
+            write_artifact_files(run, row.slide_id, found, slide.info)
         if len(cells) == 0:
-            raise no_tissue(config, f"masks/{row.slide_id}_overlay.jpg")
+            overlay = f"masks/{row.slide_id}_overlay.jpg"
+            raise no_patches(config, tissue, found, overlay)
         record = describe_slide(
             row, slide, grid, tissue, patches=len(cells), config=config
         )
@@ -250,7 +249,7 @@ def prepare_slide(
         if stains is not None:
             flags = () if stains.note is None else (STAIN_FLAG,)
             record = replace(record, **stains.columns(), qc=(*record.qc, *flags))
-        record = replace(record, digest=digest)
+        record = with_artifacts(replace(record, digest=digest), tissue, found)
     table = patch_table(row.slide_id, grid, cells, tissue.mask)
     write_patches(run, record, config, table)
     return record
@@ -295,6 +294,17 @@ def describe_slide(
         version=slide.version,
         reader=slide.reader(frame.level),
     )
+
+
+def with_artifacts(
+    record: SlideRecord, tissue: Tissue, found: ArtifactMap | None
+) -> SlideRecord:
+    """The record with each kind's share of the tissue, and the flags they raise."""
+    if found is None:
+        return record
+    shares = found.shares(tissue.mask)
+    columns: dict[str, Any] = {f"artifact_{kind}": s for kind, s in shares.items()}
+    return replace(record, **columns, qc=(*record.qc, *flags(shares)))
 
 
 def slide_flags(info: SlideInfo, grid: Grid, quality: Quality) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from digipath_ray.config.run import RunConfig
 from digipath_ray.heatmap.heatmap import Heatmap
-from digipath_ray.patches import Cells, Grid, cut_chunks, keep_cells
+from digipath_ray.patches import Cells, Grid, cut_chunks
 from digipath_ray.pipeline.chunk import (
     Arrays,
     ChunkSums,
@@ -18,11 +18,11 @@ from digipath_ray.pipeline.chunk import (
     sum_chunk,
 )
 from digipath_ray.pipeline.finish import stitch
+from digipath_ray.pipeline.place import look_for_artifacts, no_patches, place_patches
 from digipath_ray.pipeline.prepare import (
     check_heatmap_size,
     find_slide_tissue,
     grid_of,
-    no_tissue,
     open_cohort_slide,
 )
 from digipath_ray.pipeline.stains import find_stains
@@ -60,10 +60,11 @@ def segment_slide(
     with open_cohort_slide(str(path), slide_mpp, config) as slide:
         grid = grid_of(slide, config)
         check_heatmap_size(grid, config)
-        _, tissue = find_slide_tissue(slide, config, mask)
-        cells = keep_cells(grid, tissue.sampling)
+        thumbnail, tissue = find_slide_tissue(slide, config, mask)
+        found = look_for_artifacts(slide, thumbnail, tissue, config)
+        cells = place_patches(grid, tissue, found, config)
         if len(cells) == 0:
-            raise no_tissue(config, "the slide")
+            raise no_patches(config, tissue, found, "the slide")
         stains = find_stains(slide, tissue, config)
         chunks = cut_chunks(cells, chunk_cells=config.compute.chunk_cells)
         sums = predict_chunks(

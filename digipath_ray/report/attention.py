@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
+from digipath_ray.artifacts.kinds import KINDS, Kind
 from digipath_ray.report.findings import Row
 from digipath_ray.report.words import GRAVER, TYPES, percent, small
 from digipath_ray.run.failure import Failure
@@ -132,6 +133,11 @@ def _format_mpp(slide: Row) -> str:
     )
 
 
+def _format_kind(kind: Kind) -> Callable[[Row], str]:
+    column = f"artifact_{kind.name}"
+    return lambda slide: f"{percent(slide[column])} of the tissue is {kind.said}."
+
+
 FLAGS: dict[str, tuple[str, Callable[[Row], str]]] = {
     "ink": ("Ink", lambda s: f"Ink covers {percent(s['ink'])} of the slide."),
     "ink over tissue": (
@@ -219,6 +225,7 @@ FLAGS: dict[str, tuple[str, Callable[[Row], str]]] = {
         ),
     ),
 }
+FLAGS |= {kind.label: (f"Artifact: {kind.name}", _format_kind(kind)) for kind in KINDS}
 """Title of each quality flag, and its text from the slide's row of SLIDES."""
 
 

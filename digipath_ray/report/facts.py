@@ -13,7 +13,8 @@ from digipath_ray.report.words import (
     format_probability,
     percent,
 )
-from digipath_ray.words import count
+from digipath_ray.schema import ARTIFACTS
+from digipath_ray.words import count, listed
 
 Facts = tuple[tuple[str, str], ...]
 """Facts: name and text."""
@@ -73,6 +74,8 @@ def find_facts(row: Row, slide: Row, findings: Findings) -> Iterator[tuple[str, 
     yield "tissue", format_area(row["tissue_mm2"])
     if part:
         yield "tumor in tissue", percent(part)
+    if row.get("artifact_blur") is not None:
+        yield "artifacts", format_artifacts(row)
     yield "highest probability", format_probability(row["probability_max"])
     yield "disagreement", format_unsure(row["unsure"])
     mpp = (slide["effective_mpp_x"], slide["mpp_x"])
@@ -84,6 +87,13 @@ def format_largest(row: Row, listed: Sequence[Row], ending: str) -> str:
     if ending == "stage" or not listed:
         return format_lesion_length(row["largest_um"])
     return format_lesion_length(max(lesion["feret_um"] for lesion in listed))
+
+
+def format_artifacts(row: Row) -> str:
+    """Format the kinds of artifacts and their parts of the tissue."""
+    shares = ((kind, row[f"artifact_{kind}"]) for kind in ARTIFACTS)
+    found = [f"{kind} {percent(share)}" for kind, share in shares if share]
+    return listed(found) if found else "none"
 
 
 def _format_counted(row: Row, listed: Sequence[Row]) -> str:
@@ -119,13 +129,20 @@ def view_lesion(lesion: Row) -> LesionView:
             format_probability(lesion["mean_p"]),
             format_probability(lesion["max_p"]),
             f"{lesion['x_um'] / 1000:.2f}, {lesion['y_um'] / 1000:.2f} mm",
-            "yes" if lesion["counted"] else "no",
+            format_counts(lesion),
         ),
         feret_um=lesion["feret_um"],
         x_um=lesion["x_um"],
         y_um=lesion["y_um"],
         counted=lesion["counted"],
     )
+
+
+def format_counts(lesion: Row) -> str:
+    """Whether the size rule counts a lesion, and the artifact it lies in."""
+    counts = "yes" if lesion["counted"] else "no"
+    kind = lesion.get("artifact")
+    return counts if kind is None else f"{counts}; in artifact: {kind}"
 
 
 def find_notes(row: Row) -> Iterator[str]:

@@ -5,6 +5,7 @@ from pathlib import PurePath
 from typing import Any
 
 from digipath_ray import __version__
+from digipath_ray.artifacts.kinds import KINDS
 from digipath_ray.config.run import MemberSpec, OutcomeSpec, RunConfig
 from digipath_ray.networks.references import has_published_reference
 from digipath_ray.stain.fields import FIELD_MPP
@@ -57,7 +58,7 @@ def write_methods(
     return [
         " ".join(part)
         for part in (
-            [*_reading(config), *_normalizing(config)],
+            [*_reading(config), *_artifacts(config), *_normalizing(config)],
             _segmenting(config),
             [*_lesions(config), *_ending(config.outcome)],
             _software(metrics, precision),
@@ -110,6 +111,23 @@ def _normalizing(config: RunConfig) -> Iterator[str]:
         f"{FIELD_MPP:g} {UM}/px. {done} {whose}; slides whose stains could not be told "
         "or were of another kind are flagged and stayed as they were."
     )
+
+
+def _artifacts(config: RunConfig) -> Iterator[str]:
+    """Where tissue is not to be trusted."""
+    spec = config.artifacts
+    if not spec.find:
+        return
+    yield (
+        f"Artifacts ({listed(k.name for k in KINDS)}) were mapped: tissue out of focus "
+        f"by the energy of detail at 1 to 16 {UM} relative to coarser detail, folds by "
+        "the density of the darkest pixels relative to that around, rims and blots by "
+        "dark without color, pen by its color."
+    )
+    if spec.exclude:
+        yield (
+            f"Patches all of whose tissue lies in {listed(spec.exclude)} were left out."
+        )
 
 
 def _segmenting(config: RunConfig) -> Iterator[str]:

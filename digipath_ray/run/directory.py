@@ -1,6 +1,7 @@
 """A run's directory, on a disk or in a bucket: its files by name, and who may write.
 
     run.toml  manifest.csv  ids.csv  slides.parquet  thumbnails/<id>.jpg  masks/<id>.png
+    artifacts/<id>.png  artifacts/<id>.geojson
     patches/<id>.parquet  heatmaps/<id>.ome.tiff  overlays/<id>.png
     lesions/<id>.geojson  burden/<id>_viable.png  burden/<id>_whole.png  done/<id>.json
     outcomes.parquet  features.parquet  patients.parquet  failures.parquet
@@ -127,6 +128,14 @@ class RunDirectory:
     def mask_overlay(self, slide_id: str) -> Path:
         """Tissue outline and grid points, for a person to check."""
         return self.root / "masks" / f"{slide_id}_overlay.jpg"
+
+    def artifacts(self, slide_id: str) -> Path:
+        """Kinds of artifacts at the tissue mask's pixels, if they were looked for."""
+        return self.root / "artifacts" / f"{slide_id}.png"
+
+    def artifact_outlines(self, slide_id: str) -> Path:
+        """Outlines of the artifacts, for QuPath."""
+        return self.root / "artifacts" / f"{slide_id}.geojson"
 
     def patches(self, slide_id: str) -> Path:
         """PATCHES table of one slide."""
@@ -264,6 +273,8 @@ class RunDirectory:
             "thumbnail": self.thumbnail(slide_id),
             "mask": self.mask(slide_id),
             "mask_overlay": self.mask_overlay(slide_id),
+            "artifacts": self.artifacts(slide_id),
+            "artifact_outlines": self.artifact_outlines(slide_id),
             "patches": self.patches(slide_id),
             "heatmap": self.heatmap(slide_id),
             "overlay": self.overlay(slide_id),

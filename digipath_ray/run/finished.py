@@ -9,6 +9,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from digipath_ray.artifacts.file import read_artifacts
+from digipath_ray.artifacts.kinds import ArtifactMap, Indexes
 from digipath_ray.config.run import RunConfig
 from digipath_ray.config.toml import from_tree, read_toml
 from digipath_ray.heatmap.file import read_heatmap
@@ -18,7 +20,7 @@ from digipath_ray.run.failure import Failure
 from digipath_ray.run.record import DoneRecord, SlideRecord
 from digipath_ray.slide.info import Canvas
 from digipath_ray.slide.open import open_slide
-from digipath_ray.tissue.mask import Mask, read_mask
+from digipath_ray.tissue.mask import Mask, at_centers, read_mask
 
 Bools = NDArray[np.bool_]
 WITH_CANVAS = (".mrxs", ".scn", ".bif", ".czi")
@@ -39,12 +41,15 @@ class FinishedSlide:
         heatmap: what was predicted.
         tissue: bool [H, W], at the heatmap's pixels.
         members: names of those that predicted it.
+        artifacts: uint8 [H, W], index of their kind at the heatmap's pixels; None if
+            they were not looked for.
     """
 
     record: SlideRecord
     heatmap: Heatmap
     tissue: Bools
     members: tuple[str, ...]
+    artifacts: Indexes | None = None
 
     @classmethod
     def of(
@@ -54,13 +59,23 @@ class FinishedSlide:
         tissue: Mask,
         *,
         members: Iterable[str],
+        artifacts: ArtifactMap | None = None,
     ) -> Self:
-        """A slide of its record, heatmap and tissue mask."""
+        """A slide of its record, heatmap, tissue mask and artifacts."""
+        indexes = None
+        if artifacts is not None:
+            indexes = at_centers(
+                artifacts.indexes,
+                heatmap.weight.shape,
+                mpp=(artifacts.mpp_x, artifacts.mpp_y),
+                onto=(heatmap.mpp_x, heatmap.mpp_y),
+            )
         return cls(
             record=record,
             heatmap=heatmap,
             tissue=on_heatmap(tissue, heatmap),
             members=tuple(members),
+            artifacts=indexes,
         )
 
     @property
@@ -154,7 +169,18 @@ def read_finished(run: RunDirectory, record: DoneRecord) -> FinishedSlide:
         heatmap,
         read_mask(run.mask(slide_id)),
         members=record.members,
+        artifacts=read_map(run, record.slide),
     )
+
+
+def read_map(run: RunDirectory, record: SlideRecord) -> ArtifactMap | None:
+    """A slide's map of artifacts; None if they were not looked for.
+
+    Raises:
+        FileNotFoundError: it is gone.
+        ValueError: it is damaged.
+    """
+    return read_artifacts(run.artifacts(record.slide_id)) if record.artifacts else None
 
 
 def read_run(run: RunDirectory) -> FinishedRun:

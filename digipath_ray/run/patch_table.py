@@ -34,7 +34,9 @@ def count_chunks(patches: int, config: RunConfig) -> int:
 def prepare_digest(config: RunConfig) -> str:
     """Digest of all that decides where a slide's patches lie."""
     tree = to_tree(config)
-    kept = {k: tree[k] for k in ("slide", "tissue", "grid")}
+    # As older versions had it, where artifacts are not looked for.
+    sought = ("artifacts",) if config.artifacts.find else ()
+    kept = {k: tree[k] for k in ("slide", "tissue", *sought, "grid")}
     # Older versions knew no stains: what they prepared is as good for a run without.
     if kept["slide"].pop("stain") != "none":
         kept["stain"] = config.slide.stain
@@ -63,7 +65,10 @@ def read_prepared(
     """The slide as an earlier start prepared it, or None if anything has changed."""
     slide_id = row.slide_id
     path = run.patches(slide_id)
-    if not all(p.exists() for p in (path, run.mask(slide_id), run.thumbnail(slide_id))):
+    made = [path, run.mask(slide_id), run.thumbnail(slide_id)]
+    if config.artifacts.find:
+        made += [run.artifacts(slide_id), run.artifact_outlines(slide_id)]
+    if not all(p.exists() for p in made):
         return None
     try:
         note = _read_note(path)

@@ -56,7 +56,9 @@ def provenance(config: RunConfig, devices: Iterable[str]) -> dict[str, Any]:
 def settings_digest(config: RunConfig) -> str:
     """SHA-256 of the settings that a heatmap depends on, its members among them."""
     tree = to_tree(config)
-    kept = {name: tree[name] for name in tree if name not in ("compute", "outcome")}
+    idle = () if config.artifacts.find else ("artifacts",)
+    apart = ("compute", "outcome", *idle)
+    kept = {name: tree[name] for name in tree if name not in apart}
     if config.slide.stain == "none":  # as a version that knew no stains
         del kept["slide"]["stain"]
     return json_digest(kept)

@@ -12,7 +12,7 @@ from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.config.run import GridSpec
 from digipath_ray.geometry import model_frame
 from digipath_ray.patches import Grid
-from digipath_ray.schema import LESIONS, OUTCOMES, SLIDES, check_row, conform
+from digipath_ray.schema import ARTIFACTS, LESIONS, OUTCOMES, SLIDES, check_row, conform
 from digipath_ray.slide.info import Canvas, SlideInfo
 from digipath_ray.stain.estimate import StainEstimate, StainMethod
 from digipath_ray.storage.files import text_digest
@@ -37,6 +37,8 @@ class SlideRecord(SlideRow):
             versions.
         stain, stain_values, stain_note: None where stains are not asked for; values are
             None where they could not be told; with a note the slide stays as it is.
+        artifact_blur, artifact_fold, artifact_bubble, artifact_pen, artifact_blot: None
+            where artifacts were not looked for.
     """
 
     width: int
@@ -71,6 +73,11 @@ class SlideRecord(SlideRow):
     stain: str | None = None
     stain_values: tuple[float, ...] | None = None
     stain_note: str | None = None
+    artifact_blur: float | None = None
+    artifact_fold: float | None = None
+    artifact_bubble: float | None = None
+    artifact_pen: float | None = None
+    artifact_blot: float | None = None
 
     @property
     def normalized_from(self) -> StainEstimate | None:
@@ -79,6 +86,12 @@ class SlideRecord(SlideRow):
             return None
         method, values = self.stain, self.stain_values or ()
         return StainEstimate(method=cast(StainMethod, method), values=values)
+
+    @property
+    def artifacts(self) -> dict[str, float]:
+        """Kind -> its part of the tissue; empty if artifacts were not looked for."""
+        shares = {kind: getattr(self, f"artifact_{kind}") for kind in ARTIFACTS}
+        return {kind: share for kind, share in shares.items() if share is not None}
 
     @property
     def canvas(self) -> Canvas | None:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from digipath_ray.slide.image import DAMAGED, check_whole, no_pixel_limit
 from digipath_ray.storage.files import open_file
 
 Bools = NDArray[np.bool_]
+T = TypeVar("T", bound=np.generic)
 UM_PER_INCH = 25_400.0
 PHOTOMETRIC_TAG, SOFTWARE_TAG = 262, 305
 """TIFF tags; a photometric interpretation of 0 is "white is zero"."""
@@ -114,6 +115,27 @@ def _dilate(array: Bools, radius_x: float, radius_y: float) -> Bools:
             out[row:] |= wide[:-row]
             out[:-row] |= wide[row:]
     return out | wide
+
+
+def at_centers(
+    array: NDArray[T],
+    shape: tuple[int, int],
+    *,
+    mpp: tuple[float, float],
+    onto: tuple[float, float],
+) -> NDArray[T]:
+    """A map [rows, cols] on another grid from the same corner: nearest by position.
+
+    Args:
+        array: the map.
+        shape: rows and columns of the other grid.
+        mpp: um per px of the map, x and y.
+        onto: um per px of the other grid, x and y.
+    """
+    rows = ((np.arange(shape[0]) + 0.5) * onto[1] / mpp[1]).astype(int)
+    cols = ((np.arange(shape[1]) + 0.5) * onto[0] / mpp[0]).astype(int)
+    last_row, last_col = array.shape[0] - 1, array.shape[1] - 1
+    return array[np.ix_(rows.clip(max=last_row), cols.clip(max=last_col))]
 
 
 def write_mask(path: str | Path, mask: Mask) -> None:

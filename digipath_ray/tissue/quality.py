@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from skimage.transform import downscale_local_mean
 
 from digipath_ray.slide.info import Pixels
+from digipath_ray.tissue.detail import ROUNDING, binned, energy, gray_of, local_mean
 from digipath_ray.tissue.mask import Bools, Mask
 
 UNSCANNED = 16
@@ -123,6 +123,13 @@ def extremes(rgb: Pixels) -> tuple[Pixels, Pixels]:
     )
 
 
+def densities(rgb: Pixels) -> tuple[Floats, Floats, Floats]:
+    """Optical density of red, green and blue, [rows, cols] each; 0 is white."""
+    # Plus one, so that black has a finite optical density (2.4).
+    density = -np.log10(np.arange(1, 257, dtype=np.float32) / 256)
+    return density[rgb[..., 0]], density[rgb[..., 1]], density[rgb[..., 2]]
+
+
 def find_ink(rgb: Pixels, *, mpp_x: float, mpp_y: float) -> Mask:
     """Find blue, green, red and black ink in an RGB image smoothed over about 24 um.
 
@@ -130,12 +137,10 @@ def find_ink(rgb: Pixels, *, mpp_x: float, mpp_y: float) -> Mask:
     extended by INK_MARGIN_UM. Light ink over tissue can have the color of a stain, and
     is then missed.
     """
-    # Plus one, so that black has a finite optical density (2.4).
-    density = -np.log10(np.arange(1, 257, dtype=np.float32) / 256)
-    r, g, b = (density[rgb[..., i]] for i in range(3))
+    r, g, b = densities(rgb)
     found = np.zeros(rgb.shape[:2], np.bool_)
     for colored, width_um in (
-        (_cold_ink(r, g, b) | _black_ink(r, g, b), INK_WIDTH_UM),
+        (_cold_ink(r, g, b) | black_ink(r, g, b), INK_WIDTH_UM),
         (_red_ink(r, g, b), RED_WIDTH_UM),
     ):
         if colored.any():
@@ -168,27 +173,37 @@ def _red_ink(r: Floats, g: Floats, b: Floats) -> Bools:
     return np.asarray((g > 0.7) & (b > 0.8 * g) & (r < 0.3 * g))
 
 
-def _black_ink(r: Floats, g: Floats, b: Floats) -> Bools:
+def black_ink(r: Floats, g: Floats, b: Floats) -> Bools:
     """Dark and gray; the grayest dark tissue spreads by 0.28 of its densest channel."""
     densest = np.maximum(np.maximum(r, g), b)
     lightest = np.minimum(np.minimum(r, g), b)
     return np.asarray((lightest > 0.4) & (densest - lightest < 0.2 * densest))
 
 
-def _ink_over_tissue(*, tissue: Mask, ink: Mask) -> float:
-    """Ink between or next to tissue, as a fraction of tissue plus that ink."""
-    if not (tissue.array.any() and ink.array.any()):
-        return 0.0
-    # Coarse pixels of about 32 um suffice for a fraction and make the closing cheap.
+def reach_of(tissue: Mask) -> Mask:
+    """Where ink would be over tissue or touch it, on coarser pixels.
+
+    Tissue and INK_TOUCH_UM around it, gaps up to INK_OVER_UM filled. Pixels of about 32
+    um suffice for that, and make the closing cheap.
+    """
     step_y, step_x = (max(1, round(32 / m)) for m in (tissue.mpp_y, tissue.mpp_x))
     coarse = Mask(
         array=tissue.array[::step_y, ::step_x],
         mpp_x=tissue.mpp_x * step_x,
         mpp_y=tissue.mpp_y * step_y,
     )
-    near = coarse.dilated(INK_TOUCH_UM).closed(INK_OVER_UM).array
-    over = near & ink.array[::step_y, ::step_x]
-    return float(over.sum() / max(1, (over | coarse.array).sum()))
+    return coarse.dilated(INK_TOUCH_UM).closed(INK_OVER_UM)
+
+
+def _ink_over_tissue(*, tissue: Mask, ink: Mask) -> float:
+    """Ink between or next to tissue, as a fraction of tissue plus that ink."""
+    if not (tissue.array.any() and ink.array.any()):
+        return 0.0
+    reach = reach_of(tissue)
+    step_y, step_x = (max(1, round(32 / m)) for m in (tissue.mpp_y, tissue.mpp_x))
+    over = reach.array & ink.array[::step_y, ::step_x]
+    coarse = tissue.array[::step_y, ::step_x]
+    return float(over.sum() / max(1, (over | coarse).sum()))
 
 
 def _blurred_share(rgb: Pixels, tissue: Mask) -> float:
@@ -200,34 +215,16 @@ def _blurred_share(rgb: Pixels, tissue: Mask) -> float:
     straight edge to glass alone gives 0.5; two blocks, as the mask reaches beyond it.
     """
     fine_y, fine_x = (max(1, round(BLUR_MPP / m)) for m in (tissue.mpp_y, tissue.mpp_x))
-    r, g, b = (rgb[..., i].astype(np.float32) for i in range(3))
-    fine = _binned((r + g + b) / np.float32(3), fine_y, fine_x)
-    coarse = _binned(fine, 2, 2)
+    fine = binned(gray_of(rgb), fine_y, fine_x)
+    coarse = binned(fine, 2, 2)
     # Blocks that are tissue throughout; one pixel of glass makes an edge.
-    whole = _binned(tissue.array.astype(np.float32), 2 * fine_y, 2 * fine_x) == 1
+    whole = binned(tissue.array.astype(np.float32), 2 * fine_y, 2 * fine_x) == 1
     inside = ndimage.binary_erosion(whole, np.ones((3, 3)), iterations=2)
     if not inside.any():
         return 0.0
-    energy = _binned(ndimage.laplace(fine) ** 2, 2, 2)
     um = (2 * fine_y * tissue.mpp_y, 2 * fine_x * tissue.mpp_x)
     window = tuple(max(3, round(BLUR_WINDOW_UM / u)) for u in um)
-    # Rounding to 8 bits adds variance (1/12)/3 per pixel, times the Laplacian's 20.
-    at_one = _local_mean(energy, inside, window) - 20 / 36
-    at_two = _local_mean(ndimage.laplace(coarse) ** 2, inside, window)
+    at_one = local_mean(binned(energy(fine), 2, 2), inside, window) - ROUNDING
+    at_two = local_mean(energy(coarse), inside, window)
     blurred = (at_two > BLUR_TEXTURE) & (at_one < BLUR_RATIO * at_two)
     return float(blurred[inside].mean())
-
-
-def _binned(image: Floats, rows: int, cols: int) -> Floats:
-    """Means of rows x cols pixel blocks; an incomplete last block is dropped."""
-    height, width = image.shape[0] // rows * rows, image.shape[1] // cols * cols
-    # Cropped, because skimage would fill an incomplete block with zeros.
-    return np.asarray(downscale_local_mean(image[:height, :width], (rows, cols)))
-
-
-def _local_mean(values: Floats, where: Bools, window: tuple[int, ...]) -> Floats:
-    """Mean over the ``where`` pixels of a window around each pixel; 0 outside."""
-    weight = where.astype(np.float32)
-    total = ndimage.uniform_filter(values * weight, window, mode="constant")
-    count = ndimage.uniform_filter(weight, window, mode="constant")
-    return np.where(where, total / np.maximum(count, 1e-6), 0.0).astype(np.float32)

@@ -206,6 +206,8 @@ def check_slide(
     slide_id, paths = record.slide.slide_id, run.slide_files(record.slide.slide_id)
     wrong = False
     known = {kind: None for kind in ALWAYS if record.made_with is not None}
+    if record.slide.artifacts:
+        known |= {"artifacts": None, "artifact_outlines": None}
     for kind, digest in {**known, **record.files}.items():
         name = paths[kind].relative_to(run.root).as_posix()
         what = (

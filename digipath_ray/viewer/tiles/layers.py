@@ -9,9 +9,10 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from digipath_ray.artifacts.kinds import KINDS
 from digipath_ray.heatmap.file import TILE_PX, pyramid_levels
 from digipath_ray.heatmap.heatmap import Map
-from digipath_ray.tissue.mask import read_mask
+from digipath_ray.tissue.mask import Mask, read_mask
 from digipath_ray.viewer.collection.snapshot import Entry
 from digipath_ray.viewer.tiles.valuetiles import ValueTiles
 
@@ -24,6 +25,7 @@ LABELS = {
     "epistemic": "epistemic uncertainty",
     "tissue": "tissue",
     "truth": "ground truth",
+    **{f"artifact-{kind.name}": kind.label for kind in KINDS},
 }
 VARIANCES = ("aleatoric", "epistemic")
 MOST_VARIANCE = 0.25
@@ -125,7 +127,11 @@ def read_mask_levels(path: Path, *, version: str = "") -> MaskLevels:
     Raises:
         ValueError: not a mask.
     """
-    mask = read_mask(path)
+    return mask_levels(read_mask(path), version=version)
+
+
+def mask_levels(mask: Mask, *, version: str) -> MaskLevels:
+    """A mask as a pyramid, as :func:`read_mask_levels`."""
     levels = [mask.array]
     for _ in range(pyramid_levels(*mask.array.shape[::-1])):
         levels.append(_half(levels[-1]))
@@ -140,6 +146,21 @@ def _half(array: Bools) -> Bools:
     even = np.pad(array, ((0, height % 2), (0, width % 2)), mode="edge")
     blocks = even.reshape(even.shape[0] // 2, 2, even.shape[1] // 2, 2)
     return np.asarray(blocks.sum(axis=(1, 3), dtype=np.uint8) >= 2)
+
+
+def cut_tile(mask: MaskLevels, at: At, *, of: str) -> Gray:
+    """A tile of a mask, 255 or 0.
+
+    Raises:
+        NoMap: there is none; ``of`` names the map.
+    """
+    if not at.level < len(mask.levels):
+        raise NoMap(f"map not found: {of}")
+    x, y = at.col * TILE_PX, at.row * TILE_PX
+    tile = mask.levels[at.level][y : y + TILE_PX, x : x + TILE_PX]
+    if not tile.size:
+        raise NoMap(f"tile not found: {at.col}, {at.row} at level {at.level}")
+    return np.where(tile, np.uint8(255), np.uint8(0))
 
 
 def value_layers(entry: Entry, run: str, heatmap: ValueTiles) -> Iterator[Layer]:
@@ -164,15 +185,17 @@ def value_layers(entry: Entry, run: str, heatmap: ValueTiles) -> Iterator[Layer]
             )
 
 
-def mask_layer(entry: Entry, run: str, mask: MaskLevels) -> Layer:
-    """Layer of a run's tissue mask."""
+def mask_layer(
+    entry: Entry, run: str, mask: MaskLevels, *, name: str = "tissue"
+) -> Layer:
+    """Layer of a run's mask, by default of the tissue."""
     mpp_x, mpp_y = entry.mpp_of(run)
     height, width = mask.levels[0].shape
     return Layer(
-        id=f"{run}/tissue",
+        id=f"{run}/{name}",
         run=run,
-        name="tissue",
-        label=LABELS["tissue"],
+        name=name,
+        label=LABELS[name],
         kind="mask",
         width=width,
         height=height,

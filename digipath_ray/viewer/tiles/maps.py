@@ -20,6 +20,7 @@ from digipath_ray.heatmap.file import TILE_PX, WEIGHT
 from digipath_ray.heatmap.heatmap import Map
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.viewer.collection.snapshot import Entry
+from digipath_ray.viewer.tiles.artifacts import PREFIX, ArtifactMaps
 from digipath_ray.viewer.tiles.layers import (
     LABELS,
     VARIANCES,
@@ -28,6 +29,7 @@ from digipath_ray.viewer.tiles.layers import (
     Layer,
     MaskLevels,
     NoMap,
+    cut_tile,
     highest,
     mask_layer,
     read_mask_levels,
@@ -52,6 +54,7 @@ class Maps:
         self._masks: LruCache[MaskLevels] = LruCache(
             most_bytes, lambda mask: mask.nbytes
         )
+        self._artifacts = ArtifactMaps(most_bytes=most_bytes // 2)
         self._reading = threading.Lock()
 
     def version(self, entry: Entry, run: str, name: str) -> str:
@@ -81,6 +84,7 @@ class Maps:
             for name, layers in (
                 ("heatmap", self._value_layers),
                 ("tissue mask", self._mask_layers),
+                ("artifacts", self._artifacts.layers),
             ):
                 try:
                     found += layers(entry, run)
@@ -106,7 +110,9 @@ class Maps:
             OSError: its file cannot be read.
         """
         makers = {"truth": self._truth_tile, "tissue": self._tissue_tile}
-        if name in makers:
+        if name.startswith(PREFIX):
+            gray = self._artifacts.tile(entry, run, name, at)
+        elif name in makers:
             gray = makers[name](entry, run, at)
         else:
             gray = self._value_tile(entry, run, name, at)
@@ -156,13 +162,9 @@ class Maps:
 
     def _tissue_tile(self, entry: Entry, run: str, at: At) -> Gray:
         mask = self._mask(entry, run)
-        if mask is None or not at.level < len(mask.levels):
+        if mask is None:
             raise NoMap(f"map not found: {run}/tissue")
-        x, y = at.col * TILE_PX, at.row * TILE_PX
-        tile = mask.levels[at.level][y : y + TILE_PX, x : x + TILE_PX]
-        if not tile.size:
-            raise NoMap(f"tile not found: {at.col}, {at.row} at level {at.level}")
-        return np.where(tile, np.uint8(255), np.uint8(0))
+        return cut_tile(mask, at, of=f"{run}/tissue")
 
     def _value_tile(self, entry: Entry, run: str, name: str, at: At) -> Gray:
         heatmap = self._heatmap(entry, run)

@@ -192,7 +192,15 @@ export function alphaOf(layer: Layer, part: number): number {
 }
 
 /** From Okabe and Ito's palette, which is color-blind safe. */
-const MASK_COLORS: Record<string, Rgb> = { tissue: [0, 114, 178], truth: [0, 158, 115] };
+const MASK_COLORS: Record<string, Rgb> = {
+  tissue: [0, 114, 178],
+  truth: [0, 158, 115],
+  "artifact-blur": [86, 180, 233],
+  "artifact-fold": [213, 94, 0],
+  "artifact-bubble": [0, 158, 115],
+  "artifact-pen": [204, 121, 167],
+  "artifact-blot": [0, 0, 0],
+};
 
 function sameRange(a: Range, b: Range): boolean {
   return (

@@ -1,0 +1,1 @@
+"""Artifacts: where the tissue of a slide cannot be trusted, kind by kind."""
