@@ -11,7 +11,7 @@ import scipy.ndimage
 
 from digipath_ray.cohort.inputs import SlideRow, read_cohort
 from digipath_ray.config.run import RunConfig
-from digipath_ray.config.toml import Tree, from_tree, merge
+from digipath_ray.config.toml import Tree, from_tree, merge, to_tree
 from digipath_ray.heatmap.file import read_heatmap
 from digipath_ray.heatmap.heatmap import Heatmap
 from digipath_ray.run.directory import RunDirectory
@@ -45,6 +45,13 @@ def small_config(changes: Tree | None = None) -> RunConfig:
     tree = merge(SMALL, changes or {})
     members = [{"weights": "random", **m} for m in tree["members"]]
     return from_tree({**tree, "members": members})
+
+
+def before_stains_and_artifacts(config: RunConfig) -> Tree:
+    """The settings as versions wrote them that knew neither."""
+    tree = to_tree(config)
+    del tree["slide"]["stain"], tree["artifacts"]
+    return tree
 
 
 def slow_config(changes: Tree | None = None, *, seconds: float = 0.02) -> RunConfig:

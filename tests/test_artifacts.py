@@ -19,7 +19,7 @@ from digipath_ray.artifacts.kinds import KINDS, ArtifactMap
 from digipath_ray.artifacts.read import fine_px, read_detail, strips
 from digipath_ray.cohort.inputs import SlideRow
 from digipath_ray.config.run import RunConfig, TissueSpec
-from digipath_ray.config.toml import from_tree, to_tree
+from digipath_ray.config.toml import from_tree
 from digipath_ray.heatmap.heatmap import Heatmap
 from digipath_ray.outcome.artifact_files import artifact_features
 from digipath_ray.outcome.lesions import find_lesions
@@ -47,6 +47,7 @@ from tests.flaws import (
     ring,
     stained,
 )
+from tests.runs import before_stains_and_artifacts
 from tests.slides import write_pyramid
 
 WIDTH, HEIGHT = 1400, 1100
@@ -281,7 +282,7 @@ def test_off_is_what_older_versions_noted() -> None:
     assert settings_digest(off) != settings_digest(on)
     assert prepare_digest(off) != prepare_digest(on)
     before = {"slide", "tissue", "grid", "ensemble", "members"}
-    tree = to_tree(off)
+    tree = before_stains_and_artifacts(off)
     assert settings_digest(off) == json_digest(
         {k: tree[k] for k in tree if k in before}
     )

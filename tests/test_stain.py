@@ -60,7 +60,13 @@ from digipath_ray.training.stains import STAINS, note_stains, reference_stains
 from digipath_ray.verify.repeat import repeat_chunks
 from tests.members import card_of, write_tiny
 from tests.records import record_of
-from tests.runs import heatmaps, make_run, small_config, write_slide
+from tests.runs import (
+    before_stains_and_artifacts,
+    heatmaps,
+    make_run,
+    small_config,
+    write_slide,
+)
 from tests.slides import noise
 from tests.stained import (
     DAB,
@@ -572,8 +578,7 @@ def test_a_file_of_settings_fits_an_ensemble_and_runs_it() -> None:
 
 def test_a_run_goes_on_with_the_stains_that_it_was_started_with() -> None:
     plain, stained = small_config(), stained_config()
-    older = to_tree(plain)
-    del older["slide"]["stain"]  # as a version before this one wrote it
+    older = before_stains_and_artifacts(plain)
     assert difference(older, to_tree(plain)) == []
     assert "slide.stain: none -> macenko" in difference(older, to_tree(stained))
     kept = {k: older[k] for k in ("slide", "tissue", "grid")}
