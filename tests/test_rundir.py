@@ -12,6 +12,7 @@ import pytest
 from digipath_ray import schema
 from digipath_ray.config.run import RunConfig
 from digipath_ray.outcome.tables import write_tables
+from digipath_ray.run.checksums import seal
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import Failure, RunError
 from digipath_ray.storage.files import publish, read_table
@@ -104,6 +105,9 @@ def test_left_over_temporary_files_are_removed_and_others_kept(tmp_path: Path) -
     kept = tmp_path / ".hidden.txt"
     kept.write_text("mine")
     run.create()
+    assert not left.exists()
+    left.write_bytes(b"half")  # of a task that was killed while this run went on
+    seal(run)
     assert not left.exists()
     assert kept.exists()
 

@@ -152,6 +152,7 @@ def _fit(
     write_failures(directory, failures)
     cards = [read_card(directory.weights(name)) for name in names]
     write_scores(directory, recipe, rows, folds, cards)
+    directory.remove_unfinished()
     return FitSummary(
         directory=directory,
         slides=len(rows),

@@ -36,7 +36,11 @@ def unseal(run: RunDirectory) -> None:
 
 
 def seal(run: RunDirectory) -> None:
-    """Write the checksums of a run that is as it should be."""
+    """Write the checksums of a run that is as it should be; nobody else writes to it.
+
+    A task that was killed may have left half a file, though its slide is finished.
+    """
+    run.remove_unfinished()
     sums = {name: file_digest(run.root / name) for name in tables_of(run)}
     with ThreadPoolExecutor(READERS) as pool:
         for of_slide in pool.map(partial(_sums_of_slide, run), run.finished_ids()):

@@ -185,6 +185,10 @@ class RunDirectory:
             (self.root / "writable").unlink()
         except OSError as e:
             raise self._unwritable(e) from e
+        self.remove_unfinished()
+
+    def remove_unfinished(self) -> None:
+        """Remove what killed processes were writing; nobody else may be writing now."""
         if not is_url(self.root):
             for left_over in self.root.rglob(f"{TEMPORARY}*"):
                 left_over.unlink(missing_ok=True)
