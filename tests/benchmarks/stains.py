@@ -219,7 +219,10 @@ def score(row: SlideRow, path: Path, column: Column) -> tuple[float, bool]:
 
 def measure(asked: argparse.Namespace) -> None:
     """Print a row for each laboratory; write all numbers and a plot."""
-    rows = pick(read_cohort([asked.cohort]), asked.images)
+    every_row = read_cohort([asked.cohort])
+    told = [row for row in every_row if own_stains(row) is not None]
+    rows = pick(told, asked.images)
+    print(f"{len(every_row) - len(told)} images left out: stains cannot be told")
     sick = sum(not row.is_negative for row in rows)
     patients = len({row.patient_id for row in rows})
     print(f"{len(rows)} images ({sick} malignant) of {patients} patients")
@@ -268,11 +271,20 @@ def measure(asked: argparse.Namespace) -> None:
     plot(asked.out / "stains.png", names, means)
 
 
+def own_stains(row: SlideRow) -> StainEstimate | None:
+    """The stains of an image, at 1.9 um/px as a run samples it; None if unclear."""
+    small = np.asarray(Image.open(row.path).convert("RGB").reduce(3))
+    try:
+        return estimate_stains(small.reshape(-1, 3), "macenko")
+    except StainError:
+        return None
+
+
 def write_restained(row: SlideRow, folder: Path, by: Restain, *, seed: int) -> Path:
     """The image re-stained, as a PNG."""
     pixels = np.asarray(Image.open(row.path).convert("RGB"))
-    own = estimate_stains(pixels.reshape(-1, 3), "macenko")
-    if by != LABORATORIES[0]:
+    own = own_stains(row)
+    if by != LABORATORIES[0] and own is not None:
         pixels = restain(pixels, own, by, seed=seed)
     path = folder / f"{row.slide_id}.png"
     Image.fromarray(pixels).save(path, compress_level=1)
