@@ -157,11 +157,12 @@ ONE_STAIN = np.rint(
     ("pixels", "method", "why"),
     [
         (np.full((200, 200, 3), 250), "macenko", "only 0 of 40000 pixels"),
-        (patch(side=60), "reinhard", "only 3600 of 3600 pixels"),
+        (patch(side=40), "reinhard", "only 1600 of 1600 pixels"),
         (np.full((200, 200, 3), (200, 120, 160)), "macenko", "one color: 0 degrees"),
         (np.full((200, 200, 3), (200, 120, 160)), "reinhard", "one color"),
         (np.maximum(ONE_STAIN, 5), "macenko", "one color: [0-9] degrees"),
-        (noise(200, 200), "macenko", "no two stains"),
+        (noise(200, 200), "macenko", "no more than noise"),
+        (patch(np.eye(3)[:2]), "reinhard", "no two stains"),
     ],
 )
 def test_what_shows_no_two_stains_is_refused(
@@ -347,17 +348,31 @@ def test_folds_have_no_part() -> None:
 @pytest.mark.skipif(not (DATA / "glas").exists(), reason="no real images here")
 def test_real_tissue() -> None:
     each: dict[StainMethod, list[StainEstimate]] = {m: [] for m in METHODS}
-    for path in sorted((DATA / "glas" / "images").iterdir())[::12]:
-        pixels = np.asarray(Image.open(path).convert("RGB"))
-        for method in METHODS:
-            each[method].append(found(pixels[::3, ::3], method))
+    paths = sorted((DATA / "glas" / "images").iterdir())[::12]
+    for path in paths:
+        pixels = np.asarray(Image.open(path).convert("RGB").reduce(3))  # 1.9 um/px
+        try:
+            for method in METHODS:
+                each[method].append(found(pixels, method))
+        except StainError:
+            continue
+    assert len(each["macenko"]) >= 0.8 * len(paths)
     assert not any(e.is_brown for e in each["macenko"])
-    for method, many in each.items():
-        middle = median_estimate(many)
+    for many in each.values():
         for one in many:
-            check_alike(one, middle)
-            pixels = normalize_pixels(pixels, map_stains(one, middle))
-        assert middle.method == method
+            check_alike(one, median_estimate(many))
+
+
+@pytest.mark.skipif(not (DATA / "wsi").exists(), reason="no real slide here")
+def test_a_real_slide() -> None:
+    with open_slide(DATA / "wsi" / "CMU-1-Small-Region.svs") as slide:
+        _, tissue = find_slide_tissue(slide, small_config())
+        got = fields.slide_stains(slide, tissue, "macenko")
+        again = fields.slide_stains(slide, tissue, "macenko")
+    assert got == again
+    assert angle_between(got.vectors[0], HEMATOXYLIN) < 12
+    assert not got.is_brown
+    map_stains(got, MACENKO_TARGET)
 
 
 # Runs
