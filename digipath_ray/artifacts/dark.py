@@ -76,7 +76,7 @@ def ridge(dark: Floats, angle: float, detail: Detail) -> Floats:
     total = np.zeros_like(dark)
     for i in range(-half, half + 1):
         total += shifted(dark, along[0] * i * step, along[1] * i * step)
-    mean = total / (2 * half + 1)
+    mean = np.asarray(total / (2 * half + 1), np.float32)
     away = LINE_WIDTH_UM / 2 + step
     sides = [shifted(mean, across[0] * s, across[1] * s) for s in (away, -away)]
     return np.asarray(mean - np.maximum(*sides))
