@@ -26,7 +26,6 @@ from digipath_ray.run.directory import RunDirectory
 from digipath_ray.training.directory import FitDirectory
 from digipath_ray.words import listed
 
-
 LEAST_SHARE = 0.001
 """Part of the tissue from which an artifact is worth a line."""
 
