@@ -48,6 +48,15 @@ def folded(rgb: Pixels, where: Bools, *, times: float = 2.0) -> Pixels:
     return out
 
 
+def overlaid(rgb: Pixels, where: Bools, *, shift: tuple[int, int]) -> Pixels:
+    """The image below another part of itself, ``shift`` px away, at ``where``."""
+    out = rgb.copy()
+    other = np.roll(rgb, shift, axis=(0, 1))[where].astype(float) + 1
+    both = (rgb[where].astype(float) + 1) * other / 256 - 1
+    out[where] = both.round().clip(0, 255).astype(np.uint8)
+    return out
+
+
 def stained(rgb: Pixels, where: Bools, *, color: tuple[int, int, int]) -> Pixels:
     """The image below something of a color, as it is on glass."""
     out = rgb.copy()

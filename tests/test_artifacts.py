@@ -20,12 +20,13 @@ from digipath_ray.artifacts.read import fine_px, read_detail, strips
 from digipath_ray.cohort.inputs import SlideRow
 from digipath_ray.config.run import RunConfig, TissueSpec
 from digipath_ray.config.toml import from_tree
-from digipath_ray.heatmap.heatmap import Heatmap
+from digipath_ray.figures.overlay import draw_overlay
 from digipath_ray.outcome.artifact_files import artifact_features
 from digipath_ray.outcome.lesions import find_lesions
 from digipath_ray.outcome.measure import find_hidden
 from digipath_ray.pipeline.place import place_patches
 from digipath_ray.pipeline.prepare import grid_of, prepare_slide
+from digipath_ray.report.methods import write_methods
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.patch_table import prepare_digest, read_prepared
 from digipath_ray.run.provenance import settings_digest
@@ -47,6 +48,7 @@ from tests.flaws import (
     ring,
     stained,
 )
+from tests.pixels import heatmap_of
 from tests.runs import before_stains_and_artifacts
 from tests.slides import write_pyramid
 
@@ -384,16 +386,42 @@ def test_a_lesion_lies_in_the_kind_that_most_of_it_does() -> None:
     p[2:6, 20:24] = 0.9
     artifacts = np.zeros(p.shape, np.uint8)
     artifacts[2:6, 2:8], artifacts[2:6, 8:9], artifacts[5, 20] = 1, 2, 4
-    heatmap = Heatmap(
-        channels=("probability",),
-        data=p[None],
-        weight=np.ones_like(p),
-        mpp_x=8.0,
-        mpp_y=8.0,
-    )
-    lesions = find_lesions(heatmap, 0.5)
+    lesions = find_lesions(heatmap_of(p), 0.5)
     assert find_hidden(lesions, None) is None
     assert find_hidden(lesions, artifacts) == {
         1: (pytest.approx(0.7), "blur"),
         2: (pytest.approx(1 / 16), "pen"),
     }
+
+
+def test_the_overlay_outlines_them() -> None:
+    indexes = np.zeros((20, 30), np.uint8)
+    indexes[4:12, 4:20], indexes[15:, 25:] = 2, 5
+    heatmap = heatmap_of(np.full(indexes.shape, 0.2))
+    thumbnail = np.full((*indexes.shape, 3), 230, np.uint8)
+    said = {"title": "s", "notes": [], "threshold": 0.5, "thumbnail_mpp": (8.0, 8.0)}
+    plain = draw_overlay(thumbnail, heatmap, **said)
+    drawn = draw_overlay(thumbnail, heatmap, **said, artifacts=indexes)
+    none = draw_overlay(thumbnail, heatmap, **said, artifacts=indexes * 0)
+    outlines = [len(f.axes[0].collections) for f in (plain, none, drawn)]
+    assert outlines == [0, 0, 2]
+    (left, top), (right, bottom) = (
+        getattr(drawn.axes[0].collections[0].get_paths()[0].get_extents(), name)
+        for name in ("min", "max")
+    )
+    assert (left, top, right, bottom) == pytest.approx((32, 32, 160, 96), abs=0.1)
+    texts = [text.get_text() for text in drawn.axes[0].texts]
+    assert [t for t in texts if t.startswith("\N{BLACK SQUARE}")] == [
+        "\N{BLACK SQUARE} fold",
+        "\N{BLACK SQUARE} blot",
+    ]
+
+
+def test_the_methods_say_what_was_looked_for() -> None:
+    def first(config: RunConfig) -> str:
+        return write_methods(config, {}, precision=None)[0]
+
+    assert "rtifact" not in first(config_of())
+    said = first(config_of(find=True, exclude=["blur", "pen"]))
+    assert "Artifacts (blur, fold, bubble, pen and blot) were mapped" in said
+    assert "all of whose tissue lies in blur and pen were left out" in said

@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 from skimage.measure import regionprops
 
+from digipath_ray.artifacts.file import read_artifacts
 from digipath_ray.cli.app import run_app
 from digipath_ray.config.toml import load_config
 from digipath_ray.demo.anatomy import Label, lay_anatomy
@@ -296,6 +297,15 @@ class TestDemoRun:
             assert re.search(stage, words)
         assert (out / "run" / "report.html").exists()
         assert len(list((out / "run" / "overlays").glob("*.png"))) == 4
+
+    def test_the_folded_slide_is_known(self, demo) -> None:
+        out, _, words = demo
+        assert "Tissue of patient_1_node_2 that cannot be trusted:" in words
+        assert "of it is folded" in words
+        run = RunDirectory(out / "run")
+        for path in (out / "run" / "artifacts").glob("*.png"):
+            folds = read_artifacts(run.artifacts(path.stem)).where("fold")
+            assert folds.any() == (path.stem == "patient_1_node_2")
 
     def test_finds_the_lesions_and_little_else(self, demo, demo_cohort: Path) -> None:
         config = resolve(load_config(preset="demo"))

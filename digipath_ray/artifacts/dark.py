@@ -23,6 +23,8 @@ LINE_WIDTH_UM, LINE_LENGTH_UM = 64.0, 400.0
 """Largest width, and least length from end to end."""
 LINE_OD = 0.12
 """Least density beyond what is on both sides of a line, mean of a cell."""
+STRETCH_UM, DIRECTIONS = 120.0, 12
+"""Length over which a line is straight, and directions that are tried."""
 SMOOTH_UM = 24.0
 BLOT_OD = 0.3
 """Least density of a blot beyond that of the tissue around."""
@@ -43,9 +45,56 @@ def find_lines(colors: Pixels, detail: Detail, ignore: Bools) -> Bools:
     size = tuple(n + 1 for n in detail.cells(LINE_WIDTH_UM))
     density = np.stack(densities(colors))
     above = np.stack([ndimage.white_tophat(plane, size) for plane in density])
-    lines = neutral(above, LINE_OD) & ~ignore
+    dark = np.where(neutral(above, LINE_OD / 2) & ~ignore, above.min(axis=0), 0)
+    ridges = np.zeros(dark.shape, np.bool_)
+    for number in range(DIRECTIONS):
+        ridges |= ridge(dark, np.pi * number / DIRECTIONS, detail) >= LINE_OD
+    near = detail.mask(ridges).dilated(LINE_WIDTH_UM / 2).array
+    lines = near & (dark >= LINE_OD)
     labels, extents = parts(ndimage.binary_dilation(lines, np.ones((3, 3))), detail)
     return np.asarray((np.hypot(*extents.T) >= LINE_LENGTH_UM)[labels] & lines)
+
+
+def ridge(dark: Floats, angle: float, detail: Detail) -> Floats:
+    """How much darker a stretch in one direction is than those beside it.
+
+    Dark cells scattered over a field make no stretch that differs from its neighbors.
+
+    Args:
+        dark: float32 [rows, cols].
+        angle: of the direction, radians from the columns' towards the rows'.
+        detail: of the slide.
+
+    Returns:
+        Mean along STRETCH_UM around each cell, less the darker of the means of the
+        stretches at LINE_WIDTH_UM / 2 and a cell more to its sides.
+    """
+    along = np.sin(angle) / detail.cell_y, np.cos(angle) / detail.cell_x
+    across = np.cos(angle) / detail.cell_y, -np.sin(angle) / detail.cell_x
+    step = min(detail.cell_x, detail.cell_y)
+    half = max(1, round(STRETCH_UM / step / 2))
+    total = np.zeros_like(dark)
+    for i in range(-half, half + 1):
+        total += shifted(dark, along[0] * i * step, along[1] * i * step)
+    mean = np.asarray(total / (2 * half + 1), np.float32)
+    away = LINE_WIDTH_UM / 2 + step
+    sides = [shifted(mean, across[0] * s, across[1] * s) for s in (away, -away)]
+    return np.asarray(mean - np.maximum(*sides))
+
+
+def shifted(plane: Floats, rows: float, cols: float) -> Floats:
+    """A map [rows, cols] moved by whole cells; 0 comes in."""
+    down, right = round(rows), round(cols)
+    height, width = plane.shape
+    out = np.zeros_like(plane)
+    if abs(down) < height and abs(right) < width:
+        out[
+            max(down, 0) : height + min(down, 0), max(right, 0) : width + min(right, 0)
+        ] = plane[
+            max(-down, 0) : height + min(-down, 0),
+            max(-right, 0) : width + min(-right, 0),
+        ]
+    return out
 
 
 def find_blots(

@@ -35,6 +35,9 @@ WINDOW_UM = 80.0
 EDGE_UM = 28.0
 """A window that is sharp in less than a tenth looks sharp: so far from its edges blur
 is not seen, and is put back."""
+STAINED, FILLED = 190, 0.6
+"""A cell is stained if a channel falls below that somewhere, and a window is judged if
+that part of it is."""
 RIM_UM = 16.0
 """The tissue's edge to glass is detail of its own, and not counted."""
 SPECK_UM = 160.0
@@ -118,10 +121,13 @@ def find_blur(detail: Detail) -> Bools:
     ]
     means.append(_coarsest(detail, inside, window))
     blurred = np.zeros_like(inside)
+    # Membranes of fat cells and threads on glass say little of the lens.
+    stained = (detail.darkest.min(axis=2) < STAINED) & inside
+    filled = local_mean(stained.astype(np.float32), inside, window) >= FILLED
     for apart, ratio in enumerate(RATIOS, start=1):
         for fine, coarse in zip(means, means[apart:], strict=False):
             blurred |= (coarse > TEXTURE) & (fine < ratio * coarse)
-    found = detail.mask(blurred & detail.tissue).opened(SPECK_UM - 2 * EDGE_UM)
+    found = detail.mask(blurred & filled & detail.tissue).opened(SPECK_UM - 2 * EDGE_UM)
     return found.dilated(EDGE_UM).array & detail.tissue
 
 

@@ -1,13 +1,14 @@
 """``digipath demo``: a synthetic cohort, run and held against its truth."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from digipath_ray.artifacts.kinds import KINDS
 from digipath_ray.cli.progress import RunProgress
 from digipath_ray.cli.run import exit_status, print_summary
 from digipath_ray.cli.train import member_table, narrate
@@ -23,6 +24,10 @@ from digipath_ray.distributed.run import Summary, run_cohort
 from digipath_ray.networks.resolve import resolve, resolve_recipe
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.training.directory import FitDirectory
+from digipath_ray.words import listed
+
+LEAST_SHARE = 0.001
+"""Part of the tissue from which an artifact is worth a line."""
 
 
 def run_demo(console: Console, out: Path) -> int:
@@ -53,6 +58,8 @@ def run_demo(console: Console, out: Path) -> int:
     threshold = config.outcome.threshold
     scores = score_run(summary.run, manifest, threshold=threshold)
     console.print(truth_table(scores, summary))
+    for line in artifact_lines(summary):
+        console.print(escape(line))
     console.print(
         "One slide was damaged on purpose: a failure is a row in failures.parquet, "
         "never the end of a run.\n"
@@ -102,6 +109,19 @@ def say_drawing(console: Console, folder: Path, slides: Sequence[DemoSlide]) -> 
     """Say what takes the next seconds."""
     where = escape(str(folder))
     console.print(f"drawing {len(slides)} synthetic slides into {where} ...")
+
+
+def artifact_lines(summary: Summary) -> Iterator[str]:
+    """Where artifacts were found: of the drawn slides, one is folded."""
+    for row in summary.outcomes:
+        found = [k for k in KINDS if (row[f"artifact_{k.name}"] or 0) >= LEAST_SHARE]
+        parts = [f"{row[f'artifact_{k.name}']:.1%} of it is {k.said}" for k in found]
+        if parts:
+            slide_id = row["slide_id"]
+            yield (
+                f"Tissue of {slide_id} that cannot be trusted: {listed(parts)} "
+                f"({summary.run.artifacts(slide_id)})"
+            )
 
 
 def truth_table(scores: Sequence[SlideScore], summary: Summary) -> Table:

@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.artifacts DATA [--fields N]
 
-DATA holds glas/ and wsi/ of the shared data. A field is one GlaS image, mirrored to 4 x
-4, with glass around it, so that its stain is one slide's. Into it goes one artifact of
+DATA holds glas/ and wsi/ of the shared data. A field is one GlaS image, mirrored to 3 x
+3, with glass around it, so that its stain is one slide's. Into it goes one artifact of
 one strength, then a camera's noise and JPEG. Per kind: the part of its tissue that is
 found, as that kind and as any; the median of the fields and the lowest. Below: what is
 found on the same fields without an artifact, and on the real slide, per kind. Last, why
@@ -43,13 +43,14 @@ from tests.flaws import (
     disk,
     folded,
     gray,
+    overlaid,
     ring,
     scanned,
     stained,
 )
 
 MPP = 0.62
-SIDES, GLASS_PX = 4, 320
+SIDES, GLASS_PX = 3, 320
 GLASS = 243
 CELL_UM, GAP_UM, LUMEN = 8.0, 160.0, 215
 Flawed = tuple[str, str, Pixels, Bools]
@@ -69,7 +70,7 @@ def field(path: Path) -> Pixels:
 def flaws(rgb: Pixels, seed: int) -> Iterator[Flawed]:
     """Every artifact in every strength, each in a copy of the field."""
     shape, x, y = rgb.shape[:2], rgb.shape[1] / 2, rgb.shape[0] / 2
-    blurred = disk(shape, x=x, y=y, radius_px=500 / MPP)
+    blurred = disk(shape, x=x, y=y, radius_px=400 / MPP)
     for um in (1, 2, 4, 8, 16):
         spread = defocused(rgb, blurred, radius_px=um / MPP)
         yield "blur", f"disk of {um} um", spread, blurred
@@ -78,12 +79,14 @@ def flaws(rgb: Pixels, seed: int) -> Iterator[Flawed]:
         for times in (1.5, 2, 2.5, 3):
             title = f"{width} um wide, x {times:g}"
             yield "fold", title, folded(rgb, lying, times=times), lying
+        over = overlaid(rgb, lying, shift=(130, 210))
+        yield "fold", f"{width} um wide, another part over it", over, lying
     for width in (12, 24):
         rim = ring(shape, x=x, y=y, radius_px=350 / MPP, width_px=width / MPP)
         for density in (0.3, 0.6, 1.2):
             title = f"rim {width} um wide, density {density:g}"
             yield "bubble", title, stained(rgb, rim, color=gray(density)), rim
-    stroke = band(shape, width_px=300 / MPP, length_px=1500 / MPP, seed=seed)
+    stroke = band(shape, width_px=300 / MPP, length_px=1100 / MPP, seed=seed)
     for name, color in (
         ("blue", (60, 90, 190)),
         ("green", (60, 150, 90)),
