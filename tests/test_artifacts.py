@@ -425,3 +425,19 @@ def test_the_methods_say_what_was_looked_for() -> None:
     said = first(config_of(find=True, exclude=["blur", "pen"]))
     assert "Artifacts (blur, fold, bubble, pen and blot) were mapped" in said
     assert "all of whose tissue lies in blur and pen were left out" in said
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (7, 40), (300, 9)])
+def test_slides_smaller_than_a_window_are_looked_at(
+    width: int, height: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "s.png"
+    Image.fromarray(TISSUE[300 : 300 + height, 300 : 300 + width]).save(path)
+    with open_slide(path, mpp=1.0) as slide:
+        thumbnail, mpp_x, mpp_y = slide.thumbnail(8.0)
+        tissue = find_tissue(
+            thumbnail, mpp_x=mpp_x, mpp_y=mpp_y, spec=TissueSpec(tissue="all")
+        )
+        found = find_artifacts(thumbnail, tissue, read_detail(slide, tissue.mask))
+    assert found.indexes.shape == tissue.mask.array.shape
+    assert not found.indexes.any()
