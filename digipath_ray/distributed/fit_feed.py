@@ -43,7 +43,7 @@ def patch_reader(root: str, digest: str) -> PatchReader:
 
 
 def read_batch(
-    draws: pa.Table, *, root: str, digest: str, contexts: tuple[int, ...]
+    draws: pa.Table, *, root: str, digest: str, contexts: tuple[int, ...] = ()
 ) -> Columns:
     """Read a batch of draws."""
     return patch_reader(root, digest).read(draws, contexts)
