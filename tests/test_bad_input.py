@@ -1,11 +1,14 @@
 """What users get wrong: each ends in its exit code and a message that says the fix.
 
 0: all done. 1: a slide failed, the others are done. 2: it cannot be done as asked.
+3: it ended early, through no slide's fault.
 """
 
+import contextlib
 import os
 import re
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,11 +23,15 @@ from digipath_ray.cli.app import run_app
 from digipath_ray.config.run import RunConfig
 from digipath_ray.config.toml import Tree, merge
 from digipath_ray.distributed import fault
+from digipath_ray.distributed import run as distributed_run
+from digipath_ray.distributed.run import write_what_is_finished
 from digipath_ray.networks.card import ModelCard, write_card
 from digipath_ray.outcome.tables import write_tables
 from digipath_ray.run.directory import RunDirectory
+from digipath_ray.run.failure import RunStopped
+from digipath_ray.run.listeners import FailureLog
 from digipath_ray.storage.files import file_digest
-from tests.runs import RAY_WARNINGS, SMALL, write_slide
+from tests.runs import RAY_WARNINGS, SMALL, small_config, write_slide
 from tests.slides import write_pyramid
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "wsi"
@@ -231,6 +238,27 @@ def test_disk_that_fills_up_costs_slides_and_says_so(
     assert run_app(command) == 0
     said = capsys.readouterr().out
     assert re.search(rf"5 of 5 slides finished \({len(finished)} w\w+ already\)", said)
+
+
+@pytest.mark.parametrize("freed", [True, False])
+def test_tables_wait_for_the_last_bytes_of_a_full_disk(
+    small_disk: Path, freed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunDirectory(small_disk / "run")
+    run.create()
+    filler = small_disk / "filler"
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(1 << 12))
+    monkeypatch.setattr(distributed_run, "WRITING_AGAIN_S", (0.5, 0.1))
+    if freed:  # another task gives up what it was writing
+        threading.Timer(0.2, filler.unlink).start()
+        write_what_is_finished(run, ["s"], FailureLog(), small_config())
+        assert run.outcomes.exists()
+        assert run.failures.exists()
+        return
+    with pytest.raises(RunStopped, match="the disk is full: free space"):
+        write_what_is_finished(run, ["s"], FailureLog(), small_config())
 
 
 def test_full_disk_is_refused_before_the_run(

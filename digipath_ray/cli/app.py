@@ -33,7 +33,12 @@ from digipath_ray.cli.options import with_config, with_specs
 from digipath_ray.cli.view import view
 from digipath_ray.config.recipe import AnnotationSpec
 from digipath_ray.config.toml import Tree
-from digipath_ray.run.failure import STOPPED, RunStopped, explain_os_error
+from digipath_ray.run.failure import (
+    DISK_FULL,
+    STOPPED,
+    RunStopped,
+    explain_os_error,
+)
 from digipath_ray.words import redacted
 
 log = logging.getLogger(__name__)
@@ -338,7 +343,8 @@ def run_app(arguments: list[str]) -> int:
     except (ValueError, OSError) as e:
         log.info("raised here:", exc_info=e)  # shown by --verbose
         _print_error(e)
-        return STOPPED if isinstance(e, RunStopped) else 2
+        full = getattr(e, "errno", None) in DISK_FULL
+        return STOPPED if full or isinstance(e, RunStopped) else 2
     if code == INTERRUPTED:
         _print_interrupted(arguments)
     return code

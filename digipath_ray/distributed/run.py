@@ -27,13 +27,19 @@ from digipath_ray.machine import check_compiler
 from digipath_ray.networks.notes import member_notes, stain_notes
 from digipath_ray.networks.seen_slides import read_exposure
 from digipath_ray.outcome.staging import PatientStage
-from digipath_ray.outcome.tables import stage_model_of, write_tables
+from digipath_ray.outcome.tables import RunTables, stage_model_of, write_tables
 from digipath_ray.pipeline.prepare import mark_seen
 from digipath_ray.report import write_report
 from digipath_ray.run.amended import amend_records, drop_others, with_earlier
 from digipath_ray.run.checksums import seal, unseal
 from digipath_ray.run.directory import RunDirectory
-from digipath_ray.run.failure import Failure, RunError, RunStopped
+from digipath_ray.run.failure import (
+    DISK_FULL,
+    Failure,
+    RunError,
+    RunStopped,
+    explain_os_error,
+)
 from digipath_ray.run.identity import hold_against_files
 from digipath_ray.run.listeners import FailureLog, Listeners, RunListener, Tally
 from digipath_ray.run.record import DoneRecord, SlideRecord
@@ -42,6 +48,9 @@ from digipath_ray.storage.files import publish, read_rows
 from digipath_ray.storage.lease import Held
 
 log = logging.getLogger(__name__)
+
+WRITING_AGAIN_S = (1.0, 3.0)
+"""Pauses, seconds, between attempts at the tables where the disk is full."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,8 +129,7 @@ def run_cohort(
                 metrics = _work(run, pending, done, config, heard, predict=predict)
             finally:  # the tables hold what is finished, however this ends
                 if not held.lost.is_set():
-                    run.write_failures(ids, failures.failures)
-                    tables = write_tables(run, config)
+                    tables = write_what_is_finished(run, ids, failures, config)
             stop_if_lost(run, held)
             if predict:
                 write_report(run)
@@ -142,6 +150,44 @@ def run_cohort(
             *patient_notes(tables.outcomes, config),
         ],
     )
+
+
+def write_what_is_finished(
+    run: RunDirectory, ids: Sequence[str], failures: FailureLog, config: RunConfig
+) -> RunTables:
+    """Write failures and tables, when a run ends.
+
+    On a full disk tasks that have not heard of the end may still hold its last bytes
+    for a while.
+
+    Raises:
+        RunStopped: the disk stays full.
+    """
+    for pause_s in WRITING_AGAIN_S:
+        try:
+            return _write_tables(run, ids, failures, config)
+        except OSError as e:
+            if e.errno not in DISK_FULL:
+                raise
+            log.warning("%s: %s; once more in %.0f s", run.root, e, pause_s)
+        time.sleep(pause_s)
+        run.remove_unfinished()
+    try:
+        return _write_tables(run, ids, failures, config)
+    except OSError as e:
+        if e.errno not in DISK_FULL:
+            raise
+        raise RunStopped(
+            f"the tables of {run.root} cannot be written ({e}); what is finished "
+            f"stays: {explain_os_error(e)}"
+        ) from e
+
+
+def _write_tables(
+    run: RunDirectory, ids: Sequence[str], failures: FailureLog, config: RunConfig
+) -> RunTables:
+    run.write_failures(ids, failures.failures)
+    return write_tables(run, config)
 
 
 class LeaseCheck(RunListener):
@@ -218,8 +264,7 @@ def remeasure_run(
             heard = Listeners(failures, beat, listener or RunListener())
             _work(run, [], done, config, heard, predict=False)
             stop_if_lost(run, held)
-            run.write_failures(list(done), failures.failures)
-            tables = write_tables(run, config)
+            tables = write_what_is_finished(run, list(done), failures, config)
             write_report(run)
         seal(run)
     return Summary(
