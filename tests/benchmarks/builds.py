@@ -32,7 +32,7 @@ from tests.benchmarks.peer import Cost, run_measured
 HERE = Path(__file__).parents[2]
 MAIN = "from digipath_ray.cli import main; main()"
 COHORTS: dict[str, tuple[Label, ...]] = {
-    "negative": (*("negative",) * 19, "micro"),
+    "negative": ("micro", *("negative",) * 19),
     "tumor": ("macro",) * 8,
 }
 SAME = ("--no-find-artifacts",)
@@ -55,7 +55,8 @@ class Variant:
         command = ["run", str(manifest), "--preset", "demo", "--out", str(out)]
         self.costs.append(
             run_measured(
-                [sys.executable, "-c", MAIN, *command, *self.options],
+                # -P: not the build that lies in the current folder.
+                [sys.executable, "-P", "-c", MAIN, *command, *self.options],
                 {**os.environ, "PYTHONPATH": str(self.checkout)},
             )
         )
@@ -117,6 +118,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("earlier", type=Path)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--nodes", type=int, help="at most, of a cohort")
     parser.add_argument("--cohorts", nargs="+", choices=COHORTS, default=list(COHORTS))
     arguments = parser.parse_args()
     for name in arguments.cohorts:
@@ -126,12 +128,19 @@ def main() -> None:
             Variant(f"this build {' '.join(LESS)}", HERE, (*SAME, *LESS)),
         )
         with tempfile.TemporaryDirectory() as folder:
-            show(name, Path(folder), variants, arguments.rounds)
+            labels = COHORTS[name][: arguments.nodes]
+            show(name, labels, Path(folder), variants, arguments.rounds)
 
 
-def show(name: str, folder: Path, variants: Sequence[Variant], rounds: int) -> None:
+def show(
+    name: str,
+    labels: Sequence[Label],
+    folder: Path,
+    variants: Sequence[Variant],
+    rounds: int,
+) -> None:
     """Run a cohort by all variants, and print how long they took and what differs."""
-    manifest = draw_cohort(folder, COHORTS[name])
+    manifest = draw_cohort(folder, labels)
     for number in range(rounds):
         for n, variant in enumerate(variants):
             variant.run(manifest, folder / f"run-{n}-{number}")
@@ -140,7 +149,7 @@ def show(name: str, folder: Path, variants: Sequence[Variant], rounds: int) -> N
                 f"  {variant.name}: {cost.wall:.0f} s, {cost.cpu:.0f} CPU s", flush=True
             )
     runs = [RunDirectory(folder / f"run-{n}-0") for n in range(len(variants))]
-    print(f"{name}: {len(COHORTS[name])} slides")
+    print(f"{name}: {len(labels)} slides")
     print("| build | seconds | CPU seconds | slides/hour, times | differences |")
     print("|---|---|---|---|---|")
     base = statistics.median(cost.wall for cost in variants[0].costs)
@@ -150,7 +159,7 @@ def show(name: str, folder: Path, variants: Sequence[Variant], rounds: int) -> N
             for name in ("wall", "cpu")
         )
         seconds = statistics.median(cost.wall for cost in variant.costs)
-        rate = len(COHORTS[name]) / seconds * 3600
+        rate = len(labels) / seconds * 3600
         print(
             f"| {variant.name} | {wall} | {cpu} | {rate:.0f}, "
             f"{base / seconds:.2f} | {differences(runs[0], run)} |",
