@@ -55,9 +55,9 @@ class Variant:
         command = ["run", str(manifest), "--preset", "demo", "--out", str(out)]
         self.costs.append(
             run_measured(
-                # -P: not the build that lies in the current folder.
-                [sys.executable, "-P", "-c", MAIN, *command, *self.options],
+                [sys.executable, "-c", MAIN, *command, *self.options],
                 {**os.environ, "PYTHONPATH": str(self.checkout)},
+                cwd=out.parent,  # Ray's workers import what lies in the current folder
             )
         )
 

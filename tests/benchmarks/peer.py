@@ -87,14 +87,16 @@ class Cost:
         self.cpu = sum(self._spent.values())
 
 
-def run_measured(command: Sequence[str], environment: dict[str, str]) -> Cost:
+def run_measured(
+    command: Sequence[str], environment: dict[str, str], *, cwd: Path | None = None
+) -> Cost:
     """Run a command to its end and measure it."""
     cost = Cost()
     started = time.perf_counter()
     with (
         tempfile.TemporaryFile("w+") as log,
         subprocess.Popen(
-            command, env=environment, stdout=log, stderr=subprocess.STDOUT
+            command, env=environment, cwd=cwd, stdout=log, stderr=subprocess.STDOUT
         ) as process,
     ):
         ended = threading.Event()
