@@ -30,14 +30,12 @@ class Context:
     """Lattice of a slide's context blocks; sizes in context px.
 
     Attributes:
-        factor: model px per context px.
         frame: of the context px.
         stride_px: side of a block, the patches' stride.
         blocks_per_side: blocks that a context spans.
         margin_px: from the left (top) edge of a context to that of its patch.
     """
 
-    factor: int
     frame: Frame
     stride_px: int
     blocks_per_side: int
@@ -127,7 +125,6 @@ def lay_context(info: SlideInfo, grid: Grid, factor: int) -> Context:
     check_context(grid.spec, factor)
     spec = grid.spec
     return Context(
-        factor=factor,
         frame=frame_of_context(info, grid.frame, factor),
         stride_px=spec.stride_px // factor,
         blocks_per_side=blocks_across(spec, factor),

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import scipy.ndimage
+from numpy.typing import NDArray
 
 from digipath_ray.cohort.inputs import SlideRow, read_cohort
 from digipath_ray.config.toml import Tree
+from digipath_ray.training.reader import Columns
 from tests.slides import write_pyramid
 
 GLASS = 245
@@ -95,3 +97,16 @@ def write_annotated_cohort(folder: Path, *, patients: int = 4) -> list[SlideRow]
             lines.append(f"{name},{name}.tif,{annotation},{label},p{i}")
     (folder / "cohort.csv").write_text("\n".join(lines))
     return read_cohort([folder / "cohort.csv"])
+
+
+def batch_of(tumor: NDArray[np.bool_], **views: NDArray[np.uint8]) -> Columns:
+    """A batch of a fit: all of it known, of one slide."""
+    n = len(tumor)
+    return {
+        **views,
+        "tumor": tumor,
+        "weight": np.ones_like(tumor),
+        "area_mm2": np.ones(n),
+        "slide_id": np.array(["s"] * n),
+        "error": np.array([""] * n),
+    }

@@ -27,7 +27,7 @@ from digipath_ray.training.augment import augment_patch, augment_views, blur
 from digipath_ray.training.fit import MemberFit
 from digipath_ray.training.reader import PatchReader
 from digipath_ray.training.start import load_encoder
-from tests.annotated import FIT
+from tests.annotated import FIT, batch_of
 from tests.slides import noise, write_pyramid
 
 
@@ -239,15 +239,11 @@ def test_a_member_is_fitted_with_its_context() -> None:
         tumor = np.zeros((n, 64, 64), np.bool_)
         tumor[::2] = True
         context = np.where(tumor[..., None], 60, 200) + rng.normal(0, 5, (n, 64, 64, 3))
-        return {
-            "pixels": rng.integers(0, 256, (n, 64, 64, 3), np.uint8),
-            "context4": context.clip(0, 255).astype(np.uint8),
-            "tumor": tumor,
-            "weight": np.ones_like(tumor),
-            "area_mm2": np.ones(n),
-            "slide_id": np.array(["s"] * n),
-            "error": np.array([""] * n),
-        }
+        return batch_of(
+            tumor,
+            pixels=rng.integers(0, 256, (n, 64, 64, 3), np.uint8),
+            context4=context.clip(0, 255).astype(np.uint8),
+        )
 
     recipe = recipe_from_tree(merge(FIT, {"fit": {"learning_rates": [3e-3]}}))
     fit = MemberFit(hooked(), recipe, torch.device("cpu"))

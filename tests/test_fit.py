@@ -9,7 +9,7 @@ from digipath_ray.config.toml import merge, recipe_from_tree
 from digipath_ray.networks.build import build_network
 from digipath_ray.training.fit import FitStopped, MemberFit, freezes
 from digipath_ray.training.reader import Columns
-from tests.annotated import FIT
+from tests.annotated import FIT, batch_of
 
 CPU = torch.device("cpu")
 SMALL = {"encoder_depth": 3, "decoder_channels": [16, 8, 8]}
@@ -23,14 +23,7 @@ def make_batch(n: int = 4, *, seed: int = 0, side: int = 32) -> Columns:
         x, y = rng.integers(0, side // 2, 2)
         tumor[i, y : y + side // 2, x : x + side // 2] = True
     pixels = np.where(tumor[..., None], 90, 200) + rng.normal(0, 10, (*tumor.shape, 3))
-    return {
-        "pixels": pixels.clip(0, 255).astype(np.uint8),
-        "tumor": tumor,
-        "weight": np.ones_like(tumor),
-        "area_mm2": np.ones(n),
-        "slide_id": np.array(["s"] * n),
-        "error": np.array([""] * n),
-    }
+    return batch_of(tumor, pixels=pixels.clip(0, 255).astype(np.uint8))
 
 
 def make_recipe(**fit: object) -> Recipe:

@@ -38,6 +38,12 @@ NewClassifierOption = Annotated[
         help="leave the last layer random: weights of other classes, to fit from",
     ),
 ]
+ContextOption = Annotated[
+    int | None,
+    typer.Option(
+        min=2, max=64, help="how many times coarser the context is that it sees too"
+    ),
+]
 
 
 def cohort(
@@ -78,12 +84,7 @@ def import_weights(
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="of the architecture; repeatable"),
     ] = None,
-    context_mpp_factor: Annotated[
-        int | None,
-        typer.Option(
-            min=2, max=64, help="how many times coarser the context is that it sees too"
-        ),
-    ] = None,
+    context_mpp_factor: ContextOption = None,
     patch_px: Annotated[
         int, typer.Option(help="side of the patches to predict on, px")
     ] = 1024,

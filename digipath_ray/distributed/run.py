@@ -163,31 +163,23 @@ def write_what_is_finished(
     Raises:
         RunStopped: the disk stays full.
     """
-    for pause_s in WRITING_AGAIN_S:
+    pauses = iter(WRITING_AGAIN_S)
+    while True:
         try:
-            return _write_tables(run, ids, failures, config)
+            run.write_failures(ids, failures.failures)
+            return write_tables(run, config)
         except OSError as e:
             if e.errno not in DISK_FULL:
                 raise
+            pause_s = next(pauses, None)
+            if pause_s is None:
+                raise RunStopped(
+                    f"the tables of {run.root} cannot be written ({e}); what is "
+                    f"finished stays: {explain_os_error(e)}"
+                ) from e
             log.warning("%s: %s; once more in %.0f s", run.root, e, pause_s)
         time.sleep(pause_s)
         run.remove_unfinished()
-    try:
-        return _write_tables(run, ids, failures, config)
-    except OSError as e:
-        if e.errno not in DISK_FULL:
-            raise
-        raise RunStopped(
-            f"the tables of {run.root} cannot be written ({e}); what is finished "
-            f"stays: {explain_os_error(e)}"
-        ) from e
-
-
-def _write_tables(
-    run: RunDirectory, ids: Sequence[str], failures: FailureLog, config: RunConfig
-) -> RunTables:
-    run.write_failures(ids, failures.failures)
-    return write_tables(run, config)
 
 
 class LeaseCheck(RunListener):

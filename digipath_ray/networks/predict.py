@@ -8,7 +8,6 @@ travels. Batches have one shape: the last one is padded and its padding dropped.
 import logging
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -316,10 +315,12 @@ class EnsemblePredictor:
         every = np.ones(len(index), np.bool_)
         first = cover(index, len(views.blocks)) if adaptive else every
 
-        def predict(which: Bools) -> tuple[NDArray[np.float32], Any]:
-            return self._predict_patches(member, views.take(which))
-
-        return predict_where_in_doubt(predict, index, first, config)
+        return predict_where_in_doubt(
+            lambda which: self._predict_patches(member, views.take(which)),
+            index,
+            first,
+            config,
+        )
 
     def _predict_patches(
         self, member: Member, views: Views

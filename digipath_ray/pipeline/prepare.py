@@ -247,8 +247,8 @@ def prepare_slide(
         )
         stains = find_stains(slide, tissue, config)
         if stains is not None:
-            flags = () if stains.note is None else (STAIN_FLAG,)
-            record = replace(record, **stains.columns(), qc=(*record.qc, *flags))
+            left = () if stains.note is None else (STAIN_FLAG,)
+            record = replace(record, **stains.columns(), qc=(*record.qc, *left))
         record = with_artifacts(replace(record, digest=digest), tissue, found)
     table = patch_table(row.slide_id, grid, cells, tissue.mask)
     write_patches(run, record, config, table)

@@ -1,5 +1,6 @@
 """Reference stains of a member: the median of its training slides, for its card."""
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 
@@ -31,13 +32,11 @@ def note_stains(slide: Slide, tissue: Tissue) -> dict[bytes, bytes]:
         SlideError: the file is damaged where it is sampled.
     """
     found: Stains = {}
-    fields = read_fields(slide, tissue)
-    for method in METHODS:
-        try:
-            pixels = without_folds(fields)
-            found[method] = estimate_stains(pixels, method).values
-        except StainError:
-            continue
+    with contextlib.suppress(StainError):
+        pixels = without_folds(read_fields(slide, tissue))
+        for method in METHODS:
+            with contextlib.suppress(StainError):
+                found[method] = estimate_stains(pixels, method).values
     return {STAINS: json.dumps(found).encode()}
 
 
