@@ -24,9 +24,10 @@ from digipath_ray.config.run import RunConfig
 from digipath_ray.config.toml import Tree, merge
 from digipath_ray.distributed import fault
 from digipath_ray.distributed import run as distributed_run
-from digipath_ray.distributed.run import write_what_is_finished
+from digipath_ray.distributed.run import end_run, write_what_is_finished
 from digipath_ray.networks.card import ModelCard, write_card
 from digipath_ray.outcome.tables import write_tables
+from digipath_ray.run.checksums import sums_file
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import RunStopped
 from digipath_ray.run.listeners import FailureLog
@@ -240,23 +241,33 @@ def test_disk_that_fills_up_costs_slides_and_says_so(
     assert re.search(rf"5 of 5 slides finished \({len(finished)} w\w+ already\)", said)
 
 
+def fill_disk(filler: Path) -> None:
+    """Let a file grow until its disk is full."""
+    with contextlib.suppress(OSError), filler.open("ab", buffering=0) as file:
+        while True:
+            file.write(bytes(1 << 12))
+
+
 @pytest.mark.parametrize("freed", [True, False])
 def test_tables_wait_for_the_last_bytes_of_a_full_disk(
     small_disk: Path, freed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = RunDirectory(small_disk / "run")
     run.create()
+    run.settings.write_text("", encoding="utf-8")  # a file with a checksum
     filler = small_disk / "filler"
-    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
-        while True:
-            file.write(bytes(1 << 12))
+    fill_disk(filler)
     monkeypatch.setattr(distributed_run, "WRITING_AGAIN_S", (0.5, 0.1))
     if freed:  # another task gives up what it was writing
         threading.Timer(0.2, filler.unlink).start()
         write_what_is_finished(run, ["s"], FailureLog(), small_config())
         assert run.outcomes.exists()
         assert run.failures.exists()
+        assert end_run(run, report=False) is None
+        assert sums_file(run).exists()
         return
+    assert "checksums are not written" in str(end_run(run, report=False))
+    assert not sums_file(run).exists()
     with pytest.raises(RunStopped, match="the disk is full: free space"):
         write_what_is_finished(run, ["s"], FailureLog(), small_config())
 

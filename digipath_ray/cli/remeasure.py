@@ -48,7 +48,7 @@ def conclude(
     with RunProgress(console) as progress:
         summary = remeasure_run(run, config, rows=rows, drop=drop, listener=progress)
     print_summary(console, summary, predicted=True)
-    return exit_status(summary.failures)
+    return exit_status(summary.failures, summary.unwritten)
 
 
 def config_of(run: RunDirectory, outcome: dict[str, Any]) -> RunConfig:

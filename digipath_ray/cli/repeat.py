@@ -72,7 +72,8 @@ def repeat_run(
     with RunProgress(console) as progress:
         summary = run_cohort(second, rows, config, listener=progress)
     print_summary(console, summary, predicted=True)
-    return print_agreement(console, first, second) or exit_status(summary.failures)
+    status = exit_status(summary.failures, summary.unwritten)
+    return print_agreement(console, first, second) or status
 
 
 def settings_that_decide(given: Tree, then: Tree) -> Iterator[str]:

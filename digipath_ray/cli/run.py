@@ -55,12 +55,12 @@ def run_slides(
             listener=progress,
         )
     print_summary(console, summary, predicted=predict)
-    return exit_status(summary.failures)
+    return exit_status(summary.failures, summary.unwritten)
 
 
-def exit_status(failures: Sequence[Failure]) -> int:
-    """0, 1 if a slide failed, 3 if others are left through no slide's fault."""
-    if any(failure.cause in OUTSIDE for failure in failures):
+def exit_status(failures: Sequence[Failure], unwritten: str | None = None) -> int:
+    """0, 1 if a slide failed, 3 if anything is left through no slide's fault."""
+    if unwritten or any(failure.cause in OUTSIDE for failure in failures):
         return STOPPED
     return 1 if failures else 0
 
@@ -84,7 +84,7 @@ def segment_prepared(console: Console, out: Path) -> int:
         summary, failures=failures, slides=len(summary.outcomes) + len(failures)
     )
     print_summary(console, summary, predicted=True)
-    return exit_status(summary.failures)
+    return exit_status(summary.failures, summary.unwritten)
 
 
 def print_summary(console: Console, summary: Summary, *, predicted: bool) -> None:
@@ -98,6 +98,8 @@ def print_summary(console: Console, summary: Summary, *, predicted: bool) -> Non
     console.print(count_slides(summary, predicted=predicted))
     for note in [*summary.changes, *(summary.notes if predicted else [])]:
         console.print(f"[yellow]note[/]      {escape(note)}")
+    if summary.unwritten:
+        console.print(f"[red]failed[/] {escape(summary.unwritten)}")
     if not predicted:
         print_flags(console, read_rows(summary.run.slides, SLIDES))
     if summary.metrics:

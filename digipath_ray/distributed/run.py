@@ -67,6 +67,7 @@ class Summary:
         metrics: what metrics.json says of this start; empty if nothing was predicted.
         changes: what manifest and files of now mean for results of earlier starts.
         notes: why its heatmaps are no predictions; mostly empty.
+        unwritten: why report and checksums are missing; None if they are there.
     """
 
     run: RunDirectory
@@ -78,6 +79,7 @@ class Summary:
     metrics: dict[str, Any] = field(default_factory=dict)
     changes: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    unwritten: str | None = None
 
 
 def run_cohort(
@@ -131,9 +133,7 @@ def run_cohort(
                 if not held.lost.is_set():
                     tables = write_what_is_finished(run, ids, failures, config)
             stop_if_lost(run, held)
-            if predict:
-                write_report(run)
-        seal(run)
+            unwritten = end_run(run, report=predict)
     return Summary(
         run=run,
         slides=len(rows),
@@ -149,6 +149,7 @@ def run_cohort(
             *overlap_notes(rows, config),
             *patient_notes(tables.outcomes, config),
         ],
+        unwritten=unwritten,
     )
 
 
@@ -180,6 +181,23 @@ def write_what_is_finished(
             log.warning("%s: %s; once more in %.0f s", run.root, e, pause_s)
         time.sleep(pause_s)
         run.remove_unfinished()
+
+
+def end_run(run: RunDirectory, *, report: bool = True) -> str | None:
+    """Write report and checksums, which a run can do without on a full disk.
+
+    Returns:
+        Why they are missing; None if they are there.
+    """
+    try:
+        if report:
+            write_report(run)
+        seal(run)
+    except OSError as e:
+        if e.errno not in DISK_FULL:
+            raise
+        return f"report and checksums are not written ({e}): {explain_os_error(e)}"
+    return None
 
 
 class LeaseCheck(RunListener):
@@ -257,8 +275,7 @@ def remeasure_run(
             _work(run, [], done, config, heard, predict=False)
             stop_if_lost(run, held)
             tables = write_what_is_finished(run, list(done), failures, config)
-            write_report(run)
-        seal(run)
+            unwritten = end_run(run)
     return Summary(
         run=run,
         slides=len(done),
@@ -268,6 +285,7 @@ def remeasure_run(
         failures=failures.failures,
         changes=changes,
         notes=[*member_notes(config), *patient_notes(tables.outcomes, config)],
+        unwritten=unwritten,
     )
 
 
