@@ -163,6 +163,7 @@ def _read(parts: _Parts) -> Program:
             tensors[said["arg"]["name"]] = constants[said["tensor_constant_name"]]
         else:
             raise ValueError(f"an input of the kind {kind}, which may hold code")
+    _refuse_training(graph["nodes"])
     if len(pixels) != 1:
         raise ValueError(
             f"it takes {len(pixels)} inputs: a member takes one, the patch"
@@ -175,6 +176,17 @@ def _read(parts: _Parts) -> Program:
         answer=_answer(signature["output_specs"]),
         torch_version=str(whole.get("torch_version", "")),
     )
+
+
+def _refuse_training(nodes: list[Any]) -> None:
+    """Refuse dropout and normalization that work as in training."""
+    for node in nodes:
+        said = {a["name"]: a["arg"].get("as_bool") for a in node["inputs"]}
+        if said.get("training") or said.get("train"):
+            raise ValueError(
+                f"{node['target']} works as in training: call model.eval() before "
+                "torch.export.export"
+            )
 
 
 def _answer(specs: list[Any]) -> str:

@@ -4,6 +4,8 @@ What is inside such a file is only seen where it runs: whether it takes patches 
 size, what shape it answers in, and whether these are the numbers that its card says.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -20,6 +22,8 @@ GLASS_GRAY = 243
 # Optical densities of hematoxylin and eosin in R, G, B (Ruifrok and Johnston, 2001).
 HEMATOXYLIN = np.array((0.65, 0.70, 0.29))
 EOSIN = np.array((0.07, 0.99, 0.11))
+AGAIN = 1e-3
+"""Difference of answers, relative to the largest, that rounding explains."""
 SUM_TOLERANCE = 1e-2
 """So far from 1 probabilities of all classes may add up to."""
 
@@ -60,29 +64,41 @@ def try_member(spec: MemberSpec, *, patch_px: int) -> dict[str, float]:
     network = member.network
     assert isinstance(network, FileNetwork)
     check_patch(network, patch_px)
-    shares = {}
-    for name, pixels in trial_patches(patch_px).items():
-        picture = torch.from_numpy(pixels).permute(2, 0, 1)[None]
-        try:
-            shares[name] = _try(member, picture)
-        except (RuntimeError, ValueError) as e:
+    patches = trial_patches(patch_px)
+    pictures = torch.from_numpy(np.stack([*patches.values()])).permute(0, 3, 1, 2)
+    try:
+        answer = member.answers(pictures)
+        member.answer.cut_of(tuple(answer.shape), (patch_px, patch_px))
+        _check_answer(answer, member, patches)
+        _check_again(answer[-1:], member.answers(pictures[-1:]))
+        tumor = member.answer.posterior(answer, (patch_px, patch_px)) > 0.5
+    except (RuntimeError, ValueError) as e:
+        raise ValueError(f"member {spec.name}, tried on pictures: {e}") from e
+    shares = tumor.float().mean((1, 2)).tolist()
+    return dict(zip(patches, shares, strict=True))
+
+
+def _check_answer(answer: Tensor, member: Member, names: Iterable[str]) -> None:
+    """Refuse numbers that are not what they should be."""
+    for name, one in zip(names, answer, strict=True):
+        bad = int((~one.isfinite()).sum())
+        if bad:
             raise ValueError(
-                f"member {spec.name}, tried on a picture of {name}: {e}"
-            ) from e
-    return shares
-
-
-def _try(member: Member, picture: Tensor) -> float:
-    answer = member.answers(picture)
-    height, width = picture.shape[-2:]
-    member.answer.cut_of(tuple(answer.shape), (height, width))
-    bad = int((~answer.isfinite()).sum())
-    if bad:
-        raise ValueError(
-            f"{bad} of {answer.numel()} numbers of its answer are NaN or infinite"
-        )
+                f"{bad} of {one.numel()} numbers of its answer to {name} are NaN or "
+                "infinite"
+            )
     check_numbers(answer, member.answer)
-    return float((member(picture) > 0.5).float().mean())
+
+
+def _check_again(answer: Tensor, again: Tensor) -> None:
+    """Refuse a network that says something else of a patch when it is asked again."""
+    most = float((answer - again).abs().max())
+    if most > AGAIN * max(1.0, float(answer.abs().max())):
+        raise ValueError(
+            f"its answer to a patch differs by {most:.3g} when the patch is in another "
+            "batch: dropout or batch normalization works as in training: export it "
+            "after model.eval()"
+        )
 
 
 def check_numbers(answer: Tensor, says: Answer) -> None:
