@@ -65,13 +65,14 @@ class FileNetwork(nn.Module):
 
 def _checked(sizes: Sizes, spec: MemberSpec) -> Sizes:
     """The sizes of a file's input, if it takes pictures in the card's layout."""
-    channel = 1 if spec.layout == "NCHW" else 3
+    channel, other = (1, 3) if spec.layout == "NCHW" else (3, 1)
     if len(sizes) != 4:
         raise ValueError(
             f"member {spec.name}: its input has {len(sizes)} dimensions, not the 4 of "
             "a batch of pictures"
         )
-    if isinstance(sizes[channel], int) and sizes[channel] != 3:
+    stated = isinstance(sizes[channel], int) or sizes[other] == 3
+    if stated and sizes[channel] != 3:
         raise ValueError(
             f"member {spec.name}: its input is {_show(sizes)}, which is no picture of "
             f'3 channels in the layout {spec.layout}: say "layout" in its card'

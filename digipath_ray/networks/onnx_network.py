@@ -96,7 +96,7 @@ def _open(path: Path, device: torch.device) -> Any:
     options.inter_op_num_threads = 1
     # Threads that wait at full speed take the cores from those that read slides.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what goes wrong is raised
     providers: list[Any] = [CPU]
     if device.type == "cuda":
         if GPU in onnxruntime.get_available_providers():
