@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from digipath_ray.config.run import MemberSpec
-from digipath_ray.config.toml import Tree, merge
+from digipath_ray.config.toml import Tree, from_tree, merge
 from digipath_ray.distributed.run import run_cohort
 from digipath_ray.networks.build import build_network
 from digipath_ray.networks.resolve import resolve
 from digipath_ray.networks.weight_files import fetch_weights, found_weights
 from digipath_ray.networks.weights import load_member
+from digipath_ray.report.methods import write_methods
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.storage.files import is_url, place
 from tests.file_members import FILES, WRITERS, Green, give_card
@@ -83,6 +84,16 @@ def test_a_run_goes_on_only_with_the_same_file(tmp_path):
     give_card(path, **SAYS, border_px=8)
     with pytest.raises(ValueError, match=r"members\.foreign\.border_px: 0 -> 8"):
         make_run(tmp_path / "run", rows, resolve(tree))
+
+
+def test_the_methods_say_that_a_network_is_a_files():
+    row = {"name": "a", "architecture": "onnx", "classes": ["c", "dcis", "tumor"],
+           "tumor_classes": ["dcis", "tumor"]}  # fmt: skip
+    text = " ".join(write_methods(from_tree({"members": [row]}), {}, precision=None))
+    said = (
+        "a network from an ONNX file (in its own precision), whose tumor is its class"
+    )
+    assert f"{said} dcis and tumor" in text
 
 
 def test_models_lie_in_a_bucket_with_all_their_files(bucket_url, tmp_path, monkeypatch):
