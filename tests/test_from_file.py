@@ -180,7 +180,10 @@ def test_a_built_network_may_have_several_classes(tmp_path):
         ({"options": {"width": 3}}, "unknown option of onnx 'width'"),
         ({"options": {"output": "tumor"}}, "its outputs are answer"),
         ({"architecture": "exported"}, r"no \.pt2 file"),
-        ({"architecture": "Unet", "encoder": "resnet18"}, "not a safetensors file"),
+        (
+            {"architecture": "Unet", "encoder": "resnet18"},
+            r'architecture = "onnx" in its card, not "Unet"',
+        ),
     ],
 )
 def test_a_card_that_contradicts_its_file_is_refused(green, tmp_path, says, message):
@@ -232,6 +235,9 @@ def test_a_file_cannot_be_fitted(green):
     row = {"name": "x", "architecture": "onnx", "weights": str(green["onnx"])}
     with pytest.raises(ValueError, match="a network from a file is fixed"):
         resolve_recipe({"members": [row]})
+    row = {"name": "x", "architecture": "tests.tiny:Tiny"}
+    with pytest.raises(ValueError, match=r"a fit starts from \.safetensors"):
+        resolve_recipe({"members": [row]}, init=green["onnx"])
 
 
 @pytest.mark.parametrize("weights", ["random", "imagenet"])

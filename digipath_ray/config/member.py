@@ -204,6 +204,10 @@ def check_can_be_fitted(member: MemberSpec) -> None:
     name = f"member {member.name}: architecture"
     want = "a network from a file is fixed: name one that is built here, to fit it"
     check(member.architecture not in FROM_FILE, name, member.architecture, want)
+    name, weights = f"member {member.name}: weights", member.weights
+    whole = weights is not None and weights.endswith(tuple(FROM_FILE.values()))
+    want = "a fit starts from .safetensors: this file holds a whole network"
+    check(not whole, name, weights, want)
     plain = MemberSpec(name=member.name, architecture=member.architecture)
     for key in ANSWER:
         value, own = getattr(member, key), getattr(plain, key)

@@ -33,6 +33,12 @@ def check_member(spec: MemberSpec, *, patch_px: int) -> None:
     if path is not None and spec.architecture in FROM_FILE:
         try_member(spec, patch_px=patch_px)
         return
+    if path is not None and path.suffix in FROM_FILE.values():
+        kind = next(k for k, suffix in FROM_FILE.items() if suffix == path.suffix)
+        raise ValueError(
+            f"member {spec.name}: weights {path} hold the network too: architecture = "
+            f'"{kind}" in its card, not "{spec.architecture}"'
+        )
     network = build_network(spec)
     if path is not None:
         check_fit(network, path, spec)
