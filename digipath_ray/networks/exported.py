@@ -24,6 +24,17 @@ PREFIX = "torch.ops.aten."
 FILES = ("from_file", "save")
 """Operators of ATen that read or write files."""
 
+# Of ATen's internal operators some trust their arguments, here a file's.
+INTERNAL = {
+    "_adaptive_avg_pool2d", "_assert_async", "_assert_scalar",
+    "_assert_tensor_metadata", "_convolution", "_functional_assert_scalar", "_log_softmax",
+    "_native_batch_norm_legit_no_training", "_reshape_alias",
+    "_scaled_dot_product_attention_math", "_scaled_dot_product_flash_attention_for_cpu",
+    "_softmax", "_to_copy", "_unsafe_index", "_unsafe_view", "_upsample_bicubic2d_aa",
+    "_upsample_bilinear2d_aa",
+}  # fmt: skip
+"""Those that exported networks call."""
+
 # Numbers that follow from sizes; of Python, not of tensors.
 PYTHON = ("add", "sub", "mul", "floordiv", "truediv", "mod", "neg", "eq", "ne", "lt",
           "le", "gt", "ge", "and_", "or_", "not_")  # fmt: skip
@@ -90,7 +101,8 @@ def _callable(target: str) -> Callable[..., Any]:
         return SCALARS[target]
     name, _, overload = target.removeprefix(PREFIX).partition(".")
     plain = target.startswith(PREFIX) and name.isidentifier() and name not in FILES
-    if not plain or name.startswith("__") or not overload.isidentifier():
+    internal = name.startswith("_") and name not in INTERNAL
+    if not plain or internal or not overload.isidentifier():
         raise ValueError(
             f"the program calls {target}, which is no operator of torch (ATen) and "
             "could be any code: export the model without it, or as ONNX"
@@ -128,8 +140,12 @@ def _value(arg: dict[str, Any], values: Values, device: torch.device) -> Any:
     match kind:
         case "as_none":
             return None
-        case "as_int" | "as_ints" | "as_float" | "as_floats" | "as_bool" | "as_bools":
+        case "as_int" | "as_ints" | "as_bool" | "as_bools":
             return said
+        case "as_float":  # what JSON cannot say is a text: "-Infinity"
+            return float(said)
+        case "as_floats":
+            return [float(one) for one in said]
         case "as_string" | "as_strings":
             return said
         case "as_tensor":
@@ -159,7 +175,9 @@ def _value(arg: dict[str, Any], values: Values, device: torch.device) -> Any:
 
 def _number(said: dict[str, Any], values: Values) -> Any:
     ((kind, value),) = said.items()
-    return values[value] if kind == "as_name" else value
+    if kind == "as_name":
+        return values[value]
+    return float(value) if kind == "as_float" else value
 
 
 def _bind(values: Values, outputs: Sequence[dict[str, Any]], result: Any) -> None:
