@@ -26,13 +26,24 @@ FILES = ("from_file", "save")
 
 # Of ATen's internal operators some trust their arguments, here a file's.
 INTERNAL = {
-    "_adaptive_avg_pool2d", "_assert_async", "_assert_scalar",
-    "_assert_tensor_metadata", "_convolution", "_functional_assert_scalar", "_log_softmax",
-    "_native_batch_norm_legit_no_training", "_reshape_alias",
-    "_scaled_dot_product_attention_math", "_scaled_dot_product_flash_attention_for_cpu",
-    "_softmax", "_to_copy", "_unsafe_index", "_unsafe_view", "_upsample_bicubic2d_aa",
+    "_adaptive_avg_pool2d",
+    "_assert_async",
+    "_assert_scalar",
+    "_assert_tensor_metadata",
+    "_convolution",
+    "_functional_assert_scalar",
+    "_log_softmax",
+    "_native_batch_norm_legit_no_training",
+    "_reshape_alias",
+    "_scaled_dot_product_attention_math",
+    "_scaled_dot_product_flash_attention_for_cpu",
+    "_softmax",
+    "_to_copy",
+    "_unsafe_index",
+    "_unsafe_view",
+    "_upsample_bicubic2d_aa",
     "_upsample_bilinear2d_aa",
-}  # fmt: skip
+}
 """Those that exported networks call."""
 
 # Numbers that follow from sizes; of Python, not of tensors.
