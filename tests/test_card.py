@@ -3,7 +3,13 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from digipath_ray.networks.card import ModelCard, card_path, read_card, write_card
+from digipath_ray.networks.card import (
+    ModelCard,
+    card_path,
+    read_card,
+    stated_by,
+    write_card,
+)
 from digipath_ray.storage.files import file_digest
 
 CARD = ModelCard(
@@ -56,7 +62,9 @@ def test_what_is_no_json_object_is_refused(tmp_path, text):
 
 
 OPTIONAL = {"notes", "classes", "threshold", "temperature", "training", "stain"}
-OPTIONAL |= {"context_mpp_factor"}
+OPTIONAL |= {"context_mpp_factor", "tumor_classes", "output", "activation"}
+OPTIONAL |= {"output_stride", "border_px", "input_scale", "channel_order", "layout"}
+OPTIONAL |= {"patch_multiple"}
 
 
 @pytest.mark.parametrize("key", sorted(asdict(CARD).keys() - OPTIONAL))
@@ -89,7 +97,20 @@ def test_an_unknown_key_is_named(tmp_path):
         ("mean", 0.5),
         ("std", [0.5, 0.0, 0.5]),
         ("std", [0.5, None, 0.5]),
-        ("classes", ["tumor", "other"]),
+        ("classes", "tumor"),
+        ("classes", ["tumor", "tumor"]),
+        ("classes", []),
+        ("tumor_classes", ["dcis"]),
+        ("tumor_classes", []),
+        ("tumor_classes", ["other", "tumor"]),
+        ("output", "scores"),
+        ("activation", "relu"),
+        ("output_stride", 3),
+        ("border_px", -1),
+        ("input_scale", "-1..1"),
+        ("channel_order", "RBG"),
+        ("layout", "CHW"),
+        ("patch_multiple", 0),
         ("training_slides", "tumor_001"),
         ("training_patients", [1]),
         ("license", None),
@@ -115,3 +136,40 @@ def test_the_digest_is_sha256(tmp_path):
     # FIPS 180-2, appendix B.1
     want = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert file_digest(tmp_path / "file") == want
+
+
+def test_several_classes_may_be_tumor(tmp_path):
+    said = {"classes": ("stroma", "dcis", "tumor"), "tumor_classes": ("tumor", "dcis")}
+    card = replace(CARD, **said)
+    write_card(tmp_path / "w.safetensors", card)
+    assert read_card(tmp_path / "w.safetensors") == card
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"activation": "sigmoid", "classes": ("a", "b", "c"),
+          "tumor_classes": ("a", "b")}, "independent probabilities have no sum"),
+        ({"output": "probabilities", "temperature": 2.0}, "it divides logits"),
+    ],
+)  # fmt: skip
+def test_a_card_that_contradicts_itself_is_refused(said, message):
+    with pytest.raises(ValueError, match=message):
+        replace(CARD, **said)
+
+
+def test_an_open_question_is_asked_until_it_is_answered(tmp_path):
+    path = card_path(tmp_path / "w.onnx")
+    asked = {"mpp": "how many um per px was it trained at?"}
+    values = {**asdict(CARD), "mpp": None, "questions": asked}
+    path.write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=r"w\.json: mpp is null: answer .* um per px"):
+        read_card(tmp_path / "w.onnx")
+    path.write_text(json.dumps({**values, "mpp": CARD.mpp}))
+    assert read_card(tmp_path / "w.onnx") == CARD
+
+
+def test_pixels_as_they_are_stored_are_another_scale():
+    card = replace(CARD, input_scale="0..255", mean=(0.0,) * 3, std=(1.0,) * 3)
+    assert stated_by(card)["std"] == (1 / 255,) * 3
+    assert stated_by(replace(card, input_scale="0..1"))["std"] == (1.0,) * 3

@@ -138,6 +138,13 @@ def test_difference_leaves_out_where_and_how_fast() -> None:
     assert difference(old, half) == ["compute.precision: auto -> bfloat16"]
 
 
+def test_what_older_versions_did_not_say_of_a_member_is_as_it_was() -> None:
+    row = {"name": "a.b", "architecture": "Unet", "options": {}}
+    new = to_tree(from_tree({"members": [{**row, "output_stride": 2}]}))
+    old = {**new, "members": [row]}
+    assert difference(old, new) == ["members.a.b.output_stride: 1 -> 2"]
+
+
 def test_channels_leave_out_what_is_not_estimated() -> None:
     assert RunConfig().channels == ("probability",)
     members = [{"name": n, "architecture": "Unet"} for n in "ab"]

@@ -47,6 +47,7 @@ TESTED = {
     "digipath stage": "test_stage_cli.py",
     "digipath train": "test_demo.py",
     "digipath verify": "test_verify.py",
+    "digipath weights": "test_inspect_weights.py",
     "digipath view": "test_viewer_serve.py",
     "pip install": "../.ci/run",
     "ray job": "test_jobs.py",
@@ -99,6 +100,8 @@ def test_options_in_the_documentation_exist(
     monkeypatch.chdir(tmp_path)
     first, *words = shlex.split(command)[1:]
     found = typer.main.get_command(app).commands[first]
+    if first == "weights":
+        found = found.commands[words.pop(0)]
     if first == "stage":  # "stage RUN" is "stage measure RUN"
         known = words[0] in found.commands
         found = found.commands[words.pop(0) if known else "measure"]

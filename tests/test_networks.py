@@ -668,8 +668,8 @@ def test_tensors_that_do_not_fit_the_card_are_refused_before_the_run(tmp_path):
     [
         ("gone.safetensors", "file not found"),
         ("gone", "gone: folder not found, and neither random nor imagenet$"),
-        ("gone.pth", "neither random, imagenet nor a .safetensors file"),
-        ("", "no .safetensors file in this directory"),
+        ("gone.pth", r"nor a \.safetensors, \.onnx or \.pt2 file"),
+        ("", r"no \.safetensors, \.onnx, \.pt2 file in this"),
     ],
 )
 def test_weights_that_are_not_there(tmp_path, name, message):

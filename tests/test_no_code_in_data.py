@@ -34,7 +34,8 @@ REFUSED = {
     ("yaml", "load"), ("yaml", "unsafe_load"), ("yaml", "full_load"),
     ("pd", "read_pickle"), ("pandas", "read_pickle"), ("os", "system"),
     ("os", "popen"), ("keras", "load_model"), ("models", "load_model"),
-    ("torch", "jit"), ("torch", "hub"), ("np", "fromregex"), ("ast", "parse"),
+    ("torch", "jit"), ("torch", "hub"), ("torch", "export"), ("np", "fromregex"),
+    ("ast", "parse"),
 }  # fmt: skip
 
 
@@ -84,7 +85,7 @@ def test_the_source_makes_no_objects_of_data() -> None:
         "joblib.load(f)", "yaml.load(f)", "pd.read_pickle(f)", "torch.load(f)",
         "torch.load(f, weights_only=False)", "torch.jit.load(f)", "os.system(x)",
         "np.load(f, allow_pickle=True)", "subprocess.run(x, shell=True)",
-        "subprocess.run(x, shell=wanted)", "skops.io.load(f)",
+        "torch.export.load(f)", "subprocess.run(x, shell=wanted)", "skops.io.load(f)",
     ],
 )  # fmt: skip
 def test_the_search_finds_what_would(line: str) -> None:

@@ -13,7 +13,12 @@ import typer
 from rich.markup import escape
 
 from digipath_ray import __version__
-from digipath_ray.cli import commands_fit, commands_outcome, commands_plan
+from digipath_ray.cli import (
+    commands_fit,
+    commands_outcome,
+    commands_plan,
+    commands_weights,
+)
 from digipath_ray.cli.arguments import (
     DropOption,
     ForceOption,
@@ -226,6 +231,7 @@ app.command()(commands_outcome.verify)
 app.command()(view)
 app.command()(commands_fit.cohort)
 app.command(name="import-weights")(commands_fit.import_weights)
+app.add_typer(commands_weights.weights, name="weights")
 app.command()(commands_fit.train)
 app.command()(commands_fit.mine)
 

@@ -35,7 +35,8 @@ WeightsOption = Annotated[
     str | None,
     typer.Option(
         "--weights",
-        help="a .safetensors file, a folder of them with their cards, 'imagenet' or "
+        help="a .safetensors, .onnx or .pt2 file, a folder of them with their cards, "
+        "'imagenet' or "
         "'random' (untrained, to test an installation)",
         show_default=False,
     ),

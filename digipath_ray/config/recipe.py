@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from digipath_ray.config.fields import check, check_choice, option
+from digipath_ray.config.member import check_can_be_fitted
 from digipath_ray.config.run import (
     GridSpec,
     MemberSpec,
@@ -288,3 +289,5 @@ class Recipe:
     def __post_init__(self) -> None:
         """Check what only the whole can tell."""
         check_unique(self.members)
+        for member in self.members:
+            check_can_be_fitted(member)

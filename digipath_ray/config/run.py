@@ -5,12 +5,15 @@ raises ``ValueError`` naming the field and the value. ``settings`` builds it fro
 presets, files and the command line say.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from digipath_ray.config.artifacts import ARTIFACTS_MASK_MPP, ArtifactSpec
 from digipath_ray.config.fields import check, check_choice, option
+from digipath_ray.config.member import MemberSpec as MemberSpec
+from digipath_ray.config.member import check_color_scale as check_color_scale
+from digipath_ray.config.member import check_unique as check_unique
+from digipath_ray.config.member import contexts_of as contexts_of
 
 Edge = Literal["white", "reflect"]
 Origin = Literal["canvas", "bounds"]
@@ -155,81 +158,6 @@ class GridSpec:
     def hm_stride(self) -> int:
         """Step between patches in heatmap px."""
         return self.stride_px // self.downsample
-
-
-@dataclass(frozen=True, kw_only=True)
-class MemberSpec:
-    """One network of the ensemble.
-
-    ``weights`` is a safetensors file, ``"random"`` or ``"imagenet"``. ``mean`` and
-    ``std`` are on the 0..1 scale of a pixel; None takes the encoder's own, or
-    (x - 128) / 128 for random weights. ``options`` go to the network's constructor.
-    Logits are divided by ``temperature``. A fit starts from ``weights``, and its
-    encoder from the file ``encoder_weights`` if there is one. ``stain_reference`` are
-    the stains that ``slide.stain`` brings slides to, the numbers of a
-    :class:`digipath_ray.stain.estimate.StainEstimate`; None takes the card's. With
-    ``context_mpp_factor`` the network also sees the surroundings of each patch, as many
-    px that are so many times coarser.
-    """
-
-    name: str
-    architecture: str
-    encoder: str | None = None
-    weights: str | None = None
-    encoder_weights: str | None = None
-    digest: str | None = None
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
-    temperature: float = 1.0
-    stain_reference: tuple[float, ...] | None = None
-    seed: int = 0
-    context_mpp_factor: int | None = None
-    options: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        ok = bool(self.name) and all(c.isalnum() or c in "-_." for c in self.name)
-        check(ok, "members.name", self.name, "letters, digits, '-', '_' and '.' only")
-        for name in ("mean", "std"):
-            value = getattr(self, name)
-            if value is not None:
-                check(len(value) == 3, f"members.{name}", value, "three numbers")
-            check_color_scale(name, value)
-        ok = self.std is None or all(s > 0 for s in self.std)
-        check(ok, "members.std", self.std, "must be positive")
-        check(abs(self.seed) < 1 << 63, "members.seed", self.seed, "of 64 bits")
-        name, value = "members.temperature", self.temperature
-        check(0 < value < float("inf"), name, value, "must be positive")
-        factor = self.context_mpp_factor
-        ok = factor is None or 2 <= factor <= 64
-        check(ok, "members.context_mpp_factor", factor, "must be 2 to 64")
-
-
-def check_color_scale(name: str, value: tuple[float, ...] | None) -> None:
-    """Refuse a mean or std of pixels on the 0..255 scale: ours are on 0..1.
-
-    Raises:
-        ValueError: a number above 1; names the divided ones.
-    """
-    if value is None or max(value) <= 1:
-        return
-    divided = ", ".join(f"{v / 255:.3g}" for v in value)
-    raise ValueError(
-        f"members.{name} = {', '.join(f'{v:g}' for v in value)}: on the 0..255 scale; "
-        f"give it on 0..1: {divided}"
-    )
-
-
-def contexts_of(members: Iterable[MemberSpec]) -> tuple[int, ...]:
-    """How many times coarser the contexts are that members ask for, sorted."""
-    asked = {m.context_mpp_factor for m in members}
-    return tuple(sorted(factor for factor in asked if factor is not None))
-
-
-def check_unique(members: tuple[MemberSpec, ...]) -> None:
-    """Refuse two members of one name."""
-    names = [m.name for m in members]
-    check(len(set(names)) == len(names), "members.name", names, "must be unique")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -398,6 +326,24 @@ class RunConfig:
         ok = not self.artifacts.find or coarse <= most
         want = f"artifacts are found on masks of at most {most:g} um per px"
         check(ok, "tissue.mask_mpp", coarse, want)
+        self._check_borders()
+
+    def _check_borders(self) -> None:
+        """Refuse what would leave gaps between patches whose borders are not used."""
+        border, grid = self.hm_border, self.grid
+        if border == 0:
+            return
+        used = (grid.hm_patch - 2 * border) * grid.downsample
+        ok = used > 0 and grid.stride_px <= used
+        want = (
+            f"at most {max(used, 0)}, as a member's answer is not used within "
+            f"{self.border_px} px of a patch's edge (border_px): a smaller step, or "
+            "larger patches"
+        )
+        check(ok, "grid.stride_px", grid.stride_px, want)
+        ok = grid.overlap == "full"
+        want = "full where a member has border_px: patches must overlap over borders"
+        check(ok, "grid.overlap", grid.overlap, want)
 
     @property
     def cpu_batch_size(self) -> int:
@@ -411,6 +357,16 @@ class RunConfig:
         A compiled network is compiled once then, and a GPU chooses its kernels once.
         """
         return on_gpu or self.compute.compile_networks
+
+    @property
+    def border_px(self) -> int:
+        """Model px along a patch's edges in which some member's answer is not used."""
+        return max((m.border_px for m in self.members), default=0)
+
+    @property
+    def hm_border(self) -> int:
+        """The same in heatmap px, of which those are not used that it touches."""
+        return -(-self.border_px // self.grid.downsample)
 
     @property
     def contexts(self) -> tuple[int, ...]:

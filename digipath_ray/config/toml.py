@@ -4,6 +4,7 @@ A tree is kept until the last moment, so that what was not given can still come 
 member's card (:func:`digipath_ray.networks.resolve.resolve`).
 """
 
+import functools
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, fields, replace
@@ -14,6 +15,7 @@ from typing import Any, cast, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from digipath_ray.config.artifacts import ArtifactSpec
+from digipath_ray.config.member import WEIGHTS_SUFFIXES
 from digipath_ray.config.recipe import (
     AnnotationSpec,
     AugmentSpec,
@@ -187,7 +189,7 @@ def _move_stain_jitter(tree: Tree) -> None:
 
 def _found_beside(path: Path, weights: object) -> dict[str, str]:
     """Weights named by a relative path lie beside the file that names them."""
-    if not isinstance(weights, str) or not weights.endswith(".safetensors"):
+    if not isinstance(weights, str) or not weights.endswith(WEIGHTS_SUFFIXES):
         return {}
     return {"weights": _beside(path, weights)}
 
@@ -421,9 +423,8 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         return out
 
     # A setting that an older version did not have yet has its default, or is empty.
-    defaults = _defaults()
     b = flat(new, old)
-    a = {key: defaults[key] for key in b if key in defaults} | flat(old, new)
+    a = {key: d for key in b if (d := _default_of(key)) is not None} | flat(old, new)
     ignored = {*FREE_TO_CHANGE}
     if not any(
         tree.get("grid.overlap") == "adaptive" or tree.get("ensemble.cascade")
@@ -437,13 +438,20 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _defaults() -> dict[str, Any]:
-    """Default of each setting that has one, as a tree holds it."""
+def _default_of(key: str) -> Any:
+    """Default of a setting by its full name, as a tree holds it; None without one."""
+    section, _, rest = key.partition(".")
+    # A member's name may hold dots: members.NAME.field.
+    if section == "members":
+        return _defaults(MemberSpec).get(rest.rpartition(".")[2])
+    return _defaults(SECTIONS[section]).get(rest) if section in SECTIONS else None
+
+
+@functools.cache
+def _defaults(spec: type[Any]) -> dict[str, Any]:
+    """Name of each field of a section that has a default -> this."""
     return {
-        f"{section}.{f.name}": list(f.default)
-        if isinstance(f.default, tuple)
-        else f.default
-        for section, spec in SECTIONS.items()
+        f.name: list(f.default) if isinstance(f.default, tuple) else f.default
         for f in fields(spec)
         if f.default not in (MISSING, None)
     }

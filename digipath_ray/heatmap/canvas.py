@@ -14,16 +14,17 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from digipath_ray.config.run import ESTIMATED, Blend, GridSpec
+from digipath_ray.config.run import ESTIMATED, Blend, GridSpec, RunConfig
 from digipath_ray.heatmap.heatmap import Heatmap, Map
 
 
-def blend_window(spec: GridSpec, blend: Blend) -> Map:
+def blend_window(spec: GridSpec, blend: Blend, *, border: int = 0) -> Map:
     """Weight [hm_patch, hm_patch] of a patch's pixels where patches overlap.
 
-    Positive everywhere: a pixel that only one patch's corner covers keeps its value.
-    ``mean`` weighs all alike (the paper), ``linear`` is a tent, ``gaussian`` has a
-    sigma of an eighth of the patch (nnU-Net's and MONAI's choice).
+    Positive but for the ``border``, heatmap px along each edge, where it is 0: a pixel
+    that only one patch's corner covers keeps its value. ``mean`` weighs all alike (the
+    paper), ``linear`` is a tent, ``gaussian`` has a sigma of an eighth of the
+    patch (nnU-Net's and MONAI's choice).
     """
     size = spec.hm_patch
     # Distance from the patch's center; half a pixel off for an even number of pixels.
@@ -35,7 +36,13 @@ def blend_window(spec: GridSpec, blend: Blend) -> Map:
             profile = 1 - offset / (size / 2)
         case "gaussian":
             profile = np.exp(-0.5 * (offset / (size / 8)) ** 2)
+    profile[:border] = profile[size - border :] = 0
     return np.outer(profile, profile).astype(np.float32)
+
+
+def window_of(config: RunConfig) -> Map:
+    """The blending weight of a run's patches [hm_patch, hm_patch]."""
+    return blend_window(config.grid, config.ensemble.blend, border=config.hm_border)
 
 
 def sum_patches(

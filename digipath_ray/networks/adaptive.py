@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
 
 from digipath_ray.config.run import RunConfig
-from digipath_ray.heatmap.canvas import blend_window, sum_patches
+from digipath_ray.heatmap.canvas import sum_patches, window_of
 from digipath_ray.heatmap.heatmap import Map
 from digipath_ray.networks.ensemble import MemberMaps
 
@@ -84,7 +84,7 @@ def _in_doubt(mean: Map, variance: Map | None, config: RunConfig) -> Bools:
 
 def _spread(values: Map, index: Index, first: Bools, config: RunConfig) -> Map:
     """The maps of the first pass, and what they say of the others, [n, p, p]."""
-    window = blend_window(config.grid, config.ensemble.blend)
+    window = window_of(config)
     step = config.grid.hm_stride
     spread = expected(values, index, first, window=window, step=step)
     # Where patches of the first pass overlap, each keeps what it said itself.

@@ -1,9 +1,10 @@
 """The members' networks by name, and the normalization each expects.
 
-A network maps normalized pixels [B, 3, H, W] to logits [B, 2, H, W] of (other, tumor).
-One with a context takes that as a second argument of the same shape. Architectures are
-the classes of segmentation_models_pytorch (smp), HookUnet, the original authors' own
-networks, or any installed module's ``package.module:Class``.
+A network maps normalized pixels [B, 3, H, W] to logits [B, K, H, W], of (other, tumor)
+where its card names no other classes. One with a context takes that as a second
+argument of the same shape. Architectures are the classes of segmentation_models_pytorch
+(smp), HookUnet, the original authors' own networks, or any installed module's
+``package.module:Class``; networks of files are in ``from_file``.
 """
 
 import difflib
@@ -15,7 +16,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from digipath_ray.config.member import FROM_FILE
 from digipath_ray.config.run import MemberSpec
+from digipath_ray.networks.answers import Answer
 from digipath_ray.networks.original import ORIGINAL_ARCHITECTURES
 
 Normalization = tuple[tuple[float, float, float], tuple[float, float, float]]
@@ -62,6 +65,10 @@ _OURS = {"encoder_name", "encoder_weights", "in_channels", "classes", "activatio
 _OURS |= {"aux_params", "kwargs", "context_mpp_factor"}
 
 
+TWO_CLASSES = Answer()
+"""Logits of (other, tumor), one for each px."""
+
+
 class Member(nn.Module):
     """A network with its normalization: pixels in, tumor posteriors out."""
 
@@ -73,14 +80,14 @@ class Member(nn.Module):
         network: nn.Module,
         *,
         normalization: Normalization,
-        temperature: float = 1.0,
+        answer: Answer = TWO_CLASSES,
         dtype: torch.dtype = torch.float32,
         context_mpp_factor: int | None = None,
     ) -> None:
         super().__init__()
         self.context_mpp_factor = context_mpp_factor
         self.network = network
-        self.temperature = temperature
+        self.answer = answer
         self.dtype = dtype
         for name, values in zip(("mean", "std"), normalization, strict=True):
             # Normalized in float32: a pixel's 256 steps are too fine for bfloat16.
@@ -102,8 +109,13 @@ class Member(nn.Module):
         wanted = 1 if self.context_mpp_factor is None else 2
         if len(views) != wanted:
             raise ValueError(f"{len(views)} views of the patches, not {wanted}")
-        logits = self.network(*map(self._input, views))
-        return cast(Tensor, (logits.float() / self.temperature).softmax(dim=1)[:, 1])
+        height, width = views[0].shape[-2:]
+        return self.answer.posterior(self.answers(*views), (height, width))
+
+    @torch.inference_mode()
+    def answers(self, *views: Tensor) -> Tensor:
+        """What the network says [B, K, h, w] of uint8 pixels [B, 3, H, W]."""
+        return cast(Tensor, self.network(*map(self._input, views)))
 
     def _input(self, pixels: Tensor) -> Tensor:
         scaled = normalize(pixels.to(self.device), self.mean, self.std)
@@ -151,6 +163,11 @@ def build_network(spec: MemberSpec) -> nn.Module:
         ValueError: architecture, encoder or an option is unknown, naming the known or
             closest ones; or the ImageNet weights are not to be had, saying what to do.
     """
+    if spec.architecture in FROM_FILE:
+        raise ValueError(
+            f'member {spec.name}: architecture = "{spec.architecture}" is the network '
+            f"of a {FROM_FILE[spec.architecture]} file: name it as weights"
+        )
     if spec.architecture in ORIGINAL_ARCHITECTURES:
         return _build_own(spec, ORIGINAL_ARCHITECTURES[spec.architecture])
     if ":" in spec.architecture:
@@ -163,7 +180,7 @@ def build_network(spec: MemberSpec) -> nn.Module:
             network = build(
                 encoder_name=spec.encoder,
                 encoder_weights=_encoder_weights(spec),
-                classes=2,
+                classes=len(spec.classes),
                 **context,
                 **spec.options,
             )
@@ -250,7 +267,7 @@ def _smp_architecture(spec: MemberSpec) -> Any:
     """The smp class of a member whose encoder and options it knows."""
     classes = _smp_architectures()
     if spec.architecture not in classes:
-        known = [*classes, *ORIGINAL_ARCHITECTURES]
+        known = [*classes, *ORIGINAL_ARCHITECTURES, *FROM_FILE]
         raise ValueError(_unknown(spec, "architecture", spec.architecture, known))
     if spec.encoder is None:
         raise ValueError(

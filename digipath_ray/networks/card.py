@@ -11,13 +11,24 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
+from digipath_ray.config.member import (
+    ANSWER,
+    CLASSES,
+    TUMOR,
+    Activation,
+    ChannelOrder,
+    Output,
+    PixelLayout,
+    check_answer,
+)
 from digipath_ray.stain.estimate import StainEstimate, StainMethod
 from digipath_ray.storage.files import is_url, place, publish, read_json
 
-CLASSES = ("other", "tumor")
-"""The two channels of a network's output, in this order."""
+InputScale = Literal["0..1", "0..255"]
+QUESTIONS = "questions"
+"""Key of a card that a person has to complete: field -> what is asked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,16 +37,30 @@ class ModelCard:
 
     Attributes:
         name: the member's name.
-        architecture: class of segmentation_models_pytorch, or of the original authors'.
+        architecture: class of segmentation_models_pytorch, or of the original authors';
+            "onnx" or "exported" where the file holds the network.
         encoder: its encoder; None where the architecture has no choice.
         options: further arguments of the architecture.
         mpp: um per px the network was trained at.
         patch_px: side of the patches to predict on, px.
         mean, std: normalization per RGB channel, on the 0..1 scale of a pixel.
-        classes: the output's channels, always (other, tumor).
+        classes: the output's channels; (other, tumor) of networks fitted here.
+        tumor_classes: those of them whose probabilities add up to tumor's.
+        output: what comes out, "logits" or "probabilities".
+        activation: what makes probabilities of logits, "softmax", or "sigmoid" where
+            each class stands for itself.
+        output_stride: px of the patch that a px of the output stands for.
+        border_px: px along a patch's edges in which the output is not to be used, or
+            that it lacks.
+        input_scale: what (x - mean) / std is multiplied by: "0..1" by 1, "0..255" by
+            255, for networks that take pixels as they are stored.
+        channel_order: "RGB", or "BGR" where the file wants it so.
+        layout: of the input, "NCHW" or "NHWC".
+        patch_multiple: sides of patches must be multiples of it.
         training_slides, training_patients: ids the network has seen.
         license: of the weights, an SPDX name where there is one.
-        digest: SHA-256 of the weights file, 64 hexadecimal digits.
+        digest: SHA-256 of the weights file, 64 hexadecimal digits; of several files as
+            :func:`digipath_ray.networks.weight_files.weights_digest`.
         threshold: probability from which a pixel counts as tumor, as chosen on
             validation patients; None if none was chosen.
         temperature: what its logits are divided by to be calibrated.
@@ -56,6 +81,15 @@ class ModelCard:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     classes: tuple[str, ...] = CLASSES
+    tumor_classes: tuple[str, ...] = (TUMOR,)
+    output: Output = "logits"
+    activation: Activation = "softmax"
+    output_stride: int = 1
+    border_px: int = 0
+    input_scale: InputScale = "0..1"
+    channel_order: ChannelOrder = "RGB"
+    layout: PixelLayout = "NCHW"
+    patch_multiple: int = 1
     training_slides: tuple[str, ...]
     training_patients: tuple[str, ...]
     license: str
@@ -73,8 +107,17 @@ class ModelCard:
             value = getattr(self, key)
             if not fits(value):
                 raise ValueError(f"{key} = {value!r}: must be {want}")
-        if self.classes != CLASSES:
-            raise ValueError(f"classes = {self.classes!r}: must be {CLASSES!r}")
+        check_answer(self)
+
+
+def stated_by(card: ModelCard) -> dict[str, Any]:
+    """What a card says of its member, by the names of a ``MemberSpec``'s fields."""
+    same = ["architecture", "encoder", "options", "mean", "std", "temperature"]
+    same += ["context_mpp_factor", "channel_order", "layout", *ANSWER]
+    stated = {key: getattr(card, key) for key in same}
+    if card.input_scale == "0..255":
+        stated["std"] = tuple(s / 255 for s in card.std)
+    return stated
 
 
 def _is_text(value: Any) -> bool:
@@ -86,6 +129,15 @@ def _is_number(value: Any) -> bool:
         return type(value) in (int, float) and math.isfinite(value)
     except OverflowError:  # an int of hundreds of digits
         return False
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+def _choice(literal: Any) -> tuple[str, Callable[[Any], bool]]:
+    choices = get_args(literal)
+    return " or ".join(map(repr, choices)), lambda v: _is_text(v) and v in choices
 
 
 def _are_three(value: Any) -> bool:
@@ -117,10 +169,19 @@ _WANTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "encoder": ("text or null", lambda v: v is None or _is_text(v)),
     "options": ("an object", lambda v: isinstance(v, dict)),
     "mpp": ("a positive number", lambda v: _is_number(v) and v > 0),
-    "patch_px": ("a positive whole number", lambda v: type(v) is int and v > 0),
+    "patch_px": ("a positive whole number", _is_count),
     "mean": ("three numbers", _are_three),
     "std": ("three positive numbers", lambda v: _are_three(v) and min(v) > 0),
     "classes": ("a list of texts", _are_texts),
+    "tumor_classes": ("a list of texts", _are_texts),
+    "output": _choice(Output),
+    "activation": _choice(Activation),
+    "output_stride": ("a positive whole number", _is_count),
+    "border_px": ("a whole number", lambda v: type(v) is int and v >= 0),
+    "input_scale": _choice(InputScale),
+    "channel_order": _choice(ChannelOrder),
+    "layout": _choice(PixelLayout),
+    "patch_multiple": ("a positive whole number", _is_count),
     "training_slides": ("a list of texts", _are_texts),
     "training_patients": ("a list of texts", _are_texts),
     "license": ("text", _is_text),
@@ -181,6 +242,7 @@ def read_card(weights_path: str | Path) -> ModelCard:
 def _parse(values: Any) -> ModelCard:
     if not isinstance(values, dict):
         raise ValueError("must be a JSON object")
+    values = _answered(values)
     known = {
         f.name: f.default is MISSING and f.default_factory is MISSING
         for f in fields(ModelCard)
@@ -200,6 +262,23 @@ def _parse(values: Any) -> ModelCard:
             k: tuple(v) if isinstance(v, list) else v for k, v in args["stain"].items()
         }
     return ModelCard(**args)
+
+
+def _answered(values: dict[str, Any]) -> dict[str, Any]:
+    """The values without the questions of ``digipath weights inspect``.
+
+    Raises:
+        ValueError: one is open, of a field that is null.
+    """
+    asked = values.get(QUESTIONS, {})
+    if not isinstance(asked, dict):
+        raise ValueError(f"{QUESTIONS} = {asked!r:.100}: must be an object")
+    for key, question in asked.items():
+        if values.get(key) is None:
+            raise ValueError(
+                f"{key} is null: answer this question in the card: {question}"
+            )
+    return {key: value for key, value in values.items() if key != QUESTIONS}
 
 
 def write_card(weights_path: str | Path, card: ModelCard) -> Path:

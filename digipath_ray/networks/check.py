@@ -10,10 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from digipath_ray.config.member import FROM_FILE
 from digipath_ray.config.recipe import Recipe
 from digipath_ray.config.run import MemberSpec
 from digipath_ray.context import check_multiple
+from digipath_ray.networks.answers import Answer
 from digipath_ray.networks.build import build_network, views_of
+from digipath_ray.networks.from_file import load_network
+from digipath_ray.networks.trial import try_member
 from digipath_ray.networks.weight_files import weights_file
 from digipath_ray.networks.weights import check_file_finite, check_fit
 
@@ -25,17 +29,28 @@ def check_member(spec: MemberSpec, *, patch_px: int) -> None:
         ValueError: as :func:`load_member`; a weight is NaN or infinite; or the network
             cannot take patches of ``patch_px``.
     """
-    network = build_network(spec)
     path = weights_file(spec.weights)
+    if path is not None and spec.architecture in FROM_FILE:
+        try_member(spec, patch_px=patch_px)
+        return
+    if path is not None and path.suffix in FROM_FILE.values():
+        kind = next(k for k, suffix in FROM_FILE.items() if suffix == path.suffix)
+        raise ValueError(
+            f"member {spec.name}: weights {path} hold the network too: architecture = "
+            f'"{kind}" in its card, not "{spec.architecture}"'
+        )
+    network = build_network(spec)
     if path is not None:
         check_fit(network, path, spec)
         check_file_finite(path)
     shape = shape_of_maps(network.to("meta").eval(), spec, patch_px=patch_px)
-    if shape != (1, 2, patch_px, patch_px):
+    try:
+        Answer.of(spec).cut_of(shape, (patch_px, patch_px))
+    except ValueError as e:
         raise ValueError(
             f"member {spec.name}: {spec.architecture} with {spec.encoder} maps "
-            f"patches of {patch_px} px in shape {shape}"
-        )
+            f"patches of {patch_px} px in shape {shape}: {e}"
+        ) from e
     check_maps(network, spec, patch_px=patch_px)
 
 
@@ -98,7 +113,11 @@ def check_fit_patch(network: nn.Module, spec: MemberSpec, recipe: Recipe) -> Non
 
 def count_operations(spec: MemberSpec, *, patch_px: int) -> int:
     """Floating-point operations of a member's convolutions and products for a patch."""
-    network = build_network(spec).to("meta").eval()
+    path = weights_file(spec.weights)
+    if path is not None and spec.architecture in FROM_FILE:
+        network: nn.Module = load_network(spec, path, torch.device("meta"))
+    else:
+        network = build_network(spec).to("meta").eval()
     with FlopCounterMode(display=False) as counted:
         network(*torch.empty((views_of(spec), 1, 3, patch_px, patch_px), device="meta"))
     return int(counted.get_total_flops())

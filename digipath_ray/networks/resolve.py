@@ -3,11 +3,13 @@
 :func:`resolve` makes the final config and checks all of it before the run starts.
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from digipath_ray.config.member import WEIGHTS_SUFFIXES
 from digipath_ray.config.recipe import Recipe
 from digipath_ray.config.run import MemberSpec, RunConfig
 from digipath_ray.config.toml import (
@@ -29,6 +31,7 @@ from digipath_ray.networks.card import (
     card_path,
     mean_threshold,
     read_card,
+    stated_by,
 )
 from digipath_ray.networks.check import (
     check_fit_patch,
@@ -40,13 +43,16 @@ from digipath_ray.networks.references import with_references
 from digipath_ray.networks.weight_files import (
     encoder_file,
     fetch_encoder,
-    list_weights,
+    found_weights,
+    weights_digest,
     weights_file,
 )
 from digipath_ray.networks.weights import (
     no_weights,
 )
 from digipath_ray.storage.files import file_digest, is_url, place, read_text
+
+log = logging.getLogger(__name__)
 
 RECIPE = "recipe.toml"
 """In a fit's folder: the members that it has when it is finished."""
@@ -65,8 +71,9 @@ def resolve(
 
     Args:
         tree: settings of preset, file and command line; the paper's members if none.
-        weights: "random" or "imagenet" for all members, or a .safetensors file or a
-            directory of them, whose cards then name the members.
+        weights: "random" or "imagenet" for all members, or a file of weights or a
+            directory of them (.safetensors, .onnx, .pt2), whose cards then name the
+            members.
         force: prefer the tree where a card contradicts it (mpp by more than 1 %, mean,
             std).
         allow_partial: accept the folder of a fit of which a member is not finished.
@@ -99,9 +106,10 @@ def resolve(
     )
     for factor in config.contexts:
         check_context(config.grid, factor)
+    by_name = {str(row["name"]): card for row, card in carded if card is not None}
+    _check_multiples(by_name, config.grid.patch_px)
     for spec in config.members:
         check_member(spec, patch_px=config.grid.patch_px)
-    by_name = {str(row["name"]): card for row, card in carded if card is not None}
     config = with_references(config, by_name)
     members = tuple(_normalized(m) for m in config.members)
     if config.ensemble.cascade:
@@ -110,10 +118,36 @@ def resolve(
                 "ensemble.cascade: with one member there is none to leave out: leave "
                 "out --cascade, or name several members"
             )
-        patch_px = config.grid.patch_px
-        cost = {m.name: count_operations(m, patch_px=patch_px) for m in members}
-        members = tuple(sorted(members, key=lambda m: (cost[m.name], m.name)))
+        members = _cheapest_first(members, config.grid.patch_px)
     return with_paths(replace(config, members=members))
+
+
+def _cheapest_first(
+    members: tuple[MemberSpec, ...], patch_px: int
+) -> tuple[MemberSpec, ...]:
+    """Members in order of their cost; as they are named where an ONNX file is one."""
+    if any(m.architecture == "onnx" for m in members):
+        log.warning(
+            "what an ONNX file costs cannot be counted: the members of the cascade run "
+            "in the order in which they are named: %s",
+            ", ".join(m.name for m in members),
+        )
+        return members
+    cost = {m.name: count_operations(m, patch_px=patch_px) for m in members}
+    return tuple(sorted(members, key=lambda m: (cost[m.name], m.name)))
+
+
+def _check_multiples(cards: Mapping[str, ModelCard], patch_px: int) -> None:
+    """Refuse patches whose side is no multiple of what a card asks for."""
+    for name, card in cards.items():
+        step = card.patch_multiple
+        if patch_px % step:
+            below, above = patch_px // step * step, -(-patch_px // step) * step
+            near = f"{above}" if below == 0 else f"{below} or {above}"
+            raise ValueError(
+                f"grid.patch_px = {patch_px}: member {name} takes multiples of {step} "
+                f"px: --patch-px {near}"
+            )
 
 
 def resolve_recipe(tree: Tree, *, init: str | Path | None = None) -> Recipe:
@@ -174,7 +208,7 @@ def _absolute(path: str | None) -> str | None:
 
 def _start_of(init: str, name: str) -> str:
     """The starting weights that ``--init`` gives a member."""
-    if init in ("random", "imagenet") or init.endswith(".safetensors"):
+    if init in ("random", "imagenet") or init.endswith(WEIGHTS_SUFFIXES):
         return init
     path = place(init)
     if not path.is_dir():
@@ -232,7 +266,7 @@ def _member_rows(
         return rows
     if str(weights) in ("random", "imagenet"):
         return [{**row, "weights": str(weights)} for row in rows]
-    found = _found_weights(str(weights))
+    found = found_weights(str(weights))
     if not allow_partial:
         _refuse_half_a_fit(str(weights), found)
     return [{"weights": path} for path in found]
@@ -241,7 +275,7 @@ def _member_rows(
 def _refuse_half_a_fit(folder: str, found: list[str]) -> None:
     """Refuse a fit's folder that lacks the weights of a member of its recipe."""
     recipe = place(folder) / RECIPE
-    if folder.endswith(".safetensors") or not recipe.exists():
+    if folder.endswith(WEIGHTS_SUFFIXES) or not recipe.exists():
         return
     names = [m["name"] for m in parse_toml(read_text(recipe)).get("members", [])]
     there = {Path(path).stem for path in found}
@@ -258,24 +292,6 @@ def _paper_rows() -> list[dict[str, Any]]:
     return [{key: getattr(m, key) for key in keys} for m in PAPER_MEMBERS]
 
 
-def _found_weights(place: str) -> list[str]:
-    """The safetensors files that ``--weights`` names, in order of their names."""
-    if place.endswith(".safetensors"):
-        return [place]
-    if is_url(place):
-        found = list_weights(place)
-    else:
-        path = Path(place).expanduser()
-        # Hidden ones are leftovers of a system or of a broken copy.
-        files = [p for p in path.glob("*.safetensors") if not p.name.startswith(".")]
-        found = sorted(map(str, files))
-        if not path.is_dir():
-            return [place]  # weights_file raises with the reason
-    if not found:
-        raise ValueError(f"weights {place}: no .safetensors file in this directory")
-    return found
-
-
 def _with_card(
     row: dict[str, Any], *, force: bool
 ) -> tuple[dict[str, Any], ModelCard | None]:
@@ -285,19 +301,18 @@ def _with_card(
         return row, None
     if not path.is_file():
         raise ValueError(f"weights {path}: file not found")
-    card, digest = read_card(path), file_digest(path)
+    card, digest = read_card(path), weights_digest(path)
     if not card.digest == row.get("digest", digest) == digest:
         raise ValueError(
             f"weights {path}: SHA-256 is {digest[:12]}..., but {card.digest[:12]}... "
             f"in its card and {str(row.get('digest', 'nothing'))[:12]} in the config: "
             "the file was changed, or its card belongs to another"
         )
-    keys = ("architecture", "encoder", "context_mpp_factor", "options", "mean", "std")
-    stated = {key: getattr(card, key) for key in keys}
-    for key in keys:
-        _check_stated(row, key, stated[key], path, force=force)
+    stated = stated_by(card)
+    for key, value in stated.items():
+        if key != "temperature":
+            _check_stated(row, key, value, path, force=force)
     stated = {key: value for key, value in stated.items() if value is not None}
-    stated["temperature"] = card.temperature
     # Absolute: the workers of a cluster start in directories of their own. A URI stays
     # one: every node fetches its copy.
     uri = str(row["weights"])
@@ -319,6 +334,8 @@ def _check_stated(
     )
     if key in ("architecture", "encoder", "context_mpp_factor", "options"):
         raise ValueError(f"{message}: these are weights of another architecture")
+    if key not in ("mean", "std"):
+        raise ValueError(f"{message}: mend the one that is wrong")
     if not force:
         raise ValueError(f"{message}; --force takes the config's")
 

@@ -7,15 +7,23 @@ import hashlib
 from importlib.util import find_spec
 from pathlib import Path
 
+from digipath_ray.config.member import WEIGHTS_SUFFIXES
+from digipath_ray.networks.onnx_file import read_header
 from digipath_ray.storage import bucket
-from digipath_ray.storage.files import is_url, place, publish
+from digipath_ray.storage.files import (
+    file_digest,
+    is_url,
+    place,
+    publish,
+    text_digest,
+)
 
 CACHE = Path("~/.cache/digipath_ray/weights")
 """Where weights that lie in a bucket are kept on this machine."""
 
 
 def list_weights(url: str) -> list[str]:
-    """URLs of the safetensors files in a folder of a bucket, in order of their names.
+    """URLs of the files of weights in a folder of a bucket, in order of their names.
 
     Raises:
         OSError: as :func:`digipath_ray.storage.bucket.explained`.
@@ -23,29 +31,98 @@ def list_weights(url: str) -> list[str]:
     return sorted(
         found.url
         for found in bucket.list_objects(url)
-        if found.url.endswith(".safetensors")
+        if found.url.endswith(WEIGHTS_SUFFIXES)
         and found.url.rpartition("/")[0] == str(place(url))
         and not found.url.rpartition("/")[2].startswith(".")
     )
 
 
+def found_weights(named: str) -> list[str]:
+    """The files that ``--weights`` names, in order of their names.
+
+    Raises:
+        ValueError: a folder without any.
+        OSError: as :func:`list_weights`.
+    """
+    if named.endswith(WEIGHTS_SUFFIXES):
+        return [named]
+    if is_url(named):
+        found = list_weights(named)
+    else:
+        path = Path(named).expanduser()
+        # Hidden ones are leftovers of a system or of a broken copy.
+        files = path.iterdir() if path.is_dir() else ()
+        found = sorted(
+            str(p)
+            for p in files
+            if p.name.endswith(WEIGHTS_SUFFIXES) and not p.name.startswith(".")
+        )
+        if not path.is_dir():
+            return [named]  # weights_file raises with the reason
+    if not found:
+        raise ValueError(
+            f"weights {named}: no {', '.join(WEIGHTS_SUFFIXES)} file in this directory"
+        )
+    return found
+
+
 def fetch_weights(url: str) -> Path:
     """The local copy of weights and their card that lie in a bucket, fetched once.
 
-    Whoever asks holds the digest against the copy.
+    With an ONNX model its external data are fetched. Whoever asks holds the digest
+    against the copy.
 
     Raises:
         ValueError: they or their card are not there.
         OSError: as :func:`digipath_ray.storage.bucket.explained`.
     """
     folder = CACHE.expanduser() / hashlib.sha256(url.encode()).hexdigest()[:16]
-    card = url.removesuffix(".safetensors") + ".json"
-    for remote in (card, url):
+    stem, slash, name = url.rpartition("/")
+    model, card = folder / name, f"{name.rpartition('.')[0]}.json"
+    for wanted in (card, name):
+        _fetch_part(url, stem + slash, wanted, folder)
+    for wanted in external_files(model):
+        _fetch_part(url, stem + slash, wanted, folder)
+    return model
+
+
+def _fetch_part(url: str, stem: str, name: str, folder: Path) -> None:
+    try:
+        _fetch(stem + name, folder, name)
+    except FileNotFoundError as e:
+        raise ValueError(f"weights {url}: {stem}{name} is missing") from e
+
+
+def external_files(path: Path) -> tuple[str, ...]:
+    """Files that belong to weights besides their own, relative to their folder.
+
+    Raises:
+        ValueError: it is called an ONNX model, and is none.
+        OSError: it cannot be read.
+    """
+    return read_header(path).external if path.suffix == ".onnx" else ()
+
+
+def weights_digest(path: Path) -> str:
+    """SHA-256 of all files of weights, 64 hexadecimal digits.
+
+    Of several files it is that of their own digests, a line each: the model's, then
+    those of its external data in order of their names.
+
+    Raises:
+        ValueError: external data are missing; also as :func:`external_files`.
+        OSError: a file cannot be read.
+    """
+    digests = [file_digest(path)]
+    for name in external_files(path):
         try:
-            local = _fetch(remote, folder)
+            digests.append(file_digest(path.parent / name))
         except FileNotFoundError as e:
-            raise ValueError(f"weights {url}: {remote} is missing") from e
-    return local
+            raise ValueError(
+                f"weights {path}: its external data {name} are missing: copy them "
+                "beside it, as the model was saved"
+            ) from e
+    return digests[0] if len(digests) == 1 else text_digest("\n".join(digests))
 
 
 def fetch_encoder(url: str) -> Path:
@@ -89,10 +166,10 @@ def encoder_file(name: str) -> Path:
     )
 
 
-def _fetch(url: str, folder: Path) -> Path:
+def _fetch(url: str, folder: Path, name: str | None = None) -> Path:
     """The copy of an object in a folder, fetched again if the object has changed."""
     version = bucket.head(url)
-    local = folder / url.rpartition("/")[2]
+    local = folder / (name or url.rpartition("/")[2])
     kept = local.with_name(f"{local.name}.version")
     if local.exists() and kept.exists() and kept.read_text() == version.etag:
         return local
@@ -103,19 +180,28 @@ def _fetch(url: str, folder: Path) -> Path:
 
 
 def weights_file(weights: str | None) -> Path | None:
-    """The safetensors file that a member's ``weights`` name, None if they name none."""
+    """The file that a member's ``weights`` name, None if they name none.
+
+    Raises:
+        ValueError: it is of no known kind, saying how to convert it; a folder is not
+            there; or as :func:`fetch_weights`.
+    """
     if weights is None or weights in ("random", "imagenet"):
         return None
-    if is_url(weights) and weights.endswith(".safetensors"):
+    known = weights.endswith(WEIGHTS_SUFFIXES)
+    if is_url(weights) and known:
         return fetch_weights(weights)
     path = place(weights) if "://" in weights else Path(weights).expanduser()
     if path.suffix == "" and not path.exists():
         raise ValueError(
             f"weights {weights}: folder not found, and neither random nor imagenet"
         )
-    if path.suffix != ".safetensors":
+    if not known:
         raise ValueError(
-            f"weights {weights}: neither random, imagenet nor a .safetensors file; "
-            "'digipath import-weights' turns a .pth or .h5 file into one"
+            f"weights {weights}: neither random, imagenet nor a .safetensors, .onnx or "
+            ".pt2 file; 'digipath import-weights' turns a .pth or .h5 file of weights "
+            "into .safetensors; a whole network (TorchScript, a pickle) may hold code: "
+            "load it where you trust it and save it by torch.onnx.export (.onnx) or "
+            "torch.export.save (.pt2)"
         )
     return path

@@ -1,6 +1,7 @@
 """Loads and saves the weights of a member: safetensors, checked against its card.
 
-A run loads safetensors only and never a pickle; ``import_weights`` converts others.
+A run loads safetensors, ONNX and programs of torch.export as data, and never a pickle;
+``import_weights`` converts others.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,19 +13,21 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from digipath_ray.config.member import FROM_FILE
 from digipath_ray.config.run import MemberSpec, Precision
 from digipath_ray.machine import check_compiler
+from digipath_ray.networks.answers import Answer
 from digipath_ray.networks.build import (
     Member,
     build_network,
     normalization_of,
     views_of,
 )
-from digipath_ray.networks.card import ModelCard, read_card
+from digipath_ray.networks.card import ModelCard, read_card, stated_by
 from digipath_ray.networks.compiled import Compiled
 from digipath_ray.networks.folding import fold_batch_norm
-from digipath_ray.networks.weight_files import weights_file
-from digipath_ray.storage.files import file_digest
+from digipath_ray.networks.from_file import load_network
+from digipath_ray.networks.weight_files import weights_digest, weights_file
 
 
 def load_member(
@@ -50,8 +53,10 @@ def load_member(
     dtype = dtype_on(place, precision)
     if spec.weights is None:
         raise ValueError(no_weights([spec.name]))
-    network = build_network(spec)
     path = weights_file(spec.weights)
+    if path is not None and spec.architecture in FROM_FILE:
+        return _from_file(spec, path, place)
+    network = build_network(spec)
     if path is not None:
         _load_weights(network, spec, path)
     network = fold_batch_norm(network.eval(), views=views_of(spec))
@@ -62,9 +67,23 @@ def load_member(
     return Member(
         network,
         normalization=normalization_of(spec),
-        temperature=spec.temperature,
+        answer=Answer.of(spec),
         dtype=dtype,
         context_mpp_factor=spec.context_mpp_factor,
+    ).to(place)
+
+
+def _from_file(spec: MemberSpec, path: Path, place: torch.device) -> Member:
+    """A member whose file holds the network: it runs in the file's own numbers.
+
+    What is done to networks that are built here is not done to it: half precision,
+    folding and compiling.
+    """
+    _check_digest(spec, path)
+    return Member(
+        load_network(spec, path, place),
+        normalization=normalization_of(spec),
+        answer=Answer.of(spec),
     ).to(place)
 
 
@@ -72,15 +91,9 @@ def card_spec(card: ModelCard, path: Path) -> MemberSpec:
     """The member that a weights file and its card describe."""
     return MemberSpec(
         name=card.name,
-        architecture=card.architecture,
-        encoder=card.encoder,
-        options=card.options,
         weights=str(path),
         digest=card.digest,
-        mean=card.mean,
-        std=card.std,
-        temperature=card.temperature,
-        context_mpp_factor=card.context_mpp_factor,
+        **stated_by(card),
     )
 
 
@@ -120,13 +133,17 @@ def cpu_has_bfloat16() -> bool:
 
 
 def _load_weights(network: nn.Module, spec: MemberSpec, path: Path) -> None:
-    if spec.digest is not None and file_digest(path) != spec.digest:
+    _check_digest(spec, path)
+    check_fit(network, path, spec)
+    network.load_state_dict(load_file(path), strict=True)
+
+
+def _check_digest(spec: MemberSpec, path: Path) -> None:
+    if spec.digest is not None and weights_digest(path) != spec.digest:
         raise ValueError(
             f"weights {path}: not the file the run was set up with, its SHA-256 is not "
             f"{spec.digest[:12]}..."
         )
-    check_fit(network, path, spec)
-    network.load_state_dict(load_file(path), strict=True)
 
 
 def check_fit(network: nn.Module, path: Path, spec: MemberSpec) -> None:

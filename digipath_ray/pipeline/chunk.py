@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from digipath_ray.config.run import RunConfig
 from digipath_ray.context import lay_context, read_context
-from digipath_ray.heatmap.canvas import blend_window, sum_patches
+from digipath_ray.heatmap.canvas import sum_patches, window_of
 from digipath_ray.patches import Cells, Grid, read_blocks, share_blocks
 from digipath_ray.slide.open import Pixels, Slide
 
@@ -57,7 +57,7 @@ def sum_chunk(
     config: RunConfig,
 ) -> ChunkSums:
     """A chunk's weighted sums per block from its patches' channels."""
-    window = blend_window(config.grid, config.ensemble.blend)
+    window = window_of(config)
     predicted = ~np.isnan(values[config.channels[0]][:, 0, 0])
     sums, weight = sum_patches(
         {name: values[name][predicted] for name in config.summed},

@@ -6,6 +6,7 @@ from typing import Any
 
 from digipath_ray import __version__
 from digipath_ray.artifacts.kinds import KINDS
+from digipath_ray.config.member import CLASSES
 from digipath_ray.config.run import MemberSpec, OutcomeSpec, RunConfig
 from digipath_ray.networks.references import has_published_reference
 from digipath_ray.stain.fields import FIELD_MPP
@@ -36,6 +37,8 @@ NETWORKS = {
     "UnetPlusPlus": "U-Net++",
     "Linknet": "LinkNet",
     "DeepLabV3Plus": "DeepLabV3+",
+    "onnx": "a network from an ONNX file (in its own precision)",
+    "exported": "a network from a torch.export file (in its own precision)",
 }
 """Names of architectures that differ from their class names."""
 REFERENCE = (
@@ -178,6 +181,8 @@ def _format_member(member: MemberSpec) -> str:
     name = NETWORKS.get(member.architecture, member.architecture)
     encoder = (member.encoder or "").removeprefix("tu-")  # "from timm"
     text = f"{name} with {encoder}" if encoder else name
+    if member.classes != CLASSES:
+        text += f", whose tumor is its class {listed(member.tumor_classes)}"
     if member.context_mpp_factor is None:
         return text
     return f"{text}, which sees surroundings {member.context_mpp_factor} times as wide"

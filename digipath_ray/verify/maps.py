@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from digipath_ray.config.run import RunConfig
-from digipath_ray.heatmap.canvas import Canvas, blend_window, sum_patches
+from digipath_ray.heatmap.canvas import Canvas, sum_patches, window_of
 from digipath_ray.heatmap.file import read_heatmap
 from digipath_ray.heatmap.heatmap import Heatmap, Map
 from digipath_ray.networks.adaptive import cover
@@ -42,7 +42,7 @@ def coverage(
         first: only of the patches that adaptive overlap predicts in any case.
     """
     canvas = Canvas.empty((), width=grid.hm_width, height=grid.hm_height)
-    window = blend_window(config.grid, config.ensemble.blend)
+    window = window_of(config)
     for cells in chunks:
         blocks, index = share_blocks(cells, config.grid.blocks_per_side)
         if first:

@@ -52,7 +52,7 @@ def contiguous(member: Member) -> Callable[[Tensor], Tensor]:
     def forward(pixels: Tensor) -> Tensor:
         inputs = normalize(pixels, member.mean, member.std).contiguous()
         logits = member.network(inputs)
-        return (logits / member.temperature).softmax(dim=1)[:, 1]
+        return (logits / member.answer.temperature).softmax(dim=1)[:, 1]
 
     return forward
 

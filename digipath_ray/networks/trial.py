@@ -1,0 +1,128 @@
+"""A member from a file tried on pictures, before a slide is read.
+
+What is inside such a file is only seen where it runs: whether it takes patches of that
+size, what shape it answers in, and whether these are the numbers that its card says.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+from torch import Tensor
+
+from digipath_ray.config.run import MemberSpec
+from digipath_ray.networks.answers import ROUNDING, Answer
+from digipath_ray.networks.build import Member
+from digipath_ray.networks.from_file import FileNetwork, check_patch
+from digipath_ray.networks.weights import load_member
+
+GLASS_GRAY = 243
+# Optical densities of hematoxylin and eosin in R, G, B (Ruifrok and Johnston, 2001).
+HEMATOXYLIN = np.array((0.65, 0.70, 0.29))
+EOSIN = np.array((0.07, 0.99, 0.11))
+AGAIN = 1e-3
+"""Difference of answers, relative to the largest, that rounding explains."""
+SUM_TOLERANCE = 1e-2
+"""So far from 1 probabilities of all classes may add up to."""
+
+
+def trial_patches(side: int) -> dict[str, NDArray[np.uint8]]:
+    """Pictures uint8 [side, side, 3]: bare glass, and the colors of H&E tissue.
+
+    The tissue is noise of two stains, with nuclei of about 10 px; nobody would take it
+    for tissue, but its colors are those that a network meets.
+    """
+    random = np.random.default_rng(0)
+    coarse = gaussian_filter(random.standard_normal((side, side)), 4)
+    fine = gaussian_filter(random.standard_normal((side, side)), 12)
+    nuclei = coarse > np.quantile(coarse, 0.8)
+    blue = 0.15 + 0.75 * nuclei
+    pink = np.clip(0.4 + 4 * fine, 0, 1)
+    density = blue[..., None] * HEMATOXYLIN + pink[..., None] * EOSIN
+    tissue = GLASS_GRAY * np.exp(-density)
+    glass = np.full((side, side, 3), GLASS_GRAY, np.uint8)
+    return {"glass": glass, "tissue": tissue.astype(np.uint8)}
+
+
+def try_member(spec: MemberSpec, *, patch_px: int) -> dict[str, float]:
+    """Run a member from a file on the two pictures.
+
+    Args:
+        spec: its digest is checked where it has one.
+        patch_px: side of the patches that it is to take.
+
+    Returns:
+        Name of the picture -> share of it that the member takes for tumor.
+
+    Raises:
+        ValueError: the file cannot be loaded, or takes no patches of that size; or what
+            it answers is not what the card says, or NaN.
+    """
+    member = load_member(spec)
+    network = member.network
+    assert isinstance(network, FileNetwork)
+    check_patch(network, patch_px)
+    patches = trial_patches(patch_px)
+    pictures = torch.from_numpy(np.stack([*patches.values()])).permute(0, 3, 1, 2)
+    try:
+        answer = member.answers(pictures)
+        member.answer.cut_of(tuple(answer.shape), (patch_px, patch_px))
+        _check_answer(answer, member, patches)
+        _check_again(answer[-1:], member.answers(pictures[-1:]))
+        tumor = member.answer.posterior(answer, (patch_px, patch_px)) > 0.5
+    except (RuntimeError, ValueError) as e:
+        raise ValueError(f"member {spec.name}, tried on pictures: {e}") from e
+    shares = tumor.float().mean((1, 2)).tolist()
+    return dict(zip(patches, shares, strict=True))
+
+
+def _check_answer(answer: Tensor, member: Member, names: Iterable[str]) -> None:
+    """Refuse numbers that are not what they should be."""
+    for name, one in zip(names, answer, strict=True):
+        bad = int((~one.isfinite()).sum())
+        if bad:
+            raise ValueError(
+                f"{bad} of {one.numel()} numbers of its answer to {name} are NaN or "
+                "infinite"
+            )
+    check_numbers(answer, member.answer)
+
+
+def _check_again(answer: Tensor, again: Tensor) -> None:
+    """Refuse a network that says something else of a patch when it is asked again."""
+    most = float((answer - again).abs().max())
+    if most > AGAIN * max(1.0, float(answer.abs().max())):
+        raise ValueError(
+            f"its answer to a patch differs by {most:.3g} when the patch is in another "
+            "batch: dropout or batch normalization works as in training: export it "
+            "after model.eval()"
+        )
+
+
+def check_numbers(answer: Tensor, says: Answer) -> None:
+    """Refuse numbers [B, K, h, w] that are not what they are said to be.
+
+    Raises:
+        ValueError: what they are, and what to write in the card.
+    """
+    low, high = float(answer.min()), float(answer.max())
+    within = low >= -ROUNDING and high <= 1 + ROUNDING
+    off = float((answer.sum(1) - 1).abs().max())
+    if says.probabilities:
+        if not within:
+            raise ValueError(
+                f"its answer runs from {low:.4g} to {high:.4g}: no "
+                'probabilities, as its card says: "output": "logits"?'
+            )
+        if not says.sigmoid and off > SUM_TOLERANCE:
+            raise ValueError(
+                f"its probabilities add up to 1 but for {off:.2g}: classes that stand "
+                'each for itself are "activation": "sigmoid"'
+            )
+    elif within and says.channels > 1 and off <= SUM_TOLERANCE:
+        raise ValueError(
+            "its answer lies within 0 and 1 and adds up to 1 over its classes: these "
+            'are probabilities, not logits: "output": "probabilities" in its card'
+        )

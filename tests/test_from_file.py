@@ -1,0 +1,320 @@
+"""Members from files: what they answer, and what is refused before slides are read."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+from torch import Tensor, nn
+
+from digipath_ray.config.run import MemberSpec, RunConfig
+from digipath_ray.networks.card import read_card
+from digipath_ray.networks.from_file import load_network
+from digipath_ray.networks.resolve import resolve, resolve_recipe
+from digipath_ray.networks.weights import card_spec, load_member
+from tests.file_members import FILES, WRITERS, Green, give_card
+from tests.tiny import Tiny
+
+KINDS = ["onnx", "exported"]
+GRID = {"grid": {"downsample": 4, "stride_px": 32}}
+
+
+def pixels(n: int = 3, side: int = 64) -> Tensor:
+    random = np.random.default_rng(n)
+    return torch.from_numpy(random.integers(0, 256, (n, 3, side, side), np.uint8))
+
+
+@pytest.fixture(scope="module")
+def green(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("green")
+    return {
+        kind: give_card(WRITERS[kind](Green(), folder / kind / f"green{FILES[kind]}"))
+        for kind in KINDS
+    }
+
+
+def resolved(path: Path, **sections) -> RunConfig:
+    return resolve({**GRID, **sections}, weights=path)
+
+
+def copied(path: Path, folder: Path, **card) -> Path:
+    """The same file elsewhere, with another card."""
+    copy = folder / path.name
+    copy.write_bytes(path.read_bytes())
+    return give_card(copy, **card)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_is_a_member(green, kind):
+    config = resolved(green[kind])
+    (spec,) = config.members
+    assert (spec.architecture, spec.output) == (kind, "probabilities")
+    member = load_member(spec)
+    patches = pixels()
+    assert torch.allclose(member(patches), patches[:, 1] / 255, atol=1e-6)
+    assert len(member(patches[:0])) == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_says_what_the_network_says_that_it_was_made_of(tmp_path, kind):
+    torch.manual_seed(0)
+    network = Tiny()
+    path = WRITERS[kind](network, tmp_path / f"tiny{FILES[kind]}")
+    give_card(path, output="logits", mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+    found = load_member(resolved(path).members[0])(pixels())
+    scaled = pixels().float() / 255
+    scaled = (scaled - torch.tensor((0.5, 0.4, 0.3)).reshape(3, 1, 1)) / torch.tensor(
+        (0.2, 0.3, 0.4)
+    ).reshape(3, 1, 1)
+    with torch.no_grad():
+        want = network(scaled).softmax(1)[:, 1]
+    assert torch.allclose(found, want, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_of_one_patch_at_a_time_runs_one_by_one(tmp_path, kind, caplog):
+    path = give_card(WRITERS[kind](Green(), tmp_path / f"g{FILES[kind]}", batch=1))
+    member = load_member(resolved(path).members[0])
+    assert "foreign takes one patch at a time" in caplog.text
+    assert torch.allclose(member(pixels()), pixels()[:, 1] / 255, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_of_two_patches_is_filled_up(tmp_path, kind):
+    path = give_card(WRITERS[kind](Green(), tmp_path / f"g{FILES[kind]}", batch=2))
+    member = load_member(resolved(path).members[0])
+    assert torch.allclose(member(pixels()), pixels()[:, 1] / 255, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("says", "channel"),
+    [
+        ({"mean": (0.0, 0.5, 0.0), "std": (1.0, 0.5, 1.0)}, None),
+        ({"input_scale": "0..255", "std": (255.0,) * 3}, 1),
+        ({"classes": ("tumor", "other")}, -1),
+    ],
+)
+def test_what_the_card_says_of_the_input_and_the_classes(
+    green, tmp_path, says, channel
+):
+    path = copied(green["onnx"], tmp_path, **says)
+    spec = card_spec(read_card(path), path)
+    found = load_member(spec)(pixels())
+    value = pixels()[:, 1] / 255
+    wanted = {None: 2 * value - 1, 1: value, -1: 1 - value}[channel]
+    assert torch.allclose(found, wanted, atol=1e-6)
+
+
+def test_blue_may_come_first_and_channels_last(tmp_path):
+    class Last(nn.Module):
+        def forward(self, picture: Tensor) -> Tensor:  # [B, H, W, (B, G, R)]
+            return torch.cat([1 - picture[..., :1], picture[..., :1]], dim=3)
+
+    class First(nn.Module):  # the writers' example is channels first
+        def forward(self, picture: Tensor) -> Tensor:
+            return Last()(picture)
+
+    path = tmp_path / "last.pt2"
+    program = torch.export.export(First(), (torch.zeros(1, 64, 64, 3),))
+    torch.export.save(program, path)
+    give_card(path, layout="NHWC", channel_order="BGR")
+    found = load_member(resolved(path).members[0])(pixels())
+    assert torch.allclose(found, pixels()[:, 2] / 255, atol=1e-6)
+
+    give_card(path)
+    with pytest.raises(ValueError, match=r'no picture of 3 channels .*"layout"'):
+        resolved(path)
+
+
+class Three(nn.Module):
+    """Three classes: red, green and what is left of one third each."""
+
+    def forward(self, picture: Tensor) -> Tensor:
+        red, green = picture[:, :1] / 3, picture[:, 1:2] / 3
+        return torch.cat([1 - red - green, red, green], dim=1)
+
+
+def test_tumor_is_the_sum_of_its_classes(tmp_path):
+    path = WRITERS["exported"](Three(), tmp_path / "three.pt2")
+    names = {"classes": ("stroma", "dcis", "tumor")}
+    give_card(path, tumor_classes=("tumor", "dcis"), **names)
+    found = load_member(resolved(path).members[0])(pixels())
+    want = (pixels()[:, 0] + pixels()[:, 1].float()) / 255 / 3
+    assert torch.allclose(found, want, atol=1e-6)
+
+
+def test_a_built_network_may_have_several_classes(tmp_path):
+    from tests.members import LIGHT, write_member
+
+    names = {"classes": ("a", "b", "c"), "tumor_classes": ("b", "c")}
+    spec = replace(LIGHT, **names)
+    path = write_member(tmp_path, spec, patch_px=64, **names)
+    (found,) = resolved(path).members
+    assert found.tumor_classes == ("b", "c")
+    member = load_member(found)
+    with torch.no_grad():
+        classes = member.answers(pixels()).softmax(1)
+    assert classes.shape[1] == 3
+    assert torch.allclose(member(pixels()), 1 - classes[:, 0], atol=1e-6)
+    with pytest.raises(ValueError, match=r"classes = .*a fit knows"):
+        resolve_recipe({"members": [{"name": "x", "architecture": "Unet", **names}]})
+
+
+# What is refused before a slide is read
+
+
+@pytest.mark.parametrize(
+    ("says", "message"),
+    [
+        ({"output": "logits"}, '"output": "probabilities" in its card'),
+        ({"classes": ("a", "b", "tumor")}, "one channel for each of its classes"),
+        ({"output_stride": 2}, "another output_stride"),
+        ({"std": (0.1,) * 3}, "no probabilities"),
+        ({"mean": (0.5,) * 3}, "no probabilities"),
+        ({"patch_multiple": 48}, r"multiples of 48 px: --patch-px 48 or 96"),
+        ({"digest": "0" * 64}, "was changed, or its card"),
+        ({"context_mpp_factor": 2}, "sees no context"),
+        ({"options": {"width": 3}}, "unknown option of onnx 'width'"),
+        ({"options": {"output": "tumor"}}, "its outputs are answer"),
+        ({"architecture": "exported"}, r"no \.pt2 file"),
+        (
+            {"architecture": "Unet", "encoder": "resnet18"},
+            r'architecture = "onnx" in its card, not "Unet"',
+        ),
+    ],
+)
+def test_a_card_that_contradicts_its_file_is_refused(green, tmp_path, says, message):
+    path = copied(green["onnx"], tmp_path, **says)
+    with pytest.raises(ValueError, match=message):
+        resolved(path)
+
+
+def test_another_size_of_patches_is_refused(green, tmp_path):
+    path = copied(green["exported"], tmp_path, patch_px=128)
+    with pytest.raises(ValueError, match="takes patches of 64 px, not 128"):
+        resolved(path)
+
+
+class Odd(nn.Module):
+    """Answers with NaN, at random, or by what else is in the batch."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+
+    def forward(self, picture: Tensor) -> Tensor:
+        green = picture[:, 1:2]
+        if self.how == "nan":
+            green = torch.log(green - 2)
+        elif self.how == "random":
+            green = green * torch.rand_like(green)
+        elif self.how == "batch":
+            green = green * picture.mean()
+        return torch.cat([1 - green, green], dim=1)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("nan", "of its answer to glass are NaN"),
+        ("random", "differs by .* in another batch"),
+        ("batch", "differs by .* in another batch"),
+    ],
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_answers_that_nobody_can_use_are_refused(tmp_path, kind, how, message):
+    path = give_card(WRITERS[kind](Odd(how), tmp_path / f"odd{FILES[kind]}"))
+    with pytest.raises(ValueError, match=rf"member foreign, .*{message}"):
+        resolved(path)
+
+
+def test_a_file_cannot_be_fitted(green):
+    row = {"name": "x", "architecture": "onnx", "weights": str(green["onnx"])}
+    with pytest.raises(ValueError, match="a network from a file is fixed"):
+        resolve_recipe({"members": [row]})
+    row = {"name": "x", "architecture": "tests.tiny:Tiny"}
+    with pytest.raises(ValueError, match=r"a fit starts from \.safetensors"):
+        resolve_recipe({"members": [row]}, init=green["onnx"])
+
+
+@pytest.mark.parametrize("weights", ["random", "imagenet"])
+def test_a_files_architecture_needs_a_file(weights):
+    row = {"name": "x", "architecture": "onnx", "weights": weights}
+    with pytest.raises(
+        ValueError, match=r"network of a \.onnx file: name it as weights"
+    ):
+        resolve({**GRID, "members": [row]})
+
+
+def handmade(path: Path, *, opset: int = 17, inputs=1, element=TensorProto.FLOAT):
+    """An ONNX model of one node, of as many inputs."""
+    given = [
+        helper.make_tensor_value_info(f"x{i}", element, ["b", 3, "h", "w"])
+        for i in range(inputs)
+    ]
+    answer = helper.make_tensor_value_info("y", element, ["b", 3, "h", "w"])
+    node = helper.make_node("Sum", [f"x{i}" for i in range(inputs)], ["y"])
+    graph = helper.make_graph([node], "g", given, [answer])
+    imports = [helper.make_opsetid("", opset)]
+    model = helper.make_model(graph, opset_imports=imports, ir_version=8)
+    path.write_bytes(model.SerializeToString())
+    return give_card(path)
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        ({"opset": 999}, r"cannot load it \(opset ai\.onnx 999\)"),
+        ({"inputs": 2}, r"it takes 2 inputs \(x0, x1\)"),
+        ({"element": TensorProto.DOUBLE}, "export it with a float32 or float16"),
+    ],
+)
+def test_a_model_that_cannot_be_a_member_is_refused(tmp_path, made, message):
+    path = handmade(tmp_path / "m.onnx", **made)
+    with pytest.raises(ValueError, match=message):
+        resolved(path)
+
+
+def test_external_data_are_part_of_a_model(green, tmp_path):
+    model = onnx.load(green["onnx"])
+    path = tmp_path / "m.onnx"
+    onnx.save_model(
+        model, path, save_as_external_data=True, location="m.data", size_threshold=0
+    )
+    assert (tmp_path / "m.data").stat().st_size
+    give_card(path)
+    (spec,) = resolved(path).members
+    assert torch.allclose(load_member(spec)(pixels()), pixels()[:, 1] / 255, atol=1e-6)
+
+    data = bytearray((tmp_path / "m.data").read_bytes())
+    data[-1] ^= 1
+    (tmp_path / "m.data").write_bytes(data)
+    with pytest.raises(ValueError, match="the file was changed"):
+        resolved(path)
+    with pytest.raises(ValueError, match="not the file the run was set up with"):
+        load_member(spec)
+    (tmp_path / "m.data").unlink()
+    with pytest.raises(ValueError, match=r"external data m\.data are missing"):
+        resolved(path)
+
+
+def test_an_exported_members_operations_are_counted_and_an_onnx_members_not(
+    green, tmp_path, caplog
+):
+    members = [
+        {"name": name, "weights": str(green[kind])}
+        for name, kind in (("z", "exported"), ("a", "onnx"))
+    ]
+    config = resolve({**GRID, "members": members, "ensemble": {"cascade": True}})
+    assert [m.name for m in config.members] == ["z", "a"]
+    assert "in the order in which they are named: z, a" in caplog.text
+
+
+def test_without_onnxruntime_it_says_what_to_install(green, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    spec = MemberSpec(name="x", architecture="onnx", weights=str(green["onnx"]))
+    with pytest.raises(ValueError, match=r"pip install 'digipath_ray\[onnx\]'"):
+        load_network(spec, green["onnx"], torch.device("cpu"))
