@@ -1,6 +1,7 @@
 """Memory of a whole run against the size of its slide, the tissue being the same.
 
     python -m tests.benchmarks.memory [--sides 32768 57344 100352]
+    python -m tests.benchmarks.memory --slides SLIDE...    # of your own
 
 Makes slides of side x side px at 0.25 um/px: one synthetic lymph node of the demo, 4.6
 x 4.1 mm, on empty glass, in JPEG tiles with levels 1, 4 and 16. ``digipath run``
@@ -32,6 +33,7 @@ from digipath_ray.demo.cohort import demo_slides
 from digipath_ray.demo.drawing import LEVEL_STEPS, draw_slide
 from digipath_ray.demo.painting import Pixels
 from digipath_ray.run.directory import RunDirectory
+from digipath_ray.slide.open import open_slide
 
 MPP, DRAWN_MPP = 0.25, 1.0
 TILE_PX = 512
@@ -133,9 +135,7 @@ def watch(process: subprocess.Popen[bytes]) -> Counter[str]:
     return highest
 
 
-def measure(folder: Path, drawn: Pixels, side: int) -> None:
-    slide, out = folder / f"{side}.tif", folder / f"run{side}"
-    write_slide(slide, drawn, side)
+def measure(slide: Path, out: Path) -> None:
     digipath = "from digipath_ray.cli import main; main()"
     command = [sys.executable, "-c", digipath, "run", str(slide), "--preset", "demo"]
     started = time.perf_counter()
@@ -148,14 +148,17 @@ def measure(folder: Path, drawn: Pixels, side: int) -> None:
     (record,) = RunDirectory(out).read_done().values()
     names = [*(kind for _, kind in KINDS), *OTHERS, STORE, "all"]
     cells = [f"{highest[name] / 1e9:.2f}" for name in names]
-    row = [f"{side:,} x {side:,}", f"{side**2 / 1e9:.1f}", str(record.slide.patches)]
+    with open_slide(slide) as opened:
+        width, height = opened.info.width, opened.info.height
+    row = [f"{width:,} x {height:,}", f"{width * height / 1e9:.1f}"]
+    row.append(f"{record.slide.patches:,}")
     print("| " + " | ".join([*row, *cells, f"{seconds:.0f}"]) + " |", flush=True)
-    slide.unlink()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sides", type=int, nargs="+", default=[32768, 57344, 100352])
+    parser.add_argument("--slides", type=Path, nargs="+", default=[])
     given = parser.parse_args()
     drawn, _ = draw_slide(demo_slides()[3])
     names = [*(kind for _, kind in KINDS), *OTHERS, STORE, "all at one time"]
@@ -163,8 +166,13 @@ def main() -> None:
     print("| " + " | ".join(columns) + " |")
     print("|---" * len(columns) + "|", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        for side in given.sides:
-            measure(Path(folder), drawn, side)
+        for i, slide in enumerate(given.slides):
+            measure(slide, Path(folder) / f"run{i}")
+        for side in [] if given.slides else given.sides:
+            slide = Path(folder) / f"{side}.tif"
+            write_slide(slide, drawn, side)
+            measure(slide, Path(folder) / f"run{side}")
+            slide.unlink()
     print(f"\n{os.cpu_count()} cores")
 
 
