@@ -192,6 +192,22 @@ def test_a_card_that_contradicts_its_file_is_refused(green, tmp_path, says, mess
         resolved(path)
 
 
+class GreenAlone(nn.Module):
+    """Answers with its input's green alone."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return pixels[:, 1:2].contiguous()
+
+
+def test_logits_that_look_like_probabilities_are_warned_of(tmp_path, caplog):
+    path = WRITERS["onnx"](GreenAlone(), tmp_path / "alone.onnx")
+    says = {"output": "logits", "activation": "sigmoid", "classes": ("tumor",)}
+    resolved(give_card(path, **says, mean=(0.5,) * 3))
+    assert "though its card says logits" not in caplog.text  # half of them are below 0
+    resolved(give_card(path, **says))
+    assert "though its card says logits" in caplog.text
+
+
 def test_another_size_of_patches_is_refused(green, tmp_path):
     path = copied(green["exported"], tmp_path, patch_px=128)
     with pytest.raises(ValueError, match="takes patches of 64 px, not 128"):

@@ -4,6 +4,7 @@ What is inside such a file is only seen where it runs: whether it takes patches 
 size, what shape it answers in, and whether these are the numbers that its card says.
 """
 
+import logging
 from collections.abc import Iterable
 
 import numpy as np
@@ -17,6 +18,8 @@ from digipath_ray.networks.answers import ROUNDING, Answer
 from digipath_ray.networks.build import Member
 from digipath_ray.networks.from_file import FileNetwork, check_patch
 from digipath_ray.networks.weights import load_member
+
+log = logging.getLogger(__name__)
 
 GLASS_GRAY = 243
 # Optical densities of hematoxylin and eosin in R, G, B (Ruifrok and Johnston, 2001).
@@ -125,4 +128,9 @@ def check_numbers(answer: Tensor, says: Answer) -> None:
         raise ValueError(
             "its answer lies within 0 and 1 and adds up to 1 over its classes: these "
             'are probabilities, not logits: "output": "probabilities" in its card'
+        )
+    elif within:
+        log.warning(
+            "a network's answer lies within 0 and 1 on every picture, though its card "
+            'says logits: if these are probabilities, say "output": "probabilities"'
         )
