@@ -58,7 +58,7 @@ def run_slides(
     return exit_status(summary.failures, summary.unwritten)
 
 
-def exit_status(failures: Sequence[Failure], unwritten: str | None = None) -> int:
+def exit_status(failures: Sequence[Failure], unwritten: Sequence[str] = ()) -> int:
     """0, 1 if a slide failed, 3 if anything is left through no slide's fault."""
     if unwritten or any(failure.cause in OUTSIDE for failure in failures):
         return STOPPED
@@ -98,8 +98,8 @@ def print_summary(console: Console, summary: Summary, *, predicted: bool) -> Non
     console.print(count_slides(summary, predicted=predicted))
     for note in [*summary.changes, *(summary.notes if predicted else [])]:
         console.print(f"[yellow]note[/]      {escape(note)}")
-    if summary.unwritten:
-        console.print(f"[red]failed[/] {escape(summary.unwritten)}")
+    for reason in summary.unwritten:
+        console.print(f"[red]failed[/] {escape(reason)}")
     if not predicted:
         print_flags(console, read_rows(summary.run.slides, SLIDES))
     if summary.metrics:

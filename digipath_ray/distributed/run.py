@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -31,7 +32,7 @@ from digipath_ray.outcome.tables import RunTables, stage_model_of, write_tables
 from digipath_ray.pipeline.prepare import mark_seen
 from digipath_ray.report import write_report
 from digipath_ray.run.amended import amend_records, drop_others, with_earlier
-from digipath_ray.run.checksums import seal, unseal
+from digipath_ray.run.checksums import seal, sums_file, unseal
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import (
     DISK_FULL,
@@ -67,7 +68,7 @@ class Summary:
         metrics: what metrics.json says of this start; empty if nothing was predicted.
         changes: what manifest and files of now mean for results of earlier starts.
         notes: why its heatmaps are no predictions; mostly empty.
-        unwritten: why report and checksums are missing; None if they are there.
+        unwritten: why report or checksums are missing; empty if they are there.
     """
 
     run: RunDirectory
@@ -79,7 +80,7 @@ class Summary:
     metrics: dict[str, Any] = field(default_factory=dict)
     changes: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    unwritten: str | None = None
+    unwritten: list[str] = field(default_factory=list)
 
 
 def run_cohort(
@@ -123,6 +124,7 @@ def run_cohort(
         pending = [row for row in rows if row.slide_id not in done]
         skipped = len(rows) - len(pending)
         failures = FailureLog()
+        unwritten: list[str] = []
         with Heartbeat(run, slides=len(rows), skipped=skipped) as beat:
             heard = Listeners(
                 LeaseCheck(run, held), failures, beat, listener or RunListener()
@@ -133,7 +135,9 @@ def run_cohort(
                 if not held.lost.is_set():
                     tables = write_what_is_finished(run, ids, failures, config)
             stop_if_lost(run, held)
-            unwritten = end_run(run, report=predict)
+            if predict:
+                unwritten += leave_out(run.report, lambda: write_report(run))
+        unwritten += leave_out(sums_file(run), lambda: seal(run))
     return Summary(
         run=run,
         slides=len(rows),
@@ -183,21 +187,19 @@ def write_what_is_finished(
         run.remove_unfinished()
 
 
-def end_run(run: RunDirectory, *, report: bool = True) -> str | None:
-    """Write report and checksums, which a run can do without on a full disk.
+def leave_out(path: Path, write: Callable[[], object]) -> list[str]:
+    """Write a file that a run can do without on a full disk.
 
     Returns:
-        Why they are missing; None if they are there.
+        Why it is missing; empty if it is there.
     """
     try:
-        if report:
-            write_report(run)
-        seal(run)
+        write()
     except OSError as e:
         if e.errno not in DISK_FULL:
             raise
-        return f"report and checksums are not written ({e}): {explain_os_error(e)}"
-    return None
+        return [f"{path.name} is not written ({e}): {explain_os_error(e)}"]
+    return []
 
 
 class LeaseCheck(RunListener):
@@ -275,7 +277,8 @@ def remeasure_run(
             _work(run, [], done, config, heard, predict=False)
             stop_if_lost(run, held)
             tables = write_what_is_finished(run, list(done), failures, config)
-            unwritten = end_run(run)
+            unwritten = leave_out(run.report, lambda: write_report(run))
+        unwritten += leave_out(sums_file(run), lambda: seal(run))
     return Summary(
         run=run,
         slides=len(done),

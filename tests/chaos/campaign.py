@@ -17,7 +17,14 @@ import numpy as np
 import psutil
 
 from tests.chaos.checks import check_processes
-from tests.chaos.faults import FAULTS, FIT_FAULTS, Planned, Scene, small_disk
+from tests.chaos.faults import (
+    FAULTS,
+    FIT_FAULTS,
+    MEMORY_SHARE,
+    Planned,
+    Scene,
+    small_disk,
+)
 from tests.chaos.network import ORDERS
 from tests.chaos.work import Work
 
@@ -25,6 +32,12 @@ ROOT = Path(__file__).parents[2]
 SITE = Path(__file__).parent / "site"
 MAIN = "from digipath_ray.cli import main; main()"
 DISK_MB = 64
+SPILL_MB = 16
+STORE_MB = 160
+RUN_MEMORY = 6 << 30
+"""What a run may take, bytes, before Ray ends workers of it."""
+MOST_MEMORY = 0.92
+"""Share of the machine's memory from which on Ray does so in any case."""
 CRASHES = (-signal.SIGABRT, -signal.SIGSEGV, -signal.SIGBUS)
 """Exit statuses of what nobody struck so."""
 STARTS = 25
@@ -98,7 +111,14 @@ class Watch:
 class Seed:
     """A run or a fit under the faults of one seed."""
 
-    def __init__(self, seed: int, work: Work, folder: Path, disk: Path | None):
+    def __init__(
+        self,
+        seed: int,
+        work: Work,
+        folder: Path,
+        disk: Path | None,
+        spill: Path | None,
+    ) -> None:
         self.outcome = Outcome(seed)
         self._began = time.monotonic()
         orders = folder / "orders"
@@ -114,6 +134,9 @@ class Seed:
             ORDERS: str(orders),
             # A head that is gone is waited for; here no one brings it back.
             "RAY_gcs_rpc_server_reconnect_timeout_s": "5",
+            # A store that one other job can fill, and a disk for what is spilled.
+            "RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES": str(STORE_MB << 20),
+            **({"RAY_object_spilling_directory": str(spill)} if spill else {}),
         }
         self._families: list[psutil.Process] = []
         self._log = log
@@ -133,6 +156,9 @@ class Seed:
         self, command: list[str], environment: dict[str, str]
     ) -> subprocess.Popen[bytes]:
         self.outcome.starts += 1
+        memory = psutil.virtual_memory()
+        share = (memory.total - memory.available + RUN_MEMORY) / memory.total
+        environment[MEMORY_SHARE] = f"{min(share, MOST_MEMORY):.3f}"
         with self._log.open("ab") as log:
             return subprocess.Popen(
                 command,
@@ -256,10 +282,11 @@ def run_seed(
     with (
         tempfile.TemporaryDirectory(prefix="chaos-") as name,
         small_disk(Path(name, "disk"), DISK_MB) as disk,
+        small_disk(Path(name, "spill"), SPILL_MB) as spill,
     ):
         folder = Path(name)
         work = maker.make(folder / "cohort", (disk or folder) / "out")
-        night = Seed(seed, work, folder, disk)
+        night = Seed(seed, work, folder, disk, spill)
         try:
             outcome = night.run(schedule)
             if learn:

@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -37,6 +38,8 @@ WAIT_S = 4.0
 """How long a fault waits for the process that it is meant for."""
 ASKED_S = 20.0
 """How long a bucket's fault waits until something is read from it."""
+HOG = Path(__file__).parent / "hog.py"
+MEMORY_SHARE = "RAY_memory_usage_threshold"
 FIRST = ("bucket-503", "bucket-half")
 """Slides in a bucket are read when a run begins, so that later these meet nothing."""
 
@@ -320,6 +323,56 @@ def jump_clock(scene: Scene) -> str | None:
     return f"{hours:+d} h, {changed} files" if changed else None
 
 
+def fill_memory(scene: Scene) -> str | None:
+    """Another program takes memory until Ray ends workers of the run for it.
+
+    From which share of the machine's memory on Ray does so, its start has been told.
+    """
+    share = scene.environment.get(MEMORY_SHARE)
+    if share is None or scene.find("raylet") is None:
+        return None
+    memory = psutil.virtual_memory()
+    used = memory.total - memory.available
+    size = max(0, int(float(share) * memory.total) - used) + (768 << 20)
+    if size > memory.available - (2 << 30):
+        return None  # others on this machine have it
+    before = {p.pid for p in scene.family()}
+    seconds = float(scene.rng.uniform(2, 5))
+    hog = [sys.executable, str(HOG), "memory", str(size), str(seconds)]
+    subprocess.run(hog, check=True, stdout=subprocess.DEVNULL)
+    gone = before - {p.pid for p in scene.family()}
+    if not gone or scene.driver.poll() is not None:
+        return None
+    return f"{size / 1e9:.1f} GB for {seconds:.1f} s, {len(gone)} processes ended"
+
+
+def fill_store(scene: Scene) -> str | None:
+    """Another job of the same Ray fills the object store, and the disk it spills to."""
+    raylet = scene.find("raylet")
+    if raylet is None:
+        return None
+    try:
+        words = (word.partition("=") for word in raylet.cmdline())
+        address = {name: value for name, _, value in words}["--gcs-address"]
+        names = raylet.environ()
+    except (psutil.NoSuchProcess, KeyError):
+        return None
+    seconds = float(scene.rng.uniform(3, 8))
+    try:
+        done = subprocess.run(
+            [sys.executable, str(HOG), "store", address, str(seconds)],
+            env=scene.environment | {k: v for k, v in names.items() if "_AUTH_" in k},
+            capture_output=True,
+            text=True,
+            timeout=60 + seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:  # the head has gone meanwhile
+        return None
+    said = [line for line in done.stdout.splitlines() if " bytes, " in line]
+    return said[-1] if said else None
+
+
 def start_second(scene: Scene) -> str | None:
     """The same command beside the first, which must be refused."""
     if scene.driver.poll() is not None or not scene.work.out.exists():
@@ -372,6 +425,8 @@ FAULTS: dict[str, tuple[float, Fault]] = {
     "bucket-503": (0.7, bucket_fails("slow down")),
     "bucket-half": (0.7, bucket_fails("cut")),
     "clock-jump": (0.7, jump_clock),
+    "memory-short": (0.7, fill_memory),
+    "store-full": (0.7, fill_store),
 }
 """Name -> how often it is drawn, and what it does to a run."""
 FIT_FAULTS: dict[str, tuple[float, Fault]] = {

@@ -113,7 +113,7 @@ class FitWork:
 
     busy = "fit-worker"
     by_steps = True
-    bucket = None
+    bucket: Bucket | None = None
 
     def __init__(self, cohort: Cohort, out: Path, losses: list[float]) -> None:
         self.cohort, self.out, self._losses = cohort, out, losses
