@@ -15,6 +15,7 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as Items
 
 from tests.dicoms import write_wsi
+from tests.hamamatsu import MACRO, ndpi_bytes
 from tests.runs import GLASS, paint
 from tests.slides import Pixels
 
@@ -71,6 +72,24 @@ def write_svs(path: Path, *, mpp: str = "1.0", seed: int = 0) -> Path:
                 subfiletype=1 if name == "label" else 9,
                 metadata=None,
             )
+    return path
+
+
+def write_ndpi(path: Path, *, seed: int = 0) -> Path:
+    """A Hamamatsu slide with a picture of its glass, label and personal tags."""
+    pixels = tissue(seed=seed)
+    macro = np.full((60, 80, 3), LABEL, np.uint8)
+    levels = [(pixels, 20.0), (pixels[::2, ::2], 10.0), (macro, MACRO)]
+    texts = {
+        306: "2020:01:01 10:10:10 PLANTED",  # DateTime
+        315: "PLANTED OPERATOR-9",  # Artist
+        316: "PLANTED-HOST",  # HostComputer
+        65427: "ACC-7731 PLANTED^PATIENT",  # Reference: what is written on the slide
+        65442: "PLANTED-SCANNER",  # its serial number
+        65449: f"Product=NDP\r\n{TEXT}\r\nBarcode=BARCODE-55\r\n",  # properties
+        65468: "BARCODE-55",
+    }
+    path.write_bytes(ndpi_bytes(levels, mpp=1.0, texts=texts))
     return path
 
 

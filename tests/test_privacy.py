@@ -48,6 +48,7 @@ from tests.planted import (
     truncated,
     write_dicom,
     write_generic,
+    write_ndpi,
     write_picture,
     write_svs,
 )
@@ -106,6 +107,7 @@ def write_planted(folder: Path) -> Path:
     write_generic(folder / "two.tif", seed=2)
     level = write_dicom(folder / "three", seed=3)
     write_picture(folder / "four.png", seed=4)
+    write_ndpi(folder / "five.ndpi", seed=5)
     truncated(folder / "cut.svs", svs)
     truncated(folder / "cut.dcm", level)
     return folder
@@ -179,7 +181,7 @@ def test_nothing_of_a_header_leaves_a_run(
     assert run_app(["info", *given]) == 1
     assert run_app(["-v", "run", *given, "--out", str(out)]) == 1
     run = RunDirectory(out)
-    assert set(run.finished_ids()) == {"one", "odd", "two", "three", "four"}
+    assert set(run.finished_ids()) == {"one", "odd", "two", "three", "four", "five"}
     assert len(run.read_failures()) == 2
     assert run_app(["status", str(out)]) == 1
     for kind in ("csv", "geojson", "dicom-seg"):
@@ -187,7 +189,7 @@ def test_nothing_of_a_header_leaves_a_run(
         assert run_app(["export", str(out), *to]) == 0
         assert search_folder(tmp_path / kind) == []
     said = capfd.readouterr()
-    assert "5 of 7 slides finished" in said.out
+    assert "6 of 8 slides finished" in said.out
     text = said.out + said.err + caplog.text
     assert find_planted("terminal", text.encode()) == []
     assert find_planted("metrics", scrape()) == []
@@ -206,7 +208,7 @@ def test_nothing_of_a_header_leaves_a_run(
 
 def test_the_search_finds_what_is_planted(tmp_path: Path) -> None:
     folder = write_planted(tmp_path / "slides")
-    for name in ("one.svs", "two.tif", "four.png", "three/level.dcm"):
+    for name in ("one.svs", "two.tif", "four.png", "three/level.dcm", "five.ndpi"):
         path = folder / name
         assert find_planted(name, path.read_bytes()), name
     with tempfile.TemporaryFile() as file:

@@ -11,6 +11,7 @@ from PIL import Image
 from tests.dicoms import write_wsi
 from tests.fuzz.headers import chunks
 from tests.fuzz.mutations import Seed, Spans
+from tests.hamamatsu import ndpi_bytes
 from tests.slides import (
     Pixels,
     block_mean,
@@ -141,37 +142,8 @@ def ome_seeds(folder: Path) -> list[Seed]:
 
 
 def ndpi_seeds(folder: Path) -> list[Seed]:
-    """Hamamatsu's: a JPEG per level, pointers of 64 bits."""
-    head = b"II*\0"
-    data = bytearray(head + bytes(8))  # the first pointer
-    link = len(head)
-    for factor in (1, 2):
-        pixels = block_mean(section(), factor)
-        out = io.BytesIO()
-        Image.fromarray(pixels).save(out, "JPEG", quality=85)
-        strip = len(data)
-        data += out.getvalue()
-        height, width = pixels.shape[:2]
-        shorts, ratio = len(data), len(data) + 6
-        data += struct.pack("<3H", 8, 8, 8) + struct.pack("<II", 20_000 // factor, 1)
-        tags = [
-            (256, 4, 1, width), (257, 4, 1, height), (258, 3, 3, shorts),
-            (259, 3, 1, 7), (262, 3, 1, 6), (273, 4, 1, strip), (277, 3, 1, 3),
-            (278, 4, 1, height), (279, 4, 1, len(out.getvalue())), (282, 5, 1, ratio),
-            (283, 5, 1, ratio), (296, 3, 1, 3), (65420, 4, 1, 1),
-            (65421, 11, 1, _float_bits(20 / factor)), (65422, 9, 1, 0),
-            (65423, 9, 1, 0), (65424, 9, 1, 0),
-        ]  # fmt: skip
-        struct.pack_into("<Q", data, link, len(data))
-        data += struct.pack("<H", len(tags))
-        data += b"".join(struct.pack("<HHII", *tag) for tag in tags)
-        link = len(data)
-        data += bytes(8 + 4 * len(tags))  # the next pointer; high halves of the values
-    return [Seed(name="hamamatsu.ndpi", data=bytes(data))]
-
-
-def _float_bits(value: float) -> int:
-    return int(struct.unpack("<I", struct.pack("<f", value))[0])
+    levels = [(block_mean(section(), factor), 20 / factor) for factor in (1, 2)]
+    return [Seed(name="hamamatsu.ndpi", data=ndpi_bytes(levels, mpp=0.5))]
 
 
 def dicom_seeds(folder: Path) -> list[Seed]:
