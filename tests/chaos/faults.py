@@ -41,7 +41,8 @@ ASKED_S = 20.0
 HOG = Path(__file__).parent / "hog.py"
 MEMORY_SHARE = "RAY_memory_usage_threshold"
 FIRST = ("bucket-503", "bucket-half")
-"""Slides in a bucket are read when a run begins, so that later these meet nothing."""
+"""Slides in a bucket are read when a run begins; of these the first alone is kept, as
+later ones meet nothing."""
 
 
 @dataclass
@@ -485,7 +486,7 @@ def draw_schedule(
         for i, gap, at_work in zip(drawn, gaps, busy, strict=True)
     ]
     first = [replace(p, busy=False) for p in planned if p.name in FIRST]
-    return first + [p for p in planned if p.name not in FIRST]
+    return first[:1] + [p for p in planned if p.name not in FIRST]
 
 
 @contextlib.contextmanager
