@@ -41,6 +41,13 @@ CPU = Share(
 def test_auto_precision_is_settled_by_what_the_networks_run_on() -> None:
     on_cpu = settle_precision(RunConfig(), CPU, {})
     on_gpu = settle_precision(RunConfig(), replace(CPU, actor_gpus=1.0), {})
+    files = tuple(
+        MemberSpec(name=name, architecture=name) for name in ("onnx", "exported")
+    )
+    of_files = settle_precision(
+        RunConfig(members=files), replace(CPU, actor_gpus=1.0), {}
+    )
+    assert of_files.compute.precision == "float32"  # their own
     assert on_cpu.compute.precision == "float32"
     assert on_gpu.compute.precision == "float16"
 

@@ -12,6 +12,7 @@ import ray
 from digipath_ray import schema
 from digipath_ray.cohort.inputs import SlideRow
 from digipath_ray.cohort.manifest import read_manifest, write_manifest
+from digipath_ray.config.member import FROM_FILE
 from digipath_ray.config.run import RunConfig
 from digipath_ray.config.toml import to_tree
 from digipath_ray.distributed.connect import connected, describe_place
@@ -378,14 +379,19 @@ def _segment(
 def settle_precision(
     config: RunConfig, share: Share, done: Mapping[str, DoneRecord]
 ) -> RunConfig:
-    """The config with ``auto`` decided by what the networks run on.
+    """The config with ``auto`` decided by what the networks are and run on.
+
+    Networks from files compute in their own numbers: beside others they are, in the
+    record, of the precision of these.
 
     Raises:
         RunError: slides were finished in another precision.
     """
     precision = config.compute.precision
     if precision == "auto":
-        precision = "float16" if share.actor_gpus > 0 else "float32"
+        kinds = {member.architecture for member in config.members}
+        files = kinds and kinds <= {*FROM_FILE}
+        precision = "float16" if share.actor_gpus > 0 and not files else "float32"
     others = {record.precision for record in done.values()} - {precision}
     if others:
         raise RunError(
