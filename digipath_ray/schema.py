@@ -153,6 +153,18 @@ OUTCOMES = table(
     column("viable_mm2", pa.float64(), "viable tumor, mm2", null=True),
     column("whole_mm2", pa.float64(), "whole tumor region, mm2", null=True),
     column("burden_note", pa.string(), "why there is no burden", null=True),
+    column(
+        "classes",
+        pa.list_(pa.string()),
+        "that the members know; null: were not kept (--keep-classes)",
+        null=True,
+    ),
+    column(
+        "class_mm2",
+        pa.list_(pa.float64()),
+        "tissue that is likeliest of each of the classes, in their order, mm2",
+        null=True,
+    ),
     column("aleatoric_mean", pa.float64(), "variance, mean over tissue", null=True),
     column("aleatoric_max", pa.float64(), "variance, maximum over tissue", null=True),
     column("epistemic_mean", pa.float64(), "variance, mean over tissue", null=True),

@@ -16,7 +16,9 @@ from digipath_ray.config.member import check_color_scale as check_color_scale
 from digipath_ray.config.member import check_unique as check_unique
 from digipath_ray.config.member import contexts_of as contexts_of
 from digipath_ray.config.outcome import REFINING as REFINING
+from digipath_ray.config.outcome import Ending as Ending
 from digipath_ray.config.outcome import OutcomeSpec as OutcomeSpec
+from digipath_ray.config.outcome import Refine as Refine
 
 Edge = Literal["white", "reflect"]
 Origin = Literal["canvas", "bounds"]

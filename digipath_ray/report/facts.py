@@ -74,6 +74,9 @@ def find_facts(row: Row, slide: Row, findings: Findings) -> Iterator[tuple[str, 
     yield "tissue", format_area(row["tissue_mm2"])
     if part:
         yield "tumor in tissue", percent(part)
+    if row.get("classes"):
+        areas = zip(row["classes"], row["class_mm2"], strict=True)
+        yield "likeliest class", "; ".join(f"{n} {format_area(a)}" for n, a in areas)
     if row.get("artifact_blur") is not None:
         yield "artifacts", format_artifacts(row)
     yield "highest probability", format_probability(row["probability_max"])

@@ -167,6 +167,12 @@ def _segmenting(config: RunConfig) -> Iterator[str]:
         f"The {mean}tumor probability is kept at "
         f"{grid.mpp * grid.downsample:g} {UM}/px, {BLENDS[ensemble.blend]}."
     )
+    if ensemble.keep_classes and members:
+        yield (
+            f"So is that of each class ({listed(members[0].classes)}); a pixel of "
+            "tissue counts to the area of the class that is likeliest there, tumor "
+            "being measured by its threshold all the same."
+        )
     if len(ensemble.tta) > 1:
         yield "Aleatoric uncertainty is the variance over these views [1, eq. 4]."
     if not one:
