@@ -186,7 +186,8 @@ def compare_heatmaps(
     where = a.covered | b.covered
     kept = kept_classes(a.channels)
     same = bool(kept) and kept == kept_classes(b.channels)
-    likeliest_a, likeliest_b = likeliest(a), likeliest(b)
+    maps = (m for h in (a, b) if same and (m := likeliest(h)) is not None)
+    classes = tuple(maps)
     for name in a.channels:
         left, right = a.channel(name), b.channel(name)
         if left is None or right is None:
@@ -199,8 +200,8 @@ def compare_heatmaps(
             measures["dice"] = mask_dice(*above)
         elif same and name.startswith(CLASS):
             number = kept.index(name.removeprefix(CLASS)) + 1
-            pair = np.equal(likeliest_a, number), np.equal(likeliest_b, number)
-            measures["dice"] = mask_dice(*pair)
+            first, second = (m == number for m in classes)
+            measures["dice"] = mask_dice(first, second)
         yield {
             "channel": name,
             "pixels": int(there.sum()),
