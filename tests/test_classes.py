@@ -20,6 +20,7 @@ from digipath_ray.config.classes import kept_classes
 from digipath_ray.config.recipe import AnnotationSpec
 from digipath_ray.config.run import MemberSpec, RunConfig
 from digipath_ray.config.toml import Tree, difference, from_tree, merge, to_tree
+from digipath_ray.geometry import model_frame
 from digipath_ray.heatmap.classes import color_of, likeliest, packed
 from digipath_ray.heatmap.file import read_heatmap, write_heatmap
 from digipath_ray.heatmap.heatmap import Heatmap
@@ -28,15 +29,16 @@ from digipath_ray.networks.answers import Answer
 from digipath_ray.networks.ensemble import MemberError, MemberMaps, combine_members
 from digipath_ray.networks.predict import EnsemblePredictor
 from digipath_ray.networks.weights import load_member
-from digipath_ray.outcome.classes import find_classes
+from digipath_ray.outcome.classes import class_features, find_classes
 from digipath_ray.outcome.lesions import MOST
-from digipath_ray.patches import cell_bytes, share_blocks
+from digipath_ray.patches import Grid, cell_bytes, share_blocks
 from digipath_ray.pipeline.finish import remeasure_slide
 from digipath_ray.pipeline.prepare import stitch_bytes
+from digipath_ray.report import write_report
 from digipath_ray.report.methods import write_methods
 from digipath_ray.run.compare import compare_heatmaps
 from digipath_ray.run.directory import RunDirectory
-from digipath_ray.run.finished import read_run
+from digipath_ray.run.finished import FinishedSlide, read_run
 from digipath_ray.run.provenance import settings_digest
 from digipath_ray.storage.files import json_digest, read_table
 from digipath_ray.verify.maps import check_class_maps, check_values
@@ -47,6 +49,7 @@ from digipath_ray.viewer.collection.entries import key_of
 from digipath_ray.viewer.tiles.layers import At
 from digipath_ray.viewer.tiles.maps import Maps
 from tests.pixels import NUMPY_TURNS
+from tests.records import record_of
 from tests.runs import (
     SMALL,
     before_stains_and_artifacts,
@@ -314,6 +317,89 @@ def test_members_left_by_out_of_fold_keep_their_classes() -> None:
     assert "epistemic" not in alone.channels
 
 
+# The whole tumor of networks that know it
+
+WHOLE: Tree = {"whole_classes": ["tumor", CLASSES[2]], "tumor_classes": ["tumor"]}
+
+
+def knowing_whole(changes: Tree | None = None) -> RunConfig:
+    """Two networks that know viable and whole tumor."""
+    members = [{**m, **KNOWS, **WHOLE} for m in SMALL["members"]]
+    return small_config(merge({"members": members}, changes or {}))
+
+
+def test_the_whole_tumor_is_a_channel_and_tumor_stays() -> None:
+    config = knowing_whole()
+    assert config.channels[-1] == "whole"
+    assert knowing_whole(KEEP).class_channels[0] == "whole"
+    found, all_three = (combine_members(predict(c), c) for c in (config, three(KEEP)))
+    # There both classes are tumor.
+    np.testing.assert_array_equal(found["whole"], all_three["probability"])
+    np.testing.assert_allclose(
+        found["probability"], all_three["class:tumor"], atol=1e-7
+    )
+    assert settings_digest(config) != settings_digest(three())
+
+
+def test_a_run_says_what_its_whole_tumor_is(tmp_path: Path) -> None:
+    outcome = {
+        "outcome": "burden",
+        "threshold": 0.4,
+        "viable_close_um": 0.0,
+        "viable_open_um": 0.0,
+        "min_viable_mm2": 0.0,
+    }
+    config = knowing_whole({"outcome": outcome})
+    run = make_run(tmp_path / "run", write_cohort(tmp_path / "cohort", 1), config)
+    (told,) = read_table(run.outcomes).to_pylist()
+    slide = read_run(run).slide("s00")
+    viable, whole = (slide.heatmap.data[i] >= 0.4 for i in (0, -1))
+    viable, whole = viable & slide.predicted, (viable | whole) & slide.predicted
+    assert 0 < viable.sum() < whole.sum()
+    assert told["burden"] == pytest.approx(viable.sum() / whole.sum())
+    assert told["whole_from"] == "networks"
+    assert verify_run(run).is_right
+    write_report(run)
+    assert "by the networks" in run.report.read_text("utf-8")
+    text = " ".join(write_methods(config, {}, precision=None))
+    assert "probability of tumor and Fett & Öl reaches the same threshold" in text
+    with pytest.raises(ValueError, match="no hull to refine"):
+        knowing_whole({"outcome": {**outcome, "refine_hull": True}})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"whole_classes": ["stroma"]}, r"whole_classes = .*include the tumor_classes"),
+        ({"whole_classes": list(CLASSES)}, r"and not all classes \(softmax\)"),
+        ({"whole_classes": ["fat"]}, r"whole_classes = .*must be of classes"),
+        ({"whole_classes": ["tumor", "tumor"]}, "must be of classes"),
+        (
+            {"activation": "sigmoid", "whole_classes": ["tumor", "stroma"]},
+            "whole_classes = .*must be one with sigmoid",
+        ),
+    ],
+)
+def test_a_whole_tumor_that_is_none_is_refused(changes: Tree, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        from_tree({"members": [row("a", **{**WHOLE, **changes})]})
+
+
+def test_nested_answers_are_viable_and_whole() -> None:
+    says = {"activation": "sigmoid", "tumor_classes": ["tumor"]}
+    config = from_tree({"members": [row("a", **says, whole_classes=["stroma"])]})
+    assert config.class_channels == ("whole",)
+
+
+def test_all_members_know_the_whole_tumor_or_none() -> None:
+    rows = [row("a", **WHOLE), row("b")]
+    message = "member b names no whole_classes, but a does .*whole_classes = \\[\\]"
+    with pytest.raises(ValueError, match=message):
+        from_tree({"members": rows})
+    without = from_tree({"members": [{**rows[0], "whole_classes": []}, rows[1]]})
+    assert without.class_channels == ()
+
+
 # Areas and outlines
 
 
@@ -379,9 +465,6 @@ def test_a_run_has_areas_and_outlines_of_each_class(kept: RunDirectory) -> None:
 
 
 def test_noise_is_outlined_by_its_largest_pieces(tmp_path: Path) -> None:
-    from digipath_ray.outcome.classes import class_features
-    from digipath_ray.run.finished import FinishedSlide
-    from tests.records import record_of
 
     data = np.zeros((4, 240, 240), np.float32)
     data[1] = 1
@@ -511,7 +594,6 @@ def test_areas_are_exported_and_reported(kept: RunDirectory, tmp_path: Path) -> 
 
 
 def test_the_report_tells_of_the_areas(kept: RunDirectory, tmp_path: Path) -> None:
-    from digipath_ray.report import write_report
 
     write_report(kept)
     page = kept.report.read_text("utf-8")
@@ -524,8 +606,6 @@ def test_the_report_tells_of_the_areas(kept: RunDirectory, tmp_path: Path) -> No
 
 
 def test_memory_of_classes_is_planned() -> None:
-    from digipath_ray.geometry import model_frame
-    from digipath_ray.patches import Grid
 
     spec = three().grid
     frame = model_frame(

@@ -13,6 +13,11 @@ CLASS = "class:"
 """Before the name of a class in the name of its channel."""
 WHOLE = "whole"
 """Channel of the whole tumor's probability."""
+NO_HULL = (
+    "outcome.refine_hull: the networks know the whole tumor (whole_classes in their "
+    "cards), so there is no hull to refine: leave out --refine-hull, or give every "
+    "member whole_classes = [] in its [[members]] and predict again"
+)
 MOST_LETTERS = 64
 """Of the name of a class that is kept."""
 RESERVED = set('/\\?#%;"')

@@ -9,7 +9,12 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from digipath_ray.config.artifacts import ARTIFACTS_MASK_MPP, ArtifactSpec
-from digipath_ray.config.classes import check_classes, class_channels
+from digipath_ray.config.classes import (
+    NO_HULL,
+    WHOLE,
+    check_classes,
+    class_channels,
+)
 from digipath_ray.config.fields import check, check_choice, option
 from digipath_ray.config.member import MemberSpec as MemberSpec
 from digipath_ray.config.member import check_color_scale as check_color_scale
@@ -258,6 +263,9 @@ class RunConfig:
         """Check what only the whole can tell."""
         check_unique(self.members)
         check_classes(self.members, keep_classes=self.ensemble.keep_classes)
+        burden, channels = self.outcome.outcome == "burden", self.class_channels
+        if burden and self.outcome.refine_hull and WHOLE in channels:
+            raise ValueError(NO_HULL)
         coarse, most = self.tissue.mask_mpp, ARTIFACTS_MASK_MPP
         ok = not self.artifacts.find or coarse <= most
         want = f"artifacts are found on masks of at most {most:g} um per px"

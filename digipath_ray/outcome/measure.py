@@ -216,4 +216,5 @@ def burden_row(burden: Burden) -> dict[str, Any]:
         "viable_mm2": burden.viable_mm2,
         "whole_mm2": burden.whole_mm2,
         "burden_note": burden.note,
+        "whole_from": burden.whole_from,
     }
