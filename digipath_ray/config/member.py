@@ -223,8 +223,20 @@ def _check_whole(says: Answers, prefix: str) -> None:
         check(len(whole) == 1, name, whole, want)
 
 
-def check_can_be_fitted(member: MemberSpec) -> None:
+def check_can_be_fitted(
+    member: MemberSpec,
+    *,
+    classes: tuple[str, ...] = CLASSES,
+    tumor: tuple[str, ...] = (TUMOR,),
+    whole: tuple[str, ...] = (),
+) -> None:
     """Refuse a member that a fit cannot change, or whose answer it does not know.
+
+    Args:
+        member: of the recipe.
+        classes: that it is fitted to tell apart, in this order.
+        tumor: those of them that are tumor.
+        whole: those that the whole tumor is of.
 
     Raises:
         ValueError: the field, its value and what it must be.
@@ -233,11 +245,19 @@ def check_can_be_fitted(member: MemberSpec) -> None:
     want = "a network from a file is fixed: name one that is built here, to fit it"
     check(member.architecture not in FROM_FILE, name, member.architecture, want)
     name, weights = f"member {member.name}: weights", member.weights
-    whole = weights is not None and weights.endswith(tuple(FROM_FILE.values()))
+    has_all = weights is not None and weights.endswith(tuple(FROM_FILE.values()))
     want = "a fit starts from .safetensors: this file holds a whole network"
-    check(not whole, name, weights, want)
-    plain = MemberSpec(name=member.name, architecture=member.architecture)
+    check(not has_all, name, weights, want)
+    plain = MemberSpec(
+        name=member.name,
+        architecture=member.architecture,
+        classes=classes,
+        tumor_classes=tumor,
+        whole_classes=whole,
+    )
     for key in ANSWER:
         value, own = getattr(member, key), getattr(plain, key)
         want = f"a fit knows {own!r} only"
+        if "classes" in key:
+            want += ", as [classes] says: leave it out of [[members]]"
         check(value == own, f"member {member.name}: {key}", value, want)
