@@ -248,7 +248,7 @@ def test_equals_a_loop_over_patches(request, cohort, made, changes):
 @pytest.mark.slow
 def test_overlap_and_cascade_are_those_of_one_process(ray_here, cohort, tmp_path):
     """Members in pools of their own decide as they do side by side."""
-    grid = {"grid": {"overlap": "adaptive", "doubt": 0.68}}
+    grid = {"grid": {"overlap": "adaptive", "doubt": 0.73}}
     cascade = {"ensemble": {"cascade": True, "keep_members": False}}
     changes = merge(merge(PER_MEMBER, grid), {"compute": {"chunk_cells": 16}})
     changes = merge(changes, cascade)
