@@ -58,7 +58,7 @@ from tests.runs import (
     small_config,
     write_cohort,
 )
-from tests.viewing import decode
+from tests.viewing import client, decode
 
 CLASSES = ("stroma", "tumor", "Fett & Öl")
 KNOWS: Tree = {
@@ -566,11 +566,13 @@ def test_classes_are_layers_of_the_viewer(kept: RunDirectory) -> None:
     maps = Maps(AnnotationSpec())
     layers = {layer.name: layer for layer in maps.layers(entry)}
     run = layers["probability"].run
-    heatmap = read_heatmap(kept.heatmap("s00"))
+    heatmap, served = read_heatmap(kept.heatmap("s00")), client(kept)
     for name in CLASSES:
         layer = layers[f"class:{name}"]
         assert (layer.label, layer.unit, layer.high) == (name, "probability", 1.0)
         tile = decode(maps.png(entry, run, layer.name, At(0, 0, 0)))
+        answer = served.get(f"/api/slides/{entry.key}/maps/{layer.id}/0/0_0.png")
+        np.testing.assert_array_equal(decode(answer.content), tile)
         values = heatmap.channel(layer.name)
         assert values is not None
         want = np.where(heatmap.covered, 1 + np.rint(254 * values), 0)

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from scipy.sparse import csr_array
 
-from digipath_ray.config.classes import CLASS, kept_classes
+from digipath_ray.config.classes import CLASS, WHOLE, kept_classes
 from digipath_ray.heatmap.classes import likeliest
 from digipath_ray.heatmap.file import read_heatmap
 from digipath_ray.heatmap.heatmap import Heatmap, Map
@@ -195,7 +195,7 @@ def compare_heatmaps(
         # NaN: not estimated there (epistemic uncertainty of a cascade).
         there = where & ~np.isnan(left) & ~np.isnan(right)
         measures = _measure(left[there], right[there])
-        if name == "probability" or name.startswith("member:"):
+        if name in ("probability", WHOLE) or name.startswith("member:"):
             above = left[there] >= threshold, right[there] >= threshold
             measures["dice"] = mask_dice(*above)
         elif same and name.startswith(CLASS):
