@@ -192,6 +192,21 @@ def test_known_names_of_tumor_are_its_class_where_one_is(tmp_path: Path) -> None
     np.testing.assert_array_equal(found.classes(WHOLE), want)
 
 
+def test_two_classes_may_have_other_names(tmp_path: Path) -> None:
+    spec = ClassSpec(
+        names=("normal", "cancer"), drawn=("DCIS=cancer",), tumor=("cancer",)
+    )
+    path = drawn(tmp_path, ("dcis", 0, 0, 4), ("Normal", 4, 0, 4), ("Tumor", 8, 0, 4))
+    found = layered(path, spec)
+    want = painted([(1, 0, 0, 4), (1, 8, 0, 4)])
+    np.testing.assert_array_equal(found.tumor(WHOLE), want == 1)
+    told = {"names": list(spec.names), "tumor": ["cancer"]}
+    recipe = recipe_from_tree(merge(FIT, {"classes": told}))
+    assert recipe.members[0].classes == ("normal", "cancer")
+    assert not recipe.classes.several, "batches and loss are those of two classes"
+    assert recipe.classes.tumor_numbers == (1,)
+
+
 def test_outlines_without_a_class_are_none(tmp_path: Path) -> None:
     path = geojson(tmp_path, [feature(area(ring(0, 0, 4)), objectType="annotation")])
     with pytest.raises(SlideError, match=r"'unclassified' \(1\)"):
