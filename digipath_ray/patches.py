@@ -265,8 +265,9 @@ scattered tissue; 0.32 on solid tissue at 50 % overlap."""
 
 
 def cell_bytes(config: RunConfig) -> float:
-    """Upper bound of a chunk's pixel bytes per patch."""
+    """Upper bound of a chunk's bytes per patch: its pixels, and the maps of classes."""
     blocks = max(1.0, SHARED_BLOCKS * config.grid.blocks_per_side**2)
     own = blocks * config.grid.stride_px**2 * 3
     # Contexts share more of their blocks than patches do.
-    return own + len(config.contexts) * SHARED_BLOCKS * config.grid.patch_px**2 * 3
+    around = len(config.contexts) * SHARED_BLOCKS * config.grid.patch_px**2 * 3
+    return own + around + len(config.class_channels) * config.grid.hm_patch**2 * 4

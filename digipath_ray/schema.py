@@ -152,7 +152,25 @@ OUTCOMES = table(
     column("burden", pa.float64(), "viable by whole tumor area, 0 to 1", null=True),
     column("viable_mm2", pa.float64(), "viable tumor, mm2", null=True),
     column("whole_mm2", pa.float64(), "whole tumor region, mm2", null=True),
+    column(
+        "whole_from",
+        pa.string(),
+        "what the whole tumor region is: hull, refined hull, or networks",
+        null=True,
+    ),
     column("burden_note", pa.string(), "why there is no burden", null=True),
+    column(
+        "classes",
+        pa.list_(pa.string()),
+        "that the members know; null: were not kept (--keep-classes)",
+        null=True,
+    ),
+    column(
+        "class_mm2",
+        pa.list_(pa.float64()),
+        "tissue that is likeliest of each of the classes, in their order, mm2",
+        null=True,
+    ),
     column("aleatoric_mean", pa.float64(), "variance, mean over tissue", null=True),
     column("aleatoric_max", pa.float64(), "variance, maximum over tissue", null=True),
     column("epistemic_mean", pa.float64(), "variance, mean over tissue", null=True),
@@ -259,6 +277,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "votes": ("negative", "itc", "micro", "macro"),
     "stain": ("macenko", "reinhard"),
     "artifact": ARTIFACTS,
+    "whole_from": ("hull", "refined hull", "networks"),
     "pn_stage": ("pN0", "pN0(i+)", "pN1mi", "pN1", "pN2", "pN3a"),
 }
 """Columns whose texts are one of these."""

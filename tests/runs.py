@@ -48,9 +48,11 @@ def small_config(changes: Tree | None = None) -> RunConfig:
 
 
 def before_stains_and_artifacts(config: RunConfig) -> Tree:
-    """The settings as versions wrote them that knew neither."""
+    """The settings as versions wrote them that knew neither, nor kept classes."""
     tree = to_tree(config)
-    del tree["slide"]["stain"], tree["artifacts"]
+    del tree["slide"]["stain"], tree["artifacts"], tree["ensemble"]["keep_classes"]
+    for member in tree["members"]:
+        del member["whole_classes"]
     return tree
 
 

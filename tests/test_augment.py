@@ -268,7 +268,7 @@ def test_stain_jitter_is_moderate_and_off_by_default():
     [
         (np.zeros((4, 4, 3), np.float32), np.zeros((4, 4), bool), "pixels: float32"),
         (np.zeros((4, 4), np.uint8), np.zeros((4, 4), bool), "pixels"),
-        (np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.uint8), "masks: uint8"),
+        (np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.int16), "masks: int16"),
         (np.zeros((4, 4, 3), np.uint8), np.zeros((4, 5), bool), "masks"),
         (np.zeros((4, 6, 3), np.uint8), np.zeros((4, 6), bool), "square"),
     ],

@@ -1,15 +1,18 @@
 """Burden on drawn maps: what is viable, what is whole, and when there is none."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
+from scipy import ndimage
 
 from digipath_ray.config.run import OutcomeSpec
 from digipath_ray.heatmap.heatmap import Heatmap
-from digipath_ray.outcome.burden import Burden, measure_burden
+from digipath_ray.outcome.burden import Burden, find_viable, measure_burden
 from digipath_ray.tissue.mask import Mask
 from tests.pixels import drawn, heatmap_of
 
@@ -198,3 +201,71 @@ def test_refining_a_convex_tumor_changes_next_to_nothing() -> None:
     probability[20:60, 20:80] = 0.9
     heatmap = heatmap_of(probability, mpp_x=32.0, mpp_y=64.0)
     assert burden_of(heatmap, refine_hull=True).burden == 1
+
+
+# Networks that know the whole tumor
+
+
+def with_whole(heatmap: Heatmap, whole: np.ndarray) -> Heatmap:
+    data = np.concatenate([heatmap.data, whole[None].astype(np.float32)])
+    return replace(heatmap, channels=(*heatmap.channels, "whole"), data=data)
+
+
+def test_the_whole_tumor_is_what_the_networks_say() -> None:
+    whole = np.zeros((5, 10), np.float32)
+    whole[1:4, 1:9] = 0.6
+    whole[0, :4] = 0.5
+    whole[1, 4:6] = 0.49
+    found = burden_of(with_whole(horseshoe(), whole))
+    assert found.whole_from == "networks"
+    assert found.hull is None
+    np.testing.assert_array_equal(found.whole.array, whole >= 0.5)
+    assert found.burden == pytest.approx(20 / (24 - 2 + 4))
+    assert burden_of(horseshoe()).whole_from == "hull"
+    assert burden_of(horseshoe(), refine_hull=True).whole_from == "refined hull"
+    lower = burden_of(with_whole(horseshoe(), whole), threshold=0.45)
+    assert lower.burden == pytest.approx(20 / (24 + 4))
+    with pytest.raises(ValueError, match="no hull to refine: leave out --refine-hull"):
+        burden_of(with_whole(horseshoe(), whole), refine_hull=True)
+
+
+def test_viable_tumor_is_whole_tumor_whatever_they_say() -> None:
+    """Two independent answers may contradict each other."""
+    nothing = np.zeros((5, 10), np.float32)
+    found = burden_of(with_whole(horseshoe(), nothing))
+    assert (found.burden, found.viable_mm2) == (1.0, pytest.approx(0.2))
+    none = burden_of(with_whole(drawn(HORSESHOE.replace("#", ".")), nothing + 1))
+    assert (none.burden, none.whole_from) == (None, None)
+
+
+@settings(deadline=None, max_examples=40)
+@given(seed=st.integers(0, 2**32 - 1), close=st.integers(0, 2), open_=st.integers(0, 2))
+def test_the_whole_tumor_is_cleaned_as_the_viable_is(
+    seed: int, close: int, open_: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    viable = ndimage.gaussian_filter(rng.random((24, 30)), 1.5)
+    viable = (viable - viable.min()) / np.ptp(viable)
+    whole = np.minimum(1, viable + 0.15 * rng.random((24, 30)))
+    heatmap = with_whole(heatmap_of(viable, mpp_x=100.0, mpp_y=100.0), whole)
+    heatmap.weight[:, -3:] = 0
+    tissue = rng.random((24, 30)) < 0.9
+    spec = {
+        "viable_close_um": 200.0 * close,
+        "viable_open_um": 200.0 * open_,
+        "min_viable_mm2": 0.05,
+    }
+    found = burden_of(heatmap, tissue, **spec)
+    masks = []
+    for plane in heatmap.data:
+        alone = heatmap_of(plane, mpp_x=100.0, mpp_y=100.0)
+        alone.weight[:, -3:] = 0
+        masks.append(find_viable(alone, OutcomeSpec(**spec), threshold=0.5)[0].array)
+    want_whole = (masks[0] | masks[1]) & tissue & heatmap.covered
+    want_viable = masks[0] & tissue & heatmap.covered
+    if not want_viable.any():
+        assert found.burden is None
+        return
+    np.testing.assert_array_equal(found.viable.array, want_viable)
+    np.testing.assert_array_equal(found.whole.array, want_whole)
+    assert found.burden == pytest.approx(want_viable.sum() / want_whole.sum())

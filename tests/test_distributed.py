@@ -50,19 +50,28 @@ pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings(RAY_WARNINGS)]
 TTA = ["rot90", "hflip"]
 
 
+CLASSES = {"classes": ["stroma", "tumor", "fat"], "tumor_classes": ["tumor", "fat"]}
+
+
 def surroundings(name: str, factor: int) -> Tree:
     """A member that sees so much of the context."""
     return {
         "name": name,
         "architecture": "tests.tiny:Around",
         "context_mpp_factor": factor,
-        "options": {"factor": factor},
+        "options": {"factor": factor, "classes": 3},
+        **CLASSES,
     }
 
 
+def of_three(member: Tree) -> Tree:
+    """A tiny member that knows three classes."""
+    return {**member, "options": {"classes": 3}, **CLASSES}
+
+
 SHARED = {
-    "members": [surroundings("a", 2), SMALL["members"][1]],
-    "ensemble": {"tta": TTA, "keep_members": True},
+    "members": [surroundings("a", 2), of_three(SMALL["members"][1])],
+    "ensemble": {"tta": TTA, "keep_members": True, "keep_classes": True},
     "compute": {"chunk_cells": 4, "readers": 3, "pools": "shared"},
 }
 PER_MEMBER = {
@@ -70,12 +79,17 @@ PER_MEMBER = {
     "members": [
         {**m, "stain_reference": [*MACENKO_TARGET.values[:-2], *strengths]}
         for m, strengths in zip(
-            (SMALL["members"][0], surroundings("b", 4)),
+            (of_three(SMALL["members"][0]), surroundings("b", 4)),
             ([2.0, 1.0], [1.5, 1.2]),
             strict=True,
         )
     ],
-    "ensemble": {"tta": TTA, "keep_members": True, "blend": "gaussian"},
+    "ensemble": {
+        "tta": TTA,
+        "keep_members": True,
+        "keep_classes": True,
+        "blend": "gaussian",
+    },
     "compute": {"chunk_cells": 4, "readers": 3, "pools": "per-member"},
 }
 
@@ -106,16 +120,17 @@ def shuffle(patch: pytest.MonkeyPatch) -> None:
 
 def naive_posterior(member, views, turn, downsample):
     """A patch [P, P, 3], or with its context, through a member, turned and turned back,
-    averaged down."""
+    averaged down: tumor, and each of the three classes, [4, p, p]."""
     apply, undo = NUMPY_TURNS[turn]
     turned = (
         torch.from_numpy(np.ascontiguousarray(apply(view.transpose(2, 0, 1))))[None]
         for view in views
     )
-    answer = undo(member(*turned).numpy()[0])
-    side = answer.shape[0] // downsample
-    squares = answer.reshape(side, downsample, side, downsample)
-    return squares.mean((1, 3), dtype=np.float64)
+    e = np.exp(member.answers(*turned).numpy()[0].astype(np.float64))
+    classes = undo(e / e.sum(0))
+    answer = np.stack([classes[1] + classes[2], *classes])
+    side = answer.shape[1] // downsample
+    return answer.reshape(4, side, downsample, side, downsample).mean((2, 4))
 
 
 def naive_channels(views, members, config, stains):
@@ -133,13 +148,14 @@ def naive_channels(views, members, config, stains):
             seen = [normalize_pixels(view, by) for view in seen]
         downsample = config.grid.downsample
         answers.append([naive_posterior(member, seen, t, downsample) for t in spec.tta])
-    answers = np.array(answers)
+    answers, *classes = np.moveaxis(answers, 2, 0)
     means = answers.mean(axis=1)
-    return [means.mean(0), answers.var(axis=1).mean(0), means.var(0), *means]
+    uncertain = [answers.var(axis=1).mean(0), means.var(0)]
+    return [means.mean(0), *uncertain, *means, *(c.mean((0, 1)) for c in classes)]
 
 
 def naive_heatmap(path, cells, config, stains):
-    """Channels [5, H, W] and weight [H, W], patch by patch."""
+    """Channels [8, H, W] and weight [H, W], patch by patch."""
     members = [load_member(m) for m in config.members]
     spec = config.grid
     with open_slide(path) as slide:
@@ -148,7 +164,7 @@ def naive_heatmap(path, cells, config, stains):
         shape = [
             (n - 1) * spec.hm_stride + spec.hm_patch for n in (grid.rows, grid.cols)
         ]
-        total, weight = np.zeros((5, *shape)), np.zeros(shape)
+        total, weight = np.zeros((8, *shape)), np.zeros(shape)
         window = blend_window(spec, config.ensemble.blend)
         for row, col in cells:
             x, y = col * spec.stride_px, row * spec.stride_px
@@ -218,6 +234,9 @@ def test_equals_a_loop_over_patches(request, cohort, made, changes):
             "epistemic",
             "member:a",
             "member:b",
+            "class:stroma",
+            "class:tumor",
+            "class:fat",
         )
         np.testing.assert_allclose(heatmap.weight, weight, rtol=1e-5)
         # Normalized, a pixel may be a level off (tests/test_stain.py).
@@ -229,7 +248,7 @@ def test_equals_a_loop_over_patches(request, cohort, made, changes):
 @pytest.mark.slow
 def test_overlap_and_cascade_are_those_of_one_process(ray_here, cohort, tmp_path):
     """Members in pools of their own decide as they do side by side."""
-    grid = {"grid": {"overlap": "adaptive", "doubt": 0.68}}
+    grid = {"grid": {"overlap": "adaptive", "doubt": 0.73}}
     cascade = {"ensemble": {"cascade": True, "keep_members": False}}
     changes = merge(merge(PER_MEMBER, grid), {"compute": {"chunk_cells": 16}})
     changes = merge(changes, cascade)

@@ -14,6 +14,7 @@ from digipath_ray.evaluate.masks import Overlap, count_overlap, evaluate_masks, 
 from digipath_ray.evaluate.paip import CaseScore, evaluate_paip2019, read_burdens
 from digipath_ray.evaluate.reference import annotations_in, read_reference
 from tests.evaluated import plane, write_run
+from tests.runs import SMALL
 from tests.slides import write_pyramid
 
 ROWS, COLS = 20, 40
@@ -350,6 +351,31 @@ def test_paip_by_a_run_measures_burdens_as_the_run_does(tmp_path: Path) -> None:
     assert of_member["jaccard"] == 0.5
     assert of_member["jaccard_clipped"] == of_member["burden_score"] == 0
     assert of_member["burden_score_plain"] == pytest.approx(0.5 * 0.6, abs=0.01)
+
+
+def test_paip_by_networks_that_know_the_whole_tumor(tmp_path: Path) -> None:
+    square, around = np.s_[10:90, 10:90], np.s_[10:90, 10:170]
+    viable, whole = plane(100, 260, (square, 0.9)), plane(100, 260, (around, 0.9))
+    small = {"viable_close_um": 0.0, "viable_open_um": 0.0, "min_viable_mm2": 0.01}
+    knows = {"classes": ["other", "tumor", "dead"], "whole_classes": ["tumor", "dead"]}
+    run = write_run(
+        tmp_path / "run",
+        {"x": {"probability": viable, "member:a": viable, "whole": whole}},
+        changes={
+            "outcome": {"outcome": "burden", **small},
+            "ensemble": {"keep_members": True},
+            "members": [{**member, **knows} for member in SMALL["members"]],
+        },
+    )
+    save(tmp_path / "truth" / "x_viable.png", viable > 0, times=4)
+    (tmp_path / "true.csv").write_text("slide_id,burden\nx,50\n")
+    given = {"reference": tmp_path / "truth", "prediction": run.root, "resamples": 0}
+    found = evaluate_paip2019(**given, burdens=tmp_path / "true.csv")
+    assert found.scores["burden_score"].value == pytest.approx(1)
+    assert found.members["a"]["burden_score"].value == pytest.approx(0.5)
+    said = "members' burdens are by the convex hull"
+    assert any(said in note for note in found.notes)
+    assert not any(said in note for note in evaluate_paip2019(**given).notes)
 
 
 # --- the command ---

@@ -20,14 +20,13 @@ from digipath_ray.config.run import (
 from digipath_ray.distributed.fault import cause_of_error
 from digipath_ray.networks.build import Member
 from digipath_ray.networks.ensemble import MemberError, combine_members
-from digipath_ray.networks.predict import (
+from digipath_ray.networks.posteriors import (
     TRANSFORM_PAIRS,
-    EnsemblePredictor,
     gather_patches,
-    load_ensemble,
     predict_blocks,
     predict_patches,
 )
+from digipath_ray.networks.predict import EnsemblePredictor, load_ensemble
 from digipath_ray.patches import share_blocks
 from digipath_ray.run.failure import SUSPECT
 from tests.pixels import NUMPY_TURNS
@@ -90,7 +89,7 @@ def test_a_transform_is_what_its_name_says_and_undone_exactly(name):
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_each_transform_is_undone_on_the_posterior(name):
     member, patches = directional(), random_patches(3, 16)
-    got, _ = predict_patches(member, patches, tta=[name], downsample=1, batch_size=3)
+    got, *_ = predict_patches(member, patches, tta=[name], downsample=1, batch_size=3)
     want = oracle(member, patches, [name])[0]
     np.testing.assert_allclose(got.numpy(), want, atol=1e-6)
     if name != "identity":  # else the network would not tell a wrong turn
@@ -107,13 +106,13 @@ def test_compounding_transforms_would_give_another_mean():
         apply, undo = NUMPY_TURNS[name]
         turned = apply(turned).copy()
         compounded.append(undo(member(torch.from_numpy(turned)).numpy()))
-    got, _ = predict_patches(member, patches, tta=tta, downsample=1, batch_size=2)
+    got, *_ = predict_patches(member, patches, tta=tta, downsample=1, batch_size=2)
     assert np.abs(got.numpy() - np.mean(compounded, axis=0)).mean() > 0.05
 
 
 def test_equation_4_pixel_by_pixel():
     member, patches = directional(), random_patches(3, 8)
-    mean, variance = predict_patches(
+    mean, variance, _ = predict_patches(
         member, patches, tta=TRANSFORMS, downsample=1, batch_size=2
     )
     answers = oracle(member, patches, TRANSFORMS)
@@ -128,7 +127,7 @@ def test_equation_4_pixel_by_pixel():
 def test_variance_is_of_heatmap_pixels():
     # Averaged down first, then the variance: not the mean of the pixels' variances.
     member, patches = directional(), random_patches(2, 8)
-    mean, variance = predict_patches(
+    mean, variance, _ = predict_patches(
         member, patches, tta=("identity", "hflip"), downsample=4, batch_size=2
     )
     answers = oracle(member, patches, ("identity", "hflip"))
@@ -138,7 +137,7 @@ def test_variance_is_of_heatmap_pixels():
 
 
 def test_one_transform_estimates_no_variance():
-    _, variance = predict_patches(
+    _, variance, _ = predict_patches(
         redness(), random_patches(1, 8), tta=["identity"], downsample=1, batch_size=1
     )
     assert variance is None
@@ -149,7 +148,7 @@ def test_heatmap_pixels_are_exact_area_means():
     patch[0, 0] = torch.tensor(
         [[51, 102, 0, 0], [153, 204, 0, 0], [0, 0, 0, 0], [0, 0, 0, 255]]
     )
-    mean, _ = predict_patches(
+    mean, *_ = predict_patches(
         redness(), patch, tta=["identity"], downsample=2, batch_size=1
     )
     want = [[[0.5, 0.0], [0.0, 0.25]]]
@@ -172,7 +171,7 @@ class Recorder(nn.Module):
 def test_the_last_batch_is_filled_up_where_all_must_have_one_shape(pad, last):
     recorder = Recorder()
     member = Member(recorder, normalization=PLAIN)
-    mean, _ = predict_patches(
+    mean, *_ = predict_patches(
         member,
         random_patches(5, 8),
         tta=["identity"],
@@ -198,7 +197,7 @@ def test_a_cpu_sees_few_large_patches_at_once(patch_px, batch_size, seen):
 def test_padding_never_leaks():
     member, patches = directional(), random_patches(6, 8)
     run = {"tta": ("identity", "rot90"), "downsample": 2, "pad": True}
-    mean, variance = predict_patches(member, patches, batch_size=4, **run)
+    mean, variance, _ = predict_patches(member, patches, batch_size=4, **run)
     for i in range(6):
         alone = predict_patches(member, patches[i : i + 1], batch_size=1, **run)
         np.testing.assert_allclose(mean[i], alone[0][0], atol=1e-6)
@@ -206,7 +205,7 @@ def test_padding_never_leaks():
 
 
 def test_no_patch_is_no_error():
-    mean, variance = predict_patches(
+    mean, variance, _ = predict_patches(
         redness(), random_patches(0, 8), tta=TRANSFORMS, downsample=4, batch_size=2
     )
     assert mean.shape == variance.shape == (0, 2, 2)
@@ -273,9 +272,9 @@ def chunk(n=5):
 def test_blocks_are_predicted_as_their_patches():
     blocks, index = chunk()
     run = {"tta": ("identity", "vflip"), "downsample": 2, "batch_size": 2}
-    mean, variance = predict_blocks(directional(), blocks, index, patch_px=8, **run)
+    mean, variance, _ = predict_blocks(directional(), blocks, index, patch_px=8, **run)
     patches = gather_patches(torch.tensor(blocks), torch.tensor(index), 8)
-    want_mean, want_variance = predict_patches(directional(), patches, **run)
+    want_mean, want_variance, _ = predict_patches(directional(), patches, **run)
     assert mean.dtype == variance.dtype == np.float32
     np.testing.assert_allclose(mean, want_mean, atol=1e-6)
     np.testing.assert_allclose(variance, want_variance, atol=1e-6)
@@ -283,7 +282,7 @@ def test_blocks_are_predicted_as_their_patches():
 
 def test_a_chunk_of_no_patches_is_no_error():
     blocks, index = chunk()
-    mean, variance = predict_blocks(
+    mean, variance, _ = predict_blocks(
         redness(), blocks, index[:0], patch_px=8, tta=["identity"], downsample=2,
         batch_size=2,
     )  # fmt: skip

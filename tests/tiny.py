@@ -15,6 +15,7 @@ class Tiny(nn.Module):
         seconds: that an answer takes at least, for tests that end a run in the middle.
         spare: so many more weights that change nothing, for large checkpoints.
         most: patches that there is memory for at once; 0: for any number.
+        classes: that it answers with.
     """
 
     def __init__(
@@ -24,6 +25,7 @@ class Tiny(nn.Module):
         seconds: float = 0.0,
         spare: int = 0,
         most: int = 0,
+        classes: int = 2,
     ) -> None:
         super().__init__()
         self.most = most
@@ -41,7 +43,7 @@ class Tiny(nn.Module):
             nn.Conv2d(width, width, 3, padding=1),
             nn.ReLU(),
         )
-        self.segmentation_head = nn.Conv2d(width, 2, 3, padding=1)
+        self.segmentation_head = nn.Conv2d(width, classes, 3, padding=1)
         with torch.no_grad():  # else random weights answer 0.5 wherever they are asked
             self.segmentation_head.weight.mul_(10)
 
@@ -62,10 +64,13 @@ class Around(nn.Module):
 
     Args:
         factor: how many times coarser the context is.
+        classes: that it answers with; of the third and further ones it knows as little
+            as of the first.
     """
 
-    def __init__(self, factor: int = 4) -> None:
+    def __init__(self, factor: int = 4, classes: int = 2) -> None:
         super().__init__()
+        self.classes = classes
         self.factor = factor
         self.scale = nn.Parameter(torch.ones(1))
 
@@ -78,4 +83,5 @@ class Around(nn.Module):
             self.factor, 3
         )
         green = (0.9 * around + 0.1 * pixels[:, 1:2]) * self.scale
-        return torch.cat([torch.zeros_like(green), green], dim=1)
+        others = [torch.zeros_like(green)] * (self.classes - 2)
+        return torch.cat([torch.zeros_like(green), green, *others], dim=1)

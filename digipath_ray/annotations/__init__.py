@@ -21,13 +21,15 @@ from shapely import affinity
 from digipath_ray.annotations import asap, imagescope
 from digipath_ray.annotations.account import Account, check_holds_tumor
 from digipath_ray.annotations.annotation import Annotation, PolygonAnnotation
-from digipath_ray.annotations.drawing import sort_by_meaning
+from digipath_ray.annotations.drawing import Drawing, meanings_of, sort_by_meaning
 from digipath_ray.annotations.geojson import read_geojson
+from digipath_ray.annotations.layered import LayeredAnnotation
 from digipath_ray.annotations.maskimage import MaskAnnotation, read_mask_annotation
 from digipath_ray.annotations.maskvalues import MaskRule
 from digipath_ray.annotations.otherprograms import INSTEAD, xml_program
 from digipath_ray.annotations.outlines import Meaning, Meanings, Outlines
 from digipath_ray.annotations.window import SlideSize, Window
+from digipath_ray.config.fit_classes import ClassSpec
 from digipath_ray.config.run import Origin
 from digipath_ray.slide.frames import canvas_of, check_origin, outline_shift
 from digipath_ray.slide.info import SlideError
@@ -38,6 +40,7 @@ __all__ = [
     "ANNOTATION_SUFFIXES",
     "Account",
     "Annotation",
+    "LayeredAnnotation",
     "MaskAnnotation",
     "MaskRule",
     "Meaning",
@@ -67,6 +70,7 @@ def read_annotation(
     origin: Origin | None = None,
     values: Mapping[float, str] | None = None,
     trusted: bool = False,
+    spec: ClassSpec | None = None,
 ) -> Annotation:
     """Read the annotation of a slide; only an empty file means no tumor.
 
@@ -84,6 +88,8 @@ def read_annotation(
         values: value of a mask image -> "tumor", "ignored" or "skip".
         trusted: do not count the values of a mask again, which takes a while: they were
             found to be clear.
+        spec: classes to tell apart beside tumor; then a :class:`LayeredAnnotation` is
+            returned, and values of masks are those that it names.
 
     Raises:
         SlideError: the file is missing, damaged or of an unsupported format, has a
@@ -95,13 +101,13 @@ def read_annotation(
     check_origin(origin)
     rule = MaskRule(above=above, values=values or {})
     if not is_url(path):
-        return _read_file(Path(path), slide, classes, rule, origin, trusted)
+        return _read_file(Path(path), slide, classes, rule, origin, trusted, spec)
     with ExitStack() as held:
         try:
             copy = held.enter_context(local_copy(path))
         except FileNotFoundError as e:
             raise SlideError(str(e), "check the path in the manifest") from e
-        annotation = _read_file(copy.path, slide, classes, rule, origin, trusted)
+        annotation = _read_file(copy.path, slide, classes, rule, origin, trusted, spec)
         # A mask is read lazily, so the local copy must live as long as the annotation.
         weakref.finalize(annotation, held.pop_all().close)
     return annotation
@@ -114,25 +120,62 @@ def _read_file(
     rule: MaskRule,
     origin: Origin | None,
     trusted: bool,
+    spec: ClassSpec | None,
 ) -> Annotation:
     name = path.name.lower()
     _check_readable(path)
     if name.endswith(MASK_SUFFIXES):
+        if spec is not None:
+            return _read_mask_of_classes(path, slide, spec, origin, trusted)
         return read_mask_annotation(path, slide, rule, origin=origin, trusted=trusted)
     if name.endswith(GEOJSON_SUFFIXES):
-        outlines = sort_by_meaning(read_geojson(path), path, classes)
-        usual = QUPATH
+        drawing, usual = read_geojson(path), QUPATH
     elif name.endswith(XML_SUFFIXES):
-        outlines, usual = _parse_xml(path, classes), XML
+        drawing, usual = _parse_xml(path), XML
     else:
         raise SlideError(
             f"{path.name}: unsupported annotation format",
             f"supported suffixes: {' '.join(ANNOTATION_SUFFIXES)}",
         )
-    placed = _placed(outlines, slide, usual=usual, origin=origin, name=path.name)
-    annotation = PolygonAnnotation.of(placed, slide)
-    check_holds_tumor(path.name, placed, annotation.geometry, slide)
-    return annotation
+
+    def outlined(counted: frozenset[str] = frozenset()) -> PolygonAnnotation:
+        those, meanings = drawing, classes
+        if spec is not None:
+            those, meanings = meanings_of(drawing, spec, counted, classes)
+        outlines = sort_by_meaning(those, path, meanings, spec)
+        placed = _placed(outlines, slide, usual=usual, origin=origin, name=path.name)
+        annotation = PolygonAnnotation.of(placed, slide)
+        if spec is None or len(counted) == len(spec.names) - 1:
+            check_holds_tumor(path.name, placed, annotation.geometry, slide)
+        return annotation
+
+    return outlined() if spec is None else LayeredAnnotation.of(spec, outlined)
+
+
+def _read_mask_of_classes(
+    path: Path,
+    slide: SlideSize,
+    spec: ClassSpec,
+    origin: Origin | None,
+    trusted: bool,
+) -> Annotation:
+    """A label image as the annotation of several classes."""
+    if not spec.values:
+        raise SlideError(
+            f"{path.name}: a mask image, and no value is said to be a class",
+            f"name them: --class-values {spec.names[1]}=1,..., of "
+            f"{', '.join(spec.names)}",
+        )
+
+    def masked(counted: frozenset[str]) -> Annotation:
+        values = {
+            value: "tumor" if of in counted else "skip"
+            for value, of in spec.by_value.items()
+        }
+        rule = MaskRule(values=values, is_complete=True)
+        return read_mask_annotation(path, slide, rule, origin=origin, trusted=trusted)
+
+    return LayeredAnnotation.of(spec, masked)
 
 
 def _placed(
@@ -178,12 +221,12 @@ def _check_readable(path: Path) -> None:
         ) from e
 
 
-def _parse_xml(path: Path, classes: Meanings | None) -> Outlines:
+def _parse_xml(path: Path) -> Drawing:
     root = _read_xml(path)
     if root.tag == asap.ROOT:
-        return sort_by_meaning(asap.read_asap(root, path), path, classes)
+        return asap.read_asap(root, path)
     if root.tag == imagescope.ROOT:
-        return sort_by_meaning(imagescope.read_imagescope(root, path), path, classes)
+        return imagescope.read_imagescope(root, path)
     program = xml_program(root)
     raise SlideError(
         f"{path.name}: unsupported XML root <{root.tag}>"

@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Self
+from typing import Literal, Self
 
 import shapely
 
@@ -28,13 +28,13 @@ class ClassUse:
 
     Attributes:
         name: as the file calls it.
-        meaning: what it counts as.
+        meaning: what it counts as; "class": a class of a fit that is no tumor.
         shapes: number of shapes; of a mask 1.
         area_px: area of their union on the slide, level-0 px; None if not drawn.
     """
 
     name: str
-    meaning: Meaning
+    meaning: Meaning | Literal["class"]
     shapes: int
     area_px: float | None
 

@@ -9,7 +9,7 @@ file has one.
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import get_args
@@ -17,6 +17,7 @@ from typing import get_args
 import shapely
 
 from digipath_ray.annotations.outlines import Meaning, Meanings, Outlines, Shape
+from digipath_ray.config.fit_classes import ClassSpec
 from digipath_ray.slide.info import SlideError
 
 UNCLASSIFIED = "unclassified"
@@ -125,13 +126,46 @@ def free_names(text: str | None) -> tuple[str, ...]:
     return (text, bare) if bare else (text,)
 
 
-def sort_by_meaning(drawing: Drawing, path: Path, classes: Meanings | None) -> Outlines:
+def meanings_of(
+    drawing: Drawing, spec: ClassSpec, counted: Set[str], classes: Meanings | None
+) -> tuple[Drawing, Meanings]:
+    """A drawing, and meanings, for which tumor is what is drawn as some classes.
+
+    What the program or we take for tumor by its name is the class that is tumor; where
+    several are, it has to be said which. Nothing is tumor for lack of a name.
+
+    Args:
+        drawing: the shapes.
+        spec: the classes.
+        counted: names of the classes that count.
+        classes: what else the user said of names.
+    """
+    by_name = dict(spec.by_drawn)
+    if len(spec.tumor) == 1:
+        tumor = (n.casefold() for n, m in drawing.known.items() if m == "tumor")
+        by_name = dict.fromkeys(tumor, spec.tumor[0]) | by_name
+    given = {name.casefold(): meaning for name, meaning in (classes or {}).items()}
+    for name, of in by_name.items():
+        given.setdefault(name, "tumor" if of in counted else "skip")
+    known = {n: m for n, m in drawing.known.items() if m != "tumor"}
+    beside = None if drawing.beside == "tumor" else drawing.beside
+    return replace(drawing, known=known, alone=None, beside=beside), given
+
+
+def sort_by_meaning(
+    drawing: Drawing,
+    path: Path,
+    classes: Meanings | None,
+    spec: ClassSpec | None = None,
+) -> Outlines:
     """Shapes of a file by what their names mean.
 
     Args:
         drawing: the shapes.
         path: file that they are from.
         classes: meanings by name that extend and override the known ones.
+        spec: classes that networks are fitted to tell apart, by
+            :func:`meanings_of`; for messages.
 
     Raises:
         SlideError: names of unknown meaning, or shapes with a class beside others
@@ -148,11 +182,15 @@ def sort_by_meaning(drawing: Drawing, path: Path, classes: Meanings | None) -> O
     names = Counter(d.names[0] for d in unknown)
     # One text on all outlines tells no kinds apart, so it is no class.
     one_text = len(names) == 1 and not classified and all(d.is_free for d in unknown)
+    if unknown and spec is not None:
+        raise _unknown_classes(path, drawing.word, names, spec)
     if unknown and not one_text:
         raise unknown_names(path, drawing.word, names, known=drawing.known)
     bare = sum(meaning is None for _, meaning in found)
     without = drawing.beside if classified else drawing.alone
     if bare and without is None:
+        if spec is not None:
+            raise _unknown_classes(path, drawing.word, {drawing.no_class: bare}, spec)
         raise _without_class(path, drawing, bare, classified)
     notes = drawing.notes
     if one_text:
@@ -238,6 +276,24 @@ def unknown_names(
         f"{path.name}: unknown {what}; known: {'; '.join(by_meaning)}",
         f"say what it means: {classes_line(names)}, with tumor, hole (cut out of the "
         "tumor), ignored (neither tumor nor normal) or skip (not drawn)",
+    )
+
+
+def _unknown_classes(
+    path: Path, word: str, names: Mapping[str, int], spec: ClassSpec
+) -> SlideError:
+    """Error for groups, classes or layers that are no class of a fit."""
+    told = ", ".join(f"{name!r} ({n})" for name, n in names.items())
+    pairs = [*spec.drawn, *(f"{name}=CLASS" for name in names)]
+    line = f"--class-drawn {shlex.quote(','.join(pairs))}"
+    if any("," in name for name in names):  # the option is split at commas
+        line = f"[classes] drawn = {pairs} in the file of --config"
+    return SlideError(
+        f"{path.name}: not known which class these are, by {word}: {told}; the classes "
+        f"are {', '.join(spec.names)}",
+        f"say which: {line}, with one of the classes for CLASS; or that they are none: "
+        f"{classes_line(names)}, with hole (cut out), ignored (not fitted on) or skip "
+        "(not drawn)",
     )
 
 

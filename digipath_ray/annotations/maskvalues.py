@@ -50,11 +50,13 @@ class MaskRule:
         values: value -> "tumor", "ignored" or "skip"; what is not named is no tumor.
         is_prediction: whether the mask is a prediction, which need not have the values
             of the reference.
+        is_complete: whether every value but 0 must be named.
     """
 
     above: float | None = None
     values: Mapping[float, str] = field(default_factory=dict)
     is_prediction: bool = False
+    is_complete: bool = False
 
     def of(self, meaning: str) -> list[float]:
         """Values of a meaning."""
@@ -149,7 +151,7 @@ def decide(name: str, seen: Seen, rule: MaskRule) -> Decision:
         SlideError: neither the mask nor the user says it; what was seen, and the
             option that says it.
     """
-    if seen.kind == "bool":
+    if seen.kind == "bool" and not rule.is_complete:
         return Decision(is_tumor=above(0), by_itself=rule.above is None)
     if seen.see_through:
         raise _unclear(name, seen, "transparency that differs", NO_MASK_VALUES)
@@ -165,7 +167,7 @@ def decide(name: str, seen: Seen, rule: MaskRule) -> Decision:
 
 def decide_unseen(kind: Kind, rule: MaskRule, *, may_be_nan: bool) -> Decision:
     """Which values of a mask are tumor, as :func:`decide` says of one that is clear."""
-    if kind == "bool":
+    if kind == "bool" and not rule.is_complete:
         return Decision(is_tumor=above(0))
     if rule.values:
         ignored = rule.of("ignored")
@@ -188,6 +190,15 @@ def _by_values(name: str, seen: Seen, rule: MaskRule) -> Decision:
         )
     if seen.kind == "color":
         raise _unclear(name, seen, "colors, which cannot be named", NO_MASK_VALUES)
+    named = {v for v in rule.values if not math.isnan(v)}
+    if rule.is_complete and (odd := sorted({*map(plain, seen.beside_zero)} - {*named})):
+        raise _unclear(
+            name,
+            seen,
+            f"values that are of no class, {', '.join(f'{v:g}' for v in odd[:SHOWN])}",
+            "say which class each value is: --class-values CLASS=VALUE,... (several "
+            "values may be one class)",
+        )
     if others := _unnamed(seen, rule):
         if rule.is_prediction and others == [WHITE] and not seen.invalid:
             return Decision(is_tumor=above(0))

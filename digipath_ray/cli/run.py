@@ -163,6 +163,7 @@ def places(run: RunDirectory, *, predicted: bool) -> list[tuple[str, str]]:
         ("pictures", "overlays", "*.png", ""),
         ("heatmaps", "heatmaps", "*.ome.tiff", "  (pyramids of values)"),
         ("lesions", "lesions", "*.geojson", "  (for QuPath)"),
+        ("classes", "classes", "*.geojson", "  (for QuPath)"),
     ]
     lines = [
         (name, f"{root}/{folder}/{pattern}{more}")

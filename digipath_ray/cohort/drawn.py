@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from digipath_ray.annotations import Account, Annotation, read_annotation
 from digipath_ray.annotations.window import SlideSize
 from digipath_ray.cohort.manifest import SlideRow
+from digipath_ray.config.fit_classes import ClassSpec
 from digipath_ray.config.recipe import AnnotationSpec
 from digipath_ray.slide.info import SlideError
 from digipath_ray.words import count
@@ -34,7 +35,12 @@ def is_tumor_label(label: str | None) -> bool:
 
 
 def read_row(
-    row: SlideRow, size: SlideSize, spec: AnnotationSpec, *, trusted: bool = False
+    row: SlideRow,
+    size: SlideSize,
+    spec: AnnotationSpec,
+    *,
+    trusted: bool = False,
+    classes: ClassSpec | None = None,
 ) -> Annotation:
     """Read the annotation of a slide that has one.
 
@@ -43,6 +49,7 @@ def read_row(
         size: its ``SlideInfo``, or any object with width, height and canvas.
         spec: how annotations are understood.
         trusted: values and label were found to be clear before.
+        classes: that a fit tells apart, if they are named.
 
     Raises:
         SlideError: the annotation cannot be read, or has no tumor against the label.
@@ -55,6 +62,7 @@ def read_row(
         origin=spec.origin,
         values=spec.mask_meanings,
         trusted=trusted,
+        spec=classes,
     )
     if not trusted:
         check_label(row, found)

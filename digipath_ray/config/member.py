@@ -25,6 +25,7 @@ ANSWER = (
     "activation",
     "output_stride",
     "border_px",
+    "whole_classes",
 )
 """Fields that say what a network answers."""
 MAX_BORDER_PX = 1 << 13
@@ -45,7 +46,8 @@ class MemberSpec:
     px that are so many times coarser.
 
     Of the network's ``classes``, one channel each, the tumor probability is the sum of
-    ``tumor_classes``. It answers in logits, of which ``activation`` makes
+    ``tumor_classes``, and the whole tumor's that of ``whole_classes``, if it names
+    these. It answers in logits, of which ``activation`` makes
     probabilities, or in these. A px of its answer stands for ``output_stride`` px of
     the patch; what it says within ``border_px`` of the patch's edge is not used.
     ``channel_order`` and ``layout`` are of what a network from a file takes
@@ -67,6 +69,7 @@ class MemberSpec:
     options: dict[str, Any] = field(default_factory=dict)
     classes: tuple[str, ...] = CLASSES
     tumor_classes: tuple[str, ...] = (TUMOR,)
+    whole_classes: tuple[str, ...] = ()
     output: Output = "logits"
     activation: Activation = "softmax"
     output_stride: int = 1
@@ -141,6 +144,10 @@ class Answers(Protocol):
         """Those of them that are tumor."""
 
     @property
+    def whole_classes(self) -> tuple[str, ...]:
+        """Those of them that the whole tumor consists of; empty if it does not say."""
+
+    @property
     def output(self) -> str:
         """Logits or probabilities."""
 
@@ -185,6 +192,7 @@ def check_answer(says: Answers, prefix: str = "") -> None:
         # Independent of each other, they would add up to more than 1.
         want = "must be one with sigmoid: independent probabilities have no sum"
         check(len(tumor) == 1, f"{prefix}tumor_classes", tumor, want)
+    _check_whole(says, prefix)
     ok = says.output == "logits" or says.temperature == 1
     want = "must be 1 where a network answers in probabilities: it divides logits"
     check(ok, f"{prefix}temperature", says.temperature, want)
@@ -195,8 +203,40 @@ def check_answer(says: Answers, prefix: str = "") -> None:
     check(ok, f"{prefix}border_px", says.border_px, f"must be 0 to {MAX_BORDER_PX}")
 
 
-def check_can_be_fitted(member: MemberSpec) -> None:
+def _check_whole(says: Answers, prefix: str) -> None:
+    """Refuse classes of the whole tumor that viable tumor is no part of."""
+    whole, name = says.whole_classes, f"{prefix}whole_classes"
+    if not whole:
+        return
+    ok = len(set(whole)) == len(whole) and set(whole) <= {*says.classes}
+    want = f"must be of classes {says.classes!r}, those that the whole tumor is of"
+    check(ok, name, whole, want)
+    if says.activation == "softmax":
+        ok = {*says.tumor_classes} <= {*whole} and len(whole) < len(says.classes)
+        want = (
+            f"must include the tumor_classes {says.tumor_classes!r}, as viable tumor "
+            "is part of the whole, and not all classes (softmax)"
+        )
+        check(ok, name, whole, want)
+    else:
+        want = "must be one with sigmoid: independent probabilities have no sum"
+        check(len(whole) == 1, name, whole, want)
+
+
+def check_can_be_fitted(
+    member: MemberSpec,
+    *,
+    classes: tuple[str, ...] = CLASSES,
+    tumor: tuple[str, ...] = (TUMOR,),
+    whole: tuple[str, ...] = (),
+) -> None:
     """Refuse a member that a fit cannot change, or whose answer it does not know.
+
+    Args:
+        member: of the recipe.
+        classes: that it is fitted to tell apart, in this order.
+        tumor: those of them that are tumor.
+        whole: those that the whole tumor is of.
 
     Raises:
         ValueError: the field, its value and what it must be.
@@ -205,11 +245,19 @@ def check_can_be_fitted(member: MemberSpec) -> None:
     want = "a network from a file is fixed: name one that is built here, to fit it"
     check(member.architecture not in FROM_FILE, name, member.architecture, want)
     name, weights = f"member {member.name}: weights", member.weights
-    whole = weights is not None and weights.endswith(tuple(FROM_FILE.values()))
+    has_all = weights is not None and weights.endswith(tuple(FROM_FILE.values()))
     want = "a fit starts from .safetensors: this file holds a whole network"
-    check(not whole, name, weights, want)
-    plain = MemberSpec(name=member.name, architecture=member.architecture)
+    check(not has_all, name, weights, want)
+    plain = MemberSpec(
+        name=member.name,
+        architecture=member.architecture,
+        classes=classes,
+        tumor_classes=tumor,
+        whole_classes=whole,
+    )
     for key in ANSWER:
         value, own = getattr(member, key), getattr(plain, key)
         want = f"a fit knows {own!r} only"
+        if "classes" in key:
+            want += ", as [classes] says: leave it out of [[members]]"
         check(value == own, f"member {member.name}: {key}", value, want)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from digipath_ray.config.fields import check, check_choice, option
+from digipath_ray.config.fit_classes import ClassSpec
 from digipath_ray.config.member import check_can_be_fitted
 from digipath_ray.config.run import (
     GridSpec,
@@ -162,11 +163,15 @@ class AugmentSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class LossSpec:
-    """Weights of the loss: cross-entropy (eq. 2) and Dice (eq. 1) of both classes."""
+    """Weights of the loss: cross-entropy (eq. 2) and Dice (eq. 1) of each class."""
 
     cross_entropy: float = option(0.5, "weight of the cross-entropy")
-    dice_other: float = option(0.25, "weight of the Dice loss of what is no tumor")
-    dice_tumor: float = option(0.25, "weight of the Dice loss of tumor")
+    dice_other: float = option(
+        0.25, "weight of the Dice losses of what is no tumor, all classes together"
+    )
+    dice_tumor: float = option(
+        0.25, "weight of the Dice losses of tumor, all of its classes together"
+    )
     squared: bool = option(
         True, "squares in Dice's denominator, as eq. 1; the released code has none"
     )
@@ -285,9 +290,34 @@ class Recipe:
     augment: AugmentSpec = field(default_factory=AugmentSpec)
     loss: LossSpec = field(default_factory=LossSpec)
     fit: FitSpec = field(default_factory=FitSpec)
+    classes: ClassSpec = field(default_factory=ClassSpec)
 
     def __post_init__(self) -> None:
         """Check what only the whole can tell."""
         check_unique(self.members)
+        spec = self.classes
         for member in self.members:
-            check_can_be_fitted(member)
+            check_can_be_fitted(
+                member, classes=spec.of_networks, tumor=spec.tumor, whole=spec.whole
+            )
+        if spec.names:
+            self._check_classes()
+
+    def _check_classes(self) -> None:
+        """Refuse what is said of annotations, or asked for, beside classes."""
+        said = [n for n, m in self.annotations.meanings.items() if m == "tumor"]
+        want = "with [classes], say which class it is: NAME=CLASS in [classes] drawn"
+        check(not said, "annotations.classes", said, want)
+        for name in ("mask_values", "mask_above"):
+            value = getattr(self.annotations, name)
+            want = "with [classes], say which value is which class: [classes] values"
+            check(not value and value != 0, f"annotations.{name}", value, want)
+        extra = self.sampling.extra_annotations
+        want = "corrections know tumor only: leave them out of a fit with [classes]"
+        check(extra is None, "sampling.extra_annotations", extra, want)
+        want = (
+            "of several classes it is not fitted: dividing logits by it is no function "
+            "of tumor's odds"
+        )
+        ok = not (self.fit.temperature and self.classes.several)
+        check(ok, "fit.temperature", self.fit.temperature, want)

@@ -9,11 +9,21 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from digipath_ray.config.artifacts import ARTIFACTS_MASK_MPP, ArtifactSpec
+from digipath_ray.config.classes import (
+    NO_HULL,
+    WHOLE,
+    check_classes,
+    class_channels,
+)
 from digipath_ray.config.fields import check, check_choice, option
 from digipath_ray.config.member import MemberSpec as MemberSpec
 from digipath_ray.config.member import check_color_scale as check_color_scale
 from digipath_ray.config.member import check_unique as check_unique
 from digipath_ray.config.member import contexts_of as contexts_of
+from digipath_ray.config.outcome import REFINING as REFINING
+from digipath_ray.config.outcome import Ending as Ending
+from digipath_ray.config.outcome import OutcomeSpec as OutcomeSpec
+from digipath_ray.config.outcome import Refine as Refine
 
 Edge = Literal["white", "reflect"]
 Origin = Literal["canvas", "bounds"]
@@ -24,12 +34,8 @@ Overlap = Literal["full", "adaptive"]
 Transform = Literal["identity", "rot90", "rot180", "rot270", "hflip", "vflip"]
 Pools = Literal["shared", "per-member"]
 Precision = Literal["auto", "float32", "float16", "bfloat16"]
-Ending = Literal["stage", "burden", "none"]
 Stain = Literal["none", "macenko", "reinhard"]
-Refine = Literal["none", "crf", "random-walker", "contour"]
 
-REFINING = ("refine", "refine_um", "refine_color", "refine_strength")
-"""Fields of [outcome] that say how outlines are refined."""
 CPU_BATCH_PX = 1 << 19
 """Model px that a network sees at once on a CPU: half a patch of 1024 px, so one; eight
 of 256. Larger batches are not faster there, and take more memory."""
@@ -171,6 +177,9 @@ class EnsembleSpec:
     )
     blend: Blend = option("mean", "weight of a patch's pixels where patches overlap")
     keep_members: bool = option(False, "also write each member's map")
+    keep_classes: bool = option(
+        False, "also write the map, area and outline of each class that members know"
+    )
     cascade: bool = option(
         False,
         "run the members from the cheapest on, each only where those before it leave "
@@ -191,75 +200,6 @@ class EnsembleSpec:
         want = "a cascade leaves the members' maps incomplete: choose one of the two"
         check(ok, "ensemble.keep_members", self.keep_members, want)
         check_choice("ensemble.blend", self.blend, Blend)
-
-
-@dataclass(frozen=True, kw_only=True)
-class OutcomeSpec:
-    """What a slide's heatmap is turned into; it can be recomputed without a GPU.
-
-    Lesions, sizes and the burden are taken at ``threshold``, the features at the
-    thresholds of Table 5.
-    """
-
-    outcome: Ending = option(
-        "none", "what to conclude: metastasis types and pN stages, or tumor burden"
-    )
-    threshold: float = option(0.5, "probability from which a pixel counts as tumor")
-    refine: Refine = option(
-        "none",
-        "move the outline of tumor to the slide's own colors: a conditional random "
-        "field, random walks, or an active contour",
-    )
-    refine_um: float = option(20.0, "refine: how far a point pulls at others, um")
-    refine_color: float = option(
-        20.0, "refine: difference of R, G or B (0 to 255) that parts two tissues"
-    )
-    refine_strength: float = option(
-        1.0, "refine: weight of colors and neighbors beside the probability"
-    )
-    stage_model: str | None = option(
-        None, "a model of 'digipath stage fit' (.skops); default: the size rule"
-    )
-    nodes: int | None = option(
-        None, "lymph nodes that every patient has; fewer make a stage incomplete"
-    )
-    min_lesion_um: float = option(40.0, "size rule: a shorter lesion is ignored")
-    min_lesion_p: float = option(
-        0.7, "size rule: a lesion whose highest probability is lower is ignored"
-    )
-    merge_um: float = option(75.0, "size rule: lesions closer than this are one")
-    viable_close_um: float = option(
-        160.0, "burden: gaps of the viable tumor up to this width are closed"
-    )
-    viable_open_um: float = option(
-        120.0, "burden: specks of it up to this width are removed"
-    )
-    min_viable_mm2: float = option(
-        0.5, "burden: a smaller piece of viable tumor is ignored"
-    )
-    refine_hull: bool = option(
-        False, "burden: shrink the convex hull to the tumor by an active contour"
-    )
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        check_choice("outcome.outcome", self.outcome, Ending)
-        ok = 0 < self.threshold < 1
-        check(ok, "outcome.threshold", self.threshold, "between 0 and 1")
-        check_choice("outcome.refine", self.refine, Refine)
-        for name, most in (("um", 1000), ("color", 255), ("strength", 100)):
-            value = getattr(self, f"refine_{name}")
-            want = f"above 0, at most {most}"
-            check(0 < value <= most, f"outcome.refine_{name}", value, want)
-        ok = self.nodes is None or self.nodes >= 1
-        check(ok, "outcome.nodes", self.nodes, "at least 1")
-        ok = 0 <= self.min_lesion_p < 1
-        check(ok, "outcome.min_lesion_p", self.min_lesion_p, "0 to 1")
-        for name in ("min_lesion_um", "merge_um", "viable_close_um", "viable_open_um"):
-            value = getattr(self, name)
-            check(0 <= value < 1e5, f"outcome.{name}", value, "um, not negative")
-        value = self.min_viable_mm2
-        check(value >= 0, "outcome.min_viable_mm2", value, "must not be negative")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -322,6 +262,10 @@ class RunConfig:
     def __post_init__(self) -> None:
         """Check what only the whole can tell."""
         check_unique(self.members)
+        check_classes(self.members, keep_classes=self.ensemble.keep_classes)
+        burden, channels = self.outcome.outcome == "burden", self.class_channels
+        if burden and self.outcome.refine_hull and WHOLE in channels:
+            raise ValueError(NO_HULL)
         coarse, most = self.tissue.mask_mpp, ARTIFACTS_MASK_MPP
         ok = not self.artifacts.find or coarse <= most
         want = f"artifacts are found on masks of at most {most:g} um per px"
@@ -388,7 +332,12 @@ class RunConfig:
             names.append("epistemic")
         if self.ensemble.keep_members:
             names += [f"member:{m.name}" for m in self.members]
-        return tuple(names)
+        return (*names, *self.class_channels)
+
+    @property
+    def class_channels(self) -> tuple[str, ...]:
+        """Those of them that are sums of classes."""
+        return class_channels(self.members, keep_classes=self.ensemble.keep_classes)
 
     @property
     def summed(self) -> tuple[str, ...]:

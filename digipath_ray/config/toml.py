@@ -15,6 +15,7 @@ from typing import Any, cast, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from digipath_ray.config.artifacts import ArtifactSpec
+from digipath_ray.config.fit_classes import ClassSpec
 from digipath_ray.config.member import WEIGHTS_SUFFIXES
 from digipath_ray.config.recipe import (
     AnnotationSpec,
@@ -58,6 +59,7 @@ RECIPE_SECTIONS = {
     "augment": AugmentSpec,
     "loss": LossSpec,
     "fit": FitSpec,
+    "classes": ClassSpec,
 }
 SECTIONS = {**RUN_SECTIONS, **RECIPE_SECTIONS, "slide": RunSlideSpec}
 """A TOML file may hold them all: it fits an ensemble and runs it."""
@@ -299,7 +301,8 @@ def recipe_from_tree(tree: Mapping[str, Any]) -> Recipe:
         ValueError: naming the field and the value.
     """
     check_tree(tree)
-    return Recipe(members=_members(tree), **specs_from_tree(tree, RECIPE_SECTIONS))
+    specs = specs_from_tree(tree, RECIPE_SECTIONS)
+    return Recipe(members=_fitted_members(tree, specs["classes"]), **specs)
 
 
 def specs_from_tree(
@@ -335,6 +338,21 @@ def _members(tree: Mapping[str, Any]) -> tuple[MemberSpec, ...]:
                 raise ValueError(f"[[members]] {row!r}: field {name!r} is missing")
         members.append(MemberSpec(**_member_values(row)))
     return tuple(members)
+
+
+def _fitted_members(
+    tree: Mapping[str, Any], classes: ClassSpec
+) -> tuple[MemberSpec, ...]:
+    """The members of a fit, which answer with its classes unless they say otherwise."""
+    if not classes.names:
+        return _members(tree)
+    known = {
+        "classes": list(classes.names),
+        "tumor_classes": list(classes.tumor),
+        "whole_classes": list(classes.whole),
+    }
+    rows = [{**known, **row} for row in tree.get("members", [])]
+    return _members({"members": rows})
 
 
 def to_tree(config: RunConfig | Recipe) -> Tree:

@@ -129,11 +129,16 @@ class PredictStage:
         if not self.last:
             empty = np.empty((1, 0, grid.hm_patch, grid.hm_patch), np.float32)
             augmented = len(self.config.ensemble.tta) > 1
+            classes = None
+            if self.config.class_channels:
+                kept = len(self.config.class_channels)
+                classes = np.empty((kept, *empty.shape[1:]), np.float32)
             maps = MemberMaps(
                 means=empty,
                 variances=empty if augmented else None,
                 predicted=np.empty((1, 0), np.bool_),
                 seen=np.empty((1, 0), np.bool_),
+                classes=classes,
             )
             return {**batch, **_columns(maps)}
         side = grid.hm_stride
@@ -171,7 +176,11 @@ def _columns(maps: MemberMaps) -> Batch:
         "predicted": maps.predicted[None],
         "seen": maps.seen[None],
     }
-    return row if maps.variances is None else {**row, "variances": maps.variances[None]}
+    if maps.variances is not None:
+        row["variances"] = maps.variances[None]
+    if maps.classes is not None:
+        row["classes"] = maps.classes[None]
+    return row
 
 
 def _stain_of(row: Batch) -> StainEstimate | None:
@@ -190,4 +199,5 @@ def _maps_of(row: Batch) -> MemberMaps | None:
         variances=variances,
         predicted=row["predicted"][0],
         seen=row["seen"][0],
+        classes=row["classes"][0] if "classes" in row else None,
     )

@@ -5,13 +5,14 @@ paip2019.grand-challenge.org/Evaluation: Task 1 is the Jaccard index, set to 0 b
 means over the cases, and missing data score 0.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from digipath_ray.annotations import Account
 from digipath_ray.cohort.manifest import ALIASES, SlideRow
 from digipath_ray.cohort.sheet import cell_text, find_column, read_sheet
+from digipath_ray.config.classes import WHOLE
 from digipath_ray.config.recipe import AnnotationSpec
 from digipath_ray.evaluate.bootstrap import (
     ENSEMBLE,
@@ -147,6 +148,7 @@ def evaluate_paip2019(
         notes=[
             *note_annotations(accounts),
             *notes_on(maps[ENSEMBLE], true),
+            *(note_hulls(run) if run is not None and true is not None else ()),
             *note_not_scored(rows, predicted),
         ],
     )
@@ -269,6 +271,16 @@ def _percent(text: str, where: str) -> float:
     if not 0 <= value <= 100:
         raise ValueError(f"{where}: burden {text!r}: must be percent, 0 to 100")
     return value / 100
+
+
+def note_hulls(run: FinishedRun) -> Iterator[str]:
+    """Note on members scored with another whole tumor than the ensemble."""
+    ensemble = run.config.ensemble
+    if WHOLE in run.config.channels and ensemble.keep_members:
+        yield (
+            "the ensemble's whole tumor is the networks', which is not kept for each "
+            "member: members' burdens are by the convex hull of their viable tumor"
+        )
 
 
 def notes_on(

@@ -1,4 +1,4 @@
-"""Outlines of lesions and artifacts as GeoJSON for QuPath, a file each per slide."""
+"""Outlines of lesions, classes and artifacts for QuPath, a GeoJSON file each."""
 
 from pathlib import Path
 
@@ -21,6 +21,7 @@ def copy_outlines(run: RunDirectory, out: Path) -> tuple[list[Path], list[str]]:
     for slide_id in found:
         for source, name in (
             (run.lesions(slide_id), f"{slide_id}.geojson"),
+            (run.class_outlines(slide_id), f"{slide_id}_classes.geojson"),
             (run.artifact_outlines(slide_id), f"{slide_id}_artifacts.geojson"),
         ):
             if source.is_file():

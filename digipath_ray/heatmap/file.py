@@ -14,6 +14,8 @@ import numpy as np
 import tifffile
 from defusedxml import DefusedXmlException, ElementTree
 
+from digipath_ray.config.classes import kept_classes
+from digipath_ray.heatmap.classes import WHITE, channel_colors, packed
 from digipath_ray.heatmap.heatmap import Heatmap, Map
 from digipath_ray.slide.check import BROKEN
 from digipath_ray.storage.files import open_file
@@ -79,9 +81,10 @@ def write_heatmap(
     """Write a pyramidal OME-TIFF of float32, named ``name`` inside.
 
     Tiles of 256 px, levels in SubIFDs, deflate, the channels' names and um per px in
-    the OME-XML, the weight as the last channel, and ``notes`` as an OME MapAnnotation.
-    Equal heatmaps and notes give equal bytes. The levels are made one from the other,
-    so about a third more memory than the heatmap is needed.
+    the OME-XML (and colors, where classes are kept), the weight as the last channel,
+    and ``notes`` as an OME MapAnnotation. Equal heatmaps and notes give equal bytes.
+    The levels are made one from the other, so about a third more memory than the
+    heatmap is needed.
     """
     planes = [*heatmap.data, heatmap.weight]
     # Deflate WITHOUT a predictor: TIFF's floating-point predictor (3) would save a
@@ -133,12 +136,16 @@ def _tiles(planes: Sequence[Map]) -> Iterator[Map]:
 def _ome_metadata(
     heatmap: Heatmap, name: str, notes: Mapping[str, str] | None
 ) -> dict[str, object]:
+    channels: dict[str, object] = {"Name": [*heatmap.channels, WEIGHT]}
+    if kept_classes(heatmap.channels):
+        colors = [*channel_colors(heatmap.channels), WHITE]
+        channels["Color"] = [packed(color) for color in colors]
     annotation = {"Namespace": NOTES, "Value": dict(notes)} if notes else None
     return {
         "MapAnnotation": annotation,
         "axes": "CYX",
         "Name": name,
-        "Channel": {"Name": [*heatmap.channels, WEIGHT]},
+        "Channel": channels,
         "PhysicalSizeX": heatmap.mpp_x,
         "PhysicalSizeXUnit": MICROMETER,
         "PhysicalSizeY": heatmap.mpp_y,

@@ -19,19 +19,18 @@ from scipy.ndimage import uniform_filter
 from digipath_ray.config.run import RunConfig
 from digipath_ray.heatmap.canvas import sum_patches, window_of
 from digipath_ray.heatmap.heatmap import Map
-from digipath_ray.networks.ensemble import MemberMaps
+from digipath_ray.networks.ensemble import MemberMaps, PatchMaps
 
 Bools = NDArray[np.bool_]
 Index = NDArray[np.int64]
 """[n, k, k], the blocks of each patch of a chunk."""
-Predict = Callable[[Bools], tuple[Map, Map | None]]
-"""Which patches [n] -> their posterior [m, p, p], and its variance over test-time
-augmentations."""
+Predict = Callable[[Bools], PatchMaps]
+"""Which patches [n] -> what a member says of them."""
 
 
 def predict_where_in_doubt(
     predict: Predict, index: Index, first: Bools, config: RunConfig
-) -> tuple[Map, Map | None, Bools]:
+) -> tuple[PatchMaps, Bools]:
     """A member's maps of a chunk's patches, and which of these it predicted.
 
     Args:
@@ -41,20 +40,26 @@ def predict_where_in_doubt(
         config: ``grid`` and ``ensemble.blend``.
 
     Returns:
-        Posterior [n, p, p], its variance (None without augmentation), and [n]. Of a
-        patch that was not predicted the maps are what the first pass says there.
+        The maps of all, and [n]. Of a patch that was not predicted the maps are what
+        the first pass says there.
     """
-    mean, variance = predict(first)
+    found = predict(first)
     if first.all():
-        return mean, variance, first
-    mean = _spread(mean, index, first, config)
+        return found, first
+    mean = _spread(found.mean, index, first, config)
+    variance, classes = found.variance, found.classes
     if variance is not None:
         variance = _spread(variance, index, first, config)
+    if classes is not None:
+        classes = np.stack([_spread(c, index, first, config) for c in classes])
     again = _in_doubt(mean, variance, config) & ~first
-    mean[again], more = predict(again)
-    if variance is not None and more is not None:
-        variance[again] = more
-    return mean, variance, first | again
+    more = predict(again)
+    mean[again] = more.mean
+    if variance is not None and more.variance is not None:
+        variance[again] = more.variance
+    if classes is not None and more.classes is not None:
+        classes[:, again] = more.classes
+    return PatchMaps(mean, variance, classes), first | again
 
 
 def wanted(before: MemberMaps | None, patches: int, config: RunConfig) -> Bools:

@@ -1,5 +1,6 @@
-"""From what a network answers to the tumor posterior of each px of its patch."""
+"""From what a network answers to the posteriors of each px of its patch."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -61,11 +62,28 @@ class Answer:
             ValueError: the answer is of another shape than it should be.
         """
         cut = self.cut_of(tuple(answer.shape), size)
-        tumor = self._tumor(answer.float())
+        return self._placed(self._tumor(answer.float()), cut)
+
+    def sums(
+        self, answer: Tensor, size: tuple[int, int], groups: Sequence[tuple[int, ...]]
+    ) -> Tensor:
+        """The probability of each group of classes, float32 [B, groups, H, W].
+
+        Args:
+            answer: as :meth:`posterior`, whose errors these are, too.
+            size: of the patches, (H, W).
+            groups: numbers of the classes that are added up.
+        """
+        cut = self.cut_of(tuple(answer.shape), size)
+        classes = self.classes(answer.float())
+        return self._placed(torch.stack([_sum(classes, g) for g in groups], 1), cut)
+
+    def _placed(self, found: Tensor, cut: int) -> Tensor:
+        """What the answer says [..., h, w] at the patches' pixels."""
         if self.stride > 1:
-            for axis in (1, 2):
-                tumor = tumor.repeat_interleave(self.stride, axis)
-        return functional.pad(tumor, (cut,) * 4) if cut else tumor
+            for axis in (-2, -1):
+                found = found.repeat_interleave(self.stride, axis)
+        return functional.pad(found, (cut,) * 4) if cut else found
 
     def cut_of(self, shape: tuple[int, ...], size: tuple[int, int]) -> int:
         """Model px along each edge of a patch (H, W) that an answer lacks.
@@ -108,7 +126,12 @@ class Answer:
         classes = self.classes(answer)
         if len(self.tumor) == 1 and not self.probabilities:
             return classes[:, self.tumor[0]]
-        total = classes[:, list(self.tumor)].sum(1)
-        # Sums of what was rounded; beyond that the ensemble refuses it by name.
-        rounded = (total > -ROUNDING) & (total < 1 + ROUNDING)
-        return torch.where(rounded, total.clamp(0, 1), total)
+        return _sum(classes, self.tumor)
+
+
+def _sum(classes: Tensor, which: tuple[int, ...]) -> Tensor:
+    """The sum [B, h, w] of some of the classes' probabilities [B, K, h, w]."""
+    total = classes[:, list(which)].sum(1)
+    # Sums of what was rounded; beyond that the ensemble refuses it by name.
+    rounded = (total > -ROUNDING) & (total < 1 + ROUNDING)
+    return torch.where(rounded, total.clamp(0, 1), total)

@@ -9,7 +9,7 @@ argument of the same shape. Architectures are the classes of segmentation_models
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from typing import Any, cast
 
@@ -106,15 +106,25 @@ class Member(nn.Module):
         Args:
             views: the patches; of a member with a context that too, of the same shape.
         """
-        wanted = 1 if self.context_mpp_factor is None else 2
-        if len(views) != wanted:
-            raise ValueError(f"{len(views)} views of the patches, not {wanted}")
         height, width = views[0].shape[-2:]
         return self.answer.posterior(self.answers(*views), (height, width))
 
     @torch.inference_mode()
+    def with_sums(
+        self, *views: Tensor, groups: Sequence[tuple[int, ...]]
+    ) -> tuple[Tensor, Tensor]:
+        """The tumor posterior, and that of groups of classes [B, groups, H, W]."""
+        height, width = views[0].shape[-2:]
+        answer, size = self.answers(*views), (height, width)
+        tumor = self.answer.posterior(answer, size)
+        return tumor, self.answer.sums(answer, size, groups)
+
+    @torch.inference_mode()
     def answers(self, *views: Tensor) -> Tensor:
         """What the network says [B, K, h, w] of uint8 pixels [B, 3, H, W]."""
+        wanted = 1 if self.context_mpp_factor is None else 2
+        if len(views) != wanted:
+            raise ValueError(f"{len(views)} views of the patches, not {wanted}")
         return cast(Tensor, self.network(*map(self._input, views)))
 
     def _input(self, pixels: Tensor) -> Tensor:

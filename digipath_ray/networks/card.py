@@ -46,6 +46,8 @@ class ModelCard:
         mean, std: normalization per RGB channel, on the 0..1 scale of a pixel.
         classes: the output's channels; (other, tumor) of networks fitted here.
         tumor_classes: those of them whose probabilities add up to tumor's.
+        whole_classes: those that add up to the whole tumor's, of which the tumor
+            classes are the viable part; empty if the network does not know it.
         output: what comes out, "logits" or "probabilities".
         activation: what makes probabilities of logits, "softmax", or "sigmoid" where
             each class stands for itself.
@@ -82,6 +84,7 @@ class ModelCard:
     std: tuple[float, float, float]
     classes: tuple[str, ...] = CLASSES
     tumor_classes: tuple[str, ...] = (TUMOR,)
+    whole_classes: tuple[str, ...] = ()
     output: Output = "logits"
     activation: Activation = "softmax"
     output_stride: int = 1
@@ -174,6 +177,7 @@ _WANTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "std": ("three positive numbers", lambda v: _are_three(v) and min(v) > 0),
     "classes": ("a list of texts", _are_texts),
     "tumor_classes": ("a list of texts", _are_texts),
+    "whole_classes": ("a list of texts", _are_texts),
     "output": _choice(Output),
     "activation": _choice(Activation),
     "output_stride": ("a positive whole number", _is_count),

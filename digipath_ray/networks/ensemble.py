@@ -1,4 +1,4 @@
-"""Members' predictions combined into a heatmap's channels: mean and uncertainties.
+"""Members' predictions combined into a heatmap's channels: means and uncertainties.
 
 Both uncertainties are population variances of tumor posteriors. What was not estimated
 is absent, never 0. In a cascade not every member has seen every patch: a patch's means
@@ -7,6 +7,7 @@ and variances are those of the members that have.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,21 @@ from digipath_ray.config.run import ESTIMATED, RunConfig
 Bools = NDArray[np.bool_]
 Maps = NDArray[np.float32]
 """One number per heatmap px of n patches: [n, h, w], of m members [m, n, h, w]."""
+
+
+class PatchMaps(NamedTuple):
+    """What one member says of n patches.
+
+    Attributes:
+        mean: [n, h, w], its posterior, mean over the test-time augmentations.
+        variance: [n, h, w], its variance over them; None without augmentation.
+        classes: [g, n, h, w], the same mean of each group of classes that the heatmap
+            has a channel of; None without such channels.
+    """
+
+    mean: Maps
+    variance: Maps | None
+    classes: Maps | None
 
 
 class MemberError(ValueError):
@@ -81,19 +97,27 @@ def _checked(
                 f"member {name} gave a {what} of shape {found.shape}, "
                 f"member {members[0]} of {first.shape}"
             )
-        found = found if seen is None else found[seen[i]]
-        if not np.isfinite(found).all():
-            bad = np.count_nonzero(~np.isfinite(found))
-            raise MemberError(
-                f"member {name}: {bad} of {found.size} values of its {what} are NaN "
-                "or infinite; in half precision try --precision float32"
-            )
-        if found.size and not 0 <= found.min() <= found.max() <= 1:
-            raise MemberError(
-                f"member {name}: its {what} runs from {found.min():.4g} to "
-                f"{found.max():.4g}, outside 0..1"
-            )
+        check_probabilities(name, what, found if seen is None else found[seen[i]])
     return np.stack([np.asarray(maps[name], np.float32) for name in members])
+
+
+def check_probabilities(member: str, what: str, found: Maps) -> None:
+    """Refuse values that are no probabilities.
+
+    Raises:
+        MemberError: names the member and what they were to be.
+    """
+    if not np.isfinite(found).all():
+        bad = np.count_nonzero(~np.isfinite(found))
+        raise MemberError(
+            f"member {member}: {bad} of {found.size} values of its {what} are NaN "
+            "or infinite; in half precision try --precision float32"
+        )
+    if found.size and not 0 <= found.min() <= found.max() <= 1:
+        raise MemberError(
+            f"member {member}: its {what} runs from {found.min():.4g} to "
+            f"{found.max():.4g}, outside 0..1"
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -107,30 +131,40 @@ class MemberMaps:
             the patches around (adaptive overlap).
         seen: [m, n], whether it has seen the patch's pixels, in this patch or in those
             around; its map is 0 elsewhere (cascade).
+        classes: [g, n, h, w], of each channel that is a sum of classes the members'
+            posteriors, added up: memory for one member, whatever their number. None
+            without such channels.
     """
 
     means: Maps
     variances: Maps | None
     predicted: Bools
     seen: Bools
+    classes: Maps | None = None
 
     def followed_by(self, other: "MemberMaps") -> "MemberMaps":
         """These members' maps and then the others'."""
         variances = None
         if self.variances is not None and other.variances is not None:
             variances = np.concatenate([self.variances, other.variances])
+        classes = None
+        if self.classes is not None and other.classes is not None:
+            classes = self.classes + other.classes
         return MemberMaps(
             means=np.concatenate([self.means, other.means]),
             variances=variances,
             predicted=np.concatenate([self.predicted, other.predicted]),
             seen=np.concatenate([self.seen, other.seen]),
+            classes=classes,
         )
 
 
 def combine_members(maps: MemberMaps, config: RunConfig) -> dict[str, Maps]:
     """The heatmap's channels [n, h, w] from the maps of all members of a run.
 
-    NaN over patches that no member predicted: they add nothing to those around.
+    Those of classes are means over the members that have seen the patch, as the
+    probability is. NaN over patches that no member predicted: they add nothing to those
+    around.
 
     Raises:
         MemberError: a member's map is missing or is no probability.
@@ -144,6 +178,10 @@ def combine_members(maps: MemberMaps, config: RunConfig) -> dict[str, Maps]:
         keep_members=config.ensemble.keep_members,
         seen=maps.seen if config.ensemble.cascade else None,
     )
+    if maps.classes is not None:
+        count = maps.seen.sum(axis=0).astype(np.float32)[:, None, None]
+        for name, total in zip(config.class_channels, maps.classes, strict=True):
+            channels[name] = total / count
     skipped = ~maps.predicted.any(axis=0)
     for values in channels.values():
         values[skipped] = np.nan

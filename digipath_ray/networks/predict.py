@@ -1,9 +1,4 @@
-"""Patches of uint8 pixels into tumor posteriors at heatmap scale.
-
-Test-time augmentations are each applied to the ORIGINAL patch and undone on its
-posterior, then averaged down to heatmap px on the member's device, so that little
-travels. Batches have one shape: the last one is padded and its padding dropped.
-"""
+"""Members on one device, and what they say of a run's chunks."""
 
 import logging
 import os
@@ -12,9 +7,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from digipath_ray.config.run import MemberSpec, RunConfig, Transform
+from digipath_ray.config.classes import summed_classes
+from digipath_ray.config.run import MemberSpec, RunConfig
 from digipath_ray.context import Contexts
 from digipath_ray.machine import processor_name
 from digipath_ray.networks.adaptive import (
@@ -23,13 +18,17 @@ from digipath_ray.networks.adaptive import (
     predict_where_in_doubt,
     wanted,
 )
-from digipath_ray.networks.build import Member
 from digipath_ray.networks.chunk_pixels import (
     ChunkViews,
     Views,
-    to_device,
 )
-from digipath_ray.networks.ensemble import MemberMaps, combine_members
+from digipath_ray.networks.ensemble import (
+    MemberMaps,
+    PatchMaps,
+    check_probabilities,
+    combine_members,
+)
+from digipath_ray.networks.posteriors import predict_blocks
 from digipath_ray.networks.references import reference_of
 from digipath_ray.networks.weights import load_member
 from digipath_ray.stain.estimate import StainEstimate
@@ -38,170 +37,6 @@ log = logging.getLogger(__name__)
 
 Channels = dict[str, NDArray[np.float32]]
 """Name -> one number per heatmap px of n patches, [n, h, w]."""
-Turn = Callable[[Tensor], Tensor]
-
-
-def _rotation(quarters: int) -> Turn:
-    return lambda x: torch.rot90(x, quarters, (-2, -1))
-
-
-def _flip(axis: int) -> Turn:
-    return lambda x: torch.flip(x, (axis,))
-
-
-TRANSFORM_PAIRS: dict[Transform, tuple[Turn, Turn]] = {
-    "identity": (lambda x: x, lambda x: x),
-    "rot90": (_rotation(1), _rotation(-1)),
-    "rot180": (_rotation(2), _rotation(-2)),
-    "rot270": (_rotation(3), _rotation(-3)),
-    "hflip": (_flip(-1), _flip(-1)),
-    "vflip": (_flip(-2), _flip(-2)),
-}
-"""Each transform of the last two axes and its exact inverse; rotations go
-counterclockwise."""
-
-
-def gather_patches(blocks: Tensor, index: Tensor, patch_px: int) -> Tensor:
-    """Patches uint8 [n, 3, patch_px, patch_px] put together from shared blocks.
-
-    Args:
-        blocks: uint8 [nb, S, S, 3], stride-sized squares of pixels.
-        index: long [n, k, k], the blocks of each patch, k * S >= patch_px.
-        patch_px: side of a patch; what the blocks hold beyond it, right and below,
-            is cut off.
-    """
-    n, k, _ = index.shape
-    side = k * blocks.shape[1]
-    if side < patch_px:
-        raise ValueError(f"patch_px = {patch_px}: {k} blocks reach only {side} px")
-    tiled = blocks[index].permute(0, 5, 1, 3, 2, 4)
-    return tiled.reshape(n, 3, side, side)[:, :, :patch_px, :patch_px]
-
-
-@torch.inference_mode()
-def predict_patches(
-    member: Member,
-    patches: Tensor,
-    *,
-    contexts: Tensor | None = None,
-    tta: Sequence[Transform],
-    downsample: int,
-    batch_size: int,
-    pad: bool = False,
-) -> tuple[Tensor, Tensor | None]:
-    """A member's posterior of patches uint8 [n, 3, P, P] at heatmap scale.
-
-    Args:
-        member: the member.
-        patches: as above.
-        contexts: the same around them, for a member that sees one.
-        tta: transforms to average over.
-        downsample: model px per heatmap px.
-        batch_size: patches that it sees at once.
-        pad: fill up the last batch, so that all have one shape.
-
-    Returns:
-        On the member's device, float32 [n, P / downsample, P / downsample]: the mean
-        over the transforms, and its population variance over them (eq. 4), the
-        member's aleatoric uncertainty; None for a single transform.
-    """
-    n, side = len(patches), patches.shape[-1]
-    if side % downsample or patches.shape[-2] != side:
-        raise ValueError(
-            f"patches of shape {tuple(patches.shape)}: must be squares whose side is "
-            f"a multiple of downsample ({downsample})"
-        )
-    shape = (n, side // downsample, side // downsample)
-    mean = torch.empty(shape, device=member.device)
-    variance = torch.empty_like(mean) if len(tta) > 1 else None
-    for start in range(0, n, batch_size):
-        batch = tuple(
-            view[start : start + batch_size].to(member.device)
-            for view in (patches, contexts)
-            if view is not None
-        )
-        stop = start + len(batch[0])
-        if pad:
-            batch = tuple(_filled_up(view, batch_size) for view in batch)
-        posteriors = _augmented(member, batch, tta, downsample)[:, : stop - start]
-        mean[start:stop] = posteriors.mean(0)
-        if variance is not None:
-            # Two passes: E[p^2] - E[p]^2 in float32 can come out below zero.
-            variance[start:stop] = (posteriors - mean[start:stop]).square().mean(0)
-    return mean, variance
-
-
-def _filled_up(batch: Tensor, size: int) -> Tensor:
-    """The batch, its last patch repeated until there are ``size``."""
-    more = batch[-1:].expand(size - len(batch), -1, -1, -1)
-    return torch.cat([batch, more])
-
-
-def _augmented(
-    member: Member, batch: tuple[Tensor, ...], tta: Sequence[Transform], downsample: int
-) -> Tensor:
-    """Posteriors [t, b, h, w] at heatmap scale under each transform, undone."""
-    posteriors = []
-    for name in tta:
-        apply, undo = TRANSFORM_PAIRS[name]
-        posterior = undo(member(*map(apply, batch)))
-        posteriors.append(_average_down(posterior, downsample))
-    return torch.stack(posteriors)
-
-
-def _average_down(posterior: Tensor, downsample: int) -> Tensor:
-    """The exact mean of each heatmap px's square of ``downsample`` model px."""
-    b, height, width = posterior.shape
-    d = downsample
-    return posterior.reshape(b, height // d, d, width // d, d).mean((2, 4))
-
-
-@torch.inference_mode()
-def predict_blocks(
-    member: Member,
-    blocks: NDArray[np.uint8] | Tensor,
-    index: NDArray[np.int64],
-    *,
-    patch_px: int,
-    tta: Sequence[Transform],
-    downsample: int,
-    batch_size: int,
-    pad: bool = False,
-    context: tuple[Tensor, NDArray[np.int64]] | None = None,
-) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-    """As :func:`predict_patches`, for the blocks of a chunk, in numpy.
-
-    The blocks are copied to the member's device once (not at all if they are a tensor
-    on it) and the results back once. Patches are gathered on the device batch by
-    batch: all at once would take several times the memory.
-    """
-    if not isinstance(blocks, Tensor):
-        blocks = to_device(blocks, member.device)
-    views = [(blocks, index)] if context is None else [(blocks, index), context]
-    on_device = [
-        (pixels, torch.from_numpy(np.array(numbers, np.int64)).to(member.device))
-        for pixels, numbers in views
-    ]
-    posteriors = []
-    for start in range(0, max(1, len(index)), batch_size):  # no patch: one empty batch
-        patches, *around = (
-            gather_patches(pixels, numbers[start : start + batch_size], patch_px)
-            for pixels, numbers in on_device
-        )
-        mean, variance = predict_patches(
-            member,
-            patches,
-            contexts=around[0] if around else None,
-            tta=tta,
-            downsample=downsample,
-            batch_size=batch_size,
-            pad=pad,
-        )
-        posteriors.append(
-            mean[None] if variance is None else torch.stack([mean, variance])
-        )
-    home = torch.cat(posteriors, dim=1).cpu().numpy()
-    return home[0], home[1] if len(home) > 1 else None
 
 
 class EnsemblePredictor:
@@ -238,6 +73,10 @@ class EnsemblePredictor:
                 precision=config.compute.precision,
                 compile_networks=config.compute.compile_networks,
             )
+            for spec in members
+        }
+        self.groups = {
+            spec.name: [summed_classes(name, spec) for name in config.class_channels]
             for spec in members
         }
         method = config.slide.stain
@@ -281,34 +120,45 @@ class EnsemblePredictor:
                     blocks, index, contexts or {}, device=member.device, stain=stain
                 )
                 views = chunk.of(member.context_mpp_factor, self.references[name])
-            found = self._predict_member(member, views, seen)
+            found = self._predict_member(name, views, seen)
             maps = found if maps is None else maps.followed_by(found)
         assert maps is not None
         return maps
 
     def _predict_member(
-        self,
-        member: Member,
-        views: Views | None,
-        seen: Bools,
+        self, name: str, views: Views | None, seen: Bools
     ) -> MemberMaps:
-        """A member's map of the patches to be ``seen``, 0 of the others."""
-        side = self.config.grid.hm_patch
+        """A member's map of the patches to be ``seen``, 0 of the others.
+
+        Raises:
+            MemberError: what it says of its classes is no probability.
+        """
+        side, channels = self.config.grid.hm_patch, self.config.class_channels
         means = np.zeros((1, len(seen), side, side), np.float32)
         variances = np.zeros_like(means) if len(self.config.ensemble.tta) > 1 else None
+        classes = None
+        if channels:
+            classes = np.zeros((len(channels), *means.shape[1:]), np.float32)
         predicted = np.zeros((1, len(seen)), np.bool_)
         if views is not None:
-            mean, variance, by_itself = self._predict_seen(member, views.take(seen))
-            means[0, seen], predicted[0, seen] = mean, by_itself
+            maps, by_itself = self._predict_seen(name, views.take(seen))
+            means[0, seen], predicted[0, seen] = maps.mean, by_itself
             if variances is not None:
-                variances[0, seen] = variance
+                variances[0, seen] = maps.variance
+            if classes is not None and maps.classes is not None:
+                # Here: their sum over members would not say whose they are.
+                for channel, values in zip(channels, maps.classes, strict=True):
+                    check_probabilities(name, channel, values)
+                classes[:, seen] = maps.classes
         return MemberMaps(
-            means=means, variances=variances, predicted=predicted, seen=seen[None]
+            means=means,
+            variances=variances,
+            predicted=predicted,
+            seen=seen[None],
+            classes=classes,
         )
 
-    def _predict_seen(
-        self, member: Member, views: Views
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None, Bools]:
+    def _predict_seen(self, name: str, views: Views) -> tuple[PatchMaps, Bools]:
         """A member's map of patches, of which it predicts those that it must."""
         config, index = self.config, views.index
         adaptive = config.grid.overlap == "adaptive"
@@ -316,21 +166,19 @@ class EnsemblePredictor:
         first = cover(index, len(views.blocks)) if adaptive else every
 
         return predict_where_in_doubt(
-            lambda which: self._predict_patches(member, views.take(which)),
+            lambda which: self._predict_patches(name, views.take(which)),
             index,
             first,
             config,
         )
 
-    def _predict_patches(
-        self, member: Member, views: Views
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    def _predict_patches(self, name: str, views: Views) -> PatchMaps:
         """A member's map of patches, in smaller batches if memory is short."""
         config = self.config
         while True:
             try:
                 return predict_blocks(
-                    member,
+                    self.members[name],
                     views.blocks,
                     views.index,
                     context=views.context,
@@ -339,6 +187,7 @@ class EnsemblePredictor:
                     downsample=config.grid.downsample,
                     batch_size=self.batch_size,
                     pad=self.pad,
+                    groups=self.groups[name],
                 )
             except torch.OutOfMemoryError as e:
                 said = str(e).splitlines()[0]

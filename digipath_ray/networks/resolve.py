@@ -310,7 +310,7 @@ def _with_card(
         )
     stated = stated_by(card)
     for key, value in stated.items():
-        if key != "temperature":
+        if key not in ("temperature", "whole_classes"):
             _check_stated(row, key, value, path, force=force)
     stated = {key: value for key, value in stated.items() if value is not None}
     # Absolute: the workers of a cluster start in directories of their own. A URI stays

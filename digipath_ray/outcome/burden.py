@@ -1,6 +1,9 @@
 """Tumor burden: viable tumor area divided by the area of the whole tumor region.
 
-The whole region is the convex hull of all viable tumor, intersected with the tissue.
+Where the networks know the whole tumor (``whole_classes``), the whole region is what
+they say, thresholded and cleaned as the viable tumor is, which is part of it in any
+case. Else it is the convex hull of all viable tumor. Both are intersected with the
+tissue.
 The paper's notebook divides the viable area before morphology by the hull's, which may
 exceed 1, and any stray blob extends the hull. Here the same viable area defines the
 hull and the numerator, and small pieces are dropped.
@@ -18,6 +21,7 @@ from skimage.segmentation import (
 from skimage.transform import downscale_local_mean
 
 from digipath_ray.annotations.outlines import Shape
+from digipath_ray.config.classes import NO_HULL, WHOLE
 from digipath_ray.config.run import OutcomeSpec
 from digipath_ray.heatmap.heatmap import Heatmap, on_heatmap
 from digipath_ray.outcome.hull import CORNERS, convex_hull, fill
@@ -26,7 +30,6 @@ from digipath_ray.outcome.qupath import trace
 from digipath_ray.tissue.mask import Mask
 
 Bools = NDArray[np.bool_]
-
 CONTOUR_UM = 64.0
 """Minimum pixels of the map for the active contour."""
 CONTOUR_PX = 256
@@ -47,8 +50,11 @@ class Burden:
         viable_mm2: area of ``viable``.
         whole_mm2: area of ``whole``.
         note: reason if there is no burden.
+        whole_from: what the whole region is: "hull", "refined hull" or "networks"; None
+            without tumor.
         hull: around all viable tumor, before intersection with the tissue: the convex
             hull, or its refinement; heatmap px, x right and y down from the corner.
+            None where the networks know the whole tumor.
     """
 
     viable: Mask
@@ -58,6 +64,7 @@ class Burden:
     whole_mm2: float
     note: str | None
     hull: Shape | None
+    whole_from: str | None = None
 
 
 def measure_burden(
@@ -72,16 +79,25 @@ def measure_burden(
         threshold: minimum probability of viable tumor.
 
     Raises:
-        ValueError: the tissue is not on the heatmap's grid.
+        ValueError: the tissue is not on the heatmap's grid, or a hull is to be refined
+            where there is none.
     """
     found, note = find_viable(heatmap, spec, threshold=threshold)
     if note is not None:
         return _no_burden(found, note)
-    hull = convex_hull(found.array, CORNERS)
-    region = fill(hull, found.array.shape)
-    if spec.refine_hull:
-        region = refine(found, region)
-        hull = trace(region)
+    known, hull = heatmap.channel(WHOLE), None
+    if known is not None:
+        if spec.refine_hull:
+            raise ValueError(NO_HULL)
+        there = np.asarray((known >= threshold) & heatmap.covered)
+        cleaned, _ = clean(found.like(there), spec)
+        region, whole_from = cleaned.array | found.array, "networks"
+    else:
+        hull = convex_hull(found.array, CORNERS)
+        region, whole_from = fill(hull, found.array.shape), "hull"
+        if spec.refine_hull:
+            region, whole_from = refine(found, region), "refined hull"
+            hull = trace(region)
     whole = found.like(region & _tissue(heatmap, tissue) & heatmap.covered)
     viable = found.like(found.array & whole.array)
     if not viable.array.any():
@@ -94,6 +110,7 @@ def measure_burden(
         whole_mm2=whole.area_mm2,
         note=None,
         hull=hull,
+        whole_from=whole_from,
     )
 
 
@@ -131,17 +148,26 @@ def find_viable(
     viable = Mask(array=above, mpp_x=heatmap.mpp_x, mpp_y=heatmap.mpp_y)
     if not above.any():
         return viable, f"no tumor found: no probability reaches {threshold:g}"
-    if spec.viable_close_um > 0:
-        viable = viable.closed(spec.viable_close_um)
-    if spec.viable_open_um > 0:
-        viable = viable.opened(spec.viable_open_um)
-    kept, largest_mm2 = _drop_small(viable, spec.min_viable_mm2)
+    kept, largest_mm2 = clean(viable, spec)
     if kept.array.any():
         return kept, None
     return kept, (
         f"no tumor found: the largest piece, {largest_mm2:.3g} mm2 after morphology, "
         f"is below {spec.min_viable_mm2:g} mm2"
     )
+
+
+def clean(mask: Mask, spec: OutcomeSpec) -> tuple[Mask, float]:
+    """Close and open a mask, and drop small pieces.
+
+    Returns:
+        The mask, and the area of the largest piece before any was dropped, mm2.
+    """
+    if spec.viable_close_um > 0:
+        mask = mask.closed(spec.viable_close_um)
+    if spec.viable_open_um > 0:
+        mask = mask.opened(spec.viable_open_um)
+    return _drop_small(mask, spec.min_viable_mm2)
 
 
 def _drop_small(mask: Mask, least_mm2: float) -> tuple[Mask, float]:

@@ -1,9 +1,10 @@
-"""Lesions and burden of a slide as files for QuPath."""
+"""Lesions, classes and burden of a slide as files for QuPath."""
 
 from collections.abc import Iterator
 from typing import Any
 
 from digipath_ray.annotations.outlines import Shape
+from digipath_ray.outcome.classes import class_features
 from digipath_ray.outcome.lesions import Lesion
 from digipath_ray.outcome.measure import Bools, SlideOutcome
 from digipath_ray.outcome.qupath import feature, outline, write_features
@@ -18,9 +19,12 @@ TUMOR_COLOR, WHOLE_COLOR = (200, 0, 0), (0, 120, 160)
 def write_outcome(
     run: RunDirectory, slide: FinishedSlide, outcome: SlideOutcome
 ) -> None:
-    """Write the lesion outlines for QuPath, and the masks of the burden."""
+    """Write outlines of lesions and classes for QuPath, and masks of the burden."""
     slide_id = slide.record.slide_id
     write_features(run.lesions(slide_id), lesion_features(slide, outcome))
+    if outcome.classes is not None:
+        features = class_features(slide, outcome.classes)
+        write_features(run.class_outlines(slide_id), features)
     if outcome.burden is None:
         return
     for path, mask in (

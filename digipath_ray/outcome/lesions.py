@@ -135,7 +135,7 @@ def find_lesions(heatmap: Heatmap, threshold: float) -> Lesions:
     labels = np.zeros(above.shape, np.int32)
     regions = int(ndimage.label(above, NEIGHBORS, output=labels))
     if regions > MOST:
-        _keep_largest(labels, regions)
+        keep_largest(labels, regions)
     mpp_x, mpp_y = heatmap.mpp_x, heatmap.mpp_y
     found = [
         _lesion(labels, number, where, heatmap.probability, mpp_x=mpp_x, mpp_y=mpp_y)
@@ -155,7 +155,7 @@ def find_lesions(heatmap: Heatmap, threshold: float) -> Lesions:
     )
 
 
-def _keep_largest(labels: Labels, regions: int) -> None:
+def keep_largest(labels: Labels, regions: int) -> None:
     """Keep the ``MOST`` largest regions of a label image, renumbered, in place."""
     pixels = np.zeros(regions + 1, np.int64)
     for row in range(0, len(labels), STRIP_ROWS):

@@ -14,6 +14,7 @@ from digipath_ray.config.run import REFINING, OutcomeSpec, RunConfig
 from digipath_ray.config.toml import Tree, to_tree
 from digipath_ray.heatmap.heatmap import Heatmap
 from digipath_ray.outcome.burden import Burden, measure_burden
+from digipath_ray.outcome.classes import Classes, find_classes
 from digipath_ray.outcome.features import HIGH, LOW, measure_features
 from digipath_ray.outcome.lesions import Lesions, find_lesions
 from digipath_ray.outcome.metastasis.size_rule import (
@@ -50,6 +51,7 @@ class SlideOutcome:
         burden: None unless it is asked for.
         hidden: number of a lesion -> its part in artifacts and the kind that most of it
             lies in, by size; None if they were not looked for.
+        classes: None unless the heatmap keeps them.
     """
 
     row: dict[str, Any]
@@ -59,6 +61,7 @@ class SlideOutcome:
     features: dict[str, float] | None
     burden: Burden | None
     hidden: dict[int, tuple[float, str | None]] | None = None
+    classes: Classes | None = None
 
     def artifact(self, number: int) -> str | None:
         """The kind of artifact that a lesion lies in, by half and more."""
@@ -122,6 +125,7 @@ def measure_slide(slide: FinishedSlide, config: RunConfig) -> SlideOutcome:
         features = measure_features(at[HIGH], at[LOW], tissue_mm2=tissue_mm2)
     if spec.outcome == "burden":
         burden = measure_burden(heatmap, slide.tissue, spec, threshold=threshold)
+    classes = find_classes(heatmap, slide.predicted)
     row = {
         "slide_id": record.slide_id,
         "patient_id": record.patient_id,
@@ -137,6 +141,7 @@ def measure_slide(slide: FinishedSlide, config: RunConfig) -> SlideOutcome:
         **{f"artifact_{kind}": share for kind, share in record.artifacts.items()},
         **measure_maps(slide),
         **(burden_row(burden) if burden is not None else {}),
+        **(classes.row if classes is not None else {}),
     }
     return SlideOutcome(
         row=row,
@@ -146,6 +151,7 @@ def measure_slide(slide: FinishedSlide, config: RunConfig) -> SlideOutcome:
         features=features,
         burden=burden,
         hidden=find_hidden(lesions, slide.artifacts),
+        classes=classes,
     )
 
 
@@ -210,4 +216,5 @@ def burden_row(burden: Burden) -> dict[str, Any]:
         "viable_mm2": burden.viable_mm2,
         "whole_mm2": burden.whole_mm2,
         "burden_note": burden.note,
+        "whole_from": burden.whole_from,
     }

@@ -35,7 +35,7 @@ PREPARED = (
     *("artifacts", "artifact_outlines", "patches"),
 )
 DRAWN = ("overlay",)
-MEASURED = ("refined", "lesions", "viable", "whole")
+MEASURED = ("refined", "lesions", "class_outlines", "viable", "whole")
 """Kinds of a slide's files, by the step that makes them; the heatmap is apart."""
 
 

@@ -64,7 +64,9 @@ def find_facts(row: Row, slide: Row, findings: Findings) -> Iterator[tuple[str, 
     ending = findings.config.outcome.outcome
     if ending == "burden" and row["burden"] is not None:
         yield "viable tumor", format_area(row["viable_mm2"])
-        yield "whole tumor", format_area(row["whole_mm2"])
+        known = {"networks": ", by the networks", "refined hull": ", its refined hull"}
+        of = known.get(row.get("whole_from") or "", "")
+        yield "whole tumor", f"{format_area(row['whole_mm2'])}{of}"
     listed = findings.lesions(row["slide_id"])
     yield "largest lesion", format_largest(row, listed, ending)
     counted = _format_counted(row, listed) if ending == "stage" else ""
@@ -74,6 +76,9 @@ def find_facts(row: Row, slide: Row, findings: Findings) -> Iterator[tuple[str, 
     yield "tissue", format_area(row["tissue_mm2"])
     if part:
         yield "tumor in tissue", percent(part)
+    if row.get("classes"):
+        areas = zip(row["classes"], row["class_mm2"], strict=True)
+        yield "likeliest class", "; ".join(f"{n} {format_area(a)}" for n, a in areas)
     if row.get("artifact_blur") is not None:
         yield "artifacts", format_artifacts(row)
     yield "highest probability", format_probability(row["probability_max"])

@@ -6,6 +6,7 @@ from typing import Any
 
 from digipath_ray import __version__
 from digipath_ray.artifacts.kinds import KINDS
+from digipath_ray.config.classes import WHOLE
 from digipath_ray.config.member import CLASSES
 from digipath_ray.config.run import MemberSpec, OutcomeSpec, RunConfig
 from digipath_ray.networks.references import has_published_reference
@@ -63,7 +64,7 @@ def write_methods(
         for part in (
             [*_reading(config), *_artifacts(config), *_normalizing(config)],
             _segmenting(config),
-            [*_lesions(config), *_ending(config.outcome)],
+            [*_lesions(config), *_ending(config)],
             _software(metrics, precision),
         )
     ]
@@ -167,6 +168,12 @@ def _segmenting(config: RunConfig) -> Iterator[str]:
         f"The {mean}tumor probability is kept at "
         f"{grid.mpp * grid.downsample:g} {UM}/px, {BLENDS[ensemble.blend]}."
     )
+    if ensemble.keep_classes and members:
+        yield (
+            f"So is that of each class ({listed(members[0].classes)}); a pixel of "
+            "tissue counts to the area of the class that is likeliest there, tumor "
+            "being measured by its threshold all the same."
+        )
     if len(ensemble.tta) > 1:
         yield "Aleatoric uncertainty is the variance over these views [1, eq. 4]."
     if not one:
@@ -200,9 +207,10 @@ def _lesions(config: RunConfig) -> Iterator[str]:
         )
 
 
-def _ending(spec: OutcomeSpec) -> Iterator[str]:
+def _ending(config: RunConfig) -> Iterator[str]:
+    spec = config.outcome
     if spec.outcome == "burden":
-        yield from _burden(spec)
+        yield from _burden(config)
     if spec.outcome == "stage":
         yield _types(spec)
         yield (
@@ -230,12 +238,19 @@ def _types(spec: OutcomeSpec) -> str:
     )
 
 
-def _burden(spec: OutcomeSpec) -> Iterator[str]:
+def _burden(config: RunConfig) -> Iterator[str]:
+    spec = config.outcome
+    whole = "its convex hull where there is tissue"
+    if WHOLE in config.channels:
+        names = dict.fromkeys(listed(m.whole_classes) for m in config.members)
+        whole = (
+            f"where the networks' probability of {' or '.join(names)} reaches the same "
+            "threshold, cleaned alike, with the viable tumor as part of it"
+        )
     yield (
         f"The viable tumor is that region with gaps up to {spec.viable_close_um:g} "
         f"{UM} closed and parts up to {spec.viable_open_um:g} {UM} wide removed, in "
-        f"pieces of at least {spec.min_viable_mm2:g} {MM2}; the whole tumor is its "
-        "convex hull where there is tissue."
+        f"pieces of at least {spec.min_viable_mm2:g} {MM2}; the whole tumor is {whole}."
     )
     if spec.refine_hull:
         yield "The hull was refined by a morphological active contour."

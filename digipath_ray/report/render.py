@@ -133,6 +133,7 @@ def _files_of(slide: SlideView, *, run: RunDirectory) -> list[tuple[str, str]]:
         ("larger picture with both uncertainty maps", run.overlay(slide.slide_id)),
         ("tissue mask", run.mask_overlay(slide.slide_id)),
         ("outlines for QuPath", run.lesions(slide.slide_id)),
+        ("outlines of classes for QuPath", run.class_outlines(slide.slide_id)),
     )
     return [
         (name, quote(path.relative_to(run.root).as_posix()))

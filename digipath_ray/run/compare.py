@@ -16,6 +16,8 @@ import numpy as np
 import pyarrow as pa
 from scipy.sparse import csr_array
 
+from digipath_ray.config.classes import CLASS, WHOLE, kept_classes
+from digipath_ray.heatmap.classes import likeliest
 from digipath_ray.heatmap.file import read_heatmap
 from digipath_ray.heatmap.heatmap import Heatmap, Map
 from digipath_ray.overlap import dice
@@ -36,7 +38,12 @@ COMPARISON = pa.schema(
         _field("max_abs_difference", pa.float64(), "largest |A - B| of a pixel"),
         _field("mean_abs_difference", pa.float64(), "mean |A - B| over the pixels"),
         _field("correlation", pa.float64(), "Pearson; null where a map is constant"),
-        _field("dice", pa.float64(), "of both areas above threshold; 1 if both empty"),
+        _field(
+            "dice",
+            pa.float64(),
+            "of both areas above threshold, or where the class is likeliest; 1 if both "
+            "empty",
+        ),
         _field(
             "pixels", pa.int64(), "pixels compared: predicted in A, in B or in both"
         ),
@@ -177,6 +184,10 @@ def compare_heatmaps(
     """One row of measures per channel that both heatmaps have."""
     a, b, note = on_one_grid(a, b)
     where = a.covered | b.covered
+    kept = kept_classes(a.channels)
+    same = bool(kept) and kept == kept_classes(b.channels)
+    maps = (m for h in (a, b) if same and (m := likeliest(h)) is not None)
+    classes = tuple(maps)
     for name in a.channels:
         left, right = a.channel(name), b.channel(name)
         if left is None or right is None:
@@ -184,9 +195,13 @@ def compare_heatmaps(
         # NaN: not estimated there (epistemic uncertainty of a cascade).
         there = where & ~np.isnan(left) & ~np.isnan(right)
         measures = _measure(left[there], right[there])
-        if name == "probability" or name.startswith("member:"):
+        if name in ("probability", WHOLE) or name.startswith("member:"):
             above = left[there] >= threshold, right[there] >= threshold
             measures["dice"] = mask_dice(*above)
+        elif same and name.startswith(CLASS):
+            number = kept.index(name.removeprefix(CLASS)) + 1
+            first, second = (m == number for m in classes)
+            measures["dice"] = mask_dice(first, second)
         yield {
             "channel": name,
             "pixels": int(there.sum()),

@@ -153,6 +153,10 @@ class RunDirectory:
         """Outlines of the lesions, for QuPath."""
         return self.root / "lesions" / f"{slide_id}.geojson"
 
+    def class_outlines(self, slide_id: str) -> Path:
+        """Outlines of the classes, for QuPath."""
+        return self.root / "classes" / f"{slide_id}.geojson"
+
     def refined(self, slide_id: str) -> Path:
         """Mask of the tumor inside a refined outline."""
         return self.root / "refined" / f"{slide_id}.png"
@@ -284,6 +288,7 @@ class RunDirectory:
             "overlay": self.overlay(slide_id),
             "refined": self.refined(slide_id),
             "lesions": self.lesions(slide_id),
+            "class_outlines": self.class_outlines(slide_id),
             "viable": self.viable(slide_id),
             "whole": self.whole(slide_id),
         }

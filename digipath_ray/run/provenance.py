@@ -61,6 +61,11 @@ def settings_digest(config: RunConfig) -> str:
     kept = {name: tree[name] for name in tree if name not in apart}
     if config.slide.stain == "none":  # as a version that knew no stains
         del kept["slide"]["stain"]
+    if not config.ensemble.keep_classes:  # likewise, classes
+        del kept["ensemble"]["keep_classes"]
+    for member in kept["members"]:
+        if not member["whole_classes"]:
+            del member["whole_classes"]
     return json_digest(kept)
 
 

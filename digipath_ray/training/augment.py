@@ -6,6 +6,7 @@ because the tasks that read patches run without torch.
 """
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,8 @@ from skimage.color import hed_from_rgb, rgb_from_hed
 from digipath_ray.config.recipe import AugmentSpec
 
 Pixels = NDArray[np.uint8]
-Masks = NDArray[np.bool_]
+Masks = NDArray[Any]
+"""Bool or uint8."""
 
 DENSITY = -np.log10(np.maximum(np.arange(256), 1) / 255).astype(np.float32)
 """Optical density of each 8-bit value; black counts as 1/255."""
@@ -48,8 +50,8 @@ def augment_views(
     Args:
         views: how many times coarser -> RGB [height, width, 3], all of one shape; the
             patch itself is 1.
-        masks: [..., height, width], one or several tumor masks; only flipped and
-            rotated, together with the image.
+        masks: [..., height, width], bool or uint8, one or several masks; only flipped
+            and rotated, together with the image.
         spec: augmentations; with all off, the patch is returned unchanged.
         rng: random generator.
 
@@ -80,9 +82,10 @@ def augment_views(
 def _check_patch(pixels: Pixels, masks: Masks, spec: AugmentSpec) -> None:
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
         raise ValueError(f"pixels: {pixels.dtype} {pixels.shape}, not uint8 [h, w, 3]")
-    if masks.dtype != np.bool_ or masks.shape[-2:] != pixels.shape[:2]:
+    if masks.dtype not in (np.bool_, np.uint8) or masks.shape[-2:] != pixels.shape[:2]:
         raise ValueError(
-            f"masks: {masks.dtype} {masks.shape}, not bool [..., h, w] of pixels "
+            f"masks: {masks.dtype} {masks.shape}, not bool or uint8 [..., h, w] of "
+            "pixels "
             f"{pixels.shape}"
         )
     if spec.rotate and pixels.shape[0] != pixels.shape[1]:

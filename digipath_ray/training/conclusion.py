@@ -27,6 +27,7 @@ from digipath_ray.training.calibration import (
     scores_at,
     temper,
 )
+from digipath_ray.training.class_dice import class_columns
 from digipath_ray.training.curves import write_curves, write_reliability
 from digipath_ray.training.directory import FitDirectory
 from digipath_ray.training.fit import MemberFit
@@ -108,6 +109,9 @@ def conclude(
         threshold=best_threshold(tempered),
         temperature=temperature,
         context_mpp_factor=fit.spec.context_mpp_factor,
+        classes=fit.spec.classes,
+        tumor_classes=fit.spec.tumor_classes,
+        whole_classes=fit.spec.whole_classes,
         stain=reference_of_fit(directory, split.fit),
         training={
             **describe_fit(fit, tempered, split),
@@ -141,7 +145,7 @@ def patients_of(slide_ids: Sequence[str], rows: Sequence[SlideRow]) -> tuple[str
 def describe_fit(fit: MemberFit, histogram: Histogram, split: Split) -> dict[str, Any]:
     """Training and scores of a member, for its card."""
     recipe, kept = fit.recipe, fit.history[fit.best_epoch]
-    threshold = best_threshold(histogram)
+    threshold, by_class = best_threshold(histogram), class_columns(kept)
     return {
         "start": fit.origin,
         "epochs": fit.epoch,
@@ -155,12 +159,14 @@ def describe_fit(fit: MemberFit, histogram: Histogram, split: Split) -> dict[str
             "auroc": auroc(histogram),
             "brier": brier(histogram),
             "expected_calibration_error": measure_reliability(histogram).error,
+            **({"dice_by_class": by_class} if by_class else {}),
         },
         "reliability": reliability_rows(histogram),
         "sampling": asdict(recipe.sampling),
         "augment": asdict(recipe.augment),
         "loss": asdict(recipe.loss),
         "fit": asdict(recipe.fit),
+        **({"classes": asdict(recipe.classes)} if recipe.classes.names else {}),
         "versions": {
             "digipath_ray": __version__,
             "python": platform.python_version(),

@@ -6,6 +6,7 @@ The plotted numbers are in the CSV and in the member's card.
 import csv
 import math
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from digipath_ray.figures.figure import DPI, INK, QUIET, write_figure
 from digipath_ray.storage.files import publish
 from digipath_ray.training.calibration import Reliability
+from digipath_ray.training.class_dice import COLUMN, class_columns
 from digipath_ray.words import DOT, shorten
 
 Value = float | int | str | None
@@ -28,6 +30,7 @@ LINE = "#c9cdd3"
 GRID = "#eceef1"
 FROZEN = "#e6effa"
 COLORS = "#1f6fb4", "#d4661b"
+CLASS_COLORS = "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#882255", "#999933"
 BLUE = COLORS[0]
 LOSSES = {"train_loss": "training", "validation_loss": "validation"}
 SCORES = {"validation_dice": "Dice", "validation_jaccard": "Jaccard"}
@@ -99,6 +102,8 @@ def draw_curves(
         _mark_epochs(axes, epochs, kept_epoch=kept_epoch, frozen_epochs=frozen_epochs)
     _plot(losses, rows, LOSSES, log=True)
     _plot(scores, rows, SCORES)
+    names = {f"{COLUMN}{name}": name for name in class_columns(rows[-1])}
+    _plot(scores, rows, names, colors=CLASS_COLORS, thin=True)
     _plot(rates, rows, RATES, log=True)
     _finish(losses, "Loss")
     _finish(scores, "Validation, pooled pixels")
@@ -191,7 +196,13 @@ def _mark_epochs(
 
 
 def _plot(
-    axes: Axes, rows: Sequence[Row], labels: Mapping[str, str], *, log: bool = False
+    axes: Axes,
+    rows: Sequence[Row],
+    labels: Mapping[str, str],
+    *,
+    log: bool = False,
+    colors: Sequence[str] = COLORS,
+    thin: bool = False,
 ) -> None:
     """Plot columns over the epochs; on a log axis if requested and possible."""
     epochs = values_of(rows, "epoch")
@@ -201,15 +212,15 @@ def _plot(
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter(NullFormatter())
-    for (label, values), color in zip(columns.items(), COLORS, strict=False):
+    for (label, values), color in zip(columns.items(), cycle(colors), strict=False):
         if np.isfinite(values).any():
             axes.plot(
                 epochs,
                 values,
                 color=color,
-                linewidth=1.6,
+                linewidth=0.9 if thin else 1.6,
                 marker="o",
-                ms=3,
+                ms=1.5 if thin else 3,
                 label=label,
             )
 

@@ -20,7 +20,9 @@ from digipath_ray.config.run import MemberSpec
 from digipath_ray.networks.build import freeze_encoder, normalization_of, normalize
 from digipath_ray.networks.weights import dtype_on
 from digipath_ray.training.calibration import Histogram, auroc, scores_at
+from digipath_ray.training.class_dice import count_classes, dice_by_class
 from digipath_ray.training.loss import (
+    count_sums,
     reduced_sums,
     segmentation_loss,
     segmentation_sums,
@@ -155,7 +157,7 @@ class MemberFit:
         sums = reduced_sums(
             segmentation_sums(self._logits(module, batch), truth, weight)
         )
-        loss = segmentation_loss(sums, self.recipe.loss)
+        loss = self._loss(sums)
         value = float(loss.detach())
         if math.isfinite(value):
             self.optimizer.zero_grad(set_to_none=True)
@@ -177,7 +179,23 @@ class MemberFit:
         return inputs.contiguous(memory_format=torch.channels_last)
 
     def _truth(self, batch: Columns) -> tuple[Tensor, Tensor]:
-        return _to(batch["tumor"], self.device), _to(batch["weight"], self.device)
+        truth = batch["classes" if self.recipe.classes.several else "tumor"]
+        return _to(truth, self.device), _to(batch["weight"], self.device)
+
+    def _loss(self, sums: Tensor) -> Tensor:
+        """The loss of summed-up batches."""
+        tumor = self.recipe.classes.tumor_numbers
+        return segmentation_loss(sums, self.recipe.loss, tumor)
+
+    def _odds(self, logits: Tensor) -> Tensor:
+        """The logit of tumor [B, H, W] from those of the classes."""
+        tumor = self.recipe.classes.tumor_numbers
+        if logits.shape[1] == 2:
+            return logits[:, 1] - logits[:, 0]
+        others = [i for i in range(logits.shape[1]) if i not in tumor]
+        parts = logits[:, list(tumor)], logits[:, others]
+        of_tumor, of_others = (part.logsumexp(dim=1) for part in parts)
+        return of_tumor - of_others
 
     def _check_readable(self, total: "_Tally") -> None:
         limit = self.recipe.fit.max_failed
@@ -198,15 +216,20 @@ class MemberFit:
         calibration hold for slides, not for the class-balanced sample.
         """
         self.network.eval()
-        sums = torch.zeros(10, device=self.device)
+        names = self.recipe.classes.of_networks
+        sums = torch.zeros(count_sums(len(names)), device=self.device)
+        by_class = np.zeros((3, len(names)))
         histogram = Histogram(scale="logit")
         for batch in batches:
             logits = self._logits(self.network, batch)
             truth, weight = self._truth(batch)
             sums += segmentation_sums(logits, truth, weight)
-            odds = (logits[:, 1] - logits[:, 0]).cpu().numpy()
+            odds = self._odds(logits).cpu().numpy()
             area = batch["weight"] * batch["area_mm2"][:, None, None] / odds[0].size
             histogram.add(odds, batch["tumor"], area)
+            if self.recipe.classes.several:
+                found = logits.argmax(dim=1).cpu().numpy()
+                by_class += count_classes(found, batch["classes"], area, len(names))
         _add_up(sums)
         counts = torch.from_numpy(histogram.counts).to(self.device, torch.float32)
         histogram = Histogram(
@@ -214,11 +237,14 @@ class MemberFit:
         )
         scores = scores_at(histogram, 0.5)
         row = {
-            "validation_loss": float(segmentation_loss(sums, self.recipe.loss)),
+            "validation_loss": float(self._loss(sums)),
             "validation_dice": scores.dice,
             "validation_jaccard": scores.jaccard,
             "validation_auroc": auroc(histogram),
         }
+        if self.recipe.classes.several:
+            areas = torch.from_numpy(by_class).to(self.device, torch.float32)
+            row |= dice_by_class(_add_up(areas).double().cpu().numpy(), names)
         return row, histogram
 
     def end_epoch(self, row: Row) -> bool:

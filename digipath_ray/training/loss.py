@@ -1,11 +1,13 @@
-"""Training loss: cross-entropy plus Dice of both classes.
+"""Training loss: cross-entropy plus Dice of each class.
 
 logits -> sums over the batch -> (sums over all workers) -> loss
 
-The paper's eq. 3. The loss depends on ten sums over a batch's pixels, so batches on
-several workers add up to exactly one big batch; losses of segmentation_models_pytorch
-or MONAI reduce to a scalar per worker and cannot.
+The paper's eq. 3, of two classes or several. The loss depends on 2 + 4 K sums over a
+batch's pixels, so batches on several workers add up to exactly one big batch; losses of
+segmentation_models_pytorch or MONAI reduce to a scalar per worker and cannot.
 """
+
+from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
@@ -22,21 +24,35 @@ floor would zero the gradient of confidently wrong pixels.
 """
 
 LOG_LIKELIHOOD, PIXELS = 0, 1
-OVERLAP, SQUARES, TRUTH, PROBABILITY = (slice(i, i + 2) for i in (2, 4, 6, 8))
-"""Indices of the ten sums; slices hold the other class first, then tumor."""
+"""Indices of the first two sums; the others are those of :func:`class_sums`."""
+
+
+def count_sums(classes: int) -> int:
+    """How many sums there are of so many classes."""
+    return 2 + 4 * classes
+
+
+def class_sums(sums: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of all sums those by class, [classes] each: overlap, squares, truth, probability.
+
+    Of two classes the first is what is no tumor.
+    """
+    overlap, squares, truth, probability = sums[2:].reshape(4, -1)
+    return overlap, squares, truth, probability
 
 
 def segmentation_sums(logits: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
-    """Compute the ten weighted sums over a batch's pixels.
+    """Compute the weighted sums over a batch's pixels.
 
-    In order: log-likelihood of the true class; number of pixels; then, for the other
-    class and tumor, with p the probability and g the truth (0 or 1), the sums of p * g,
-    of p ** 2, of g (which is g ** 2), and of p. Computed in float32 regardless of
-    autocast (float64 for float64 logits).
+    In order: log-likelihood of the true class; number of pixels; then, for each class,
+    with p the probability and g the truth (0 or 1), the sums of p * g, of p ** 2, of g
+    (which is g ** 2), and of p. Computed in float32 regardless of autocast (float64 for
+    float64 logits).
 
     Args:
-        logits: [batch, 2, height, width], other and tumor.
-        truth: [batch, height, width], bool or integer; nonzero = tumor.
+        logits: [batch, classes, height, width]; of two classes other and tumor.
+        truth: [batch, height, width], the class; of two, bool or integer, nonzero =
+            tumor.
         weight: [batch] or [batch, height, width]; 0 excludes a patch or pixel.
 
     Raises:
@@ -44,6 +60,8 @@ def segmentation_sums(logits: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
     """
     _check_shapes(logits, truth, weight)
     exact = logits if logits.dtype == torch.float64 else logits.float()
+    if logits.shape[1] > 2:
+        return _sums_of_several(exact, truth, weight)
     # Softmax of two classes is the sigmoid of their difference.
     odds = exact[:, 1] - exact[:, 0]
     tumor = truth != 0
@@ -64,10 +82,26 @@ def segmentation_sums(logits: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
     return torch.stack([s.sum() for s in sums])
 
 
+def _sums_of_several(logits: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
+    """The sums of more than two classes."""
+    weight = weight.to(logits).reshape(len(weight), *(weight.shape[1:] or (1, 1)))
+    chosen = truth.long()[:, None]
+    log = logits.log_softmax(dim=1)
+    of_truth = log.gather(1, chosen)[:, 0].clamp(min=LOG_FLOOR)
+    p = log.exp()
+    g = torch.zeros_like(p).scatter_(1, chosen, 1.0)
+    whole = weight.expand_as(of_truth)
+    by_class = [(whole[:, None] * part).sum((0, 2, 3)) for part in (p * g, p * p, g, p)]
+    return torch.cat([torch.stack([(whole * of_truth).sum(), whole.sum()]), *by_class])
+
+
 def _check_shapes(logits: Tensor, truth: Tensor, weight: Tensor) -> None:
     batch, *rest = logits.shape
-    if len(rest) != 3 or rest[0] != 2:
-        raise ValueError(f"logits {tuple(logits.shape)}, not [batch, 2, height, width]")
+    if len(rest) != 3 or rest[0] < 2:
+        raise ValueError(
+            f"logits {tuple(logits.shape)}, not [batch, classes, height, width] of 2 "
+            "classes or more"
+        )
     whole = (batch, *rest[1:])
     if truth.shape != whole:
         raise ValueError(f"truth {tuple(truth.shape)}, but logits of {whole} pixels")
@@ -75,28 +109,39 @@ def _check_shapes(logits: Tensor, truth: Tensor, weight: Tensor) -> None:
         raise ValueError(f"weight {tuple(weight.shape)}, not [{batch}] or {whole}")
 
 
-def segmentation_loss(sums: Tensor, spec: LossSpec) -> Tensor:
-    """Loss of a batch (eq. 3), a scalar, from its ten sums; 0 without pixels.
+def segmentation_loss(
+    sums: Tensor, spec: LossSpec, tumor: Sequence[int] = (1,)
+) -> Tensor:
+    """Loss of a batch (eq. 3), a scalar, from its sums; 0 without pixels.
 
     Cross-entropy is minus the mean log-likelihood (eq. 2 is printed without sign and
     1/N). Dice losses are over the whole batch and smoothed, because eq. 1 is 0/0 on a
-    patch without tumor.
+    patch without tumor. Of several classes ``dice_tumor`` is shared evenly by those
+    that are tumor, ``dice_other`` by the others.
+
+    Args:
+        sums: of :func:`segmentation_sums`.
+        spec: weights.
+        tumor: numbers of the classes that are tumor.
     """
     pixels = sums[PIXELS]
     cross_entropy = -sums[LOG_LIKELIHOOD] / torch.where(pixels > 0, pixels, 1)
-    other, tumor = dice_losses(sums, spec)
-    return (
-        spec.cross_entropy * cross_entropy
-        + spec.dice_other * other
-        + spec.dice_tumor * tumor
-    )
+    losses = dice_losses(sums, spec)
+    loss = spec.cross_entropy * cross_entropy
+    others = len(losses) - len(tumor)
+    for number, dice in enumerate(losses):
+        is_tumor = number in tumor
+        weight = spec.dice_tumor if is_tumor else spec.dice_other
+        loss = loss + weight / (len(tumor) if is_tumor else others) * dice
+    return loss
 
 
 def dice_losses(sums: Tensor, spec: LossSpec) -> Tensor:
-    """Dice losses [2] of the other class and of tumor (eq. 1)."""
-    p = sums[SQUARES] if spec.squared else sums[PROBABILITY]
-    numerator = 2 * sums[OVERLAP] + spec.smoothing
-    return 1 - numerator / (p + sums[TRUTH] + spec.smoothing)
+    """Dice losses [classes] of each class (eq. 1)."""
+    overlap, squares, truth, probability = class_sums(sums)
+    p = squares if spec.squared else probability
+    numerator = 2 * overlap + spec.smoothing
+    return 1 - numerator / (p + truth + spec.smoothing)
 
 
 def reduced_sums(sums: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from digipath_ray.annotations import Annotation, Window
+from digipath_ray.annotations import Annotation, LayeredAnnotation, Window
 from digipath_ray.annotations.corrected import find_correction, read_corrected
 from digipath_ray.cohort.drawn import read_row
 from digipath_ray.cohort.manifest import SlideRow
@@ -29,6 +29,7 @@ from digipath_ray.training.inputs import check_inputs
 Columns = dict[str, NDArray[Any]]
 """A batch: pixels uint8 [n, side, side, 3] and such of each context (context<factor>),
 tumor bool [n, side, side], weight bool [n, side, side] (False: unknown or unreadable),
+of a fit of several classes, classes uint8 [n, side, side],
 area_mm2 float64 [n] that a patch represents, slide_id and error [n] ("" if
 readable)."""
 OPEN_SLIDES = 12
@@ -54,6 +55,12 @@ class AnnotatedSlide:
         return np.stack(
             [self.annotation.tumor(window), self.annotation.ignored(window)]
         )
+
+    def classes(self, x: int, y: int, side: int) -> NDArray[np.uint8]:
+        """The class of each px of a patch at a model px, [side, side]."""
+        if not isinstance(self.annotation, LayeredAnnotation):  # all is the first
+            return np.zeros((side, side), np.uint8)
+        return self.annotation.classes(self._window(x, y, side))
 
     def tumor_share(self, x: int, y: int, side: int) -> float:
         """Tumor fraction of a patch, clamped to the slide like the patch itself."""
@@ -99,7 +106,8 @@ def open_annotated(
     spec = recipe.annotations
     annotation: Annotation | None = None
     if row.annotation is not None:
-        annotation = read_row(row, slide.info, spec, trusted=trusted)
+        classes = recipe.classes if recipe.classes.names else None
+        annotation = read_row(row, slide.info, spec, trusted=trusted, classes=classes)
     folder = recipe.sampling.extra_annotations
     correction = None if folder is None else find_correction(folder, row.slide_id)
     if correction is not None:
@@ -155,7 +163,9 @@ class PatchReader:
         rows = draws.to_pylist()
         shape = (len(rows), self.side, self.side, 3)
         views = {factor: np.zeros(shape, np.uint8) for factor in (1, *contexts)}
-        truth = np.zeros((len(rows), 2, self.side, self.side), np.bool_)
+        # Tumor, what is not known, and the class where there are several.
+        several = self.recipe.classes.several
+        truth = np.zeros((len(rows), 2 + several, *shape[1:3]), np.uint8)
         errors = []
         for i, row in enumerate(rows):
             try:
@@ -166,13 +176,14 @@ class PatchReader:
             except SlideError as e:
                 self._broken[row["slide_id"]] = str(e)
                 self._close(row["slide_id"])
-                truth[i, 1] = True
+                truth[i, 1] = 1
                 errors.append(str(e))
         return {
             "pixels": views[1],
             **{f"context{factor}": views[factor] for factor in contexts},
-            "tumor": truth[:, 0],
-            "weight": ~truth[:, 1],
+            "tumor": truth[:, 0] > 0,
+            "weight": truth[:, 1] == 0,
+            **({"classes": truth[:, 2]} if several else {}),
             "area_mm2": draws["area_mm2"].to_numpy(),
             "slide_id": np.array(draws["slide_id"].to_pylist()),
             "error": np.array(errors),
@@ -180,7 +191,7 @@ class PatchReader:
 
     def _read_draw(
         self, draw: Mapping[str, Any], contexts: Sequence[int]
-    ) -> tuple[dict[int, Pixels], NDArray[np.bool_]]:
+    ) -> tuple[dict[int, Pixels], NDArray[np.uint8]]:
         """Read the patch, its contexts and truth of a draw, jittered and augmented."""
         slide_id = draw["slide_id"]
         if slide_id in self._broken:  # after an error OpenSlide fails all later reads
@@ -200,7 +211,10 @@ class PatchReader:
             margin = margin_px(self.side, factor)
             left, top = x // factor - margin, y // factor - margin
             views[factor] = self._read_view(source, wide, (left, top))
-        truth = source.truth(x, y, self.side)
+        truth = source.truth(x, y, self.side).astype(np.uint8)
+        if self.recipe.classes.several:
+            classes = source.classes(x, y, self.side)
+            truth = np.concatenate([truth, classes[None]])
         if draw["seed"] < 0:
             return views, truth
         rng = np.random.default_rng(draw["seed"])

@@ -203,6 +203,8 @@ def sample_digest(row: SlideRow, recipe: Recipe) -> str:
     """Digest of all inputs of a slide's samples: files by content, not by path."""
     tree = to_tree(recipe)
     sections = {k: dict(tree[k]) for k in _SECTIONS}
+    if recipe.classes.names:  # a version that knew no classes drew the same without
+        sections["classes"] = dict(tree["classes"])
     for name in ADDED:
         sections["sampling"].pop(name, None)
     hard = recipe.sampling.hard_examples

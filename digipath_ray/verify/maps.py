@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from digipath_ray.config.classes import CLASS, WHOLE, kept_classes
 from digipath_ray.config.run import RunConfig
 from digipath_ray.heatmap.canvas import Canvas, sum_patches, window_of
 from digipath_ray.heatmap.file import read_heatmap
@@ -20,6 +21,9 @@ ROUNDING = 1e-4
 """Relative difference of two float32 sums of the same weights in another order."""
 OVER_ONE = 1e-5
 """How far a mean of float32 probabilities may lie beyond 0 or 1."""
+OFF_ONE = 0.015
+"""How far the sum of the probabilities of classes may be off: a network's own rounding,
+of which 0.01 is let pass, and that of float32."""
 
 
 def chunks_of(run: RunDirectory, record: DoneRecord, config: RunConfig) -> list[Cells]:
@@ -84,6 +88,7 @@ def check_heatmap(
         least = coverage(grid, chunks, config, first=True)
     yield from check_weight(heatmap.weight, least=least, most=most)
     yield from check_values(heatmap, cascade=config.ensemble.cascade)
+    yield from check_class_maps(heatmap, config)
 
 
 def check_weight(weight: Map, *, least: Map, most: Map) -> Iterator[str]:
@@ -110,11 +115,37 @@ def check_values(heatmap: Heatmap, *, cascade: bool) -> Iterator[str]:
         wrong = ~np.isfinite(values)
         if cascade and name == "epistemic":
             wrong &= ~np.isnan(values)  # one member alone has seen the pixel
-        upper = 1.0 if name == "probability" else np.inf
+        is_share = name in ("probability", WHOLE) or name.startswith(CLASS)
+        upper = 1.0 if is_share else np.inf
         wrong |= (values < -OVER_ONE) | (values > upper + OVER_ONE)
         wrong |= ~covered & (values != 0)
         if wrong.any():
             yield f"{name} holds {values[wrong][0]} at {_some_pixel(wrong)}"
+
+
+def check_class_maps(heatmap: Heatmap, config: RunConfig) -> Iterator[str]:
+    """Yield channels of classes that are missing, or do not add up."""
+    found = [n for n in heatmap.channels if n == WHOLE or n.startswith(CLASS)]
+    if found != list(config.class_channels):
+        yield (
+            f"has the classes' channels {', '.join(found) or 'none'}, not "
+            f"{', '.join(config.class_channels) or 'none'}"
+        )
+        return
+    kept = kept_classes(found)
+    sums = [("all classes", kept, heatmap.covered.astype(np.float32))]
+    tumor = {m.tumor_classes for m in config.members}
+    if len(tumor) == 1:  # else the probability is of other classes in each member
+        sums.append(("the tumor classes", tumor.pop(), heatmap.probability))
+    for what, names, want in sums if kept else []:
+        where = [heatmap.channels.index(f"{CLASS}{name}") for name in names]
+        total = heatmap.data[where].sum(axis=0)
+        wrong = ~(np.abs(total - want) <= OFF_ONE)
+        if wrong.any():
+            yield (
+                f"the probabilities of {what} add up to {total[wrong][0]:g}, not "
+                f"{want[wrong][0]:g}, at {_some_pixel(wrong)}"
+            )
 
 
 def _some_pixel(wrong: NDArray[np.bool_]) -> str:

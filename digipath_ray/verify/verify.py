@@ -208,6 +208,8 @@ def check_slide(
     known = {kind: None for kind in ALWAYS if record.made_with is not None}
     if record.slide.artifacts:
         known |= {"artifacts": None, "artifact_outlines": None}
+    if config.ensemble.keep_classes:
+        known |= {"class_outlines": None}
     for kind, digest in {**known, **record.files}.items():
         name = paths[kind].relative_to(run.root).as_posix()
         what = (

@@ -36,7 +36,7 @@ from digipath_ray.config.toml import load_config
 from digipath_ray.demo.cohort import build_cohort, write_pyramid
 from digipath_ray.demo.drawing import draw_slide
 from digipath_ray.demo.fit_cohort import brief_slides
-from digipath_ray.networks.predict import predict_blocks
+from digipath_ray.networks.posteriors import predict_blocks
 from digipath_ray.networks.resolve import resolve
 from digipath_ray.networks.weights import load_member
 from digipath_ray.patches import share_blocks
@@ -188,7 +188,7 @@ def measure_member(
     blocks, index = squares(config, size)
 
     def predict(patches: NDArray[np.int64]) -> NDArray[np.float32]:
-        posterior, _ = predict_blocks(
+        posterior, *_ = predict_blocks(
             member,
             blocks,
             patches,

@@ -29,9 +29,8 @@ from digipath_ray.heatmap.file import read_heatmap
 from digipath_ray.heatmap.heatmap import Map
 from digipath_ray.machine import keep_freed_memory
 from digipath_ray.networks.adaptive import Bools
-from digipath_ray.networks.build import Member
 from digipath_ray.networks.chunk_pixels import Views
-from digipath_ray.networks.ensemble import combine_members
+from digipath_ray.networks.ensemble import PatchMaps, combine_members
 from digipath_ray.networks.predict import EnsemblePredictor
 from digipath_ray.networks.resolve import resolve
 from digipath_ray.pipeline.chunk import Arrays
@@ -64,14 +63,13 @@ class Counting(EnsemblePredictor):
         self.all += maps.predicted.size
         return combine_members(maps, self.config)
 
-    def _predict_patches(self, member: Member, views: Views) -> tuple[Map, Map | None]:
+    def _predict_patches(self, name: str, views: Views) -> PatchMaps:
         index = views.index
-        name = next(n for n, m in self.members.items() if m is member)
         keys = [(name, self.places[i.tobytes()]) for i in index]
         new = [i for i, key in enumerate(keys) if key not in self.answers]
         if new:
             chosen = np.isin(np.arange(len(index)), new)
-            means, variances = super()._predict_patches(member, views.take(chosen))
+            means, variances, _ = super()._predict_patches(name, views.take(chosen))
             for n, i in enumerate(new):
                 variance = None if variances is None else variances[n]
                 self.answers[keys[i]] = means[n], variance
@@ -79,9 +77,10 @@ class Counting(EnsemblePredictor):
         found = [self.answers[key] for key in keys]
         mean = np.reshape([m for m, _ in found], (-1, side, side))
         if len(self.config.ensemble.tta) == 1:
-            return np.asarray(mean, np.float32), None
+            return PatchMaps(np.asarray(mean, np.float32), None, None)
         variance = np.reshape([v for _, v in found], (-1, side, side))
-        return np.asarray(mean, np.float32), np.asarray(variance, np.float32)
+        both = np.asarray(mean, np.float32), np.asarray(variance, np.float32)
+        return PatchMaps(*both, None)
 
 
 @dataclass(frozen=True)

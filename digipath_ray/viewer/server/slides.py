@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from urllib.parse import quote
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -207,7 +208,9 @@ class SlideRoutes:
             if version and asked and asked != version:
                 # Its scale may differ, so its grays would be misread.
                 raise HTTPException(409, "this map has changed since it was listed")
-            tag = f'"{version}-{run}-{name}-{at.level}-{at.col}-{at.row}"'
+            # Quoted: a header holds no letters that a class or a run may have.
+            of = quote(f"{run}-{name}")
+            tag = f'"{version}-{of}-{at.level}-{at.col}-{at.row}"'
             if request.headers.get("if-none-match") == tag:
                 return Blob(version=version, tag=tag, data=None)
             png = self._maps.png(measured, run, name, at)

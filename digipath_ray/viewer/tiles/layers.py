@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from digipath_ray.artifacts.kinds import KINDS
+from digipath_ray.config.classes import CLASS, WHOLE
 from digipath_ray.heatmap.file import TILE_PX, pyramid_levels
 from digipath_ray.heatmap.heatmap import Map
 from digipath_ray.tissue.mask import Mask, read_mask
@@ -23,6 +24,7 @@ LABELS = {
     "probability": "tumor probability",
     "aleatoric": "aleatoric uncertainty",
     "epistemic": "epistemic uncertainty",
+    WHOLE: "whole tumor probability",
     "tissue": "tissue",
     "truth": "ground truth",
     **{f"artifact-{kind.name}": kind.label for kind in KINDS},
@@ -51,7 +53,7 @@ class Layer:
     Attributes:
         id: ``<run>/<name>``.
         run: name of its run.
-        name: key of LABELS.
+        name: key of LABELS, or a class's channel.
         label: label for people.
         kind: "value", or "mask": 255 or 0.
         width, height: px of level 0, the finest.
@@ -99,6 +101,13 @@ class MaskLevels:
     def nbytes(self) -> int:
         """Bytes of all levels."""
         return sum(level.nbytes for level in self.levels)
+
+
+def label_of(channel: str) -> str | None:
+    """Label for people of a heatmap's channel; None if it is not shown."""
+    if channel.startswith(CLASS):
+        return channel.removeprefix(CLASS)
+    return LABELS.get(channel)
 
 
 def highest(entry: Entry, name: str) -> float:
@@ -167,12 +176,13 @@ def value_layers(entry: Entry, run: str, heatmap: ValueTiles) -> Iterator[Layer]
     """Yield the layers of a run's heatmap."""
     mpp_x, mpp_y = entry.mpp_of(run)
     for name in heatmap.channels:
-        if name in LABELS:
+        label = label_of(name)
+        if label is not None:
             yield Layer(
                 id=f"{run}/{name}",
                 run=run,
                 name=name,
-                label=LABELS[name],
+                label=label,
                 kind="value",
                 width=heatmap.width,
                 height=heatmap.height,

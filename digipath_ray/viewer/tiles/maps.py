@@ -22,7 +22,6 @@ from digipath_ray.run.directory import RunDirectory
 from digipath_ray.viewer.collection.snapshot import Entry
 from digipath_ray.viewer.tiles.artifacts import PREFIX, ArtifactMaps
 from digipath_ray.viewer.tiles.layers import (
-    LABELS,
     VARIANCES,
     At,
     Gray,
@@ -31,6 +30,7 @@ from digipath_ray.viewer.tiles.layers import (
     NoMap,
     cut_tile,
     highest,
+    label_of,
     mask_layer,
     read_mask_levels,
     to_gray,
@@ -185,7 +185,7 @@ class Maps:
         at = At(0, col // TILE_PX, row // TILE_PX)
         covered = there and self._read(heatmap, entry, run, WEIGHT, at)[px] > 0
         for name in heatmap.channels:
-            if name in LABELS:
+            if label_of(name) is not None:
                 plane = self._read(heatmap, entry, run, name, at) if covered else None
                 value = float("nan") if plane is None else float(plane[px])
                 yield f"{run}/{name}", None if math.isnan(value) else value

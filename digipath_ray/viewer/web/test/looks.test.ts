@@ -40,6 +40,14 @@ test("each run's probability opens at its own threshold", () => {
   assert.equal(looks.of("b/probability").threshold, 0.3);
 });
 
+test("a class is a probability, and opens hidden and from one half on", () => {
+  const slide = slideOf(["a"]);
+  const [probability] = slide.layers;
+  slide.layers.push({ ...probability, id: "a/class:fat", name: "class:fat", label: "fat" });
+  const expected = { shown: false, opacity: 0.55, threshold: 0.5, colormap: "viridis" };
+  assert.deepEqual(new Looks(slide).of("a/class:fat"), expected);
+});
+
 test("lesions are outlined by each run that did, in a comparison by the side's", () => {
   const looks = new Looks(slideOf(["a", "b"]));
   assert.deepEqual(looks.runsOn("left"), ["a", "b"]);

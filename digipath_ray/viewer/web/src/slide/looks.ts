@@ -179,7 +179,7 @@ export class Looks implements Comparison {
 }
 
 function firstLook(layer: Layer, slide: Slide): Look {
-  const isVariance = layer.kind === "value" && layer.name !== "probability";
+  const isVariance = layer.unit === "variance";
   const look: Look = {
     shown: layer === slide.layers.find(({ name }) => name === "probability"),
     opacity: layer.kind === "mask" ? 0.35 : isVariance ? 0.9 : 0.55,
@@ -192,9 +192,10 @@ function firstLook(layer: Layer, slide: Slide): Look {
   return look;
 }
 
-/** Probability: the run's threshold. Variances: all but the lowest tenth. */
+/** Probability: the run's threshold. Classes: half. Variances: all but the lowest tenth. */
 export function firstThreshold(layer: Layer, slide: Slide): number {
   const { thresholds, threshold } = slide;
   if (layer.name === "probability") return thresholds[layer.run] ?? threshold ?? 0.5;
+  if (layer.unit === "probability") return 0.5;
   return layer.low + 0.1 * (layer.high - layer.low);
 }
