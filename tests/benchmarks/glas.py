@@ -4,11 +4,12 @@
     digipath train glas.csv --config jobs/glas.toml --out fit
     digipath run glas.csv --config jobs/glas.toml --weights fit --out-of-fold \\
         --keep-members --out run
-    python -m tests.benchmarks.glas scores glas.csv run
+    python -m tests.benchmarks.glas scores glas.csv run [--against other]
 
 GLAS_FOLDER holds glas.csv (slide_id, image, mask, patient_id, grade), the images and
 the instance masks of their glands. A benign image has no tumor pixel. A proxy of tumor
-segmentation, not comparable with DigestPath.
+segmentation, not comparable with DigestPath. With --against both runs are scored, each
+at its own threshold, and image by image the difference to the other.
 """
 
 import argparse
@@ -28,10 +29,13 @@ from digipath_ray.config.toml import read_toml
 from digipath_ray.heatmap.file import read_heatmap
 from digipath_ray.run.compare import mask_dice
 from digipath_ray.run.directory import RunDirectory
+from digipath_ray.tissue.mask import at_centers
 
 PIXELS = 2_000_000
 """Pixels drawn for the scores of uncertainty: all of them would tell no more."""
 RESAMPLES = 2000
+MPP = 0.62
+"""Of the images, um per px."""
 
 
 def write_cohort(folder: Path, out: Path, test_patients: Sequence[str]) -> None:
@@ -71,9 +75,12 @@ class Case:
 
 def read_case(row: SlideRow, run: RunDirectory) -> Case:
     heatmap = read_heatmap(run.heatmap(row.slide_id))
-    truth = np.zeros(heatmap.probability.shape, bool)
+    truth = np.zeros((heatmap.height, heatmap.width), bool)
     if row.annotation is not None:
-        truth = np.asarray(Image.open(row.annotation)) > 0
+        drawn = np.asarray(Image.open(row.annotation)) > 0
+        onto = heatmap.mpp_x, heatmap.mpp_y
+        shape = heatmap.height, heatmap.width
+        truth = at_centers(drawn, shape, mpp=(MPP, MPP), onto=onto)
     maps = dict(zip(heatmap.channels, heatmap.data, strict=True))
     return Case(row=row, truth=truth, maps=maps)
 
@@ -120,6 +127,27 @@ def score_map(cases: Sequence[Case], name: str, threshold: float) -> str:
     return f"| {name} | {cells[0]} | {cells[1]} | {2 * hit / both:.3f} | {area} |"
 
 
+def print_difference(
+    cases: Sequence[Case], threshold: float, others: Sequence[Case], at: float
+) -> None:
+    """How much better the first run is than the other, image by image."""
+    rng = np.random.default_rng(0)
+    pairs = [(c, o) for c, o in zip(cases, others, strict=True) if c.malignant]
+    patients = [str(c.row.patient_id) for c, _ in pairs]
+    for measure in (mask_dice, jaccard):
+        gains = [
+            float(measure(c.maps["probability"] >= threshold, c.truth))
+            - float(measure(o.maps["probability"] >= at, o.truth))
+            for c, o in pairs
+        ]
+        low, high = interval(gains, patients, rng)
+        better = sum(gain > 0 for gain in gains)
+        print(
+            f"{measure.__name__}: {np.mean(gains):+.3f} ({low:+.3f} to {high:+.3f}), "
+            f"better on {better} of {len(gains)} images"
+        )
+
+
 def draw_pixels(cases: Sequence[Case]) -> dict[str, NDArray[np.float32]]:
     """Pixels of all images together, as many of them as scores need."""
     rng = np.random.default_rng(0)
@@ -160,10 +188,15 @@ def print_head(*names: str) -> None:
     print("|" + "---|" * len(names))
 
 
-def print_scores(cohort: Path, run: RunDirectory) -> None:
+def read_cases(cohort: Path, run: RunDirectory) -> tuple[list[Case], float]:
+    """The images that a run has finished, and its threshold."""
     rows = [r for r in read_cohort([cohort]) if run.done(r.slide_id).exists()]
-    cases = [read_case(row, run) for row in rows]
     threshold = read_toml(run.settings)["outcome"]["threshold"]
+    return [read_case(row, run) for row in rows], threshold
+
+
+def print_scores(cohort: Path, run: RunDirectory, against: Path | None) -> None:
+    cases, threshold = read_cases(cohort, run)
     patients = {c.row.patient_id for c in cases}
     sick = sum(c.malignant for c in cases)
     print(f"{len(cases)} images ({sick} malignant) of {len(patients)} patients,")
@@ -172,6 +205,10 @@ def print_scores(cohort: Path, run: RunDirectory) -> None:
     members = {n for c in cases for n in c.maps if n.startswith("member:")}
     for name in ["probability", *sorted(members)]:
         print(score_map(cases, name, threshold))
+    if against is not None:
+        others, at = read_cases(cohort, RunDirectory(against))
+        print(score_map(others, "probability", at).replace("probability", against.name))
+        print_difference(cases, threshold, others, at)
     print()
     print_head("uncertainty", "AUROC of error", "AURC", "risk at 80 %", "risk at 100 %")
     for line in score_uncertainty(cases, threshold):
@@ -188,11 +225,12 @@ def main() -> None:
     scores = commands.add_parser("scores")
     scores.add_argument("cohort", type=Path)
     scores.add_argument("run", type=Path)
+    scores.add_argument("--against", type=Path, help="another run of the images")
     given = parser.parse_args()
     if given.command == "cohort":
         write_cohort(given.folder, given.out, given.test.split(","))
     else:
-        print_scores(given.cohort, RunDirectory(given.run))
+        print_scores(given.cohort, RunDirectory(given.run), given.against)
 
 
 if __name__ == "__main__":
