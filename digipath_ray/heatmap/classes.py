@@ -65,10 +65,10 @@ def likeliest(heatmap: Heatmap) -> Indexes | None:
     names = kept_classes(heatmap.channels)
     if not names:
         return None
-    first = heatmap.channels.index(f"{CLASS}{names[0]}")
+    where = [heatmap.channels.index(f"{CLASS}{name}") for name in names]
     found = np.zeros(heatmap.weight.shape, np.uint16)
     for row in range(0, heatmap.height, STRIP_ROWS):
         rows = slice(row, row + STRIP_ROWS)
-        strip = heatmap.data[first : first + len(names), rows]
+        strip = heatmap.data[:, rows][where]
         found[rows] = np.where(heatmap.covered[rows], strip.argmax(axis=0) + 1, 0)
     return found

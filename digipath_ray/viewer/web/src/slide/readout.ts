@@ -5,6 +5,9 @@ import { fill, make } from "../page/dom";
 import type { Point } from "./placement";
 import { digits, NONE } from "../page/format";
 
+/** Values of a run that fit in a line. */
+const FEW = 4;
+
 const WAIT_MS = 90;
 
 export class Readout {
@@ -80,19 +83,21 @@ export class Readout {
     this.showValues(response.values);
   }
 
-  /** One line per run, even without values, so that the layout does not shift. */
+  /** A line per run, with many classes several; even without values, so that the layout
+   * does not shift. */
   private showValues(values: Values["values"]): void {
     const layers = this.slide.layers.filter((layer) => layer.kind === "value");
     const runs = [...new Set(layers.map((layer) => layer.run))];
     const formatLayer = (layer: Layer) => {
       const value = values[layer.id] ?? null;
       const text = make("b", { "data-value": layer.id }, value === null ? NONE : digits(value));
-      return make("span", {}, `${layer.name} `, text);
+      return make("span", {}, `${layer.name.replace(/^class:/, "")} `, text);
     };
     const lines = runs.map((run) => {
       const name = runs.length > 1 ? make("span", {}, run) : null;
       const its = layers.filter((layer) => layer.run === run);
-      return make("span", { class: "run" }, name, ...its.map(formatLayer));
+      const shape = its.length > FEW ? "run many" : "run";
+      return make("span", { class: shape }, name, ...its.map(formatLayer));
     });
     fill(this.values, ...lines);
   }
