@@ -27,7 +27,7 @@ from digipath_ray.distributed import run as distributed_run
 from digipath_ray.distributed.run import leave_out, write_what_is_finished
 from digipath_ray.networks.card import ModelCard, write_card
 from digipath_ray.outcome.tables import write_tables
-from digipath_ray.run.checksums import seal, sums_file
+from digipath_ray.run.checksums import read_sums, seal, sums_file
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import RunStopped
 from digipath_ray.run.listeners import FailureLog
@@ -316,9 +316,11 @@ def test_run_of_another_config(
     run = RunDirectory(tmp_path / "run")
     run.create()
     run.agree({"grid": {"mpp": 0.25}}, [], overwrite=False)
+    seal(run)
     command = ["run", slide, "--config", config, "--out", str(run.root)]
     said = refused(command, capsys)
     assert f"{run.root} was made with another config:" in said
+    assert read_sums(run) is not None  # what is refused changes nothing
     assert "  grid.mpp: 0.25 -> 1.0\n" in said
     assert "  members.a.architecture: not set -> tests.tiny:Tiny\n" in said
     assert "choose another --out, or --overwrite to make its slides again" in said

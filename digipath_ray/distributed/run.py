@@ -114,7 +114,8 @@ def run_cohort(
     ids = [row.slide_id for row in rows]
     with run.lock() as held:
         run.create()
-        unseal(run)
+        run.check_settings(to_tree(config), ids, overwrite=overwrite)
+        unseal(run)  # not by a start that is refused
         run.agree(to_tree(config), ids, overwrite=overwrite)
         rows = with_earlier(run, rows)
         notes = drop_others(run, rows, drop=drop)
@@ -258,6 +259,10 @@ def remeasure_run(
     """
     stage_model_of(config)
     with run.lock() as held:
+        finished = run.finished_ids()
+        run.check_settings(to_tree(config), finished, overwrite=False)
+        if finished:  # else it is refused below
+            unseal(run)
         changes: list[str] = []
         if rows is not None:
             changes += drop_others(run, rows, drop=drop)
@@ -270,7 +275,6 @@ def remeasure_run(
             changes += amended
             known = [row for row in rows if row.slide_id in done]
             write_cohort(run, known, drop=drop)
-        unseal(run)
         run.agree(to_tree(config), list(done), overwrite=False)
         failures = FailureLog()
         with Heartbeat(run, slides=len(done), skipped=len(done)) as beat:

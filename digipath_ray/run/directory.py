@@ -233,23 +233,34 @@ class RunDirectory:
                     "choose another --out"
                 )
 
-    def agree(self, tree: Tree, slide_ids: Sequence[str], *, overwrite: bool) -> None:
-        """Record the run's config, or hold it against the one recorded.
+    def check_settings(
+        self, tree: Tree, slide_ids: Sequence[str], *, overwrite: bool
+    ) -> None:
+        """Hold a config against the one recorded, if there is one.
 
         Raises:
             RunError: the directory was made with another config, and not all of its
                 slides are to be made again; the difference is in the message.
         """
-        if self.settings.exists():
-            try:
-                old = parse_toml(read_text(self.settings))
-                check_tree(old)
-            except ValueError as e:
-                raise RunError(
-                    f"{self.settings}: damaged: {e}: choose another --out, or put it "
-                    "back as it was"
-                ) from e
-            self._check_change(difference(old, tree), slide_ids, overwrite=overwrite)
+        if not self.settings.exists():
+            return
+        try:
+            old = parse_toml(read_text(self.settings))
+            check_tree(old)
+        except ValueError as e:
+            raise RunError(
+                f"{self.settings}: damaged: {e}: choose another --out, or put it "
+                "back as it was"
+            ) from e
+        self._check_change(difference(old, tree), slide_ids, overwrite=overwrite)
+
+    def agree(self, tree: Tree, slide_ids: Sequence[str], *, overwrite: bool) -> None:
+        """Record the run's config, in agreement with the one recorded before.
+
+        Raises:
+            RunError: see :meth:`check_settings`.
+        """
+        self.check_settings(tree, slide_ids, overwrite=overwrite)
         if overwrite:
             for slide_id in slide_ids:
                 self.forget(slide_id)
