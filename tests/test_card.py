@@ -64,7 +64,7 @@ def test_what_is_no_json_object_is_refused(tmp_path, text):
 OPTIONAL = {"notes", "classes", "threshold", "temperature", "training", "stain"}
 OPTIONAL |= {"context_mpp_factor", "tumor_classes", "output", "activation"}
 OPTIONAL |= {"output_stride", "border_px", "input_scale", "channel_order", "layout"}
-OPTIONAL |= {"patch_multiple", "whole_classes"}
+OPTIONAL |= {"patch_multiple", "whole_classes", "slide_stain"}
 
 
 @pytest.mark.parametrize("key", sorted(asdict(CARD).keys() - OPTIONAL))

@@ -15,6 +15,7 @@ from digipath_ray.networks.card import read_card
 from digipath_ray.networks.from_file import load_network
 from digipath_ray.networks.resolve import resolve, resolve_recipe
 from digipath_ray.networks.weights import card_spec, load_member
+from digipath_ray.stain.normalize import MACENKO_TARGET
 from tests.file_members import FILES, WRITERS, Green, give_card
 from tests.tiny import Tiny
 
@@ -161,6 +162,26 @@ def test_a_built_network_may_have_several_classes(tmp_path):
     assert torch.allclose(member(pixels()), 1 - classes[:, 0], atol=1e-6)
     with pytest.raises(ValueError, match=r"classes = .*a fit knows"):
         resolve_recipe({"members": [{"name": "x", "architecture": "Unet", **names}]})
+
+
+def test_slides_are_brought_to_the_stains_that_a_card_says(green, tmp_path):
+    path = copied(green["onnx"], tmp_path, slide_stain="macenko")
+    config = resolved(path)
+    assert config.slide.stain == "macenko"
+    assert config.members[0].stain_reference == MACENKO_TARGET.values
+    with pytest.raises(ValueError, match=r"slide.stain = 'none', but the card of memb"):
+        resolved(path, slide={"stain": "none"})
+    forced = resolve({**GRID, "slide": {"stain": "none"}}, weights=path, force=True)
+    assert forced.slide.stain == "none"
+    other = tmp_path / "other.pt2"
+    other.write_bytes(green["exported"].read_bytes())
+    give_card(other, name="other")
+    with pytest.raises(ValueError, match=r"'macenko', that of other does not say"):
+        resolved(tmp_path)
+    assert resolved(tmp_path, slide={"stain": "macenko"}).slide.stain == "macenko"
+    give_card(other, name="other", slide_stain="none")
+    with pytest.raises(ValueError, match="they cannot run together"):
+        resolved(tmp_path)
 
 
 # What is refused before a slide is read

@@ -23,6 +23,7 @@ from digipath_ray.config.member import (
     PixelLayout,
     check_answer,
 )
+from digipath_ray.config.run import Stain
 from digipath_ray.stain.estimate import StainEstimate, StainMethod
 from digipath_ray.storage.files import is_url, place, publish, read_json
 
@@ -70,6 +71,8 @@ class ModelCard:
             network sees too; None if it only sees its patch.
         stain: method -> the median stains of the training slides, the numbers of a
             :class:`digipath_ray.stain.estimate.StainEstimate`; empty if not known.
+        slide_stain: method by which slides were brought to these stains before the
+            network saw them, or "none"; None if that is not said.
         training: how it was fitted: folds, schedule, seeds, scores, versions.
         notes: anything else worth knowing.
     """
@@ -101,6 +104,7 @@ class ModelCard:
     temperature: float = 1.0
     context_mpp_factor: int | None = None
     stain: dict[StainMethod, tuple[float, ...]] = field(default_factory=dict)
+    slide_stain: str | None = None
     training: dict[str, Any] = field(default_factory=dict)
     notes: str = ""
 
@@ -203,6 +207,10 @@ _WANTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
         lambda v: v is None or (type(v) is int and 2 <= v <= 64),
     ),
     "stain": ("stains of macenko, reinhard or both", _are_stains),
+    "slide_stain": (
+        "'none', 'macenko' or 'reinhard', or null",
+        lambda v: v is None or (_is_text(v) and v in get_args(Stain)),
+    ),
     "training": ("an object", lambda v: isinstance(v, dict)),
     "notes": ("text", _is_text),
 }

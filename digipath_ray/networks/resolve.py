@@ -39,7 +39,7 @@ from digipath_ray.networks.check import (
     check_member,
     count_operations,
 )
-from digipath_ray.networks.references import with_references
+from digipath_ray.networks.references import slide_section, with_references
 from digipath_ray.networks.weight_files import (
     encoder_file,
     fetch_encoder,
@@ -99,6 +99,7 @@ def resolve(
     config = from_tree(
         {
             **tree,
+            "slide": slide_section(tree.get("slide", {}), cards, force=force),
             "grid": _grid_section(tree.get("grid", {}), cards, force=force),
             "outcome": _outcome_section(tree.get("outcome", {}), cards),
             "members": [row for row, _ in carded],
