@@ -22,6 +22,8 @@ from digipath_ray.config.run import (
     check_unique,
 )
 
+FIT_STEP_PX = 32
+"""What the side of a patch that is fitted on is a multiple of, px."""
 VALUE_MEANINGS = {
     "tumor": "tumor",
     "ignore": "ignored",
@@ -122,7 +124,8 @@ class SamplingSpec:
     def __post_init__(self) -> None:
         """Check the fields."""
         name, value = "sampling.fit_patch_px", self.fit_patch_px
-        check(value >= 32 and value % 32 == 0, name, value, "a multiple of 32")
+        ok = value >= FIT_STEP_PX and value % FIT_STEP_PX == 0
+        check(ok, name, value, f"a multiple of {FIT_STEP_PX}")
         for name in ("tumor_per_slide", "normal_per_slide", "validation_patches"):
             value = getattr(self, name)
             check(value >= 1, f"sampling.{name}", value, "at least 1")

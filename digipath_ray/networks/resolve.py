@@ -109,7 +109,8 @@ def resolve(
     by_name = {str(row["name"]): card for row, card in carded if card is not None}
     _check_multiples(by_name, config.grid.patch_px)
     for spec in config.members:
-        check_member(spec, patch_px=config.grid.patch_px)
+        grid = config.grid
+        check_member(spec, patch_px=grid.patch_px, step=2 * grid.downsample)
     config = with_references(config, by_name)
     members = tuple(_normalized(m) for m in config.members)
     if config.ensemble.cascade:
@@ -182,8 +183,8 @@ def resolve_recipe(tree: Tree, *, init: str | Path | None = None) -> Recipe:
     for spec in recipe.members:
         if spec.encoder is not None:  # before an hour of sampling, not after it
             bare = build_network(replace(spec, weights="random")).to("meta").eval()
-            check_maps(bare, spec, patch_px=recipe.grid.patch_px)
             check_fit_patch(bare, spec, recipe)
+            check_maps(bare, spec, patch_px=recipe.grid.patch_px)
     members = tuple(
         _with_digest(_carded_or_normalized(spec)) for spec in recipe.members
     )
