@@ -199,6 +199,9 @@ class FitSpec:
     frozen_epochs: int = option(
         2, "first epochs, in which a U-Net's pretrained encoder is frozen"
     )
+    freeze_encoder: bool = option(
+        False, "keep pretrained encoders frozen in all epochs, and fit the rest alone"
+    )
     frozen_learning_rate: float = option(1e-5, "learning rate of those epochs")
     gentle_learning_rate: float = option(
         5e-6, "learning rate of those epochs where a pretrained encoder is not frozen"
@@ -268,8 +271,11 @@ class FitSpec:
             epoch: which.
             pretrained: the encoder did not start from random weights.
             freezes: it is frozen in the first epochs.
+
+        With ``freeze_encoder`` the schedule is that of new weights: what is fitted is
+        new from the first epoch to the last.
         """
-        if pretrained and epoch < self.frozen_epochs:
+        if not self.freeze_encoder and pretrained and epoch < self.frozen_epochs:
             return self.frozen_learning_rate if freezes else self.gentle_learning_rate
         passed = sum(epoch >= first for first in self.decay_epochs)
         return self.learning_rates[passed]
@@ -294,3 +300,19 @@ class Recipe:
         check_unique(self.members)
         for member in self.members:
             check_can_be_fitted(member)
+
+
+def check_can_be_frozen(spec: MemberSpec, *, pretrained: bool) -> None:
+    """Refuse to freeze an encoder whose weights are random.
+
+    Raises:
+        ValueError: says what to give.
+    """
+    name, want = (
+        f"member {spec.name}: fit.freeze_encoder",
+        (
+            "the encoder starts from random weights and would keep them: give it "
+            'encoder_weights = "FILE" in its [[members]], or --init'
+        ),
+    )
+    check(pretrained, name, True, want)

@@ -173,7 +173,7 @@ def check_fit_patch(network: nn.Module, spec: MemberSpec, recipe: Recipe) -> Non
     if factor is not None:
         check_multiple("sampling.fit_patch_px", side, 2 * factor, factor)
     if factor is None and not str(spec.encoder).startswith("tu-"):
-        return  # smp's own encoders are convolutions, which take multiples of FIT_STEP_PX
+        return  # convolutions of smp take all that FIT_STEP_PX allows
     sides = ((side, FIT_STEP_PX), (recipe.grid.patch_px, 2 * recipe.grid.downsample))
     for patch_px, step in sides:
         shape_of_maps(network, spec, patch_px=patch_px, step=step)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from digipath_ray.config.member import WEIGHTS_SUFFIXES
-from digipath_ray.config.recipe import Recipe
+from digipath_ray.config.recipe import Recipe, check_can_be_frozen
 from digipath_ray.config.run import MemberSpec, RunConfig
 from digipath_ray.config.toml import (
     Tree,
@@ -181,6 +181,9 @@ def resolve_recipe(tree: Tree, *, init: str | Path | None = None) -> Recipe:
         row.setdefault("seed", seed + number)
     recipe = recipe_from_tree({**tree, "members": rows})
     for spec in recipe.members:
+        if recipe.fit.freeze_encoder:
+            random = spec.weights == "random" and spec.encoder_weights is None
+            check_can_be_frozen(spec, pretrained=not random)
         if spec.encoder is not None:  # before an hour of sampling, not after it
             bare = build_network(replace(spec, weights="random")).to("meta").eval()
             check_fit_patch(bare, spec, recipe)
