@@ -38,7 +38,9 @@ class MemberSpec:
     ``std`` are on the 0..1 scale of a pixel; None takes the encoder's own, or
     (x - 128) / 128 for random weights. ``options`` go to the network's constructor.
     Logits are divided by ``temperature``. A fit starts from ``weights``, and its
-    encoder from the file ``encoder_weights`` if there is one. ``stain_reference`` are
+    encoder from the file ``encoder_weights`` if there is one, of the part
+    ``encoder_key`` where it has several. ``license`` is that of what comes out of the
+    fit, for its card. ``stain_reference`` are
     the stains that ``slide.stain`` brings slides to, the numbers of a
     :class:`digipath_ray.stain.estimate.StainEstimate`; None takes the card's. With
     ``context_mpp_factor`` the network also sees the surroundings of each patch, as many
@@ -57,6 +59,8 @@ class MemberSpec:
     encoder: str | None = None
     weights: str | None = None
     encoder_weights: str | None = None
+    encoder_key: str | None = None
+    license: str | None = None
     digest: str | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None

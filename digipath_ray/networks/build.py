@@ -367,7 +367,8 @@ def default_normalization(spec: MemberSpec) -> Normalization:
     The encoder's own; (x - 128) / 128 for random weights and the original authors'
     networks, their preprocessing.
     """
-    if spec.weights == "random" or spec.architecture in ORIGINAL_ARCHITECTURES:
+    random = spec.weights == "random" and spec.encoder_weights is None
+    if random or spec.architecture in ORIGINAL_ARCHITECTURES:
         return _MID
     encoder = str(spec.encoder)
     if encoder.startswith("tu-"):

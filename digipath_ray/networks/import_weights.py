@@ -62,7 +62,7 @@ def import_checkpoint(
     stored = read_checkpoint(origin, key=key)
     if assumed:
         _check_normalization(stored, card, origin)
-    adapted = adapt(stored, network)
+    adapted = adapt(stored, network, origin)
     tensors, notes = adapted.tensors, list(adapted.notes)
     shapes = {k: tuple(v.shape) for k, v in tensors.items()}
     if misfits := _misfits(network, shapes):

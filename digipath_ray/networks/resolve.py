@@ -39,10 +39,10 @@ from digipath_ray.networks.check import (
     check_member,
     count_operations,
 )
+from digipath_ray.networks.encoder_file import with_encoders_colors
 from digipath_ray.networks.references import with_references
 from digipath_ray.networks.weight_files import (
     encoder_file,
-    fetch_encoder,
     found_weights,
     weights_digest,
     weights_file,
@@ -230,12 +230,9 @@ def _carded_or_normalized(spec: MemberSpec) -> MemberSpec:
         card = read_card(path)
         mean, std = spec.mean or card.mean, spec.std or card.std
         return replace(spec, mean=mean, std=std)
-    if spec.encoder_weights is not None and is_url(spec.encoder_weights):
-        fetch_encoder(spec.encoder_weights)  # refused now, not by a worker
-    if spec.encoder_weights is not None and spec.weights is None:
-        mean, std = normalization_of(replace(spec, weights="imagenet"))
-        return replace(spec, mean=mean, std=std)
-    return _normalized(spec)
+    if spec.encoder_weights is None:
+        return _normalized(spec)
+    return with_encoders_colors(spec)
 
 
 def _with_digest(spec: MemberSpec) -> MemberSpec:

@@ -103,7 +103,7 @@ def conclude(
         std=std,
         training_slides=split.fit,
         training_patients=patients_of(split.fit, rows),
-        license=UNSTATED,
+        license=fit.spec.license or UNSTATED,
         digest=digest,
         threshold=best_threshold(tempered),
         temperature=temperature,
@@ -144,6 +144,7 @@ def describe_fit(fit: MemberFit, histogram: Histogram, split: Split) -> dict[str
     threshold = best_threshold(histogram)
     return {
         "start": fit.origin,
+        "encoder_license": fit.encoder_license,
         "epochs": fit.epoch,
         "kept_epoch": fit.best_epoch,
         "stopped": "patience" if fit.epoch < recipe.fit.epochs else "epochs",

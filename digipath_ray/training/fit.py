@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from digipath_ray.config.recipe import Recipe, check_can_be_frozen
 from digipath_ray.config.run import MemberSpec
 from digipath_ray.networks.build import freeze_encoder, normalization_of, normalize
+from digipath_ray.networks.encoder_file import encoder_license
 from digipath_ray.networks.weights import dtype_on
 from digipath_ray.training.calibration import Histogram, auroc, scores_at
 from digipath_ray.training.loss import (
@@ -77,6 +78,7 @@ class MemberFit:
         start = start_network(spec)
         self.spec, self.recipe, self.device = spec, recipe, device
         self.pretrained, self.origin = start.pretrained, start.origin
+        self.encoder_license = encoder_license(spec)
         self.freezes = freezes(spec, recipe, pretrained=start.pretrained)
         network = _synchronized(start.network).to(device)
         self.network = network.to(memory_format=torch.channels_last)
