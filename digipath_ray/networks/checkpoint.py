@@ -55,11 +55,13 @@ class Adapted:
 
     Attributes:
         tensors: in float32, by name.
-        notes: what was changed or left out, a sentence each.
+        notes: what was used, changed or left out, a sentence each.
+        one_logit: its single logit became two classes.
     """
 
     tensors: Tensors
     notes: tuple[str, ...] = ()
+    one_logit: bool = False
 
 
 def read_checkpoint(source: Path, *, key: str | None = None) -> Tensors:
@@ -208,6 +210,9 @@ def adapt(
 
     Of names with a prefix, those without are no part of the network (losses, metrics,
     buffers of a normalization): left out, and noted.
+
+    Raises:
+        ValueError: two of them are one tensor of the network; see :func:`merged`.
     """
     own = network.state_dict()
     short = {name: _without_prefix(name, own) for name in tensors}
@@ -219,13 +224,13 @@ def adapt(
         name: tensor.float() if tensor.is_floating_point() else tensor
         for name, tensor in merged(kept, tensors, source).items()
     }
-    notes = []
+    notes = [f"of {len(tensors)} tensors {len(found.keys() & own.keys())} are used"]
     if beside:
         notes.append(f"left out, no part of the network: {', '.join(beside)}")
     found, one_logit = _two_classes(found, own)
     if one_logit:
         notes.append("its one logit became two classes: other 0, tumor the logit")
-    return Adapted(tensors=found, notes=tuple(notes))
+    return Adapted(tensors=found, notes=tuple(notes), one_logit=one_logit)
 
 
 def own_normalization(
@@ -271,6 +276,20 @@ def _two_classes(tensors: Tensors, own: Mapping[str, Tensor]) -> tuple[Tensors, 
         for name in single
     }
     return {**tensors, **doubled}, True
+
+
+def classes_of_head(tensors: Mapping[str, Tensor], network: nn.Module) -> int | None:
+    """How many classes the file's last layer has where the network's has others."""
+    own = network.state_dict()
+    other = {
+        name.rpartition(".")[0]: tensor.shape[0]
+        for name, tensor in tensors.items()
+        if name in own
+        and tensor.ndim == own[name].ndim > 0
+        and tensor.shape[1:] == own[name].shape[1:]
+        and tensor.shape != own[name].shape
+    }
+    return next(iter(other.values())) if len(other) == 1 else None
 
 
 def swap_classes(tensors: Mapping[str, Tensor], network: nn.Module) -> Tensors:

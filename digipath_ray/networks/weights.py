@@ -176,8 +176,13 @@ def _read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         raise ValueError(f"weights {path}: not a safetensors file: {e}") from e
 
 
-def _misfits(network: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """What keeps tensors of these shapes from being the network's; empty if nothing."""
+def _misfits(
+    network: nn.Module, shapes: Mapping[str, tuple[int, ...]], *, most: int = 3
+) -> str:
+    """What keeps tensors of these shapes from being the network's; empty if nothing.
+
+    Of each kind ``most`` are named.
+    """
     own = {k: tuple(v.shape) for k, v in network.state_dict().items()}
     kinds = {
         "missing": sorted(own.keys() - shapes.keys()),
@@ -188,8 +193,9 @@ def _misfits(network: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> str:
             if own[k] != shapes[k]
         ],
     }
+    more = {kind: ", ..." * (len(found) > most) for kind, found in kinds.items()}
     return "; ".join(
-        f"{len(found)} {kind} ({', '.join(found[:3])}{', ...' * (len(found) > 3)})"
+        f"{len(found)} {kind} ({', '.join(found[:most])}{more[kind]})"
         for kind, found in kinds.items()
         if found
     )
