@@ -2,18 +2,26 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from timm.layers import resample_abs_pos_embed
 from torch.nn import functional
 
 from digipath_ray.config.run import MemberSpec
 from digipath_ray.networks import check
 from digipath_ray.networks.build import build_network, default_normalization
+from digipath_ray.networks.card import write_card
 from digipath_ray.networks.check import check_member, count_operations
+from digipath_ray.networks.predict import EnsemblePredictor
 from digipath_ray.networks.resolve import resolve, resolve_recipe
 from digipath_ray.networks.transformers import fix_positions, takes_any_size
-from digipath_ray.networks.weights import load_member
+from digipath_ray.networks.weights import load_member, save_weights
+from digipath_ray.storage.files import file_digest
+from digipath_ray.training.fit import MemberFit
+from tests.annotated import batch_of
+from tests.members import card_of
 from tests.transformers import LIGHT_DECODER, VIT14, VIT16, VIT32, dpt
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -238,3 +246,44 @@ def test_the_decoder_of_tokens_of_14_px_is_that_of_16_px():
 def test_the_operations_of_a_transformer_are_counted():
     small, large = (count_operations(VIT16, patch_px=side) for side in (96, 192))
     assert large > 4 * small  # attention grows with the square of the tokens
+
+
+def test_a_frozen_transformer_is_fitted_from_a_file_and_runs_on_another_size(tmp_path):
+    encoder = build_network(replace(VIT16, seed=7)).encoder.model.state_dict()
+    save_file(encoder, tmp_path / "e.safetensors")
+    tree = {
+        "sampling": {"fit_patch_px": 64},
+        "grid": {"patch_px": 96, "stride_px": 48, "mpp": 1.0},
+        "fit": {"freeze_encoder": True, "batch_size": 4},
+        "members": [{**row(VIT16), "encoder_weights": str(tmp_path / "e.safetensors")}],
+    }
+    recipe = resolve_recipe(tree)
+    (spec,) = recipe.members
+    assert (spec.mean, spec.std) == HALF
+    fit = MemberFit(spec, recipe, torch.device("cpu"))
+    decoder = fit.network.decoder.state_dict()
+    before = {k: v.clone() for k, v in decoder.items()}
+    tumor = np.zeros((4, 64, 64), bool)
+    tumor[::2, 16:48, 16:48] = True
+    pixels = np.where(tumor[..., None], 90, 200).repeat(3, axis=-1).astype(np.uint8)
+    fit.fit_epoch([batch_of(tumor, pixels=pixels)])
+    kept = fit.network.encoder.model.state_dict()
+    assert all(torch.equal(v, encoder[k]) for k, v in kept.items())
+    assert not any(torch.equal(v, before[k]) for k, v in decoder.items())
+    path = tmp_path / "run" / "vit.safetensors"
+    path.parent.mkdir()
+    save_weights(fit.network.state_dict(), path)
+    seen = {"mean": spec.mean, "std": spec.std, "patch_px": 96, "mpp": 1.0}
+    write_card(path, card_of(VIT16, digest=file_digest(path), **seen))
+    config = resolve({"grid": {"downsample": 16}}, weights=path.parent)
+    predictor = EnsemblePredictor(config.members, config)
+    positions = predictor.members["vit"].network.encoder.model.pos_embed
+    assert positions.shape == (1, 37, 24)
+    blocks = np.random.default_rng(0).integers(0, 256, (4, 48, 48, 3), np.uint8)
+    maps = predictor.predict_combined(blocks, np.array([[[0, 1], [2, 3]]]))
+    pixels = blocks.reshape(2, 2, 48, 48, 3).swapaxes(1, 2).reshape(96, 96, 3)
+    network = fit.network.eval()
+    with torch.inference_mode():
+        scaled = torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255 * 2 - 1
+        want = network(scaled).softmax(1)[0, 1].reshape(6, 16, 6, 16).mean((1, 3))
+    assert np.allclose(maps["probability"][0], want, atol=1e-5)

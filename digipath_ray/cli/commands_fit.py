@@ -54,6 +54,18 @@ ActivationOption = Annotated[
         help="what makes probabilities: softmax, or sigmoid of each class for itself"
     ),
 ]
+KeyOption = Annotated[
+    str | None,
+    typer.Option(
+        help="under what the checkpoint has its state_dict, or what names in it begin "
+        "with, if there are several"
+    ),
+]
+MeanOption = Annotated[
+    Color | None,
+    typer.Option(metavar="R G B", help="per channel, 0..1; default: the encoder's own"),
+]
+StdOption = Annotated[Color | None, typer.Option(metavar="R G B", help="as --mean")]
 ContextOption = Annotated[
     int | None,
     typer.Option(
@@ -104,24 +116,11 @@ def import_weights(
     patch_px: Annotated[
         int, typer.Option(help="side of the patches to predict on, px")
     ] = 1024,
-    mean: Annotated[
-        Color | None,
-        typer.Option(
-            metavar="R G B", help="per channel, 0..1; default: the encoder's own"
-        ),
-    ] = None,
-    std: Annotated[
-        Color | None, typer.Option(metavar="R G B", help="as --mean")
-    ] = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
     license: Annotated[str, typer.Option(help="of the weights")] = "unknown",
     notes: Annotated[str, typer.Option(help="anything else worth knowing")] = "",
-    key: Annotated[
-        str | None,
-        typer.Option(
-            help="under what the checkpoint has its state_dict, or what names in it "
-            "begin with, if there are several"
-        ),
-    ] = None,
+    key: KeyOption = None,
     tumor_channel: Annotated[
         int, typer.Option(min=0, max=1, help="which of its two classes is tumor")
     ] = 1,
