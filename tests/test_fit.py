@@ -1,9 +1,11 @@
 import copy
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from digipath_ray.config.recipe import FitSpec, Recipe
 from digipath_ray.config.run import MemberSpec
@@ -136,6 +138,21 @@ def test_a_fit_with_a_frozen_encoder_is_taken_up_as_if_nothing_had_been(tmp_path
     run_epoch(again, seed=5)
     for name, tensor in whole.network.state_dict().items():
         assert torch.equal(tensor, again.network.state_dict()[name]), name
+
+
+def test_workers_of_a_fit_keep_a_frozen_encoder_and_fit_the_rest_as_one(tmp_path):
+    spec = MemberSpec(name="m", architecture="tests.tiny:Tiny", seed=3)
+    start = build_network(spec).state_dict()
+    save_file(start, tmp_path / "start.safetensors")
+    command = [sys.executable, "-m", "tests.distributed_fit"]
+    workers = [
+        subprocess.Popen([*command, str(rank), "2", str(tmp_path)]) for rank in (0, 1)
+    ]
+    assert [worker.wait(timeout=300) for worker in workers] == [0, 0]
+    one, two = (load_file(tmp_path / f"{rank}.safetensors") for rank in (0, 1))
+    assert all(torch.equal(one[k], two[k]) for k in one)
+    same = {k for k in one if torch.equal(one[k], start[k])}
+    assert same == {k for k in one if k.startswith("encoder.")}
 
 
 def test_random_weights_are_not_frozen_for_good(tmp_path):
