@@ -202,6 +202,14 @@ def test_teacher_and_student_are_asked_for(tmp_path, tensors):
     assert same(found.network, tensors)
 
 
+def test_a_key_without_a_file_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"encoder_key = 'teacher': is of encoder_w"):
+        replace(VIT16, encoder_key="teacher")
+    tree = {"members": [row(tmp_path / "e.pth", encoder_key="teacher")]}
+    (member,) = resolve_recipe(tree, init="random").members
+    assert member.encoder_key is None
+
+
 @pytest.mark.parametrize(
     ("name", "tensor", "message"),
     [

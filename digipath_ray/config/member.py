@@ -90,6 +90,9 @@ class MemberSpec:
         ok = self.std is None or all(s > 0 for s in self.std)
         check(ok, "members.std", self.std, "must be positive")
         check(abs(self.seed) < 1 << 63, "members.seed", self.seed, "of 64 bits")
+        ok = self.encoder_key is None or self.encoder_weights is not None
+        want = "is of encoder_weights, which are not given"
+        check(ok, "members.encoder_key", self.encoder_key, want)
         name, value = "members.temperature", self.temperature
         check(0 < value < float("inf"), name, value, "must be positive")
         factor = self.context_mpp_factor

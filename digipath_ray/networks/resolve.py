@@ -174,8 +174,8 @@ def resolve_recipe(tree: Tree, *, init: str | Path | None = None) -> Recipe:
     for number, row in enumerate(rows):
         if init is not None:
             row["weights"] = _start_of(str(init), str(row.get("name")))
-            row.pop("encoder_weights", None)
-            row.pop("digest", None)
+            for key in ("encoder_weights", "encoder_key", "digest"):
+                row.pop(key, None)
         elif row.get("encoder_weights") is None:
             row.setdefault("weights", "imagenet")
         row.setdefault("seed", seed + number)
