@@ -1,12 +1,17 @@
+import copy
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from digipath_ray.config.recipe import FitSpec, Recipe
 from digipath_ray.config.run import MemberSpec
 from digipath_ray.config.toml import merge, recipe_from_tree
 from digipath_ray.networks.build import build_network
+from digipath_ray.networks.resolve import resolve_recipe
 from digipath_ray.training.fit import FitStopped, MemberFit, freezes
 from digipath_ray.training.reader import Columns
 from tests.annotated import FIT, batch_of
@@ -81,6 +86,84 @@ def test_a_frozen_encoder_keeps_weights_and_statistics_then_moves(tmp_path):
     # A U-Net of depth 3 uses the encoder's first two stages; what it uses, moves.
     used = {k for k in encoder if k.startswith(("conv1", "bn1", "layer1", "layer2"))}
     assert used <= changed
+
+
+@pytest.mark.parametrize("architecture", ["Unet", "DeepLabV3Plus"])
+def test_a_frozen_encoder_stays_the_same_to_the_bit(tmp_path, architecture):
+    spec = make_spec(tmp_path, architecture=architecture, pretrained=True)
+    recipe = make_recipe(freeze_encoder=True, frozen_epochs=1)
+    fit = MemberFit(spec, recipe, CPU)
+    start = {k: v.clone() for k, v in fit.network.state_dict().items()}
+    for seed in (0, 2):
+        row = fit.fit_epoch([make_batch(seed=seed, side=64)])
+        assert row["frozen"]
+        assert row["learning_rate"] == 0.002  # that of new weights, from the first on
+        validation, _ = fit.validate([make_batch(seed=99, side=64)])
+        fit.end_epoch({**row, **validation})
+    now = fit.network.state_dict()
+    same = {k for k in now if torch.equal(now[k], start[k])}
+    assert same == {k for k in now if k.startswith("encoder.")}
+    assert fit.frozen_epochs == recipe.fit.epochs
+
+
+def test_a_frozen_encoder_costs_no_gradients_states_or_activations(tmp_path):
+    spec = make_spec(tmp_path, pretrained=True)
+    fit = MemberFit(spec, make_recipe(freeze_encoder=True), CPU)
+    seen = []
+    fit.network.encoder.register_forward_hook(
+        lambda module, inputs, maps: seen.append((module.training, maps[-1]))
+    )
+    fit.fit_epoch([make_batch()])
+    encoder = list(fit.network.encoder.parameters())
+    assert all(p.grad is None and p not in fit.optimizer.state for p in encoder)
+    decoder = list(fit.network.decoder.parameters())
+    assert all(p.grad is not None and p in fit.optimizer.state for p in decoder)
+    ((training, deepest),) = seen
+    assert not training
+    # Nothing of the encoder is kept to go back through: its maps have no history.
+    assert deepest.grad_fn is None
+
+
+def test_a_fit_with_a_frozen_encoder_is_taken_up_as_if_nothing_had_been(tmp_path):
+    spec, recipe = (
+        make_spec(tmp_path, pretrained=True),
+        make_recipe(freeze_encoder=True),
+    )
+    whole = MemberFit(spec, recipe, CPU)
+    run_epoch(whole)
+    state = copy.deepcopy(whole.state())
+    run_epoch(whole, seed=5)
+    again = MemberFit(spec, recipe, CPU)
+    again.restore(state)
+    run_epoch(again, seed=5)
+    for name, tensor in whole.network.state_dict().items():
+        assert torch.equal(tensor, again.network.state_dict()[name]), name
+
+
+def test_workers_of_a_fit_keep_a_frozen_encoder_and_fit_the_rest_as_one(tmp_path):
+    spec = MemberSpec(name="m", architecture="tests.tiny:Tiny", seed=3)
+    start = build_network(spec).state_dict()
+    save_file(start, tmp_path / "start.safetensors")
+    command = [sys.executable, "-m", "tests.distributed_fit"]
+    workers = [
+        subprocess.Popen([*command, str(rank), "2", str(tmp_path)]) for rank in (0, 1)
+    ]
+    assert [worker.wait(timeout=300) for worker in workers] == [0, 0]
+    one, two = (load_file(tmp_path / f"{rank}.safetensors") for rank in (0, 1))
+    assert all(torch.equal(one[k], two[k]) for k in one)
+    same = {k for k in one if torch.equal(one[k], start[k])}
+    assert same == {k for k in one if k.startswith("encoder.")}
+
+
+def test_random_weights_are_not_frozen_for_good(tmp_path):
+    spec = make_spec(tmp_path, pretrained=False)
+    message = r"m: fit\.freeze_encoder = True: the encoder starts from random .*--init"
+    with pytest.raises(ValueError, match=message):
+        MemberFit(spec, make_recipe(freeze_encoder=True), CPU)
+    row = {"name": "m", "architecture": "Unet", "encoder": "resnet18"}
+    tree = {"fit": {"freeze_encoder": True}, "members": [row]}
+    with pytest.raises(ValueError, match=message):  # before slides are read
+        resolve_recipe(tree, init="random")
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def test_an_encoder_is_filled_by_name(tmp_path, prefix, suffix):
         save_file(tensors, path)
     start = start_network(spec(encoder_weights=str(path)))
     assert start.pretrained
-    assert start.origin == f"encoder: encoder.{suffix}"
+    assert start.origin == f"encoder: encoder.{suffix}; left over: fc.weight"
     assert parameters_equal(start.network, build_network(spec(seed=7)), "encoder")
     assert parameters_equal(start.network, build_network(spec(seed=0)), "decoder")
 
@@ -119,7 +119,7 @@ def test_a_file_that_ends_too_early_is_refused(tmp_path):
 @pytest.mark.parametrize("content", [b"no tensors", b""])
 def test_no_weights_file_is_refused(tmp_path, content):
     (tmp_path / "e.pth").write_bytes(content)
-    with pytest.raises(ValueError, match="not a file of only tensors"):
+    with pytest.raises(ValueError, match="not a PyTorch file of tensors alone"):
         start_network(spec(encoder_weights=str(tmp_path / "e.pth")))
     with pytest.raises(ValueError, match="file not found"):
         start_network(spec(encoder_weights=str(tmp_path / "gone.pth")))

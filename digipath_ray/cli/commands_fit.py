@@ -11,6 +11,7 @@ import typer
 from digipath_ray.cli.arguments import OverwriteOption, SlideIdsOption
 from digipath_ray.cli.console import console
 from digipath_ray.cli.options import with_recipe, with_specs
+from digipath_ray.config.member import Activation
 from digipath_ray.config.recipe import AnnotationSpec
 from digipath_ray.config.toml import Tree
 from digipath_ray.mining.spec import MiningSpec, RegionSpec
@@ -28,7 +29,9 @@ ArchitectureOption = Annotated[
 SourceArgument = Annotated[
     Path,
     typer.Argument(
-        metavar="SOURCE", help="a .pth state_dict, or a Keras .h5 of the authors"
+        metavar="SOURCE",
+        help="a checkpoint (.pth, .pt, .ckpt, .safetensors), or a Keras .h5 of the "
+        "authors",
     ),
 ]
 NewClassifierOption = Annotated[
@@ -38,6 +41,31 @@ NewClassifierOption = Annotated[
         help="leave the last layer random: weights of other classes, to fit from",
     ),
 ]
+ClassesOption = Annotated[
+    str,
+    typer.Option(metavar="NAME,...", help="the channels of its answer, in their order"),
+]
+TumorClassesOption = Annotated[
+    str, typer.Option(metavar="NAME,...", help="those of --classes that are tumor")
+]
+ActivationOption = Annotated[
+    Activation,
+    typer.Option(
+        help="what makes probabilities: softmax, or sigmoid of each class for itself"
+    ),
+]
+KeyOption = Annotated[
+    str | None,
+    typer.Option(
+        help="under what the checkpoint has its state_dict, or what names in it begin "
+        "with, if there are several"
+    ),
+]
+MeanOption = Annotated[
+    Color | None,
+    typer.Option(metavar="R G B", help="per channel, 0..1; default: the encoder's own"),
+]
+StdOption = Annotated[Color | None, typer.Option(metavar="R G B", help="as --mean")]
 ContextOption = Annotated[
     int | None,
     typer.Option(
@@ -88,24 +116,17 @@ def import_weights(
     patch_px: Annotated[
         int, typer.Option(help="side of the patches to predict on, px")
     ] = 1024,
-    mean: Annotated[
-        Color | None,
-        typer.Option(
-            metavar="R G B", help="per channel, 0..1; default: the encoder's own"
-        ),
-    ] = None,
-    std: Annotated[
-        Color | None, typer.Option(metavar="R G B", help="as --mean")
-    ] = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
     license: Annotated[str, typer.Option(help="of the weights")] = "unknown",
     notes: Annotated[str, typer.Option(help="anything else worth knowing")] = "",
-    key: Annotated[
-        str | None,
-        typer.Option(help="where the checkpoint has its state_dict, if in several"),
-    ] = None,
+    key: KeyOption = None,
     tumor_channel: Annotated[
         int, typer.Option(min=0, max=1, help="which of its two classes is tumor")
     ] = 1,
+    classes: ClassesOption = "other,tumor",
+    tumor_classes: TumorClassesOption = "tumor",
+    activation: ActivationOption = "softmax",
     new_classifier: NewClassifierOption = False,
     overwrite: OverwriteOption = False,
 ) -> int:
@@ -123,6 +144,9 @@ def import_weights(
         patch_px=patch_px,
         mean=mean,
         std=std,
+        classes=_names(classes),
+        tumor_classes=_names(tumor_classes),
+        activation=activation,
         license=license,
         notes=notes,
     )
@@ -237,6 +261,10 @@ def mine(
         regions=regions,
         annotations=annotations,
     )
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(","))
 
 
 def _placed(path: Path | None) -> Path | None:

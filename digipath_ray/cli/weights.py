@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 
+from digipath_ray.config.member import CLASSES, TUMOR, Activation
 from digipath_ray.config.run import MemberSpec
 from digipath_ray.demo.drawing import DemoSlide, draw_slide
 from digipath_ray.networks.build import normalization_of
@@ -47,6 +48,9 @@ class ImportedMember:
         options: ``key=value`` of the architecture, for instance ``output_stride=8``.
         patch_px: side of the patches to predict on, px; the paper has 1024.
         mean, std: normalization on the 0..1 scale; None takes the encoder's own.
+        classes: names of the channels of its answer, in their order.
+        tumor_classes: those of them that are tumor.
+        activation: what makes probabilities of its logits.
         license: of the weights.
         notes: anything else worth knowing.
     """
@@ -60,6 +64,9 @@ class ImportedMember:
     patch_px: int = 1024
     mean: Color | None = None
     std: Color | None = None
+    classes: tuple[str, ...] = CLASSES
+    tumor_classes: tuple[str, ...] = (TUMOR,)
+    activation: Activation = "softmax"
     license: str = UNKNOWN_LICENSE
     notes: str = ""
 
@@ -85,6 +92,8 @@ def import_weights(
     keras = source.suffix.lower() in KERAS_SUFFIXES
     if new_classifier and not keras:
         raise ValueError("--new-classifier: for .h5 files only")
+    if member.classes != CLASSES and tumor_channel != TUMOR_CHANNEL:
+        raise ValueError("--tumor-channel: of two classes without --classes only")
     card = _card(out, member, new_classifier=new_classifier)
     if keras:
         card = import_keras(source, out, card, new_classifier=new_classifier)
@@ -118,15 +127,17 @@ def _look_at_answers(
         with torch.inference_mode():
             views = (whole, *_around(whole, card.context_mpp_factor))
             share[name] = float((member(*views) > 0.5).float().mean())
+    tumor = f"tumor is channel {tumor_channel} of the file (--tumor-channel)"
+    if card.classes != CLASSES:
+        tumor = f"tumor is {' and '.join(card.tumor_classes)} (--tumor-classes)"
     console.print(
-        f"  tumor is channel {tumor_channel} of the file (--tumor-channel); it came "
-        f"out on {share['glass']:.0%} of a patch of bare glass and "
-        f"{share['tissue']:.0%} of a drawn one of H&E tissue"
+        f"  {escape(tumor)}; it came out on {share['glass']:.0%} of a patch of bare "
+        f"glass and {share['tissue']:.0%} of a drawn one of H&E tissue"
     )
     if share["glass"] > SUSPICIOUS_GLASS:
         console.print(
-            "  [bold]Glass is no tumor: look at --tumor-channel, --mean and --std "
-            "before you use these weights.[/]"
+            "  [bold]Glass is no tumor: look at --tumor-channel, --tumor-classes, "
+            "--mean and --std before you use these weights.[/]"
         )
 
 
@@ -167,6 +178,9 @@ def _card(out: Path, member: ImportedMember, *, new_classifier: bool) -> ModelCa
         std=member.std,
         context_mpp_factor=member.context_mpp_factor,
         options=parse_options(member.options),
+        classes=member.classes,
+        tumor_classes=member.tumor_classes,
+        activation=member.activation,
     )
     mean, std = normalization_of(spec)
     notes = [member.notes, RANDOM_LAYER if new_classifier else ""]
@@ -180,6 +194,9 @@ def _card(out: Path, member: ImportedMember, *, new_classifier: bool) -> ModelCa
         patch_px=member.patch_px,
         mean=mean,
         std=std,
+        classes=spec.classes,
+        tumor_classes=spec.tumor_classes,
+        activation=spec.activation,
         training_slides=(),
         training_patients=(),
         license=member.license,

@@ -39,7 +39,9 @@ class MemberSpec:
     ``std`` are on the 0..1 scale of a pixel; None takes the encoder's own, or
     (x - 128) / 128 for random weights. ``options`` go to the network's constructor.
     Logits are divided by ``temperature``. A fit starts from ``weights``, and its
-    encoder from the file ``encoder_weights`` if there is one. ``stain_reference`` are
+    encoder from the file ``encoder_weights`` if there is one, of the part
+    ``encoder_key`` where it has several. ``license`` is that of what comes out of the
+    fit, for its card. ``stain_reference`` are
     the stains that ``slide.stain`` brings slides to, the numbers of a
     :class:`digipath_ray.stain.estimate.StainEstimate`; None takes the card's. With
     ``context_mpp_factor`` the network also sees the surroundings of each patch, as many
@@ -59,6 +61,8 @@ class MemberSpec:
     encoder: str | None = None
     weights: str | None = None
     encoder_weights: str | None = None
+    encoder_key: str | None = None
+    license: str | None = None
     digest: str | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
@@ -89,6 +93,9 @@ class MemberSpec:
         ok = self.std is None or all(s > 0 for s in self.std)
         check(ok, "members.std", self.std, "must be positive")
         check(abs(self.seed) < 1 << 63, "members.seed", self.seed, "of 64 bits")
+        ok = self.encoder_key is None or self.encoder_weights is not None
+        want = "is of encoder_weights, which are not given"
+        check(ok, "members.encoder_key", self.encoder_key, want)
         name, value = "members.temperature", self.temperature
         check(0 < value < float("inf"), name, value, "must be positive")
         factor = self.context_mpp_factor

@@ -23,6 +23,8 @@ from digipath_ray.config.run import (
     check_unique,
 )
 
+FIT_STEP_PX = 32
+"""What the side of a patch that is fitted on is a multiple of, px."""
 VALUE_MEANINGS = {
     "tumor": "tumor",
     "ignore": "ignored",
@@ -123,7 +125,8 @@ class SamplingSpec:
     def __post_init__(self) -> None:
         """Check the fields."""
         name, value = "sampling.fit_patch_px", self.fit_patch_px
-        check(value >= 32 and value % 32 == 0, name, value, "a multiple of 32")
+        ok = value >= FIT_STEP_PX and value % FIT_STEP_PX == 0
+        check(ok, name, value, f"a multiple of {FIT_STEP_PX}")
         for name in ("tumor_per_slide", "normal_per_slide", "validation_patches"):
             value = getattr(self, name)
             check(value >= 1, f"sampling.{name}", value, "at least 1")
@@ -201,6 +204,9 @@ class FitSpec:
     frozen_epochs: int = option(
         2, "first epochs, in which a U-Net's pretrained encoder is frozen"
     )
+    freeze_encoder: bool = option(
+        False, "keep pretrained encoders frozen in all epochs, and fit the rest alone"
+    )
     frozen_learning_rate: float = option(1e-5, "learning rate of those epochs")
     gentle_learning_rate: float = option(
         5e-6, "learning rate of those epochs where a pretrained encoder is not frozen"
@@ -270,8 +276,11 @@ class FitSpec:
             epoch: which.
             pretrained: the encoder did not start from random weights.
             freezes: it is frozen in the first epochs.
+
+        With ``freeze_encoder`` the schedule is that of new weights: what is fitted is
+        new from the first epoch to the last.
         """
-        if pretrained and epoch < self.frozen_epochs:
+        if not self.freeze_encoder and pretrained and epoch < self.frozen_epochs:
             return self.frozen_learning_rate if freezes else self.gentle_learning_rate
         passed = sum(epoch >= first for first in self.decay_epochs)
         return self.learning_rates[passed]
@@ -321,3 +330,19 @@ class Recipe:
         )
         ok = not (self.fit.temperature and self.classes.several)
         check(ok, "fit.temperature", self.fit.temperature, want)
+
+
+def check_can_be_frozen(spec: MemberSpec, *, pretrained: bool) -> None:
+    """Refuse to freeze an encoder whose weights are random.
+
+    Raises:
+        ValueError: says what to give.
+    """
+    name, want = (
+        f"member {spec.name}: fit.freeze_encoder",
+        (
+            "the encoder starts from random weights and would keep them: give it "
+            'encoder_weights = "FILE" in its [[members]], or --init'
+        ),
+    )
+    check(pretrained, name, True, want)

@@ -20,6 +20,11 @@ from digipath_ray.config.member import FROM_FILE
 from digipath_ray.config.run import MemberSpec
 from digipath_ray.networks.answers import Answer
 from digipath_ray.networks.original import ORIGINAL_ARCHITECTURES
+from digipath_ray.networks.transformers import (
+    align_decoder,
+    encoder_arguments,
+    encoder_options,
+)
 
 Normalization = tuple[tuple[float, float, float], tuple[float, float, float]]
 """Mean and standard deviation per RGB channel, on the 0..1 scale of a pixel."""
@@ -184,6 +189,9 @@ def build_network(spec: MemberSpec) -> nn.Module:
         return _build_own(spec, _imported_architecture(spec))
     build = _smp_architecture(spec)
     context = _context_argument(spec, build)
+    options = dict(spec.options)
+    if _hands_on(build):
+        options = encoder_arguments(spec.encoder, options)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
         try:
@@ -192,13 +200,19 @@ def build_network(spec: MemberSpec) -> nn.Module:
                 encoder_weights=_encoder_weights(spec),
                 classes=len(spec.classes),
                 **context,
-                **spec.options,
+                **options,
             )
+            align_decoder(network, spec.options)
         except OSError as e:
             raise ValueError(_no_imagenet(spec)) from e
         except (AssertionError, KeyError, RuntimeError, TypeError, ValueError) as e:
             if _is_dilated(build) and _lacks_dilation(e):
                 raise ValueError(_no_dilation(spec)) from e
+            if "downsampling pattern" in str(e):
+                raise ValueError(
+                    f"member {spec.name}: all maps of {spec.encoder} have one scale, "
+                    f'and {spec.architecture} needs several: architecture = "DPT"'
+                ) from e
             raise ValueError(
                 f"member {spec.name}: {spec.architecture} with {spec.encoder} and "
                 f"options {spec.options} cannot be built: {e}"
@@ -221,6 +235,11 @@ def _context_argument(spec: MemberSpec, build: Any) -> dict[str, int]:
             "context_mpp_factor out, or take HookUnet"
         )
     return {} if factor is None else {"context_mpp_factor": factor}
+
+
+def _hands_on(build: Any) -> bool:
+    """Whether an architecture hands further arguments on to timm's encoder."""
+    return "kwargs" in inspect.signature(build).parameters
 
 
 def _is_dilated(build: Any) -> bool:
@@ -286,7 +305,10 @@ def _smp_architecture(spec: MemberSpec) -> Any:
         )
     _check_encoder(spec, spec.encoder)
     build = classes[spec.architecture]
-    _check_options(spec, inspect.signature(build).parameters.keys() - _OURS)
+    own = inspect.signature(build).parameters.keys() - _OURS
+    if _hands_on(build) and not spec.options.keys() <= own:
+        own |= encoder_options(spec.encoder)
+    _check_options(spec, own)
     return build
 
 
@@ -355,7 +377,8 @@ def default_normalization(spec: MemberSpec) -> Normalization:
     The encoder's own; (x - 128) / 128 for random weights and the original authors'
     networks, their preprocessing.
     """
-    if spec.weights == "random" or spec.architecture in ORIGINAL_ARCHITECTURES:
+    random = spec.weights == "random" and spec.encoder_weights is None
+    if random or spec.architecture in ORIGINAL_ARCHITECTURES:
         return _MID
     encoder = str(spec.encoder)
     if encoder.startswith("tu-"):

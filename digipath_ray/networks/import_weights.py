@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor, nn
 
+from digipath_ray.config.member import CLASSES
 from digipath_ray.config.run import MemberSpec
 from digipath_ray.networks.build import build_network
 from digipath_ray.networks.card import ModelCard, write_card
 from digipath_ray.networks.checkpoint import (
     adapt,
+    classes_of_head,
     own_normalization,
     read_checkpoint,
     swap_classes,
@@ -28,6 +30,8 @@ from digipath_ray.storage.files import file_digest, publish
 
 TUMOR_CHANNEL = 1
 """Of a network's two classes, other and tumor."""
+LISTED = 20
+"""Tensors of each kind that are named where a checkpoint does not fit."""
 
 
 def import_checkpoint(
@@ -62,13 +66,13 @@ def import_checkpoint(
     stored = read_checkpoint(origin, key=key)
     if assumed:
         _check_normalization(stored, card, origin)
-    adapted = adapt(stored, network)
+    adapted = adapt(stored, network, origin)
     tensors, notes = adapted.tensors, list(adapted.notes)
-    shapes = {k: tuple(v.shape) for k, v in tensors.items()}
-    if misfits := _misfits(network, shapes):
+    _check_fits(tensors, network, card, origin)
+    if adapted.one_logit and card.classes != CLASSES:
         raise ValueError(
-            f"checkpoint {origin}: not the weights of {card.architecture} with "
-            f"{card.encoder} and options {card.options}: {misfits}"
+            f"checkpoint {origin}: its last layer has one logit, and --classes names "
+            f"{len(card.classes)}: leave --classes out if the logit is tumor's"
         )
     if tumor_channel != TUMOR_CHANNEL:
         tensors = swap_classes(tensors, network)
@@ -112,6 +116,30 @@ def import_keras(
     return _write_imported(tensors, source, target, card)
 
 
+def _check_fits(
+    tensors: Mapping[str, Tensor], network: nn.Module, card: ModelCard, origin: Path
+) -> None:
+    """Refuse tensors that are not the network's, naming what is missing and left over.
+
+    Raises:
+        ValueError: asks for the classes where only their number differs.
+    """
+    shapes = {k: tuple(v.shape) for k, v in tensors.items()}
+    misfits = _misfits(network, shapes, most=LISTED)
+    if not misfits:
+        return
+    found, fix = classes_of_head(tensors, network), ""
+    if found is not None:
+        fix = (
+            f"; its last layer has {found} classes, not {len(card.classes)}: name them "
+            "in their order, --classes NAME,NAME,... and --tumor-classes NAME,..."
+        )
+    raise ValueError(
+        f"checkpoint {origin}: not the weights of {card.architecture} with "
+        f"{card.encoder} and options {card.options}: {misfits}{fix}"
+    )
+
+
 def _check_normalization(
     tensors: Mapping[str, Tensor], card: ModelCard, source: Path
 ) -> None:
@@ -141,6 +169,9 @@ def _network_of(card: ModelCard) -> nn.Module:
         encoder=card.encoder,
         options=card.options,
         context_mpp_factor=card.context_mpp_factor,
+        classes=card.classes,
+        tumor_classes=card.tumor_classes,
+        activation=card.activation,
     )
     return build_network(spec)
 

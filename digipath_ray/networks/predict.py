@@ -72,6 +72,7 @@ class EnsemblePredictor:
                 device=device,
                 precision=config.compute.precision,
                 compile_networks=config.compute.compile_networks,
+                patch_px=config.grid.patch_px,
             )
             for spec in members
         }

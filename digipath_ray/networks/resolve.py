@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from digipath_ray.config.member import WEIGHTS_SUFFIXES
-from digipath_ray.config.recipe import Recipe
+from digipath_ray.config.recipe import Recipe, check_can_be_frozen
 from digipath_ray.config.run import MemberSpec, RunConfig
 from digipath_ray.config.toml import (
     Tree,
@@ -39,10 +39,10 @@ from digipath_ray.networks.check import (
     check_member,
     count_operations,
 )
+from digipath_ray.networks.encoder_file import with_encoders_colors
 from digipath_ray.networks.references import slide_section, with_references
 from digipath_ray.networks.weight_files import (
     encoder_file,
-    fetch_encoder,
     found_weights,
     weights_digest,
     weights_file,
@@ -110,7 +110,8 @@ def resolve(
     by_name = {str(row["name"]): card for row, card in carded if card is not None}
     _check_multiples(by_name, config.grid.patch_px)
     for spec in config.members:
-        check_member(spec, patch_px=config.grid.patch_px)
+        grid = config.grid
+        check_member(spec, patch_px=grid.patch_px, step=2 * grid.downsample)
     config = with_references(config, by_name)
     members = tuple(_normalized(m) for m in config.members)
     if config.ensemble.cascade:
@@ -174,17 +175,20 @@ def resolve_recipe(tree: Tree, *, init: str | Path | None = None) -> Recipe:
     for number, row in enumerate(rows):
         if init is not None:
             row["weights"] = _start_of(str(init), str(row.get("name")))
-            row.pop("encoder_weights", None)
-            row.pop("digest", None)
+            for key in ("encoder_weights", "encoder_key", "digest"):
+                row.pop(key, None)
         elif row.get("encoder_weights") is None:
             row.setdefault("weights", "imagenet")
         row.setdefault("seed", seed + number)
     recipe = recipe_from_tree({**tree, "members": rows})
     for spec in recipe.members:
+        if recipe.fit.freeze_encoder:
+            random = spec.weights == "random" and spec.encoder_weights is None
+            check_can_be_frozen(spec, pretrained=not random)
         if spec.encoder is not None:  # before an hour of sampling, not after it
             bare = build_network(replace(spec, weights="random")).to("meta").eval()
-            check_maps(bare, spec, patch_px=recipe.grid.patch_px)
             check_fit_patch(bare, spec, recipe)
+            check_maps(bare, spec, patch_px=recipe.grid.patch_px)
     members = tuple(
         _with_digest(_carded_or_normalized(spec)) for spec in recipe.members
     )
@@ -227,12 +231,9 @@ def _carded_or_normalized(spec: MemberSpec) -> MemberSpec:
         card = read_card(path)
         mean, std = spec.mean or card.mean, spec.std or card.std
         return replace(spec, mean=mean, std=std)
-    if spec.encoder_weights is not None and is_url(spec.encoder_weights):
-        fetch_encoder(spec.encoder_weights)  # refused now, not by a worker
-    if spec.encoder_weights is not None and spec.weights is None:
-        mean, std = normalization_of(replace(spec, weights="imagenet"))
-        return replace(spec, mean=mean, std=std)
-    return _normalized(spec)
+    if spec.encoder_weights is None:
+        return _normalized(spec)
+    return with_encoders_colors(spec)
 
 
 def _with_digest(spec: MemberSpec) -> MemberSpec:

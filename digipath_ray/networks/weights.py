@@ -27,6 +27,7 @@ from digipath_ray.networks.card import ModelCard, read_card, stated_by
 from digipath_ray.networks.compiled import Compiled
 from digipath_ray.networks.folding import fold_batch_norm
 from digipath_ray.networks.from_file import load_network
+from digipath_ray.networks.transformers import fix_positions
 from digipath_ray.networks.weight_files import weights_digest, weights_file
 
 
@@ -36,6 +37,7 @@ def load_member(
     device: str | torch.device = "cpu",
     precision: Precision = "float32",
     compile_networks: bool = False,
+    patch_px: int | None = None,
 ) -> Member:
     """The member, its weights loaded, ready to predict.
 
@@ -45,6 +47,8 @@ def load_member(
         device: where it shall run.
         precision: float16 runs on a GPU only; auto is float16 there, else float32.
         compile_networks: torch.compile the network, for one shape of batch.
+        patch_px: side of the patches to come, for which a transformer's position
+            embeddings are interpolated now; None: for every batch.
 
     Raises:
         ValueError: no weights, or not this network's; see also :func:`build_network`.
@@ -59,6 +63,8 @@ def load_member(
     network = build_network(spec)
     if path is not None:
         _load_weights(network, spec, path)
+    if patch_px is not None:
+        fix_positions(network, patch_px)
     network = fold_batch_norm(network.eval(), views=views_of(spec))
     network = network.to(place, dtype).to(memory_format=torch.channels_last)
     if compile_networks:
@@ -170,8 +176,13 @@ def _read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         raise ValueError(f"weights {path}: not a safetensors file: {e}") from e
 
 
-def _misfits(network: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """What keeps tensors of these shapes from being the network's; empty if nothing."""
+def _misfits(
+    network: nn.Module, shapes: Mapping[str, tuple[int, ...]], *, most: int = 3
+) -> str:
+    """What keeps tensors of these shapes from being the network's; empty if nothing.
+
+    Of each kind ``most`` are named.
+    """
     own = {k: tuple(v.shape) for k, v in network.state_dict().items()}
     kinds = {
         "missing": sorted(own.keys() - shapes.keys()),
@@ -182,8 +193,9 @@ def _misfits(network: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> str:
             if own[k] != shapes[k]
         ],
     }
+    more = {kind: ", ..." * (len(found) > most) for kind, found in kinds.items()}
     return "; ".join(
-        f"{len(found)} {kind} ({', '.join(found[:3])}{', ...' * (len(found) > 3)})"
+        f"{len(found)} {kind} ({', '.join(found[:most])}{more[kind]})"
         for kind, found in kinds.items()
         if found
     )

@@ -55,14 +55,14 @@ def load_best(directory: FitDirectory, fit: MemberFit) -> None:
 def write_progress(directory: FitDirectory, fit: MemberFit) -> None:
     """Write the learning curves so far."""
     directory.write_json(directory.history(fit.spec.name), fit.history)
-    name, frozen = fit.spec.name, fit.recipe.fit.frozen_epochs if fit.freezes else 0
+    name = fit.spec.name
     write_curves(
         fit.history,
         directory.curve_table(name),
         directory.curve_picture(name),
         title=name,
         kept_epoch=fit.best_epoch,
-        frozen_epochs=frozen,
+        frozen_epochs=min(fit.frozen_epochs, fit.epoch),
     )
 
 
@@ -104,7 +104,7 @@ def conclude(
         std=std,
         training_slides=split.fit,
         training_patients=patients_of(split.fit, rows),
-        license=UNSTATED,
+        license=fit.spec.license or UNSTATED,
         digest=digest,
         threshold=best_threshold(tempered),
         temperature=temperature,
@@ -148,10 +148,11 @@ def describe_fit(fit: MemberFit, histogram: Histogram, split: Split) -> dict[str
     threshold, by_class = best_threshold(histogram), class_columns(kept)
     return {
         "start": fit.origin,
+        "encoder_license": fit.encoder_license,
         "epochs": fit.epoch,
         "kept_epoch": fit.best_epoch,
         "stopped": "patience" if fit.epoch < recipe.fit.epochs else "epochs",
-        "encoder_frozen_epochs": recipe.fit.frozen_epochs if fit.freezes else 0,
+        "encoder_frozen_epochs": min(fit.frozen_epochs, fit.epoch),
         "validation_slides": list(split.validation),
         "validation_loss": kept["validation_loss"],
         "validation": {

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from digipath_ray.config.recipe import Recipe
+from digipath_ray.config.recipe import Recipe, check_can_be_frozen
 from digipath_ray.config.run import MemberSpec
 from digipath_ray.networks.build import freeze_encoder, normalization_of, normalize
+from digipath_ray.networks.encoder_file import encoder_license
 from digipath_ray.networks.weights import dtype_on
 from digipath_ray.training.calibration import Histogram, auroc, scores_at
 from digipath_ray.training.class_dice import count_classes, dice_by_class
@@ -46,8 +47,14 @@ def freezes(spec: MemberSpec, recipe: Recipe, *, pretrained: bool) -> bool:
     """Whether the member's encoder is frozen in the first epochs.
 
     The paper freezes its two U-Nets, not DeepLabV3+. An encoder with random weights is
-    never frozen: it would stay random.
+    never frozen: it would stay random. With ``freeze_encoder`` all are, in all epochs.
+
+    Raises:
+        ValueError: ``freeze_encoder``, and the encoder's weights are random.
     """
+    if recipe.fit.freeze_encoder:
+        check_can_be_frozen(spec, pretrained=pretrained)
+        return True
     is_deeplab = "DeepLab" in spec.architecture
     return pretrained and not is_deeplab and recipe.fit.frozen_epochs > 0
 
@@ -73,6 +80,7 @@ class MemberFit:
         start = start_network(spec)
         self.spec, self.recipe, self.device = spec, recipe, device
         self.pretrained, self.origin = start.pretrained, start.origin
+        self.encoder_license = encoder_license(spec)
         self.freezes = freezes(spec, recipe, pretrained=start.pretrained)
         network = _synchronized(start.network).to(device)
         self.network = network.to(memory_format=torch.channels_last)
@@ -80,9 +88,9 @@ class MemberFit:
         self.mean = torch.tensor(mean, device=device).reshape(3, 1, 1)
         self.std = torch.tensor(std, device=device).reshape(3, 1, 1)
         self.dtype = dtype_on(device, recipe.fit.precision)
-        self.optimizer = torch.optim.Adam(
-            self.network.parameters(), lr=1.0, amsgrad=recipe.fit.amsgrad
-        )
+        freeze_encoder(self.network, recipe.fit.freeze_encoder)
+        fitted = [p for p in self.network.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.Adam(fitted, lr=1.0, amsgrad=recipe.fit.amsgrad)
         half = self.dtype == torch.float16
         self.scaler = torch.amp.GradScaler(device.type, enabled=half)
         self.history: list[Row] = []
@@ -108,7 +116,14 @@ class MemberFit:
 
     def frozen_in(self, epoch: int) -> bool:
         """Whether the encoder is frozen in an epoch."""
-        return self.freezes and epoch < self.recipe.fit.frozen_epochs
+        return epoch < self.frozen_epochs
+
+    @property
+    def frozen_epochs(self) -> int:
+        """In how many first epochs the encoder is frozen."""
+        fit = self.recipe.fit
+        first = fit.epochs if fit.freeze_encoder else fit.frozen_epochs
+        return first if self.freezes else 0
 
     def fit_epoch(self, batches: Iterable[Columns]) -> Row:
         """Fit an epoch, one step per batch; returns its measures.
