@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from digipath_ray.config.difference import difference
 from digipath_ray.config.run import RunConfig
-from digipath_ray.config.toml import Tree, difference, merge, to_tree
+from digipath_ray.config.toml import Tree, merge, to_tree
 from digipath_ray.figures.overlay import draw_overlay
 from digipath_ray.heatmap.canvas import Canvas, blend_window
 from digipath_ray.heatmap.file import halve, read_heatmap, write_heatmap

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from digipath_ray.cli import run_app
 from digipath_ray.config.classes import kept_classes
+from digipath_ray.config.difference import difference
 from digipath_ray.config.recipe import AnnotationSpec
 from digipath_ray.config.run import MemberSpec, RunConfig
-from digipath_ray.config.toml import Tree, difference, from_tree, merge, to_tree
+from digipath_ray.config.toml import Tree, from_tree, merge, to_tree
 from digipath_ray.geometry import model_frame
 from digipath_ray.heatmap.classes import color_of, likeliest, packed
 from digipath_ray.heatmap.file import read_heatmap, write_heatmap

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import tomli_w
 
+from digipath_ray.config.difference import difference
 from digipath_ray.config.run import GridSpec, RunConfig
 from digipath_ray.config.toml import (
     PRESETS,
     check_tree,
-    difference,
     from_tree,
     load_config,
     option_fields,

@@ -16,8 +16,9 @@ from PIL import Image
 from digipath_ray.cli import run_app
 from digipath_ray.cohort.inputs import read_cohort
 from digipath_ray.cohort.manifest import SlideRow
+from digipath_ray.config.difference import difference
 from digipath_ray.config.recipe import Recipe
-from digipath_ray.config.toml import Tree, difference, merge, read_toml, to_tree
+from digipath_ray.config.toml import Tree, merge, read_toml, to_tree
 from digipath_ray.distributed.fit_feed import patch_reader
 from digipath_ray.mining.examples import write_hard
 from digipath_ray.networks.resolve import resolve_recipe

@@ -24,7 +24,8 @@ import pyarrow.parquet as pq
 import tomli_w
 
 from digipath_ray import schema
-from digipath_ray.config.toml import Tree, check_tree, difference, parse_toml
+from digipath_ray.config.difference import difference
+from digipath_ray.config.toml import Tree, check_tree, parse_toml
 from digipath_ray.run.failure import Failure, RunError, explain_os_error
 from digipath_ray.run.record import DoneRecord
 from digipath_ray.storage.files import (

@@ -20,8 +20,9 @@ import pyarrow as pa
 import tomli_w
 
 from digipath_ray.cohort.manifest import SlideRow
+from digipath_ray.config.difference import difference
 from digipath_ray.config.recipe import Recipe
-from digipath_ray.config.toml import Tree, difference, parse_toml, to_tree
+from digipath_ray.config.toml import Tree, parse_toml, to_tree
 from digipath_ray.run.directory import READERS, RunDirectory
 from digipath_ray.run.failure import Failure, RunError
 from digipath_ray.storage import bucket
