@@ -76,9 +76,9 @@ def align_decoder(network: nn.Module, channels: dict[str, Any]) -> None:
     """Give a DPT whose tokens are no power of two of px a decoder that fits its grid.
 
     smp's own doubles its maps to 1/32, 1/16, 1/8 and 1/4 of the patch, which tokens of
-    14 px have none of: it can take no patch. Here the decoder is that for tokens of
-    the nearest power of two, 16 px, and the answer is enlarged by 14/16 as much, as in
-    DINOv2 and Depth Anything.
+    14 px have none of: it can take no patch (findings/smp_dpt_tokens_of_14_px.sh).
+    Here the decoder is that for tokens of the nearest power of two, 16 px, and the
+    answer is enlarged by 14/16 as much, as in DINOv2 and Depth Anything.
 
     Args:
         network: a DPT, built; others and those that fit are left alone.
