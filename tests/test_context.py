@@ -1,6 +1,7 @@
 """Context of patches: where it lies, what is read, and the network that joins it."""
 
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 
 from digipath_ray.cohort.manifest import SlideRow
 from digipath_ray.config.recipe import AugmentSpec
-from digipath_ray.config.run import GridSpec, MemberSpec
+from digipath_ray.config.run import GridSpec, MemberSpec, RunConfig
 from digipath_ray.config.toml import merge, recipe_from_tree
 from digipath_ray.context import check_context, context_frame, lay_context, read_context
 from digipath_ray.geometry import model_frame
@@ -21,6 +22,7 @@ from digipath_ray.networks.folding import fold_batch_norm
 from digipath_ray.networks.hook import HookUnet, hook
 from digipath_ray.networks.resolve import resolve_recipe
 from digipath_ray.patches import lay_grid
+from digipath_ray.report.facts import format_contexts
 from digipath_ray.schema import DRAWS
 from digipath_ray.slide.open import Slide, open_slide
 from digipath_ray.training.augment import augment_patch, augment_views, blur
@@ -325,3 +327,17 @@ def test_patches_to_fit_on_are_checked_at_the_start(factor: int, said: str) -> N
     }
     with pytest.raises(ValueError, match=said):
         resolve_recipe(merge(FIT, changes), init="random")
+
+
+def test_report_and_viewer_say_what_members_see_around_a_patch() -> None:
+    plain = MemberSpec(name="plain", architecture="Unet")
+    members = [plain]
+    for name, factor in (("near", 2), ("far", 8), ("too", 8)):
+        members.append(replace(plain, name=name, context_mpp_factor=factor))
+    config = RunConfig(
+        grid=GridSpec(mpp=0.5, patch_px=1024, stride_px=512), members=tuple(members)
+    )
+    assert [*format_contexts(config)] == [
+        "near: 1,024 µm around each patch of 512 µm, 2 x as coarse",
+        "far and too: 4,096 µm around each patch of 512 µm, 8 x as coarse",
+    ]

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from digipath_ray.config.run import RunConfig
 from digipath_ray.outcome.metastasis.size_rule import type_of_size
 from digipath_ray.report.attention import format_unsure
 from digipath_ray.report.findings import Findings, Row
@@ -85,6 +86,19 @@ def find_facts(row: Row, slide: Row, findings: Findings) -> Iterator[tuple[str, 
     yield "disagreement", format_unsure(row["unsure"])
     mpp = (slide["effective_mpp_x"], slide["mpp_x"])
     yield "read at", "{:.3g} \N{MICRO SIGN}m/px (slide: {:.3g})".format(*mpp)
+    if findings.config.contexts:
+        yield "seen by networks", "; ".join(format_contexts(findings.config))
+
+
+def format_contexts(config: RunConfig) -> Iterator[str]:
+    """Yield what members see around each patch, the widest last."""
+    side = config.grid.patch_px * config.grid.mpp
+    for factor in config.contexts:
+        names = [m.name for m in config.members if m.context_mpp_factor == factor]
+        yield (
+            f"{listed(names)}: {side * factor:,.0f} \N{MICRO SIGN}m around each patch "
+            f"of {side:,.0f} \N{MICRO SIGN}m, {factor} x as coarse"
+        )
 
 
 def format_largest(row: Row, listed: Sequence[Row], ending: str) -> str:
