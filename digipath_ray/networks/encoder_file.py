@@ -64,7 +64,7 @@ HF_NAMES = (
     (r"^layernorm\.", "norm."),
 )
 """Names of ViT and DINOv2 in Hugging Face's transformers -> timm's."""
-HF_MODEL = r"^\w+\.(?=(embeddings|encoder\.layer|layernorm|pooler|classifier)\.)"
+HF_MODEL = r"^\w+\.(?=(embeddings|encoder\.layer|layernorm|pooler)\.)"
 """Before them the name of the model, ``vit.`` or ``dinov2.``."""
 META_NAMES = ((r"\.mlp\.w12\.", ".mlp.fc1."), (r"\.mlp\.w3\.", ".mlp.fc2."))
 """Of DINOv2's own files."""
@@ -179,11 +179,7 @@ def _in_timms_names(given: Tensors, names: Mapping[str, str], source: Path) -> T
     hugging = any(".attention.attention.query." in name for name in given)
     renamed = {}
     for name, tensor in given.items():
-        new = name
-        if hugging:  # prefixes: vit., dinov2.
-            new = re.sub(
-                r"^\w+\.(?=embeddings\.|encoder\.layer\.|layernorm\.)", "", new
-            )
+        new = re.sub(HF_MODEL, "", name) if hugging else name
         for pattern, to in HF_NAMES if hugging else META_NAMES:
             new = re.sub(pattern, to, new)
         renamed[new] = tensor
