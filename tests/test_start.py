@@ -89,8 +89,16 @@ def test_an_encoder_of_other_names_is_filled_in_order(tmp_path):
     torch.save(
         {"state_dict": kept | {"head": torch.zeros(10, 512)}}, tmp_path / "e.pth"
     )
-    start = start_network(spec(encoder_weights=str(tmp_path / "e.pth")))
+    file = str(tmp_path / "e.pth")
+    with pytest.raises(ValueError, match=r"names layer_0: .* encoder_by_order = true"):
+        start_network(spec(encoder_weights=file))
+    start = start_network(spec(encoder_weights=file, encoder_by_order=True))
+    assert start.origin == (
+        "encoder: e.pth; by order, as its names are others; left over: head"
+    )
     assert parameters_equal(start.network, build_network(spec(seed=7)), "encoder")
+    with pytest.raises(ValueError, match=r"encoder_by_order = True: is of encoder_w"):
+        spec(encoder_by_order=True)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +119,7 @@ def test_a_file_that_ends_too_early_is_refused(tmp_path):
     encoder = build_network(spec()).get_submodule("encoder").state_dict()
     torch.save(dict(list(encoder.items())[:20]), tmp_path / "e.pth")
     with pytest.raises(
-        ValueError, match=r"e\.pth: the encoder's layer1\.1\.bn1\.bias is missing"
+        ValueError, match=r"83 of the encoder's 100 tensors are missing, e.g. \S+bias$"
     ):
         start_network(spec(encoder_weights=str(tmp_path / "e.pth")))
 

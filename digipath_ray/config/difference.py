@@ -57,7 +57,8 @@ def _flat_member(
     Only where the member of that name in ``others`` has one, too: an older version kept
     none of the weights that a fit starts from.
     """
-    kept = dict(row)
+    # It decides whether a fit starts at all, not what comes out of it.
+    kept = {k: v for k, v in row.items() if k != "encoder_by_order"}
     for other in (o for o in others if o["name"] == row["name"]):
         if "digest" not in row or "digest" not in other:
             kept.pop("digest", None)

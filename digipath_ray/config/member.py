@@ -40,9 +40,10 @@ class MemberSpec:
     (x - 128) / 128 for random weights. ``options`` go to the network's constructor.
     Logits are divided by ``temperature``. A fit starts from ``weights``, and its
     encoder from the file ``encoder_weights`` if there is one, of the part
-    ``encoder_key`` where it has several. ``license`` is that of what comes out of the
-    fit, for its card. ``stain_reference`` are
-    the stains that ``slide.stain`` brings slides to, the numbers of a
+    ``encoder_key`` where it has several; ``encoder_by_order`` if its tensors have other
+    names in the encoder's order. ``license`` is that of what comes out of the fit, for
+    its card. ``stain_reference`` are the stains that ``slide.stain`` brings slides to,
+    the numbers of a
     :class:`digipath_ray.stain.estimate.StainEstimate`; None takes the card's. With
     ``context_mpp_factor`` the network also sees the surroundings of each patch, as many
     px that are so many times coarser.
@@ -62,6 +63,7 @@ class MemberSpec:
     weights: str | None = None
     encoder_weights: str | None = None
     encoder_key: str | None = None
+    encoder_by_order: bool = False
     license: str | None = None
     digest: str | None = None
     mean: tuple[float, float, float] | None = None
@@ -93,9 +95,10 @@ class MemberSpec:
         ok = self.std is None or all(s > 0 for s in self.std)
         check(ok, "members.std", self.std, "must be positive")
         check(abs(self.seed) < 1 << 63, "members.seed", self.seed, "of 64 bits")
-        ok = self.encoder_key is None or self.encoder_weights is not None
         want = "is of encoder_weights, which are not given"
-        check(ok, "members.encoder_key", self.encoder_key, want)
+        for name in ("encoder_key", "encoder_by_order"):
+            ok = not getattr(self, name) or self.encoder_weights is not None
+            check(ok, f"members.{name}", getattr(self, name), want)
         name, value = "members.temperature", self.temperature
         check(0 < value < float("inf"), name, value, "must be positive")
         factor = self.context_mpp_factor

@@ -93,30 +93,36 @@ class Account:
 
 
 def load_encoder(
-    network: nn.Module, tensors: Mapping[str, Tensor], *, source: Path
+    network: nn.Module,
+    tensors: Mapping[str, Tensor],
+    *,
+    source: Path,
+    by_order: bool = False,
 ) -> Account:
-    """Load the network's encoder, by tensor names or else by order.
+    """Load the network's encoder, by tensor names or, if asked, by order.
 
     Libraries name the same ImageNet weights differently, but list them in layer order.
-    Of a convolutional encoder whose names do not match, the file's tensors must have
-    its shapes in sequence; this is noted. Transformers are loaded by name alone.
+    By order the file's tensors must have the encoder's shapes in sequence; this is
+    noted. Transformers are loaded by name alone.
 
     Args:
         network: its ``encoder`` is filled; both branches of one with a context.
         tensors: of the file.
         source: the file, for messages.
+        by_order: fill a convolutional encoder by order where names do not match.
 
     Raises:
-        ValueError: a tensor is missing, of another shape, or left over and no head's.
+        ValueError: a tensor is missing, of another shape, or left over and no head's;
+            or its names are others.
     """
     encoder = network.get_submodule("encoder")
     branches = encoder.children() if isinstance(encoder, Branches) else [encoder]
-    accounts = [_load_into(branch, tensors, source) for branch in branches]
+    accounts = [_load_into(branch, tensors, source, by_order) for branch in branches]
     return accounts[0]
 
 
 def _load_into(
-    encoder: nn.Module, tensors: Mapping[str, Tensor], source: Path
+    encoder: nn.Module, tensors: Mapping[str, Tensor], source: Path, by_order: bool
 ) -> Account:
     own = {k: v for k, v in encoder.state_dict().items() if not _is_derived(k)}
     given = {k: v.float() for k, v in tensors.items() if not _is_derived(k)}
@@ -129,7 +135,20 @@ def _load_into(
     short = merged({k: _short(k, names) for k in named}, named, source)
     matched = short.keys() & names.keys()
     if not transformer and 2 * len(matched) < len(names):
-        return _load_in_order(encoder, own, given, source)
+        if by_order:
+            return _load_in_order(encoder, own, given, source)
+        hint = (
+            ""
+            if matched
+            else (
+                f"; the file names {next(iter(given), 'none')}: if it is the same encoder "
+                "under other names, encoder_by_order = true in its [[members]]"
+            )
+        )
+        raise ValueError(
+            f"weights {source}: {len(names) - len(matched)} of the encoder's "
+            f"{len(names)} tensors are missing, e.g. {min(names.keys() - matched)}{hint}"
+        )
     notes = []
     if POSITIONS in matched:
         model = encoder.get_submodule("model")
@@ -302,7 +321,6 @@ def _load_in_order(
         )
     encoder.load_state_dict(taken, strict=False)
     note = "by order, as its names are others"
-    log.warning("weights %s: the encoder was filled %s", source, note)
     return Account(used=len(taken), left_over=left, notes=(note,))
 
 

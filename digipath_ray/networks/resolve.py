@@ -56,6 +56,7 @@ log = logging.getLogger(__name__)
 
 RECIPE = "recipe.toml"
 """In a fit's folder: the members that it has when it is finished."""
+_OF_A_START = ("encoder_weights", "encoder_key", "encoder_by_order", "digest")
 MPP_AGREEMENT = 0.01
 """Relative difference of mpp within which two statements of it agree."""
 
@@ -175,7 +176,7 @@ def resolve_recipe(tree: Tree, *, init: str | Path | None = None) -> Recipe:
     for number, row in enumerate(rows):
         if init is not None:
             row["weights"] = _start_of(str(init), str(row.get("name")))
-            for key in ("encoder_weights", "encoder_key", "digest"):
+            for key in _OF_A_START:
                 row.pop(key, None)
         elif row.get("encoder_weights") is None:
             row.setdefault("weights", "imagenet")

@@ -45,7 +45,9 @@ def start_network(spec: MemberSpec) -> Start:
         _check_digest(path, spec)
         network = build_network(replace(spec, weights="random"))
         tensors = read_checkpoint(path, key=spec.encoder_key)
-        told = load_encoder(network, tensors, source=path).describe()
+        told = load_encoder(
+            network, tensors, source=path, by_order=spec.encoder_by_order
+        ).describe()
         origin = "; ".join(filter(None, (f"encoder: {path.name}", told)))
         return Start(network=network, pretrained=True, origin=origin)
     path_or_none = weights_file(spec.weights)
