@@ -137,17 +137,14 @@ def _load_into(
     if not transformer and 2 * len(matched) < len(names):
         if by_order:
             return _load_in_order(encoder, own, given, source)
+        missing = sorted(names.keys() - matched)
         hint = (
-            ""
-            if matched
-            else (
-                f"; the file names {next(iter(given), 'none')}: if it is the same encoder "
-                "under other names, encoder_by_order = true in its [[members]]"
-            )
+            f"; the file names {next(iter(given), 'none')}: if it is the same "
+            "encoder under other names, encoder_by_order = true in its [[members]]"
         )
         raise ValueError(
-            f"weights {source}: {len(names) - len(matched)} of the encoder's "
-            f"{len(names)} tensors are missing, e.g. {min(names.keys() - matched)}{hint}"
+            f"weights {source}: {len(missing)} of the encoder's {len(names)} tensors "
+            f"are missing, e.g. {missing[0]}{'' if matched else hint}"
         )
     notes = []
     if POSITIONS in matched:
