@@ -15,11 +15,11 @@ from torch.nn.functional import logsigmoid
 
 from digipath_ray.annotations import LayeredAnnotation, Window, read_annotation
 from digipath_ray.cohort.inputs import read_cohort
+from digipath_ray.config.difference import difference
 from digipath_ray.config.fit_classes import ClassSpec
 from digipath_ray.config.recipe import LossSpec, Recipe
 from digipath_ray.config.toml import (
     Tree,
-    difference,
     from_tree,
     merge,
     recipe_from_tree,

@@ -13,10 +13,10 @@ from PIL import Image
 
 from digipath_ray.cli.app import run_app
 from digipath_ray.cohort.inputs import SlideRow, read_cohort
+from digipath_ray.config.difference import difference
 from digipath_ray.config.run import RunConfig
 from digipath_ray.config.toml import (
     Tree,
-    difference,
     from_tree,
     merge,
     recipe_from_tree,
