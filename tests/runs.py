@@ -51,8 +51,22 @@ def before_stains_and_artifacts(config: RunConfig) -> Tree:
     """The settings as versions wrote them that knew neither, nor kept classes."""
     tree = to_tree(config)
     del tree["slide"]["stain"], tree["artifacts"], tree["ensemble"]["keep_classes"]
-    for member in tree["members"]:
-        del member["whole_classes"]
+    two = {
+        "classes": ["other", "tumor"],
+        "tumor_classes": ["tumor"],
+        "whole_classes": [],
+        "output": "logits",
+        "activation": "softmax",
+        "output_stride": 1,
+        "border_px": 0,
+        "channel_order": "RGB",
+        "layout": "NCHW",
+        "encoder_by_order": False,
+    }
+    tree["members"] = [
+        {k: v for k, v in member.items() if k not in two or v != two[k]}
+        for member in tree["members"]
+    ]
     return tree
 
 

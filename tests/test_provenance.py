@@ -9,6 +9,7 @@ import pytest
 import tifffile
 
 import digipath_ray
+from digipath_ray.config.toml import from_tree
 from digipath_ray.distributed.run import run_cohort
 from digipath_ray.machine import processor_name
 from digipath_ray.run import provenance as provenance_module
@@ -40,6 +41,19 @@ def test_a_run_notes_what_it_was_made_with(tmp_path: Path, ray_here: None) -> No
     assert pairs == flat({**record.made_with, "weights": record.members})
     assert pairs["libraries.numpy"] == version("numpy")
     assert pairs["device"] == processor_name()
+
+
+def test_the_digest_of_settings_stays_that_of_records_written_before() -> None:
+    member = {"name": "a", "architecture": "Unet", "encoder": "resnet18"}
+    config = from_tree({"members": [{**member, "weights": "random"}]})
+    assert settings_digest(config) == (  # of a version that knew fewer settings
+        "d3d606dd8ca633f0be30068ed3e02fd6132e459f8e84d0bc4b5133a358a4e6da"
+    )
+    plain, strided = (
+        from_tree({"members": [{**member, **more}]})
+        for more in ({}, {"output_stride": 2})
+    )
+    assert settings_digest(strided) != settings_digest(plain)
 
 
 def test_settings_that_no_heatmap_depends_on_are_left_out() -> None:

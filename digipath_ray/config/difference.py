@@ -78,12 +78,12 @@ def _default_of(key: str) -> Any:
     section, _, rest = key.partition(".")
     # A member's name may hold dots: members.NAME.field.
     if section == "members":
-        return _defaults(MemberSpec).get(rest.rpartition(".")[2])
-    return _defaults(SECTIONS[section]).get(rest) if section in SECTIONS else None
+        return defaults_of(MemberSpec).get(rest.rpartition(".")[2])
+    return defaults_of(SECTIONS[section]).get(rest) if section in SECTIONS else None
 
 
 @functools.cache
-def _defaults(spec: type[Any]) -> dict[str, Any]:
+def defaults_of(spec: type[Any]) -> dict[str, Any]:
     """Name of each field of a section that has a default -> this."""
     return {
         f.name: list(f.default) if isinstance(f.default, tuple) else f.default

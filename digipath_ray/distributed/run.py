@@ -116,7 +116,7 @@ def run_cohort(
         run.create()
         run.check_settings(to_tree(config), ids, overwrite=overwrite)
         unseal(run)  # not by a start that is refused
-        run.agree(to_tree(config), ids, overwrite=overwrite)
+        run.record_settings(to_tree(config), ids, overwrite=overwrite)
         rows = with_earlier(run, rows)
         notes = drop_others(run, rows, drop=drop)
         done = run.read_done()
@@ -275,7 +275,7 @@ def remeasure_run(
             changes += amended
             known = [row for row in rows if row.slide_id in done]
             write_cohort(run, known, drop=drop)
-        run.agree(to_tree(config), list(done), overwrite=False)
+        run.record_settings(to_tree(config), list(done), overwrite=False)
         failures = FailureLog()
         with Heartbeat(run, slides=len(done), skipped=len(done)) as beat:
             heard = Listeners(failures, beat, listener or RunListener())

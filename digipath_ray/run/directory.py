@@ -262,6 +262,12 @@ class RunDirectory:
             RunError: see :meth:`check_settings`.
         """
         self.check_settings(tree, slide_ids, overwrite=overwrite)
+        self.record_settings(tree, slide_ids, overwrite=overwrite)
+
+    def record_settings(
+        self, tree: Tree, slide_ids: Sequence[str], *, overwrite: bool
+    ) -> None:
+        """Write the config of this start, which was checked."""
         if overwrite:
             for slide_id in slide_ids:
                 self.forget(slide_id)

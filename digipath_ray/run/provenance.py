@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import digipath_ray
-from digipath_ray.config.run import RunConfig
+from digipath_ray.config.difference import defaults_of
+from digipath_ray.config.run import EnsembleSpec, MemberSpec, RunConfig, RunSlideSpec
 from digipath_ray.config.toml import to_tree
 from digipath_ray.storage.files import json_digest
 
@@ -31,6 +32,23 @@ LIBRARIES = (
     "ray",
 )
 """Those that numbers or pixels come from, and Ray."""
+LATER = {
+    "slide": (RunSlideSpec, ("stain",)),
+    "ensemble": (EnsembleSpec, ("keep_classes",)),
+    "members": (
+        MemberSpec,
+        (
+            *("classes", "tumor_classes", "whole_classes", "output", "activation"),
+            *("output_stride", "border_px", "channel_order", "layout"),
+            "encoder_by_order",
+        ),
+    ),
+}
+"""Section -> its fields that the first versions with digests did not know.
+
+At its default a field is left out of the digest: it is that of those versions then. A
+new field of a section or a member whose default is not None belongs here.
+"""
 COMMIT = "commit.txt"
 """The file in which a build notes what it was built from."""
 
@@ -59,13 +77,12 @@ def settings_digest(config: RunConfig) -> str:
     idle = () if config.artifacts.find else ("artifacts",)
     apart = ("compute", "outcome", *idle)
     kept = {name: tree[name] for name in tree if name not in apart}
-    if config.slide.stain == "none":  # as a version that knew no stains
-        del kept["slide"]["stain"]
-    if not config.ensemble.keep_classes:  # likewise, classes
-        del kept["ensemble"]["keep_classes"]
-    for member in kept["members"]:
-        if not member["whole_classes"]:
-            del member["whole_classes"]
+    for section, (spec, later) in LATER.items():
+        default = defaults_of(spec)
+        for body in kept[section] if section == "members" else [kept[section]]:
+            for name in later:
+                if body.get(name) == default[name]:
+                    del body[name]
     return json_digest(kept)
 
 
