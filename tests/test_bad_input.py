@@ -22,9 +22,8 @@ from safetensors.numpy import save_file
 from digipath_ray.cli.app import run_app
 from digipath_ray.config.run import RunConfig
 from digipath_ray.config.toml import Tree, merge
-from digipath_ray.distributed import fault
-from digipath_ray.distributed import run as distributed_run
-from digipath_ray.distributed.run import leave_out, write_what_is_finished
+from digipath_ray.distributed import ending, fault
+from digipath_ray.distributed.ending import leave_out, write_what_is_finished
 from digipath_ray.networks.card import ModelCard, write_card
 from digipath_ray.outcome.tables import write_tables
 from digipath_ray.run.checksums import read_sums, seal, sums_file
@@ -257,7 +256,7 @@ def test_tables_wait_for_the_last_bytes_of_a_full_disk(
     run.settings.write_text("", encoding="utf-8")  # a file with a checksum
     filler = small_disk / "filler"
     fill_disk(filler)
-    monkeypatch.setattr(distributed_run, "WRITING_AGAIN_S", (0.5, 0.1))
+    monkeypatch.setattr(ending, "WRITING_AGAIN_S", (0.5, 0.1))
     if freed:  # another task gives up what it was writing
         threading.Timer(0.2, filler.unlink).start()
         write_what_is_finished(run, ["s"], FailureLog(), small_config())

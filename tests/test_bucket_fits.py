@@ -18,7 +18,7 @@ from digipath_ray.distributed.fit import FitListener, fit_cohort
 from digipath_ray.mining.examples import read_hard, write_hard
 from digipath_ray.networks.build import build_network
 from digipath_ray.networks.card import read_card, write_card
-from digipath_ray.networks.resolve import resolve_recipe
+from digipath_ray.networks.recipe import resolve_recipe
 from digipath_ray.run.failure import RunError, RunStopped
 from digipath_ray.schema import SAMPLES
 from digipath_ray.storage import bucket

@@ -20,7 +20,7 @@ from digipath_ray.networks.build import build_network
 from digipath_ray.networks.check import check_member, count_operations
 from digipath_ray.networks.folding import fold_batch_norm
 from digipath_ray.networks.hook import HookUnet, hook
-from digipath_ray.networks.resolve import resolve_recipe
+from digipath_ray.networks.recipe import resolve_recipe
 from digipath_ray.patches import lay_grid
 from digipath_ray.report.facts import format_contexts
 from digipath_ray.schema import DRAWS

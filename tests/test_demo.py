@@ -29,7 +29,8 @@ from digipath_ray.demo.score import SlideScore, dice_of, score_run
 from digipath_ray.heatmap.file import read_heatmap
 from digipath_ray.networks.card import ModelCard, read_card
 from digipath_ray.networks.notes import overlay_notes
-from digipath_ray.networks.resolve import resolve, resolve_recipe
+from digipath_ray.networks.recipe import resolve_recipe
+from digipath_ray.networks.resolve import resolve
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.slide.open import SlideError, open_slide
 from digipath_ray.storage.files import file_digest

@@ -22,8 +22,9 @@ from digipath_ray.distributed import inference
 from digipath_ray.distributed import read as shard
 from digipath_ray.distributed import resources as cluster
 from digipath_ray.distributed.collector import Collector
+from digipath_ray.distributed.ending import Summary
 from digipath_ray.distributed.resources import Share, divide, fit_chunks
-from digipath_ray.distributed.run import Summary, run_cohort
+from digipath_ray.distributed.run import run_cohort
 from digipath_ray.heatmap.canvas import blend_window
 from digipath_ray.networks.weights import load_member
 from digipath_ray.pipeline.prepare import grid_of

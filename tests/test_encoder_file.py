@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from digipath_ray.networks.build import build_network
 from digipath_ray.networks.encoder_file import encoder_license, load_encoder
-from digipath_ray.networks.resolve import resolve_recipe
+from digipath_ray.networks.recipe import resolve_recipe
 from digipath_ray.training.start import start_network
 from tests.transformers import VIT16, dpt
 

@@ -11,7 +11,7 @@ from digipath_ray.config.recipe import FitSpec, Recipe
 from digipath_ray.config.run import MemberSpec
 from digipath_ray.config.toml import merge, recipe_from_tree
 from digipath_ray.networks.build import build_network
-from digipath_ray.networks.resolve import resolve_recipe
+from digipath_ray.networks.recipe import resolve_recipe
 from digipath_ray.training.fit import FitStopped, MemberFit, freezes
 from digipath_ray.training.reader import Columns
 from tests.annotated import FIT, batch_of

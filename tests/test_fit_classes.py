@@ -27,7 +27,8 @@ from digipath_ray.config.toml import (
 )
 from digipath_ray.networks.answers import Answer
 from digipath_ray.networks.card import read_card
-from digipath_ray.networks.resolve import resolve, resolve_recipe
+from digipath_ray.networks.recipe import resolve_recipe
+from digipath_ray.networks.resolve import resolve
 from digipath_ray.overlap import dice
 from digipath_ray.slide.info import SlideError
 from digipath_ray.training.calibration import Histogram

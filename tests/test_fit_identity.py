@@ -21,7 +21,7 @@ from digipath_ray.config.recipe import Recipe
 from digipath_ray.config.toml import Tree, merge, read_toml, to_tree
 from digipath_ray.distributed.fit_feed import patch_reader
 from digipath_ray.mining.examples import write_hard
-from digipath_ray.networks.resolve import resolve_recipe
+from digipath_ray.networks.recipe import resolve_recipe
 from digipath_ray.run.failure import Failure, RunError
 from digipath_ray.schema import FAILURES, SAMPLES
 from digipath_ray.storage.files import read_table

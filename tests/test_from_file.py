@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from digipath_ray.config.run import MemberSpec, RunConfig
 from digipath_ray.networks.card import read_card
 from digipath_ray.networks.from_file import load_network
-from digipath_ray.networks.resolve import resolve, resolve_recipe
+from digipath_ray.networks.recipe import resolve_recipe
+from digipath_ray.networks.resolve import resolve
 from digipath_ray.networks.weights import card_spec, load_member
 from digipath_ray.stain.normalize import MACENKO_TARGET
 from tests.file_members import FILES, WRITERS, Green, give_card

@@ -13,15 +13,11 @@ from safetensors.torch import load_file, save_file
 from digipath_ray.cli import run_app
 from digipath_ray.config.run import MemberSpec
 from digipath_ray.config.toml import from_tree, to_tree
-from digipath_ray.networks.build import (
-    PAPER_MEMBERS,
-    Member,
-    build_network,
-    default_normalization,
-)
+from digipath_ray.networks.build import PAPER_MEMBERS, Member, build_network
 from digipath_ray.networks.card import read_card
 from digipath_ray.networks.check import check_member
 from digipath_ray.networks.import_weights import import_checkpoint
+from digipath_ray.networks.normalization import default_normalization
 from digipath_ray.networks.resolve import resolve
 from digipath_ray.networks.weights import dtype_on, load_member
 from digipath_ray.storage.files import file_digest

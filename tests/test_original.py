@@ -19,9 +19,10 @@ from digipath_ray.config.run import (
     MemberSpec,
     RunConfig,
 )
-from digipath_ray.networks.build import build_network, default_normalization
+from digipath_ray.networks.build import build_network
 from digipath_ray.networks.card import ModelCard, read_card
 from digipath_ray.networks.import_weights import import_checkpoint, import_keras
+from digipath_ray.networks.normalization import default_normalization
 from digipath_ray.networks.original import ORIGINAL_ARCHITECTURES
 from digipath_ray.networks.original.layers import SameConv2d, SameMaxPool2d
 from digipath_ray.networks.predict import EnsemblePredictor

@@ -18,11 +18,13 @@ from digipath_ray.config.run import (
 )
 from digipath_ray.config.toml import load_config
 from digipath_ray.distributed.connect import connect
+from digipath_ray.distributed.ending import patient_notes
 from digipath_ray.distributed.inference import plan_context
 from digipath_ray.distributed.resources import Share, describe_work
-from digipath_ray.distributed.run import patient_notes, settle_precision, write_cohort
+from digipath_ray.distributed.run import settle_precision
 from digipath_ray.distributed.throughput import bottleneck, count_ends
 from digipath_ray.networks.resolve import resolve
+from digipath_ray.run.amended import write_cohort
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import Failure, RunError
 from tests.records import done_of

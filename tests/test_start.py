@@ -7,7 +7,8 @@ from safetensors.torch import save_file
 from digipath_ray.config.run import MemberSpec
 from digipath_ray.config.toml import load_config
 from digipath_ray.networks.build import build_network
-from digipath_ray.networks.resolve import resolve, resolve_recipe
+from digipath_ray.networks.recipe import resolve_recipe
+from digipath_ray.networks.resolve import resolve
 from digipath_ray.training.start import start_network
 
 

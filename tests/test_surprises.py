@@ -16,7 +16,7 @@ from digipath_ray.distributed.fit_member import check_gpus
 from digipath_ray.networks import weights
 from digipath_ray.networks.build import build_network
 from digipath_ray.networks.check import check_member
-from digipath_ray.networks.resolve import resolve_recipe
+from digipath_ray.networks.recipe import resolve_recipe
 from digipath_ray.networks.weights import dtype_on, load_member
 from digipath_ray.run.failure import RunError
 

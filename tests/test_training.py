@@ -29,7 +29,7 @@ from digipath_ray.distributed.fit_feed import read_batch
 from digipath_ray.distributed.fit_member import STATE, save_epoch
 from digipath_ray.heatmap.file import read_heatmap
 from digipath_ray.networks.card import read_card
-from digipath_ray.networks.resolve import resolve_recipe
+from digipath_ray.networks.recipe import resolve_recipe
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.training.directory import FitDirectory
 from digipath_ray.training.fit import MemberFit

@@ -11,11 +11,13 @@ from torch.nn import functional
 
 from digipath_ray.config.run import MemberSpec
 from digipath_ray.networks import check
-from digipath_ray.networks.build import build_network, default_normalization
+from digipath_ray.networks.build import build_network
 from digipath_ray.networks.card import write_card
 from digipath_ray.networks.check import check_member, count_operations
+from digipath_ray.networks.normalization import default_normalization
 from digipath_ray.networks.predict import EnsemblePredictor
-from digipath_ray.networks.resolve import resolve, resolve_recipe
+from digipath_ray.networks.recipe import resolve_recipe
+from digipath_ray.networks.resolve import resolve
 from digipath_ray.networks.transformers import fix_positions, takes_any_size
 from digipath_ray.networks.weights import load_member, save_weights
 from digipath_ray.storage.files import file_digest

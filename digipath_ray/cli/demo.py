@@ -19,9 +19,11 @@ from digipath_ray.demo.drawing import DemoSlide
 from digipath_ray.demo.fit_cohort import brief_recipe, brief_slides
 from digipath_ray.demo.score import SlideScore, dice_of, score_run
 from digipath_ray.distributed.connect import connected
+from digipath_ray.distributed.ending import Summary
 from digipath_ray.distributed.fit import fit_cohort
-from digipath_ray.distributed.run import Summary, run_cohort
-from digipath_ray.networks.resolve import resolve, resolve_recipe
+from digipath_ray.distributed.run import run_cohort
+from digipath_ray.networks.recipe import resolve_recipe
+from digipath_ray.networks.resolve import resolve
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.training.directory import FitDirectory
 from digipath_ray.words import listed

@@ -13,7 +13,8 @@ from digipath_ray.cli.ids import read_given
 from digipath_ray.cli.progress import RunProgress
 from digipath_ray.cohort.pseudonyms import SlideIds
 from digipath_ray.config.toml import Tree, read_toml
-from digipath_ray.distributed.run import Summary, run_cohort
+from digipath_ray.distributed.ending import Summary
+from digipath_ray.distributed.run import run_cohort
 from digipath_ray.networks.resolve import resolve
 from digipath_ray.outcome.staging import PatientStage
 from digipath_ray.run.directory import RunDirectory

@@ -16,7 +16,7 @@ from digipath_ray.cohort.pseudonyms import SlideIds
 from digipath_ray.config.toml import Tree
 from digipath_ray.distributed.fit import FitListener, FitSummary, fit_cohort
 from digipath_ray.networks.card import ModelCard
-from digipath_ray.networks.resolve import resolve_recipe
+from digipath_ray.networks.recipe import resolve_recipe
 from digipath_ray.run.failure import Failure
 from digipath_ray.storage.files import read_json, read_table
 from digipath_ray.training.directory import FitDirectory

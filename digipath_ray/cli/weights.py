@@ -14,13 +14,13 @@ from rich.markup import escape
 from digipath_ray.config.member import CLASSES, TUMOR, Activation
 from digipath_ray.config.run import MemberSpec
 from digipath_ray.demo.drawing import DemoSlide, draw_slide
-from digipath_ray.networks.build import normalization_of
 from digipath_ray.networks.card import ModelCard, card_path
 from digipath_ray.networks.import_weights import (
     TUMOR_CHANNEL,
     import_checkpoint,
     import_keras,
 )
+from digipath_ray.networks.normalization import normalization_of
 from digipath_ray.networks.original import ORIGINAL_ARCHITECTURES
 from digipath_ray.networks.weights import card_spec, load_member
 from digipath_ray.slide.info import Pixels

@@ -100,7 +100,7 @@ def fit_cohort(
     Args:
         directory: directory of the fit.
         rows: the annotated cohort.
-        recipe: resolved (:func:`digipath_ray.networks.resolve.resolve_recipe`).
+        recipe: resolved (:func:`digipath_ray.networks.recipe.resolve_recipe`).
         overwrite: discard earlier results and start over.
         listener: receives the progress.
 

@@ -1,21 +1,26 @@
 """A cohort from slides to outcomes in one call, resumable at every point."""
 
-import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import ray
 
 from digipath_ray import schema
 from digipath_ray.cohort.inputs import SlideRow
-from digipath_ray.cohort.manifest import read_manifest, write_manifest
 from digipath_ray.config.member import FROM_FILE
 from digipath_ray.config.run import RunConfig
 from digipath_ray.config.toml import to_tree
 from digipath_ray.distributed.connect import connected, describe_place
+from digipath_ray.distributed.ending import (
+    LeaseCheck,
+    Summary,
+    leave_out,
+    patient_notes,
+    stop_if_lost,
+    write_what_is_finished,
+)
 from digipath_ray.distributed.fault import Patience
 from digipath_ray.distributed.heartbeat import Heartbeat
 from digipath_ray.distributed.inference import segment_cohort
@@ -28,60 +33,25 @@ from digipath_ray.distributed.throughput import count_ends, measure
 from digipath_ray.machine import check_compiler
 from digipath_ray.networks.notes import member_notes, stain_notes
 from digipath_ray.networks.seen_slides import read_exposure
-from digipath_ray.outcome.staging import PatientStage
-from digipath_ray.outcome.tables import RunTables, stage_model_of, write_tables
-from digipath_ray.pipeline.prepare import mark_seen
+from digipath_ray.outcome.tables import stage_model_of
+from digipath_ray.pipeline.prepare import mark_seen, marker_of
 from digipath_ray.report import write_report
-from digipath_ray.run.amended import amend_records, drop_others, with_earlier
+from digipath_ray.run.amended import (
+    amend_records,
+    drop_others,
+    with_earlier,
+    write_cohort,
+)
 from digipath_ray.run.checksums import seal, sums_file, unseal
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import (
-    DISK_FULL,
-    Failure,
     RunError,
-    RunStopped,
-    explain_os_error,
 )
 from digipath_ray.run.identity import hold_against_files
 from digipath_ray.run.listeners import FailureLog, Listeners, RunListener, Tally
 from digipath_ray.run.record import DoneRecord, SlideRecord
 from digipath_ray.schema import SLIDES
-from digipath_ray.storage.files import publish, read_rows
-from digipath_ray.storage.lease import Held
-
-log = logging.getLogger(__name__)
-
-WRITING_AGAIN_S = (1.0, 3.0)
-"""Pauses, seconds, between attempts at the tables where the disk is full."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Summary:
-    """How a run ended.
-
-    Attributes:
-        run: its directory.
-        slides: of the cohort.
-        skipped: finished by an earlier start.
-        outcomes: rows of the OUTCOMES table, of the cohort's slides that are finished.
-        patients: stages of all patients in the directory, where they are asked for.
-        failures: of this start.
-        metrics: what metrics.json says of this start; empty if nothing was predicted.
-        changes: what manifest and files of now mean for results of earlier starts.
-        notes: why its heatmaps are no predictions; mostly empty.
-        unwritten: why report or checksums are missing; empty if they are there.
-    """
-
-    run: RunDirectory
-    slides: int
-    skipped: int
-    outcomes: list[dict[str, Any]]
-    patients: list[PatientStage] = field(default_factory=list)
-    failures: list[Failure] = field(default_factory=list)
-    metrics: dict[str, Any] = field(default_factory=dict)
-    changes: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    unwritten: list[str] = field(default_factory=list)
+from digipath_ray.storage.files import read_rows
 
 
 def run_cohort(
@@ -157,156 +127,6 @@ def run_cohort(
         ],
         unwritten=unwritten,
     )
-
-
-def write_what_is_finished(
-    run: RunDirectory, ids: Sequence[str], failures: FailureLog, config: RunConfig
-) -> RunTables:
-    """Write failures and tables, when a run ends.
-
-    On a full disk tasks that have not heard of the end may still hold its last bytes
-    for a while.
-
-    Raises:
-        RunStopped: the disk stays full.
-    """
-    pauses = iter(WRITING_AGAIN_S)
-    while True:
-        try:
-            run.write_failures(ids, failures.failures)
-            return write_tables(run, config)
-        except OSError as e:
-            if e.errno not in DISK_FULL:
-                raise
-            pause_s = next(pauses, None)
-            if pause_s is None:
-                raise RunStopped(
-                    f"the tables of {run.root} cannot be written ({e}); what is "
-                    f"finished stays: {explain_os_error(e)}"
-                ) from e
-            log.warning("%s: %s; once more in %.0f s", run.root, e, pause_s)
-        time.sleep(pause_s)
-        run.remove_unfinished()
-
-
-def leave_out(path: Path, write: Callable[[], object]) -> list[str]:
-    """Write a file that a run can do without on a full disk.
-
-    Returns:
-        Why it is missing; empty if it is there.
-    """
-    try:
-        write()
-    except OSError as e:
-        if e.errno not in DISK_FULL:
-            raise
-        return [f"{path.name} is not written ({e}): {explain_os_error(e)}"]
-    return []
-
-
-class LeaseCheck(RunListener):
-    """Ends a run whose directory another run has taken over."""
-
-    def __init__(self, run: RunDirectory, held: Held) -> None:
-        self._run, self._held = run, held
-
-    def tallied(self, tally: Tally) -> None:
-        """Check the lease."""
-        stop_if_lost(self._run, self._held)
-
-
-def stop_if_lost(run: RunDirectory, held: Held) -> None:
-    """End a run whose directory another one has taken over.
-
-    Raises:
-        RunStopped: it has.
-    """
-    if held.lost.is_set():
-        raise RunStopped(
-            f"{run.root} was taken over by another run, as this one could not renew "
-            "its lease: make sure that only one runs, then run again"
-        )
-
-
-def marker_of(config: RunConfig) -> Callable[[SlideRecord], SlideRecord]:
-    """Says of a slide which members have seen it; as it was if no card is there."""
-    exposure = read_exposure(config.members)
-    if not exposure.cards:
-        return lambda slide: slide
-    return lambda slide: mark_seen(slide, exposure)
-
-
-def remeasure_run(
-    run: RunDirectory,
-    config: RunConfig,
-    *,
-    rows: Sequence[SlideRow] | None = None,
-    drop: bool = False,
-    listener: RunListener | None = None,
-) -> Summary:
-    """Recompute a finished run's outcomes from its heatmaps alone.
-
-    Args:
-        run: the directory of the run.
-        config: of the run, with another [outcome].
-        rows: slides as a manifest describes them now; None leaves them as they are.
-        drop: take slides that ``rows`` does not name out of the run.
-        listener: called as the run goes on.
-
-    Raises:
-        RunError: the directory is in use, or no slide of it is finished.
-        ValueError: the stage model does not fit the run.
-    """
-    stage_model_of(config)
-    with run.lock() as held:
-        finished = run.finished_ids()
-        run.check_settings(to_tree(config), finished, overwrite=False)
-        if finished:  # else it is refused below
-            unseal(run)
-        changes: list[str] = []
-        if rows is not None:
-            changes += drop_others(run, rows, drop=drop)
-        done = run.read_done()
-        if not done:
-            raise RunError(f"{run.root}: no slide is finished yet: digipath run first")
-        if rows is not None:
-            rows = with_earlier(run, rows)
-            done, amended = amend_records(run, rows, done, mark=marker_of(config))
-            changes += amended
-            known = [row for row in rows if row.slide_id in done]
-            write_cohort(run, known, drop=drop)
-        run.record_settings(to_tree(config), list(done), overwrite=False)
-        failures = FailureLog()
-        with Heartbeat(run, slides=len(done), skipped=len(done)) as beat:
-            heard = Listeners(failures, beat, listener or RunListener())
-            _work(run, [], done, config, heard, predict=False)
-            stop_if_lost(run, held)
-            tables = write_what_is_finished(run, list(done), failures, config)
-            unwritten = leave_out(run.report, lambda: write_report(run))
-        unwritten += leave_out(sums_file(run), lambda: seal(run))
-    return Summary(
-        run=run,
-        slides=len(done),
-        skipped=0,
-        outcomes=tables.outcomes,
-        patients=tables.patients,
-        failures=failures.failures,
-        changes=changes,
-        notes=[*member_notes(config), *patient_notes(tables.outcomes, config)],
-        unwritten=unwritten,
-    )
-
-
-def patient_notes(outcomes: Sequence[dict[str, Any]], config: RunConfig) -> list[str]:
-    """Why no patient has a stage, where stages are asked for."""
-    if config.outcome.outcome != "stage" or not outcomes:
-        return []
-    if any(row["patient_id"] is not None for row in outcomes):
-        return []
-    return [
-        "no slide names its patient, so there is no pN stage: give a manifest with "
-        "the column patient_id"
-    ]
 
 
 def _work(
@@ -403,18 +223,6 @@ def settle_precision(
             f"in {precision} here: give --precision {min(others)}, or another --out"
         )
     return replace(config, compute=replace(config.compute, precision=precision))
-
-
-def write_cohort(
-    run: RunDirectory, rows: Sequence[SlideRow], *, drop: bool = False
-) -> None:
-    """Write the manifest, with the slides of earlier starts that are not dropped."""
-    ids = {row.slide_id for row in rows}
-    there = run.manifest.exists() and not drop
-    found = read_manifest(run.manifest) if there else []
-    kept = [row for row, _ in found if row.slide_id not in ids]
-    with publish(run.manifest) as path:
-        write_manifest([*kept, *rows], path)
 
 
 def merge_slides(

@@ -1,4 +1,4 @@
-"""The members' networks by name, and the normalization each expects.
+"""The members' networks by name.
 
 A network maps normalized pixels [B, 3, H, W] to logits [B, K, H, W], of (other, tumor)
 where its card names no other classes. One with a context takes that as a second
@@ -19,15 +19,13 @@ from torch import Tensor, nn
 from digipath_ray.config.member import FROM_FILE
 from digipath_ray.config.run import MemberSpec
 from digipath_ray.networks.answers import Answer
+from digipath_ray.networks.normalization import Normalization, normalize
 from digipath_ray.networks.original import ORIGINAL_ARCHITECTURES
 from digipath_ray.networks.transformers import (
     align_decoder,
     encoder_arguments,
     encoder_options,
 )
-
-Normalization = tuple[tuple[float, float, float], tuple[float, float, float]]
-"""Mean and standard deviation per RGB channel, on the 0..1 scale of a pixel."""
 
 PAPER_MEMBERS: tuple[MemberSpec, ...] = (
     MemberSpec(
@@ -51,20 +49,6 @@ PAPER_MEMBERS: tuple[MemberSpec, ...] = (
 )
 """The paper's three networks ("Network architectures"), without weights."""
 
-_IMAGENET: Normalization = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-_HALF: Normalization = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-_DPN: Normalization = ((124 / 255, 117 / 255, 104 / 255), (1 / (0.0167 * 255),) * 3)
-_MID: Normalization = ((128 / 255,) * 3, (128 / 255,) * 3)
-
-# smp keeps these on its hub only, out of reach offline. As in smp 0.3's sources, for
-# the weights it calls "imagenet"; every encoder not named here has ImageNet's.
-_ENCODER_NORMALIZATION = {
-    "dpn": _DPN,
-    "inceptionresnetv2": _HALF,
-    "inceptionv4": _HALF,
-    "timm-tf_efficientnet_lite": _HALF,
-    "xception": _HALF,
-}
 
 _OURS = {"encoder_name", "encoder_weights", "in_channels", "classes", "activation"}
 _OURS |= {"aux_params", "kwargs", "context_mpp_factor"}
@@ -140,11 +124,6 @@ class Member(nn.Module):
 def views_of(spec: MemberSpec) -> int:
     """How many pictures of a patch its network takes: with a context 2."""
     return 1 if spec.context_mpp_factor is None else 2
-
-
-def normalize(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """What a network takes of uint8 pixels [B, 3, H, W], float32."""
-    return (pixels.float() / 255 - mean) / std
 
 
 def freeze_encoder(network: nn.Module, frozen: bool) -> None:
@@ -371,34 +350,7 @@ def _no_imagenet(spec: MemberSpec) -> str:
     )
 
 
-def default_normalization(spec: MemberSpec) -> Normalization:
-    """Mean and std where neither config nor card says them, on the 0..1 scale.
-
-    The encoder's own; (x - 128) / 128 for random weights and the original authors'
-    networks, their preprocessing.
-    """
-    random = spec.weights == "random" and spec.encoder_weights is None
-    if random or spec.architecture in ORIGINAL_ARCHITECTURES:
-        return _MID
-    encoder = str(spec.encoder)
-    if encoder.startswith("tu-"):
-        import segmentation_models_pytorch as smp
-
-        try:
-            own = smp.encoders.get_preprocessing_params(encoder)
-        except ValueError as e:
-            raise ValueError(
-                f"member {spec.name}: {encoder} has no normalization of its own, "
-                "give mean and std"
-            ) from e
-        return tuple(own["mean"]), tuple(own["std"])
-    named = (v for k, v in _ENCODER_NORMALIZATION.items() if encoder.startswith(k))
-    return next(named, _IMAGENET)
-
-
-def normalization_of(spec: MemberSpec) -> Normalization:
-    """The member's mean and std: as it says, else the default."""
-    if spec.mean is not None and spec.std is not None:
-        return spec.mean, spec.std
-    mean, std = default_normalization(spec)
-    return spec.mean or mean, spec.std or std
+def paper_rows() -> list[dict[str, Any]]:
+    """The paper's members as rows of [[members]], for settings that name none."""
+    keys = ("name", "architecture", "encoder", "options")
+    return [{key: getattr(m, key) for key in keys} for m in PAPER_MEMBERS]

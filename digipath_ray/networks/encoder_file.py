@@ -5,69 +5,34 @@ top of it, or the file is refused.
 """
 
 import json
-import logging
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from digipath_ray.config.member import MemberSpec
-from digipath_ray.networks.build import normalization_of
-from digipath_ray.networks.checkpoint import PREFIXES, Tensors, merged
-from digipath_ray.networks.hook import Branches
-from digipath_ray.networks.transformers import takes_any_size
-from digipath_ray.networks.weight_files import encoder_file, fetch_encoder
-from digipath_ray.storage.files import is_url
-
-log = logging.getLogger(__name__)
-
-ENCODER_PREFIXES = (
-    *PREFIXES,
-    "backbone.",
-    "encoder.",
-    "trunk.",
-    "visual.",
-    "features.",
+from digipath_ray.networks.checkpoint import Tensors, merged
+from digipath_ray.networks.encoder_names import (
+    POSITIONS,
+    bare_name,
+    in_timms_names,
+    is_derived,
+    plain_name,
+    short_name,
 )
+from digipath_ray.networks.hook import Branches
+from digipath_ray.networks.weight_files import encoder_file
+
 HEADS = {"head", "head_dist", "heads", "fc", "fc_norm", "classifier", "last_linear"}
 HEADS |= {"pooler", "mask_token", "dino_head", "ibot_head", "projection_head"}
 """First parts of the names of what is on top of an encoder."""
 UNUSED = {"head", "head_dist", "norm", "fc_norm"}
 """Of a transformer, what its decoder does not see: its maps come from before."""
-DERIVED = (
-    *("num_batches_tracked", "relative_position_index", "relative_coords_table"),
-    "attn_mask",
-)
 HEAD_TENSORS = 12
 """Maximum number of leftover tensors of other names on top of a convolutional one."""
-POSITIONS = "pos_embed"
-HF_NAMES = (
-    (r"^embeddings\.cls_token$", "cls_token"),
-    (r"^embeddings\.position_embeddings$", POSITIONS),
-    (r"^embeddings\.register_tokens$", "register_tokens"),
-    (r"^embeddings\.mask_token$", "mask_token"),
-    (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
-    (r"^encoder\.layer\.(\d+)\.", r"blocks.\1."),
-    (r"\.(layernorm_before|norm1)\.", ".norm1."),
-    (r"\.(layernorm_after|norm2)\.", ".norm2."),
-    (r"\.attention\.output\.dense\.", ".attn.proj."),
-    (r"\.attention\.attention\.(query|key|value)\.", r".attn.\1."),
-    (r"\.intermediate\.dense\.", ".mlp.fc1."),
-    (r"(blocks\.\d+)\.output\.dense\.", r"\1.mlp.fc2."),
-    (r"\.layer_scale([12])\.lambda1$", r".ls\1.gamma"),
-    (r"\.mlp\.weights_in\.", ".mlp.fc1."),
-    (r"\.mlp\.weights_out\.", ".mlp.fc2."),
-    (r"^layernorm\.", "norm."),
-)
-"""Names of ViT and DINOv2 in Hugging Face's transformers -> timm's."""
-HF_MODEL = r"^\w+\.(?=(embeddings|encoder\.layer|layernorm|pooler)\.)"
-"""Before them the name of the model, ``vit.`` or ``dinov2.``."""
-META_NAMES = ((r"\.mlp\.w12\.", ".mlp.fc1."), (r"\.mlp\.w3\.", ".mlp.fc2."))
-"""Of DINOv2's own files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,15 +89,15 @@ def load_encoder(
 def _load_into(
     encoder: nn.Module, tensors: Mapping[str, Tensor], source: Path, by_order: bool
 ) -> Account:
-    own = {k: v for k, v in encoder.state_dict().items() if not _is_derived(k)}
-    given = {k: v.float() for k, v in tensors.items() if not _is_derived(k)}
+    own = {k: v for k, v in encoder.state_dict().items() if not is_derived(k)}
+    given = {k: v.float() for k, v in tensors.items() if not is_derived(k)}
     for name, tensor in given.items():
         if not tensor.isfinite().all():
             raise ValueError(f"weights {source}: {name} holds NaN or infinite numbers")
-    names = {_plain(_bare(name)): name for name in own}
+    names = {plain_name(bare_name(name)): name for name in own}
     transformer = POSITIONS in names or any(".attn." in name for name in names)
-    named = _in_timms_names(given, names, source) if transformer else given
-    short = merged({k: _short(k, names) for k in named}, named, source)
+    named = in_timms_names(given, names, source) if transformer else given
+    short = merged({k: short_name(k, names) for k in named}, named, source)
     matched = short.keys() & names.keys()
     if not transformer and 2 * len(matched) < len(names):
         if by_order:
@@ -157,70 +122,6 @@ def _load_into(
     _check_left_over(left, names, source, transformer)
     encoder.load_state_dict({names[k]: v for k, v in used.items()}, strict=False)
     return Account(used=len(used), left_over=left, notes=tuple(notes))
-
-
-def _is_derived(name: str) -> bool:
-    """Of a tensor that counts, or follows from the size of a patch."""
-    return name.endswith(DERIVED)
-
-
-def _bare(name: str) -> str:
-    """An encoder's tensor without what smp and timm put before it."""
-    for prefix in ("model.", "features."):
-        name = name.removeprefix(prefix)
-    return name
-
-
-def _plain(name: str) -> str:
-    """``layers.0`` for timm's ``layers_0`` of encoders of several scales."""
-    first, dot, rest = name.partition(".")
-    return re.sub(r"^([a-z]+)_(\d+)$", r"\1.\2", first) + dot + rest
-
-
-def _short(name: str, names: Mapping[str, str]) -> str:
-    """A tensor's name in the encoder, without prefixes before it."""
-    short = name
-    while short not in names:
-        prefix = next((p for p in ENCODER_PREFIXES if short.startswith(p)), None)
-        if prefix is None:
-            return _plain(short)
-        short = short.removeprefix(prefix)
-        if _plain(short) in names:
-            return _plain(short)
-    return short
-
-
-def _in_timms_names(given: Tensors, names: Mapping[str, str], source: Path) -> Tensors:
-    """A transformer's tensors by timm's names, if they have those of others."""
-    hugging = any(".attention.attention.query." in name for name in given)
-    renamed = {}
-    for name, tensor in given.items():
-        new = re.sub(HF_MODEL, "", name) if hugging else name
-        for pattern, to in HF_NAMES if hugging else META_NAMES:
-            new = re.sub(pattern, to, new)
-        renamed[new] = tensor
-    for name in [n for n in renamed if ".attn.query." in n]:
-        parts = [name.replace(".query.", f".{k}.") for k in ("query", "key", "value")]
-        if missing := [p for p in parts if p not in renamed]:
-            raise ValueError(f"weights {source}: {missing[0]} is missing")
-        joined = torch.cat([renamed.pop(part) for part in parts])
-        renamed[name.replace(".query.", ".qkv.")] = joined
-    return _joined_registers(renamed, names)
-
-
-def _joined_registers(tensors: Tensors, names: Mapping[str, str]) -> Tensors:
-    """DINOv2's registers as timm has them, whose positions are of patches alone."""
-    found = {_short(k, names): k for k in tensors}
-    registers = next((k for k in tensors if k.endswith("register_tokens")), None)
-    keys = [found.get("cls_token"), found.get(POSITIONS)]
-    if registers is None or None in keys or "reg_token" not in names:
-        return tensors
-    classed, placed = (tensors[str(key)] for key in keys)
-    rest = {k: v for k, v in tensors.items() if k not in (registers, *keys)}
-    rest["reg_token"] = tensors[registers]
-    rest["cls_token"] = classed + placed[:, :1]
-    rest[POSITIONS] = placed[:, 1:]
-    return rest
 
 
 def _with_positions(
@@ -351,41 +252,6 @@ def _json(path: Path) -> dict[str, Any]:
     except ValueError as e:
         raise ValueError(f"{path}, beside the encoder's weights: no JSON: {e}") from e
     return content if isinstance(content, dict) else {}
-
-
-def with_encoders_colors(spec: MemberSpec) -> MemberSpec:
-    """A member with mean and std.
-
-    As given, else as stated beside its encoder's file, else the encoder's own.
-
-    Raises:
-        ValueError: the file is in a bucket and not there, or what lies beside is no
-            JSON, or the encoder has no normalization of its own.
-    """
-    assert spec.encoder_weights is not None
-    if is_url(spec.encoder_weights):
-        fetch_encoder(spec.encoder_weights)  # refused now, not by a worker
-    try:
-        path = encoder_file(spec.encoder_weights)
-    except ValueError:  # of a package that the workers may have
-        stated = {}
-    else:
-        stated = stated_beside(path)
-    spec = replace(
-        spec,
-        mean=spec.mean or stated.get("mean"),
-        std=spec.std or stated.get("std"),
-    )
-    if spec.mean is not None and spec.std is not None:
-        return spec
-    mean, std = normalization_of(replace(spec, weights="imagenet"))
-    if takes_any_size(spec.encoder):
-        log.warning(
-            "member %s: mean %s and std %s are of timm's %s: if %s was fitted with "
-            "others, give mean and std, or put its config.json beside it",
-            *(spec.name, mean, std, spec.encoder, spec.encoder_weights),
-        )
-    return replace(spec, mean=mean, std=std)
 
 
 def encoder_license(spec: MemberSpec) -> str | None:

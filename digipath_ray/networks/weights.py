@@ -17,16 +17,12 @@ from digipath_ray.config.member import FROM_FILE
 from digipath_ray.config.run import MemberSpec, Precision
 from digipath_ray.machine import check_compiler
 from digipath_ray.networks.answers import Answer
-from digipath_ray.networks.build import (
-    Member,
-    build_network,
-    normalization_of,
-    views_of,
-)
+from digipath_ray.networks.build import Member, build_network, views_of
 from digipath_ray.networks.card import ModelCard, read_card, stated_by
 from digipath_ray.networks.compiled import Compiled
 from digipath_ray.networks.folding import fold_batch_norm
 from digipath_ray.networks.from_file import load_network
+from digipath_ray.networks.normalization import normalization_of
 from digipath_ray.networks.transformers import fix_positions
 from digipath_ray.networks.weight_files import weights_digest, weights_file
 

@@ -14,7 +14,7 @@ from digipath_ray.config.recipe import Recipe
 from digipath_ray.config.run import RunConfig
 from digipath_ray.geometry import NoLevelFineEnough, model_frame
 from digipath_ray.machine import memory_bytes
-from digipath_ray.networks.seen_slides import Exposure
+from digipath_ray.networks.seen_slides import Exposure, read_exposure
 from digipath_ray.outcome.artifact_files import write_artifact_files
 from digipath_ray.patches import Grid, lay_grid, patch_boxes, patch_table
 from digipath_ray.pipeline.place import look_for_artifacts, no_patches, place_patches
@@ -335,6 +335,14 @@ def mark_seen(slide: SlideRecord, exposure: Exposure) -> SlideRecord:
     """The slide with the members that have seen it or its patient."""
     seen = exposure.seen_by(slide.slide_id, slide.patient_id, slide.digest)
     return replace(slide, seen_by=tuple(seen))
+
+
+def marker_of(config: RunConfig) -> Callable[[SlideRecord], SlideRecord]:
+    """Says of a slide which members have seen it; as it was if no card is there."""
+    exposure = read_exposure(config.members)
+    if not exposure.cards:
+        return lambda slide: slide
+    return lambda slide: mark_seen(slide, exposure)
 
 
 def write_masks(

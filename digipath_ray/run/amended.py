@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from digipath_ray.cohort.manifest import SlideRow, read_manifest
+from digipath_ray.cohort.manifest import SlideRow, read_manifest, write_manifest
 from digipath_ray.cohort.pseudonyms import shown_path
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.record import DoneRecord, SlideRecord
 from digipath_ray.schema import FAILURES, SLIDES
-from digipath_ray.storage.files import read_rows
+from digipath_ray.storage.files import publish, read_rows
 from digipath_ray.words import count, name_some
 
 DESCRIBED = ("patient_id", "node", "label", "split", "annotation", "exhaustive")
@@ -147,3 +147,15 @@ def _manifest(run: RunDirectory) -> list[SlideRow]:
     if not run.manifest.exists():
         return []
     return [row for row, _ in read_manifest(run.manifest)]
+
+
+def write_cohort(
+    run: RunDirectory, rows: Sequence[SlideRow], *, drop: bool = False
+) -> None:
+    """Write the manifest, with the slides of earlier starts that are not dropped."""
+    ids = {row.slide_id for row in rows}
+    there = run.manifest.exists() and not drop
+    found = read_manifest(run.manifest) if there else []
+    kept = [row for row, _ in found if row.slide_id not in ids]
+    with publish(run.manifest) as path:
+        write_manifest([*kept, *rows], path)

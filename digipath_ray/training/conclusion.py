@@ -13,8 +13,8 @@ from safetensors.torch import load
 
 from digipath_ray import __version__
 from digipath_ray.cohort.manifest import SlideRow
-from digipath_ray.networks.build import normalization_of
 from digipath_ray.networks.card import ModelCard, card_path, write_card
+from digipath_ray.networks.normalization import normalization_of
 from digipath_ray.networks.weights import save_weights
 from digipath_ray.storage.files import file_digest, publish, read_bytes
 from digipath_ray.training.calibration import (

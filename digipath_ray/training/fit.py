@@ -17,8 +17,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from digipath_ray.config.recipe import Recipe, check_can_be_frozen
 from digipath_ray.config.run import MemberSpec
-from digipath_ray.networks.build import freeze_encoder, normalization_of, normalize
+from digipath_ray.networks.build import freeze_encoder
 from digipath_ray.networks.encoder_file import encoder_license
+from digipath_ray.networks.normalization import normalization_of, normalize
 from digipath_ray.networks.weights import dtype_on
 from digipath_ray.training.calibration import Histogram, auroc, scores_at
 from digipath_ray.training.class_dice import count_classes, dice_by_class

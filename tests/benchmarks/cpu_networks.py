@@ -33,8 +33,9 @@ import digipath_ray.demo
 from digipath_ray.config.run import CPU_BATCH_PX, MemberSpec
 from digipath_ray.machine import keep_freed_memory
 from digipath_ray.networks import folding, weights
-from digipath_ray.networks.build import PAPER_MEMBERS, Member, normalize
+from digipath_ray.networks.build import PAPER_MEMBERS, Member
 from digipath_ray.networks.card import read_card
+from digipath_ray.networks.normalization import normalize
 from digipath_ray.networks.weights import card_spec, load_member
 
 WEIGHTS = Path(digipath_ray.demo.__file__).parent / "weights"
