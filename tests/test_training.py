@@ -11,7 +11,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -20,7 +22,8 @@ import pyarrow.parquet as pq
 import pytest
 import tomli_w
 import torch
-from safetensors.torch import load_file
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
 
 from digipath_ray.cli.app import run_app
 from digipath_ray.config.toml import Tree, merge, read_toml, recipe_from_tree
@@ -28,6 +31,7 @@ from digipath_ray.demo.cohort import damage
 from digipath_ray.distributed.fit_feed import read_batch
 from digipath_ray.distributed.fit_member import STATE, save_epoch
 from digipath_ray.heatmap.file import read_heatmap
+from digipath_ray.networks.build import build_network
 from digipath_ray.networks.card import read_card
 from digipath_ray.networks.recipe import resolve_recipe
 from digipath_ray.run.directory import RunDirectory
@@ -40,6 +44,7 @@ from digipath_ray.training.sampling import draw_epoch, draw_validation, epoch_le
 from digipath_ray.training.stains import reference_stains
 from tests.annotated import FIT, RADIUS, SIDE, write_annotated_cohort
 from tests.runs import RAY_WARNINGS
+from tests.transformers import VIT16
 
 pytestmark = [
     pytest.mark.ray,
@@ -157,19 +162,21 @@ def out_of_fold(
     return RunDirectory(out), words.getvalue()
 
 
+def dice_of_disc(found: NDArray[np.bool_]) -> float:
+    y, x = (np.indices(found.shape) + 0.5) * 4 - SIDE / 2
+    disc = x**2 + y**2 < RADIUS**2
+    return float(2 * (found & disc).sum() / (found.sum() + disc.sum()))
+
+
 def test_a_run_takes_the_fit_as_it_stands_and_finds_the_tumor(
     fitted: Path, out_of_fold: tuple[RunDirectory, str]
 ) -> None:
     run = out_of_fold[0]
     heatmap = read_heatmap(run.heatmap("p3_tumor"))
-    y, x = (np.indices(heatmap.weight.shape) + 0.5) * 4 - SIDE / 2
-    disc = x**2 + y**2 < RADIUS**2
     cards = [read_card(fitted / f"{name}.safetensors") for name in ("a", "b")]
     threshold = sum(card.threshold for card in cards) / 2
     assert f"threshold = {threshold}" in (run.root / "run.toml").read_text()
-    found = heatmap.probability >= threshold
-    dice = 2 * (found & disc).sum() / (found.sum() + disc.sum())
-    assert dice > 0.95
+    assert dice_of_disc(heatmap.probability >= threshold) > 0.95
 
 
 def test_out_of_fold_a_slide_is_predicted_by_members_that_have_not_seen_it(
@@ -346,11 +353,31 @@ def wait_for_epoch(
     raise AssertionError(f"{member} never came to epoch {epochs}")
 
 
-@pytest.mark.timeout(1200)  # two starts and a restart, each of nine processes
-def test_a_killed_worker_and_a_killed_driver_cost_an_epoch_at_most(
-    cohort: Path, tmp_path: Path, ray_here
-) -> None:
-    out, changes = tmp_path / "fit", {"fit": {"epochs": 4, "restarts": 1}}
+@dataclass(frozen=True)
+class KilledFit:
+    """A fit of a frozen transformer, whose worker and driver were killed once each.
+
+    Its histories are those when the driver was killed, and at the end.
+    """
+
+    out: Path
+    encoder: Weights
+    before: list[dict[str, Any]]
+    after: list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def killed(
+    cohort: Path, tmp_path_factory: pytest.TempPathFactory, ray_here
+) -> KilledFit:
+    out = tmp_path_factory.mktemp("killed") / "fit"
+    encoder = build_network(VIT16).get_submodule("encoder.model").state_dict()
+    save_file(encoder, out.with_name("vit.safetensors"))
+    member = {"name": "a", "architecture": "DPT", "encoder": VIT16.encoder}
+    member["options"] = {**VIT16.options, "decoder_fusion_channels": 32}
+    member["encoder_weights"] = str(out.with_name("vit.safetensors"))
+    fit = {"epochs": 4, "restarts": 1, "freeze_encoder": True}
+    changes: Tree = {"members": [member], "fit": fit}
     command = [str(Path(sys.executable).with_name("digipath")), "train", str(cohort)]
     command += ["--config", str(write_config(out, changes)), "--out", str(out)]
     first = subprocess.Popen(command, start_new_session=True)
@@ -366,11 +393,31 @@ def test_a_killed_worker_and_a_killed_driver_cost_an_epoch_at_most(
     before = FitDirectory(out).read_history("a")
     assert not (out / "a.json").exists()
     assert train(cohort, out, changes) == 0
-    after = FitDirectory(out).read_history("a")
-    assert len(after) == 4
-    kept = len(before) - 1  # what came after the last checkpoint is fitted again
-    assert after[:kept] == before[:kept]
-    assert [row["epoch"] for row in after] == [*range(4)]
+    return KilledFit(out, encoder, before, FitDirectory(out).read_history("a"))
+
+
+@pytest.mark.timeout(1200)  # two starts and a restart, each of nine processes
+def test_a_killed_worker_and_a_killed_driver_cost_an_epoch_at_most(
+    killed: KilledFit,
+) -> None:
+    assert len(killed.after) == 4
+    kept = len(killed.before) - 1  # what came after the last checkpoint is done again
+    assert killed.after[:kept] == killed.before[:kept]
+    assert [row["epoch"] for row in killed.after] == [*range(4)]
+
+
+@pytest.mark.timeout(1200)
+def test_a_frozen_transformer_stays_as_its_file_and_finds_the_tumor(
+    killed: KilledFit, cohort: Path, tmp_path: Path
+) -> None:
+    fitted = load_file(killed.out / "a.safetensors")
+    for name, tensor in killed.encoder.items():
+        assert torch.equal(fitted[f"encoder.model.{name}"], tensor), name
+    run = RunDirectory(tmp_path / "run")
+    assert run_on(cohort, killed.out, run.root) == 0
+    probability = read_heatmap(run.heatmap("p3_tumor")).probability
+    threshold = read_card(killed.out / "a.safetensors").threshold
+    assert dice_of_disc(probability >= threshold) > 0.9
 
 
 @contextlib.contextmanager
