@@ -417,7 +417,7 @@ def test_a_frozen_transformer_stays_as_its_file_and_finds_the_tumor(
     assert run_on(cohort, killed.out, run.root) == 0
     probability = read_heatmap(run.heatmap("p3_tumor")).probability
     threshold = read_card(killed.out / "a.safetensors").threshold
-    assert dice_of_disc(probability >= threshold) > 0.9
+    assert dice_of_disc(probability >= threshold) > 0.85
 
 
 @contextlib.contextmanager

@@ -159,6 +159,19 @@ def test_options_of_the_encoder_are_known_and_others_refused():
         build_network(dpt("vit_tiny_patch16_224", mlp_layer="SwiGlue"))
 
 
+def test_gated_layers_say_what_they_are_gated_by():
+    gated = {"mlp_layer": "SwiGLUPacked", "mlp_ratio": 8 / 3 * 2}
+    with pytest.raises(ValueError, match=r'member vit: .*GELU: add act_layer = "silu"'):
+        build_network(dpt("vit_tiny_patch16_224", **gated))
+    spec = dpt("vit_tiny_patch16_224", **gated, act_layer="silu")
+    mlp = build_network(spec).encoder.model.blocks[0].mlp.eval()
+    x = torch.randn(1, 5, 24, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        gate, value = mlp.fc1(x).chunk(2, dim=-1)
+        want = mlp.fc2(functional.silu(gate) * value)  # SwiGLU as DINOv2 computes it
+        assert torch.allclose(mlp(x), want, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("encoder", "want"),
     [

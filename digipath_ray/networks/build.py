@@ -168,12 +168,12 @@ def build_network(spec: MemberSpec) -> nn.Module:
         return _build_own(spec, _imported_architecture(spec))
     build = _smp_architecture(spec)
     context = _context_argument(spec, build)
-    options = dict(spec.options)
-    if _hands_on(build):
-        options = encoder_arguments(spec.encoder, options)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
         try:
+            options = dict(spec.options)
+            if _hands_on(build):
+                options = encoder_arguments(spec.encoder, options)
             network = build(
                 encoder_name=spec.encoder,
                 encoder_weights=_encoder_weights(spec),

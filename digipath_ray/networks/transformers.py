@@ -57,11 +57,20 @@ def encoder_arguments(encoder: str | None, options: dict[str, Any]) -> dict[str,
     A layer is named by its class in ``timm.layers`` (``mlp_layer = "SwiGLUPacked"``).
 
     Raises:
-        ValueError: there is no such layer.
+        ValueError: there is no such layer; or a gated one without its activation, for
+            which timm takes GELU whatever the layer's name says
+            (findings/timm_swiglu_gates_by_gelu.sh).
     """
     import timm
 
     found = dict(options)
+    gated = str(options.get("mlp_layer", "")).startswith("SwiGLU")
+    if gated and "act_layer" not in options:
+        raise ValueError(
+            f"option mlp_layer = {options['mlp_layer']!r} without act_layer: timm "
+            'would gate by GELU: add act_layer = "silu", as DINOv2, UNI 2 and Virchow '
+            'were fitted, or "gelu"'
+        )
     for name, value in options.items():
         if name in ("mlp_layer", "embed_layer") and isinstance(value, str):
             if not hasattr(timm.layers, value):

@@ -268,7 +268,7 @@ def measure(asked: argparse.Namespace) -> None:
         writer = csv.writer(file, lineterminator="\n")
         heads = ("laboratory", "column", "slide_id", "grade", "value", "normalized")
         writer.writerows([heads, *lines])
-    plot(asked.out / "stains.png", names, means)
+    plot(asked.out / "stains.png", every, means)
 
 
 def own_stains(row: SlideRow) -> StainEstimate | None:
@@ -291,20 +291,29 @@ def write_restained(row: SlideRow, folder: Path, by: Restain, *, seed: int) -> P
     return path
 
 
-def plot(path: Path, names: Sequence[str], means: Sequence[Sequence[float]]) -> None:
-    """Dice of each laboratory, a mark for each column."""
-    figure = Figure(figsize=(7.5, 3.2), layout="constrained")
+def plot(path: Path, every: Sequence[Column], means: Sequence[Sequence[float]]) -> None:
+    """Dice of each laboratory: a color per normalization, filled from fit 2 on."""
+    figure = Figure(figsize=(7.5, 3.8), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     places = np.arange(len(means))
-    for i, (name, marker) in enumerate(zip(names, "osd^v<>PX*", strict=False)):
-        values = [row[i] for row in means]
-        axes.plot(values, places, marker, label=name, markersize=7, alpha=0.8)
+    fits = list(dict.fromkeys(column.name for column in every))
+    for i, column in enumerate(every):
+        number, color = fits.index(column.name), f"C{SHOWN.index(column.stain)}"
+        axes.plot(
+            [row[i] for row in means],
+            places,
+            "os^d"[number % 4],
+            label=column.stain if len(fits) == 1 else f"{column.name}: {column.stain}",
+            color=color,
+            markerfacecolor="none" if number == 0 and len(fits) > 1 else color,
+            markersize=7,
+        )
     axes.set_yticks(places, [laboratory.name for laboratory in LABORATORIES])
     axes.invert_yaxis()
     axes.set_xlabel("mean Dice of malignant images")
     axes.grid(axis="x", color="#dddddd")
-    axes.legend(frameon=False, fontsize=8)
+    figure.legend(frameon=False, fontsize=8, ncols=len(fits), loc="outside lower right")
     figure.savefig(path, dpi=110)
 
 
