@@ -20,6 +20,12 @@ from digipath_ray.training.start import start_network
 from tests.transformers import VIT16, dpt
 
 SCALED = dpt("vit_tiny_patch16_224", init_values=1e-5)
+GATED = dpt(
+    "vit_small_patch14_dinov2",
+    mlp_layer="SwiGLUPacked",
+    act_layer="silu",
+    mlp_ratio=16 / 3,
+)
 REGISTERS = dpt("vit_small_patch14_reg4_dinov2")
 
 
@@ -54,18 +60,30 @@ def under(prefix, tensors):
     return {f"{prefix}{k}": v for k, v in tensors.items()}
 
 
-def in_hugging_faces_names(tensors, model=""):
-    """As transformers' ViTModel has them, queries, keys and values apart."""
-    names = {
-        "cls_token": "embeddings.cls_token",
-        "pos_embed": "embeddings.position_embeddings",
-        "patch_embed.proj": "embeddings.patch_embeddings.projection",
-        "attn.proj": "attention.output.dense",
-        "mlp.fc1": "intermediate.dense",
-        "mlp.fc2": "output.dense",
-        "norm1": "layernorm_before",
-        "norm2": "layernorm_after",
-    }
+TRANSFORMERS = {
+    "cls_token": "embeddings.cls_token",
+    "pos_embed": "embeddings.position_embeddings",
+    "patch_embed.proj": "embeddings.patch_embeddings.projection",
+    "attn.proj": "attention.output.dense",
+}
+VIT = {
+    **TRANSFORMERS,
+    "mlp.fc1": "intermediate.dense",
+    "mlp.fc2": "output.dense",
+    "norm1": "layernorm_before",
+    "norm2": "layernorm_after",
+}
+DINOV2 = {
+    **TRANSFORMERS,
+    "ls1.gamma": "layer_scale1.lambda1",
+    "ls2.gamma": "layer_scale2.lambda1",
+}
+GATED_DINOV2 = {**DINOV2, "mlp.fc1": "mlp.weights_in", "mlp.fc2": "mlp.weights_out"}
+"""timm's names -> those of models in transformers."""
+
+
+def in_hugging_faces_names(tensors, model="", names=VIT):
+    """As transformers has them, queries, keys and values apart."""
     found = {}
     for name, tensor in tensors.items():
         new = name
@@ -133,6 +151,24 @@ def test_hugging_faces_queries_keys_and_values_are_joined_in_timms_order(
     want = linear("output.dense", (weights @ v).transpose(1, 2).reshape(1, 5, 24))
     with torch.inference_mode():
         assert torch.allclose(block.attn(x), want, atol=1e-6)
+
+
+def test_dinov2_is_filled_from_the_names_of_transformers_and_its_own(tmp_path):
+    plain = body(build_network(replace(SCALED, seed=7)))
+    save_file(
+        in_hugging_faces_names(plain, "dinov2.", DINOV2), tmp_path / "e.safetensors"
+    )
+    assert same(start(tmp_path / "e.safetensors", SCALED).network, plain)
+    gated = body(build_network(replace(GATED, seed=7)))
+    theirs = in_hugging_faces_names(gated, names=GATED_DINOV2)
+    own = {
+        k.replace(".mlp.fc1.", ".mlp.w12.").replace(".mlp.fc2.", ".mlp.w3."): v
+        for k, v in gated.items()
+    }
+    for number, given in enumerate((theirs, own)):
+        assert not any(".fc" in name for name in given)
+        save_file(given, tmp_path / f"{number}.safetensors")
+        assert same(start(tmp_path / f"{number}.safetensors", GATED).network, gated)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -1,12 +1,15 @@
 """Encoders that are vision transformers: sizes of patches, position embeddings."""
 
+import tomllib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
-from timm.layers import resample_abs_pos_embed
+from timm.layers import SwiGLUPacked, resample_abs_pos_embed
 from torch.nn import functional
 
 from digipath_ray.config.run import MemberSpec
@@ -14,6 +17,7 @@ from digipath_ray.networks import check
 from digipath_ray.networks.build import build_network
 from digipath_ray.networks.card import write_card
 from digipath_ray.networks.check import check_member, count_operations
+from digipath_ray.networks.encoder_file import UNUSED
 from digipath_ray.networks.normalization import default_normalization
 from digipath_ray.networks.predict import EnsemblePredictor
 from digipath_ray.networks.recipe import resolve_recipe
@@ -28,6 +32,7 @@ from tests.transformers import LIGHT_DECODER, VIT14, VIT16, VIT32, dpt
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+PROJECT = Path(__file__).parents[1]
 
 
 def row(spec):
@@ -157,6 +162,71 @@ def test_options_of_the_encoder_are_known_and_others_refused():
         build_network(dpt("vit_tiny_patch16_224", init_value=1e-5))
     with pytest.raises(ValueError, match=r"option mlp_layer: timm\.layers has no Swi"):
         build_network(dpt("vit_tiny_patch16_224", mlp_layer="SwiGlue"))
+
+
+GATED = {"mlp_layer": SwiGLUPacked, "act_layer": torch.nn.SiLU}
+PAGES = {
+    "UNI": ("vit_large_patch16_224", {"init_values": 1e-5}),
+    "UNI 2": (
+        "vit_giant_patch14_224",
+        {
+            "img_size": 224, "patch_size": 14, "depth": 24, "num_heads": 24,
+            "init_values": 1e-5, "embed_dim": 1536, "mlp_ratio": 2.66667 * 2,
+            "no_embed_class": True, "reg_tokens": 8, **GATED,
+        },
+    ),
+    "Virchow": (
+        "vit_huge_patch14_224", {"init_values": 1e-5, "mlp_ratio": 5.3375, **GATED},
+    ),
+    "Virchow 2": (
+        "vit_huge_patch14_224",
+        {"init_values": 1e-5, "mlp_ratio": 5.3375, "reg_tokens": 4, **GATED},
+    ),
+    "H-optimus-0, H-optimus-1": (
+        "vit_giant_patch14_reg4_dinov2", {"img_size": 224, "init_values": 1e-5},
+    ),
+    "Prov-GigaPath": (
+        "vit_giant_patch14_dinov2",
+        {
+            "img_size": 224, "patch_size": 16, "embed_dim": 1536, "depth": 40,
+            "num_heads": 24, "init_values": 1e-5, "mlp_ratio": 5.33334,
+        },
+    ),
+}  # fmt: skip
+"""Foundation models as their own pages have timm build them."""
+
+
+def row_of_docs(model):
+    """Encoder and options that docs/weights.md gives for a foundation model."""
+    lines = (PROJECT / "docs" / "weights.md").read_text().splitlines()
+    (line,) = (x for x in lines if x.startswith(f"| {model} |"))
+    encoder, options = (cell.strip(" `") for cell in line.split("|")[2:4])
+    return encoder, tomllib.loads(f"options = {options}")["options"]
+
+
+@pytest.mark.parametrize("model", PAGES)
+def test_the_docs_build_foundation_models_as_their_pages_do(model):
+    name, arguments = PAGES[model]
+    encoder, options = row_of_docs(model)
+    spec = MemberSpec(
+        name="m", architecture="DPT", encoder=encoder, weights="random", options=options
+    )
+    with torch.device("meta"):  # a giant has 1.1 billion weights
+        want = timm.create_model(name, num_classes=0, **arguments)
+        found = build_network(spec).encoder.model
+
+    def shapes(network):
+        tensors = network.state_dict().items()
+        return {k: v.shape for k, v in tensors if k.split(".")[0] not in UNUSED}
+
+    assert shapes(found) == shapes(want)
+    for key in ("num_prefix_tokens", "no_embed_class"):
+        assert getattr(found, key) == getattr(want, key)
+    one, other = found.blocks[0], want.blocks[0]
+    assert one.norm1.eps == other.norm1.eps
+    assert one.attn.num_heads == other.attn.num_heads
+    assert type(one.mlp.act) is type(other.mlp.act)
+    assert getattr(one.mlp, "gate_last", None) == getattr(other.mlp, "gate_last", None)
 
 
 def test_gated_layers_say_what_they_are_gated_by():

@@ -9,8 +9,8 @@ batch has 4 patches (of the demo 8). Then freed memory is kept, channels lie tog
 (channels-last), a batch has as many patches as a run takes on a CPU, and batch
 normalization is folded. Each round is a fresh process per kind, in turn, of one thread;
 the demo's members on 256 px, the paper's with random weights on 1024. The ratio is the
-median of the rounds'. ``--members`` may also name one of the paper's, or ``dpt``, a DPT
-with a transformer of timm, alone. ``--only`` prints the seconds of a patch, the mean of
+median of the rounds'. ``--members`` may also name one of the paper's, or ``dpt`` or
+``light-dpt``, DPTs with a transformer of timm, alone. ``--only`` prints the seconds of a patch, the mean of
 what is said, and the most memory that the process had, GB.
 """
 
@@ -42,7 +42,15 @@ WEIGHTS = Path(digipath_ray.demo.__file__).parent / "weights"
 KINDS = ("before", "memory kept", "channels-last", "small batches", "folded: as a run")
 
 DPT = MemberSpec(name="dpt", architecture="DPT", encoder="tu-vit_small_patch16_224")
-NAMED = {spec.name: spec for spec in (*PAPER_MEMBERS, DPT)}
+LIGHT_DPT = replace(
+    DPT,
+    name="light-dpt",
+    options={
+        "decoder_fusion_channels": 64,
+        "decoder_intermediate_channels": [48, 96, 192, 384],
+    },
+)
+NAMED = {spec.name: spec for spec in (*PAPER_MEMBERS, DPT, LIGHT_DPT)}
 
 
 def specs(members: str, side: int) -> tuple[list[MemberSpec], int, int, int]:
