@@ -10,8 +10,8 @@ batch has 4 patches (of the demo 8). Then freed memory is kept, channels lie tog
 normalization is folded. Each round is a fresh process per kind, in turn, of one thread;
 the demo's members on 256 px, the paper's with random weights on 1024. The ratio is the
 median of the rounds'. ``--members`` may also name one of the paper's, or ``dpt`` or
-``light-dpt``, DPTs with a transformer of timm, alone. ``--only`` prints the seconds of a patch, the mean of
-what is said, and the most memory that the process had, GB.
+``light-dpt``, DPTs with a transformer of timm, alone. ``--only`` prints the seconds of
+a patch, the mean of what is said, and the most memory that the process had, GB.
 """
 
 import argparse
