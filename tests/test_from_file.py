@@ -17,7 +17,7 @@ from digipath_ray.networks.recipe import resolve_recipe
 from digipath_ray.networks.resolve import resolve
 from digipath_ray.networks.weights import card_spec, load_member
 from digipath_ray.stain.normalize import MACENKO_TARGET
-from tests.file_members import FILES, WRITERS, Green, give_card
+from tests.file_members import FILES, WRITERS, Green, Strided, give_card
 from tests.tiny import Tiny
 
 KINDS = ["onnx", "exported"]
@@ -212,6 +212,20 @@ def test_a_card_that_contradicts_its_file_is_refused(green, tmp_path, says, mess
     path = copied(green["onnx"], tmp_path, **says)
     with pytest.raises(ValueError, match=message):
         resolved(path)
+
+
+def test_an_output_stride_that_the_answer_does_not_grow_by_is_refused(tmp_path):
+    grid = {"downsample": 4, "stride_px": 16}
+    # 16 px to 64 could be its middle, at a stride of 1.
+    path = WRITERS["onnx"](Strided(), tmp_path / "strided.onnx")
+    with pytest.raises(
+        ValueError, match=r'"output_stride": 4 in its card, not 1;.* 0 px'
+    ):
+        resolved(give_card(path, border_px=24), grid=grid)
+    member = resolved(give_card(path, output_stride=4)).members[0]
+    assert member.output_stride == 4
+    middle = WRITERS["onnx"](Green(1, 24), tmp_path / "middle.onnx")
+    assert resolved(give_card(middle, border_px=24), grid=grid).members
 
 
 class GreenAlone(nn.Module):

@@ -11,7 +11,14 @@ from digipath_ray.cli import run_app
 from digipath_ray.networks.card import card_path, read_card
 from digipath_ray.networks.inspection import inspect_file
 from digipath_ray.networks.resolve import resolve
-from tests.file_members import FILES, WRITERS, Green, write_exported, write_onnx
+from tests.file_members import (
+    FILES,
+    WRITERS,
+    Green,
+    Strided,
+    write_exported,
+    write_onnx,
+)
 from tests.tiny import Tiny
 
 ANSWERS = {
@@ -62,6 +69,13 @@ def test_where_an_answer_lies_is_measured(tmp_path, stride, cut):
     assert found.known["output_stride"] == found.known["patch_multiple"] == stride
     assert found.questions["border_px"].endswith(f"At least {cut}")
     assert found.known["layout"] == "NCHW"
+
+
+def test_a_stride_that_rounds_sizes_up_is_measured_as_it_is(tmp_path):
+    # 65 px are answered with a px more than 64: no sign of a stride of 1.
+    found = inspect_file(write_onnx(Strided(), tmp_path / "s.onnx"))
+    assert found.known["output_stride"] == found.known["patch_multiple"] == 4
+    assert found.questions["border_px"].endswith("At least 0")
 
 
 def test_what_cannot_be_measured_is_asked(tmp_path):

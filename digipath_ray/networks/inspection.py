@@ -16,7 +16,12 @@ from digipath_ray.config.member import FROM_FILE, STRIDES, MemberSpec, PixelLayo
 from digipath_ray.networks.answers import ROUNDING
 from digipath_ray.networks.from_file import FileNetwork, load_network
 from digipath_ray.networks.onnx_file import read_header
-from digipath_ray.networks.trial import SUM_TOLERANCE, trial_patches
+from digipath_ray.networks.trial import (
+    GROWTH_PX,
+    SUM_TOLERANCE,
+    stride_of,
+    trial_patches,
+)
 from digipath_ray.networks.weight_files import external_files, weights_digest
 
 SIDE = 256
@@ -230,6 +235,12 @@ def _take_sizes(
             f"for how many px of the patch does a px of the answer stand: {text}?"
         )
         stride = fits[-1]
+    elif stride not in fits:
+        raise ValueError(
+            f"its answer to a patch of {side} px has {height} x {width} px, each of "
+            f"which stands for {stride} of the patch as it grows: they do not lie in "
+            "its middle"
+        )
     else:
         found.known["output_stride"] = stride
         where += f": a px stands for {stride} of the patch"
@@ -245,16 +256,17 @@ def _by_growing(network: FileNetwork, side: int, width: int) -> tuple[int, int |
 
     The second is None, and the first 1, if none was found.
     """
-    for step in STEPS:
+    stride = stride_of(network, side, width)
+    if stride is None:
+        return 1, None
+    for step in (step for step in STEPS if step % stride == 0):
         try:
             answer = network(_pictures(side + step)[1:])
         except (RuntimeError, ValueError):
             continue
-        grown = {size - width for size in answer.shape[2:]}
-        for stride in STRIDES:
-            if grown == {step // stride} and step % stride == 0:
-                return step, stride
-    return 1, None
+        if {size - width for size in answer.shape[2:]} == {step // stride}:
+            return step, stride
+    return GROWTH_PX, stride
 
 
 def _take_numbers(

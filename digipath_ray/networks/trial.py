@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
+from digipath_ray.config.member import STRIDES
 from digipath_ray.config.run import MemberSpec
 from digipath_ray.networks.answers import ROUNDING, Answer
 from digipath_ray.networks.build import Member
@@ -29,6 +30,9 @@ AGAIN = 1e-3
 """Difference of answers, relative to the largest, that rounding explains."""
 SUM_TOLERANCE = 1e-2
 """So far from 1 probabilities of all classes may add up to."""
+GROWTH_PX = 128
+"""By which a patch is made larger to see how its answer grows: a multiple of every
+output stride, so that no rounding of a strided network's sizes is taken for it."""
 
 
 def trial_patches(side: int) -> dict[str, NDArray[np.uint8]]:
@@ -47,6 +51,47 @@ def trial_patches(side: int) -> dict[str, NDArray[np.uint8]]:
     tissue = GLASS_GRAY * np.exp(-density)
     glass = np.full((side, side, 3), GLASS_GRAY, np.uint8)
     return {"glass": glass, "tissue": tissue.astype(np.uint8)}
+
+
+def stride_of(network: FileNetwork, side: int, width: int) -> int | None:
+    """Px of the patch that a px of the answer stands for, from how it grows.
+
+    Where the answer lies in one patch cannot be told from that patch: 64 px of 256 may
+    be a quarter of its resolution, or its middle. An answer to a patch of one px more
+    does not tell either: a stride of 4 may round 257 px up to one px more.
+
+    Args:
+        network: of a file.
+        side: of a patch that it takes.
+        width: of its answer to it.
+
+    Returns:
+        None if it takes no patch of another size, or its answer does not grow.
+    """
+    for other in (side + GROWTH_PX, side - GROWTH_PX):
+        if other <= 0 or not _takes(network, other):
+            continue
+        picture = torch.full((1, 3, other, other), GLASS_GRAY / 255)
+        try:
+            grown = {
+                (size - width) * (other - side) for size in network(picture).shape[2:]
+            }
+        except (RuntimeError, ValueError):
+            continue
+        for stride in STRIDES:
+            if grown == {GROWTH_PX**2 // stride}:
+                return stride
+    return None
+
+
+def _takes(network: FileNetwork, side: int) -> bool:
+    """Whether the file states that it takes patches of this side."""
+    start = 2 if network.spec.layout == "NCHW" else 1
+    ranges = (
+        (size, size) if isinstance(size, int) else size
+        for size in network.sizes[start : start + 2]
+    )
+    return all(low <= side and (high is None or side <= high) for low, high in ranges)
 
 
 def try_member(spec: MemberSpec, *, patch_px: int) -> dict[str, float]:
@@ -71,7 +116,9 @@ def try_member(spec: MemberSpec, *, patch_px: int) -> dict[str, float]:
     pictures = torch.from_numpy(np.stack([*patches.values()])).permute(0, 3, 1, 2)
     try:
         answer = member.answers(pictures)
-        member.answer.cut_of(tuple(answer.shape), (patch_px, patch_px))
+        cut = member.answer.cut_of(tuple(answer.shape), (patch_px, patch_px))
+        if cut:
+            _check_stride(network, member.answer, patch_px, answer.shape[-1])
         _check_answer(answer, member, patches)
         _check_again(answer[-1:], member.answers(pictures[-1:]))
         tumor = member.answer.posterior(answer, (patch_px, patch_px)) > 0.5
@@ -79,6 +126,21 @@ def try_member(spec: MemberSpec, *, patch_px: int) -> dict[str, float]:
         raise ValueError(f"member {spec.name}, tried on pictures: {e}") from e
     shares = tumor.float().mean((1, 2)).tolist()
     return dict(zip(patches, shares, strict=True))
+
+
+def _check_stride(
+    network: FileNetwork, says: Answer, patch_px: int, width: int
+) -> None:
+    """Refuse an output stride that the answer does not grow by."""
+    stride = stride_of(network, patch_px, width)
+    if stride is not None and stride != says.stride:
+        cut = max(0, (patch_px - width * stride) // 2)
+        raise ValueError(
+            f"its answer to a patch of {patch_px} px has {width} px, and to one larger "
+            f'by {GROWTH_PX} px {GROWTH_PX // stride} more: "output_stride": {stride} '
+            f"in its card, not {says.stride}; then it lacks {cut} px along each edge, "
+            "which border_px must be at least"
+        )
 
 
 def _check_answer(answer: Tensor, member: Member, names: Iterable[str]) -> None:
