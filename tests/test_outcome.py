@@ -112,6 +112,24 @@ def test_noise_is_flagged_and_counted_whole() -> None:
     assert found.row["qc"] == ["ink", "noisy heatmap"]
 
 
+def test_tumor_on_glass_is_flagged() -> None:
+    # 60 of 300 rows are tissue: 1.152 mm2, of which tumor outside may be a fifth.
+    probability = np.zeros((300, 300), np.float32)
+    probability[:60] = 0.9
+    slide = slide_of(probability)
+    tissue = np.zeros((300, 300), bool)
+    tissue[:60] = True
+    record = replace(slide.record, tissue_mm2=60 * 300 * 64e-6)
+    slide = replace(slide, tissue=tissue, record=record)
+    assert measure_slide(slide, config_for()).row["qc"] == []
+    slide.heatmap.data[0][60:72] = 0.9
+    assert measure_slide(slide, config_for()).row["qc"] == []
+    slide.heatmap.data[0][72, 0] = 0.9
+    row = measure_slide(slide, config_for()).row
+    assert row["qc"] == ["tumor outside the tissue"]
+    assert row["tumor_mm2"] == pytest.approx((72 * 300 + 1) * 64e-6)
+
+
 def test_uncertainty_is_looked_at_where_it_could_go_either_way() -> None:
     probability = blank()
     probability[:10, :10] = 0.5

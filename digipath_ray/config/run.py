@@ -138,7 +138,11 @@ class GridSpec:
         ok = 32 <= self.patch_px <= MAX_PATCH_PX
         check(ok, "grid.patch_px", self.patch_px, f"32 to {MAX_PATCH_PX}")
         ok = 1 <= self.stride_px <= self.patch_px
-        check(ok, "grid.stride_px", self.stride_px, f"1 to patch_px ({self.patch_px})")
+        want = (
+            f"1 to patch_px ({self.patch_px}): say stride_px too, such as "
+            f"{max(1, self.patch_px // 2)}"
+        )
+        check(ok, "grid.stride_px", self.stride_px, want)
         ok = 1 <= self.downsample <= 32
         check(ok, "grid.downsample", self.downsample, "1 to 32")
         check_choice("grid.overlap", self.overlap, Overlap)

@@ -23,6 +23,7 @@ from digipath_ray.outcome.metastasis.size_rule import (
     merge_lesions,
 )
 from digipath_ray.run.finished import FinishedSlide
+from digipath_ray.tissue.quality import FLAG_MISSED, FLAG_MISSED_MM2
 
 Bools = NDArray[np.bool_]
 
@@ -34,6 +35,8 @@ IN_ARTIFACT = 0.5
 """Part of a lesion's area from which it lies in artifacts."""
 NOISY = "noisy heatmap"
 """Quality flag of a slide with more lesions than are measured."""
+ON_GLASS = "tumor outside the tissue"
+"""Quality flag of a slide on which much tumor was found where no tissue is."""
 NOT_BY_SLIDE = ("stage_model", "nodes")
 """Fields of [outcome] that change no slide's measures."""
 
@@ -119,6 +122,7 @@ def measure_slide(slide: FinishedSlide, config: RunConfig) -> SlideOutcome:
     groups = merge_lesions(lesions, spec.merge_um)
     sized = size_rule(spec).apply(groups)
     noisy = any(found.left_out for found in (lesions, *at.values()))
+    flags = {NOISY: noisy, ON_GLASS: is_on_glass(slide, threshold)}
     features = burden = None
     if spec.outcome == "stage":
         tissue_mm2 = record.tissue_mm2
@@ -135,7 +139,7 @@ def measure_slide(slide: FinishedSlide, config: RunConfig) -> SlideOutcome:
         "largest_um": sized.largest_um,
         "score": sized.score,
         "upsampled": record.upsampled,
-        "qc": [*record.qc, *([NOISY] if noisy else [])],
+        "qc": [*record.qc, *(flag for flag, up in flags.items() if up)],
         "seen_by": None if record.seen_by is None else list(record.seen_by),
         "patches": record.patches,
         **{f"artifact_{kind}": share for kind, share in record.artifacts.items()},
@@ -153,6 +157,18 @@ def measure_slide(slide: FinishedSlide, config: RunConfig) -> SlideOutcome:
         hidden=find_hidden(lesions, slide.artifacts),
         classes=classes,
     )
+
+
+def is_on_glass(slide: FinishedSlide, threshold: float) -> bool:
+    """Whether tumor outside the tissue is as much as tissue missed would be flagged.
+
+    Patches that touch the tissue show glass, too. What a network takes for tumor there
+    counts in areas and lesions: it knows no glass, or the mask lacks tissue.
+    """
+    heatmap = slide.heatmap
+    outside = np.count_nonzero(heatmap.above(threshold) & ~slide.tissue)
+    mm2 = outside * heatmap.mpp_x * heatmap.mpp_y / 1e6
+    return bool(mm2 > max(FLAG_MISSED_MM2, FLAG_MISSED * slide.record.tissue_mm2))
 
 
 def find_hidden(

@@ -224,6 +224,14 @@ FLAGS: dict[str, tuple[str, Callable[[Row], str]]] = {
             "The heatmap has implausibly many regions; only the largest are measured."
         ),
     ),
+    "tumor outside the tissue": (
+        "Tumor outside the tissue",
+        lambda _: (
+            "Much of what was found as tumor is not in the tissue mask, and counts: "
+            "the networks take glass for tumor (then look at classes, mean and std in "
+            "their cards), or the mask lacks tissue (look at masks/)."
+        ),
+    ),
 }
 FLAGS |= {kind.label: (f"Artifact: {kind.name}", _format_kind(kind)) for kind in KINDS}
 """Title of each quality flag, and its text from the slide's row of SLIDES."""

@@ -76,7 +76,7 @@ def find_facts(row: Row, slide: Row, findings: Findings) -> Iterator[tuple[str, 
     yield "tumor", format_area(row["tumor_mm2"])
     yield "tissue", format_area(row["tissue_mm2"])
     if part:
-        yield "tumor in tissue", percent(part)
+        yield "tumor, of the area of tissue", percent(part)
     if row.get("classes"):
         areas = zip(row["classes"], row["class_mm2"], strict=True)
         yield "likeliest class", "; ".join(f"{n} {format_area(a)}" for n, a in areas)
