@@ -50,7 +50,10 @@ def test_notes_may_be_left_out(tmp_path):
 
 
 def test_a_missing_card_names_the_file_that_is_missing(tmp_path):
-    with pytest.raises(ValueError, match=r"no model card: .*w\.json is missing"):
+    with pytest.raises(
+        ValueError,
+        match=r"no model card: .*w\.json is missing; 'digipath import-weights'",
+    ):
         read_card(tmp_path / "w.safetensors")
 
 

@@ -133,7 +133,7 @@ def test_what_is_no_network_of_ones_own_is_refused(change, message):
         ),
         ({"encoder": "densenet122"}, r"unknown encoder .*closest are .*densenet121"),
         ({"encoder": "tu-xception66"}, r"unknown encoder .*tu-xception65"),
-        ({"encoder": None}, r"Unet needs an encoder"),
+        ({"encoder": None}, r"Unet needs an encoder, .*--encoder densenet121"),
         (
             {"options": {"decoder_interpolatoin": "bilinear"}},
             r"unknown option of Unet .*closest are decoder_interpolation",
@@ -385,6 +385,11 @@ def test_a_checkpoint_with_a_normalization_of_its_own_is_asked_about(tmp_path, c
     command += ["--mpp", "1", "--patch-px", "64"]
     for name, value in LIGHT.options.items():
         command += ["--option", f"{name}={json.dumps(value)}"]
+    onnx = str(new.with_suffix(".onnx"))
+    elsewhere = [onnx if word == str(new) else word for word in command]
+    assert run_app(elsewhere) == 2  # it would be tensors under the name of a network
+    assert "a .safetensors file" in " ".join(capsys.readouterr().err.split())
+    assert not new.parent.exists()
     given = ["--mean", "0.5", "0.5", "0.5", "--std", "0.25", "0.25", "0.25"]
     assert run_app(command) == 2
     assert " ".join(given) in " ".join(capsys.readouterr().err.split())
@@ -490,7 +495,9 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path, content, message):
 
 
 def test_a_checkpoint_goes_to_safetensors_only(tmp_path):
-    with pytest.raises(ValueError, match=r"new\.pth: neither random, imagenet nor a"):
+    with pytest.raises(
+        ValueError, match=r"new\.pth: tensors are written as .*new\.safetensors"
+    ):
         import_checkpoint(tmp_path / "old.pth", tmp_path / "new.pth", card_of(LIGHT))
 
 

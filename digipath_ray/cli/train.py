@@ -71,6 +71,13 @@ def narrate(console: Console) -> FitListener:
         for warning in folds.warnings:
             noted(warning)
 
+    def planned(member: str, epochs: int, patches: int) -> None:
+        # The first epoch's line may be hours away.
+        console.print(
+            f"{escape(member)}: {count(epochs, 'epoch')} at most, of "
+            f"{count(patches, 'patch')}"
+        )
+
     def resumed(member: str, epochs: int) -> None:
         done = count(epochs, "epoch")
         console.print(f"{escape(member)}: resumed, {done} done before")
@@ -85,6 +92,7 @@ def narrate(console: Console) -> FitListener:
         unusable=unusable,
         annotated=annotated,
         folded=folded,
+        planned=planned,
         resumed=resumed,
         epoch_ended=epoch_ended,
     )

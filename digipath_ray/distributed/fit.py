@@ -48,6 +48,7 @@ from digipath_ray.training.sampled import (
 )
 from digipath_ray.training.sampling import (
     draw_validation,
+    epoch_length,
     is_tumor,
     kept_slides,
     lacks_kind,
@@ -70,6 +71,7 @@ class FitListener:
     unusable: Callable[[Sequence[Failure]], None] = lambda failures: None
     annotated: Callable[[Mapping[str, Account]], None] = lambda accounts: None
     folded: Callable[[Folds], None] = lambda folds: None
+    planned: Callable[[str, int, int], None] = lambda member, epochs, patches: None
     resumed: Callable[[str, int], None] = lambda member, epochs: None
     epoch_ended: Callable[[str, dict[str, Any]], None] = lambda member, row: None
 
@@ -147,7 +149,9 @@ def _fit(
     names = [m.name for m in recipe.members]
     todo = [i for i, name in enumerate(names) if not is_finished(directory, name)]
     for i in todo:
-        check_both_kinds(names[i], folds.split_of(i), tables, directory)
+        fitted = check_both_kinds(names[i], folds.split_of(i), tables, directory)
+        length = epoch_length(fitted, recipe.sampling, recipe.fit.batch_size)
+        listener.planned(names[i], recipe.fit.epochs, length)
     failures += fit_members(directory, todo, recipe, rows, folds, listener, held)
     write_failures(directory, failures)
     cards = [read_card(directory.weights(name)) for name in names]
@@ -280,7 +284,7 @@ def settle_folds(
 
 def check_both_kinds(
     member: str, split: Split, tables: Mapping[str, pa.Table], directory: FitDirectory
-) -> None:
+) -> pa.Table:
     """Raise if a split's slides do not give both tumor and normal patches.
 
     Args:
@@ -289,20 +293,26 @@ def check_both_kinds(
         tables: slide_id -> SAMPLES of the slide.
         directory: directory of the fit, with additional samples.
 
+    Returns:
+        SAMPLES of the slides that the member is fitted on.
+
     Raises:
         ValueError: names the member, and what is missing in which part.
     """
-    for part, ids, more in (
-        ("fitted", split.fit, [added_samples(directory, split.fit)]),
-        ("validated", split.validation, []),
+    added = added_samples(directory, split.fit)
+    fitted = kept_slides([*(tables[i] for i in split.fit), added])
+    validated = kept_slides([tables[i] for i in split.validation])
+    for part, ids, samples in (
+        ("fitted", split.fit, fitted),
+        ("validated", split.validation, validated),
     ):
-        samples = kept_slides([*(tables[i] for i in ids), *more])
         tumor = int(is_tumor(samples).sum())
         if not 0 < tumor < len(samples):
             raise ValueError(
                 f"member {member} is {part} on {len(ids)} slides, but "
                 f"{lacks_kind(tumor, len(samples))}; or change --folds or --seed"
             )
+    return fitted
 
 
 def fit_members(

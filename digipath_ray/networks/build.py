@@ -280,7 +280,8 @@ def _smp_architecture(spec: MemberSpec) -> Any:
     if spec.encoder is None:
         raise ValueError(
             f"member {spec.name}: {spec.architecture} needs an encoder, "
-            'for instance encoder = "densenet121"'
+            'for instance encoder = "densenet121" (--encoder densenet121 of '
+            "'digipath import-weights')"
         )
     _check_encoder(spec, spec.encoder)
     build = classes[spec.architecture]

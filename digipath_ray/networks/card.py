@@ -240,8 +240,11 @@ def read_card(weights_path: str | Path) -> ModelCard:
     try:
         values = read_json(path)
     except FileNotFoundError as e:
+        suffix = str(weights_path).rpartition(".")[2]
+        made = "import-weights" if suffix == "safetensors" else "weights inspect"
         raise ValueError(
-            f"weights {weights_path} have no model card: {path} is missing"
+            f"weights {weights_path} have no model card: {path} is missing; 'digipath "
+            f"{made}' writes it: copy it beside them, or have it written"
         ) from e
     except ValueError as e:
         raise ValueError(f"model card {e}") from e

@@ -20,7 +20,6 @@ from digipath_ray.networks.checkpoint import (
 )
 from digipath_ray.networks.original import ORIGINAL_ARCHITECTURES, OriginalNetwork
 from digipath_ray.networks.original.keras_file import read_keras_file
-from digipath_ray.networks.weight_files import weights_file
 from digipath_ray.networks.weights import (
     _check_finite,
     _misfits,
@@ -128,7 +127,7 @@ def _check_fits(
     misfits = _misfits(network, shapes, most=LISTED)
     if not misfits:
         return
-    found, fix = classes_of_head(tensors, network), ""
+    found, fix = classes_of_head(tensors, network), "; another --encoder or --option?"
     if found is not None:
         fix = (
             f"; its last layer has {found} classes, not {len(card.classes)}: name them "
@@ -156,9 +155,12 @@ def _check_normalization(
 
 
 def _destination(path: str | Path) -> Path:
-    target = weights_file(str(path))
-    if target is None:
-        raise ValueError(f"destination {path}: must be a .safetensors file")
+    target = Path(path)
+    if target.suffix != ".safetensors":
+        raise ValueError(
+            f"destination {target}: tensors are written as a .safetensors file: "
+            f"{target.with_suffix('.safetensors')}"
+        )
     return target
 
 
