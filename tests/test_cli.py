@@ -695,6 +695,7 @@ def test_doctor_looks_at_everything(
         "openslide",
         "torch",
         "smp",
+        "onnx",
         "ray",
         "cores",
         "memory",
@@ -705,6 +706,15 @@ def test_doctor_looks_at_everything(
     assert re.search(r"  ray +\S+ runs a task; 1 node, ", said)
     assert f" free at {tmp_path}/run" in said
     assert not (tmp_path / "run").exists()
+
+
+def test_doctor_says_where_onnx_networks_run() -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    verdict, what, found = doctor.check_onnx()
+    gpu = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    assert what == "onnx"
+    assert f"{onnxruntime.__version__}" in found
+    assert verdict == "ok" or not gpu
 
 
 def test_doctor_fails_where_a_run_would(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from digipath_ray.config.run import MemberSpec, RunConfig
 from digipath_ray.networks.card import read_card
 from digipath_ray.networks.from_file import load_network
+from digipath_ray.networks.onnx_network import OnnxNetwork
 from digipath_ray.networks.recipe import resolve_recipe
 from digipath_ray.networks.resolve import resolve
 from digipath_ray.networks.weights import card_spec, load_member
@@ -363,6 +364,13 @@ def test_an_exported_members_operations_are_counted_and_an_onnx_members_not(
     config = resolve({**GRID, "members": members, "ensemble": {"cascade": True}})
     assert [m.name for m in config.members] == ["z", "a"]
     assert "in the order in which they are named: z, a" in caplog.text
+
+
+def test_a_gpu_that_onnxruntime_does_not_use_is_said(green, tmp_path, caplog):
+    path = copied(green["onnx"], tmp_path)
+    network = OnnxNetwork(path, torch.device("cuda"), output=None)
+    on_cpu = "CUDAExecutionProvider" not in network.session.get_providers()
+    assert ("runs on the CPU: this onnxruntime has no CUDA" in caplog.text) == on_cpu
 
 
 def test_without_onnxruntime_it_says_what_to_install(green, monkeypatch):

@@ -69,6 +69,7 @@ def findings(out: Path) -> Iterator[Finding]:
         check_openslide,
         check_torch,
         check_networks,
+        check_onnx,
     )
     for check in checks:
         yield check()
@@ -151,6 +152,23 @@ def check_networks() -> Finding:
     offline = os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
     where = "from the cache alone (HF_HUB_OFFLINE)" if offline else "from the hub"
     return "ok", "smp", f"{version}; ImageNet weights, if asked for, come {where}"
+
+
+def check_onnx() -> Finding:
+    """Whether members from ONNX files would run, and on the GPU if there is one."""
+    import torch
+
+    try:
+        import onnxruntime
+    except ImportError:
+        fix = "pip install onnxruntime, on GPUs onnxruntime-gpu"
+        return "ok", "onnx", f"not installed; for networks from .onnx files: {fix}"
+    version = onnxruntime.__version__
+    gpu = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    if torch.cuda.is_available() and not gpu:
+        fix = "pip uninstall onnxruntime, pip install onnxruntime-gpu"
+        return "warn", "onnx", f"{version} has no CUDA: .onnx runs on the CPU: {fix}"
+    return "ok", "onnx", f"onnxruntime {version}, on the {'GPU' if gpu else 'CPU'}"
 
 
 def check_ray() -> Finding:

@@ -98,17 +98,10 @@ def _open(path: Path, device: torch.device) -> Any:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4  # what goes wrong is raised
     providers: list[Any] = [CPU]
-    if device.type == "cuda":
-        if GPU in onnxruntime.get_available_providers():
-            providers = [(GPU, {"device_id": device.index or 0}), CPU]
-        else:
-            log.warning(
-                "%s runs on the CPU: this onnxruntime has no CUDA: pip uninstall "
-                "onnxruntime, pip install onnxruntime-gpu",
-                path.name,
-            )
+    if device.type == "cuda" and GPU in onnxruntime.get_available_providers():
+        providers = [(GPU, {"device_id": device.index or 0}), CPU]
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=providers)
+        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as e:
         opsets = ", ".join(
             f"{domain or 'ai.onnx'} {version}"
@@ -118,6 +111,15 @@ def _open(path: Path, device: torch.device) -> Any:
             f"weights {path}: onnxruntime {onnxruntime.__version__} cannot load it "
             f"(opset {opsets}): {e}"
         ) from e
+    # Where CUDA's libraries do not load, onnxruntime takes the CPU without an error.
+    if device.type == "cuda" and GPU not in session.get_providers():
+        log.warning(
+            "%s runs on the CPU: this onnxruntime has no CUDA (pip uninstall "
+            "onnxruntime, pip install onnxruntime-gpu), or does not find the libraries "
+            "of the CUDA that it was built for",
+            path.name,
+        )
+    return session
 
 
 def _output(path: Path, session: Any, wanted: str | None) -> str:
