@@ -73,6 +73,11 @@ def test_help_of_every_command(
 
 
 @pytest.mark.parametrize("command", WITH_CONFIG)
+def test_help_shows_what_stands_in_brackets(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_app(["export", "--help"]) == 0  # rich would take it for a style
+    assert "digipath_ray[dicom]" in plain(capsys.readouterr().out).replace(" ", "")
+
+
 def test_help_lists_every_field_with_its_default(
     command: str,
     capsys: pytest.CaptureFixture[str],

@@ -270,7 +270,7 @@ def export(
         typer.Option(
             "--format",
             help="csv: the tables; geojson: lesions for QuPath; dicom-seg: heatmaps "
-            "for a PACS (pip install 'digipath_ray[dicom]')",
+            "for a PACS (pip install 'digipath_ray\\[dicom]')",
         ),
     ] = "csv",
     with_patient: Annotated[
