@@ -72,12 +72,12 @@ def test_help_of_every_command(
     assert f"Usage: digipath {command} [OPTIONS]" in plain(capsys.readouterr().out)
 
 
-@pytest.mark.parametrize("command", WITH_CONFIG)
 def test_help_shows_what_stands_in_brackets(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_app(["export", "--help"]) == 0  # rich would take it for a style
     assert "digipath_ray[dicom]" in plain(capsys.readouterr().out).replace(" ", "")
 
 
+@pytest.mark.parametrize("command", WITH_CONFIG)
 def test_help_lists_every_field_with_its_default(
     command: str,
     capsys: pytest.CaptureFixture[str],
