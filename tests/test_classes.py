@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from digipath_ray.cli import run_app
-from digipath_ray.config.classes import kept_classes
+from digipath_ray.config.classes import check_classes, kept_classes
 from digipath_ray.config.difference import difference
 from digipath_ray.config.recipe import AnnotationSpec
 from digipath_ray.config.run import MemberSpec, RunConfig
@@ -628,3 +628,10 @@ def test_a_member_spec_says_what_a_channel_sums() -> None:
 
 def to_tree_of(spec: MemberSpec) -> Tree:
     return {"name": spec.name, "architecture": spec.architecture}
+
+
+def test_kept_classes_differ_by_more_than_case():
+    says = MemberSpec(name="x", architecture="Unet", classes=("b", "Tumor", "tumor"))
+    check_classes([says], keep_classes=False)
+    with pytest.raises(ValueError, match="differ by more than case"):
+        check_classes([says], keep_classes=True)

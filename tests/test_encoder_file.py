@@ -328,9 +328,29 @@ def test_the_input_scale_is_the_files_where_it_states_one(tmp_path, tensors, cap
         json.dumps({"image_mean": mean, "image_std": std})
     )
     assert color_of() == (tuple(mean), tuple(std))
+    wrong: list[tuple[dict, str]] = [
+        ({"rescale_factor": 1 / 127.5}, "rescale_factor = .* not of pixels from 0"),
+        ({"do_rescale": False}, "do_rescale = False"),
+        ({"do_normalize": False}, "do_normalize = False"),
+        ({"image_mean": [None] * 3}, "must be three numbers, of R, G and B"),
+        ({"image_std": [0.5]}, "must be three numbers, of R, G and B"),
+    ]
+    for says, message in wrong:
+        images = {"image_mean": mean, "image_std": std} | says
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(images))
+        with pytest.raises(ValueError, match=message):
+            color_of()
+    (tmp_path / "preprocessor_config.json").write_text(
+        json.dumps({"image_mean": mean, "image_std": std})
+    )
     cfg = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
     cfg["license"] = "cc-by-nc-nd-4.0"
     (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": cfg}))
+    with pytest.raises(ValueError, match="say another mean"):
+        color_of()
+    given = color_of(mean=[0.1] * 3, std=[0.2] * 3)  # the files are not asked
+    assert given == ((0.1,) * 3, (0.2,) * 3)
+    (tmp_path / "preprocessor_config.json").unlink()
     assert color_of() == (tuple(cfg["mean"]), tuple(cfg["std"]))
     assert color_of(mean=[0.1, 0.2, 0.3])[0] == (0.1, 0.2, 0.3)
     spec = replace(VIT16, encoder_weights=str(path))

@@ -615,3 +615,19 @@ def test_samples_are_drawn_anew_with_other_classes(tmp_path: Path) -> None:
         )
     }
     assert len(digests) == 3
+
+
+@pytest.mark.parametrize(
+    ("says", "message"),
+    [
+        ({"drawn": ("Stroma=tumor",)}, "stroma is a class itself"),
+        (
+            {"names": ("other", "tumor", "Dr\u00fcse", "Dru\u0308se")},
+            "how an accent is stored",
+        ),
+    ],
+)
+def test_a_name_that_means_two_classes_is_refused(says, message):
+    with pytest.raises(ValueError, match=message):
+        ClassSpec(**{"names": ("other", "tumor", "stroma"), **says})
+    ClassSpec(names=("other", "tumor", "stroma"), drawn=("Stroma=stroma",))

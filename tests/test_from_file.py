@@ -11,8 +11,10 @@ from onnx import TensorProto, helper
 from torch import Tensor, nn
 
 from digipath_ray.config.run import MemberSpec, RunConfig
+from digipath_ray.networks.answers import Answer
 from digipath_ray.networks.card import read_card
 from digipath_ray.networks.from_file import load_network
+from digipath_ray.networks.inspection import inspect_file
 from digipath_ray.networks.onnx_network import OnnxNetwork
 from digipath_ray.networks.recipe import resolve_recipe
 from digipath_ray.networks.resolve import resolve
@@ -284,6 +286,119 @@ def test_answers_that_nobody_can_use_are_refused(tmp_path, kind, how, message):
         resolved(path)
 
 
+class Chosen(nn.Module):
+    """Answers with classes that are chosen already, or probabilities of something."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+
+    def forward(self, picture: Tensor) -> Tensor:
+        if self.how == "argmax":
+            return picture.argmax(1, keepdim=True)
+        if self.how == "above":
+            return picture[:, 1:2] > 0.5
+        return picture[:, 1:2].softmax(int(self.how))
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("argmax", "int64.*before classes are chosen"),
+        ("above", "bool.*before classes are chosen"),
+        ("2", "adds up to 1 over the patch's height: a softmax over the wrong"),
+        ("3", "adds up to 1 over the patch's width: a softmax over the wrong"),
+    ],
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_answers_that_are_no_probabilities_of_classes_are_refused(
+    tmp_path, kind, how, message
+):
+    path = WRITERS[kind](Chosen(how), tmp_path / f"c{FILES[kind]}")
+    outputs = ("logits",) if how in ("argmax", "above") else ("probabilities",)
+    for output in outputs:
+        says = {"activation": "sigmoid", "classes": ("tumor",), "output": output}
+        with pytest.raises(ValueError, match=message):
+            resolved(give_card(path, **says))
+    with pytest.raises(ValueError, match=message):
+        inspect_file(path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_an_exported_network_runs_in_its_own_numbers(tmp_path, dtype):
+    network = nn.Conv2d(3, 1, 1).to(dtype).eval()
+    shapes = ({0: torch.export.Dim("batch", min=1, max=64)},)
+    given = torch.zeros(2, 3, 64, 64, dtype=dtype)
+    program = torch.export.export(network, (given,), dynamic_shapes=shapes)
+    path = tmp_path / "n.pt2"
+    torch.export.save(program, path)
+    says = {"activation": "sigmoid", "classes": ("tumor",), "output": "logits"}
+    found = load_member(resolved(give_card(path, **says)).members[0])(pixels())
+    with torch.no_grad():
+        want = network((pixels().float() / 255).to(dtype)).float().sigmoid()[:, 0]
+    assert found.dtype == torch.float32
+    assert torch.allclose(found, want, atol=1e-3)
+
+
+def test_an_exported_network_of_whole_numbers_is_refused(tmp_path):
+    class Scaled(nn.Module):
+        def forward(self, picture: Tensor) -> Tensor:
+            return picture[:, 1:2].float() / 255
+
+    given = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
+    torch.export.save(torch.export.export(Scaled(), (given,)), tmp_path / "n.pt2")
+    with pytest.raises(
+        ValueError, match=r"type torch\.uint8: export it with a float32"
+    ):
+        resolved(give_card(tmp_path / "n.pt2"))
+
+
+def split(path: Path) -> Path:
+    """A model that answers with a list of patches, in place of a batch."""
+    given = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["b", 3, "h", "w"])
+    answer = helper.make_tensor_sequence_value_info("y", TensorProto.FLOAT, None)
+    node = helper.make_node("SplitToSequence", ["x"], ["y"], axis=0, keepdims=0)
+    graph = helper.make_graph([node], "g", [given], [answer])
+    imports = [helper.make_opsetid("", 17)]
+    model = helper.make_model(graph, opset_imports=imports, ir_version=8)
+    path.write_bytes(model.SerializeToString())
+    return give_card(path)
+
+
+def test_an_answer_that_is_no_tensor_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"of type seq\(tensor\(float\)\)"):
+        resolved(split(tmp_path / "s.onnx"))
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ([0, 3, 0, 0], "takes a size of 0 as it stands"),
+        (["b", 4, "h", "w"], "export it for R, G, B; or"),
+        ([1, 3, 3, 3], "no picture of 3 channels"),
+    ],
+)
+def test_an_input_that_is_no_picture_is_refused(tmp_path, shape, message):
+    path = handmade(tmp_path / "m.onnx", shape=shape)
+    with pytest.raises(ValueError, match=message):
+        resolved(path)
+    with pytest.raises(ValueError, match=message):
+        inspect_file(path)
+
+
+def test_a_side_that_is_fixed_is_that_of_patches(tmp_path):
+    path = handmade(tmp_path / "m.onnx", shape=["b", 3, "h", 64])
+    assert inspect_file(path).known["patch_px"] == 64
+
+
+def test_a_sum_of_rounded_probabilities_is_cut_to_one():
+    answer = torch.full((1, 3, 4, 4), 0.503)
+    answer[:, 0] = 0
+    both = Answer(channels=3, tumor=(1, 2), probabilities=True)
+    assert (both.posterior(answer, (4, 4)) == 1).all()
+    assert (both.posterior(answer * 1.1, (4, 4)) > 1.1).all()  # refused by its name
+
+
 def test_a_file_cannot_be_fitted(green):
     row = {"name": "x", "architecture": "onnx", "weights": str(green["onnx"])}
     with pytest.raises(ValueError, match="a network from a file is fixed"):
@@ -302,13 +417,15 @@ def test_a_files_architecture_needs_a_file(weights):
         resolve({**GRID, "members": [row]})
 
 
-def handmade(path: Path, *, opset: int = 17, inputs=1, element=TensorProto.FLOAT):
+def handmade(
+    path: Path, *, opset: int = 17, inputs=1, element=TensorProto.FLOAT, shape=None
+):
     """An ONNX model of one node, of as many inputs."""
     given = [
-        helper.make_tensor_value_info(f"x{i}", element, ["b", 3, "h", "w"])
+        helper.make_tensor_value_info(f"x{i}", element, shape or ["b", 3, "h", "w"])
         for i in range(inputs)
     ]
-    answer = helper.make_tensor_value_info("y", element, ["b", 3, "h", "w"])
+    answer = helper.make_tensor_value_info("y", element, None)
     node = helper.make_node("Sum", [f"x{i}" for i in range(inputs)], ["y"])
     graph = helper.make_graph([node], "g", given, [answer])
     imports = [helper.make_opsetid("", opset)]

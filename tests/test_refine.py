@@ -265,3 +265,16 @@ def test_a_slide_that_is_gone_keeps_its_outcome(
         assert read_mask(finished.refined("s00")).array.any()
     finally:
         (tmp_path / "away.tif").rename(record.slide.path)
+
+
+@pytest.mark.parametrize("shape", [(1, 30), (30, 1)])
+def test_a_map_of_one_row_has_a_contour(shape):
+    p = np.zeros(30, np.float32)
+    p[8:20] = 1
+    colors = np.full((*shape, 3), 200, np.uint8)
+    known = np.ones(shape, np.bool_)
+    spec = OutcomeSpec(refine="contour")
+    found = refine_square(p.reshape(shape), colors, known, spec=spec, reach_px=2.5)
+    assert found.shape == shape
+    assert found.ravel()[12:16].all()
+    assert not found.ravel()[[*range(5), *range(24, 30)]].any()

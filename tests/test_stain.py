@@ -673,3 +673,9 @@ def test_info_says_what_was_found(
     assert FLAG in said
     assert run_app(["info", paths[0], *options[:2], *options[4:]]) == 0
     assert "stains" not in capsys.readouterr().out
+
+
+def test_hematoxylin_comes_first():
+    h, e = MACENKO_TARGET.values[:3], MACENKO_TARGET.values[3:6]
+    with pytest.raises(ValueError, match="exchange the first three"):
+        StainEstimate(method="macenko", values=(*e, *h, 1.0, 2.0))

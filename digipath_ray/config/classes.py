@@ -92,6 +92,10 @@ def _check_kept(members: Sequence[MemberSpec]) -> None:
                 "same order. Leave out --keep-classes, or run those with other classes "
                 "apart (where only the names differ, mend them in a card)"
             )
+    folded = {name.casefold() for name in first.classes}
+    want = "names that differ by more than case: tables and files are read without it"
+    ok = len(folded) == len(first.classes)
+    check(ok, f"member {first.name}: classes", first.classes, want)
     for name in first.classes:
         ok = name.strip() == name and 0 < len(name) <= MOST_LETTERS
         ok = ok and name.isprintable() and not RESERVED & {*name}

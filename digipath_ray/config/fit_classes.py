@@ -1,5 +1,6 @@
 """The classes that networks are fitted to tell apart, and their annotations."""
 
+import unicodedata
 from dataclasses import dataclass
 
 from digipath_ray.config.fields import check, option
@@ -58,8 +59,11 @@ class ClassSpec:
         )
         want = f"2 to {MOST_CLASSES} names, each once, without spaces around them"
         check(ok, "classes.names", names, want)
-        folded = {name.casefold() for name in names}
-        want = "names that differ by more than case: annotations are read without it"
+        folded = {unicodedata.normalize("NFC", name).casefold() for name in names}
+        want = (
+            "names that differ by more than case, or by how an accent is stored: "
+            "annotations are read without it"
+        )
         check(len(folded) == len(names), "classes.names", names, want)
         for field in ("tumor", "whole"):
             value = getattr(self, field)
@@ -76,6 +80,10 @@ class ClassSpec:
             ok = bool(name.strip() and sign) and of.strip() in self.names
             text, want = f"{name}{sign}{of}", f"NAME=CLASS, of {', '.join(self.names)}"
             check(ok, "classes.drawn", text, want)
+            own = {name.casefold(): name for name in self.names}
+            same = own.get(name.strip().casefold(), of.strip())
+            want = f"{same} is a class itself: rename one of them"
+            check(same == of.strip(), "classes.drawn", text, want)
         for name, sign, value in values:
             ok = bool(sign) and name.strip() in self.names and _is_whole(value)
             text, want = f"{name}{sign}{value}", "CLASS=VALUE, e.g. tumor=1"

@@ -13,6 +13,9 @@ from digipath_ray.config.member import Answers
 ROUNDING = 1e-3
 """So far beyond 0..1 a probability is taken for one that was rounded."""
 
+SUM_TOLERANCE = 1e-2
+"""So far from 1 probabilities of all classes may add up to, which are rounded too."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
@@ -133,5 +136,6 @@ def _sum(classes: Tensor, which: tuple[int, ...]) -> Tensor:
     """The sum [B, h, w] of some of the classes' probabilities [B, K, h, w]."""
     total = classes[:, list(which)].sum(1)
     # Sums of what was rounded; beyond that the ensemble refuses it by name.
-    rounded = (total > -ROUNDING) & (total < 1 + ROUNDING)
+    most = ROUNDING if len(which) == 1 else SUM_TOLERANCE
+    rounded = (total > -ROUNDING) & (total < 1 + most)
     return torch.where(rounded, total.clamp(0, 1), total)

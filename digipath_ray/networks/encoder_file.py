@@ -223,25 +223,72 @@ def _load_in_order(
 
 
 def stated_beside(path: Path) -> dict[str, Any]:
-    """Mean, std and license that files beside an encoder's weights state.
+    """Mean and std that files beside an encoder's weights state.
 
     These are timm's ``config.json`` (``pretrained_cfg``) and Hugging Face's
     ``preprocessor_config.json``, as they are downloaded with the weights.
 
     Raises:
-        ValueError: one of them is no JSON.
+        ValueError: one of them is no JSON; or they say what is no mean or std of pixels
+            from 0 to 1, or two different things.
     """
+    cfg, beside = _timms(path), path.with_name("preprocessor_config.json")
+    images = _json(beside)
+    _check_scale(images, beside)
+    found: dict[str, Any] = {}
+    for key in ("mean", "std"):
+        said = [
+            _three(values[name], name, file)
+            for values, name, file in (
+                (cfg, key, path.with_name("config.json")),
+                (images, f"image_{key}", beside),
+            )
+            if values.get(name) is not None
+        ]
+        if len({tuple(round(v, 3) for v in three) for three in said}) > 1:
+            raise ValueError(
+                f"config.json and preprocessor_config.json beside {path} say another "
+                f"{key}, {list(said[0])} and {list(said[1])}: give mean and std in "
+                "[[members]] and take the wrong one away"
+            )
+        if said:
+            found[key] = said[0]
+    return found
+
+
+def _timms(path: Path) -> dict[str, Any]:
+    """What timm's config.json beside a file says of its weights."""
     cfg = _json(path.with_name("config.json")).get("pretrained_cfg")
-    cfg = cfg if isinstance(cfg, dict) else {}
-    images = _json(path.with_name("preprocessor_config.json"))
-    found = {
-        "mean": cfg.get("mean") or images.get("image_mean"),
-        "std": cfg.get("std") or images.get("image_std"),
-        "license": cfg.get("license"),
-    }
-    colors = {k: tuple(map(float, v)) for k, v in found.items() if isinstance(v, list)}
-    license = found["license"]
-    return {**colors, **({"license": license} if isinstance(license, str) else {})}
+    return cfg if isinstance(cfg, dict) else {}
+
+
+def _check_scale(images: dict[str, Any], source: Path) -> None:
+    """Refuse Hugging Face's mean and std of pixels that are not from 0 to 1."""
+    if images.get("image_mean") is None and images.get("image_std") is None:
+        return
+    factor = images.get("rescale_factor", 1 / 255)
+    plain = isinstance(factor, (int, float)) and abs(255 * factor - 1) < 0.01
+    for key, ok in (
+        ("do_normalize", images.get("do_normalize", True) is True),
+        ("do_rescale", images.get("do_rescale", True) is True),
+        ("rescale_factor", plain),
+    ):
+        if not ok:
+            raise ValueError(
+                f"{source}: {key} = {images[key]!r}, so its mean and std are not of "
+                "pixels from 0 to 1: give those in [[members]], and take the file away"
+            )
+
+
+def _three(value: Any, key: str, source: Path) -> tuple[float, ...]:
+    """A mean or std of three channels."""
+    ok = isinstance(value, list) and len(value) == 3
+    if not ok or any(type(v) not in (int, float) for v in value):
+        raise ValueError(
+            f"{source}, beside the encoder's weights: {key} = {value!r:.100}: must be "
+            "three numbers, of R, G and B"
+        )
+    return tuple(map(float, value))
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -260,7 +307,8 @@ def encoder_license(spec: MemberSpec) -> str | None:
     Beside their file, or of ``"imagenet"`` in timm's configuration.
     """
     if spec.encoder_weights is not None:
-        return stated_beside(encoder_file(spec.encoder_weights)).get("license")
+        license = _timms(encoder_file(spec.encoder_weights)).get("license")
+        return license if isinstance(license, str) else None
     if spec.weights == "imagenet" and str(spec.encoder).startswith("tu-"):
         import timm
 

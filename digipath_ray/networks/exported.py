@@ -86,9 +86,9 @@ class ExportedNetwork(nn.Module):
 
     @torch.no_grad()
     def forward(self, pixels: Tensor) -> Tensor:
-        """What the program says of normalized pixels."""
+        """What the program says of normalized pixels; floats are float32."""
         values: Values = dict(zip(self.names, self.buffers(), strict=True))
-        values[self.program.pixels] = pixels
+        values[self.program.pixels] = pixels.to(self.program.dtype)
         for number, node in enumerate(self.program.nodes):
             call = self.calls[number]
             said = [(a["name"], _value(a["arg"], values, pixels.device)) for a in
@@ -103,7 +103,7 @@ class ExportedNetwork(nn.Module):
         answer = values[self.program.answer]
         if not isinstance(answer, Tensor):
             raise ValueError("the program answers with a number, not with a tensor")
-        return answer
+        return answer.float() if answer.is_floating_point() else answer
 
 
 def _callable(target: str) -> Callable[..., Any]:

@@ -51,6 +51,7 @@ class Program:
         nodes: one operation each, in order.
         tensors: name in the graph -> weight, buffer or constant.
         pixels: name in the graph of the one input.
+        dtype: of this input.
         sizes: of this input: a number, or (least, most) of what it may be; most is None
             without a limit.
         answer: name in the graph of the one output.
@@ -60,6 +61,7 @@ class Program:
     nodes: tuple[dict[str, Any], ...]
     tensors: dict[str, Tensor]
     pixels: str
+    dtype: torch.dtype
     sizes: tuple[int | tuple[int, int | None], ...]
     answer: str
     torch_version: str
@@ -168,11 +170,18 @@ def _read(parts: _Parts) -> Program:
         raise ValueError(
             f"it takes {len(pixels)} inputs: a member takes one, the patch"
         )
+    meta = graph["tensor_values"][pixels[0]]
+    dtype = DTYPES[meta["dtype"]]
+    if not dtype.is_floating_point:
+        raise ValueError(
+            f"its input is of type {dtype}: export it with a float32 or float16 input"
+        )
     return Program(
         nodes=tuple(graph["nodes"]),
         tensors=tensors,
         pixels=pixels[0],
-        sizes=_sizes(graph["tensor_values"][pixels[0]], whole["range_constraints"]),
+        dtype=dtype,
+        sizes=_sizes(meta, whole["range_constraints"]),
         answer=_answer(signature["output_specs"]),
         torch_version=str(whole.get("torch_version", "")),
     )

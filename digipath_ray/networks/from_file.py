@@ -9,12 +9,15 @@ from torch import Tensor, nn
 from digipath_ray.config.member import FROM_FILE, MemberSpec
 from digipath_ray.networks.exported import ExportedNetwork
 from digipath_ray.networks.exported_file import read_program
-from digipath_ray.networks.onnx_network import OnnxNetwork
+from digipath_ray.networks.onnx_network import NO_NUMBERS, OnnxNetwork
 
 log = logging.getLogger(__name__)
 
 Sizes = tuple[int | tuple[int, int | None], ...]
 """What an input may be: a number, or (least, most)."""
+
+LEAST_SIDE = 8
+"""Px below which the size of an input is no side of a patch, but channels."""
 
 
 class FileNetwork(nn.Module):
@@ -36,6 +39,12 @@ class FileNetwork(nn.Module):
         if self.most == 1:
             log.warning("%s takes one patch at a time: they run one by one", spec.name)
         self.eval()
+
+    @property
+    def sides(self) -> Sizes:
+        """What the height and the width of its input may be."""
+        start = 2 if self.spec.layout == "NCHW" else 1
+        return self.sizes[start : start + 2]
 
     def forward(self, pixels: Tensor) -> Tensor:
         """What it answers [B, K, h, w] to normalized pixels [B, 3, H, W], R, G, B."""
@@ -60,6 +69,8 @@ class FileNetwork(nn.Module):
             more = pixels.new_zeros((self.least - n, *pixels.shape[1:]))
             pixels = torch.cat([pixels, more])
         answer: Tensor = self.network(pixels.contiguous())
+        if not answer.is_floating_point():
+            raise ValueError(NO_NUMBERS.format(kind=answer.dtype))
         return answer[:n]
 
 
@@ -72,10 +83,13 @@ def _checked(sizes: Sizes, spec: MemberSpec) -> Sizes:
             "a batch of pictures"
         )
     stated = isinstance(sizes[channel], int) or sizes[other] == 3
-    if stated and sizes[channel] != 3:
+    sides = sizes[2:] if spec.layout == "NCHW" else sizes[1:3]
+    tiny = any(isinstance(side, int) and side < LEAST_SIDE for side in sides)
+    if tiny or (stated and sizes[channel] != 3):
+        export = "" if sizes[other] == 3 else "export it for R, G, B; or "
         raise ValueError(
             f"member {spec.name}: its input is {_show(sizes)}, which is no picture of "
-            f'3 channels in the layout {spec.layout}: say "layout" in its card'
+            f'3 channels in the layout {spec.layout}: {export}say "layout" in its card'
         )
     return sizes
 
@@ -91,8 +105,7 @@ def check_patch(network: FileNetwork, patch_px: int) -> None:
         ValueError: says which sides it takes.
     """
     spec = network.spec
-    start = 2 if spec.layout == "NCHW" else 1
-    for size in network.sizes[start : start + 2]:
+    for size in network.sides:
         least, most = (size, size) if isinstance(size, int) else size
         if patch_px < least or (most is not None and patch_px > most):
             wanted = f"{least}" if least == most else f"{least} to {most or 'any'}"

@@ -4,7 +4,6 @@ The rest is asked in the card that ``digipath weights inspect`` writes: a field 
 nobody answered is null there, and such a card is refused.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,13 @@ import torch
 from torch import Tensor
 
 from digipath_ray.config.member import FROM_FILE, STRIDES, MemberSpec, PixelLayout
-from digipath_ray.networks.answers import ROUNDING
+from digipath_ray.networks.answers import ROUNDING, SUM_TOLERANCE
 from digipath_ray.networks.from_file import FileNetwork, load_network
 from digipath_ray.networks.onnx_file import read_header
 from digipath_ray.networks.trial import (
     GROWTH_PX,
-    SUM_TOLERANCE,
+    check_again,
+    check_sums,
     stride_of,
     trial_patches,
 )
@@ -99,10 +99,10 @@ def inspect_file(path: Path, *, output: str | None = None) -> Inspection:
         "digest": weights_digest(path),
         "notes": "",
     }
-    networks = dict(_networks(path, found.known))
+    networks, mistakes = _networks(path, found.known)
     first = next(iter(networks.values()))
     _say_what_it_is(path, first, found)
-    layout, side, answer = _first_that_runs(path, networks)
+    layout, side, answer = _first_that_runs(path, networks, mistakes)
     network = networks[layout]
     if len(networks) == 1:
         found.known["layout"] = layout
@@ -119,9 +119,13 @@ def inspect_file(path: Path, *, output: str | None = None) -> Inspection:
 
 def _networks(
     path: Path, known: dict[str, Any]
-) -> Iterator[tuple[PixelLayout, FileNetwork]]:
-    """Yield the network in each layout that its file may have."""
-    mistakes = []
+) -> tuple[dict[PixelLayout, FileNetwork], list[str]]:
+    """The network in each layout that its file may have, and why in another it has not.
+
+    Raises:
+        ValueError: it has none.
+    """
+    networks, mistakes = dict[PixelLayout, FileNetwork](), list[str]()
     for layout in ("NCHW", "NHWC"):
         spec = MemberSpec(
             name=known["name"],
@@ -130,13 +134,14 @@ def _networks(
             layout=layout,
         )
         try:
-            yield layout, load_network(spec, path, torch.device("cpu"))
+            networks[layout] = load_network(spec, path, torch.device("cpu"))
         except ValueError as e:
             if "layout" not in str(e):
                 raise
-            mistakes.append(e)
-    if len(mistakes) == 2:
-        raise mistakes[0]
+            mistakes.append(str(e))
+    if not networks:
+        raise ValueError(mistakes[0])
+    return networks, mistakes
 
 
 def _say_what_it_is(path: Path, network: FileNetwork, found: Inspection) -> None:
@@ -175,9 +180,14 @@ def _between(least: int, most: int | None) -> str:
     return f"{least} to {most}"
 
 
-def _sides(network: FileNetwork) -> int:
+def _size(network: FileNetwork) -> int | tuple[int, int | None]:
+    """What a side of patches may be: the number, if one side of its input has one."""
+    return next((s for s in network.sides if isinstance(s, int)), network.sides[0])
+
+
+def _side(network: FileNetwork) -> int:
     """A side of patches that the file may take."""
-    size = network.sizes[2]
+    size = _size(network)
     if isinstance(size, int):
         return size
     least, most = size
@@ -191,12 +201,12 @@ def _pictures(side: int) -> Tensor:
 
 
 def _first_that_runs(
-    path: Path, networks: dict[PixelLayout, FileNetwork]
+    path: Path, networks: dict[PixelLayout, FileNetwork], mistakes: list[str]
 ) -> tuple[PixelLayout, int, Tensor]:
     """The layout in which it runs, the side of the patch and its answer."""
-    failed = []
+    failed = list(mistakes)
     for layout, network in networks.items():
-        side = _sides(network)
+        side = _side(network)
         try:
             answer = network(_pictures(side))
         except (RuntimeError, ValueError) as e:
@@ -222,7 +232,7 @@ def _take_sizes(
             f"its answer to a patch of {side} px has {height} x {width} px, which lie "
             "in its middle at no output stride"
         )
-    size = network.sizes[2]
+    size = _size(network)
     if isinstance(size, int):
         found.known["patch_px"] = size
         step, stride = 1, fits[0] if len(fits) == 1 else None
@@ -274,6 +284,7 @@ def _take_numbers(
 ) -> None:
     """Fields of the card that say what its numbers are."""
     pictures = _pictures(side)
+    check_again(answer[-1:], network(pictures[-1:]))
     # However pixels are scaled, probabilities are from 0 to 1.
     every = torch.cat(
         [network(pictures * s + b) for s, b in ((1, 0), (255, 0), (4, -2))]
@@ -288,6 +299,7 @@ def _take_numbers(
         if answer.shape[1] == 1:
             found.known["activation"] = "sigmoid"
         return
+    check_sums(every)
     found.known["output"] = "probabilities"
     adds_up = float((every.sum(1) - 1).abs().max()) <= SUM_TOLERANCE
     found.known["activation"] = "softmax" if adds_up else "sigmoid"

@@ -83,6 +83,8 @@ def with_encoders_colors(spec: MemberSpec) -> MemberSpec:
     assert spec.encoder_weights is not None
     if is_url(spec.encoder_weights):
         fetch_encoder(spec.encoder_weights)  # refused now, not by a worker
+    if spec.mean is not None and spec.std is not None:
+        return spec
     try:
         path = encoder_file(spec.encoder_weights)
     except ValueError:  # of a package that the workers may have

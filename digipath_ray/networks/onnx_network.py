@@ -18,6 +18,12 @@ log = logging.getLogger(__name__)
 
 FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 """Types that an input may have, by onnxruntime's names."""
+ANSWERS = (*FLOATS, "tensor(double)")
+"""Types that an answer may have."""
+NO_NUMBERS = (
+    "its answer is of type {kind}, not of probabilities or logits: export it before "
+    "classes are chosen (argmax, a threshold), with a float32 output"
+)
 GPU = "CUDAExecutionProvider"
 CPU = "CPUExecutionProvider"
 
@@ -33,7 +39,7 @@ class OnnxNetwork(nn.Module):
 
     Raises:
         ValueError: onnxruntime is missing or cannot load the model; or it has another
-            number of inputs or outputs than one.
+            number of inputs or outputs than one; or its answer is no tensor of floats.
     """
 
     def __init__(
@@ -55,6 +61,12 @@ class OnnxNetwork(nn.Module):
                 "with a float32 or float16 input"
             )
         self.output = _output(path, self.session, output)
+        if 0 in self.input.shape:
+            raise ValueError(
+                f"weights {path}: its input is {self.input.shape}, and onnxruntime "
+                "takes a size of 0 as it stands: name those that may be any "
+                "(onnx.tools.update_model_dims), or export it again"
+            )
         self.sizes = tuple(
             size if isinstance(size, int) else (1, None) for size in self.input.shape
         )
@@ -124,11 +136,14 @@ def _open(path: Path, device: torch.device) -> Any:
 
 def _output(path: Path, session: Any, wanted: str | None) -> str:
     """Name of the output that is the answer."""
-    names = [o.name for o in session.get_outputs()]
+    kinds = {str(o.name): str(o.type) for o in session.get_outputs()}
+    names = list(kinds)
     if wanted is None and len(names) == 1:
-        return str(names[0])
+        (wanted,) = names
     if wanted in names:
-        return str(wanted)
+        if kinds[wanted] not in ANSWERS:
+            raise ValueError(f"weights {path}: {NO_NUMBERS.format(kind=kinds[wanted])}")
+        return wanted
     raise ValueError(
         f"weights {path}: its outputs are {', '.join(names)}: say in the card which "
         'is the answer, "options": {"output": "NAME"}'

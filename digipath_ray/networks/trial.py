@@ -15,7 +15,7 @@ from torch import Tensor
 
 from digipath_ray.config.member import STRIDES
 from digipath_ray.config.run import MemberSpec
-from digipath_ray.networks.answers import ROUNDING, Answer
+from digipath_ray.networks.answers import ROUNDING, SUM_TOLERANCE, Answer
 from digipath_ray.networks.build import Member
 from digipath_ray.networks.from_file import FileNetwork, check_patch
 from digipath_ray.networks.weights import load_member
@@ -28,11 +28,16 @@ HEMATOXYLIN = np.array((0.65, 0.70, 0.29))
 EOSIN = np.array((0.07, 0.99, 0.11))
 AGAIN = 1e-3
 """Difference of answers, relative to the largest, that rounding explains."""
-SUM_TOLERANCE = 1e-2
-"""So far from 1 probabilities of all classes may add up to."""
 GROWTH_PX = 128
 """By which a patch is made larger to see how its answer grows: a multiple of every
 output stride, so that no rounding of a strided network's sizes is taken for it."""
+ALONG = {
+    (2,): "the patch's height",
+    (3,): "the patch's width",
+    (2, 3): "all px of the patch",
+    (1, 2, 3): "all px and classes of the patch",
+}
+"""Axes of an answer -> what a softmax over them, by mistake, adds up to 1 over."""
 
 
 def trial_patches(side: int) -> dict[str, NDArray[np.uint8]]:
@@ -86,11 +91,7 @@ def stride_of(network: FileNetwork, side: int, width: int) -> int | None:
 
 def _takes(network: FileNetwork, side: int) -> bool:
     """Whether the file states that it takes patches of this side."""
-    start = 2 if network.spec.layout == "NCHW" else 1
-    ranges = (
-        (size, size) if isinstance(size, int) else size
-        for size in network.sizes[start : start + 2]
-    )
+    ranges = ((s, s) if isinstance(s, int) else s for s in network.sides)
     return all(low <= side and (high is None or side <= high) for low, high in ranges)
 
 
@@ -120,7 +121,7 @@ def try_member(spec: MemberSpec, *, patch_px: int) -> dict[str, float]:
         if cut:
             _check_stride(network, member.answer, patch_px, answer.shape[-1])
         _check_answer(answer, member, patches)
-        _check_again(answer[-1:], member.answers(pictures[-1:]))
+        check_again(answer[-1:], member.answers(pictures[-1:]))
         tumor = member.answer.posterior(answer, (patch_px, patch_px)) > 0.5
     except (RuntimeError, ValueError) as e:
         raise ValueError(f"member {spec.name}, tried on pictures: {e}") from e
@@ -155,14 +156,18 @@ def _check_answer(answer: Tensor, member: Member, names: Iterable[str]) -> None:
     check_numbers(answer, member.answer)
 
 
-def _check_again(answer: Tensor, again: Tensor) -> None:
-    """Refuse a network that says something else of a patch when it is asked again."""
+def check_again(answer: Tensor, again: Tensor) -> None:
+    """Refuse a network that says something else of a patch when it is asked again.
+
+    Raises:
+        ValueError: by how much, and what to do.
+    """
     most = float((answer - again).abs().max())
     if most > AGAIN * max(1.0, float(answer.abs().max())):
         raise ValueError(
             f"its answer to a patch differs by {most:.3g} when the patch is in another "
-            "batch: dropout or batch normalization works as in training: export it "
-            "after model.eval()"
+            "batch: dropout or batch normalization works as in training, or a softmax "
+            "runs over the batch: export it after model.eval()"
         )
 
 
@@ -174,6 +179,8 @@ def check_numbers(answer: Tensor, says: Answer) -> None:
     """
     low, high = float(answer.min()), float(answer.max())
     within = low >= -ROUNDING and high <= 1 + ROUNDING
+    if within:
+        check_sums(answer)
     off = float((answer.sum(1) - 1).abs().max())
     if says.probabilities:
         if not within:
@@ -196,3 +203,21 @@ def check_numbers(answer: Tensor, says: Answer) -> None:
             "a network's answer lies within 0 and 1 on every picture, though its card "
             'says logits: if these are probabilities, say "output": "probabilities"'
         )
+
+
+def check_sums(answer: Tensor) -> None:
+    """Refuse probabilities [B, K, h, w] that add up to 1 along a patch.
+
+    Raises:
+        ValueError: along what.
+    """
+    for axes, along in ALONG.items():
+        if any(answer.shape[axis] == 1 for axis in axes if axis != 1):
+            continue
+        if float((answer.sum(axes) - 1).abs().max()) <= SUM_TOLERANCE:
+            raise ValueError(
+                f"its answer adds up to 1 over {along}: a softmax over the wrong "
+                "dimensions (of [batch, classes, height, width] it must be the second; "
+                "before opset 13 ONNX's runs over all from its axis on): export it "
+                "again"
+            )

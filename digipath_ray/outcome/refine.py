@@ -310,15 +310,19 @@ def move_contour(piece: Piece) -> Bools:
     near = _near_outline(above, piece.known, piece.reach_px)
     if not near.any():
         return above
-    gray = piece.colors.mean(-1)
+    # A gradient needs two px each way: a map of one row or column is doubled.
+    twice = tuple((0, int(side == 1)) for side in above.shape)
+    start = np.pad(above, twice, mode="edge")
+    gray = np.pad(piece.colors.mean(-1), twice, mode="edge")
     # 1 / sqrt(1 + alpha g): alpha such that it is 1/2 at g = color.
     edges = inverse_gaussian_gradient(gray, alpha=3 / piece.color, sigma=1.0)
     moved = morphological_geodesic_active_contour(
         edges,
         num_iter=max(1, round(piece.reach_px)),
-        init_level_set=above,
+        init_level_set=start,
         smoothing=round(piece.strength),
         threshold="auto",
         balloon=0,
     )
-    return np.where(near, moved > 0, above)
+    height, width = above.shape
+    return np.where(near, moved[:height, :width] > 0, above)

@@ -108,6 +108,12 @@ class StainEstimate:
                 )
             if angle_between(*self.vectors) < SAME_ANGLE:
                 raise ValueError(f"macenko = {self.values!r:.200}: one stain, twice")
+            if self.values[0] < self.values[3]:
+                raise ValueError(
+                    f"macenko = {self.values!r:.200}: hematoxylin, which absorbs more "
+                    "red, comes first: exchange the first three with the second, and "
+                    "the last two"
+                )
 
     def describe(self) -> str:
         """In words."""
