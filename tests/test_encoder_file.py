@@ -190,6 +190,9 @@ def test_positions_of_another_grid_are_interpolated_and_that_is_said(tmp_path):
     assert torch.equal(found.network.encoder.model.pos_embed, want)
     note = "position embeddings of 6 x 6 interpolated to 14 x 14"
     assert found.origin == f"encoder: e.safetensors; {note}"
+    oblong = dpt("vit_tiny_patch16_224", img_size=[224, 448])
+    with pytest.raises(ValueError, match=r"392 tokens, which are no square: leave img"):
+        start(tmp_path / "e.safetensors", oblong)
     given["pos_embed"] = given["pos_embed"][:, :30].clone()
     save_file(given, tmp_path / "e.safetensors")
     with pytest.raises(ValueError, match=r"\[1, 30, 24\] is no square grid beside 1"):

@@ -141,6 +141,11 @@ def _with_positions(
     prefix = 0 if bare else int(getattr(model, "num_prefix_tokens", 0))
     count = theirs.shape[1] - prefix if theirs.ndim == 3 else 0
     side, to = round(max(count, 0) ** 0.5), round((own.shape[1] - prefix) ** 0.5)
+    if to**2 != own.shape[1] - prefix:
+        raise ValueError(
+            f"weights {source}: {POSITIONS} for an encoder of {own.shape[1] - prefix} "
+            "tokens, which are no square: leave img_size out, or give one number"
+        )
     if side**2 != count or count == 0 or theirs.shape[-1] != own.shape[-1]:
         raise ValueError(
             f"weights {source}: {POSITIONS} {list(theirs.shape)} is no square grid "
