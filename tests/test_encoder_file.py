@@ -153,6 +153,47 @@ def test_hugging_faces_queries_keys_and_values_are_joined_in_timms_order(
         assert torch.allclose(block.attn(x), want, atol=1e-6)
 
 
+def in_transformers_5_names(tensors, names):
+    """A model's own state_dict, where gates and values are two tensors."""
+    found = {}
+    for name, tensor in in_hugging_faces_names(tensors, names=names).items():
+        new = name.replace("attention.output.dense", "attention.o_proj")
+        for part in ("query", "key", "value"):
+            new = new.replace(
+                f"attention.attention.{part}", f"attention.{part[0]}_proj"
+            )
+        new = new.replace(
+            "encoder.layer.", "layers." if names is VIT else "encoder.layer."
+        )
+        new = re.sub(r"intermediate\.dense", "mlp.fc1", new)
+        new = re.sub(r"(\d)\.output\.dense", r"\1.mlp.fc2", new)
+        new = new.replace("mlp.weights_out", "mlp.down_proj")
+        if ".weights_in." not in new:
+            found[new] = tensor
+            continue
+        for part, values in zip(("gate_proj", "up_proj"), tensor.chunk(2), strict=True):
+            found[new.replace("weights_in", part)] = values.clone()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("spec", "names"), [(VIT16, VIT), (SCALED, DINOV2), (GATED, GATED_DINOV2)]
+)
+def test_what_a_model_of_transformers_5_calls_its_tensors_is_known(
+    tmp_path, spec, names
+):
+    wanted = body(build_network(replace(spec, seed=7)))
+    given = in_transformers_5_names(wanted, names)
+    assert not any("attention.attention" in name or "dense" in name for name in given)
+    save_file(given, tmp_path / "e.safetensors")
+    assert same(start(tmp_path / "e.safetensors", spec).network, wanted)
+    gone = next(n for n in given if n.endswith("0.attention.v_proj.weight"))
+    del given[gone]
+    save_file(given, tmp_path / "e.safetensors")
+    with pytest.raises(ValueError, match=r"blocks\.0\.attn\.value\.weight is missing"):
+        start(tmp_path / "e.safetensors", spec)
+
+
 def test_dinov2_is_filled_from_the_names_of_transformers_and_its_own(tmp_path):
     plain = body(build_network(replace(SCALED, seed=7)))
     save_file(

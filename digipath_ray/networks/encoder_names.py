@@ -27,20 +27,30 @@ HF_NAMES = (
     (r"^embeddings\.register_tokens$", "register_tokens"),
     (r"^embeddings\.mask_token$", "mask_token"),
     (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
-    (r"^encoder\.layer\.(\d+)\.", r"blocks.\1."),
+    (r"^(encoder\.layer|layers)\.(\d+)\.", r"blocks.\2."),
     (r"\.(layernorm_before|norm1)\.", ".norm1."),
     (r"\.(layernorm_after|norm2)\.", ".norm2."),
-    (r"\.attention\.output\.dense\.", ".attn.proj."),
-    (r"\.attention\.attention\.(query|key|value)\.", r".attn.\1."),
+    (r"\.attention\.(output\.dense|o_proj)\.", ".attn.proj."),
+    (r"\.attention\.(attention\.query|q_proj)\.", ".attn.query."),
+    (r"\.attention\.(attention\.key|k_proj)\.", ".attn.key."),
+    (r"\.attention\.(attention\.value|v_proj)\.", ".attn.value."),
     (r"\.intermediate\.dense\.", ".mlp.fc1."),
     (r"(blocks\.\d+)\.output\.dense\.", r"\1.mlp.fc2."),
     (r"\.layer_scale([12])\.lambda1$", r".ls\1.gamma"),
     (r"\.mlp\.weights_in\.", ".mlp.fc1."),
-    (r"\.mlp\.weights_out\.", ".mlp.fc2."),
+    (r"\.mlp\.(weights_out|down_proj)\.", ".mlp.fc2."),
     (r"^layernorm\.", "norm."),
 )
-"""Names of ViT and DINOv2 in Hugging Face's transformers -> timm's."""
-HF_MODEL = r"^\w+\.(?=(embeddings|encoder\.layer|layernorm|pooler)\.)"
+"""Names of ViT and DINOv2 in Hugging Face's transformers -> timm's.
+
+Since release 5 a model's own names (``q_proj``) are others than those of its files.
+"""
+JOINED = (
+    (".attn.qkv.", (".attn.query.", ".attn.key.", ".attn.value.")),
+    (".mlp.fc1.", (".mlp.gate_proj.", ".mlp.up_proj.")),
+)
+"""What is one tensor in timm -> its parts in transformers, in order."""
+HF_MODEL = r"^\w+\.(?=(embeddings|encoder\.layer|layers|layernorm|pooler)\.)"
 """Before them the name of the model, ``vit.`` or ``dinov2.``."""
 META_NAMES = ((r"\.mlp\.w12\.", ".mlp.fc1."), (r"\.mlp\.w3\.", ".mlp.fc2."))
 """Of DINOv2's own files."""
@@ -79,19 +89,21 @@ def short_name(name: str, names: Mapping[str, str]) -> str:
 
 def in_timms_names(given: Tensors, names: Mapping[str, str], source: Path) -> Tensors:
     """A transformer's tensors by timm's names, if they have those of others."""
-    hugging = any(".attention.attention.query." in name for name in given)
+    theirs = (".attention.attention.query.", ".attention.q_proj.")
+    hugging = any(part in name for name in given for part in theirs)
     renamed = {}
     for name, tensor in given.items():
         new = re.sub(HF_MODEL, "", name) if hugging else name
         for pattern, to in HF_NAMES if hugging else META_NAMES:
             new = re.sub(pattern, to, new)
         renamed[new] = tensor
-    for name in [n for n in renamed if ".attn.query." in n]:
-        parts = [name.replace(".query.", f".{k}.") for k in ("query", "key", "value")]
-        if missing := [p for p in parts if p not in renamed]:
-            raise ValueError(f"weights {source}: {missing[0]} is missing")
-        joined = torch.cat([renamed.pop(part) for part in parts])
-        renamed[name.replace(".query.", ".qkv.")] = joined
+    for whole, parts in JOINED:
+        for name in [n for n in renamed if parts[0] in n]:
+            every = [name.replace(parts[0], part) for part in parts]
+            if missing := [part for part in every if part not in renamed]:
+                raise ValueError(f"weights {source}: {missing[0]} is missing")
+            joined = torch.cat([renamed.pop(part) for part in every])
+            renamed[name.replace(parts[0], whole)] = joined
     return _joined_registers(renamed, names)
 
 
