@@ -10,8 +10,7 @@ from typer.testing import CliRunner
 from digipath_ray.cli.app import app
 from digipath_ray.config.run import OutcomeSpec
 from digipath_ray.config.toml import to_tree
-from digipath_ray.distributed.remeasure import remeasure_run
-from digipath_ray.distributed.run import run_cohort
+from digipath_ray.distributed.run import remeasure_run, run_cohort
 from digipath_ray.networks.resolve import resolve
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import RunError

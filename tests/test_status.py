@@ -22,8 +22,7 @@ from digipath_ray.cli import run_app
 from digipath_ray.cli.logs import JsonLines
 from digipath_ray.cli.status import WATCH_S, look, show_status
 from digipath_ray.distributed.heartbeat import Heartbeat
-from digipath_ray.distributed.remeasure import remeasure_run
-from digipath_ray.distributed.run import run_cohort
+from digipath_ray.distributed.run import remeasure_run, run_cohort
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import Failure, RunError
 from digipath_ray.run.listeners import Tally

@@ -11,7 +11,7 @@ from digipath_ray.cli.run import exit_status, print_summary
 from digipath_ray.cohort.pseudonyms import SlideIds
 from digipath_ray.config.run import Ending, RunConfig
 from digipath_ray.config.toml import from_tree, merge, read_toml, with_paths
-from digipath_ray.distributed.remeasure import remeasure_run
+from digipath_ray.distributed.run import remeasure_run
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.failure import RunError
 

@@ -44,9 +44,7 @@ from digipath_ray.run.amended import (
 )
 from digipath_ray.run.checksums import seal, sums_file, unseal
 from digipath_ray.run.directory import RunDirectory
-from digipath_ray.run.failure import (
-    RunError,
-)
+from digipath_ray.run.failure import RunError
 from digipath_ray.run.identity import hold_against_files
 from digipath_ray.run.listeners import FailureLog, Listeners, RunListener, Tally
 from digipath_ray.run.record import DoneRecord, SlideRecord
@@ -125,6 +123,67 @@ def run_cohort(
             *overlap_notes(rows, config),
             *patient_notes(tables.outcomes, config),
         ],
+        unwritten=unwritten,
+    )
+
+
+def remeasure_run(
+    run: RunDirectory,
+    config: RunConfig,
+    *,
+    rows: Sequence[SlideRow] | None = None,
+    drop: bool = False,
+    listener: RunListener | None = None,
+) -> Summary:
+    """Recompute a finished run's outcomes from its heatmaps alone.
+
+    Args:
+        run: the directory of the run.
+        config: of the run, with another [outcome].
+        rows: slides as a manifest describes them now; None leaves them as they are.
+        drop: take slides that ``rows`` does not name out of the run.
+        listener: called as the run goes on.
+
+    Raises:
+        RunError: the directory is in use, or no slide of it is finished.
+        ValueError: the stage model does not fit the run.
+    """
+    stage_model_of(config)
+    with run.lock() as held:
+        finished = run.finished_ids()
+        run.check_settings(to_tree(config), finished, overwrite=False)
+        if finished:  # else it is refused below
+            unseal(run)
+        changes: list[str] = []
+        if rows is not None:
+            changes += drop_others(run, rows, drop=drop)
+        done = run.read_done()
+        if not done:
+            raise RunError(f"{run.root}: no slide is finished yet: digipath run first")
+        if rows is not None:
+            rows = with_earlier(run, rows)
+            done, amended = amend_records(run, rows, done, mark=marker_of(config))
+            changes += amended
+            known = [row for row in rows if row.slide_id in done]
+            write_cohort(run, known, drop=drop)
+        run.record_settings(to_tree(config), list(done), overwrite=False)
+        failures = FailureLog()
+        with Heartbeat(run, slides=len(done), skipped=len(done)) as beat:
+            heard = Listeners(failures, beat, listener or RunListener())
+            _work(run, [], done, config, heard, predict=False)
+            stop_if_lost(run, held)
+            tables = write_what_is_finished(run, list(done), failures, config)
+            unwritten = leave_out(run.report, lambda: write_report(run))
+        unwritten += leave_out(sums_file(run), lambda: seal(run))
+    return Summary(
+        run=run,
+        slides=len(done),
+        skipped=0,
+        outcomes=tables.outcomes,
+        patients=tables.patients,
+        failures=failures.failures,
+        changes=changes,
+        notes=[*member_notes(config), *patient_notes(tables.outcomes, config)],
         unwritten=unwritten,
     )
 

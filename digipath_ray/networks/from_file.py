@@ -43,8 +43,7 @@ class FileNetwork(nn.Module):
     @property
     def sides(self) -> Sizes:
         """What the height and the width of its input may be."""
-        start = 2 if self.spec.layout == "NCHW" else 1
-        return self.sizes[start : start + 2]
+        return _sides(self.sizes, self.spec)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """What it answers [B, K, h, w] to normalized pixels [B, 3, H, W], R, G, B."""
@@ -83,8 +82,9 @@ def _checked(sizes: Sizes, spec: MemberSpec) -> Sizes:
             "a batch of pictures"
         )
     stated = isinstance(sizes[channel], int) or sizes[other] == 3
-    sides = sizes[2:] if spec.layout == "NCHW" else sizes[1:3]
-    tiny = any(isinstance(side, int) and side < LEAST_SIDE for side in sides)
+    tiny = any(
+        isinstance(side, int) and side < LEAST_SIDE for side in _sides(sizes, spec)
+    )
     if tiny or (stated and sizes[channel] != 3):
         export = "" if sizes[other] == 3 else "export it for R, G, B; or "
         raise ValueError(
@@ -96,6 +96,12 @@ def _checked(sizes: Sizes, spec: MemberSpec) -> Sizes:
 
 def _show(sizes: Sizes) -> str:
     return " x ".join(str(s) if isinstance(s, int) else "any" for s in sizes)
+
+
+def _sides(sizes: Sizes, spec: MemberSpec) -> Sizes:
+    """What height and width may be, of what the whole input may be."""
+    start = 2 if spec.layout == "NCHW" else 1
+    return sizes[start : start + 2]
 
 
 def check_patch(network: FileNetwork, patch_px: int) -> None:
