@@ -1,7 +1,8 @@
 """Pictures of the documentation that the product's own functions draw.
 
-    python -m tests.benchmarks.pictures context SLIDE docs/context.jpg
-    python -m tests.benchmarks.pictures refinement RUN docs/refinement.jpg
+    python -m tests.benchmarks.pictures context docs/context.jpg SLIDE
+    python -m tests.benchmarks.pictures refinement docs/refinement.jpg RUN
+    python -m tests.benchmarks.pictures stains docs/stains.jpg
 
 SLIDE is CMU-1-Small-Region.svs of OpenSlide's test data (CC0); RUN is the run that
 ``digipath demo --out`` leaves.
@@ -20,6 +21,8 @@ from scipy import ndimage
 
 from digipath_ray.config.run import GridSpec
 from digipath_ray.context import lay_context, read_context
+from digipath_ray.demo.cohort import demo_slides
+from digipath_ray.demo.drawing import draw_slide
 from digipath_ray.geometry import model_frame
 from digipath_ray.outcome.refine import refine_heatmap
 from digipath_ray.patches import lay_grid
@@ -27,7 +30,11 @@ from digipath_ray.pipeline.prepare import open_cohort_slide
 from digipath_ray.run.directory import RunDirectory
 from digipath_ray.run.finished import read_run
 from digipath_ray.slide.open import open_slide
+from digipath_ray.stain.estimate import METHODS as STAIN_METHODS
+from digipath_ray.stain.estimate import estimate_stains
+from digipath_ray.stain.normalize import map_stains, normalize_pixels
 from tests.benchmarks.refine import METHODS, NONE
+from tests.benchmarks.stains import LABORATORIES, restain
 
 FACTOR = 4
 PATCH = GridSpec(mpp=0.5, patch_px=256, stride_px=128, downsample=16)
@@ -35,7 +42,7 @@ CELL = (12, 9)
 SLIDE, SHOWN_PX = "patient_2_node_1", 100
 
 
-def draw_context(path: Path, out: Path) -> None:
+def draw_context(out: Path, path: Path) -> None:
     """Where a patch and its context lie, and the two as a network is given them."""
     with open_slide(path) as slide:
         info = slide.info
@@ -68,7 +75,7 @@ def draw_context(path: Path, out: Path) -> None:
     figure.savefig(out, dpi=110)
 
 
-def draw_refinement(run_folder: Path, out: Path) -> None:
+def draw_refinement(out: Path, run_folder: Path) -> None:
     """Outlines of a lesion by the threshold and by each method."""
     run = read_run(RunDirectory(run_folder))
     slide = run.slide(SLIDE)
@@ -96,6 +103,33 @@ def draw_refinement(run_folder: Path, out: Path) -> None:
     figure.savefig(out, dpi=110)
 
 
+def draw_stains(out: Path) -> None:
+    """A patch of a demo slide, re-stained, and brought back by both methods."""
+    drawn, _ = draw_slide(demo_slides()[0])
+    center = np.array(drawn.shape[:2]) // 2
+    y, x = center - 512
+    pixels = drawn[y : y + 1024, x : x + 1024]
+    by = LABORATORIES[1]
+    other = restain(
+        pixels, estimate_stains(pixels.reshape(-1, 3), "macenko"), by, seed=0
+    )
+    shown = {"as stained by one laboratory": pixels, "by another": other}
+    for method in STAIN_METHODS:
+        one, reference = (
+            estimate_stains(p.reshape(-1, 3), method) for p in (other, pixels)
+        )
+        shown[f'brought back: stain = "{method}"'] = normalize_pixels(
+            other, map_stains(one, reference)
+        )
+    figure = Figure(figsize=(11, 3.0), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, (name, image) in zip(
+        figure.subplots(1, len(shown)), shown.items(), strict=True
+    ):
+        show(axes, name, image[:512, :512])
+    figure.savefig(out, dpi=110)
+
+
 def show(axes: Any, name: str, image: np.ndarray) -> None:
     """An image under its name."""
     axes.imshow(image, interpolation="none")
@@ -112,12 +146,19 @@ def square(axes: Any, left: float, top: float, side: float, color: str) -> None:
 def main() -> None:
     """Draw the picture that is asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("context", "refinement"))
-    parser.add_argument("source", type=Path)
-    parser.add_argument("out", type=Path)
+    commands = parser.add_subparsers(dest="what", required=True)
+    for what in ("context", "refinement", "stains"):
+        own = commands.add_parser(what)
+        own.add_argument("out", type=Path)
+        if what != "stains":
+            own.add_argument("source", type=Path)
     asked = parser.parse_args()
-    draw = {"context": draw_context, "refinement": draw_refinement}[asked.what]
-    draw(asked.source, asked.out)
+    if asked.what == "context":
+        draw_context(asked.out, asked.source)
+    elif asked.what == "refinement":
+        draw_refinement(asked.out, asked.source)
+    else:
+        draw_stains(asked.out)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
     python -m tests.benchmarks.stains glas held.csv --fit glas.csv --weights FIT \\
         [MORE ...] [--images 20] --out FOLDER
     python -m tests.benchmarks.stains cost --weights FIT [--device cuda]
-    python -m tests.benchmarks.stains picture docs/stains.jpg
 
 ``held.csv``: images that the members never saw, with their masks (tests/benchmarks/
 glas.py writes such tables); ``glas.csv``: those that they were fitted on among others,
@@ -54,7 +53,7 @@ from digipath_ray.stain.estimate import (
     median_estimate,
 )
 from digipath_ray.stain.fields import slide_stains
-from digipath_ray.stain.normalize import map_stains, normalize_pixels
+from digipath_ray.stain.normalize import map_stains
 from tests.benchmarks.glas import print_head
 
 Pixels = NDArray[np.uint8]
@@ -317,35 +316,6 @@ def plot(path: Path, every: Sequence[Column], means: Sequence[Sequence[float]]) 
     figure.savefig(path, dpi=110)
 
 
-def draw_picture(path: Path) -> None:
-    """A patch of a demo slide, re-stained, and brought back by both methods."""
-    drawn, _ = draw_slide(demo_slides()[0])
-    center = np.array(drawn.shape[:2]) // 2
-    y, x = center - 512
-    pixels = drawn[y : y + 1024, x : x + 1024]
-    by = LABORATORIES[1]
-    other = restain(
-        pixels, estimate_stains(pixels.reshape(-1, 3), "macenko"), by, seed=0
-    )
-    shown = {"as stained by one laboratory": pixels, "by another": other}
-    for method in METHODS:
-        one, reference = (
-            estimate_stains(p.reshape(-1, 3), method) for p in (other, pixels)
-        )
-        shown[f'brought back: stain = "{method}"'] = normalize_pixels(
-            other, map_stains(one, reference)
-        )
-    figure = Figure(figsize=(11, 3.0), layout="constrained")
-    FigureCanvasAgg(figure)
-    for axes, (name, image) in zip(
-        figure.subplots(1, len(shown)), shown.items(), strict=True
-    ):
-        axes.imshow(image[:512, :512], interpolation="none")
-        axes.set_title(name, fontsize=9)
-        axes.set_axis_off()
-    figure.savefig(path, dpi=110)
-
-
 def measure_cost(asked: argparse.Namespace) -> None:
     """Print what normalizing takes of a member's time, for one chunk."""
     config = resolve(load_config(preset="glas"), weights=asked.weights)
@@ -382,7 +352,7 @@ def measure_cost(asked: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Measure, or draw the picture of docs/stains.md."""
+    """Measure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     glas = commands.add_parser("glas")
@@ -395,15 +365,11 @@ def main() -> None:
     cost.add_argument("--weights", type=Path, required=True)
     cost.add_argument("--device", default="cpu")
     cost.add_argument("--times", type=int, default=3)
-    picture = commands.add_parser("picture")
-    picture.add_argument("path", type=Path)
     asked = parser.parse_args()
     if asked.command == "glas":
         measure(asked)
-    elif asked.command == "cost":
-        measure_cost(asked)
     else:
-        draw_picture(asked.path)
+        measure_cost(asked)
 
 
 if __name__ == "__main__":
